@@ -1,0 +1,167 @@
+"""What a plugin declares: plain, frozen data; callables only where data can't say it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from zoo.errors import PluginError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+CropMode = Literal["center", "squash", "border"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How an image becomes the backbone's input, for validation and prediction alike.
+
+    The image is resized to `resize` and the middle `size` of it is cut out, scaled to 0..1 and
+    normalised per channel: `(x - mean) / std`.
+
+    Attributes:
+        size: Side of the square input in pixels, or (height, width).
+        mean: Per-channel (RGB) mean, of pixel values in 0..1.
+        std: Per-channel (RGB) standard deviation, of pixel values in 0..1.
+        interpolation: `nearest`, `bilinear` or `bicubic` (Pillow's, antialiased).
+        crop_pct: Share of the resized image's side that the crop keeps; `resize = size / crop_pct`.
+        crop_mode: As in timm. `center`: shorter side to `resize`, centre crop. `squash`: both sides
+            to `resize`, whatever the aspect ratio, then centre crop. `border`: longer side to
+            `resize`, padded with the mean colour, then centre crop.
+        fixed_size: Whether the backbone takes no other input size than this.
+    """
+
+    size: int | tuple[int, int]
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: CropMode = "center"
+    fixed_size: bool = False
+
+    def __post_init__(self) -> None:
+        height, width = self.height_width
+        if height < 1 or width < 1:
+            raise PluginError(f"Preprocess: size must be positive, got {self.size!r}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise PluginError(
+                f"Preprocess: mean and std need three values each, std above 0; "
+                f"got mean={self.mean!r}, std={self.std!r}"
+            )
+        if self.crop_pct <= 0:
+            raise PluginError(f"Preprocess: crop_pct must be above 0, got {self.crop_pct!r}")
+        if self.interpolation not in get_args(Interpolation):
+            raise PluginError(f"Preprocess: unknown interpolation {self.interpolation!r}")
+        if self.crop_mode not in get_args(CropMode):
+            raise PluginError(f"Preprocess: unknown crop_mode {self.crop_mode!r}")
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Input size as (height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def resize(self) -> tuple[int, int]:
+        """(height, width) to resize to before the crop."""
+        # The epsilon keeps 224 / (224 / 236) at 236; without it the floor gives 235.
+        height, width = (math.floor(side / self.crop_pct + 1e-6) for side in self.height_width)
+        return height, width
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of `to_dict`. Raises PluginError or TypeError on values that don't fit."""
+        tuples: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**tuples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where a backbone's pretrained weights come from: exactly one of url, hub and package.
+
+    Attributes:
+        url: Address of a state dict; kept in torch.hub's cache.
+        hub: Hugging Face hub repository id; kept in the hub's cache.
+        package: Installed distribution that holds the file.
+        tag: Which of the backbone's weights these are, in the library's own words.
+        sha256: SHA-256 of the file, or its published leading hex digits.
+        license: Licence of the weights (an SPDX id where there is one), None if not stated.
+    """
+
+    url: str | None = None
+    hub: str | None = None
+    package: str | None = None
+    tag: str | None = None
+    sha256: str | None = None
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(place is not None for place in (self.url, self.hub, self.package)) != 1:
+            raise PluginError(f"Weights: give exactly one of url, hub and package, got {self!r}")
+
+    @property
+    def place(self) -> str:
+        """The one place, in words."""
+        if self.url is not None:
+            return self.url
+        if self.hub is not None:
+            return f"Hugging Face hub, {self.hub}"
+        return f"installed package {self.package}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Where a backbone's classifier head is, for the cases that a path alone can't describe.
+
+    Attributes:
+        paths: Dotted paths of the leaf layers whose outputs are class scores, all of them where
+            there are several. Whole components only: "head" never takes "head_dist".
+        replace: `(leaf, num_classes) -> new leaf`, for leaves that are neither nn.Linear nor a
+            convolution and whose `build` ignores `num_classes`.
+    """
+
+    paths: tuple[str, ...]
+    replace: Callable[[nn.Module, int], nn.Module] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A named pretrained network that a plugin declares.
+
+    Attributes:
+        name: Letters, digits, `.`, `_` and `-`. The plugin's entry-point name is put before it:
+            files and errors say `<entry point>/<name>`.
+        build: `(num_classes, pretrained) -> nn.Module`. `num_classes=None` builds the original
+            head; a number builds a fresh one of that size (a factory that can't may ignore it:
+            the core then replaces the declared leaves). `pretrained=True`, always with
+            `num_classes=None`, loads the pretrained weights strictly, fetching them if it must;
+            `False` never touches the network.
+        head: A dotted path, several, or a `Head`.
+        preprocess: How its input is prepared.
+        weights: Where the pretrained weights come from; None if there are none.
+        config: What config.json says beside class names, so that the backbone's own library can
+            load a run folder (timm: `architecture` and `pretrained_cfg`).
+    """
+
+    name: str
+    build: Callable[[int | None, bool], nn.Module]
+    head: str | tuple[str, ...] | Head
+    preprocess: Preprocess
+    weights: Weights | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def head_paths(self) -> tuple[str, ...]:
+        """The head's leaf paths, however the head was declared."""
+        if isinstance(self.head, Head):
+            return self.head.paths
+        return (self.head,) if isinstance(self.head, str) else tuple(self.head)

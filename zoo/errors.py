@@ -1,0 +1,37 @@
+"""The errors that zoo raises for people: what is wrong, where, and what to do about it."""
+
+
+class ZooError(Exception):
+    """Base of all errors that zoo raises on purpose; the CLI prints it and exits with code 2."""
+
+
+class RecipeError(ZooError):
+    """A recipe that can't be read, or that holds unknown or wrong keys."""
+
+
+class PluginError(ZooError):
+    """A plugin that is missing, broken, or declares something that isn't so."""
+
+
+class UnknownBackboneError(PluginError):
+    """A backbone name that no plugin declares, or that several do."""
+
+
+class WeightsError(ZooError):
+    """Weights that can't be found, read, or loaded into the backbone."""
+
+
+class WeightsUnavailableError(WeightsError):
+    """Pretrained weights that are not on this machine and could not be fetched."""
+
+
+class DataError(ZooError):
+    """A data folder or an image that can't be used."""
+
+
+class RunError(ZooError):
+    """A run folder that can't be written, or a path that is none."""
+
+
+class TrainingError(ZooError):
+    """Training that can't start on this machine or can't go on."""

@@ -1,0 +1,142 @@
+"""The recipe: everything that a run is told, flat and typed. Field = key = flag."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoo.errors import RecipeError
+
+
+class Recipe(BaseModel):
+    """What `zoo finetune` is told. docs/defaults.md says how the defaults were measured.
+
+    Raises:
+        pydantic.ValidationError: A wrong value. `make_recipe` gives the friendlier RecipeError.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    backbone: str = Field("efficientnet_lite0", description="Backbone to fine-tune.")
+    weights: str = Field(
+        "pretrained",
+        description="Weights to start from: pretrained, none (random), or a file (.safetensors, "
+        ".pth, or a run folder): all but its head is taken.",
+    )
+    data: str | None = Field(
+        None,
+        description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE. "
+        "Without it: the demo, scikit-learn's handwritten digits.",
+    )
+    val_split: float = Field(
+        0.2, gt=0, lt=1, description="Share of each class held out where there is no val folder."
+    )
+    strict: bool = Field(False, description="Make an unreadable image an error.")
+    image_size: int | None = Field(
+        None, ge=8, description="Side of the input in pixels. Without it: the backbone's own."
+    )
+    augment: Literal["none", "light", "strong"] = Field(
+        "light", description="Random changes to training images: crops; strong adds TrivialAugment."
+    )
+    hflip: bool = Field(True, description="Mirror training images at random.")
+    epochs: int = Field(5, ge=1, description="Times that every training image is seen.")
+    batch_size: int = Field(16, ge=1, description="Images per step.")
+    lr: float = Field(5e-4, gt=0, description="Learning rate of the backbone.")
+    head_lr_mult: float = Field(
+        80.0, gt=0, description="Learning rate of the head divided by the backbone's."
+    )
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay of all that trains.")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="Learning rates over time: falling to 0 as a cosine, or constant."
+    )
+    warmup_epochs: float = Field(
+        0.5, ge=0, description="Epochs over which learning rates rise from 0."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of the target spread evenly over the classes."
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="Weight of a class in the loss; balanced: rare ones count more."
+    )
+    freeze: Literal["none", "backbone"] = Field(
+        "none", description="Part of the backbone that stands still, buffers included."
+    )
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen", description="Whether a backbone that trains also moves batch-norm statistics."
+    )
+    head_init: Literal["default", "xavier_uniform"] = Field(
+        "default", description="How the new head's weights start; default: as its library does."
+    )
+    patience: int = Field(
+        0, ge=0, description="Stop after so many epochs without a better val accuracy; 0: never."
+    )
+    seed: int = Field(0, ge=0, description="Decides everything random.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Mixed precision; auto: bf16 on GPUs that have it, else fp32."
+    )
+    workers: int | None = Field(
+        None, ge=0, description="Processes that load images. Without it: chosen for the machine."
+    )
+
+
+def make_recipe(file: Path | None = None, **overrides: object) -> Recipe:
+    """A recipe from a TOML file and overrides, which win; what neither says has its default.
+
+    Raises:
+        RecipeError: The file can't be read, or keys or values are wrong: all of them, at once.
+    """
+    values = {**(_read(file) if file else {}), **overrides}
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        where = f"recipe {file}" if file else "recipe"
+        problems = "\n".join(f"  {_problem(e)}" for e in error.errors())
+        raise RecipeError(f"{where}:\n{problems}") from error
+
+
+def dump_recipe(recipe: Recipe, heading: str = "") -> str:
+    """The recipe as TOML that `make_recipe` reads back; a heading becomes its first comment."""
+    comment = "".join(f"# {line}\n" for line in heading.splitlines())
+    return comment + tomli_w.dumps(recipe.model_dump(exclude_none=True))
+
+
+def change(recipe: Recipe, **values: Any) -> Recipe:
+    """The recipe with other values, which count as given from then on."""
+    return recipe.model_copy(update=values)
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"can't read recipe {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {file} is no TOML: {error}") from error
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(key, list(Recipe.model_fields), n=1, cutoff=0.5)
+        hint = (
+            f"did you mean {nearest[0]!r}?"
+            if nearest
+            else f"keys: {', '.join(Recipe.model_fields)}"
+        )
+        return f"unknown key {key!r}; {hint}"
+    given = error["input"]
+    hint = ""
+    if error["type"] == "literal_error" and isinstance(given, str):
+        choices = [c.strip("'") for c in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        nearest = difflib.get_close_matches(given, choices, n=1, cutoff=0.4)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{key} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
