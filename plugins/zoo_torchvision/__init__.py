@@ -1,0 +1,105 @@
+"""zoo's plugin for torchvision: its image classifiers with their newest ImageNet weights."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import zoo
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torchvision.models import WeightsEnum
+
+#: Head path by the start of the model's name.
+HEADS = {
+    "alexnet": "classifier.6",
+    "convnext": "classifier.2",
+    "densenet": "classifier",
+    "efficientnet": "classifier.1",
+    "maxvit": "classifier.5",
+    "mnasnet": "classifier.1",
+    "mobilenet_v2": "classifier.1",
+    "mobilenet_v3": "classifier.3",
+    "regnet": "fc",
+    "resnet": "fc",
+    "resnext": "fc",
+    "shufflenet": "fc",
+    "squeezenet": "classifier.1",
+    "swin": "head",
+    "vgg": "classifier.6",
+    "vit": "heads.head",
+    "wide_resnet": "fc",
+}
+
+#: Models whose position embeddings or windows fit one input size only.
+FIXED_SIZE = ("maxvit", "vit")
+
+#: Before 2017 densenet's layers were named `norm.1`; its weights files still are.
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+
+
+@zoo.hookimpl
+def zoo_backbones() -> Iterator[zoo.Backbone]:
+    """Every classifier of torchvision.models but googlenet and inception_v3.
+
+    Those two return several outputs while training, which needs a loss of their own.
+    """
+    from torchvision import models
+
+    for name in models.list_models(module=models):
+        head = next((path for start, path in HEADS.items() if name.startswith(start)), None)
+        if head is not None:
+            yield _declare(name, head, models.get_model_weights(name).DEFAULT)
+
+
+def _declare(name: str, head: str, weights: WeightsEnum) -> zoo.Backbone:
+    transforms = weights.transforms()
+    (size,), (resize,) = transforms.crop_size, transforms.resize_size
+    digest = re.search(r"-([0-9a-f]{8,})\.pth$", weights.url)
+    declared = zoo.Weights(
+        url=weights.url,
+        tag=weights.name,
+        sha256=digest.group(1) if digest else None,
+        license=weights.meta.get("license"),
+    )
+    options = {"image_size": size} if name.startswith("vit") else {}
+    return zoo.Backbone(
+        name=name,
+        build=functools.partial(_build, name, declared, len(weights.meta["categories"]), options),
+        head=head,
+        preprocess=zoo.Preprocess(
+            size=size,
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
+            crop_pct=size / resize,
+            fixed_size=name.startswith(FIXED_SIZE),
+        ),
+        weights=declared,
+        config={"architecture": name, "library_name": "torchvision"},
+    )
+
+
+def _build(
+    name: str,
+    weights: zoo.Weights,
+    original_classes: int,
+    options: dict[str, Any],
+    num_classes: int | None,
+    pretrained: bool,
+) -> nn.Module:
+    from torchvision import models
+
+    model: nn.Module = models.get_model(
+        name, weights=None, num_classes=num_classes or original_classes, **options
+    )
+    if pretrained:
+        # torchvision's own loading unpickles without weights_only.
+        state_dict = zoo.weights.read_state_dict(zoo.weights.fetch(weights))
+        if name.startswith("densenet"):
+            state_dict = {_OLD_DENSENET.sub(r"\1\2", k): v for k, v in state_dict.items()}
+        model.load_state_dict(state_dict)
+    return model

@@ -1,0 +1,219 @@
+"""Find plugins, load each on its own, report those that fail: one broken neighbour hurts nobody.
+
+pluggy alone stops at the first entry point that fails to import, loses all results when one hook
+raises, and accepts misspelt hooks; so every entry point gets a plugin manager of its own here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import re
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import TYPE_CHECKING, Literal
+
+import pluggy
+
+from zoo import hookspecs
+from zoo.backbone import Backbone
+from zoo.errors import PluginError, UnknownBackboneError, ZooError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+State = Literal["ok", "missing dependency", "broken", "duplicate"]
+
+#: A bare name means the first of these that declares it, else the only plugin that does.
+PREFERRED = ("zoo", "torchvision")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """A plugin as found on this machine.
+
+    Attributes:
+        name: Its entry-point name, the prefix of its backbones' full names.
+        distribution: The installed package it comes from.
+        version: That package's version.
+        state: `ok`, or why it was left out.
+        cause: The failure in words, empty if ok.
+        backbones: What it declares, by full name.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    state: State = "ok"
+    cause: str = ""
+    backbones: dict[str, Backbone]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+def backbones(pattern: str = "*") -> list[Backbone]:
+    """All declared backbones whose full or bare name matches, sorted by full name.
+
+    Args:
+        pattern: Shell-style (`*`, `?`, `[...]`), case-insensitive; text without wildcards matches
+            anywhere in the name.
+    """
+    if not any(c in pattern for c in "*?["):
+        pattern = f"*{pattern}*"
+    matches = re.compile(fnmatch.translate(pattern), re.IGNORECASE).match
+    return sorted(
+        (
+            backbone
+            for plugin in load_all()
+            for full_name, backbone in plugin.backbones.items()
+            if matches(full_name) or matches(full_name.partition("/")[2])
+        ),
+        key=lambda b: b.name,
+    )
+
+
+def get(name: str) -> Backbone:
+    """The backbone of that name: `<plugin>/<name>`, or a bare name.
+
+    Only the plugins that must be asked are loaded: one for a full name; for a bare name the
+    preferred ones, then all.
+
+    Raises:
+        UnknownBackboneError: No plugin declares it (with the nearest names), or several do.
+        PluginError: The plugin that is asked for by name could not be loaded.
+    """
+    prefix, slash, bare = name.partition("/")
+    if slash:
+        if prefix not in _entry_points():
+            known = ", ".join(sorted(_entry_points())) or "none"
+            raise UnknownBackboneError(
+                f"no plugin {prefix!r} is installed (asked for backbone {name!r}); "
+                f"installed plugins: {known}"
+            )
+        plugin = load(prefix)
+        if plugin.state != "ok":
+            raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
+        if name in plugin.backbones:
+            return plugin.backbones[name]
+        raise _unknown(name, [f"{prefix}/{n}" for n in _nearest(bare, [plugin])])
+    for preferred in PREFERRED:
+        if preferred in _entry_points():
+            found = load(preferred).backbones.get(f"{preferred}/{name}")
+            if found is not None:
+                return found
+    candidates = [p.backbones[f"{p.name}/{name}"] for p in load_all() if _declares(p, name)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        full_names = ", ".join(b.name for b in candidates)
+        raise UnknownBackboneError(
+            f"backbone {name!r} is declared by several plugins: {full_names}; give the full name"
+        )
+    raise _unknown(name, _nearest(name, load_all()))
+
+
+def load_all() -> list[Plugin]:
+    """Every plugin found, those that were left out included, sorted by name."""
+    return [load(name) for name in sorted(_entry_points())]
+
+
+@functools.cache
+def load(name: str) -> Plugin:
+    """The plugin behind the entry point of that name, loaded once per process.
+
+    Whatever goes wrong in the plugin's code is its `state` and `cause`, never an exception.
+    """
+    entry_point, *others = _entry_points()[name]
+    dist = entry_point.dist
+    plugin = Plugin(
+        name=name,
+        distribution=dist.name if dist else "unknown",
+        version=dist.version if dist else "unknown",
+        backbones={},
+    )
+    if others:
+        rivals = ", ".join(sorted(e.dist.name for e in (entry_point, *others) if e.dist))
+        return replace(
+            plugin, state="duplicate", cause=f"several packages claim this name: {rivals}"
+        )
+    try:
+        return replace(plugin, backbones=_declared(entry_point))
+    except ImportError as error:
+        return replace(plugin, state="missing dependency", cause=_describe(error))
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported
+        return replace(plugin, state="broken", cause=_describe(error))
+
+
+def build(backbone: Backbone, num_classes: int | None, pretrained: bool) -> nn.Module:
+    """Call the plugin's `build`, turning whatever it raises into an error that names the plugin.
+
+    Raises:
+        PluginError: `build` raised; its exception is the cause. Errors of zoo pass as they are.
+    """
+    try:
+        return backbone.build(num_classes, pretrained)
+    except ZooError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"backbone {backbone.name} could not be built "
+            f"(num_classes={num_classes}, pretrained={pretrained}): {_describe(error)}"
+        ) from error
+
+
+def _declared(entry_point: metadata.EntryPoint) -> dict[str, Backbone]:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(entry_point.load(), name=entry_point.name)
+    manager.check_pending()
+    declared: dict[str, Backbone] = {}
+    for backbone in (b for result in manager.hook.zoo_backbones() for b in result):
+        if not isinstance(backbone, Backbone):
+            raise PluginError(f"zoo_backbones gave {backbone!r}, which is no zoo.Backbone")
+        if not _NAME.fullmatch(backbone.name):
+            raise PluginError(
+                f"backbone name {backbone.name!r}: use letters, digits, '.', '_' and '-' only"
+            )
+        full_name = f"{entry_point.name}/{backbone.name}"
+        if full_name in declared:
+            raise PluginError(f"backbone {full_name} is declared twice")
+        declared[full_name] = replace(backbone, name=full_name)
+    return declared
+
+
+@functools.cache
+def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
+        # One distribution can be seen twice (an editable install beside its own source tree).
+        known = found.setdefault(entry_point.name, [])
+        if entry_point.value not in [e.value for e in known]:
+            known.append(entry_point)
+    return found
+
+
+def _declares(plugin: Plugin, bare_name: str) -> bool:
+    return f"{plugin.name}/{bare_name}" in plugin.backbones
+
+
+def _nearest(bare_name: str, among: list[Plugin]) -> list[str]:
+    bare_names = sorted({n.partition("/")[2] for p in among for n in p.backbones})
+    return difflib.get_close_matches(bare_name, bare_names, n=5, cutoff=0.6)
+
+
+def _unknown(name: str, nearest: list[str]) -> UnknownBackboneError:
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    left_out = "".join(
+        f"\nplugin {p} was left out: {p.state}: {p.cause}" for p in load_all() if p.state != "ok"
+    )
+    return UnknownBackboneError(
+        f"no backbone named {name!r}{hint}; `zoo backbones` lists all{left_out}"
+    )
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
