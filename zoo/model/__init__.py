@@ -1,0 +1,1 @@
+"""A backbone becomes a classifier: build, head, parameter groups, freezing, optimizer."""

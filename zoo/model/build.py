@@ -1,0 +1,118 @@
+"""Build a classifier: fresh head, every other tensor exactly the loaded one, checked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zoo import plugins
+from zoo import weights as zoo_weights
+from zoo.backbone import Backbone
+from zoo.errors import WeightsError
+from zoo.model.head import HeadInit, ensure_head, in_head, initialise_head
+
+#: Old files lack batch norm's step counter, which nothing but momentum=None reads.
+_OPTIONAL = "num_batches_tracked"
+
+
+def build(
+    backbone: str | Backbone,
+    num_classes: int,
+    *,
+    weights: str = "pretrained",
+    head_init: HeadInit = "default",
+) -> nn.Module:
+    """A backbone with a fresh head, for anybody's training loop.
+
+    Args:
+        backbone: Its name (`resnet18`, `timm/resnet18`) or declaration.
+        num_classes: Outputs of the new head.
+        weights: `pretrained`, `none`, or a path, as in `zoo finetune --weights`.
+        head_init: How the head's weights start; torch's global random state decides the values.
+
+    Returns:
+        A module that maps (N, 3, H, W) float32 to logits (N, num_classes).
+
+    Raises:
+        UnknownBackboneError: No such backbone.
+        PluginError: The plugin's code fails, or declares a head that isn't there.
+        WeightsError: The weights can't be had or don't fit.
+    """
+    if isinstance(backbone, str):
+        backbone = plugins.get(backbone)
+    return build_from(
+        backbone, num_classes, zoo_weights.load(backbone, weights), head_init=head_init
+    )
+
+
+def build_from(
+    backbone: Backbone,
+    num_classes: int,
+    loaded: zoo_weights.LoadedWeights,
+    *,
+    head_init: HeadInit = "default",
+) -> nn.Module:
+    """As `build`, from weights that are loaded already."""
+    model = plugins.build(backbone, num_classes, False)
+    ensure_head(model, backbone, num_classes)
+    initialise_head(model, backbone, head_init)
+    if loaded.state_dict is not None:
+        load_all_but_head(model, loaded.state_dict, backbone, source=loaded.source)
+    return model
+
+
+def build_for(backbone: Backbone, num_classes: int, state_dict: dict[str, Tensor]) -> nn.Module:
+    """A classifier with all its weights, head included, from a run; in eval mode.
+
+    Raises:
+        WeightsError: The state dict is not this backbone's with that many classes.
+    """
+    model = plugins.build(backbone, num_classes, False)
+    ensure_head(model, backbone, num_classes)
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"the weights don't fit {backbone.name} with {num_classes} classes: {error}"
+        ) from error
+    return model.eval()
+
+
+def load_all_but_head(
+    model: nn.Module, state_dict: dict[str, Tensor], backbone: Backbone, *, source: str
+) -> None:
+    """Load everything but the head, strictly.
+
+    Raises:
+        WeightsError: Outside the head a tensor is missing, unexpected or of another shape; the
+            message lists them. The model is left as it was.
+    """
+    own = {k: v for k, v in model.state_dict().items() if not in_head(k, backbone.head_paths)}
+    given = {k: v for k, v in state_dict.items() if not in_head(k, backbone.head_paths)}
+    problems = {
+        "missing": [k for k in own if k not in given and not k.endswith(_OPTIONAL)],
+        "unexpected": [k for k in given if k not in own],
+        "of another shape": [
+            f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+            for k, v in given.items()
+            if k in own and v.shape != own[k].shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"  {what}: {_enumerate(keys)}" for what, keys in problems.items() if keys]
+        raise WeightsError(
+            f"the weights ({source}) don't fit backbone {backbone.name}; outside its head "
+            f"({', '.join(backbone.head_paths)}) these tensors are\n" + "\n".join(lines)
+        )
+    model.load_state_dict(given, strict=False)
+    loaded = model.state_dict()
+    changed = [k for k, v in given.items() if not torch.equal(loaded[k], v.to(loaded[k].dtype))]
+    if changed:
+        raise WeightsError(
+            f"backbone {backbone.name} changes weights while loading them: {_enumerate(changed)}"
+        )
+
+
+def _enumerate(keys: list[str], most: int = 10) -> str:
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest

@@ -1,0 +1,86 @@
+"""The classifier head: found by its declared paths, replaced, initialised."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from zoo.backbone import Backbone, Head
+from zoo.errors import PluginError
+
+HeadInit = Literal["default", "xavier_uniform"]
+
+
+def in_head(name: str, head_paths: tuple[str, ...]) -> bool:
+    """Whether a parameter or buffer name lies under one of the paths, by whole components."""
+    return any(name.startswith(f"{path}.") for path in head_paths)
+
+
+def head_leaves(model: nn.Module, backbone: Backbone) -> dict[str, nn.Module]:
+    """The head's leaf layers by path.
+
+    Raises:
+        PluginError: A declared path does not exist in the model.
+    """
+    leaves = {}
+    for path in backbone.head_paths:
+        try:
+            leaves[path] = model.get_submodule(path)
+        except AttributeError as error:
+            raise PluginError(
+                f"backbone {backbone.name} declares head {path!r}, which its model does not have"
+            ) from error
+    return leaves
+
+
+def ensure_head(model: nn.Module, backbone: Backbone, num_classes: int) -> None:
+    """Give the model a head for `num_classes` where its factory didn't.
+
+    A leaf that already has that many outputs stays. Any other is replaced by a fresh one of the
+    same type, kernel and bias, and the model's `num_classes` attribute is brought along.
+
+    Raises:
+        PluginError: A leaf is of a type that zoo can't replace and the plugin gives no `replace`.
+    """
+    for path, leaf in head_leaves(model, backbone).items():
+        if any(p.shape[0] == num_classes for p in leaf.parameters() if p.ndim > 0):
+            continue
+        parent_path, _, child = path.rpartition(".")
+        setattr(model.get_submodule(parent_path), child, _fresh(leaf, backbone, path, num_classes))
+        if hasattr(model, "num_classes"):
+            model.num_classes = num_classes  # type: ignore[assignment]
+
+
+def initialise_head(model: nn.Module, backbone: Backbone, how: HeadInit) -> None:
+    """Initialise the head's weights; `default` leaves them as the backbone's own library does.
+
+    `xavier_uniform` is Glorot and Bengio's (2010); biases keep the library's initialisation.
+    """
+    if how == "xavier_uniform":
+        for leaf in head_leaves(model, backbone).values():
+            for parameter in leaf.parameters():
+                if parameter.ndim >= 2:
+                    nn.init.xavier_uniform_(parameter)
+
+
+def _fresh(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> nn.Module:
+    if isinstance(backbone.head, Head) and backbone.head.replace is not None:
+        return backbone.head.replace(leaf, num_classes)
+    if isinstance(leaf, nn.Linear):
+        return nn.Linear(leaf.in_features, num_classes, bias=leaf.bias is not None)
+    if isinstance(leaf, nn.Conv2d) and leaf.groups == 1:
+        return nn.Conv2d(
+            leaf.in_channels,
+            num_classes,
+            kernel_size=leaf.kernel_size,  # type: ignore[arg-type]
+            stride=leaf.stride,  # type: ignore[arg-type]
+            padding=leaf.padding,  # type: ignore[arg-type]
+            dilation=leaf.dilation,  # type: ignore[arg-type]
+            bias=leaf.bias is not None,
+            padding_mode=leaf.padding_mode,
+        )
+    raise PluginError(
+        f"backbone {backbone.name}: zoo can't replace the head {path!r}, a {type(leaf).__name__}; "
+        f"let `build` honour num_classes, or declare zoo.Head(paths=..., replace=...)"
+    )

@@ -1,0 +1,44 @@
+"""Optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+
+OptimizerName = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "constant"]
+
+
+def make_optimizer(
+    name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float
+) -> torch.optim.Optimizer:
+    """SGD (with `momentum`) or AdamW over groups that carry their own lr and weight decay.
+
+    Each group's `initial_lr` is the rate that the schedule multiplies.
+    """
+    groups = [{**g, "initial_lr": g["lr"]} for g in groups]
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=momentum)
+    return torch.optim.AdamW(groups)
+
+
+def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
+    """What the learning rates are multiplied with at a step, counted from 0.
+
+    Linear warm-up, then constant or one cycle of a cosine to 0 (Loshchilov and Hutter, 2017).
+    A function of the step alone, so that a resumed run needs no scheduler state.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to its `initial_lr` times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
