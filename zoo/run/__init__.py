@@ -1,0 +1,1 @@
+"""The run folder: written, read, used to predict and to evaluate."""

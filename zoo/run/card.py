@@ -1,0 +1,73 @@
+"""README.md of a run: the model card, for whoever finds the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo.backbone import Backbone
+from zoo.run.write import CARD, ModelInfo, write_file
+
+
+def write_card(
+    folder: Path, info: ModelInfo, backbone: Backbone, *, train: Sequence[int], val: Sequence[int]
+) -> None:
+    """Write the card.
+
+    Args:
+        folder: The run folder.
+        info: As in model.safetensors.
+        backbone: Its declaration.
+        train: Images per class learnt from.
+        val: Images per class held out.
+    """
+    rows = "\n".join(
+        f"| {_cell(name)} | {t} | {v} |"
+        for name, t, v in zip(info.class_names, train, val, strict=True)
+    )
+    licence = (backbone.weights.license if backbone.weights else None) or "not stated"
+    accuracy = f"{info.val_accuracy:.2%} of {sum(val)} (epoch {info.epoch}, the best)"
+    random_warning = (
+        ""
+        if info.recipe.weights != "none"
+        else "\n**It started from random weights, not from pretrained ones.**\n"
+    )
+    height, width = info.preprocess.height_width
+    text = f"""# {_cell(backbone.name)}, fine-tuned
+
+An image classifier for {len(info.class_names)} classes: {", ".join(map(_cell, info.class_names))}.
+{random_warning}
+| | |
+|---|---|
+| accuracy on held-out images | {accuracy} |
+| backbone | {backbone.name} |
+| started from | {_cell(info.weights_source)} |
+| licence of those weights | {licence} |
+| input | RGB, {height} x {width} pixels |
+| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
+
+The best epoch was chosen on the held-out images, so expect a little less on new ones.
+
+## Use
+
+    zoo predict {_cell(str(folder))} IMAGE_OR_DIR...
+    zoo evaluate {_cell(str(folder))} --data DIR
+
+    import zoo
+    run = zoo.load({str(folder)!r})
+    run.predict("photo.jpg")
+
+`model.safetensors` alone is enough for these. `recipe.toml` holds everything the run was told.
+
+## Images
+
+| class | train | val |
+|---|---|---|
+{rows}
+"""
+    write_file(folder / CARD, text.encode())
+
+
+def _cell(text: str) -> str:
+    """Text that can't end a table cell or start markup."""
+    return "".join(f"\\{c}" if c in "|*_`<>[]\\" else c for c in text if c.isprintable())

@@ -1,0 +1,198 @@
+"""Read a run: from its folder or from model.safetensors alone, checked before it is used."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from zoo import plugins
+from zoo.backbone import Backbone, Preprocess
+from zoo.data.dataset import eval_loader
+from zoo.data.folder import Sample
+from zoo.errors import DataError, PluginError, RunError
+from zoo.model.build import build_for
+from zoo.model.device import choose_device, place
+from zoo.recipe import Recipe
+from zoo.run.inference import BATCH_SIZE, predict_logits
+from zoo.run.write import FORMAT, MODEL, ModelInfo, tensors_sha256
+
+if TYPE_CHECKING:
+    from zoo.run.evaluate import Evaluation
+
+AnyImage = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says about one image.
+
+    Attributes:
+        path: The image's file; None for one given in memory.
+        label: The most probable class.
+        probability: Its softmax probability, 0..1.
+        top: (label, probability) of the most probable classes, best first.
+    """
+
+    path: Path | None
+    label: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained classifier.
+
+    Attributes:
+        path: The folder or file it was read from.
+        info: What the file says about itself: class names, preprocessing, recipe, accuracy.
+        backbone: Its declaration.
+        model: In eval mode, on its device.
+    """
+
+    path: Path
+    info: ModelInfo
+    backbone: Backbone
+    model: nn.Module
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.info.class_names
+
+    def predict(self, images: AnyImage | Iterable[AnyImage], *, top_k: int = 5) -> list[Prediction]:
+        """Classify images.
+
+        Args:
+            images: One or many: a path, a Pillow image, or an array (H, W, 3) or (H, W) uint8.
+            top_k: How many classes to name, at most.
+
+        Returns:
+            A prediction an image, in their order.
+
+        Raises:
+            DataError: An image can't be read.
+        """
+        many = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
+        return self.predict_samples([_sample(image) for image in many], top_k=top_k)
+
+    def predict_samples(self, samples: Sequence[Sample], *, top_k: int = 5) -> list[Prediction]:
+        """As `predict`, for samples, whose labels are not read."""
+        if not samples:
+            return []
+        probabilities = predict_logits(self.model, self.loader(samples)).softmax(dim=1)
+        values, labels = probabilities.topk(min(top_k, len(self.class_names)), dim=1)
+        return [
+            _prediction(sample, values_, [self.class_names[i] for i in labels_])
+            for sample, values_, labels_ in zip(
+                samples, values.tolist(), labels.tolist(), strict=True
+            )
+        ]
+
+    def evaluate(self, data: str | Path | None = None, *, split: str = "val") -> Evaluation:
+        """Measure accuracy on labelled images; see `zoo.run.evaluate.evaluate`."""
+        from zoo.run.evaluate import evaluate
+
+        return evaluate(self, None if data is None else Path(data), split=split)
+
+    def loader(
+        self, samples: Sequence[Sample]
+    ) -> torch.utils.data.DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of samples, prepared as the model expects."""
+        from zoo.data.transforms import eval_transform
+
+        return eval_loader(samples, eval_transform(self.info.preprocess), batch_size=BATCH_SIZE)
+
+
+def load(path: str | Path, *, device: str = "auto") -> Run:
+    """Read a run and build its model.
+
+    Args:
+        path: A run folder, or its model.safetensors wherever that lies now.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        RunError: There is no run, or the file is damaged.
+        PluginError: Its backbone's plugin is not installed or fails.
+        WeightsError: The weights don't fit the backbone.
+    """
+    path = Path(path).expanduser()
+    file = path / MODEL if path.is_dir() else path
+    state_dict, details = _read(file)
+    info = _parse(file, details)
+    if tensors_sha256(state_dict) != details.get("sha256"):
+        raise RunError(f"{file} is damaged: its weights are not the ones that were written")
+    try:
+        backbone = plugins.get(info.backbone)
+    except PluginError as error:
+        raise PluginError(f"{file} needs backbone {info.backbone}: {error}") from error
+    model = build_for(backbone, len(info.class_names), state_dict)
+    return Run(path=path, info=info, backbone=backbone, model=place(model, choose_device(device)))
+
+
+def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    if not file.is_file():
+        raise RunError(
+            f"no run at {file.parent if file.name == MODEL else file}: there is no {file.name}"
+        )
+    try:
+        with safe_open(file, framework="pt") as content:
+            details = content.metadata() or {}
+            return {name: content.get_tensor(name) for name in content.keys()}, details  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{file} is no readable safetensors file: {error}") from error
+
+
+def _parse(file: Path, details: dict[str, str]) -> ModelInfo:
+    if "zoo_format" not in details:
+        raise RunError(f"{file} was not written by zoo: its metadata names no classes or backbone")
+    if details["zoo_format"] != FORMAT:
+        raise RunError(
+            f"{file} has format {details['zoo_format']}, this zoo reads {FORMAT}; update zoo"
+        )
+    try:
+        class_names = json.loads(details["class_names"])
+        if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
+            raise ValueError("class_names is no list of names")
+        return ModelInfo(
+            backbone=details["backbone"],
+            class_names=tuple(class_names),
+            preprocess=Preprocess.from_dict(json.loads(details["preprocess"])),
+            recipe=Recipe.model_validate(tomllib.loads(details["recipe"])),
+            weights_source=details["weights_source"],
+            epoch=int(details["epoch"]),
+            val_accuracy=float(details["val_accuracy"]),
+            versions=dict(json.loads(details["versions"])),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, PluginError, ValidationError) as error:
+        raise RunError(f"the metadata of {file} can't be understood: {error}") from error
+
+
+def _sample(image: AnyImage) -> Sample:
+    if isinstance(image, str | Path):
+        return Sample(name=str(image), label=0, image=Path(image))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:
+            raise DataError(f"an image array must be uint8, got {image.dtype}")
+        image = Image.fromarray(image)
+    return Sample(name="", label=0, image=image)
+
+
+def _prediction(sample: Sample, probabilities: list[float], labels: list[str]) -> Prediction:
+    return Prediction(
+        path=sample.image if isinstance(sample.image, Path) else None,
+        label=labels[0],
+        probability=probabilities[0],
+        top=tuple(zip(labels, probabilities, strict=True)),
+    )

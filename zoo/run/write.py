@@ -1,0 +1,180 @@
+"""Write a run folder: weights with all that prediction needs, config.json, recipe, metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from zoo.backbone import Backbone, Preprocess
+from zoo.errors import RunError
+from zoo.recipe import Recipe, dump_recipe
+
+#: Version of the metadata's layout.
+FORMAT = "1"
+
+MODEL = "model.safetensors"
+CONFIG = "config.json"
+RECIPE = "recipe.toml"
+METRICS = "metrics.csv"
+CARD = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What model.safetensors says about itself.
+
+    Attributes:
+        backbone: Full name.
+        class_names: In the order of the logits.
+        preprocess: How an image becomes the input, image size as trained.
+        recipe: As resolved.
+        weights_source: Where the starting weights came from, in words.
+        epoch: The epoch that these weights are of, from 1.
+        val_accuracy: Share of val images that they classify correctly.
+        versions: Of zoo, torch and what else computed.
+    """
+
+    backbone: str
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    recipe: Recipe
+    weights_source: str
+    epoch: int
+    val_accuracy: float
+    versions: Mapping[str, str]
+
+    def to_metadata(self) -> dict[str, str]:
+        """As safetensors metadata: text by text, structured values as JSON, the recipe as TOML."""
+        return {
+            # transformers refuses a file that doesn't say which framework wrote it.
+            "format": "pt",
+            "zoo_format": FORMAT,
+            "backbone": self.backbone,
+            "class_names": json.dumps(self.class_names, ensure_ascii=False),
+            "preprocess": json.dumps(self.preprocess.to_dict()),
+            "recipe": dump_recipe(self.recipe),
+            "weights_source": self.weights_source,
+            "epoch": json.dumps(self.epoch),
+            "val_accuracy": json.dumps(self.val_accuracy),
+            "versions": json.dumps(dict(self.versions)),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the distributions that decide a run's result."""
+    found = {"python": platform.python_version()}
+    for name in ("zoo", "torch", "torchvision", "timm", "accelerate", "pillow", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def tensors_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_model(folder: Path, state_dict: Mapping[str, Tensor], info: ModelInfo) -> None:
+    """Write model.safetensors, replacing an older one only when the new one is whole on disk.
+
+    Raises:
+        RunError: No space or no right to write; an older file is intact.
+    """
+    # Copies, because safetensors refuses tensors that share memory (tied weights).
+    tensors = {
+        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, t in state_dict.items()
+    }
+    details = {**info.to_metadata(), "sha256": tensors_sha256(tensors)}
+    write_file(folder / MODEL, safetensors_bytes(tensors, metadata=details))
+
+
+def write_config(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
+    """Write config.json in the layout that timm and transformers read from a local folder."""
+    config: dict[str, Any] = {
+        **backbone.config,
+        "num_classes": len(info.class_names),
+        "label_names": list(info.class_names),
+    }
+    preprocess = info.preprocess
+    described = {
+        "input_size": [3, *preprocess.height_width],
+        "interpolation": preprocess.interpolation,
+        "crop_pct": preprocess.crop_pct,
+        "crop_mode": preprocess.crop_mode,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+    }
+    if "pretrained_cfg" in config:
+        own = {**config["pretrained_cfg"], **described, "num_classes": len(info.class_names)}
+        config["pretrained_cfg"] = own
+    else:
+        config["preprocess"] = described
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    write_file(folder / CONFIG, text.encode())
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write recipe.toml; running it again gives the same weights on the same machine."""
+    heading = (
+        "Everything this run was told. Run it again with:\n  zoo finetune --recipe recipe.toml"
+    )
+    write_file(folder / RECIPE, dump_recipe(recipe, heading).encode())
+
+
+def append_metrics(folder: Path, row: Mapping[str, object]) -> None:
+    """Add an epoch's row to metrics.csv, with a header if it is the first."""
+    path = folder / METRICS
+    try:
+        first = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+            if first:
+                writer.writeheader()
+            writer.writerow(row)
+    except OSError as error:
+        raise RunError(f"can't write {path}: {error.strerror}") from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place, sync it to disk, and only then put it there.
+
+    Raises:
+        RunError: It can't be written; an older file of that name is intact.
+    """
+    try:
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files private; these are to be shared as any other.
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(beside).chmod(0o666 & ~umask)
+            Path(beside).replace(path)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunError(f"can't write {path}: {error.strerror}") from error
