@@ -1,0 +1,71 @@
+"""zoo fine-tunes any pretrained image classifier.
+
+    run = zoo.finetune("photos", backbone="resnet18")
+    run.predict(["a.jpg"])
+
+Everything here is loaded when first used, so that `import zoo` costs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo import weights
+    from zoo.backbone import Backbone, Head, Preprocess, Weights
+    from zoo.errors import ZooError
+    from zoo.finetuning import finetune
+    from zoo.hookspecs import hookimpl
+    from zoo.model.build import build
+    from zoo.model.groups import parameter_groups
+    from zoo.plugins import backbones
+    from zoo.recipe import Recipe
+    from zoo.run.read import Prediction, Run, load
+
+__all__ = [
+    "Backbone",
+    "Head",
+    "Prediction",
+    "Preprocess",
+    "Recipe",
+    "Run",
+    "Weights",
+    "ZooError",
+    "backbones",
+    "build",
+    "finetune",
+    "hookimpl",
+    "load",
+    "parameter_groups",
+    "weights",
+]
+
+_HOME = {
+    "Backbone": "zoo.backbone",
+    "Head": "zoo.backbone",
+    "Preprocess": "zoo.backbone",
+    "Weights": "zoo.backbone",
+    "ZooError": "zoo.errors",
+    "hookimpl": "zoo.hookspecs",
+    "backbones": "zoo.plugins",
+    "Recipe": "zoo.recipe",
+    "build": "zoo.model.build",
+    "parameter_groups": "zoo.model.groups",
+    "Prediction": "zoo.run.read",
+    "Run": "zoo.run.read",
+    "load": "zoo.run.read",
+    "finetune": "zoo.finetuning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "weights":
+        return importlib.import_module("zoo.weights")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

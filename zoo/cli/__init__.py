@@ -1,0 +1,50 @@
+"""The command line: one file a command, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from zoo.errors import ZooError
+
+#: Command -> its module below zoo.cli.
+COMMANDS = ("finetune", "predict", "evaluate", "backbones", "show")
+
+
+class _Failure(click.ClickException):
+    """A ZooError as the command line says it: one message on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Commands that are imported when asked for, and whose ZooErrors become messages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"zoo.cli.{name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ZooError as error:
+            raise _Failure(str(error)) from error
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="zoo", message="zoo %(version)s")
+def main() -> None:
+    r"""Fine-tune any pretrained image classifier.
+
+    \b
+      zoo finetune --data photos          a classifier from photos/CLASS/IMAGE
+      zoo predict runs/photos-... a.jpg   what is on a picture
+      zoo backbones resnet                what there is to start from
+    """

@@ -1,0 +1,55 @@
+"""`zoo backbones`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("backbones", short_help="List what there is to start from.")
+@click.argument("pattern", default="*")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print.",
+)
+def command(pattern: str, form: str) -> None:
+    r"""List the backbones whose name matches PATTERN: part of a name, or with * and ?.
+
+    \b
+      zoo backbones resnet
+      zoo backbones 'timm/vit_*_224' --format json
+    """
+    from zoo import plugins
+
+    found = plugins.backbones(pattern)
+    if form == "json":
+        click.echo(
+            json.dumps(
+                [
+                    {
+                        "name": b.name,
+                        "head": list(b.head_paths),
+                        "input_size": list(b.preprocess.height_width),
+                        "weights": b.weights.place if b.weights else None,
+                        "license": b.weights.license if b.weights else None,
+                    }
+                    for b in found
+                ],
+                indent=2,
+            )
+        )
+    else:
+        width = max([len(b.name) for b in found], default=0)
+        for b in found:
+            height, width_px = b.preprocess.height_width
+            weights = (b.weights.license or "licence not stated") if b.weights else "no weights"
+            click.echo(f"{b.name:{width}}  {height}x{width_px}  {weights}")
+        click.echo(f"{len(found)} backbones", err=True)
+    for plugin in plugins.load_all():
+        if plugin.state != "ok":
+            click.echo(f"! plugin {plugin} was left out: {plugin.state}: {plugin.cause}", err=True)

@@ -1,0 +1,174 @@
+"""What training looks like: tables and a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from zoo.engine.events import EpochEnd, Note, StepEnd
+from zoo.finetuning import Plan
+
+if TYPE_CHECKING:
+    from zoo.run.read import Run
+
+
+class TrainingConsole:
+    """Listens to training and prints; a context manager that cleans up the progress bar."""
+
+    def __init__(self) -> None:
+        self.out = Console(highlight=False, soft_wrap=True, markup=False)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        self.interrupted = False
+        self._started = time.perf_counter()
+        self._warnings = 0
+        self._epoch_started = 0.0
+        self._images = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.out,
+            transient=True,
+            disable=not self.out.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None, visible=False, rate="")
+
+    def __enter__(self) -> TrainingConsole:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: object) -> None:
+        """Hear an event."""
+        match event:
+            case Note(text=text, warning=True):
+                self._warnings += 1
+                self.interrupted |= text.startswith("interrupted")
+                self.err.print(f"! {text}", style="bold yellow")
+            case Note(text=text):
+                self.say(text)
+            case Plan():
+                self._plan(event)
+            case StepEnd():
+                self._step(event)
+            case EpochEnd():
+                self._epoch(event)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.out.print(text)
+
+    def result(self, run: Run) -> None:
+        """Say what came of it."""
+        seconds = time.perf_counter() - self._started
+        self._progress.stop()
+        self.say(
+            f"\nval accuracy {run.info.val_accuracy:.2%} (epoch {run.info.epoch}), "
+            f"{seconds:.0f} s in all"
+        )
+        self.say(f"run folder   {run.path}")
+        self.say(f"use it       zoo predict {run.path} IMAGE_OR_DIR...")
+
+    def _plan(self, plan: Plan) -> None:
+        groups = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("group", "parameters", "learning rate", "weight decay", "trains"):
+            groups.add_column(column, justify="left" if column in ("group", "trains") else "right")
+        for group in plan.groups:
+            groups.add_row(
+                group.name,
+                f"{group.parameters:,}",
+                "-" if group.frozen else f"{group.lr:g}",
+                "-" if group.frozen else f"{group.weight_decay:g}",
+                "no (frozen)" if group.frozen else "yes",
+            )
+        recipe, (height, width) = plan.recipe, plan.preprocess.height_width
+        facts = Table(box=None, pad_edge=False, show_header=False)
+        facts.add_column(style="bold")
+        facts.add_column(overflow="fold")
+        for name, value in (
+            ("backbone", plan.backbone),
+            ("weights", plan.weights_source),
+            ("data", recipe.data or "demo (scikit-learn's digits)"),
+            ("classes", _classes(plan)),
+            ("images", f"{sum(plan.train_counts)} train, {sum(plan.val_counts)} val"),
+            ("input", f"{height} x {width}, augment {recipe.augment}"),
+            ("training", _training(plan)),
+            ("device", _device(plan)),
+            ("run folder", str(plan.out)),
+        ):
+            facts.add_row(name, value)
+        self.out.print(facts, soft_wrap=False)
+        self.out.print()
+        self.out.print(groups, soft_wrap=False)
+        self.out.print()
+
+    def _step(self, event: StepEnd) -> None:
+        if self._progress.disable:
+            return
+        now = time.perf_counter()
+        if event.step == 1:
+            self._epoch_started, self._images = now, 0
+            self._progress.start()
+        else:
+            self._images += event.images
+        elapsed = now - self._epoch_started
+        self._progress.update(
+            self._task,
+            visible=True,
+            description=f"epoch {event.epoch}/{event.epochs}",
+            completed=(event.epoch - 1) * event.steps + event.step,
+            total=event.epochs * event.steps,
+            rate=f"{self._images / elapsed:.0f} images/s" if elapsed > 0 and self._images else "",
+        )
+
+    def _epoch(self, end: EpochEnd) -> None:
+        if end.epoch == 1:
+            self.say(
+                "epoch  train loss  accuracy  val loss  accuracy  lr backbone     lr head  seconds"
+            )
+        self.say(
+            f"{end.epoch:5}  {end.train_loss:10.4f}  {end.train_accuracy:8.2%}  "
+            f"{end.val_loss:8.4f}  {end.val_accuracy:8.2%}  {end.lr_backbone:11.3g} "
+            f"{end.lr_head:11.3g}  {end.seconds:7.1f}{'  best' if end.best else ''}"
+        )
+
+
+def _classes(plan: Plan) -> str:
+    counts = [
+        f"{name} {train}+{val}"
+        for name, train, val in zip(
+            plan.class_names, plan.train_counts, plan.val_counts, strict=True
+        )
+    ]
+    shown = counts if len(counts) <= 12 else [*counts[:10], f"and {len(counts) - 10} more"]
+    return f"{len(counts)} (train+val images): {', '.join(shown)}"
+
+
+def _training(plan: Plan) -> str:
+    recipe = plan.recipe
+    momentum = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
+    return (
+        f"{recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}{momentum}, "
+        f"{recipe.schedule} schedule, batch-norm statistics "
+        f"{'trained' if recipe.batch_norm == 'train' and recipe.freeze == 'none' else 'frozen'}, "
+        f"seed {recipe.seed}"
+    )
+
+
+def _device(plan: Plan) -> str:
+    processes = f", {plan.processes} processes" if plan.processes > 1 else ""
+    return f"{plan.device}, {plan.precision}{processes}"

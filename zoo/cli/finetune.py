@@ -1,0 +1,81 @@
+"""`zoo finetune`."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+
+from zoo.recipe import Recipe, make_recipe
+
+
+def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each field of the recipe, in their order."""
+    for name, field in reversed(Recipe.model_fields.items()):
+        flag = f"--{name.replace('_', '-')}"
+        default = "" if field.default is None else f"  [default: {_shown(field.default)}]"
+        kind = _option_type(field.annotation)
+        declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
+        command = click.option(
+            declaration,
+            name,
+            type=None if kind is bool else kind,
+            default=None,
+            help=f"{field.description}{default}",
+        )(command)
+    return command
+
+
+def _option_type(annotation: Any) -> Any:
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    if get_origin(annotation) in (types.UnionType, Union):
+        return next(arg for arg in get_args(annotation) if arg is not type(None))
+    return annotation
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+@click.command("finetune", short_help="Train a classifier on your images.")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    help="TOML file with any of the options below; options given here win.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder, a new or empty one.  [default: a new one below runs/]",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
+@_recipe_options
+def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: object) -> None:
+    r"""Fine-tune a pretrained backbone on a folder of images and leave a run folder.
+
+    \b
+      zoo finetune                                    the demo
+      zoo finetune --data photos                      the default backbone, best settings
+      zoo finetune --data photos --backbone resnet18  another one
+      zoo finetune --data photos --freeze backbone    train the head only: fastest
+      zoo finetune --recipe runs/x/recipe.toml        the same run again
+    """
+    made = make_recipe(recipe, **{k: v for k, v in fields.items() if v is not None})
+    from zoo.cli.console import TrainingConsole
+    from zoo.finetuning import execute, prepare
+
+    with TrainingConsole() as console:
+        prepared = prepare(made, out=out, listen=console)
+        if dry_run:
+            console.say("dry run: nothing was trained or written")
+            return
+        run = execute(prepared, console)
+        console.result(run)
+    if console.interrupted:
+        raise SystemExit(130)

@@ -1,0 +1,65 @@
+"""`zoo show`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(
+    "show", short_help="Show one backbone: layers, head, groups, preprocessing, weights."
+)
+@click.argument("name")
+@click.option(
+    "--depth",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Levels of nested layers to list.",
+)
+def command(name: str, depth: int) -> None:
+    """Show the layers, head, parameter groups, preprocessing and weights of the backbone NAME."""
+    import torchinfo
+
+    from zoo import plugins
+    from zoo.model.groups import split_parameters
+    from zoo.model.head import head_leaves
+
+    backbone = plugins.get(name)
+    model = plugins.build(backbone, None, False)
+    height, width = backbone.preprocess.height_width
+    summary = torchinfo.summary(
+        model,
+        input_size=(1, 3, height, width),
+        depth=depth,
+        col_names=("output_size", "num_params"),
+        row_settings=("var_names",),
+        verbose=0,
+        mode="eval",
+    )
+    click.echo(summary)
+    of_backbone, of_head = split_parameters(model, backbone)
+    preprocess, weights = backbone.preprocess, backbone.weights
+    click.echo(f"\nbackbone       {backbone.name}")
+    for path, leaf in head_leaves(model, backbone).items():
+        click.echo(f"head           {path}: {leaf}")
+    click.echo(f"groups         backbone {sum(p.numel() for p in of_backbone):,} parameters")
+    click.echo(
+        f"               head {sum(p.numel() for p in of_head):,} parameters "
+        f"(replaced for your classes)"
+    )
+    click.echo(
+        f"preprocessing  resize {'x'.join(map(str, preprocess.resize))} "
+        f"({preprocess.interpolation}, {preprocess.crop_mode}), crop {height}x{width}"
+        f"{' (no other size)' if preprocess.fixed_size else ''}"
+    )
+    click.echo(f"               mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}")
+    if weights is None:
+        click.echo("weights        none")
+        return
+    click.echo(f"weights        {weights.tag or 'pretrained'}, from {weights.place}")
+    click.echo(f"sha256         {weights.sha256 or 'not published'}")
+    click.echo(f"licence        {weights.license or 'not stated'}")
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -1,0 +1,53 @@
+"""What training tells whoever listens: plain data, in the order in which it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A decision or a finding that the user should know of; a warning must not be missed."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEnd:
+    """A training step is done: `step` of `steps` in `epoch` of `epochs`, all from 1."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """An epoch is done; the fields are metrics.csv's columns.
+
+    Losses are mean cross entropies in nats (train's with label smoothing and class weights, if
+    any), accuracies shares in 0..1 (train's on augmented images, while the model changed), learning
+    rates those of the epoch's last step, `images_per_second` of training alone.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr_backbone: float
+    lr_head: float
+    seconds: float
+    images_per_second: float
+    best: bool
+
+
+Listener = Callable[[object], None]
+
+
+def ignore(event: object) -> None:
+    """Listen to nothing."""

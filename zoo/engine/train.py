@@ -1,0 +1,202 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from zoo.backbone import Backbone
+from zoo.data.dataset import Batches, EpochSampler, derive_seed
+from zoo.engine.events import EpochEnd, Listener, StepEnd
+from zoo.errors import PluginError, TrainingError
+from zoo.model.device import place, place_images
+from zoo.model.freeze import train_mode
+from zoo.model.groups import parameter_groups
+from zoo.model.optim import lr_factor, make_optimizer, set_learning_rates
+from zoo.recipe import Recipe
+from zoo.run.inference import predict_logits
+
+
+@dataclass
+class TrainingState:
+    """All that changes while training, besides model and optimizer."""
+
+    step: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    stale_epochs: int = 0
+
+    def improves(self, accuracy: float, loss: float) -> bool:
+        """Whether this is the best epoch so far: by accuracy, between equals by loss."""
+        return (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
+
+
+def train(
+    model: nn.Module,
+    backbone: Backbone,
+    recipe: Recipe,
+    *,
+    accelerator: Accelerator,
+    train_batches: Batches,
+    sampler: EpochSampler,
+    val_batches: Batches,
+    class_weights: Tensor | None,
+    keep: Callable[[nn.Module, EpochEnd], None],
+    listen: Listener,
+) -> None:
+    """Train for the recipe's epochs, or until patience ends.
+
+    Args:
+        model: With its head replaced and what is frozen frozen.
+        backbone: Says where the head is.
+        recipe: As resolved.
+        accelerator: Places model and batches.
+        train_batches: Yield (images (N, 3, H, W), labels (N,)).
+        sampler: Of `train_batches`; is told each epoch.
+        val_batches: The same, for validation.
+        class_weights: Weight of each class in the loss (C,), or None.
+        keep: Called after each epoch with the bare model, in every process.
+        listen: Hears `StepEnd` and `EpochEnd`.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    place(model, accelerator.device)
+    groups = parameter_groups(
+        model,
+        backbone,
+        lr=recipe.lr,
+        head_lr_mult=recipe.head_lr_mult,
+        weight_decay=recipe.weight_decay,
+    )
+    optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
+    wrapped, optimizer, train_batches = accelerator.prepare(model, optimizer, train_batches)
+    bare = accelerator.unwrap_model(wrapped)
+    loss_weights = None if class_weights is None else class_weights.to(accelerator.device)
+    state = TrainingState()
+    for epoch in range(1, recipe.epochs + 1):
+        sampler.epoch = epoch
+        started = time.perf_counter()
+        train_mode(bare, backbone, freeze=recipe.freeze, batch_norm=recipe.batch_norm)
+        seen = _train_epoch(
+            wrapped,
+            optimizer,
+            train_batches,
+            loss_weights,
+            recipe,
+            accelerator,
+            state,
+            epoch,
+            listen,
+        )
+        train_seconds = time.perf_counter() - started
+        val_loss, val_accuracy = validate(bare, val_batches)
+        best = state.improves(val_accuracy, val_loss)
+        state.stale_epochs = 0 if val_accuracy > state.best_accuracy else state.stale_epochs + 1
+        if best:
+            state.best_accuracy, state.best_loss = val_accuracy, val_loss
+        rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        end = EpochEnd(
+            epoch=epoch,
+            train_loss=seen.loss / seen.images,
+            train_accuracy=seen.correct / seen.images,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            lr_backbone=rates.get("backbone", 0.0),
+            lr_head=rates.get("head", 0.0),
+            seconds=time.perf_counter() - started,
+            images_per_second=seen.images / train_seconds,
+            best=best,
+        )
+        keep(bare, end)
+        listen(end)
+        if recipe.patience and state.stale_epochs >= recipe.patience:
+            break
+
+
+def validate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """(mean cross entropy, accuracy) in full precision, as `zoo evaluate` computes them."""
+    labels: list[Tensor] = []
+
+    def noting_labels() -> Iterable[tuple[Tensor, Tensor]]:
+        for images, batch_labels in batches:
+            labels.append(batch_labels)
+            yield images, batch_labels
+
+    logits = predict_logits(model, noting_labels())
+    truth = torch.cat(labels)
+    accuracy = (logits.argmax(dim=1) == truth).double().mean()
+    return float(cross_entropy(logits, truth)), float(accuracy)
+
+
+@dataclass
+class _Seen:
+    loss: float = 0.0
+    correct: float = 0.0
+    images: float = 0.0
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    loss_weights: Tensor | None,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    state: TrainingState,
+    epoch: int,
+    listen: Listener,
+) -> _Seen:
+    steps = len(batches)
+    totals = torch.zeros(3, dtype=torch.float64)
+    for step, (images, labels) in enumerate(batches, start=1):
+        # Dropout and stochastic depth become a function of (seed, step), whatever ran before.
+        torch.manual_seed(derive_seed(recipe.seed, "step", state.step, accelerator.process_index))
+        factor = lr_factor(
+            state.step,
+            total_steps=steps * recipe.epochs,
+            warmup_steps=round(steps * recipe.warmup_epochs),
+            schedule=recipe.schedule,
+        )
+        set_learning_rates(optimizer, factor)
+        logits = model(place_images(images, accelerator.device))
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise PluginError(
+                f"backbone {recipe.backbone} gives {_shape(logits)} in train mode, "
+                f"zoo needs logits (N, classes)"
+            )
+        loss = cross_entropy(
+            logits.float(), labels, weight=loss_weights, label_smoothing=recipe.label_smoothing
+        )
+        if not torch.isfinite(loss):
+            rates = ", ".join(f"{g['name']} {g['lr']:g}" for g in optimizer.param_groups)
+            raise TrainingError(
+                f"the loss is {loss.item()} in epoch {epoch}, step {step} of {steps} "
+                f"(learning rates: {rates}); try a smaller --lr or --head-lr-mult"
+            )
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        correct = (logits.detach().argmax(dim=1) == labels).sum()
+        totals += torch.tensor([loss.item() * len(labels), correct.item(), len(labels)])
+        listen(
+            StepEnd(epoch=epoch, epochs=recipe.epochs, step=step, steps=steps, images=len(labels))
+        )
+    totals = accelerator.reduce(totals.to(accelerator.device, torch.float32), reduction="sum")
+    return _Seen(*totals.tolist())
+
+
+def _shape(output: object) -> str:
+    return (
+        f"a tensor {tuple(output.shape)}"
+        if isinstance(output, Tensor)
+        else f"a {type(output).__name__}"
+    )
