@@ -17,24 +17,36 @@ from pathlib import Path
 import zoo
 
 CANDIDATES: dict[str, dict[str, object]] = {
-    "sgd 5e-4 x80": {"lr": 5e-4, "head_lr_mult": 80.0},
-    "sgd 5e-4 x80 no momentum": {"lr": 5e-4, "head_lr_mult": 80.0, "momentum": 0.0},
-    "sgd 5e-4 x10": {"lr": 5e-4, "head_lr_mult": 10.0},
-    "sgd 1e-3 x10": {"lr": 1e-3, "head_lr_mult": 10.0},
+    "sgd 5e-4 x80": {"optimizer": "sgd", "lr": 5e-4, "head_lr_mult": 80.0},
+    "sgd 5e-4 x10": {"optimizer": "sgd", "lr": 5e-4, "head_lr_mult": 10.0},
+    "sgd 1e-4 x30": {"optimizer": "sgd", "lr": 1e-4, "head_lr_mult": 30.0},
+    "sgd 5e-5 x80": {"optimizer": "sgd", "lr": 5e-5, "head_lr_mult": 80.0},
     "adamw 1e-4 x10": {"optimizer": "adamw", "lr": 1e-4, "head_lr_mult": 10.0},
-    "adamw 3e-4 x10": {"optimizer": "adamw", "lr": 3e-4, "head_lr_mult": 10.0},
-    "adamw 1e-4 x30": {"optimizer": "adamw", "lr": 1e-4, "head_lr_mult": 30.0},
-    "adamw 1e-4 x10 bn train": {
+    "adamw 3e-5 x80": {"optimizer": "adamw", "lr": 3e-5, "head_lr_mult": 80.0},
+    "adamw 1e-5 x80": {"optimizer": "adamw", "lr": 1e-5, "head_lr_mult": 80.0},
+    "adamw 1e-5 x300": {"optimizer": "adamw", "lr": 1e-5, "head_lr_mult": 300.0},
+    "adamw 3e-5 x80 bn train": {
         "optimizer": "adamw",
-        "lr": 1e-4,
-        "head_lr_mult": 10.0,
+        "lr": 3e-5,
+        "head_lr_mult": 80.0,
         "batch_norm": "train",
     },
-    "sgd 5e-4 x10 bn train": {"lr": 5e-4, "head_lr_mult": 10.0, "batch_norm": "train"},
+    "adamw 3e-5 x80 library head": {
+        "optimizer": "adamw",
+        "lr": 3e-5,
+        "head_lr_mult": 80.0,
+        "head_init": "library",
+    },
+    "frozen sgd 3e-3": {
+        "optimizer": "sgd",
+        "lr": 5e-5,
+        "head_lr_mult": 60.0,
+        "freeze": "backbone",
+    },
     "frozen adamw 1e-3": {
         "optimizer": "adamw",
-        "lr": 1e-4,
-        "head_lr_mult": 10.0,
+        "lr": 1e-5,
+        "head_lr_mult": 100.0,
         "freeze": "backbone",
     },
 }

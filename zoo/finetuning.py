@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from zoo import plugins
@@ -200,8 +201,6 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
     plan, recipe, splits = prepared.plan, prepared.plan.recipe, prepared.splits
     accelerator, folder = prepared.accelerator, prepared.plan.out
     main = accelerator.is_main_process
-    if main:
-        _open_folder(folder, recipe)
     best: ModelInfo | None = None
 
     def keep(model: nn.Module, end: EpochEnd) -> None:
@@ -232,6 +231,8 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         workers=recipe.workers or 0,
     )
     try:
+        if main:
+            _open_folder(folder, recipe)
         train(
             prepared.model,
             prepared.backbone,
@@ -354,6 +355,9 @@ def _choose_workers(device: torch.device) -> int:
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:
+    if "WORLD_SIZE" not in os.environ:
+        # Its state outlives it, and would refuse another device or precision in the same process.
+        AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
         cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision
     )

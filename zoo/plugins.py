@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "missing dependency", "broken", "duplicate"]
 
 #: A bare name means the first of these that declares it, else the only plugin that does.
-PREFERRED = ("zoo", "torchvision")
+PREFERRED = ("torchvision", "zoo")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -72,8 +72,8 @@ class Recipe(BaseModel):
     batch_norm: Literal["frozen", "train"] = Field(
         "frozen", description="Whether a backbone that trains also moves batch-norm statistics."
     )
-    head_init: Literal["default", "xavier_uniform"] = Field(
-        "default", description="How the new head's weights start; default: as its library does."
+    head_init: Literal["normal", "xavier_uniform", "library"] = Field(
+        "normal", description="How the new head's weights start; library: as the backbone's own."
     )
     patience: int = Field(
         0, ge=0, description="Stop after so many epochs without a better val accuracy; 0: never."

@@ -83,6 +83,8 @@ def train_loader(
         ImageDataset(samples, transform, seed),
         batch_size=batch_size,
         sampler=sampler,
+        # Else making an iterator draws from the global generator.
+        generator=torch.Generator(),
         num_workers=workers,
         persistent_workers=workers > 0,
         drop_last=len(samples) > batch_size and len(samples) % batch_size == 1,
@@ -99,6 +101,7 @@ def eval_loader(
         ImageDataset(samples, transform),
         batch_size=batch_size,
         sampler=EpochSampler(len(samples)),
+        generator=torch.Generator(),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

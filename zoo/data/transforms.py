@@ -72,25 +72,22 @@ def _to_input(preprocess: Preprocess) -> list[_Step]:
 
 def _cover(image: Image.Image, *, size: tuple[int, int], interpolation: str) -> Image.Image:
     """Resize, aspect ratio kept, to the smallest picture that covers (height, width)."""
-    ratio = max(size[0] / image.height, size[1] / image.width)
-    return image.resize(
-        (round(image.width * ratio), round(image.height * ratio)), _resampling(interpolation)
-    )
+    shrink = min(image.height / size[0], image.width / size[1])
+    return _resize(image, shrink, interpolation)
 
 
 def _fit_inside(
     image: Image.Image, *, size: tuple[int, int], preprocess: Preprocess
 ) -> Image.Image:
-    """Resize, aspect ratio kept, to fit inside (height, width); pad with the mean colour."""
-    ratio = min(size[0] / image.height, size[1] / image.width)
-    image = image.resize(
-        (round(image.width * ratio), round(image.height * ratio)),
-        _resampling(preprocess.interpolation),
-    )
-    left, top = (size[1] - image.width) // 2, (size[0] - image.height) // 2
-    border = (left, top, size[1] - image.width - left, size[0] - image.height - top)
+    """Resize, aspect ratio kept, to fit inside (height, width); pad to the crop with the mean."""
+    shrink = max(image.height / size[0], image.width / size[1])
+    image = _resize(image, shrink, preprocess.interpolation)
+    height, width = preprocess.height_width
+    across, down = max(0, width - image.width), max(0, height - image.height)
+    border = (across // 2, down // 2, across - across // 2, down - down // 2)
     return ImageOps.expand(image, border, tuple(round(255 * m) for m in preprocess.mean))
 
 
-def _resampling(interpolation: str) -> Image.Resampling:
-    return Image.Resampling[interpolation.upper()]
+def _resize(image: Image.Image, shrink: float, interpolation: str) -> Image.Image:
+    size = (round(image.width / shrink), round(image.height / shrink))
+    return image.resize(size, Image.Resampling[interpolation.upper()])

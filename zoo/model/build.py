@@ -20,7 +20,7 @@ def build(
     num_classes: int,
     *,
     weights: str = "pretrained",
-    head_init: HeadInit = "default",
+    head_init: HeadInit = "normal",
 ) -> nn.Module:
     """A backbone with a fresh head, for anybody's training loop.
 
@@ -28,7 +28,8 @@ def build(
         backbone: Its name (`resnet18`, `timm/resnet18`) or declaration.
         num_classes: Outputs of the new head.
         weights: `pretrained`, `none`, or a path, as in `zoo finetune --weights`.
-        head_init: How the head's weights start; torch's global random state decides the values.
+        head_init: `normal`, `xavier_uniform` or `library`, as in `zoo finetune --head-init`; torch's
+            global random state decides the values.
 
     Returns:
         A module that maps (N, 3, H, W) float32 to logits (N, num_classes).
@@ -50,7 +51,7 @@ def build_from(
     num_classes: int,
     loaded: zoo_weights.LoadedWeights,
     *,
-    head_init: HeadInit = "default",
+    head_init: HeadInit = "normal",
 ) -> nn.Module:
     """As `build`, from weights that are loaded already."""
     model = plugins.build(backbone, num_classes, False)

@@ -9,7 +9,7 @@ from torch import nn
 from zoo.backbone import Backbone, Head
 from zoo.errors import PluginError
 
-HeadInit = Literal["default", "xavier_uniform"]
+HeadInit = Literal["normal", "xavier_uniform", "library"]
 
 
 def in_head(name: str, head_paths: tuple[str, ...]) -> bool:
@@ -53,15 +53,24 @@ def ensure_head(model: nn.Module, backbone: Backbone, num_classes: int) -> None:
 
 
 def initialise_head(model: nn.Module, backbone: Backbone, how: HeadInit) -> None:
-    """Initialise the head's weights; `default` leaves them as the backbone's own library does.
+    """Initialise the head's weights.
 
-    `xavier_uniform` is Glorot and Bengio's (2010); biases keep the library's initialisation.
+    Args:
+        model: With a head for the classes at hand.
+        backbone: Says where it is.
+        how: `normal`: weights N(0, 0.01), biases 0, so that all classes start equally likely.
+            `xavier_uniform`: Glorot and Bengio's (2010) weights, biases as the library has them.
+            `library`: all as the backbone's own library has it; some of these, made for a thousand
+            classes, start a head for two with logits in the tens.
     """
-    if how == "xavier_uniform":
-        for leaf in head_leaves(model, backbone).values():
-            for parameter in leaf.parameters():
-                if parameter.ndim >= 2:
-                    nn.init.xavier_uniform_(parameter)
+    for leaf in head_leaves(model, backbone).values():
+        for name, parameter in leaf.named_parameters():
+            if how == "xavier_uniform" and parameter.ndim >= 2:
+                nn.init.xavier_uniform_(parameter)
+            elif how == "normal" and parameter.ndim >= 2:
+                nn.init.normal_(parameter, std=0.01)
+            elif how == "normal" and name.rpartition(".")[2] == "bias":
+                nn.init.zeros_(parameter)
 
 
 def _fresh(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> nn.Module:

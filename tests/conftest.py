@@ -1,0 +1,99 @@
+"""Real images, real tiny models, a closed network."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import zoo
+from zoo import plugins
+
+#: A real backbone of 0.4 M parameters, 160 pixels; 32 are enough for it.
+TINY = "timm/test_efficientnet"
+
+#: What makes a run take a second: no pretrained weights, small pictures.
+QUICK = {
+    "backbone": TINY,
+    "weights": "none",
+    "image_size": 32,
+    "epochs": 1,
+    "batch_size": 8,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(autouse=True)
+def _closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name but this machine's can be resolved."""
+    resolve = socket.getaddrinfo
+
+    def only_loopback(host, *args, **kwargs):
+        if host in ("127.0.0.1", "localhost", "::1"):
+            return resolve(host, *args, **kwargs)
+        raise socket.gaierror(-2, "Name or service not known (closed by the tests)")
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_loopback)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts in an empty folder, with empty caches for weights."""
+    folder = tmp_path_factory.mktemp("cwd")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
+
+
+@pytest.fixture
+def fresh_plugins():
+    """Forget which plugins were found, before and after."""
+
+    def forget() -> None:
+        plugins.load.cache_clear()
+        plugins._entry_points.cache_clear()
+
+    forget()
+    yield
+    forget()
+
+
+def save_photo(path: Path, colour: tuple[int, int, int], seed: int) -> Path:
+    """A noisy picture of mostly one colour, which a tiny network can learn."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(-40, 40, (48, 64, 3))
+    Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
+
+
+def make_photos(root: Path, per_class: int, first_seed: int = 0) -> Path:
+    """`root/CLASS/N.png` for the three colours."""
+    for label, (name, colour) in enumerate(COLOURS.items()):
+        for n in range(per_class):
+            save_photo(root / name / f"{n}.png", colour, first_seed + 1000 * label + n)
+    return root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder: 3 classes of 10 photos. Not to be changed."""
+    return make_photos(tmp_path_factory.mktemp("photos") / "colours", 10)
+
+
+@pytest.fixture(scope="session")
+def split_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train and val: 3 classes of 8 and 4 photos. Not to be changed."""
+    root = tmp_path_factory.mktemp("split") / "colours"
+    make_photos(root / "train", 8)
+    make_photos(root / "val", 4, first_seed=500)
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(split_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> zoo.Run:
+    """A finished run on `split_photos`. Not to be changed."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    return zoo.finetune(split_photos, out=out, **{**QUICK, "epochs": 2})

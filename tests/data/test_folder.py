@@ -1,0 +1,145 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import COLOURS, make_photos, save_photo
+from zoo.data.folder import images_in, read_labelled, read_splits
+from zoo.errors import DataError
+
+
+def read(root: Path, **options):
+    return read_splits(root, **{"val_split": 0.2, "seed": 0, **options})
+
+
+def names(samples):
+    return [s.name for s in samples]
+
+
+def test_a_flat_folder_is_split_class_by_class(photos):
+    splits = read(photos)
+    assert splits.class_names == ("blue", "green", "red")
+    assert splits.counts(splits.train) == [8, 8, 8]
+    assert splits.counts(splits.val) == [2, 2, 2]
+    assert not set(names(splits.train)) & set(names(splits.val))
+
+
+def test_the_split_depends_on_the_seed_alone(photos, tmp_path):
+    assert read(photos) == read(photos)
+    assert names(read(photos).val) != names(read(photos, seed=1).val)
+    elsewhere = shutil.copytree(photos, tmp_path / "elsewhere")
+    assert names(read(elsewhere).val) == names(read(photos).val)
+
+
+def test_the_split_hardly_changes_when_photos_are_added(photos, tmp_path):
+    more = shutil.copytree(photos, tmp_path / "more")
+    save_photo(more / "red" / "new.png", COLOURS["red"], 1)
+    before, after = set(names(read(photos).val)), set(names(read(more).val))
+    assert len(before ^ after) <= 2
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "test"])
+def test_train_and_val_folders_are_taken_as_they_are(split_photos, tmp_path, val):
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    (root / "val").rename(root / val)
+    splits = read(root)
+    assert splits.counts(splits.train) == [8, 8, 8]
+    assert splits.counts(splits.val) == [4, 4, 4]
+    assert all(n.startswith(f"{val}/") for n in names(splits.val))
+
+
+def test_a_train_folder_alone_is_split(split_photos, tmp_path):
+    shutil.copytree(split_photos / "train", tmp_path / "data" / "train")
+    splits = read(tmp_path / "data")
+    assert splits.counts(splits.val) == [2, 2, 2]
+
+
+def test_labels_of_val_follow_the_names_not_the_order(split_photos, tmp_path):
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    shutil.rmtree(root / "val" / "blue")
+    splits = read(root)
+    assert splits.counts(splits.val) == [0, 4, 4]
+
+
+def test_val_classes_that_train_lacks_are_refused(split_photos, tmp_path):
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    (root / "val" / "blue").rename(root / "val" / "violet")
+    with pytest.raises(DataError, match=r"classes that .*train lacks: violet"):
+        read(root)
+
+
+def test_hidden_and_empty_folders_are_no_classes(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    shutil.copytree(photos / "red", root / ".cache")
+    (root / "empty").mkdir()
+    (root / "notes").mkdir()
+    (root / "notes" / "a.txt").write_text("hello")
+    splits = read(root)
+    assert splits.class_names == ("blue", "green", "red")
+    assert sorted(note.split("/")[-1] for note in splits.notes) == [
+        "empty is no class: it holds no images",
+        "notes is no class: it holds no images",
+    ]
+
+
+def test_images_in_deeper_folders_are_said_not_to_count(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    shutil.copytree(photos / "red", root / "deep" / "deeper")
+    assert "its 10 images lie in subfolders" in read(root).notes[0]
+
+
+def test_unreadable_images_are_named_and_left_out(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    (root / "red" / "0.png").write_bytes(b"broken")
+    splits = read(root)
+    assert len(splits.train) + len(splits.val) == 29
+    assert [u for u in splits.unreadable if str(root / "red" / "0.png") in u]
+    with pytest.raises(DataError, match=r"unreadable image .*0\.png"):
+        read(root, strict=True)
+
+
+def test_a_class_of_unreadable_images_only_is_no_class(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    for photo in (root / "red").iterdir():
+        photo.write_bytes(b"broken")
+    assert read(root).class_names == ("blue", "green")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "does not exist"),
+        (lambda root: root.write_text("x"), "is no folder"),
+        (lambda root: root.mkdir(), r"no images in class folders below .*found none"),
+        (lambda root: save_photo(root / "a.png", (1, 1, 1), 0), "1 images lie in it directly"),
+        (lambda root: save_photo(root / "only" / "a.png", (1, 1, 1), 0), "one class only"),
+        (lambda root: make_photos(root, 1), "too few images"),
+    ],
+)
+def test_folders_that_give_no_classes_are_refused(tmp_path, make, message):
+    root = tmp_path / "data"
+    make(root)
+    with pytest.raises(DataError, match=message):
+        read(root)
+
+
+def test_an_empty_val_folder_is_refused(split_photos, tmp_path):
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    shutil.rmtree(root / "val")
+    (root / "val").mkdir()
+    with pytest.raises(DataError, match="no images in class folders below .*val"):
+        read(root)
+
+
+def test_labelled_folders_keep_the_class_map_of_the_model(photos):
+    splits = read_labelled(photos, ["red", "yellow", "green", "blue"])
+    assert splits.counts(splits.val) == [10, 0, 10, 10]
+    with pytest.raises(DataError, match="classes that the model lacks: blue, green"):
+        read_labelled(photos, ["red", "yellow"])
+
+
+def test_images_are_found_in_subfolders_but_not_in_hidden_ones(tmp_path):
+    for name in ("b.png", "sub/a.png", ".hidden/a.png", "sub/.a.png"):
+        save_photo(tmp_path / name, (1, 1, 1), 0)
+    (tmp_path / "notes.txt").write_text("x")
+    assert [p.relative_to(tmp_path).as_posix() for p in images_in(tmp_path)] == ["b.png", "sub/a.png"]

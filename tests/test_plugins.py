@@ -1,0 +1,174 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import zoo
+from tests.conftest import QUICK
+from zoo import plugins
+from zoo.cli import main
+from zoo.errors import PluginError, UnknownBackboneError
+
+ACME = Path(__file__).parent / "acme"
+
+GOOD = """
+    import zoo
+
+    @zoo.hookimpl
+    def zoo_backbones():
+        yield zoo.Backbone(
+            name="{name}", build=None, head="fc", preprocess=zoo.Preprocess(size=8)
+        )
+"""
+
+BROKEN = {
+    "missing": ("import nowhere_to_be_found", "missing dependency", "No module named 'nowhere"),
+    "raising": ("raise OSError('boom at import')", "broken", "OSError: boom at import"),
+    "hookraises": (
+        "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n    raise KeyError('boom in hook')",
+        "broken",
+        "boom in hook",
+    ),
+    "misspelt": (
+        "import zoo\n@zoo.hookimpl\ndef zoo_backbone():\n    return []",
+        "broken",
+        "unknown hook 'zoo_backbone'",
+    ),
+    "stranger": (
+        "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n    yield 'resnet18'",
+        "broken",
+        "'resnet18', which is no zoo.Backbone",
+    ),
+    "twice": (
+        "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n"
+        "    return 2 * [zoo.Backbone(name='net', build=None, head='fc',"
+        " preprocess=zoo.Preprocess(size=8))]",
+        "broken",
+        "broken/net is declared twice",
+    ),
+    "badname": (textwrap.dedent(GOOD).format(name="a/b"), "broken", "backbone name 'a/b'"),
+    "badsize": (
+        textwrap.dedent(GOOD).format(name="a").replace("size=8", "size=0"),
+        "broken",
+        "size must be positive",
+    ),
+}
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch, fresh_plugins):
+    """Put a plugin on the path as pip would: a module and its .dist-info."""
+
+    def install(distribution: str, entry_point: str, module: str, code: str) -> None:
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
+        info = tmp_path / f"{distribution.replace(chr(45), chr(95))}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[zoo]\n{entry_point} = {module}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return install
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_plugin_is_named_and_hurts_nobody_else(install, fault):
+    code, state, cause = BROKEN[fault]
+    install("acme-broken", "broken", f"acme_broken_{fault}", code)
+    plugin = plugins.load("broken")
+    assert (plugin.state, str(plugin)) == (state, "broken (acme-broken 1.2)")
+    assert cause in plugin.cause
+    with pytest.raises(PluginError, match=r"plugin broken \(acme-broken 1\.2\) can't be used"):
+        plugins.get("broken/net")
+    assert plugins.get("resnet18").name == "torchvision/resnet18"
+    listing = CliRunner().invoke(main, ["backbones", "torchvision/resnet18"])
+    assert listing.stdout.startswith("torchvision/resnet18 ")
+    assert "! plugin broken (acme-broken 1.2) was left out" in listing.stderr
+
+
+def test_two_packages_that_claim_one_name_are_both_refused(install):
+    install("acme-one", "net", "acme_one", GOOD.format(name="a"))
+    install("acme-two", "net", "acme_two", GOOD.format(name="b"))
+    plugin = plugins.load("net")
+    assert plugin.state == "duplicate"
+    assert "acme-one, acme-two" in plugin.cause
+
+
+def test_bare_names_prefer_torchvision_then_the_only_plugin(install):
+    install("acme-one", "one", "acme_one", GOOD.format(name="resnet18"))
+    install("acme-two", "two", "acme_two", GOOD.format(name="mynet"))
+    assert plugins.get("resnet18").name == "torchvision/resnet18"
+    assert plugins.get("one/resnet18").name == "one/resnet18"
+    assert plugins.get("mynet").name == "two/mynet"
+    assert plugins.get("efficientnet_lite0").name == "zoo/efficientnet_lite0"
+    assert plugins.get("test_vit").name == "timm/test_vit"
+
+
+def test_a_bare_name_of_several_plugins_is_refused(install):
+    install("acme-one", "one", "acme_one", GOOD.format(name="mynet"))
+    install("acme-two", "two", "acme_two", GOOD.format(name="mynet"))
+    with pytest.raises(UnknownBackboneError, match="several plugins: one/mynet, two/mynet"):
+        plugins.get("mynet")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("resnet81", "nearest: resnet18"),
+        ("timm/resnet81", "nearest: timm/resnet18"),
+        ("tim/resnet18", "no plugin 'tim' is installed .*installed plugins: timm, torchvision, zoo"),
+        ("%%%", "`zoo backbones` lists all"),
+    ],
+)
+def test_an_unknown_backbone_is_refused_with_the_nearest(name, hint):
+    with pytest.raises(UnknownBackboneError, match=hint):
+        plugins.get(name)
+
+
+def test_all_backbones_are_listed_by_full_name():
+    found = {b.name: b for b in zoo.backbones()}
+    assert len(found) > 1400
+    assert {"torchvision/resnet18", "timm/resnet18", "zoo/efficientnet_lite0"} <= set(found)
+    assert [b.name for b in zoo.backbones("torchvision/vgg1?")] == [
+        f"torchvision/vgg{n}" for n in (11, 13, 16, 19)
+    ]
+
+
+def test_one_plugins_backbone_does_not_load_the_others():
+    code = "import sys, zoo.plugins; zoo.plugins.get('resnet18'); sys.exit('timm' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_third_party_package_is_installed_found_and_fine_tuned(tmp_path, photos):
+    """docs/plugins.md's plugin, built and installed by pip, used through the command line."""
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--no-index", "--target", str(site), str(ACME)], check=True)
+    env = {**os.environ, "PYTHONPATH": str(site)}
+
+    def cli(*args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "zoo", *args], env=env, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    assert [b["name"] for b in json.loads(cli("backbones", "acme/*", "--format", "json"))] == [
+        "acme/tinynet"
+    ]
+    quick = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items() if k != "backbone"]
+    out = cli("finetune", "--backbone=tinynet", f"--data={photos}", "--out=run", *quick)
+    assert "backbone tinynet is acme/tinynet" in out
+    predictions = json.loads(cli("predict", "run", str(photos / "red"), "--format", "json"))
+    assert len(predictions) == 10
+
+
+def test_the_documented_plugin_is_the_tested_one():
+    document = (ACME.parents[1] / "docs" / "plugins.md").read_text()
+    for name in ("zoo_acme.py", "pyproject.toml"):
+        assert (ACME / name).read_text() in document
+    assert len((ACME / "zoo_acme.py").read_text().split("\n")) <= 22

@@ -1,0 +1,217 @@
+import hashlib
+import http.server
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import zoo
+from tests.conftest import TINY
+from zoo import plugins, weights
+from zoo.backbone import Backbone, Preprocess
+from zoo.errors import WeightsError, WeightsUnavailableError
+
+
+def net(num_classes: int | None, pretrained: bool) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, num_classes or 10))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A loopback server of the files in tmp_path; counts its answers."""
+    hits = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            hits.append(self.path)
+
+    httpd = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))
+    )
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}", hits
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture
+def published(tmp_path, server):
+    """A state dict behind a URL, and its declaration."""
+    path = tmp_path / "net.pth"
+    torch.save(net(None, False).state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    named = path.rename(tmp_path / f"net-{digest[:8]}.pth")
+    return zoo.Weights(url=f"{server[0]}/{named.name}", sha256=digest[:8]), named, server[1]
+
+
+def test_weights_are_fetched_once_into_torchs_cache(published):
+    declared, original, hits = published
+    path = weights.fetch(declared)
+    assert path == weights.cache_path(declared)
+    assert path.read_bytes() == original.read_bytes()
+    assert weights.fetch(declared) == path
+    assert len(hits) == 1
+
+
+def test_a_download_with_another_sha256_is_refused_and_deleted(published):
+    declared, original, _ = published
+    original.write_bytes(original.read_bytes()[:-1] + b"x")
+    with pytest.raises(WeightsError, match="invalid hash value"):
+        weights.fetch(declared)
+    assert not weights.cache_path(declared).exists()
+
+
+def test_a_cached_file_with_another_sha256_is_refused(published):
+    declared, _, _ = published
+    cached = weights.fetch(declared)
+    cached.write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match=r"is damaged .*delete it and start again"):
+        weights.fetch(declared)
+
+
+def test_torchvision_weights_come_over_http_checked_and_strict(
+    server, tmp_path, monkeypatch, fresh_plugins
+):
+    """The real plugin's path, with only the address changed."""
+    from torchvision import models
+
+    original = models.squeezenet1_1().state_dict()
+    path = tmp_path / "squeezenet.pth"
+    torch.save(original, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    path.rename(tmp_path / f"squeezenet-{digest}.pth")
+    entry = models.SqueezeNet1_1_Weights.DEFAULT
+    monkeypatch.setattr(type(entry), "url", f"{server[0]}/squeezenet-{digest}.pth")
+    model = zoo.build("squeezenet1_1", 3)
+    assert torch.equal(model.features[0].weight, original["features.0.weight"])
+    assert model.classifier[1].out_channels == 3
+
+
+def test_timm_weights_come_from_the_hub(server, tmp_path):
+    """timm's own loading, against a server that speaks the hub's file protocol."""
+    original = plugins.build(plugins.get(TINY), None, False).state_dict()
+    repository = plugins.get(TINY).weights.hub
+    folder = tmp_path / "hub" / repository / "resolve" / "main"
+    folder.mkdir(parents=True)
+    save_file(original, folder / "model.safetensors")
+    commit, etag = "a" * 40, "b" * 64
+
+    class Hub(http.server.SimpleHTTPRequestHandler):
+        def end_headers(self):
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("ETag", f'"{etag}"')
+            super().end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Hub, directory=str(tmp_path / "hub"))
+    )
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    code = f"import zoo; m = zoo.build({TINY!r}, 3); print(m.conv_stem.weight.double().sum().item())"
+    env = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{httpd.server_port}",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    for _ in range(2):  # the second time from the cache, the server being gone
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        )
+        total = original["conv_stem.weight"].double().sum().item()
+        assert float(done.stdout) == pytest.approx(total)
+        httpd.shutdown()
+        httpd.server_close()
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("torchvision/resnet18", "resnet18-f37072fd.pth"),
+        ("timm/resnet18", "models--timm--resnet18.a1_in1k"),
+    ],
+)
+def test_without_a_network_the_error_says_where_it_looked_and_the_ways_out(name, place):
+    with pytest.raises(WeightsUnavailableError) as error:
+        zoo.build(name, 3)
+    message = str(error.value)
+    assert place in message
+    for part in ("looked in:", "then at:", "ways out:", "--weights FILE", "efficientnet_lite0"):
+        assert part in message
+
+
+def test_a_backbone_without_pretrained_weights_says_so():
+    backbone = Backbone(name="acme/net", build=net, head="1", preprocess=Preprocess(size=8))
+    with pytest.raises(WeightsError, match="acme/net has no pretrained weights"):
+        zoo.build(backbone, 3)
+
+
+def nested(state):
+    return {"epoch": 3, "state_dict": state}
+
+
+def data_parallel(state):
+    return {f"module.{k}": v for k, v in state.items()}
+
+
+@pytest.mark.parametrize("wrap", [dict, nested, data_parallel])
+def test_pytorch_files_of_common_forms_are_read(tmp_path, wrap):
+    state = net(None, False).state_dict()
+    torch.save(wrap(state), tmp_path / "net.pth")
+    read = weights.read_state_dict(tmp_path / "net.pth")
+    assert list(read) == list(state)
+    assert all(torch.equal(read[k], state[k]) for k in state)
+
+
+class Payload:
+    def __reduce__(self):
+        return (Path("executed").touch, ())
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"weight": Payload()}))
+    torch.save({"weight": Payload()}, tmp_path / "evil_zip.pth")
+    for name in ("evil.pth", "evil_zip.pth"):
+        with pytest.raises(WeightsError, match="zoo runs no code from a weights file"):
+            weights.read_state_dict(tmp_path / name)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.safetensors", b"garbage", "no readable safetensors file"),
+        ("a.safetensors", b"", "no readable safetensors file"),
+        ("a.pth", b"garbage", "can't be read as plain tensors"),
+        ("a.pth", b"", "can't be read as plain tensors"),
+    ],
+)
+def test_files_that_are_no_weights_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        weights.read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, torch.zeros(2)])
+def test_pytorch_files_without_a_state_dict_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="holds no"):
+        weights.read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_missing_file_is_refused():
+    with pytest.raises(WeightsError, match=r"no weights file nowhere\.pth; give pretrained, none"):
+        zoo.build(TINY, 3, weights="nowhere.pth")
+
+
+def test_a_declaration_has_exactly_one_place():
+    with pytest.raises(zoo.ZooError, match="exactly one of url, hub and package"):
+        zoo.Weights()
