@@ -12,7 +12,7 @@ import zoo
 from tests.conftest import QUICK, TINY
 from zoo.engine.events import EpochEnd, Note, StepEnd
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
-from zoo.finetuning import Plan
+from zoo.planning import Plan
 from zoo.run.write import tensors_sha256
 from zoo.weights import read_state_dict
 
@@ -114,7 +114,9 @@ def test_the_plan_says_what_will_train(photos):
     backbone, head = plan.groups
     assert (backbone.name, backbone.frozen) == ("backbone", True)
     assert (head.name, head.lr, head.weight_decay, head.frozen) == ("head", 0.05, 0.1, False)
-    assert head.parameters == zoo.build(TINY, 3, weights="none").get_classifier().in_features * 3 + 3
+    assert (
+        head.parameters == zoo.build(TINY, 3, weights="none").get_classifier().in_features * 3 + 3
+    )
     assert plan.class_names == ("blue", "green", "red")
     assert (plan.train_counts, plan.val_counts) == ((8, 8, 8), (2, 2, 2))
 
@@ -168,7 +170,9 @@ def test_interrupted_before_the_first_epoch_leaves_nothing(photos):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(photos):
-    with pytest.raises(TrainingError, match=r"the loss is nan in epoch 1, step \d of 3 .*smaller --lr"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan in epoch 1, step \d of 3 .*smaller --lr"
+    ):
         zoo.finetune(photos, out="run", **{**QUICK, "lr": 1e30, "warmup_epochs": 0.0})
     assert not Path("run").exists()
 
@@ -210,12 +214,14 @@ def test_a_model_that_cannot_be_written_is_one_clear_error(photos, monkeypatch):
 
 
 def test_a_backbone_of_one_size_refuses_another(photos):
-    with pytest.raises(TrainingError, match="takes 160 x 160 pixels only; leave out --image-size 64"):
+    with pytest.raises(
+        TrainingError, match="takes 160 x 160 pixels only; leave out --image-size 64"
+    ):
         zoo.finetune(photos, **{**QUICK, "backbone": "timm/test_vit", "image_size": 64})
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused(photos):
-    with pytest.raises(TrainingError, match="device mps is not available .*there is: .*cpu"):
+    with pytest.raises(TrainingError, match=r"device mps is not available .*there is: .*cpu"):
         zoo.finetune(photos, **{**QUICK, "device": "mps"})
     with pytest.raises(TrainingError, match="precision fp16 needs a GPU"):
         zoo.finetune(photos, **{**QUICK, "precision": "fp16"})

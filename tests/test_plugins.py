@@ -45,9 +45,11 @@ BROKEN = {
         "'resnet18', which is no zoo.Backbone",
     ),
     "twice": (
-        "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n"
-        "    return 2 * [zoo.Backbone(name='net', build=None, head='fc',"
-        " preprocess=zoo.Preprocess(size=8))]",
+        (
+            "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n"
+            "    return 2 * [zoo.Backbone(name='net', build=None, head='fc',"
+            " preprocess=zoo.Preprocess(size=8))]"
+        ),
         "broken",
         "broken/net is declared twice",
     ),
@@ -68,7 +70,9 @@ def install(tmp_path, monkeypatch, fresh_plugins):
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
         info = tmp_path / f"{distribution.replace(chr(45), chr(95))}-1.2.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n"
+        )
         (info / "entry_points.txt").write_text(f"[zoo]\n{entry_point} = {module}\n")
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -121,7 +125,10 @@ def test_a_bare_name_of_several_plugins_is_refused(install):
     [
         ("resnet81", "nearest: resnet18"),
         ("timm/resnet81", "nearest: timm/resnet18"),
-        ("tim/resnet18", "no plugin 'tim' is installed .*installed plugins: timm, torchvision, zoo"),
+        (
+            "tim/resnet18",
+            "no plugin 'tim' is installed .*installed plugins: timm, torchvision, zoo",
+        ),
         ("%%%", "`zoo backbones` lists all"),
     ],
 )
@@ -153,7 +160,11 @@ def test_a_third_party_package_is_installed_found_and_fine_tuned(tmp_path, photo
 
     def cli(*args: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "zoo", *args], env=env, check=True, capture_output=True, text=True
+            [sys.executable, "-m", "zoo", *args],
+            env=env,
+            check=True,
+            capture_output=True,
+            text=True,
         )
         return done.stdout
 

@@ -22,7 +22,9 @@ def test_what_was_given_is_known_apart_from_defaults():
 
 
 def test_all_wrong_keys_are_reported_at_once_each_with_the_nearest_right_one():
-    file = write('epoch = 3\nhead_lr_multi = 2.0\nlr = "3e-4"\noptimizer = "sdg"\nval_split = 2.0\n')
+    file = write(
+        'epoch = 3\nhead_lr_multi = 2.0\nlr = "3e-4"\noptimizer = "sdg"\nval_split = 2.0\n'
+    )
     with pytest.raises(RecipeError) as error:
         make_recipe(file)
     message = str(error.value)
@@ -57,7 +59,7 @@ def test_a_whole_number_is_a_good_learning_rate():
 
 
 def test_dumped_recipes_read_back_the_same():
-    recipe = change(Recipe(), data="photos \"and\" more", image_size=64, strict=True)
+    recipe = change(Recipe(), data='photos "and" more', image_size=64, strict=True)
     assert make_recipe(write(dump_recipe(recipe, heading="why\nwhere"))) == recipe
     assert Path("recipe.toml").read_text().startswith("# why\n# where\n")
 

@@ -116,7 +116,9 @@ def test_timm_weights_come_from_the_hub(server, tmp_path):
         ("127.0.0.1", 0), partial(Hub, directory=str(tmp_path / "hub"))
     )
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    code = f"import zoo; m = zoo.build({TINY!r}, 3); print(m.conv_stem.weight.double().sum().item())"
+    code = (
+        f"import zoo; m = zoo.build({TINY!r}, 3); print(m.conv_stem.weight.double().sum().item())"
+    )
     env = {
         **os.environ,
         "HF_ENDPOINT": f"http://127.0.0.1:{httpd.server_port}",

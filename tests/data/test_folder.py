@@ -127,7 +127,7 @@ def test_an_empty_val_folder_is_refused(split_photos, tmp_path):
     root = shutil.copytree(split_photos, tmp_path / "data")
     shutil.rmtree(root / "val")
     (root / "val").mkdir()
-    with pytest.raises(DataError, match="no images in class folders below .*val"):
+    with pytest.raises(DataError, match=r"no images in class folders below .*val"):
         read(root)
 
 
@@ -142,4 +142,7 @@ def test_images_are_found_in_subfolders_but_not_in_hidden_ones(tmp_path):
     for name in ("b.png", "sub/a.png", ".hidden/a.png", "sub/.a.png"):
         save_photo(tmp_path / name, (1, 1, 1), 0)
     (tmp_path / "notes.txt").write_text("x")
-    assert [p.relative_to(tmp_path).as_posix() for p in images_in(tmp_path)] == ["b.png", "sub/a.png"]
+    assert [p.relative_to(tmp_path).as_posix() for p in images_in(tmp_path)] == [
+        "b.png",
+        "sub/a.png",
+    ]

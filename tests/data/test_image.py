@@ -23,7 +23,9 @@ def saved(image: Image.Image, name: str, **options) -> Image.Image:
     "name", ["a.png", "a.bmp", "a.tiff", "a.ppm", "a.webp", "a.tga", "a.gif", "a.jpg", "a.jp2"]
 )
 def test_formats_come_out_as_rgb(name):
-    image = saved(Image.fromarray(gradient()), name, **({"lossless": True} if "webp" in name else {}))
+    image = saved(
+        Image.fromarray(gradient()), name, **({"lossless": True} if "webp" in name else {})
+    )
     assert (image.mode, image.size) == ("RGB", (WIDTH, HEIGHT))
     assert np.abs(np.asarray(image).astype(int) - gradient()).mean() < 12
 
@@ -80,7 +82,9 @@ def test_an_animation_is_its_first_picture():
     assert np.asarray(read_image(Path("anim.gif")))[0, 0].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut", b"\x89PNG\r\n\x1a\n"]
+)
 def test_unreadable_files_are_named(content):
     Path("bad.jpg").write_bytes(content)
     with pytest.raises(DataError, match=r"unreadable image bad\.jpg: \w"):

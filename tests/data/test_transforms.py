@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torchvision import models
 
-import timm
 from zoo import plugins
 from zoo.backbone import Preprocess
 from zoo.data.transforms import eval_transform, train_transform

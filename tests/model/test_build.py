@@ -10,12 +10,40 @@ from zoo.errors import PluginError, WeightsError
 from zoo.model.head import in_head
 from zoo.weights import read_state_dict
 
-TORCHVISION = """resnet18 resnet34 resnet50 vgg11 vgg11_bn vgg16 vgg16_bn alexnet densenet121
-    mobilenet_v2 mobilenet_v3_small mobilenet_v3_large squeezenet1_1 efficientnet_b0 convnext_tiny
-    vit_b_16 swin_t""".split()
-TIMM = """resnet18 tf_efficientnet_lite0 test_vit deit_tiny_distilled_patch16_224 crossvit_tiny_240
-    levit_128s dpn48b resnetv2_50 caformer_s18 efficientvit_b0 vit_small_patch14_dinov2
-    resnet50_clip inception_next_tiny""".split()
+TORCHVISION = [
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "vgg11",
+    "vgg11_bn",
+    "vgg16",
+    "vgg16_bn",
+    "alexnet",
+    "densenet121",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "squeezenet1_1",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_16",
+    "swin_t",
+]
+TIMM = [
+    "resnet18",
+    "tf_efficientnet_lite0",
+    "test_vit",
+    "deit_tiny_distilled_patch16_224",
+    "crossvit_tiny_240",
+    "levit_128s",
+    "dpn48b",
+    "resnetv2_50",
+    "caformer_s18",
+    "efficientvit_b0",
+    "vit_small_patch14_dinov2",
+    "resnet50_clip",
+    "inception_next_tiny",
+]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +107,12 @@ def test_a_convolutional_head_is_replaced_alike():
 
     model = zoo.build(backbone_of(build, head="0"), 4, weights="none")
     head = model[0]
-    assert (head.kernel_size, head.stride, head.padding, head.bias) == ((3, 1), (2, 2), (1, 0), None)
+    assert (head.kernel_size, head.stride, head.padding, head.bias) == (
+        (3, 1),
+        (2, 2),
+        (1, 0),
+        None,
+    )
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 4)
 
 
@@ -113,7 +146,7 @@ def test_a_build_that_raises_names_the_backbone():
     def build(num_classes, pretrained):
         raise KeyError("boom")
 
-    with pytest.raises(PluginError, match="acme/net could not be built .*KeyError: 'boom'"):
+    with pytest.raises(PluginError, match=r"acme/net could not be built .*KeyError: 'boom'"):
         zoo.build(backbone_of(build), 4, weights="none")
 
 

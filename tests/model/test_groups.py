@@ -7,7 +7,12 @@ from zoo import plugins
 from zoo.model.freeze import freeze_parameters, train_mode
 from zoo.model.optim import lr_factor, make_optimizer, set_learning_rates
 
-NAMES = [TINY, "timm/levit_128s", "torchvision/squeezenet1_1", "timm/deit_tiny_distilled_patch16_224"]
+NAMES = [
+    TINY,
+    "timm/levit_128s",
+    "torchvision/squeezenet1_1",
+    "timm/deit_tiny_distilled_patch16_224",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,9 +52,7 @@ def test_rates_reach_the_optimizer_and_follow_the_schedule(optimizer):
 
 def test_schedules():
     def factors(schedule):
-        return [
-            lr_factor(s, total_steps=12, warmup_steps=2, schedule=schedule) for s in range(12)
-        ]
+        return [lr_factor(s, total_steps=12, warmup_steps=2, schedule=schedule) for s in range(12)]
 
     assert factors("constant") == [pytest.approx(1 / 3), pytest.approx(2 / 3), *[1.0] * 10]
     cosine = factors("cosine")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from zoo.engine.events import EpochEnd, Note, StepEnd
-from zoo.finetuning import Plan
+from zoo.planning import Plan
 
 if TYPE_CHECKING:
     from zoo.run.read import Run

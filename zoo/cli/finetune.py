@@ -68,7 +68,8 @@ def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: obje
     """
     made = make_recipe(recipe, **{k: v for k, v in fields.items() if v is not None})
     from zoo.cli.console import TrainingConsole
-    from zoo.finetuning import execute, prepare
+    from zoo.finetuning import execute
+    from zoo.planning import prepare
 
     with TrainingConsole() as console:
         prepared = prepare(made, out=out, listen=console)

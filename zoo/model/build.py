@@ -28,8 +28,8 @@ def build(
         backbone: Its name (`resnet18`, `timm/resnet18`) or declaration.
         num_classes: Outputs of the new head.
         weights: `pretrained`, `none`, or a path, as in `zoo finetune --weights`.
-        head_init: `normal`, `xavier_uniform` or `library`, as in `zoo finetune --head-init`; torch's
-            global random state decides the values.
+        head_init: `normal`, `xavier_uniform` or `library`, as in the recipe; torch's global
+            random state decides the values.
 
     Returns:
         A module that maps (N, 3, H, W) float32 to logits (N, num_classes).

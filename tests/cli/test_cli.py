@@ -1,0 +1,183 @@
+"""The command line as a person meets it: what is printed, where, and the exit code."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import QUICK, TINY
+from zoo.cli import main
+from zoo.recipe import Recipe
+
+FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
+
+
+def zoo_(*args, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_help_answers_without_torch_or_any_plugin():
+    code = (
+        "import sys; from zoo.cli import main; main(['--help'], standalone_mode=False);"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'torchvision', 'accelerate')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("finetune", "predict", "evaluate", "backbones", "show"):
+        assert command in done.stdout
+
+
+def test_every_recipe_field_is_a_flag_with_its_default():
+    text = " ".join(zoo_("finetune", "--help").stdout.split())
+    for name, field in Recipe.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert " ".join(field.description.split()).split(".")[0] in text
+    assert "[default: efficientnet_lite0]" in text
+
+
+def test_finetune_prints_plan_epochs_and_result(photos):
+    result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS)
+    assert result.stderr == ""
+    for part in (
+        TINY,
+        "random",
+        "24 train, 6 val",
+        "blue 8+2",
+        "backbone",
+        "head",
+        "learning rate",
+        "cpu, fp32",
+    ):
+        assert part in result.stdout
+    assert "val accuracy" in result.stdout
+    assert "zoo predict run IMAGE_OR_DIR..." in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(photos):
+    result = zoo_("finetune", "--data", photos, "--out", "run", "--dry-run", *FLAGS)
+    assert "learning rate" in result.stdout
+    assert "dry run: nothing was trained or written" in result.stdout
+    assert list(Path().iterdir()) == []
+
+
+def test_flags_override_the_recipe_file(photos):
+    Path("r.toml").write_text('head_lr_mult = 7.0\nlr = 0.125\noptimizer = "adamw"\n')
+    result = zoo_(
+        "finetune", "--recipe", "r.toml", "--lr", "0.5", "--dry-run", "--data", photos, *FLAGS
+    )
+    assert "3.5" in result.stdout
+    assert "adamw" in result.stdout
+
+
+def test_interrupted_training_exits_with_130(photos, monkeypatch):
+    from zoo.engine import train
+
+    validate = train.validate
+
+    def interrupt_second(model, batches, calls=iter(range(9))):  # noqa: B008
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return validate(model, batches)
+
+    monkeypatch.setattr(train, "validate", interrupt_second)
+    result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, "--epochs=3", code=130)
+    assert "interrupted; kept the best so far, epoch 1" in result.stderr
+    assert "val accuracy" in result.stdout
+    assert zoo_("predict", "run", photos / "red").stdout
+
+
+def test_predict_json_is_all_there_is_on_stdout(run, split_photos, tmp_path):
+    folder = shutil.copytree(split_photos / "val", tmp_path / "photos")
+    (folder / "red" / "bad.jpg").write_bytes(b"x")
+    result = zoo_("predict", run.path, folder, "--format", "json", "--top-k", "2")
+    predictions = json.loads(result.stdout)
+    assert len(predictions) == 12
+    assert predictions[0].keys() == {"path", "label", "probability", "top"}
+    assert predictions[0]["top"][0] == {
+        "label": predictions[0]["label"],
+        "probability": predictions[0]["probability"],
+    }
+    assert len(predictions[0]["top"]) == 2
+    assert "unreadable image" in result.stderr
+    assert "1 unreadable images left out" in result.stderr
+
+
+def test_predict_csv_and_table(run, split_photos):
+    image = split_photos / "val" / "red" / "0.png"
+    rows = list(
+        csv.DictReader(io.StringIO(zoo_("predict", run.path, image, "--format", "csv").stdout))
+    )
+    assert rows[0]["path"] == str(image)
+    assert 0 <= float(rows[0]["probability"]) <= 1
+    table = zoo_("predict", run.path / "model.safetensors", image).stdout
+    assert table.startswith(f"{image}  {rows[0]['label']} ")
+
+
+def test_evaluate_table_and_json_say_the_same(run, split_photos):
+    table = zoo_("evaluate", run.path, "--data", split_photos).stdout
+    result = json.loads(
+        zoo_("evaluate", run.path, "--data", split_photos, "--format", "json").stdout
+    )
+    assert f"accuracy  {result['accuracy']:.2%}" in table
+    assert [c["name"] for c in result["classes"]] == ["blue", "green", "red"]
+    assert "confusion" in table
+
+
+def test_backbones_as_table_and_json():
+    listed = json.loads(zoo_("backbones", "torchvision/resnet*", "--format", "json").stdout)
+    assert [b["name"] for b in listed] == [f"torchvision/resnet{n}" for n in (101, 152, 18, 34, 50)]
+    assert listed[2]["head"] == ["fc"]
+    assert listed[2]["weights"].endswith("resnet18-f37072fd.pth")
+    result = zoo_("backbones", "torchvision/resnet18")
+    assert result.stdout == "torchvision/resnet18  224x224  licence not stated\n"
+    assert result.stderr == "1 backbones\n"
+
+
+def test_show_tells_layers_head_groups_preprocessing_and_weights():
+    text = zoo_("show", "torchvision/resnet18").stdout
+    for part in (
+        "ResNet",
+        "BasicBlock",
+        "fc: Linear(in_features=512, out_features=1000, bias=True)",
+        "backbone 11,176,512 parameters",
+        "head 513,000 parameters",
+        "resize 256x256 (bilinear, center), crop 224x224",
+        "mean 0.485 0.456 0.406",
+        "IMAGENET1K_V1",
+        "f37072fd",
+        "licence        not stated",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["finetune", "--backbone", "resnet81"], "no backbone named 'resnet81'; nearest: resnet18"),
+        (["finetune", "--data", "nowhere"], "data folder nowhere does not exist"),
+        (["finetune", "--recipe", "nowhere.toml"], "can't read recipe nowhere.toml"),
+        (["finetune", "--weights", "nowhere.pth"], "no weights file nowhere.pth"),
+        (["finetune", "--epochs", "0"], "epochs = 0: input should be greater than or equal to 1"),
+        (["finetune", "--optimizer", "sdg"], "'sdg' is not one of 'sgd', 'adamw'"),
+        (["predict", "nowhere", "a.jpg"], "no run at nowhere"),
+        (["evaluate", "nowhere"], "no run at nowhere"),
+        (["show", "nowhere"], "no backbone named 'nowhere'"),
+        (["predict", "{run}", "nowhere.jpg"], "no such image or folder: nowhere.jpg"),
+        (["predict", "{run}", "{empty}"], "no readable images in"),
+    ],
+)
+def test_bad_input_is_one_clear_message_and_exit_code_2(args, message, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    args = [a.format(run=run.path, empty=tmp_path / "empty") for a in args]
+    result = zoo_(*args, code=2)
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert list(Path().iterdir()) == []

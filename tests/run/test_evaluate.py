@@ -1,0 +1,59 @@
+import shutil
+
+import pytest
+
+import zoo
+from tests.conftest import QUICK
+from zoo.errors import DataError
+
+
+def test_training_evaluate_and_predict_agree_to_the_last_image(run, split_photos):
+    evaluation = run.evaluate(split_photos)
+    images = sorted((split_photos / "val").rglob("*.png"))
+    correct = sum(p.label == p.path.parent.name for p in run.predict(images))
+    assert evaluation.images == len(images) == 12
+    assert evaluation.accuracy == run.info.val_accuracy == correct / len(images)
+
+
+def test_the_held_out_images_of_a_flat_folder_are_found_again(photos, tmp_path):
+    run = zoo.finetune(photos, out=tmp_path / "run", **QUICK)
+    evaluation = run.evaluate(photos)
+    assert evaluation.images == 6
+    assert evaluation.accuracy == run.info.val_accuracy
+    assert run.evaluate() == evaluation
+    assert "that training held out" in evaluation.source
+    assert run.evaluate(photos, split="all").images == 30
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    assert run.evaluate(moved).images == 30
+
+
+def test_metrics_equal_those_counted_by_hand(run, split_photos):
+    evaluation = run.evaluate(split_photos / "train")
+    images = sorted((split_photos / "train").rglob("*.png"))
+    pairs = [(p.path.parent.name, p.label) for p in run.predict(images)]
+    names = run.class_names
+    assert evaluation.confusion == tuple(
+        tuple(pairs.count((truth, taken)) for taken in names) for truth in names
+    )
+    for metrics in evaluation.classes:
+        hits = pairs.count((metrics.name, metrics.name))
+        taken = sum(label == metrics.name for _, label in pairs)
+        precision, recall = (hits / taken if taken else 0.0), hits / metrics.images
+        assert (metrics.precision, metrics.recall, metrics.images) == (precision, recall, 8)
+        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+        assert metrics.f1 == pytest.approx(f1)
+
+
+def test_classes_that_the_model_lacks_are_refused(run, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    (root / "red").rename(root / "violet")
+    with pytest.raises(DataError, match="classes that the model lacks: violet"):
+        run.evaluate(root)
+
+
+def test_unreadable_images_are_left_out(run, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    (root / "red" / "0.png").write_bytes(b"x")
+    evaluation = run.evaluate(root)
+    assert evaluation.images == 29
+    assert "0.png" in evaluation.unreadable[0]
