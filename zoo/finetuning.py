@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo.data.dataset import eval_loader, train_loader
 from zoo.data.transforms import eval_transform, train_transform
-from zoo.engine.events import EpochEnd, Listener, Note, ignore
+from zoo.engine.events import EpochEnd, Interrupted, Listener, ignore
 from zoo.engine.train import train
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
@@ -46,7 +46,7 @@ def finetune(
             recipe's, or the demo.
         out: The run folder, which must not hold a run; default: a new one below `runs/`.
         recipe: TOML file with fields; those given here win.
-        listen: Called with a `Note`, `Plan`, `StepEnd` or `EpochEnd` as it happens.
+        listen: Called with a `Note`, `Plan`, `StepEnd`, `EpochEnd` or `Interrupted` as it happens.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:
@@ -120,13 +120,7 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
     except KeyboardInterrupt:
         if best is None:
             raise
-        listen(
-            Note(
-                text=f"interrupted; kept the best so far, epoch {best.epoch} "
-                f"with val accuracy {best.val_accuracy:.2%}",
-                warning=True,
-            )
-        )
+        listen(Interrupted(epoch=best.epoch, val_accuracy=best.val_accuracy))
     finally:
         if main and not (folder / MODEL).exists():
             remove_traces(folder)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from zoo import plugins
@@ -97,21 +98,24 @@ def prepare(
     Raises:
         ZooError: As in `finetune`.
     """
+    device = choose_device(recipe.device)
+    precision = _choose_precision(recipe.precision, device)
+    accelerator = _accelerator(device, precision)
+    listen = listen if accelerator.is_main_process else ignore
     backbone = plugins.get(recipe.backbone)
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
     recipe = change(recipe, backbone=backbone.name)
-    folder = choose_folder(out, recipe)
+    # One process decides, or a slower one would find the folder made by a faster one.
+    folder = choose_folder(out, recipe) if accelerator.is_main_process else None
+    (folder,) = broadcast_object_list([folder])
     recipe = _for_demo(recipe, backbone, listen)
     preprocess = _preprocess(backbone, recipe)
-    device = choose_device(recipe.device)
-    precision = _choose_precision(recipe.precision, device)
     splits = _read_data(recipe, listen)
     recipe, loaded = _load_weights(recipe, backbone, listen)
     torch.manual_seed(derive_seed(recipe.seed, "model"))
     model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
     freeze_parameters(model, backbone, recipe.freeze)
-    accelerator = _accelerator(device, precision)
     recipe = change(
         recipe,
         data=None if recipe.data is None else str(Path(recipe.data).expanduser().resolve()),

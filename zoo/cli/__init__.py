@@ -41,7 +41,7 @@ class _Commands(click.Group):
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="zoo", message="zoo %(version)s")
 def main() -> None:
-    r"""Fine-tune any pretrained image classifier.
+    """Fine-tune any pretrained image classifier.
 
     \b
       zoo finetune --data photos          a classifier from photos/CLASS/IMAGE

@@ -18,7 +18,7 @@ import click
     help="How to print.",
 )
 def command(pattern: str, form: str) -> None:
-    r"""List the backbones whose name matches PATTERN: part of a name, or with * and ?.
+    """List the backbones whose name matches PATTERN: part of a name, or with * and ?.
 
     \b
       zoo backbones resnet

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from zoo.engine.events import EpochEnd, Note, StepEnd
+from zoo.engine.events import EpochEnd, Interrupted, Note, StepEnd
 from zoo.planning import Plan
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ class TrainingConsole:
         self.err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
         self.interrupted = False
         self._started = time.perf_counter()
-        self._warnings = 0
         self._epoch_started = 0.0
         self._images = 0
         self._progress = Progress(
@@ -56,11 +54,16 @@ class TrainingConsole:
         """Hear an event."""
         match event:
             case Note(text=text, warning=True):
-                self._warnings += 1
-                self.interrupted |= text.startswith("interrupted")
                 self.err.print(f"! {text}", style="bold yellow")
             case Note(text=text):
                 self.say(text)
+            case Interrupted():
+                self.interrupted = True
+                self.err.print(
+                    f"! interrupted; kept the best so far, epoch {event.epoch} "
+                    f"with val accuracy {event.val_accuracy:.2%}",
+                    style="bold yellow",
+                )
             case Plan():
                 self._plan(event)
             case StepEnd():
@@ -84,21 +87,7 @@ class TrainingConsole:
         self.say(f"use it       zoo predict {run.path} IMAGE_OR_DIR...")
 
     def _plan(self, plan: Plan) -> None:
-        groups = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("group", "parameters", "learning rate", "weight decay", "trains"):
-            groups.add_column(column, justify="left" if column in ("group", "trains") else "right")
-        for group in plan.groups:
-            groups.add_row(
-                group.name,
-                f"{group.parameters:,}",
-                "-" if group.frozen else f"{group.lr:g}",
-                "-" if group.frozen else f"{group.weight_decay:g}",
-                "no (frozen)" if group.frozen else "yes",
-            )
         recipe, (height, width) = plan.recipe, plan.preprocess.height_width
-        facts = Table(box=None, pad_edge=False, show_header=False)
-        facts.add_column(style="bold")
-        facts.add_column(overflow="fold")
         for name, value in (
             ("backbone", plan.backbone),
             ("weights", plan.weights_source),
@@ -110,11 +99,14 @@ class TrainingConsole:
             ("device", _device(plan)),
             ("run folder", str(plan.out)),
         ):
-            facts.add_row(name, value)
-        self.out.print(facts, soft_wrap=False)
-        self.out.print()
-        self.out.print(groups, soft_wrap=False)
-        self.out.print()
+            self.say(f"{name:10}  {value}")
+        self.say("\ngroup       parameters  learning rate  weight decay  trains")
+        for group in plan.groups:
+            rates = (f"{group.lr:g}", f"{group.weight_decay:g}")
+            lr, decay = ("-", "-") if group.frozen else rates
+            trains = "no (frozen)" if group.frozen else "yes"
+            self.say(f"{group.name:10}  {group.parameters:10,}  {lr:>13}  {decay:>12}  {trains}")
+        self.say("")
 
     def _step(self, event: StepEnd) -> None:
         if self._progress.disable:

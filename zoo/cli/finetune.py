@@ -57,7 +57,7 @@ def _shown(default: object) -> str:
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @_recipe_options
 def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: object) -> None:
-    r"""Fine-tune a pretrained backbone on a folder of images and leave a run folder.
+    """Fine-tune a pretrained backbone on a folder of images and leave a run folder.
 
     \b
       zoo finetune                                    the demo
@@ -77,6 +77,7 @@ def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: obje
             console.say("dry run: nothing was trained or written")
             return
         run = execute(prepared, console)
-        console.result(run)
+        if prepared.accelerator.is_main_process:
+            console.result(run)
     if console.interrupted:
         raise SystemExit(130)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     help="Where to compute.",
 )
 def command(run: Path, images: tuple[Path, ...], form: str, top_k: int, device: str) -> None:
-    r"""Classify images with RUN, a run folder or its model.safetensors.
+    """Classify images with RUN, a run folder or its model.safetensors.
 
     Folders are searched for images, subfolders too. An unreadable image is named on stderr and left
     out.

@@ -36,17 +36,16 @@ def command(name: str, depth: int) -> None:
         verbose=0,
         mode="eval",
     )
-    click.echo(summary)
+    # torchinfo prints a unit of its own as Python's enum does.
+    click.echo(str(summary).replace("Units.MEGABYTES", "M"))
     of_backbone, of_head = split_parameters(model, backbone)
     preprocess, weights = backbone.preprocess, backbone.weights
     click.echo(f"\nbackbone       {backbone.name}")
     for path, leaf in head_leaves(model, backbone).items():
         click.echo(f"head           {path}: {leaf}")
     click.echo(f"groups         backbone {sum(p.numel() for p in of_backbone):,} parameters")
-    click.echo(
-        f"               head {sum(p.numel() for p in of_head):,} parameters "
-        f"(replaced for your classes)"
-    )
+    head = f"head {sum(p.numel() for p in of_head):,} parameters" if of_head else "no head yet"
+    click.echo(f"               {head} (a new one is made for your classes)")
     click.echo(
         f"preprocessing  resize {'x'.join(map(str, preprocess.resize))} "
         f"({preprocess.interpolation}, {preprocess.crop_mode}), crop {height}x{width}"

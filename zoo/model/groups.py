@@ -20,11 +20,6 @@ def split_parameters(
     of_head: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (of_head if in_head(name, backbone.head_paths) else of_backbone).append(parameter)
-    if not of_head:
-        raise PluginError(
-            f"backbone {backbone.name}: its head ({', '.join(backbone.head_paths)}) "
-            f"has no parameters"
-        )
     return of_backbone, of_head
 
 
@@ -48,10 +43,18 @@ def parameter_groups(
     Returns:
         Dicts with `name` ("backbone", "head"), `params`, `lr` and `weight_decay`. Parameters that
         don't require gradients are in none of them; a group without parameters is left out.
+
+    Raises:
+        PluginError: The head that the backbone declares has no parameters.
     """
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
     of_backbone, of_head = split_parameters(model, backbone)
+    if not of_head:
+        raise PluginError(
+            f"backbone {backbone.name}: its head ({', '.join(backbone.head_paths)}) "
+            f"has no parameters"
+        )
     groups = [
         {"name": "backbone", "params": of_backbone, "lr": lr},
         {"name": "head", "params": of_head, "lr": lr * head_lr_mult},

@@ -1,0 +1,127 @@
+"""README, docs and recipes are true."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import QUICK, make_photos
+from zoo.cli import COMMANDS, main
+from zoo.recipe import Recipe, make_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+
+def commands_in(markdown: str) -> list[str]:
+    """The lines of its shell blocks that call zoo."""
+    blocks = re.findall(r"```(?:console|sh|bash)\n(.*?)```", markdown, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line.split(" && ")[-1] for line in lines if re.search(r"(^|&& )zoo ", line)]
+
+
+def zoo_(*args: str) -> str:
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_readmes_commands_run_in_their_order():
+    """All but the demo's, which takes a minute (below)."""
+    make_photos(Path("photos"), 6)
+    shutil.copy(Path("photos/red/0.png"), "photo.jpg")
+    commands = commands_in((ROOT / "README.md").read_text())
+    assert len(commands) >= 6
+    for command in commands:
+        words = shlex.split(command.partition(" > ")[0], comments=True)[1:]
+        if words[0] == "finetune" and "--data" not in words and "--recipe" not in words:
+            continue
+        quick = ["--image-size", "32", "--epochs", "1"] if words[0] == "finetune" else []
+        zoo_(*words, *quick)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["zoo/efficientnet_lite0", "torchvision/resnet18"])
+def test_the_demo_teaches_handwritten_digits(backbone):
+    """README's first command, from pretrained weights and (no network here) from random ones."""
+    zoo_("finetune", "--backbone", backbone, "--out", "run")
+    accuracy = re.search(r"accuracy  ([\d.]+)%", zoo_("evaluate", "run"))
+    assert accuracy is not None
+    assert float(accuracy.group(1)) > 95
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_runs_as_it_stands(file):
+    """With its own settings but for weights, size and length, which cost minutes and downloads."""
+    recipe = make_recipe(file)
+    make_photos(Path("photos"), 6)
+    quick = {**QUICK, "batch_size": recipe.batch_size}
+    del quick["backbone"]
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in quick.items()]
+    zoo_("finetune", "--recipe", str(file), "--data", "photos", "--out", "run", *flags)
+    ran = tomllib.loads(Path("run/recipe.toml").read_text())
+    given = tomllib.loads(file.read_text())
+    assert {k: v for k, v in ran.items() if k in given and k not in quick | {"backbone": 0}} == {
+        k: v for k, v in given.items() if k not in quick | {"backbone": 0}
+    }
+    assert file.read_text().startswith(f"# zoo finetune --recipe recipes/{file.name}")
+
+
+def test_the_article_is_followed_to_the_letter():
+    recipe = make_recipe(ROOT / "recipes" / "article.toml")
+    told = {
+        "backbone": "torchvision/resnet18",
+        "weights": "pretrained",
+        "head_init": "xavier_uniform",
+        "optimizer": "sgd",
+        "lr": 0.0005,
+        "head_lr_mult": 80.0,
+        "weight_decay": 0.001,
+        "momentum": 0.0,
+        "epochs": 15,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "batch_norm": "train",
+        "label_smoothing": 0.0,
+    }
+    assert recipe.model_dump().items() >= told.items()
+
+
+def test_the_command_line_page_is_the_help_as_it_stands():
+    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
+    make_cli = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_cli)
+    assert make_cli.PAGE.read_text() == make_cli.page(), "run python docs/make_cli.py"
+
+
+def test_the_defaults_page_states_the_defaults():
+    text = (ROOT / "docs" / "defaults.md").read_text()
+    stated = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text, re.MULTILINE))
+    assert stated
+    for name, value in stated.items():
+        default = Recipe.model_fields[name].default
+        assert value == (f"{default:g}" if isinstance(default, float) else str(default)), name
+
+
+def test_every_public_name_is_documented_in_the_python_page():
+    import zoo
+
+    text = (ROOT / "docs" / "python.md").read_text()
+    assert [n for n in zoo.__all__ if f"zoo.{n}" not in text] == []
+
+
+def test_links_between_the_pages_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_command_is_in_the_readme_or_the_command_line_page():
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "cli.md").read_text()
+    assert [c for c in COMMANDS if f"zoo {c}" not in text] == []
