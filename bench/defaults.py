@@ -17,14 +17,13 @@ from pathlib import Path
 import zoo
 
 CANDIDATES: dict[str, dict[str, object]] = {
-    "sgd 5e-4 x80": {"optimizer": "sgd", "lr": 5e-4, "head_lr_mult": 80.0},
-    "sgd 5e-4 x10": {"optimizer": "sgd", "lr": 5e-4, "head_lr_mult": 10.0},
     "sgd 1e-4 x30": {"optimizer": "sgd", "lr": 1e-4, "head_lr_mult": 30.0},
-    "sgd 5e-5 x80": {"optimizer": "sgd", "lr": 5e-5, "head_lr_mult": 80.0},
+    "sgd 5e-4 x10": {"optimizer": "sgd", "lr": 5e-4, "head_lr_mult": 10.0},
+    "sgd 5e-4 x30": {"optimizer": "sgd", "lr": 5e-4, "head_lr_mult": 30.0},
+    "sgd 1e-3 x10": {"optimizer": "sgd", "lr": 1e-3, "head_lr_mult": 10.0},
+    "sgd 1e-3 x3": {"optimizer": "sgd", "lr": 1e-3, "head_lr_mult": 3.0},
     "adamw 1e-4 x10": {"optimizer": "adamw", "lr": 1e-4, "head_lr_mult": 10.0},
     "adamw 3e-5 x80": {"optimizer": "adamw", "lr": 3e-5, "head_lr_mult": 80.0},
-    "adamw 1e-5 x80": {"optimizer": "adamw", "lr": 1e-5, "head_lr_mult": 80.0},
-    "adamw 1e-5 x300": {"optimizer": "adamw", "lr": 1e-5, "head_lr_mult": 300.0},
     "adamw 3e-5 x80 bn train": {
         "optimizer": "adamw",
         "lr": 3e-5,

@@ -35,6 +35,7 @@ def test_the_readmes_commands_run_in_their_order():
     """All but the demo's, which takes a minute (below)."""
     make_photos(Path("photos"), 6)
     shutil.copy(Path("photos/red/0.png"), "photo.jpg")
+    shutil.copytree(ROOT / "recipes", "recipes")
     commands = commands_in((ROOT / "README.md").read_text())
     assert len(commands) >= 6
     for command in commands:

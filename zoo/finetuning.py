@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from zoo.data.dataset import eval_loader, train_loader
-from zoo.data.transforms import eval_transform, train_transform
-from zoo.engine.events import EpochEnd, Interrupted, Listener, ignore
+from zoo.data.dataset import train_loader
+from zoo.data.split import Splits, names_sha256
+from zoo.data.transforms import train_transform
+from zoo.engine.events import EpochEnd, Interrupted, Listener, Note, ignore
 from zoo.engine.train import train
+from zoo.errors import ZooError
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
 from zoo.run.card import write_card
 from zoo.run.folder import open_folder, remove_traces
-from zoo.run.inference import BATCH_SIZE
+from zoo.run.inference import eval_batches
 from zoo.run.read import Run, load
 from zoo.run.write import (
-    MODEL,
     ModelInfo,
     append_metrics,
     versions,
@@ -33,8 +36,8 @@ def finetune(
     data: str | Path | None = None,
     *,
     out: str | Path | None = None,
-    recipe: str | Path | None = None,
-    listen: Listener = ignore,
+    recipe: str | Path | Recipe | None = None,
+    listen: Listener | None = None,
     **fields: Any,
 ) -> Run:
     """Fine-tune a backbone and leave a run folder.
@@ -45,8 +48,9 @@ def finetune(
         data: Folder with `CLASS/IMAGE`, or `train/CLASS/IMAGE` and `val/CLASS/IMAGE`; None for the
             recipe's, or the demo.
         out: The run folder, which must not hold a run; default: a new one below `runs/`.
-        recipe: TOML file with fields; those given here win.
+        recipe: TOML file with fields, or a `zoo.Recipe`; those given here win.
         listen: Called with a `Note`, `Plan`, `StepEnd`, `EpochEnd` or `Interrupted` as it happens.
+            By default only a warning makes itself heard, as a UserWarning.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:
@@ -58,10 +62,16 @@ def finetune(
         KeyboardInterrupt: Interrupted before the first epoch ended. After that, an interrupt ends
             training and the best epoch so far is returned.
     """
+    listen = listen or warn
     if data is not None:
-        fields["data"] = str(data)
-    made = make_recipe(Path(recipe) if recipe is not None else None, **fields)
-    return execute(prepare(made, out=out, listen=listen), listen)
+        fields["data"] = data
+    return execute(prepare(make_recipe(recipe, **fields), out=out, listen=listen), listen)
+
+
+def warn(event: object) -> None:
+    """Listen to warnings alone, and pass them to Python's own."""
+    if isinstance(event, Note) and event.warning:
+        warnings.warn(event.text, stacklevel=2)
 
 
 def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
@@ -71,8 +81,10 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         ZooError, KeyboardInterrupt: As in `finetune`.
     """
     plan, recipe, splits = prepared.plan, prepared.plan.recipe, prepared.splits
-    accelerator, folder = prepared.accelerator, prepared.plan.out
+    accelerator, backbone = prepared.accelerator, prepared.backbone
     main = accelerator.is_main_process
+    listen = listen if main else ignore
+    folder = _open_for_all(plan, main, listen)
     best: ModelInfo | None = None
 
     def keep(model: nn.Module, end: EpochEnd) -> None:
@@ -80,13 +92,11 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         if not main:
             return
         if end.best:
-            info = _info(plan, end)
+            info = _info(plan, end, splits)
+            write_config(folder, backbone, info)
             write_model(folder, model.state_dict(), info)
-            write_config(folder, prepared.backbone, info)
-            write_card(
-                folder, info, prepared.backbone, train=plan.train_counts, val=plan.val_counts
-            )
             best = info
+            write_card(folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
         append_metrics(folder, {k: v for k, v in vars(end).items() if k != "best"})
 
     batches, sampler = train_loader(
@@ -96,18 +106,11 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         seed=recipe.seed,
         workers=recipe.workers or 0,
     )
-    val_batches = eval_loader(
-        splits.val,
-        eval_transform(plan.preprocess),
-        batch_size=BATCH_SIZE,
-        workers=recipe.workers or 0,
-    )
+    val_batches = eval_batches(splits.val, plan.preprocess, workers=recipe.workers or 0)
     try:
-        if main:
-            open_folder(folder, recipe)
         train(
             prepared.model,
-            prepared.backbone,
+            backbone,
             recipe,
             accelerator=accelerator,
             train_batches=batches,
@@ -115,17 +118,31 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
             val_batches=val_batches,
             class_weights=_class_weights(recipe, plan.train_counts),
             keep=keep,
-            listen=listen if main else ignore,
+            listen=listen,
         )
+        accelerator.wait_for_everyone()
     except KeyboardInterrupt:
         if best is None:
             raise
         listen(Interrupted(epoch=best.epoch, val_accuracy=best.val_accuracy))
+    except ZooError as error:
+        if best is None:
+            raise
+        kept = f"kept the best so far in {folder}: epoch {best.epoch}, {best.val_accuracy:.2%}"
+        raise type(error)(f"{error}\n{kept}") from error
     finally:
-        if main and not (folder / MODEL).exists():
+        if main:
             remove_traces(folder)
-    accelerator.wait_for_everyone()
     return load(folder, device=recipe.device)
+
+
+def _open_for_all(plan: Plan, main: bool, listen: Listener) -> Path:
+    """The run folder, opened by the main process and known to all."""
+    folder = open_folder(plan.out, plan.recipe, default=plan.default_out) if main else plan.out
+    if folder != plan.out:
+        listen(Note(text=f"run folder {folder}: another run has taken {plan.out}", warning=True))
+    shared: list[Path] = broadcast_object_list([folder])
+    return shared[0]
 
 
 def _class_weights(recipe: Recipe, counts: Sequence[int]) -> torch.Tensor | None:
@@ -135,7 +152,7 @@ def _class_weights(recipe: Recipe, counts: Sequence[int]) -> torch.Tensor | None
     return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
 
 
-def _info(plan: Plan, end: EpochEnd) -> ModelInfo:
+def _info(plan: Plan, end: EpochEnd, splits: Splits) -> ModelInfo:
     return ModelInfo(
         backbone=plan.backbone,
         class_names=plan.class_names,
@@ -144,5 +161,6 @@ def _info(plan: Plan, end: EpochEnd) -> ModelInfo:
         weights_source=plan.weights_source,
         epoch=end.epoch,
         val_accuracy=end.val_accuracy,
+        val_sha256=names_sha256(splits.val),
         versions=versions(),
     )

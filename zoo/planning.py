@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,22 +15,18 @@ from zoo import plugins
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.dataset import derive_seed
-from zoo.data.demo import IMAGE_SIZE, demo_splits
-from zoo.data.folder import Splits, read_splits
+from zoo.data.demo import demo_splits
+from zoo.data.folder import read_splits
+from zoo.data.split import Splits
+from zoo.decisions import choose_precision, choose_workers, decide_for_demo, decide_rates
 from zoo.engine.events import Listener, Note, ignore
-from zoo.errors import TrainingError, WeightsUnavailableError
+from zoo.errors import PluginError, RunError, TrainingError, WeightsUnavailableError
 from zoo.model.build import build_from
 from zoo.model.device import choose_device
 from zoo.model.freeze import freeze_parameters
 from zoo.model.groups import split_parameters
 from zoo.recipe import Recipe, change
 from zoo.run.folder import check_room, choose_folder
-
-#: What the demo changes of the defaults: mirrored digits are no digits, and they are small.
-DEMO = {"hflip": False, "image_size": IMAGE_SIZE}
-
-#: What random weights change of the defaults: all has to be learnt, batch-norm statistics too.
-FROM_SCRATCH = {"batch_norm": "train", "lr": 0.05, "head_lr_mult": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +57,7 @@ class Plan:
         precision: `fp32`, `bf16` or `fp16`.
         processes: How many train together.
         out: The run folder.
+        default_out: Whether zoo chose it, so that another would do.
     """
 
     backbone: str
@@ -77,6 +72,7 @@ class Plan:
     precision: str
     processes: int
     out: Path
+    default_out: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,31 +94,40 @@ def prepare(
     Raises:
         ZooError: As in `finetune`.
     """
+    given = recipe
     device = choose_device(recipe.device)
-    precision = _choose_precision(recipe.precision, device)
+    precision = choose_precision(recipe.precision, device)
     accelerator = _accelerator(device, precision)
     listen = listen if accelerator.is_main_process else ignore
     backbone = plugins.get(recipe.backbone)
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
     recipe = change(recipe, backbone=backbone.name)
-    # One process decides, or a slower one would find the folder made by a faster one.
-    folder = choose_folder(out, recipe) if accelerator.is_main_process else None
-    (folder,) = broadcast_object_list([folder])
-    recipe = _for_demo(recipe, backbone, listen)
+    folder = _choose_for_all(out, recipe, accelerator)
+    recipe = decide_for_demo(recipe, backbone, listen)
     preprocess = _preprocess(backbone, recipe)
     splits = _read_data(recipe, listen)
     recipe, loaded = _load_weights(recipe, backbone, listen)
+    recipe = decide_rates(recipe, listen)
     torch.manual_seed(derive_seed(recipe.seed, "model"))
     model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
     freeze_parameters(model, backbone, recipe.freeze)
+    try:
+        _check_forward(model, backbone, preprocess, recipe, len(splits.class_names))
+    except TrainingError:
+        if given.image_size is not None or preprocess == backbone.preprocess:
+            raise
+        preprocess = backbone.preprocess
+        size = "{} x {}".format(*preprocess.height_width)
+        listen(Note(text=f"{backbone.name} can't take {recipe.image_size} pixels: {size} instead"))
+        _check_forward(model, backbone, preprocess, recipe, len(splits.class_names))
     recipe = change(
         recipe,
         data=None if recipe.data is None else str(Path(recipe.data).expanduser().resolve()),
         image_size=preprocess.size if isinstance(preprocess.size, int) else None,
         device=device.type,
         precision=precision,
-        workers=_choose_workers(device) if recipe.workers is None else recipe.workers,
+        workers=choose_workers(device) if recipe.workers is None else recipe.workers,
     )
     plan = Plan(
         backbone=backbone.name,
@@ -137,6 +142,7 @@ def prepare(
         precision=precision,
         processes=accelerator.num_processes,
         out=folder,
+        default_out=out is None,
     )
     check_room(folder, model)
     listen(plan)
@@ -145,24 +151,47 @@ def prepare(
     )
 
 
-def _for_demo(recipe: Recipe, backbone: Backbone, listen: Listener) -> Recipe:
-    if recipe.data is not None:
-        return recipe
-    listen(
-        Note(text="no --data given: this is the demo, on scikit-learn's 1,797 handwritten digits")
-    )
-    changes = {k: v for k, v in DEMO.items() if k not in recipe.model_fields_set}
-    if backbone.preprocess.fixed_size:
-        changes.pop("image_size", None)
-    return _decide(recipe, changes, "for the demo", listen)
+def _choose_for_all(out: str | Path | None, recipe: Recipe, accelerator: Accelerator) -> Path:
+    """The run folder as one process sees it: a slower one would find it made by a faster one."""
+    chosen: Path | RunError | None = None
+    if accelerator.is_main_process:
+        try:
+            chosen = choose_folder(out, recipe)
+        except RunError as error:
+            chosen = error
+    shared: list[Path | RunError] = broadcast_object_list([chosen])
+    if isinstance(shared[0], RunError):
+        raise shared[0]
+    return shared[0]
 
 
-def _decide(recipe: Recipe, changes: dict[str, Any], why: str, listen: Listener) -> Recipe:
-    changes = {k: v for k, v in changes.items() if k not in recipe.model_fields_set}
-    if changes:
-        listed = ", ".join(f"{key} = {value}" for key, value in changes.items())
-        listen(Note(text=f"{why}: {listed} (where you say nothing else)"))
-    return change(recipe, **changes)
+def _check_forward(
+    model: nn.Module, backbone: Backbone, preprocess: Preprocess, recipe: Recipe, num_classes: int
+) -> None:
+    """One empty picture through the model: what can't work is said before training."""
+    height, width = preprocess.height_width
+    model.eval()
+    try:
+        with torch.inference_mode():
+            logits = model(torch.zeros(1, 3, height, width))
+    except Exception as error:
+        raise TrainingError(
+            f"backbone {backbone.name} can't take {height} x {width} pixels: "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}; "
+            f"try another --image-size, or none"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise PluginError(
+            f"backbone {backbone.name} gives {shape} for one image, "
+            f"zoo needs logits (1, {num_classes})"
+        )
+    learns_statistics = recipe.batch_norm == "train" and recipe.freeze == "none"
+    if recipe.batch_size == 1 and learns_statistics:
+        raise TrainingError(
+            "batch_size 1 gives batch norm no statistics to learn from; "
+            "use a larger --batch-size or --batch-norm frozen"
+        )
 
 
 def _preprocess(backbone: Backbone, recipe: Recipe) -> Preprocess:
@@ -181,6 +210,7 @@ def _preprocess(backbone: Backbone, recipe: Recipe) -> Preprocess:
 def _read_data(recipe: Recipe, listen: Listener) -> Splits:
     if recipe.data is None:
         return demo_splits(val_split=recipe.val_split, seed=recipe.seed)
+    listen(Note(text=f"reading the images of {recipe.data}"))
     splits = read_splits(
         Path(recipe.data).expanduser(),
         val_split=recipe.val_split,
@@ -214,36 +244,22 @@ def _load_weights(
         recipe = change(recipe, weights="none")
         loaded = zoo_weights.load(backbone, "none")
         source_suffix = " (pretrained ones could not be had)"
-    if loaded.state_dict is None:
-        recipe = _decide(recipe, FROM_SCRATCH, "from random weights", listen)
-    elif recipe.weights != "pretrained":
+    if recipe.weights not in ("pretrained", "none"):
         recipe = change(recipe, weights=str(Path(recipe.weights).expanduser().resolve()))
     return recipe, replace(loaded, source=loaded.source + source_suffix)
 
 
-def _choose_precision(wanted: str, device: torch.device) -> str:
-    if wanted == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
-    if wanted == "fp16" and device.type == "cpu":
-        raise TrainingError("precision fp16 needs a GPU; on a CPU use fp32 or bf16")
-    return wanted
-
-
-def _choose_workers(device: torch.device) -> int:
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    # While a CPU trains, loading is a few per cent of its time: more processes would only contend.
-    return min(8, cores) if device.type != "cpu" else (2 if cores >= 8 else 0)
-
-
 def _accelerator(device: torch.device, precision: str) -> Accelerator:
-    if "WORLD_SIZE" not in os.environ:
-        # Its state outlives it, and would refuse another device or precision in the same process.
+    options = {
+        "cpu": device.type == "cpu",
+        "mixed_precision": "no" if precision == "fp32" else precision,
+    }
+    try:
+        return Accelerator(**options)
+    except ValueError:
+        # An earlier one's state outlives it and refuses another device or precision.
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision
-    )
+        return Accelerator(**options)
 
 
 def _group_plans(model: nn.Module, backbone: Backbone, recipe: Recipe) -> tuple[GroupPlan, ...]:

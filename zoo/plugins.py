@@ -84,7 +84,8 @@ def get(name: str) -> Backbone:
 
     Raises:
         UnknownBackboneError: No plugin declares it (with the nearest names), or several do.
-        PluginError: The plugin that is asked for by name could not be loaded.
+        PluginError: The plugin that is asked for by name, or a preferred one that might declare
+            the bare name, could not be loaded.
     """
     prefix, slash, bare = name.partition("/")
     if slash:
@@ -100,11 +101,16 @@ def get(name: str) -> Backbone:
         if name in plugin.backbones:
             return plugin.backbones[name]
         raise _unknown(name, [f"{prefix}/{n}" for n in _nearest(bare, [plugin])])
-    for preferred in PREFERRED:
-        if preferred in _entry_points():
-            found = load(preferred).backbones.get(f"{preferred}/{name}")
-            if found is not None:
-                return found
+    failed = None
+    for preferred in (load(p) for p in PREFERRED if p in _entry_points()):
+        if _declares(preferred, name):
+            return preferred.backbones[f"{preferred.name}/{name}"]
+        failed = preferred if preferred.state != "ok" else failed
+    if failed is not None:
+        raise PluginError(
+            f"plugin {failed}, which may mean backbone {name!r}, can't be used: "
+            f"{failed.state}: {failed.cause}; give the full name, PLUGIN/{name}"
+        )
     candidates = [p.backbones[f"{p.name}/{name}"] for p in load_all() if _declares(p, name)]
     if len(candidates) == 1:
         return candidates[0]

@@ -21,16 +21,18 @@ class Recipe(BaseModel):
         pydantic.ValidationError: A wrong value. `make_recipe` gives the friendlier RecipeError.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    backbone: str = Field("efficientnet_lite0", description="Backbone to fine-tune.")
+    backbone: str = Field("efficientnet_lite0", min_length=1, description="Backbone to fine-tune.")
     weights: str = Field(
         "pretrained",
+        min_length=1,
         description="Weights to start from: pretrained, none (random), or a file (.safetensors, "
         ".pth, or a run folder): all but its head is taken.",
     )
     data: str | None = Field(
         None,
+        min_length=1,
         description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE. "
         "Without it: the demo, scikit-learn's handwritten digits.",
     )
@@ -47,9 +49,9 @@ class Recipe(BaseModel):
     hflip: bool = Field(True, description="Mirror training images at random.")
     epochs: int = Field(5, ge=1, description="Times that every training image is seen.")
     batch_size: int = Field(16, ge=1, description="Images per step.")
-    lr: float = Field(5e-4, gt=0, description="Learning rate of the backbone.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate of the backbone.")
     head_lr_mult: float = Field(
-        80.0, gt=0, description="Learning rate of the head divided by the backbone's."
+        10.0, gt=0, description="Learning rate of the head divided by the backbone's."
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
@@ -88,13 +90,20 @@ class Recipe(BaseModel):
     )
 
 
-def make_recipe(file: Path | None = None, **overrides: object) -> Recipe:
-    """A recipe from a TOML file and overrides, which win; what neither says has its default.
+def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) -> Recipe:
+    """A recipe from a TOML file or another recipe, and overrides, which win.
+
+    What neither says has its default.
 
     Raises:
         RecipeError: The file can't be read, or keys or values are wrong: all of them, at once.
     """
-    values = {**(_read(file) if file else {}), **overrides}
+    file = Path(base) if isinstance(base, str | Path) else None
+    values = _read(file) if file else {}
+    if isinstance(base, Recipe):
+        values = base.model_dump(exclude_unset=True)
+    paths_to_text = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
+    values = {**values, **paths_to_text}
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

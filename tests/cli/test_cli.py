@@ -82,16 +82,28 @@ def test_interrupted_training_exits_with_130(photos, monkeypatch):
 
     validate = train.validate
 
-    def interrupt_second(model, batches, calls=iter(range(9))):  # noqa: B008
+    calls = iter(range(9))
+
+    def interrupt_second(*args):
         if next(calls) == 1:
             raise KeyboardInterrupt
-        return validate(model, batches)
+        return validate(*args)
 
     monkeypatch.setattr(train, "validate", interrupt_second)
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, "--epochs=3", code=130)
     assert "interrupted; kept the best so far, epoch 1" in result.stderr
     assert "val accuracy" in result.stdout
     assert zoo_("predict", "run", photos / "red").stdout
+
+
+def test_interrupted_before_the_first_epoch_says_that_nothing_was_kept(photos, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.engine.train.validate", interrupt)
+    result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, code=130)
+    assert "interrupted before the first epoch ended: nothing was kept" in result.stderr
+    assert not Path("run").exists()
 
 
 def test_predict_json_is_all_there_is_on_stdout(run, split_photos, tmp_path):

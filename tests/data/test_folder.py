@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_the_split_hardly_changes_when_photos_are_added(photos, tmp_path):
     assert len(before ^ after) <= 2
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "test"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "test", "Val"])
 def test_train_and_val_folders_are_taken_as_they_are(split_photos, tmp_path, val):
     root = shutil.copytree(split_photos, tmp_path / "data")
     (root / "val").rename(root / val)
@@ -50,8 +51,11 @@ def test_train_and_val_folders_are_taken_as_they_are(split_photos, tmp_path, val
 
 def test_a_train_folder_alone_is_split(split_photos, tmp_path):
     shutil.copytree(split_photos / "train", tmp_path / "data" / "train")
+    shutil.copytree(split_photos / "train", tmp_path / "data" / "extra")
     splits = read(tmp_path / "data")
     assert splits.counts(splits.val) == [2, 2, 2]
+    assert "not used beside train: extra" in splits.notes[0]
+    assert "has no val folder" in splits.notes[1]
 
 
 def test_labels_of_val_follow_the_names_not_the_order(split_photos, tmp_path):
@@ -76,16 +80,19 @@ def test_hidden_and_empty_folders_are_no_classes(photos, tmp_path):
     (root / "notes" / "a.txt").write_text("hello")
     splits = read(root)
     assert splits.class_names == ("blue", "green", "red")
-    assert sorted(note.split("/")[-1] for note in splits.notes) == [
+    assert [note.split("/")[-1] for note in splits.notes] == [
         "empty is no class: it holds no images",
         "notes is no class: it holds no images",
+        "data: files that are no images to Pillow were passed over: 1 .txt",
     ]
 
 
 def test_images_in_deeper_folders_are_said_not_to_count(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
     shutil.copytree(photos / "red", root / "deep" / "deeper")
-    assert "its 10 images lie in subfolders" in read(root).notes[0]
+    assert "deep is no class: 10 images lie in its subfolders" in read(root).notes[0]
+    save_photo(root / "red" / "more" / "a.png", COLOURS["red"], 1)
+    assert any("red: 1 images lie in its subfolders" in note for note in read(root).notes)
 
 
 def test_unreadable_images_are_named_and_left_out(photos, tmp_path):
@@ -146,3 +153,21 @@ def test_images_are_found_in_subfolders_but_not_in_hidden_ones(tmp_path):
         "b.png",
         "sub/a.png",
     ]
+
+
+def test_files_that_no_decoder_knows_are_counted(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    for name in ("a.heic", "b.HEIC", "noext", "c.eps"):
+        (root / "red" / name).write_bytes(b"x")
+    assert "2 .heic" in read(root).notes[0]
+    assert read(root).unreadable == ()
+
+
+def test_file_names_that_are_no_text_are_fine_but_not_class_names(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    odd = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(root / "red" / "0.png", root / "red" / odd)
+    assert any(odd in s.name for s in (*read(root).train, *read(root).val))
+    (root / "red").rename(root / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match="its name is no valid text"):
+        read(root)

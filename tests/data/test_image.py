@@ -44,6 +44,31 @@ def test_float_images_are_taken_as_shares_of_white():
     assert np.abs(image[..., 0] - values * 255).max() <= 1
 
 
+def test_32_bit_grey_is_taken_by_its_range():
+    for high in (200, 60000):
+        values = np.linspace(0, high, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.int32)
+        image = np.asarray(saved(Image.fromarray(values), "int.tiff"))
+        white = 255 if high <= 255 else 65535
+        assert abs(image.max() - high / white * 255) <= 1
+
+
+def test_whatever_a_decoder_raises_is_an_unreadable_image(monkeypatch):
+    Image.new("RGB", (4, 4)).save("a.png")
+
+    def fail(self):
+        raise RuntimeError("decoder fell over")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(DataError, match=r"unreadable image a\.png: decoder fell over"):
+        read_image(Path("a.png"))
+
+
+def test_postscript_is_not_run_whatever_its_name():
+    Path("a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(DataError, match="cannot identify"):
+        read_image(Path("a.png"))
+
+
 def test_alpha_is_laid_over_white():
     rgba = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     rgba[:, : WIDTH // 2, 3] = 255

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import COLOURS, QUICK, save_photo
 from zoo.errors import DataError
 
 
@@ -21,10 +21,39 @@ def test_the_held_out_images_of_a_flat_folder_are_found_again(photos, tmp_path):
     assert evaluation.images == 6
     assert evaluation.accuracy == run.info.val_accuracy
     assert run.evaluate() == evaluation
-    assert "that training held out" in evaluation.source
+    assert evaluation.source.endswith("what training held out")
     assert run.evaluate(photos, split="all").images == 30
     moved = shutil.copytree(photos, tmp_path / "moved")
     assert run.evaluate(moved).images == 30
+
+
+def test_a_folder_that_has_changed_since_training_is_said_to_have(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    run = zoo.finetune(root, out=tmp_path / "run", **QUICK)
+    assert "changed since" not in run.evaluate(root).source
+    for n in range(8):
+        save_photo(root / "red" / f"new{n}.png", COLOURS["red"], n)
+    assert "the folder has changed since" in run.evaluate(root).source
+
+
+def test_classes_may_be_called_like_splits(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    (root / "red").rename(root / "valid")
+    (root / "blue").rename(root / "test")
+    run = zoo.finetune(root, out=tmp_path / "run", **QUICK)
+    assert run.class_names == ("green", "test", "valid")
+    assert run.evaluate(root).accuracy == run.info.val_accuracy
+    elsewhere = shutil.copytree(root, tmp_path / "elsewhere")
+    assert run.evaluate(elsewhere).images == 30
+
+
+def test_what_was_passed_over_is_said(run, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    (root / "red").rename(root / "x")
+    (root / "red").mkdir()
+    (root / "x").rename(root / "red" / "deeper")
+    evaluation = run.evaluate(root)
+    assert "red is no class: 10 images lie in its subfolders" in evaluation.notes[0]
 
 
 def test_metrics_equal_those_counted_by_hand(run, split_photos):

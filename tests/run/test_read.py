@@ -48,8 +48,12 @@ def test_images_in_memory_are_predicted_as_their_files(run, split_photos):
     )
     assert of_file == of_image == of_array
     assert run.predict([]) == []
-    with pytest.raises(DataError, match="must be uint8, got float32"):
+    with pytest.raises(DataError, match=r"\(H, W\) uint8, got \(4, 4, 3\) float32"):
         run.predict(np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(DataError, match="a path, a Pillow image or an array"):
+        run.predict([3])
+    with pytest.raises(DataError, match="top_k must be at least 1"):
+        run.predict(image, top_k=0)
     with pytest.raises(DataError, match=r"unreadable image nowhere\.png"):
         run.predict("nowhere.png")
 

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 import zoo
 from tests.conftest import QUICK
+from zoo.data.split import Sample
+from zoo.run.inference import eval_batches
 
 
 @pytest.fixture(
@@ -65,6 +67,7 @@ def test_torchvision_loads_the_weights(name, photos, photo, tmp_path):
     assert (config["architecture"], config["library_name"]) == (name, "torchvision")
     assert config["label_names"] == ["blue", "green", "red"]
     with torch.inference_mode():
-        batch, _ = next(iter(run.loader([zoo.run.read._sample(photo)])))
+        sample = Sample(name="", label=0, image=photo)
+        batch, _ = next(iter(eval_batches([sample], run.info.preprocess)))
         scores = model.eval()(batch).softmax(dim=1)[0]
     assert np.allclose(scores.numpy(), our_logits(run, photo), atol=1e-5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from typing import Any
 
 import click
@@ -32,6 +34,10 @@ class _Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # File and class names may hold what the terminal's encoding lacks.
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except ZooError as error:

@@ -6,17 +6,12 @@ import json
 
 import click
 
+from zoo.cli.options import format_option
+
 
 @click.command("backbones", short_help="List what there is to start from.")
 @click.argument("pattern", default="*")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
+@format_option("table", "json")
 def command(pattern: str, form: str) -> None:
     """List the backbones whose name matches PATTERN: part of a name, or with * and ?.
 

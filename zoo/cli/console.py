@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -71,9 +72,9 @@ class TrainingConsole:
             case EpochEnd():
                 self._epoch(event)
 
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.out.print(text)
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line, on a terminal in a style of rich's."""
+        self.out.print(text, style=style)
 
     def result(self, run: Run) -> None:
         """Say what came of it."""
@@ -81,10 +82,11 @@ class TrainingConsole:
         self._progress.stop()
         self.say(
             f"\nval accuracy {run.info.val_accuracy:.2%} (epoch {run.info.epoch}), "
-            f"{seconds:.0f} s in all"
+            f"{seconds:.0f} s in all",
+            "bold",
         )
         self.say(f"run folder   {run.path}")
-        self.say(f"use it       zoo predict {run.path} IMAGE_OR_DIR...")
+        self.say(f"use it       zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR...")
 
     def _plan(self, plan: Plan) -> None:
         recipe, (height, width) = plan.recipe, plan.preprocess.height_width
@@ -96,11 +98,11 @@ class TrainingConsole:
             ("images", f"{sum(plan.train_counts)} train, {sum(plan.val_counts)} val"),
             ("input", f"{height} x {width}, augment {recipe.augment}"),
             ("training", _training(plan)),
-            ("device", _device(plan)),
+            ("device", f"{plan.device}, {plan.precision}"),
             ("run folder", str(plan.out)),
         ):
             self.say(f"{name:10}  {value}")
-        self.say("\ngroup       parameters  learning rate  weight decay  trains")
+        self.say("\ngroup       parameters  learning rate  weight decay  trains", "bold")
         for group in plan.groups:
             rates = (f"{group.lr:g}", f"{group.weight_decay:g}")
             lr, decay = ("-", "-") if group.frozen else rates
@@ -129,13 +131,13 @@ class TrainingConsole:
 
     def _epoch(self, end: EpochEnd) -> None:
         if end.epoch == 1:
-            self.say(
-                "epoch  train loss  accuracy  val loss  accuracy  lr backbone     lr head  seconds"
-            )
+            columns = "train loss  accuracy  val loss  accuracy  lr backbone     lr head  seconds"
+            self.say(f"epoch  {columns}", "bold")
         self.say(
             f"{end.epoch:5}  {end.train_loss:10.4f}  {end.train_accuracy:8.2%}  "
             f"{end.val_loss:8.4f}  {end.val_accuracy:8.2%}  {end.lr_backbone:11.3g} "
-            f"{end.lr_head:11.3g}  {end.seconds:7.1f}{'  best' if end.best else ''}"
+            f"{end.lr_head:11.3g}  {end.seconds:7.1f}{'  best' if end.best else ''}",
+            "green" if end.best else "",
         )
 
 
@@ -152,15 +154,11 @@ def _classes(plan: Plan) -> str:
 
 def _training(plan: Plan) -> str:
     recipe = plan.recipe
+    each = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
     momentum = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
     return (
-        f"{recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}{momentum}, "
+        f"{recipe.epochs} epochs, batch {recipe.batch_size}{each}, {recipe.optimizer}{momentum}, "
         f"{recipe.schedule} schedule, batch-norm statistics "
         f"{'trained' if recipe.batch_norm == 'train' and recipe.freeze == 'none' else 'frozen'}, "
         f"seed {recipe.seed}"
     )
-
-
-def _device(plan: Plan) -> str:
-    processes = f", {plan.processes} processes" if plan.processes > 1 else ""
-    return f"{plan.device}, {plan.precision}{processes}"

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo.cli.options import device_option, format_option
+
 if TYPE_CHECKING:
-    from zoo.run.evaluate import Evaluation
+    from zoo.run.evaluate import Evaluation, Split
+
+#: With more classes a confusion matrix fits no terminal.
+WIDEST_MATRIX = 20
 
 
 @click.command("evaluate", short_help="Measure a run on labelled images.")
@@ -28,32 +33,20 @@ if TYPE_CHECKING:
     help="val: DATA/val, else what training held out of DATA, else all. "
     "all: every class folder of DATA.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
+@format_option("table", "json")
 @click.option("--strict", is_flag=True, help="Make an unreadable image an error.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute.",
-)
-def command(run: Path, data: Path | None, split: str, form: str, strict: bool, device: str) -> None:
+@device_option
+def command(
+    run: Path, data: Path | None, split: Split, form: str, strict: bool, device: str
+) -> None:
     """Measure accuracy, per-class precision, recall and F1, and confusions of RUN.
 
     RUN is a run folder or its model.safetensors.
     """
-    from zoo.run.evaluate import evaluate
     from zoo.run.read import load
 
-    result = evaluate(load(run, device=device), data, split=split, strict=strict)
-    for problem in result.unreadable:
+    result = load(run, device=device).evaluate(data, split=split, strict=strict)
+    for problem in (*result.notes, *result.unreadable):
         click.echo(f"! {problem}", err=True)
     if result.unreadable:
         click.echo(f"! {len(result.unreadable)} unreadable images left out", err=True)
@@ -74,9 +67,23 @@ def _print(result: Evaluation) -> None:
         click.echo(
             f"{c.name:{width}}  {c.precision:9.2%} {c.recall:7.2%} {c.f1:7.2%}  {c.images:6}"
         )
-    click.echo("\nconfusion: rows are the truth, columns what it was taken for")
-    column = max(6, *(len(str(n)) for row in result.confusion for n in row))
-    header = "  ".join(f"{c.name[:column]:>{column}}" for c in result.classes)
-    click.echo(f"{'':{width}}  {header}")
-    for c, row in zip(result.classes, result.confusion, strict=True):
-        click.echo(f"{c.name:{width}}  " + "  ".join(f"{n:>{column}}" for n in row))
+    mistakes = sorted(
+        (
+            (count, result.classes[truth].name, result.classes[taken].name)
+            for truth, row in enumerate(result.confusion)
+            for taken, count in enumerate(row)
+            if truth != taken and count
+        ),
+        key=lambda mistake: (-mistake[0], *mistake[1:]),
+    )
+    if len(result.classes) > WIDEST_MATRIX:
+        click.echo(f"\nmost frequent of {len(mistakes)} confusions (all: --format json)")
+        for count, truth, taken in mistakes[:WIDEST_MATRIX]:
+            click.echo(f"{count:6}  {truth} taken for {taken}")
+        return
+    click.echo("\nconfusion: rows are the truth, columns (by row number) what it was taken for")
+    column = max(4, *(len(str(n)) for row in result.confusion for n in row))
+    numbers = range(1, len(result.classes) + 1)
+    click.echo(f"{'':{width + 4}}" + "".join(f"  {n:>{column}}" for n in numbers))
+    for n, c, row in zip(numbers, result.classes, result.confusion, strict=True):
+        click.echo(f"{n:2}  {c.name:{width}}" + "".join(f"  {k:>{column}}" for k in row))

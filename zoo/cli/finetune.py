@@ -73,11 +73,18 @@ def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: obje
 
     with TrainingConsole() as console:
         prepared = prepare(made, out=out, listen=console)
+        main = prepared.accelerator.is_main_process
         if dry_run:
-            console.say("dry run: nothing was trained or written")
+            if main:
+                console.say("dry run: nothing was trained or written")
             return
-        run = execute(prepared, console)
-        if prepared.accelerator.is_main_process:
+        try:
+            run = execute(prepared, console)
+        except KeyboardInterrupt:
+            if main and not console.interrupted:
+                click.echo("! interrupted before the first epoch ended: nothing was kept", err=True)
+            raise SystemExit(130) from None
+        if main:
             console.result(run)
     if console.interrupted:
         raise SystemExit(130)

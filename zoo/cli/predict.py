@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from zoo.cli.options import device_option, format_option
+from zoo.errors import DataError
+
 if TYPE_CHECKING:
-    from zoo.run.read import Prediction
+    from zoo.run.read import Prediction, Run
 
 
 @click.command("predict", short_help="Classify images with a run.")
@@ -19,29 +24,14 @@ if TYPE_CHECKING:
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE_OR_DIR..."
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
+@format_option("table", "json", "csv")
 @click.option(
     "--top-k",
     type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="Classes to name per image, at most.",
+    help="Classes to name per image, at most.  [default: 5; csv: the best]",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute.",
-)
-def command(run: Path, images: tuple[Path, ...], form: str, top_k: int, device: str) -> None:
+@device_option
+def command(run: Path, images: tuple[Path, ...], form: str, top_k: int | None, device: str) -> None:
     """Classify images with RUN, a run folder or its model.safetensors.
 
     Folders are searched for images, subfolders too. An unreadable image is named on stderr and left
@@ -51,33 +41,47 @@ def command(run: Path, images: tuple[Path, ...], form: str, top_k: int, device: 
       zoo predict runs/photos-resnet18 a.jpg holiday/
       zoo predict model.safetensors holiday/ --format csv > labels.csv
     """
-    from zoo.data.folder import Sample
-    from zoo.data.image import read_image
-    from zoo.errors import DataError
     from zoo.run.read import load
 
+    if form == "csv" and top_k is not None:
+        raise click.UsageError("--top-k goes with table and json; csv names the best class")
     loaded = load(run, device=device)
-    samples = []
-    unreadable = 0
-    for path in _files(images):
-        try:
-            read_image(path)
-        except DataError as error:
-            unreadable += 1
-            click.echo(f"! {error}", err=True)
-        else:
-            samples.append(Sample(name=str(path), label=0, image=path))
+    files = _files(images)
+    write = {"json": _write_json, "csv": _write_csv, "table": _write_table}[form]
+    counts = [0, 0]
+    write(_predictions(loaded, files, top_k or 5, counts), files)
+    predicted, unreadable = counts
     if unreadable:
         click.echo(f"! {unreadable} unreadable images left out", err=True)
-    if not samples:
+    if not predicted:
         raise DataError(f"no readable images in {', '.join(map(str, images))}")
-    _print(loaded.predict_samples(samples, top_k=top_k), form)
+
+
+def _predictions(
+    run: Run, files: list[Path], top_k: int, counts: list[int]
+) -> Iterator[Prediction]:
+    """Predictions as they are made, batch by batch; `counts` is [predicted, unreadable]."""
+    from zoo.data.image import read_image
+    from zoo.data.split import Sample
+    from zoo.run.inference import BATCH_SIZE
+
+    for start in range(0, len(files), BATCH_SIZE):
+        samples, paths = [], []
+        for path in files[start : start + BATCH_SIZE]:
+            try:
+                samples.append(Sample(name=str(path), label=0, image=read_image(path)))
+                paths.append(path)
+            except DataError as error:
+                counts[1] += 1
+                click.echo(f"! {error}", err=True)
+        for path, prediction in zip(paths, run.predict_samples(samples, top_k=top_k), strict=True):
+            counts[0] += 1
+            yield replace(prediction, path=path)
 
 
 def _files(paths: tuple[Path, ...]) -> list[Path]:
     """The images meant: files as given, folders searched."""
     from zoo.data.folder import images_in
-    from zoo.errors import DataError
 
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
@@ -85,18 +89,21 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
     return [f for path in paths for f in (images_in(path) if path.is_dir() else [path])]
 
 
-def _print(predictions: list[Prediction], form: str) -> None:
-    if form == "json":
-        click.echo(json.dumps([_as_dict(p) for p in predictions], indent=2, ensure_ascii=False))
-    elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "label", "probability"])
-        writer.writerows([str(p.path), p.label, f"{p.probability:.6f}"] for p in predictions)
-    else:
-        width = max(len(str(p.path)) for p in predictions)
-        for p in predictions:
-            top = "  ".join(f"{label} {probability:.1%}" for label, probability in p.top)
-            click.echo(f"{p.path!s:{width}}  {top}")
+def _write_json(predictions: Iterator[Prediction], files: list[Path]) -> None:
+    click.echo(json.dumps([_as_dict(p) for p in predictions], indent=2, ensure_ascii=False))
+
+
+def _write_csv(predictions: Iterator[Prediction], files: list[Path]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "label", "probability"])
+    writer.writerows([str(p.path), p.label, f"{p.probability:.6f}"] for p in predictions)
+
+
+def _write_table(predictions: Iterator[Prediction], files: list[Path]) -> None:
+    width = max((len(str(f)) for f in files), default=0)
+    for p in predictions:
+        top = "  ".join(f"{label} {probability:.1%}" for label, probability in p.top)
+        click.echo(f"{p.path!s:{width}}  {top}")
 
 
 def _as_dict(prediction: Prediction) -> dict[str, object]:

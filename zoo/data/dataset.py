@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from zoo.data.folder import Sample
 from zoo.data.image import read_image, to_rgb
+from zoo.data.split import Sample
 from zoo.data.transforms import Transform
 
 #: (epoch, index): the epoch travels with the index, so that workers need not be told of it.
@@ -24,7 +25,7 @@ Batches = DataLoader[tuple[Tensor, Tensor]]
 def derive_seed(seed: int, *context: object) -> int:
     """A 63-bit seed from the run's seed and what it is for."""
     text = "/".join(str(part) for part in (seed, *context))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "big") >> 1
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from zoo.data.folder import Sample, Splits, stratified_split
+from zoo.data.split import Sample, Splits, stratified_split
 
 #: Pictures of 8 x 8 pixels gain nothing from more input pixels than these.
 IMAGE_SIZE = 64

@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from zoo.data.image import is_image_name, read_image
+from zoo.data.split import Sample, Splits, stratified_split
 from zoo.errors import DataError
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One labelled image.
-
-    Attributes:
-        name: Path below the data folder, with `/`: the image's identity for splits and randomness.
-        label: Index into the class names.
-        image: Its file, or the decoded picture.
-    """
-
-    name: str
-    label: int
-    image: Path | Image.Image
-
-
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """Labelled images, split.
-
-    Attributes:
-        class_names: In the order of the labels; made from train alone.
-        train: Images to learn from.
-        val: Held-out images.
-        notes: What was decided or left out, a line each.
-        unreadable: What was wrong with each image that was left out.
-    """
-
-    class_names: tuple[str, ...]
-    train: tuple[Sample, ...]
-    val: tuple[Sample, ...]
-    notes: tuple[str, ...] = ()
-    unreadable: tuple[str, ...] = ()
-
-    def counts(self, split: Sequence[Sample]) -> list[int]:
-        """Images per class, in the order of `class_names`."""
-        by_label = Counter(sample.label for sample in split)
-        return [by_label[label] for label in range(len(self.class_names))]
 
 
 def read_splits(root: Path, *, val_split: float, seed: int, strict: bool = False) -> Splits:
@@ -75,8 +33,9 @@ def read_splits(root: Path, *, val_split: float, seed: int, strict: bool = False
         DataError: No folder, no images, fewer than two classes, a class too small to split, a val
             class that train lacks, or (strict) an unreadable image.
     """
-    train_dir, val_dir = _layout(root)
-    by_class, notes = _classes(train_dir)
+    train_dir, val_dir, notes = split_folders(root)
+    by_class, class_notes = _classes(train_dir)
+    notes += class_notes
     readable, unreadable = _readable(root, by_class, strict)
     class_names = tuple(readable)
     if len(class_names) < 2:
@@ -135,89 +94,88 @@ def read_labelled(root: Path, class_names: Sequence[str], *, strict: bool = Fals
     )
 
 
-def stratified_split(
-    samples: Sequence[Sample], val_split: float, seed: int
-) -> tuple[list[Sample], list[Sample]]:
-    """(train, val): of each class the share `val_split`, at least one image, goes to val.
+def split_folders(root: Path) -> tuple[Path, Path | None, list[str]]:
+    """(train folder, val folder if there is one, notes on what else lies there).
 
-    Images are ranked by a hash of seed and name, so that whether one is held out depends neither
-    on the order of the files nor much on which others there are.
+    The train folder is `root` itself where it has no subfolder train that holds class folders; a
+    val folder counts beside a train folder alone. Names are compared without regard to case.
     """
-    by_label: dict[int, list[Sample]] = {}
-    for sample in samples:
-        by_label.setdefault(sample.label, []).append(sample)
-    held_out: set[str] = set()
-    for members in by_label.values():
-        ranked = sorted(members, key=lambda s: _hash(f"split/{seed}/{s.name}"))
-        count = max(1, round(len(members) * val_split)) if len(members) > 1 else 0
-        held_out.update(s.name for s in ranked[: min(count, len(members) - 1)])
-    return (
-        [s for s in samples if s.name not in held_out],
-        [s for s in samples if s.name in held_out],
-    )
-
-
-def find_split_folder(root: Path, names: Sequence[str]) -> Path | None:
-    """The subfolder of that role, by the first of its names that exists."""
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    _existing(root)
+    folders = {folder.name.lower(): folder for folder in _visible_folders(root)}
+    train_dir = next((folders[n] for n in TRAIN if n in folders), None)
+    if train_dir is None or not _visible_folders(train_dir):
+        return root, None, []
+    val_dir = next((folders[n] for n in VAL if n in folders), None)
+    others = sorted(f.name for f in folders.values() if f not in (train_dir, val_dir))
+    notes = [f"{root}: not used beside {train_dir.name}: {', '.join(others)}"] if others else []
+    if val_dir is None:
+        notes.append(f"{root} has no val folder: a part of {train_dir.name} is held out")
+    return train_dir, val_dir, notes
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Every image below a folder, hidden files and folders left out, sorted."""
-    return sorted(
-        Path(parent) / name
-        for parent, folders, names in _walk(folder)
-        for name in names
-        if not name.startswith(".") and is_image_name(Path(name))
-    )
+    """Every image below a folder, hidden files and folders left out, sorted.
 
+    Raises:
+        DataError: A folder can't be listed.
+    """
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    for parent, folders, names in os.walk(folder):
+    def refuse(error: OSError) -> None:
+        raise DataError(f"can't list {error.filename}: {error.strerror}") from error
+
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        yield parent, folders, names
-
-
-def _layout(root: Path) -> tuple[Path, Path | None]:
-    _existing(root)
-    train_dir = find_split_folder(root, TRAIN)
-    val_dir = find_split_folder(root, VAL)
-    if train_dir is not None and _visible_folders(train_dir):
-        return train_dir, val_dir
-    return root, None
+        paths = (Path(parent) / name for name in names if not name.startswith("."))
+        found += [path for path in paths if is_image_name(path)]
+    return sorted(found)
 
 
 def _existing(root: Path) -> Path:
-    if not root.is_dir():
-        what = "is no folder" if root.exists() else "does not exist"
+    try:
+        is_folder, exists = root.is_dir(), root.exists()
+    except OSError as error:
+        raise DataError(f"can't look at data folder {root}: {error.strerror}") from error
+    if not is_folder:
+        what = "is no folder" if exists else "does not exist"
         raise DataError(f"data folder {root} {what}; give a folder with one subfolder per class")
     return root
 
 
-def _visible_folders(folder: Path) -> list[Path]:
+def _visible(folder: Path) -> list[Path]:
     try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     except OSError as error:
         raise DataError(f"can't list {folder}: {error.strerror}") from error
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return [p for p in _visible(folder) if p.is_dir()]
 
 
 def _classes(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Image files by class, in the order of the class names; and notes on what was passed over."""
     by_class: dict[str, list[Path]] = {}
     notes = []
+    passed_over: Counter[str] = Counter()
     for class_dir in _visible_folders(folder):
-        images = sorted(
-            p for p in class_dir.iterdir()
-            if not p.name.startswith(".") and is_image_name(p) and not p.is_dir()
-        )  # fmt: skip
+        entries = _visible(class_dir)
+        files = [p for p in entries if not p.is_dir()]
+        images = [p for p in files if is_image_name(p)]
+        passed_over.update(p.suffix.lower() or "no extension" for p in files if p not in images)
+        nested = sum(len(images_in(p)) for p in entries if p.is_dir())
+        deeper = f"{nested} images lie in its subfolders, which are not searched"
         if images:
-            by_class[class_dir.name] = images
+            by_class[_storable(class_dir)] = images
+            if nested:
+                notes.append(f"{class_dir}: {deeper}")
         else:
-            nested = len(images_in(class_dir))
-            why = f"its {nested} images lie in subfolders" if nested else "it holds no images"
-            notes.append(f"{class_dir} is no class: {why}")
+            notes.append(f"{class_dir} is no class: {deeper if nested else 'it holds no images'}")
+    if passed_over:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(6))
+        notes.append(f"{folder}: files that are no images to Pillow were passed over: {kinds}")
     if not by_class:
-        loose = len([p for p in folder.iterdir() if p.is_file() and is_image_name(p)])
+        loose = len([p for p in _visible(folder) if not p.is_dir() and is_image_name(p)])
         found = f"{loose} images lie in it directly" if loose else "found none"
         because = "".join(f"\n  {note}" for note in notes)
         raise DataError(
@@ -225,6 +183,15 @@ def _classes(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
             f"zoo expects {folder.name}/CLASS/IMAGE{because}"
         )
     return by_class, notes
+
+
+def _storable(class_dir: Path) -> str:
+    """The class name, if text files can hold it."""
+    try:
+        class_dir.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"class folder {str(class_dir)!r}: its name is no valid text") from error
+    return class_dir.name
 
 
 def _readable(
@@ -269,7 +236,3 @@ def _too_few_classes(folder: Path, class_names: tuple[str, ...]) -> DataError:
         f"{folder} has one class only ({class_names[0]}); a classifier needs at least two: "
         f"one subfolder per class"
     )
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()

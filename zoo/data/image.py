@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,8 @@ from PIL import Image, ImageOps
 
 from zoo.errors import DataError
 
-#: What reading a damaged or hostile file raises, over Pillow's decoders.
-_DECODE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    MemoryError,
-    Image.DecompressionBombError,
-)
+#: Formats that Pillow lists but can't decode, or decodes by running another program (EPS).
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
 
 def read_image(path: Path) -> Image.Image:
@@ -30,10 +21,10 @@ def read_image(path: Path) -> Image.Image:
         DataError: It can't be decoded, whole; names the path.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             image.load()
             return to_rgb(image)
-    except _DECODE_ERRORS as error:
+    except Exception as error:  # decoders raise whatever the bytes make them raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"unreadable image {path}: {reason.replace(repr(str(path)), 'it')}"
@@ -44,14 +35,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image as upright 8-bit RGB.
 
     Transparency is laid over white. 16-bit grey is scaled by 255/65535, where Pillow's own
-    conversion would clip it; float images are taken as 0..1 if they fit, else stretched to their
-    own range.
+    conversion would clip it. 32-bit integers are taken as 0..255 or 0..65535, floats as 0..1,
+    whichever they fit; else they are stretched to their own range.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
-        return _from_deep(np.asarray(image)).convert("RGB")
+        return _from_deep(image).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -60,27 +51,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether the file's extension is one that Pillow reads."""
-    return path.suffix.lower() in _readable_extensions()
+    """Whether the file's extension is one that Pillow decodes."""
+    return path.suffix.lower() in _extensions()
 
 
-def _readable_extensions() -> frozenset[str]:
-    if not _extensions:
-        Image.init()
-        _extensions.update(e for e, f in Image.registered_extensions().items() if f in Image.OPEN)
-    return frozenset(_extensions)
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(sorted(Image.OPEN.keys() - _NOT_DECODED))
 
 
-_extensions: set[str] = set()
+@functools.cache
+def _extensions() -> frozenset[str]:
+    formats = set(_formats())
+    return frozenset(e for e, f in Image.registered_extensions().items() if f in formats)
 
 
-def _from_deep(values: np.ndarray) -> Image.Image:
+def _from_deep(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits, or floats, as 8-bit grey."""
-    scaled = values.astype(np.float64)
-    if np.issubdtype(values.dtype, np.integer) and scaled.min() >= 0 and scaled.max() <= 65535:
-        scaled /= 65535
-    elif not (scaled.min() >= 0 and scaled.max() <= 1):
-        low, high = float(np.nanmin(scaled)), float(np.nanmax(scaled))
-        scaled = (scaled - low) / (high - low or 1.0)
-    levels = np.nan_to_num(scaled * 255).round().clip(0, 255).astype(np.uint8)
-    return Image.fromarray(levels)
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    elif low >= 0:
+        steps = (1.0,) if image.mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next((white for white in steps if high <= white), high)
+    levels = np.nan_to_num((values - low) / ((high - low) or 1.0) * 255)
+    return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))

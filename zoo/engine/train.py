@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -66,7 +67,8 @@ def train(
         listen: Hears `StepEnd` and `EpochEnd`.
 
     Raises:
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or the device's memory is too small.
+        PluginError: The model's output in train mode is no tensor.
     """
     place(model, accelerator.device)
     groups = parameter_groups(
@@ -77,6 +79,8 @@ def train(
         weight_decay=recipe.weight_decay,
     )
     optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
+    # prepare() makes calling the model compute in mixed precision; validation is in full.
+    full_precision = model.forward
     wrapped, optimizer, train_batches = accelerator.prepare(model, optimizer, train_batches)
     bare = accelerator.unwrap_model(wrapped)
     loss_weights = None if class_weights is None else class_weights.to(accelerator.device)
@@ -85,19 +89,31 @@ def train(
         sampler.epoch = epoch
         started = time.perf_counter()
         train_mode(bare, backbone, freeze=recipe.freeze, batch_norm=recipe.batch_norm)
-        seen = _train_epoch(
-            wrapped,
-            optimizer,
-            train_batches,
-            loss_weights,
-            recipe,
-            accelerator,
-            state,
-            epoch,
-            listen,
-        )
+        try:
+            seen = _train_epoch(
+                wrapped,
+                optimizer,
+                train_batches,
+                loss_weights,
+                recipe,
+                accelerator,
+                state,
+                epoch,
+                listen,
+            )
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{accelerator.device} has too little memory for a batch of {recipe.batch_size}; "
+                f"try a smaller --batch-size or --image-size"
+            ) from error
         train_seconds = time.perf_counter() - started
-        val_loss, val_accuracy = validate(bare, val_batches)
+        val_loss, val_accuracy = validate(bare, val_batches, full_precision)
+        # All processes must agree on what is best and when to stop.
+        val_loss, val_accuracy = broadcast_object_list([val_loss, val_accuracy])
+        if not math.isfinite(val_loss):
+            raise TrainingError(
+                f"the val loss is {val_loss} after epoch {epoch}; {_smaller_rates(optimizer)}"
+            )
         best = state.improves(val_accuracy, val_loss)
         state.stale_epochs = 0 if val_accuracy > state.best_accuracy else state.stale_epochs + 1
         if best:
@@ -121,7 +137,11 @@ def train(
             break
 
 
-def validate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def validate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[float, float]:
     """(mean cross entropy, accuracy) in full precision, as `zoo evaluate` computes them."""
     labels: list[Tensor] = []
 
@@ -130,7 +150,7 @@ def validate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tupl
             labels.append(batch_labels)
             yield images, batch_labels
 
-    logits = predict_logits(model, noting_labels())
+    logits = predict_logits(model, noting_labels(), forward)
     truth = torch.cat(labels)
     accuracy = (logits.argmax(dim=1) == truth).double().mean()
     return float(cross_entropy(logits, truth)), float(accuracy)
@@ -167,19 +187,18 @@ def _train_epoch(
         )
         set_learning_rates(optimizer, factor)
         logits = model(place_images(images, accelerator.device))
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
+        if not isinstance(logits, Tensor):
             raise PluginError(
-                f"backbone {recipe.backbone} gives {_shape(logits)} in train mode, "
+                f"backbone {recipe.backbone} gives a {type(logits).__name__} in train mode, "
                 f"zoo needs logits (N, classes)"
             )
         loss = cross_entropy(
             logits.float(), labels, weight=loss_weights, label_smoothing=recipe.label_smoothing
         )
         if not torch.isfinite(loss):
-            rates = ", ".join(f"{g['name']} {g['lr']:g}" for g in optimizer.param_groups)
             raise TrainingError(
-                f"the loss is {loss.item()} in epoch {epoch}, step {step} of {steps} "
-                f"(learning rates: {rates}); try a smaller --lr or --head-lr-mult"
+                f"the loss is {loss.item()} in epoch {epoch}, step {step} of {steps}; "
+                f"{_smaller_rates(optimizer)}"
             )
         accelerator.backward(loss)
         optimizer.step()
@@ -194,9 +213,6 @@ def _train_epoch(
     return _Seen(*totals.tolist())
 
 
-def _shape(output: object) -> str:
-    return (
-        f"a tensor {tuple(output.shape)}"
-        if isinstance(output, Tensor)
-        else f"a {type(output).__name__}"
-    )
+def _smaller_rates(optimizer: torch.optim.Optimizer) -> str:
+    rates = ", ".join(f"{g['name']} {g['lr']:g}" for g in optimizer.param_groups)
+    return f"learning rates: {rates}; try a smaller --lr or --head-lr-mult"

@@ -70,8 +70,11 @@ def build_for(backbone: Backbone, num_classes: int, state_dict: dict[str, Tensor
     """
     model = plugins.build(backbone, num_classes, False)
     ensure_head(model, backbone, num_classes)
+    own = model.state_dict()
+    if own.keys() == state_dict.keys():
+        own.update(state_dict)
     try:
-        model.load_state_dict(state_dict)
+        model.load_state_dict(own if own.keys() == state_dict.keys() else state_dict)
     except RuntimeError as error:
         raise WeightsError(
             f"the weights don't fit {backbone.name} with {num_classes} classes: {error}"
@@ -105,13 +108,23 @@ def load_all_but_head(
             f"the weights ({source}) don't fit backbone {backbone.name}; outside its head "
             f"({', '.join(backbone.head_paths)}) these tensors are\n" + "\n".join(lines)
         )
-    model.load_state_dict(given, strict=False)
+    # Into the model's own dict, which carries the versions that some modules ask for.
+    complete = model.state_dict()
+    complete.update(given)
+    model.load_state_dict(complete)
     loaded = model.state_dict()
-    changed = [k for k, v in given.items() if not torch.equal(loaded[k], v.to(loaded[k].dtype))]
+    changed = [k for k, v in given.items() if not _equal(loaded[k], v.to(loaded[k].dtype))]
     if changed:
         raise WeightsError(
             f"backbone {backbone.name} changes weights while loading them: {_enumerate(changed)}"
         )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all values are the same, NaN being the same as NaN."""
+    return torch.equal(one, other) or bool(
+        one.is_floating_point() and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    )
 
 
 def _enumerate(keys: list[str], most: int = 10) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import nn
 
+from zoo import plugins
 from zoo.backbone import Backbone, Head
 from zoo.errors import PluginError
 
@@ -37,14 +38,14 @@ def head_leaves(model: nn.Module, backbone: Backbone) -> dict[str, nn.Module]:
 def ensure_head(model: nn.Module, backbone: Backbone, num_classes: int) -> None:
     """Give the model a head for `num_classes` where its factory didn't.
 
-    A leaf that already has that many outputs stays. Any other is replaced by a fresh one of the
-    same type, kernel and bias, and the model's `num_classes` attribute is brought along.
+    A leaf that has that many outputs stays. Any other is replaced by a fresh one of the same type,
+    kernel and bias, and the model's `num_classes` attribute is brought along.
 
     Raises:
         PluginError: A leaf is of a type that zoo can't replace and the plugin gives no `replace`.
     """
     for path, leaf in head_leaves(model, backbone).items():
-        if any(p.shape[0] == num_classes for p in leaf.parameters() if p.ndim > 0):
+        if _fits(leaf, backbone, path, num_classes):
             continue
         parent_path, _, child = path.rpartition(".")
         setattr(model.get_submodule(parent_path), child, _fresh(leaf, backbone, path, num_classes))
@@ -71,6 +72,17 @@ def initialise_head(model: nn.Module, backbone: Backbone, how: HeadInit) -> None
                 nn.init.normal_(parameter, std=0.01)
             elif how == "normal" and name.rpartition(".")[2] == "bias":
                 nn.init.zeros_(parameter)
+
+
+def _fits(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> bool:
+    if isinstance(backbone.head, Head) and backbone.head.replace is not None:
+        return False
+    width = getattr(leaf, "out_features", getattr(leaf, "out_channels", None))
+    if width is not None:
+        return bool(width == num_classes)
+    # Of another type: it fits if the factory honours the count, that is if another one changes it.
+    other = plugins.build(backbone, num_classes + 1, False).get_submodule(path)
+    return [p.shape for p in leaf.parameters()] != [p.shape for p in other.parameters()]
 
 
 def _fresh(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> nn.Module:

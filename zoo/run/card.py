@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,6 @@ def write_card(
         f"| {_cell(name)} | {t} | {v} |"
         for name, t, v in zip(info.class_names, train, val, strict=True)
     )
-    licence = (backbone.weights.license if backbone.weights else None) or "not stated"
     accuracy = f"{info.val_accuracy:.2%} of {sum(val)} (epoch {info.epoch}, the best)"
     random_warning = (
         ""
@@ -42,16 +42,15 @@ An image classifier for {len(info.class_names)} classes: {", ".join(map(_cell, i
 | accuracy on held-out images | {accuracy} |
 | backbone | {backbone.name} |
 | started from | {_cell(info.weights_source)} |
-| licence of those weights | {licence} |
-| input | RGB, {height} x {width} pixels |
+{_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
 | made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
 
 The best epoch was chosen on the held-out images, so expect a little less on new ones.
 
 ## Use
 
-    zoo predict {_cell(str(folder))} IMAGE_OR_DIR...
-    zoo evaluate {_cell(str(folder))} --data DIR
+    zoo predict {shlex.quote(str(folder))} IMAGE_OR_DIR...
+    zoo evaluate {shlex.quote(str(folder))} --data DIR
 
     import zoo
     run = zoo.load({str(folder)!r})
@@ -66,6 +65,12 @@ The best epoch was chosen on the held-out images, so expect a little less on new
 {rows}
 """
     write_file(folder / CARD, text.encode())
+
+
+def _licence(info: ModelInfo, backbone: Backbone) -> str:
+    if info.recipe.weights != "pretrained" or backbone.weights is None:
+        return ""
+    return f"| licence of those weights | {_cell(backbone.weights.license or 'not stated')} |\n"
 
 
 def _cell(text: str) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
+
+import torch
+from torch import nn
 
 from zoo.data.demo import demo_splits
-from zoo.data.folder import VAL, Splits, find_split_folder, read_labelled, read_splits
+from zoo.data.folder import read_labelled, read_splits, split_folders
+from zoo.data.split import Splits, names_sha256
 from zoo.errors import DataError
-from zoo.run.inference import predict_logits
+from zoo.run.inference import eval_batches, predict_logits
+from zoo.run.write import ModelInfo
 
-if TYPE_CHECKING:
-    from zoo.run.read import Run
+Split = Literal["val", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class Evaluation:
         loss: Mean cross entropy, in nats.
         classes: Metrics per class, in the order of the labels.
         confusion: `confusion[i][j]`: images of class i that were taken for class j.
+        notes: What was passed over.
         unreadable: What was wrong with each image that was left out.
     """
 
@@ -46,33 +51,39 @@ class Evaluation:
     loss: float
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...]
     unreadable: tuple[str, ...]
 
 
 def evaluate(
-    run: Run, data: Path | None, *, split: str = "val", strict: bool = False
+    model: nn.Module,
+    info: ModelInfo,
+    data: Path | None,
+    *,
+    split: Split = "val",
+    strict: bool = False,
 ) -> Evaluation:
-    """Evaluate a run.
+    """Evaluate a classifier.
 
     Args:
-        run: From `zoo.load`.
+        model: The classifier.
+        info: Its class names, preprocessing, and the recipe it was trained by.
         data: A labelled folder; None for the data that the run was trained on.
-        split: `val`: the folder's val (or valid, validation, test) subfolder if it has one; the
-            images that training held out, if it is the folder the run was trained on; else all.
-            `all`: every class folder of `data` itself.
+        split: `val`: what training held out, if it is the folder the run was trained on; else the
+            folder's val (or valid, validation, test) subfolder if it has one beside train; else all
+            of it. `all`: every class folder of `data` itself.
         strict: Make an unreadable image an error.
 
     Raises:
         DataError: No folder, no images, or classes that the model lacks.
     """
-    import torch
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    splits, source = _images(run, data, split, strict)
+    splits, source = _images(info, data, split, strict)
     labels = [sample.label for sample in splits.val]
-    logits = predict_logits(run.model, run.loader(splits.val))
+    logits = predict_logits(model, eval_batches(splits.val, info.preprocess))
     predicted = logits.argmax(dim=1).tolist()
-    indices = list(range(len(run.class_names)))
+    indices = list(range(len(info.class_names)))
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=indices, zero_division=0.0
     )
@@ -89,34 +100,44 @@ def evaluate(
                 f1=float(f1[i]),
                 images=int(support[i]),
             )
-            for i, name in enumerate(run.class_names)
+            for i, name in enumerate(info.class_names)
         ),
         confusion=tuple(
             tuple(int(count) for count in row)
             for row in confusion_matrix(labels, predicted, labels=indices)
         ),
+        notes=splits.notes,
         unreadable=splits.unreadable,
     )
 
 
-def _images(run: Run, data: Path | None, split: str, strict: bool) -> tuple[Splits, str]:
-    recipe = run.info.recipe
-    held_out = f"the {recipe.val_split:.0%} that training held out"
+def _images(info: ModelInfo, data: Path | None, split: Split, strict: bool) -> tuple[Splits, str]:
+    """The images meant, as val, and which they are in words."""
+    recipe = info.recipe
     if data is None and recipe.data is None:
         splits = demo_splits(val_split=recipe.val_split, seed=recipe.seed)
-        return splits, f"the demo's digits, {held_out}"
+        return splits, f"the demo's digits, the {recipe.val_split:.0%} that training held out"
     root = data if data is not None else Path(str(recipe.data))
     if split == "all":
-        return read_labelled(root, run.class_names, strict=strict), f"all of {root}"
-    val_dir = find_split_folder(root, VAL)
-    if val_dir is not None:
-        return read_labelled(val_dir, run.class_names, strict=strict), f"{val_dir}"
+        return read_labelled(root, info.class_names, strict=strict), f"all of {root}"
     if recipe.data is not None and root.resolve() == Path(recipe.data).resolve():
-        splits = read_splits(root, val_split=recipe.val_split, seed=recipe.seed, strict=strict)
-        if splits.class_names != run.class_names:
-            raise DataError(
-                f"{root} has other classes than when the run was trained on it: "
-                f"{', '.join(splits.class_names)} instead of {', '.join(run.class_names)}"
-            )
-        return splits, f"{root}, {held_out}"
-    return read_labelled(root, run.class_names, strict=strict), f"all of {root}"
+        return _held_out(info, root, strict)
+    train_dir, val_dir, _ = split_folders(root)
+    folder = val_dir or train_dir
+    return read_labelled(folder, info.class_names, strict=strict), f"all of {folder}"
+
+
+def _held_out(info: ModelInfo, root: Path, strict: bool) -> tuple[Splits, str]:
+    """What training held out of `root`, found again by the recipe."""
+    recipe = info.recipe
+    splits = read_splits(root, val_split=recipe.val_split, seed=recipe.seed, strict=strict)
+    if splits.class_names != info.class_names:
+        raise DataError(
+            f"{root} has other classes than when the run was trained on it: "
+            f"{', '.join(splits.class_names)} instead of {', '.join(info.class_names)}; "
+            f"--split all measures them as they are"
+        )
+    source = f"{root}, what training held out"
+    if names_sha256(splits.val) != info.val_sha256:
+        source += "; BUT the folder has changed since: some may have been trained on"
+    return splits, source

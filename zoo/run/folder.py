@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
 from zoo.errors import RunError
 from zoo.recipe import Recipe
-from zoo.run.write import METRICS, MODEL, RECIPE, write_recipe
+from zoo.run.write import CARD, CONFIG, METRICS, MODEL, RECIPE, write_recipe
 
 
 def choose_folder(out: str | Path | None, recipe: Recipe) -> Path:
@@ -19,23 +20,19 @@ def choose_folder(out: str | Path | None, recipe: Recipe) -> Path:
     Raises:
         RunError: `out` is a file, or holds something, or can't be written.
     """
-    if out is None:
-        data = "demo" if recipe.data is None else Path(recipe.data).expanduser().resolve().name
-        stem = Path("runs") / f"{data or 'data'}-{recipe.backbone.partition('/')[2]}"
-        candidates = (
-            stem if n == 1 else stem.with_name(f"{stem.name}-{n}") for n in range(1, 10**6)
-        )
-        folder = next(c for c in candidates if not c.exists())
-    else:
-        folder = Path(out).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise RunError(f"--out {folder} is a file; give a folder that doesn't exist yet")
-        if folder.is_dir() and any((folder / name).exists() for name in (MODEL, RECIPE, METRICS)):
-            raise RunError(f"--out {folder} holds a run already; zoo never overwrites one")
-        if folder.is_dir() and any(folder.iterdir()):
-            raise RunError(f"--out {folder} is not empty; give a new or an empty folder")
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        if out is None:
+            folder = next(c for c in _default_folders(recipe) if not c.exists())
+        else:
+            folder = Path(out).expanduser()
+            _refuse_if_used(folder)
+        existing = _existing(folder)
+        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise RunError(
+            f"can't look at the run folder {error.filename}: {error.strerror}"
+        ) from error
+    if not writable:
         raise RunError(f"can't write the run folder {folder}: no right to write in {existing}")
     return folder
 
@@ -47,7 +44,7 @@ def check_room(folder: Path, model: nn.Module) -> None:
         RunError: They don't.
     """
     needed = 2 * sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    existing = _existing(folder)
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunError(
@@ -56,22 +53,73 @@ def check_room(folder: Path, model: nn.Module) -> None:
         )
 
 
-def open_folder(folder: Path, recipe: Recipe) -> None:
-    """Make the folder and put the recipe into it.
+def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Path:
+    """Make the folder this run's own and put the recipe into it.
+
+    Args:
+        folder: As chosen.
+        recipe: As resolved.
+        default: Nobody asked for this very folder: if another run has taken it meanwhile, the next
+            free one will do.
+
+    Returns:
+        The folder.
 
     Raises:
-        RunError: It can't be made or written.
+        RunError: It can't be made or written, or another run has taken it meanwhile.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if default:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder = next(c for c in (folder, *_default_folders(recipe)) if _made(c))
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / RECIPE).touch(exist_ok=False)
+    except FileExistsError as error:
+        raise RunError(f"--out {folder} was taken by another run meanwhile") from error
     except OSError as error:
         raise RunError(f"can't make the run folder {folder}: {error.strerror}") from error
-    write_recipe(folder, recipe)
+    try:
+        write_recipe(folder, recipe)
+    except RunError:
+        remove_traces(folder)
+        raise
+    return folder
 
 
 def remove_traces(folder: Path) -> None:
-    """Take away a folder in which no model came to be."""
-    for name in (RECIPE, METRICS):
+    """Take away this run's folder if no model came to be in it."""
+    if (folder / MODEL).exists():
+        return
+    for name in (RECIPE, METRICS, CONFIG, CARD):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _default_folders(recipe: Recipe) -> Iterator[Path]:
+    data = "demo" if recipe.data is None else Path(recipe.data).expanduser().resolve().name
+    stem = f"{data or 'data'}-{recipe.backbone.partition('/')[2]}"
+    return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 10**6))
+
+
+def _refuse_if_used(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--out {folder} is a file; give a folder that doesn't exist yet")
+    if folder.is_dir() and any((folder / name).exists() for name in (MODEL, RECIPE, METRICS)):
+        raise RunError(f"--out {folder} holds a run already; zoo never overwrites one")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"--out {folder} is not empty; give a new or an empty folder")
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())

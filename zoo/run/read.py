@@ -7,7 +7,6 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,17 +17,14 @@ from torch import nn
 
 from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
-from zoo.data.dataset import eval_loader
-from zoo.data.folder import Sample
+from zoo.data.split import Sample
 from zoo.errors import DataError, PluginError, RunError
 from zoo.model.build import build_for
 from zoo.model.device import choose_device, place
 from zoo.recipe import Recipe
-from zoo.run.inference import BATCH_SIZE, predict_logits
+from zoo.run.evaluate import Evaluation, Split, evaluate
+from zoo.run.inference import eval_batches, predict_logits
 from zoo.run.write import FORMAT, MODEL, ModelInfo, tensors_sha256
-
-if TYPE_CHECKING:
-    from zoo.run.evaluate import Evaluation
 
 AnyImage = str | Path | Image.Image | np.ndarray
 
@@ -82,16 +78,19 @@ class Run:
             A prediction an image, in their order.
 
         Raises:
-            DataError: An image can't be read.
+            DataError: An image can't be read, or is of another kind, or top_k is below 1.
         """
         many = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
         return self.predict_samples([_sample(image) for image in many], top_k=top_k)
 
     def predict_samples(self, samples: Sequence[Sample], *, top_k: int = 5) -> list[Prediction]:
         """As `predict`, for samples, whose labels are not read."""
+        if top_k < 1:
+            raise DataError(f"top_k must be at least 1, got {top_k}")
         if not samples:
             return []
-        probabilities = predict_logits(self.model, self.loader(samples)).softmax(dim=1)
+        logits = predict_logits(self.model, eval_batches(samples, self.info.preprocess))
+        probabilities = logits.softmax(dim=1)
         values, labels = probabilities.topk(min(top_k, len(self.class_names)), dim=1)
         return [
             _prediction(sample, values_, [self.class_names[i] for i in labels_])
@@ -100,19 +99,12 @@ class Run:
             )
         ]
 
-    def evaluate(self, data: str | Path | None = None, *, split: str = "val") -> Evaluation:
+    def evaluate(
+        self, data: str | Path | None = None, *, split: Split = "val", strict: bool = False
+    ) -> Evaluation:
         """Measure accuracy on labelled images; see `zoo.run.evaluate.evaluate`."""
-        from zoo.run.evaluate import evaluate
-
-        return evaluate(self, None if data is None else Path(data), split=split)
-
-    def loader(
-        self, samples: Sequence[Sample]
-    ) -> torch.utils.data.DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches of samples, prepared as the model expects."""
-        from zoo.data.transforms import eval_transform
-
-        return eval_loader(samples, eval_transform(self.info.preprocess), batch_size=BATCH_SIZE)
+        where = None if data is None else Path(data).expanduser()
+        return evaluate(self.model, self.info, where, split=split, strict=strict)
 
 
 def load(path: str | Path, *, device: str = "auto") -> Run:
@@ -173,6 +165,7 @@ def _parse(file: Path, details: dict[str, str]) -> ModelInfo:
             weights_source=details["weights_source"],
             epoch=int(details["epoch"]),
             val_accuracy=float(details["val_accuracy"]),
+            val_sha256=details["val_sha256"],
             versions=dict(json.loads(details["versions"])),
         )
     except (KeyError, ValueError, TypeError, AttributeError, PluginError, ValidationError) as error:
@@ -183,9 +176,13 @@ def _sample(image: AnyImage) -> Sample:
     if isinstance(image, str | Path):
         return Sample(name=str(image), label=0, image=Path(image))
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise DataError(f"an image array must be uint8, got {image.dtype}")
+        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
+            raise DataError(
+                f"an image array must be (H, W, 3) or (H, W) uint8, got {image.shape} {image.dtype}"
+            )
         image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise DataError(f"an image is a path, a Pillow image or an array, got {type(image)}")
     return Sample(name="", label=0, image=image)
 
 

@@ -45,6 +45,7 @@ class ModelInfo:
         weights_source: Where the starting weights came from, in words.
         epoch: The epoch that these weights are of, from 1.
         val_accuracy: Share of val images that they classify correctly.
+        val_sha256: SHA-256 over the names of the val images.
         versions: Of zoo, torch and what else computed.
     """
 
@@ -55,6 +56,7 @@ class ModelInfo:
     weights_source: str
     epoch: int
     val_accuracy: float
+    val_sha256: str
     versions: Mapping[str, str]
 
     def to_metadata(self) -> dict[str, str]:
@@ -70,6 +72,7 @@ class ModelInfo:
             "weights_source": self.weights_source,
             "epoch": json.dumps(self.epoch),
             "val_accuracy": json.dumps(self.val_accuracy),
+            "val_sha256": self.val_sha256,
             "versions": json.dumps(dict(self.versions)),
         }
 

@@ -1,0 +1,83 @@
+"""Labelled images and their split into train and val."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One labelled image.
+
+    Attributes:
+        name: Path below the data folder, with `/`: the image's identity for splits and randomness.
+        label: Index into the class names.
+        image: Its file, or the decoded picture.
+    """
+
+    name: str
+    label: int
+    image: Path | Image.Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Labelled images, split.
+
+    Attributes:
+        class_names: In the order of the labels; made from train alone.
+        train: Images to learn from.
+        val: Held-out images.
+        notes: What was decided or left out, a line each.
+        unreadable: What was wrong with each image that was left out.
+    """
+
+    class_names: tuple[str, ...]
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def counts(self, split: Sequence[Sample]) -> list[int]:
+        """Images per class, in the order of `class_names`."""
+        by_label = Counter(sample.label for sample in split)
+        return [by_label[label] for label in range(len(self.class_names))]
+
+
+def stratified_split(
+    samples: Sequence[Sample], val_split: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """(train, val): of each class the share `val_split`, at least one image, goes to val.
+
+    Images are ranked by a hash of seed and name, so that whether one is held out depends neither
+    on the order of the files nor much on which others there are.
+    """
+    by_label: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_label.setdefault(sample.label, []).append(sample)
+    held_out: set[str] = set()
+    for members in by_label.values():
+        ranked = sorted(members, key=lambda s: _hash(f"split/{seed}/{s.name}"))
+        count = max(1, round(len(members) * val_split)) if len(members) > 1 else 0
+        held_out.update(s.name for s in ranked[: min(count, len(members) - 1)])
+    return (
+        [s for s in samples if s.name not in held_out],
+        [s for s in samples if s.name in held_out],
+    )
+
+
+def names_sha256(samples: Sequence[Sample]) -> str:
+    """SHA-256 over the names of samples, whatever their order."""
+    listed = "\n".join(sorted(sample.name for sample in samples))
+    return hashlib.sha256(os.fsencode(listed)).hexdigest()
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).digest()

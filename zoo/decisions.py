@@ -1,0 +1,77 @@
+"""What zoo decides where the user says nothing: said when it is decided, recorded in the recipe."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from zoo.backbone import Backbone
+from zoo.data.demo import IMAGE_SIZE
+from zoo.engine.events import Listener, Note
+from zoo.errors import TrainingError
+from zoo.recipe import Recipe, change
+
+#: What the demo changes of the defaults: mirrored digits are no digits, and they are small.
+DEMO = {"hflip": False, "image_size": IMAGE_SIZE}
+
+#: What AdamW changes of the defaults, which are SGD's.
+ADAMW = {"lr": 1e-4}
+
+#: What random weights change of the defaults: all has to be learnt, batch-norm statistics too.
+FROM_SCRATCH = {"batch_norm": "train", "lr": 0.05, "head_lr_mult": 1.0}
+FROM_SCRATCH_ADAMW = {**FROM_SCRATCH, "lr": 1e-3}
+
+
+def decide_for_demo(recipe: Recipe, backbone: Backbone, listen: Listener) -> Recipe:
+    """The demo's settings, where there is no data."""
+    if recipe.data is not None:
+        return recipe
+    listen(
+        Note(text="no --data given: this is the demo, on scikit-learn's 1,797 handwritten digits")
+    )
+    changes = {k: v for k, v in DEMO.items() if k not in recipe.model_fields_set}
+    if backbone.preprocess.fixed_size:
+        changes.pop("image_size", None)
+    return _decide(recipe, changes, "for the demo", listen)
+
+
+def decide_rates(recipe: Recipe, listen: Listener) -> Recipe:
+    """Learning rates, and batch norm, for random weights and for AdamW."""
+    if recipe.weights == "none":
+        changes = FROM_SCRATCH if recipe.optimizer == "sgd" else FROM_SCRATCH_ADAMW
+        return _decide(recipe, changes, "from random weights", listen)
+    if recipe.optimizer == "adamw":
+        return _decide(recipe, ADAMW, "with AdamW", listen)
+    return recipe
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """`fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it.
+
+    Raises:
+        TrainingError: The device can't compute in it.
+    """
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
+    if wanted == "fp16" and device.type == "cpu":
+        raise TrainingError("precision fp16 needs a GPU; on a CPU use fp32 or bf16")
+    return wanted
+
+
+def choose_workers(device: torch.device) -> int:
+    """How many processes load images."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    # While a CPU trains, loading is a few per cent of its time: more processes would only contend.
+    return min(8, cores) if device.type != "cpu" else (2 if cores >= 8 else 0)
+
+
+def _decide(recipe: Recipe, changes: dict[str, Any], why: str, listen: Listener) -> Recipe:
+    changes = {k: v for k, v in changes.items() if k not in recipe.model_fields_set}
+    if changes:
+        listed = ", ".join(f"{key} = {value}" for key, value in changes.items())
+        listen(Note(text=f"{why}: {listed} (where you say nothing else)"))
+    return change(recipe, **changes)
