@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Path:
     try:
         if default:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            folder = next(c for c in (folder, *_default_folders(recipe)) if _made(c))
+            folder = next(c for c in _default_folders(recipe) if _made(c))
         else:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / RECIPE).touch(exist_ok=False)
@@ -100,7 +101,7 @@ def remove_traces(folder: Path) -> None:
 def _default_folders(recipe: Recipe) -> Iterator[Path]:
     data = "demo" if recipe.data is None else Path(recipe.data).expanduser().resolve().name
     stem = f"{data or 'data'}-{recipe.backbone.partition('/')[2]}"
-    return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 10**6))
+    return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in itertools.count(1))
 
 
 def _refuse_if_used(folder: Path) -> None:
