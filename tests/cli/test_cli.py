@@ -57,6 +57,7 @@ def test_finetune_prints_plan_epochs_and_result(photos):
     ):
         assert part in result.stdout
     assert "val accuracy" in result.stdout
+    assert "RANDOM WEIGHTS" in result.stdout
     assert "zoo predict run IMAGE_OR_DIR..." in result.stdout
     assert "\x1b" not in result.stdout
 

@@ -85,6 +85,8 @@ class TrainingConsole:
             f"{seconds:.0f} s in all",
             "bold",
         )
+        if run.info.recipe.weights == "none":
+            self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
         self.say(f"run folder   {run.path}")
         self.say(f"use it       zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR...")
 
