@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 import sys
 import urllib.request
@@ -154,10 +155,11 @@ def read_state_dict(path: Path) -> StateDict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes make it raise
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = f"it asks to run {wanted[1]}" if wanted else "it is no PyTorch file, or a damaged one"
         raise WeightsError(
-            f"{path} can't be read as plain tensors and zoo runs no code from a weights file; "
-            f"save its state_dict() as .safetensors where it was made "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{path} can't be read as plain tensors: {why}; zoo runs no code from a weights file. "
+            f"Save its state_dict() as .safetensors where it was made"
         ) from error
     return _state_dict_in(content, path)
 
