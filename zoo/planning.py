@@ -23,7 +23,7 @@ from zoo.engine.events import Listener, Note, ignore
 from zoo.errors import PluginError, RunError, TrainingError, WeightsUnavailableError
 from zoo.model.build import build_from
 from zoo.model.device import choose_device
-from zoo.model.freeze import freeze_parameters
+from zoo.model.freeze import freeze_parameters, has_batch_norm
 from zoo.model.groups import split_parameters
 from zoo.recipe import Recipe, change
 from zoo.run.folder import check_room, choose_folder
@@ -112,15 +112,16 @@ def prepare(
     torch.manual_seed(derive_seed(recipe.seed, "model"))
     model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
     freeze_parameters(model, backbone, recipe.freeze)
+    _check_batch(model, recipe)
     try:
-        _check_forward(model, backbone, preprocess, recipe, len(splits.class_names))
+        _check_forward(model, backbone, preprocess, len(splits.class_names))
     except TrainingError:
         if given.image_size is not None or preprocess == backbone.preprocess:
             raise
         preprocess = backbone.preprocess
         size = "{} x {}".format(*preprocess.height_width)
         listen(Note(text=f"{backbone.name} can't take {recipe.image_size} pixels: {size} instead"))
-        _check_forward(model, backbone, preprocess, recipe, len(splits.class_names))
+        _check_forward(model, backbone, preprocess, len(splits.class_names))
     recipe = change(
         recipe,
         data=None if recipe.data is None else str(Path(recipe.data).expanduser().resolve()),
@@ -166,7 +167,7 @@ def _choose_for_all(out: str | Path | None, recipe: Recipe, accelerator: Acceler
 
 
 def _check_forward(
-    model: nn.Module, backbone: Backbone, preprocess: Preprocess, recipe: Recipe, num_classes: int
+    model: nn.Module, backbone: Backbone, preprocess: Preprocess, num_classes: int
 ) -> None:
     """One empty picture through the model: what can't work is said before training."""
     height, width = preprocess.height_width
@@ -186,8 +187,11 @@ def _check_forward(
             f"backbone {backbone.name} gives {shape} for one image, "
             f"zoo needs logits (1, {num_classes})"
         )
+
+
+def _check_batch(model: nn.Module, recipe: Recipe) -> None:
     learns_statistics = recipe.batch_norm == "train" and recipe.freeze == "none"
-    if recipe.batch_size == 1 and learns_statistics:
+    if recipe.batch_size == 1 and learns_statistics and has_batch_norm(model):
         raise TrainingError(
             "batch_size 1 gives batch norm no statistics to learn from; "
             "use a larger --batch-size or --batch-norm frozen"

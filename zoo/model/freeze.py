@@ -42,3 +42,8 @@ def train_mode(
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether any layer keeps batch statistics."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
