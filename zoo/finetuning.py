@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from zoo.data.dataset import train_loader
 from zoo.data.split import Splits, names_sha256
 from zoo.data.transforms import train_transform
 from zoo.engine.events import EpochEnd, Interrupted, Listener, Note, ignore
+from zoo.engine.processes import decide_on_main
 from zoo.engine.train import train
 from zoo.errors import ZooError
 from zoo.planning import Plan, Prepared, prepare
@@ -24,6 +24,7 @@ from zoo.run.folder import open_folder, remove_traces
 from zoo.run.inference import eval_batches
 from zoo.run.read import Run, load
 from zoo.run.write import (
+    MODEL,
     ModelInfo,
     append_metrics,
     versions,
@@ -84,7 +85,11 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
     accelerator, backbone = prepared.accelerator, prepared.backbone
     main = accelerator.is_main_process
     listen = listen if main else ignore
-    folder = _open_for_all(plan, main, listen)
+    folder = decide_on_main(
+        accelerator, lambda: open_folder(plan.out, recipe, default=plan.default_out)
+    )
+    if folder != plan.out:
+        listen(Note(text=f"run folder {folder}: another run has taken {plan.out}", warning=True))
     best: ModelInfo | None = None
 
     def keep(model: nn.Module, end: EpochEnd) -> None:
@@ -94,8 +99,8 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         if end.best:
             info = _info(plan, end, splits)
             write_config(folder, backbone, info)
-            write_model(folder, model.state_dict(), info)
             best = info
+            write_model(folder, model.state_dict(), info)
             write_card(folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
         append_metrics(folder, {k: v for k, v in vars(end).items() if k != "best"})
 
@@ -122,11 +127,11 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         )
         accelerator.wait_for_everyone()
     except KeyboardInterrupt:
-        if best is None:
+        if best is None or not (folder / MODEL).exists():
             raise
         listen(Interrupted(epoch=best.epoch, val_accuracy=best.val_accuracy))
     except ZooError as error:
-        if best is None:
+        if best is None or not (folder / MODEL).exists():
             raise
         kept = f"kept the best so far in {folder}: epoch {best.epoch}, {best.val_accuracy:.2%}"
         raise type(error)(f"{error}\n{kept}") from error
@@ -134,15 +139,6 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         if main:
             remove_traces(folder)
     return load(folder, device=recipe.device)
-
-
-def _open_for_all(plan: Plan, main: bool, listen: Listener) -> Path:
-    """The run folder, opened by the main process and known to all."""
-    folder = open_folder(plan.out, plan.recipe, default=plan.default_out) if main else plan.out
-    if folder != plan.out:
-        listen(Note(text=f"run folder {folder}: another run has taken {plan.out}", warning=True))
-    shared: list[Path] = broadcast_object_list([folder])
-    return shared[0]
 
 
 def _class_weights(recipe: Recipe, counts: Sequence[int]) -> torch.Tensor | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from zoo import plugins
@@ -20,7 +19,8 @@ from zoo.data.folder import read_splits
 from zoo.data.split import Splits
 from zoo.decisions import choose_precision, choose_workers, decide_for_demo, decide_rates
 from zoo.engine.events import Listener, Note, ignore
-from zoo.errors import PluginError, RunError, TrainingError, WeightsUnavailableError
+from zoo.engine.processes import decide_on_main
+from zoo.errors import PluginError, TrainingError, WeightsUnavailableError
 from zoo.model.build import build_from
 from zoo.model.device import choose_device
 from zoo.model.freeze import freeze_parameters, has_batch_norm
@@ -103,7 +103,8 @@ def prepare(
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
     recipe = change(recipe, backbone=backbone.name)
-    folder = _choose_for_all(out, recipe, accelerator)
+    # A slower process would find the folder made by a faster one.
+    folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe))
     recipe = decide_for_demo(recipe, backbone, listen)
     preprocess = _preprocess(backbone, recipe)
     splits = _read_data(recipe, listen)
@@ -150,20 +151,6 @@ def prepare(
     return Prepared(
         plan=plan, backbone=backbone, splits=splits, model=model, accelerator=accelerator
     )
-
-
-def _choose_for_all(out: str | Path | None, recipe: Recipe, accelerator: Accelerator) -> Path:
-    """The run folder as one process sees it: a slower one would find it made by a faster one."""
-    chosen: Path | RunError | None = None
-    if accelerator.is_main_process:
-        try:
-            chosen = choose_folder(out, recipe)
-        except RunError as error:
-            chosen = error
-    shared: list[Path | RunError] = broadcast_object_list([chosen])
-    if isinstance(shared[0], RunError):
-        raise shared[0]
-    return shared[0]
 
 
 def _check_forward(
