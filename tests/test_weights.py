@@ -17,7 +17,7 @@ import zoo
 from tests.conftest import TINY
 from zoo import plugins, weights
 from zoo.backbone import Backbone, Preprocess
-from zoo.errors import WeightsError, WeightsUnavailableError
+from zoo.errors import PluginError, WeightsError, WeightsUnavailableError
 
 
 def net(num_classes: int | None, pretrained: bool) -> torch.nn.Module:
@@ -265,3 +265,9 @@ def test_what_is_nan_in_the_file_is_nan_in_the_model(tmp_path):
     state["bn1.weight"][0] = float("nan")
     torch.save(state, tmp_path / "nan.pth")
     assert zoo.build(TINY, 3, weights=str(tmp_path / "nan.pth")).bn1.weight[0].isnan()
+
+
+def test_a_file_that_a_plugin_cannot_convert_is_one_clear_error(tmp_path):
+    torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "cut.pth")
+    with pytest.raises(PluginError, match="lite0 can't make sense of these weights"):
+        zoo.build("efficientnet_lite0", 3, weights=str(tmp_path / "cut.pth"))

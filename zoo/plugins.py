@@ -21,7 +21,7 @@ from zoo.backbone import Backbone
 from zoo.errors import PluginError, UnknownBackboneError, ZooError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 State = Literal["ok", "missing dependency", "broken", "duplicate"]
 
@@ -168,6 +168,18 @@ def build(backbone: Backbone, num_classes: int | None, pretrained: bool) -> nn.M
         raise PluginError(
             f"backbone {backbone.name} could not be built "
             f"(num_classes={num_classes}, pretrained={pretrained}): {_describe(error)}"
+        ) from error
+
+
+def convert(backbone: Backbone, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Call the plugin's `convert`, if it has one, turning whatever it raises into a PluginError."""
+    if backbone.convert is None:
+        return state_dict
+    try:
+        return backbone.convert(state_dict)
+    except Exception as error:
+        raise PluginError(
+            f"backbone {backbone.name} can't make sense of these weights: {_describe(error)}"
         ) from error
 
 

@@ -57,9 +57,7 @@ def load(backbone: Backbone, weights: str) -> LoadedWeights:
     if weights != "pretrained":
         path = Path(weights).expanduser()
         path = path / "model.safetensors" if path.is_dir() else path
-        state_dict = read_state_dict(path)
-        if backbone.convert is not None:
-            state_dict = backbone.convert(state_dict)
+        state_dict = plugins.convert(backbone, read_state_dict(path))
         return LoadedWeights(state_dict=state_dict, source=f"file {path}")
     if backbone.weights is None:
         raise WeightsError(

@@ -99,13 +99,14 @@ def create(name: str, num_classes: int | None, pretrained: bool) -> nn.Module:
 
 def _convert(architecture: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """A file from where the architecture was first published, as timm's own loading takes it."""
-    import torch
+    import timm
 
-    with torch.device("meta"):
-        model = create(architecture, None, pretrained=False)
-    names = set(model.state_dict())
-    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if filter_fn is None or names >= set(state_dict):
+    module = sys.modules[timm.model_entrypoint(architecture).__module__]
+    filter_fn = getattr(module, "checkpoint_filter_fn", None)
+    if filter_fn is None:
+        return state_dict
+    model = create(architecture, None, pretrained=False)
+    if set(model.state_dict()) >= set(state_dict):
         return state_dict
     converted: dict[str, Tensor] = filter_fn(state_dict, model)
     return converted

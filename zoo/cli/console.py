@@ -60,6 +60,7 @@ class TrainingConsole:
                 self.say(text)
             case Interrupted():
                 self.interrupted = True
+                self._progress.stop()
                 self.err.print(
                     f"! interrupted; kept the best so far, epoch {event.epoch} "
                     f"with val accuracy {event.val_accuracy:.2%}",

@@ -36,7 +36,7 @@ def read_splits(root: Path, *, val_split: float, seed: int, strict: bool = False
     train_dir, val_dir, notes = split_folders(root)
     by_class, class_notes = _classes(train_dir)
     notes += class_notes
-    readable, unreadable = _readable(root, by_class, strict)
+    readable, unreadable = _readable(by_class, strict)
     class_names = tuple(readable)
     if len(class_names) < 2:
         raise _too_few_classes(train_dir, class_names)
@@ -54,7 +54,7 @@ def read_splits(root: Path, *, val_split: float, seed: int, strict: bool = False
                 f"{val_dir} has classes that {train_dir} lacks: {', '.join(strangers)}; "
                 f"train's classes are {', '.join(class_names)}"
             )
-        val_readable, val_unreadable = _readable(root, val_by_class, strict)
+        val_readable, val_unreadable = _readable(val_by_class, strict)
         unreadable += val_unreadable
         train, val = samples, _samples(root, val_readable, class_names)
         if not val:
@@ -81,7 +81,7 @@ def read_labelled(root: Path, class_names: Sequence[str], *, strict: bool = Fals
             f"{root} has classes that the model lacks: {', '.join(strangers)}; "
             f"the model's are {', '.join(class_names)}"
         )
-    readable, unreadable = _readable(root, by_class, strict)
+    readable, unreadable = _readable(by_class, strict)
     samples = _samples(root, readable, class_names)
     if not samples:
         raise DataError(f"no readable images in {root}")
@@ -162,7 +162,8 @@ def _classes(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         entries = _visible(class_dir)
         files = [p for p in entries if not p.is_dir()]
         images = [p for p in files if is_image_name(p)]
-        passed_over.update(p.suffix.lower() or "no extension" for p in files if p not in images)
+        strangers = [p for p in files if not is_image_name(p)]
+        passed_over.update(p.suffix.lower() or "no extension" for p in strangers)
         nested = sum(len(images_in(p)) for p in entries if p.is_dir())
         deeper = f"{nested} images lie in its subfolders, which are not searched"
         if images:
@@ -195,12 +196,12 @@ def _storable(class_dir: Path) -> str:
 
 
 def _readable(
-    root: Path, by_class: dict[str, list[Path]], strict: bool
+    by_class: dict[str, list[Path]], strict: bool
 ) -> tuple[dict[str, list[Path]], list[str]]:
     """The files that decode, classes without any left out; and what is wrong with the others."""
     files = [file for images in by_class.values() for file in images]
     with ThreadPoolExecutor() as pool:
-        problems = dict(zip(files, pool.map(_problem, files, chunksize=16), strict=True))
+        problems = dict(zip(files, pool.map(_problem, files), strict=True))
     unreadable = [problem for problem in problems.values() if problem]
     if unreadable and strict:
         raise DataError("\n".join(unreadable))
