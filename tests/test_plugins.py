@@ -95,6 +95,73 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(install, fault):
     assert "! plugin broken (acme-broken 1.2) was left out" in listing.stderr
 
 
+@pytest.fixture
+def _may_disable(monkeypatch, fresh_plugins):
+    """Undo what --no-plugin does to the environment."""
+    monkeypatch.setenv(plugins.DISABLE, "")
+
+
+@pytest.mark.usefixtures("_may_disable")
+def test_plugins_are_listed_with_package_state_and_cause(install):
+    install("acme-broken", "broken", "acme_broken_listed", "raise OSError('boom')")
+    listed = {
+        p["name"]: p
+        for p in json.loads(CliRunner().invoke(main, ["plugins", "--format", "json"]).stdout)
+    }
+    assert listed["broken"] == {
+        "name": "broken",
+        "distribution": "acme-broken",
+        "version": "1.2",
+        "state": "broken",
+        "cause": "OSError: boom",
+        "backbones": 0,
+    }
+    assert (listed["timm"]["state"], listed["timm"]["distribution"]) == ("ok", "zoo")
+    assert listed["timm"]["backbones"] > 1300
+    table = CliRunner().invoke(main, ["plugins"]).stdout
+    assert "broken       acme-broken 1.2  broken: OSError: boom" in table
+
+
+@pytest.mark.usefixtures("_may_disable")
+def test_a_plugin_can_be_left_out_by_flag(install):
+    install("acme-one", "one", "acme_one_flag", GOOD.format(name="mynet"))
+    assert plugins.get("mynet").name == "one/mynet"
+    plugins.load.cache_clear()
+    result = CliRunner().invoke(main, ["--no-plugin", "one", "plugins"])
+    assert (
+        "one          acme-one 1.2  disabled: by ZOO_DISABLE_PLUGINS or --no-plugin"
+        in result.stdout
+    )
+    with pytest.raises(PluginError, match=r"plugin one .* can't be used: disabled"):
+        plugins.get("one/mynet")
+    result = CliRunner().invoke(main, ["--no-plugin", "nope", "plugins"])
+    assert result.exit_code == 2
+    assert "no plugin 'nope' to leave out; installed plugins: one, timm" in result.stderr
+
+
+def test_a_plugin_can_be_left_out_by_environment(monkeypatch, fresh_plugins):
+    monkeypatch.setenv("ZOO_DISABLE_PLUGINS", "timm, not-installed")
+    assert plugins.load("timm").state == "disabled"
+    assert plugins.get("resnet18").name == "torchvision/resnet18"
+    assert not any(b.name.startswith("timm/") for b in zoo.backbones())
+
+
+def test_a_preferred_plugin_that_is_left_out_is_passed_over(monkeypatch, fresh_plugins):
+    monkeypatch.setenv("ZOO_DISABLE_PLUGINS", "torchvision")
+    assert plugins.get("resnet18").name == "timm/resnet18"
+
+
+def test_a_preferred_plugin_that_is_broken_is_not_silently_passed_over(monkeypatch, fresh_plugins):
+    def fail():
+        raise ImportError("no torchvision today")
+
+    monkeypatch.setattr("torchvision.models.list_models", lambda **options: fail())
+    with pytest.raises(PluginError, match=r"torchvision .*which may mean backbone 'resnet18'"):
+        plugins.get("resnet18")
+    assert plugins.get("timm/resnet18").name == "timm/resnet18"
+    assert plugins.get("efficientnet_lite0").name == "zoo/efficientnet_lite0"
+
+
 def test_two_packages_that_claim_one_name_are_both_refused(install):
     install("acme-one", "net", "acme_one", GOOD.format(name="a"))
     install("acme-two", "net", "acme_two", GOOD.format(name="b"))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
@@ -23,7 +25,10 @@ from zoo.errors import PluginError, UnknownBackboneError, ZooError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-State = Literal["ok", "missing dependency", "broken", "duplicate"]
+State = Literal["ok", "missing dependency", "broken", "duplicate", "disabled"]
+
+#: Environment variable with the names, separated by commas, of plugins to leave out.
+DISABLE = "ZOO_DISABLE_PLUGINS"
 
 #: A bare name means the first of these that declares it, else the only plugin that does.
 PREFERRED = ("torchvision", "zoo")
@@ -105,7 +110,7 @@ def get(name: str) -> Backbone:
     for preferred in (load(p) for p in PREFERRED if p in _entry_points()):
         if _declares(preferred, name):
             return preferred.backbones[f"{preferred.name}/{name}"]
-        failed = preferred if preferred.state != "ok" else failed
+        failed = preferred if preferred.state not in ("ok", "disabled") else failed
     if failed is not None:
         raise PluginError(
             f"plugin {failed}, which may mean backbone {name!r}, can't be used: "
@@ -141,6 +146,8 @@ def load(name: str) -> Plugin:
         version=dist.version if dist else "unknown",
         backbones={},
     )
+    if name in disabled():
+        return replace(plugin, state="disabled", cause=f"by {DISABLE} or --no-plugin")
     if others:
         rivals = ", ".join(sorted(e.dist.name for e in (entry_point, *others) if e.dist))
         return replace(
@@ -152,6 +159,24 @@ def load(name: str) -> Plugin:
         return replace(plugin, state="missing dependency", cause=_describe(error))
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported
         return replace(plugin, state="broken", cause=_describe(error))
+
+
+def disabled() -> list[str]:
+    """Names of the plugins to leave out."""
+    return [name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()]
+
+
+def disable(names: Sequence[str]) -> None:
+    """Leave plugins out, in this process and those it starts.
+
+    Raises:
+        PluginError: There is no plugin of that name.
+    """
+    for name in names:
+        if name not in _entry_points():
+            known = ", ".join(sorted(_entry_points())) or "none"
+            raise PluginError(f"no plugin {name!r} to leave out; installed plugins: {known}")
+    os.environ[DISABLE] = ",".join([*disabled(), *names])
 
 
 def build(backbone: Backbone, num_classes: int | None, pretrained: bool) -> nn.Module:

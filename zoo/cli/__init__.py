@@ -12,7 +12,7 @@ import click
 from zoo.errors import ZooError
 
 #: Command -> its module below zoo.cli.
-COMMANDS = ("finetune", "predict", "evaluate", "backbones", "show")
+COMMANDS = ("finetune", "predict", "evaluate", "backbones", "show", "plugins")
 
 
 class _Failure(click.ClickException):
@@ -46,7 +46,10 @@ class _Commands(click.Group):
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="zoo", message="zoo %(version)s")
-def main() -> None:
+@click.option(
+    "--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Leave out the plugin NAME."
+)
+def main(no_plugins: tuple[str, ...]) -> None:
     """Fine-tune any pretrained image classifier.
 
     \b
@@ -54,3 +57,7 @@ def main() -> None:
       zoo predict runs/photos-... a.jpg   what is on a picture
       zoo backbones resnet                what there is to start from
     """
+    if no_plugins:
+        from zoo import plugins
+
+        plugins.disable(no_plugins)

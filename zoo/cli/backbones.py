@@ -46,5 +46,5 @@ def command(pattern: str, form: str) -> None:
             click.echo(f"{b.name:{width}}  {height}x{width_px}  {weights}")
         click.echo(f"{len(found)} backbones", err=True)
     for plugin in plugins.load_all():
-        if plugin.state != "ok":
+        if plugin.state not in ("ok", "disabled"):
             click.echo(f"! plugin {plugin} was left out: {plugin.state}: {plugin.cause}", err=True)

@@ -1,0 +1,40 @@
+"""`zoo plugins`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from zoo.cli.options import format_option
+
+
+@click.command("plugins", short_help="List the plugins found, and why any was left out.")
+@format_option("table", "json")
+def command(form: str) -> None:
+    """List every plugin found: its backbones and package, or why it was left out.
+
+    A plugin can be left out on purpose: by `zoo --no-plugin NAME COMMAND`, or for all commands by
+    ZOO_DISABLE_PLUGINS=NAME,NAME in the environment.
+    """
+    from zoo import plugins
+
+    found = plugins.load_all()
+    if form == "json":
+        listed = [
+            {
+                "name": p.name,
+                "distribution": p.distribution,
+                "version": p.version,
+                "state": p.state,
+                "cause": p.cause,
+                "backbones": len(p.backbones),
+            }
+            for p in found
+        ]
+        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    width = max((len(p.name) for p in found), default=0)
+    for p in found:
+        state = f"{len(p.backbones)} backbones" if p.state == "ok" else f"{p.state}: {p.cause}"
+        click.echo(f"{p.name:{width}}  {p.distribution} {p.version}  {state}")
