@@ -195,6 +195,22 @@ def test_default_folders_never_collide(photos):
     assert names == ["runs/colours-test_efficientnet", "runs/colours-test_efficientnet-2"]
 
 
+def test_what_is_said_to_be_kept_is_what_the_file_holds(photos, monkeypatch):
+    """The second, better epoch can't be written: the first is what remains, and what is named."""
+    script = iter([(0.9, 0.4), (0.5, 0.8)])
+    monkeypatch.setattr("zoo.engine.train.validate", lambda *args: next(script))
+
+    def listen(event):
+        if isinstance(event, EpochEnd):
+            monkeypatch.setattr(
+                "os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space"))
+            )
+
+    with pytest.raises(RunError, match=r"No space\nkept the best so far in run: epoch 1"):
+        zoo.finetune(photos, out="run", listen=listen, **{**QUICK, "epochs": 2})
+    assert zoo.load("run").info.epoch == 1
+
+
 @pytest.mark.parametrize("out", [None, "run"])
 def test_runs_that_start_together_never_share_a_folder(photos, out):
     """Both are planned before either opens its folder."""
@@ -293,6 +309,7 @@ def test_the_demo_falls_back_to_random_weights_says_so_and_records_it():
     assert "random weights" in (made.path / "README.md").read_text()
     assert made.class_names == tuple("0123456789")
     assert made.evaluate().accuracy == made.info.val_accuracy
+    assert made.evaluate(split="all").images == 1797
 
 
 def test_mixed_precision_trains_but_validates_in_full(photos):

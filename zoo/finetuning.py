@@ -22,7 +22,7 @@ from zoo.recipe import Recipe, make_recipe
 from zoo.run.card import write_card
 from zoo.run.folder import open_folder, remove_traces
 from zoo.run.inference import eval_batches
-from zoo.run.read import Run, load
+from zoo.run.read import Run, load, read_info
 from zoo.run.write import (
     MODEL,
     ModelInfo,
@@ -90,16 +90,13 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
     )
     if folder != plan.out:
         listen(Note(text=f"run folder {folder}: another run has taken {plan.out}", warning=True))
-    best: ModelInfo | None = None
 
     def keep(model: nn.Module, end: EpochEnd) -> None:
-        nonlocal best
         if not main:
             return
         if end.best:
             info = _info(plan, end, splits)
             write_config(folder, backbone, info)
-            best = info
             write_model(folder, model.state_dict(), info)
             write_card(folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
         append_metrics(folder, {k: v for k, v in vars(end).items() if k != "best"})
@@ -127,18 +124,25 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         )
         accelerator.wait_for_everyone()
     except KeyboardInterrupt:
-        if best is None or not (folder / MODEL).exists():
+        kept = _kept(folder, main)
+        if kept is None:
             raise
-        listen(Interrupted(epoch=best.epoch, val_accuracy=best.val_accuracy))
+        listen(Interrupted(epoch=kept.epoch, val_accuracy=kept.val_accuracy))
     except ZooError as error:
-        if best is None or not (folder / MODEL).exists():
+        kept = _kept(folder, main)
+        if kept is None:
             raise
-        kept = f"kept the best so far in {folder}: epoch {best.epoch}, {best.val_accuracy:.2%}"
-        raise type(error)(f"{error}\n{kept}") from error
+        where = f"kept the best so far in {folder}: epoch {kept.epoch}, {kept.val_accuracy:.2%}"
+        raise type(error)(f"{error}\n{where}") from error
     finally:
         if main:
             remove_traces(folder)
     return load(folder, device=recipe.device)
+
+
+def _kept(folder: Path, main: bool) -> ModelInfo | None:
+    """What the main process finds kept, as the file itself says."""
+    return read_info(folder / MODEL) if main and (folder / MODEL).exists() else None
 
 
 def _class_weights(recipe: Recipe, counts: Sequence[int]) -> torch.Tensor | None:

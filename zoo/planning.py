@@ -160,7 +160,7 @@ def _check_forward(
     height, width = preprocess.height_width
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = model(torch.zeros(1, 3, height, width))
     except Exception as error:
         raise TrainingError(

@@ -157,7 +157,7 @@ def load(name: str) -> Plugin:
         return replace(plugin, backbones=_declared(entry_point))
     except ImportError as error:
         return replace(plugin, state="missing dependency", cause=_describe(error))
-    except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code raises anything
         return replace(plugin, state="broken", cause=_describe(error))
 
 

@@ -56,7 +56,7 @@ def load(backbone: Backbone, weights: str) -> LoadedWeights:
         return LoadedWeights(state_dict=None, source="random")
     if weights != "pretrained":
         path = Path(weights).expanduser()
-        path = path / "model.safetensors" if path.is_dir() else path
+        path = path / "model.safetensors" if is_file(path / "model.safetensors") else path
         state_dict = plugins.convert(backbone, read_state_dict(path))
         return LoadedWeights(state_dict=state_dict, source=f"file {path}")
     if backbone.weights is None:
@@ -143,7 +143,7 @@ def read_state_dict(path: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
+    if not is_file(path):
         raise WeightsError(f"no weights file {path}; give pretrained, none, or an existing file")
     if path.suffix == ".safetensors":
         try:
@@ -160,6 +160,14 @@ def read_state_dict(path: Path) -> StateDict:
             f"Save its state_dict() as .safetensors where it was made"
         ) from error
     return _state_dict_in(content, path)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False too where that can't be known."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def cache_path(weights: Weights) -> Path:
@@ -197,11 +205,13 @@ def _state_dict_in(content: object, path: Path) -> StateDict:
         content = nested[0] if len(nested) == 1 else content
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds no state dict but {type(content).__name__}")
-    strangers = [str(k) for k, v in content.items() if not isinstance(v, torch.Tensor)]
+    strangers = [
+        str(k) for k, v in content.items() if not isinstance(v, torch.Tensor) or k != str(k)
+    ]
     if strangers:
         raise WeightsError(
             f"{path} holds no plain state dict: {', '.join(strangers[:5])} "
-            f"{'is' if len(strangers) == 1 else 'are'} not tensors"
+            f"{'is no named tensor' if len(strangers) == 1 else 'are no named tensors'}"
         )
     if all(str(k).startswith("module.") for k in content):
         return {str(k).removeprefix("module."): v for k, v in content.items()}

@@ -47,6 +47,11 @@ def test_classes_may_be_called_like_splits(photos, tmp_path):
     assert run.evaluate(elsewhere).images == 30
 
 
+def test_a_split_that_there_is_not_is_refused(run):
+    with pytest.raises(DataError, match="split is 'test'; give one of val, all"):
+        run.evaluate(split="test")
+
+
 def test_what_was_passed_over_is_said(run, photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
     (root / "red").rename(root / "x")

@@ -59,6 +59,8 @@ def _shown(default: object) -> str:
 def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: object) -> None:
     """Fine-tune a pretrained backbone on a folder of images and leave a run folder.
 
+    Some defaults differ for the demo, for AdamW and for random weights; the plan says which.
+
     \b
       zoo finetune                                    the demo
       zoo finetune --data photos                      the default backbone, best settings
@@ -72,19 +74,18 @@ def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: obje
     from zoo.planning import prepare
 
     with TrainingConsole() as console:
-        prepared = prepare(made, out=out, listen=console)
-        main = prepared.accelerator.is_main_process
-        if dry_run:
-            if main:
-                console.say("dry run: nothing was trained or written")
-            return
         try:
-            run = execute(prepared, console)
+            prepared = prepare(made, out=out, listen=console)
+            main = prepared.accelerator.is_main_process
+            if not dry_run:
+                run = execute(prepared, console)
         except KeyboardInterrupt:
-            if main and not console.interrupted:
+            if not console.interrupted:
                 click.echo("! interrupted before the first epoch ended: nothing was kept", err=True)
             raise SystemExit(130) from None
-        if main:
+        if main and dry_run:
+            console.say("dry run: nothing was trained or written")
+        elif main:
             console.result(run)
     if console.interrupted:
         raise SystemExit(130)

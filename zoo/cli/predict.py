@@ -48,19 +48,18 @@ def command(run: Path, images: tuple[Path, ...], form: str, top_k: int | None, d
     loaded = load(run, device=device)
     files = _files(images)
     write = {"json": _write_json, "csv": _write_csv, "table": _write_table}[form]
-    counts = [0, 0]
-    write(_predictions(loaded, files, top_k or 5, counts), files)
-    predicted, unreadable = counts
+    unreadable: list[Path] = []
+    write(_predictions(loaded, files, top_k or 5, unreadable))
     if unreadable:
-        click.echo(f"! {unreadable} unreadable images left out", err=True)
-    if not predicted:
+        click.echo(f"! {len(unreadable)} unreadable images left out", err=True)
+    if len(unreadable) == len(files):
         raise DataError(f"no readable images in {', '.join(map(str, images))}")
 
 
 def _predictions(
-    run: Run, files: list[Path], top_k: int, counts: list[int]
+    run: Run, files: list[Path], top_k: int, unreadable: list[Path]
 ) -> Iterator[Prediction]:
-    """Predictions as they are made, batch by batch; `counts` is [predicted, unreadable]."""
+    """Predictions as they are made, batch by batch; adds to `unreadable` what can't be."""
     from zoo.data.image import read_image
     from zoo.data.split import Sample
     from zoo.run.inference import BATCH_SIZE
@@ -72,10 +71,9 @@ def _predictions(
                 samples.append(Sample(name=str(path), label=0, image=read_image(path)))
                 paths.append(path)
             except DataError as error:
-                counts[1] += 1
+                unreadable.append(path)
                 click.echo(f"! {error}", err=True)
         for path, prediction in zip(paths, run.predict_samples(samples, top_k=top_k), strict=True):
-            counts[0] += 1
             yield replace(prediction, path=path)
 
 
@@ -83,27 +81,30 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
     """The images meant: files as given, folders searched."""
     from zoo.data.folder import images_in
 
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise DataError(f"no such image or folder: {', '.join(missing)}")
+    for path in paths:
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise DataError(f"no such image or folder: {path}") from None
+        except OSError as error:
+            raise DataError(f"can't look at {path}: {error.strerror}") from error
     return [f for path in paths for f in (images_in(path) if path.is_dir() else [path])]
 
 
-def _write_json(predictions: Iterator[Prediction], files: list[Path]) -> None:
+def _write_json(predictions: Iterator[Prediction]) -> None:
     click.echo(json.dumps([_as_dict(p) for p in predictions], indent=2, ensure_ascii=False))
 
 
-def _write_csv(predictions: Iterator[Prediction], files: list[Path]) -> None:
+def _write_csv(predictions: Iterator[Prediction]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "label", "probability"])
     writer.writerows([str(p.path), p.label, f"{p.probability:.6f}"] for p in predictions)
 
 
-def _write_table(predictions: Iterator[Prediction], files: list[Path]) -> None:
-    width = max((len(str(f)) for f in files), default=0)
+def _write_table(predictions: Iterator[Prediction]) -> None:
     for p in predictions:
         top = "  ".join(f"{label} {probability:.1%}" for label, probability in p.top)
-        click.echo(f"{p.path!s:{width}}  {top}")
+        click.echo(f"{p.path}  {top}")
 
 
 def _as_dict(prediction: Prediction) -> dict[str, object]:

@@ -56,7 +56,7 @@ def command(name: str, depth: int) -> None:
         click.echo("weights        none")
         return
     click.echo(f"weights        {weights.tag or 'pretrained'}, from {weights.place}")
-    click.echo(f"sha256         {weights.sha256 or 'not published'}")
+    click.echo(f"sha256         {weights.sha256 or 'none to check against'}")
     click.echo(f"licence        {weights.license or 'not stated'}")
 
 

@@ -107,7 +107,13 @@ def train(
                 f"try a smaller --batch-size or --image-size"
             ) from error
         train_seconds = time.perf_counter() - started
-        val_loss, val_accuracy = validate(bare, val_batches, full_precision)
+        try:
+            val_loss, val_accuracy = validate(bare, val_batches, full_precision)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{accelerator.device} has too little memory for validation; "
+                f"try a smaller --image-size"
+            ) from error
         # All processes must agree on what is best and when to stop.
         val_loss, val_accuracy = broadcast_object_list([val_loss, val_accuracy])
         if not math.isfinite(val_loss):

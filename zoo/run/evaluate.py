@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -114,8 +114,12 @@ def evaluate(
 def _images(info: ModelInfo, data: Path | None, split: Split, strict: bool) -> tuple[Splits, str]:
     """The images meant, as val, and which they are in words."""
     recipe = info.recipe
+    if split not in get_args(Split):
+        raise DataError(f"split is {split!r}; give one of {', '.join(get_args(Split))}")
     if data is None and recipe.data is None:
         splits = demo_splits(val_split=recipe.val_split, seed=recipe.seed)
+        if split == "all":
+            return replace(splits, val=splits.train + splits.val), "all of the demo's digits"
         return splits, f"the demo's digits, the {recipe.val_split:.0%} that training held out"
     root = data if data is not None else Path(str(recipe.data))
     if split == "all":

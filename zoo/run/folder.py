@@ -89,7 +89,7 @@ def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Path:
 
 
 def remove_traces(folder: Path) -> None:
-    """Take away this run's folder if no model came to be in it."""
+    """Take away what this run has put into its folder, if no model came to be; the folder too."""
     if (folder / MODEL).exists():
         return
     for name in (RECIPE, METRICS, CONFIG, CARD):

@@ -25,6 +25,7 @@ from zoo.recipe import Recipe
 from zoo.run.evaluate import Evaluation, Split, evaluate
 from zoo.run.inference import eval_batches, predict_logits
 from zoo.run.write import FORMAT, MODEL, ModelInfo, tensors_sha256
+from zoo.weights import is_file
 
 AnyImage = str | Path | Image.Image | np.ndarray
 
@@ -120,7 +121,7 @@ def load(path: str | Path, *, device: str = "auto") -> Run:
         WeightsError: The weights don't fit the backbone.
     """
     path = Path(path).expanduser()
-    file = path / MODEL if path.is_dir() else path
+    file = path if is_file(path) else path / MODEL
     state_dict, details = _read(file)
     info = _parse(file, details)
     if tensors_sha256(state_dict) != details.get("sha256"):
@@ -133,15 +134,23 @@ def load(path: str | Path, *, device: str = "auto") -> Run:
     return Run(path=path, info=info, backbone=backbone, model=place(model, choose_device(device)))
 
 
-def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if not file.is_file():
-        raise RunError(
-            f"no run at {file.parent if file.name == MODEL else file}: there is no {file.name}"
-        )
+def read_info(file: Path) -> ModelInfo:
+    """What a model.safetensors says about itself; its weights are not read.
+
+    Raises:
+        RunError: There is no such file, or zoo didn't write it.
+    """
+    return _parse(file, _read(file, tensors=False)[1])
+
+
+def _read(file: Path, *, tensors: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    if not is_file(file):
+        raise RunError(f"no run at {file.parent}: there is no {file.name} that can be read")
     try:
         with safe_open(file, framework="pt") as content:
             details = content.metadata() or {}
-            return {name: content.get_tensor(name) for name in content.keys()}, details  # noqa: SIM118
+            names = content.keys() if tensors else []
+            return {name: content.get_tensor(name) for name in names}, details
     except (SafetensorError, OSError) as error:
         raise RunError(f"{file} is no readable safetensors file: {error}") from error
 
