@@ -374,6 +374,20 @@ def test_every_torchvision_family_comes_back_from_its_file(photos, tmp_path):
         assert zoo.load(made.path).info.backbone == f"torchvision/{name}"
 
 
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 299)])
+def test_auxiliary_heads_are_replaced_and_learn(photos, name, size):
+    fields = {**QUICK, "backbone": name, "image_size": size, "lr": 0.001, "head_lr_mult": 10.0}
+    made = zoo.finetune(photos, out="run", **fields)
+    assert made.info.backbone == f"torchvision/{name}"
+    state = read_state_dict(Path("run/model.safetensors"))
+    for path in made.backbone.head_paths:
+        assert state[f"{path}.weight"].shape[0] == 3
+        assert state[f"{path}.bias"].abs().max() > 0  # started at 0: its loss reached it
+    if name == "googlenet":
+        fields["freeze"] = "backbone"
+        assert zoo.finetune(photos, out="frozen", **fields).info.recipe.freeze == "backbone"
+
+
 def test_a_size_that_a_backbone_cannot_take_is_said_before_training(photos):
     with pytest.raises(TrainingError, match="squeezenet1_1 can't take 8 x 8 pixels: RuntimeError"):
         zoo.finetune(photos, **{**QUICK, "backbone": "squeezenet1_1", "image_size": 8})

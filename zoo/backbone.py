@@ -125,11 +125,17 @@ class Head:
     Attributes:
         paths: Dotted paths of the leaf layers whose outputs are class scores, all of them where
             there are several. Whole components only: "head" never takes "head_dist".
+        aux: Loss weights of auxiliary heads, for a network that in train mode gives a tuple: the
+            logits, then those of each auxiliary head in this order. Their leaves are in `paths`.
+        neck: Dotted paths of pretrained layers between the features and the head; they are of the
+            backbone group.
         replace: `(leaf, num_classes) -> new leaf`, for leaves that are neither nn.Linear nor a
             convolution and whose `build` ignores `num_classes`.
     """
 
     paths: tuple[str, ...]
+    aux: tuple[float, ...] = ()
+    neck: tuple[str, ...] = ()
     replace: Callable[[nn.Module, int], nn.Module] | None = None
 
 
@@ -148,6 +154,7 @@ class Backbone:
         head: A dotted path, several, or a `Head`.
         preprocess: How its input is prepared.
         weights: Where the pretrained weights come from; None if there are none.
+        stages: Dotted paths of its modules from the stem to the deepest block.
         convert: `state_dict -> state_dict`: names and tensors of a file as the library published it
             to those of the model. Called with any file that a user gives, so one that fits already
             must come back as it is.
@@ -160,6 +167,7 @@ class Backbone:
     head: str | tuple[str, ...] | Head
     preprocess: Preprocess
     weights: Weights | None = None
+    stages: tuple[str, ...] = ()
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -169,3 +177,13 @@ class Backbone:
         if isinstance(self.head, Head):
             return self.head.paths
         return (self.head,) if isinstance(self.head, str) else tuple(self.head)
+
+    @property
+    def aux(self) -> tuple[float, ...]:
+        """Loss weights of the auxiliary heads."""
+        return self.head.aux if isinstance(self.head, Head) else ()
+
+    @property
+    def neck(self) -> tuple[str, ...]:
+        """Paths of the neck."""
+        return self.head.neck if isinstance(self.head, Head) else ()

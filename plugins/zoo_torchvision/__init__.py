@@ -34,8 +34,15 @@ HEADS = {
     "wide_resnet": "fc",
 }
 
-#: Models whose position embeddings or windows fit one input size only.
-FIXED_SIZE = ("maxvit", "vit")
+#: Models with auxiliary heads, and the loss weights that torchvision's own training gives these
+#: (GoogLeNet: Szegedy et al., 2015; Inception v3: 2016).
+AUXILIARY = {
+    "googlenet": zoo.Head(paths=("fc", "aux1.fc2", "aux2.fc2"), aux=(0.3, 0.3)),
+    "inception_v3": zoo.Head(paths=("fc", "AuxLogits.fc"), aux=(0.4,)),
+}
+
+#: Models whose position embeddings, windows or auxiliary heads fit one input size only.
+FIXED_SIZE = ("inception", "maxvit", "vit")
 
 #: Before 2017 densenet's layers were named `norm.1`; its weights files still are.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
@@ -43,19 +50,17 @@ _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)
 
 @zoo.hookimpl
 def zoo_backbones() -> Iterator[zoo.Backbone]:
-    """Every classifier of torchvision.models but googlenet and inception_v3.
-
-    Those two return several outputs while training, which needs a loss of their own.
-    """
+    """Every classifier of torchvision.models."""
     from torchvision import models
 
     for name in models.list_models(module=models):
         head = next((path for start, path in HEADS.items() if name.startswith(start)), None)
-        if head is not None:
-            yield _declare(name, head, models.get_model_weights(name).DEFAULT)
+        declared = AUXILIARY.get(name, head)
+        if declared is not None:
+            yield _declare(name, declared, models.get_model_weights(name).DEFAULT)
 
 
-def _declare(name: str, head: str, weights: WeightsEnum) -> zoo.Backbone:
+def _declare(name: str, head: str | zoo.Head, weights: WeightsEnum) -> zoo.Backbone:
     transforms = weights.transforms()
     (size,), (resize,) = transforms.crop_size, transforms.resize_size
     digest = re.search(r"-([0-9a-f]{8,})\.pth$", weights.url)
@@ -65,7 +70,9 @@ def _declare(name: str, head: str, weights: WeightsEnum) -> zoo.Backbone:
         sha256=digest.group(1) if digest else None,
         license=weights.meta.get("license"),
     )
-    options = {"image_size": size} if name.startswith("vit") else {}
+    options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
+    if name in AUXILIARY:
+        options = {"aux_logits": True, "transform_input": True, "init_weights": False}
     return zoo.Backbone(
         name=name,
         build=functools.partial(_build, name, declared, len(weights.meta["categories"]), options),

@@ -28,6 +28,8 @@ TORCHVISION = [
     "convnext_tiny",
     "vit_b_16",
     "swin_t",
+    "googlenet",
+    "inception_v3",
 ]
 TIMM = [
     "resnet18",
@@ -143,6 +145,18 @@ def test_an_odd_head_needs_the_plugins_own_replace():
 def test_a_head_path_that_is_not_there_names_backbone_and_path():
     with pytest.raises(PluginError, match="acme/net declares head 'fc'"):
         zoo.build(backbone_of(tiny_net, head="fc"), 4, weights="none")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stages": ("1", "9")}, "declares stage '9'"),
+        ({"head": Head(paths=("3",), neck=("8",))}, "declares neck '8'"),
+    ],
+)
+def test_stages_and_neck_that_are_not_there_are_named(options, message):
+    with pytest.raises(PluginError, match=message):
+        zoo.build(backbone_of(tiny_net, **options), 4, weights="none")
 
 
 def test_a_build_that_raises_names_the_backbone():

@@ -68,7 +68,7 @@ def train(
 
     Raises:
         TrainingError: The loss is not finite, or the device's memory is too small.
-        PluginError: The model's output in train mode is no tensor.
+        PluginError: The model's output in train mode is not what the head declares.
     """
     place(model, accelerator.device)
     groups = parameter_groups(
@@ -92,6 +92,7 @@ def train(
         try:
             seen = _train_epoch(
                 wrapped,
+                backbone,
                 optimizer,
                 train_batches,
                 loss_weights,
@@ -171,6 +172,7 @@ class _Seen:
 
 def _train_epoch(
     model: nn.Module,
+    backbone: Backbone,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
     loss_weights: Tensor | None,
@@ -192,15 +194,29 @@ def _train_epoch(
             schedule=recipe.schedule,
         )
         set_learning_rates(optimizer, factor)
-        logits = model(place_images(images, accelerator.device))
-        if not isinstance(logits, Tensor):
+        outputs = model(place_images(images, accelerator.device))
+        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        # A frozen network is in eval mode, in which it gives no auxiliary logits.
+        if not isinstance(logits, Tensor) or len(auxiliary) not in (0, len(backbone.aux)):
             raise PluginError(
-                f"backbone {recipe.backbone} gives a {type(logits).__name__} in train mode, "
-                f"zoo needs logits (N, classes)"
+                f"backbone {backbone.name} gives a {type(outputs).__name__} of "
+                f"{1 + len(auxiliary)} in train mode, zoo needs logits (N, classes) "
+                f"and as many auxiliary ones as the head declares: {len(backbone.aux)}"
             )
-        loss = cross_entropy(
-            logits.float(), labels, weight=loss_weights, label_smoothing=recipe.label_smoothing
-        )
+        loss = torch.stack(
+            [
+                loss_share
+                * cross_entropy(
+                    each.float(),
+                    labels,
+                    weight=loss_weights,
+                    label_smoothing=recipe.label_smoothing,
+                )
+                for loss_share, each in zip(
+                    (1.0, *backbone.aux), (logits, *auxiliary), strict=bool(auxiliary)
+                )
+            ]
+        ).sum()
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} in epoch {epoch}, step {step} of {steps}; "
