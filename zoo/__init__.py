@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo import weights
-    from zoo.backbone import Backbone, Head, Preprocess, Weights
+    from zoo.backbone import Backbone, Head, LeftOut, Preprocess, Weights
     from zoo.errors import ZooError
     from zoo.finetuning import finetune
     from zoo.hookspecs import hookimpl
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone",
     "Head",
+    "LeftOut",
     "Prediction",
     "Preprocess",
     "Recipe",
@@ -44,6 +45,7 @@ __all__ = [
 _HOME = {
     "Backbone": "zoo.backbone",
     "Head": "zoo.backbone",
+    "LeftOut": "zoo.backbone",
     "Preprocess": "zoo.backbone",
     "Weights": "zoo.backbone",
     "ZooError": "zoo.errors",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 CropMode = Literal["center", "squash", "border"]
+
+#: Dotted path of a module, parameter or buffer, or several that have one depth. A path that ends
+#: in `.*` stands for all children of that module that no entry before it names, each a depth.
+Stage = str | tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +90,14 @@ class Preprocess:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Where a backbone's pretrained weights come from: exactly one of url, hub and package.
+    """Where a backbone's pretrained weights come from: exactly one of url, hub, package and path.
 
     Attributes:
         url: Address of a state dict; kept in torch.hub's cache.
         hub: Hugging Face hub repository id; kept in the hub's cache.
         package: Installed distribution that holds the file.
+        path: A file on this machine or a mounted one.
+        file: Name of the file in the repository or distribution, where it must be said.
         tag: Which of the backbone's weights these are, in the library's own words.
         sha256: SHA-256 of the file, or its published leading hex digits.
         license: Licence of the weights (an SPDX id where there is one), None if not stated.
@@ -100,19 +106,26 @@ class Weights:
     url: str | None = None
     hub: str | None = None
     package: str | None = None
+    path: str | None = None
+    file: str | None = None
     tag: str | None = None
     sha256: str | None = None
     license: str | None = None
 
     def __post_init__(self) -> None:
-        if sum(place is not None for place in (self.url, self.hub, self.package)) != 1:
-            raise PluginError(f"Weights: give exactly one of url, hub and package, got {self!r}")
+        places = (self.url, self.hub, self.package, self.path)
+        if sum(place is not None for place in places) != 1:
+            raise PluginError(
+                f"Weights: give exactly one of url, hub, package and path, got {self!r}"
+            )
 
     @property
     def place(self) -> str:
         """The one place, in words."""
         if self.url is not None:
             return self.url
+        if self.path is not None:
+            return self.path
         if self.hub is not None:
             return f"Hugging Face hub, {self.hub}"
         return f"installed package {self.package}"
@@ -127,8 +140,8 @@ class Head:
             there are several. Whole components only: "head" never takes "head_dist".
         aux: Loss weights of auxiliary heads, for a network that in train mode gives a tuple: the
             logits, then those of each auxiliary head in this order. Their leaves are in `paths`.
-        neck: Dotted paths of pretrained layers between the features and the head; they are of the
-            backbone group.
+        neck: Dotted paths of pretrained layers between the features and the head (pooled norm,
+            hidden layers); they are of the backbone group, one depth beyond the last stage.
         replace: `(leaf, num_classes) -> new leaf`, for leaves that are neither nn.Linear nor a
             convolution and whose `build` ignores `num_classes`.
     """
@@ -154,7 +167,14 @@ class Backbone:
         head: A dotted path, several, or a `Head`.
         preprocess: How its input is prepared.
         weights: Where the pretrained weights come from; None if there are none.
-        stages: Dotted paths of its modules from the stem to the deepest block.
+        stages: What it computes, in that order, from the stem to the deepest block: each entry is a
+            depth, for layer-wise learning rates and freezing. Together with head and neck they
+            cover every parameter. A callable gets the built model, for a library that knows its
+            layers' order only by asking them.
+        resized: For a backbone of fixed input size: `image_size -> Backbone`, the same network
+            built for another size (side of the square, in pixels), its pretrained position
+            embeddings resampled as its library does. Raises ValueError, with the reason, for a
+            size that can't be. None: it takes no other size.
         convert: `state_dict -> state_dict`: names and tensors of a file as the library published it
             to those of the model. Called with any file that a user gives, so one that fits already
             must come back as it is.
@@ -167,7 +187,8 @@ class Backbone:
     head: str | tuple[str, ...] | Head
     preprocess: Preprocess
     weights: Weights | None = None
-    stages: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] | Callable[[nn.Module], Iterable[Stage]] = ()
+    resized: Callable[[int], Backbone] | None = None
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -187,3 +208,16 @@ class Backbone:
     def neck(self) -> tuple[str, ...]:
         """Paths of the neck."""
         return self.head.neck if isinstance(self.head, Head) else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A network that a plugin's library has but that is no backbone, and why.
+
+    Attributes:
+        name: As a backbone's.
+        reason: For whoever asks for it: "a pure encoder, without a classifier".
+    """
+
+    name: str
+    reason: str

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from zoo.backbone import Backbone
+from zoo.backbone import Backbone, LeftOut, Weights
 
 #: Entry-point group that plugins register in, and pluggy's project name.
 PROJECT = "zoo"
@@ -14,7 +14,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def zoo_backbones() -> Iterable[Backbone]:  # type: ignore[empty-body]
+def zoo_backbones() -> Iterable[Backbone | LeftOut]:  # type: ignore[empty-body]
     """Declare backbones.
 
     Called once per process, when someone lists backbones or asks for one of this plugin's.
@@ -31,5 +31,27 @@ def zoo_backbones() -> Iterable[Backbone]:  # type: ignore[empty-body]
             )
 
     Returns:
-        The declarations, in any order. Two with one name are an error of the plugin.
+        The declarations, in any order. Two with one name are an error of the plugin. A `LeftOut`
+        says why a network of your library is no backbone, to whoever asks for it.
+    """
+
+
+@hookspec
+def zoo_weights(backbone: Backbone) -> Iterable[Weights]:  # type: ignore[empty-body]
+    """Say where else the pretrained weights of a backbone, of whatever plugin, may come from.
+
+    Called when pretrained weights are looked for: for a mirror, a shared folder, a package of your
+    company. What is there is loaded as a file that a user gives would be: through the backbone's
+    `convert`, strictly, checked against `sha256` where one is declared.
+
+        @zoo.hookimpl
+        def zoo_weights(backbone):
+            if backbone.name == "torchvision/resnet18":
+                yield zoo.Weights(path="/mnt/weights/resnet18-f37072fd.pth", sha256="f37072fd")
+
+    Args:
+        backbone: Its declaration, with its full name.
+
+    Returns:
+        Places, tried in this order, before the backbone's own.
     """

@@ -12,14 +12,14 @@ import functools
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
 import pluggy
 
 from zoo import hookspecs
-from zoo.backbone import Backbone
+from zoo.backbone import Backbone, LeftOut
 from zoo.errors import PluginError, UnknownBackboneError, ZooError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Plugin:
         state: `ok`, or why it was left out.
         cause: The failure in words, empty if ok.
         backbones: What it declares, by full name.
+        left_out: What its library has and it does not declare, by full name.
+        hooks: Its hook manager; None if it was left out itself.
     """
 
     name: str
@@ -54,7 +56,9 @@ class Plugin:
     version: str
     state: State = "ok"
     cause: str = ""
-    backbones: dict[str, Backbone]
+    backbones: dict[str, Backbone] = field(default_factory=dict)
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+    hooks: pluggy.PluginManager | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.distribution} {self.version})"
@@ -105,6 +109,7 @@ def get(name: str) -> Backbone:
             raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
         if name in plugin.backbones:
             return plugin.backbones[name]
+        _refuse_left_out(name, [plugin])
         raise _unknown(name, [f"{prefix}/{n}" for n in _nearest(bare, [plugin])])
     failed = None
     for preferred in (load(p) for p in PREFERRED if p in _entry_points()):
@@ -124,6 +129,7 @@ def get(name: str) -> Backbone:
         raise UnknownBackboneError(
             f"backbone {name!r} is declared by several plugins: {full_names}; give the full name"
         )
+    _refuse_left_out(name, load_all())
     raise _unknown(name, _nearest(name, load_all()))
 
 
@@ -144,7 +150,6 @@ def load(name: str) -> Plugin:
         name=name,
         distribution=dist.name if dist else "unknown",
         version=dist.version if dist else "unknown",
-        backbones={},
     )
     if name in disabled():
         return replace(plugin, state="disabled", cause=f"by {DISABLE} or --no-plugin")
@@ -154,7 +159,7 @@ def load(name: str) -> Plugin:
             plugin, state="duplicate", cause=f"several packages claim this name: {rivals}"
         )
     try:
-        return replace(plugin, backbones=_declared(entry_point))
+        return _call(plugin, entry_point)
     except ImportError as error:
         return replace(plugin, state="missing dependency", cause=_describe(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code raises anything
@@ -208,24 +213,28 @@ def convert(backbone: Backbone, state_dict: dict[str, Tensor]) -> dict[str, Tens
         ) from error
 
 
-def _declared(entry_point: metadata.EntryPoint) -> dict[str, Backbone]:
+def _call(plugin: Plugin, entry_point: metadata.EntryPoint) -> Plugin:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(entry_point.load(), name=entry_point.name)
     manager.check_pending()
     declared: dict[str, Backbone] = {}
-    for backbone in (b for result in manager.hook.zoo_backbones() for b in result):
-        if not isinstance(backbone, Backbone):
-            raise PluginError(f"zoo_backbones gave {backbone!r}, which is no zoo.Backbone")
-        if not _NAME.fullmatch(backbone.name):
+    left_out: dict[str, LeftOut] = {}
+    for each in (b for result in manager.hook.zoo_backbones() for b in result):
+        if not isinstance(each, Backbone | LeftOut):
+            raise PluginError(f"zoo_backbones gave {each!r}, which is no zoo.Backbone")
+        if not _NAME.fullmatch(each.name):
             raise PluginError(
-                f"backbone name {backbone.name!r}: use letters, digits, '.', '_' and '-' only"
+                f"backbone name {each.name!r}: use letters, digits, '.', '_' and '-' only"
             )
-        full_name = f"{entry_point.name}/{backbone.name}"
-        if full_name in declared:
+        full_name = f"{entry_point.name}/{each.name}"
+        if full_name in declared or full_name in left_out:
             raise PluginError(f"backbone {full_name} is declared twice")
-        declared[full_name] = replace(backbone, name=full_name)
-    return declared
+        if isinstance(each, Backbone):
+            declared[full_name] = replace(each, name=full_name)
+        else:
+            left_out[full_name] = replace(each, name=full_name)
+    return replace(plugin, backbones=declared, left_out=left_out, hooks=manager)
 
 
 @functools.cache
@@ -241,6 +250,13 @@ def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
 
 def _declares(plugin: Plugin, bare_name: str) -> bool:
     return f"{plugin.name}/{bare_name}" in plugin.backbones
+
+
+def _refuse_left_out(name: str, among: list[Plugin]) -> None:
+    for plugin in among:
+        for full_name, left_out in plugin.left_out.items():
+            if name in (full_name, full_name.partition("/")[2]):
+                raise UnknownBackboneError(f"{full_name} is no backbone: {left_out.reason}")
 
 
 def _nearest(bare_name: str, among: list[Plugin]) -> list[str]:

@@ -21,8 +21,9 @@ def command(name: str, depth: int) -> None:
     import torchinfo
 
     from zoo import plugins
+    from zoo.model.depth import depths
     from zoo.model.groups import split_parameters
-    from zoo.model.head import check_paths, head_leaves
+    from zoo.model.head import head_leaves
 
     backbone = plugins.get(name)
     model = plugins.build(backbone, None, False)
@@ -38,15 +39,16 @@ def command(name: str, depth: int) -> None:
     )
     # torchinfo prints a unit of its own as Python's enum does.
     click.echo(str(summary).replace("Units.MEGABYTES", "M"))
-    check_paths(model, backbone)
+    layers = depths(model, backbone)
     of_backbone, of_head = split_parameters(model, backbone)
     preprocess, weights = backbone.preprocess, backbone.weights
     click.echo(f"\nbackbone       {backbone.name}")
     for path, leaf in head_leaves(model, backbone).items():
         click.echo(f"head           {path}: {leaf}")
-    for title, paths in (("neck", backbone.neck), ("stages", backbone.stages)):
-        if paths:
-            click.echo(f"{title:15}{', '.join(paths)}")
+    if backbone.neck:
+        click.echo(f"neck           {', '.join(backbone.neck)}")
+    for depth, paths in enumerate(layers.stages if layers.declared else ()):
+        click.echo(f"{'' if depth else 'stages':15}{depth + 1:2}  {', '.join(paths)}")
     click.echo(f"groups         backbone {sum(p.numel() for p in of_backbone):,} parameters")
     head = f"head {sum(p.numel() for p in of_head):,} parameters" if of_head else "no head yet"
     click.echo(f"               {head} (a new one is made for your classes)")

@@ -9,7 +9,8 @@ from zoo import plugins
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone
 from zoo.errors import WeightsError
-from zoo.model.head import HeadInit, check_paths, ensure_head, in_head, initialise_head
+from zoo.model.depth import depths
+from zoo.model.head import HeadInit, ensure_head, in_head, initialise_head
 
 #: Old files lack batch norm's step counter, which nothing but momentum=None reads.
 _OPTIONAL = "num_batches_tracked"
@@ -55,8 +56,8 @@ def build_from(
 ) -> nn.Module:
     """As `build`, from weights that are loaded already."""
     model = plugins.build(backbone, num_classes, False)
-    check_paths(model, backbone)
     ensure_head(model, backbone, num_classes)
+    depths(model, backbone)  # A path that isn't there is an error now, not when first used.
     initialise_head(model, backbone, head_init)
     if loaded.state_dict is not None:
         load_all_but_head(model, loaded.state_dict, backbone, source=loaded.source)

@@ -35,22 +35,6 @@ def head_leaves(model: nn.Module, backbone: Backbone) -> dict[str, nn.Module]:
     return leaves
 
 
-def check_paths(model: nn.Module, backbone: Backbone) -> None:
-    """See that the declared stages and neck are there.
-
-    Raises:
-        PluginError: One is not.
-    """
-    modules = {name for name, _ in model.named_modules()}
-    for what, paths in (("stage", backbone.stages), ("neck", backbone.neck)):
-        for path in paths:
-            if path not in modules:
-                raise PluginError(
-                    f"backbone {backbone.name} declares {what} {path!r}, "
-                    f"which its model does not have"
-                )
-
-
 def ensure_head(model: nn.Module, backbone: Backbone, num_classes: int) -> None:
     """Give the model a head for `num_classes` where its factory didn't.
 

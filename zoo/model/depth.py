@@ -1,0 +1,120 @@
+"""How deep each parameter and buffer of a backbone lies, by the stages that its plugin declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from zoo.backbone import Backbone, Stage
+from zoo.errors import PluginError
+from zoo.model.head import in_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depths:
+    """The depths of a model, 0 the stem's.
+
+    Attributes:
+        stages: Paths of each depth; the neck, if it holds anything, is the last.
+        of: Depth by name, of every parameter and persistent or other buffer outside the head.
+        uncovered: Names that no stage covers; they count as depth 0.
+        declared: Whether the backbone declares stages; if not, all of it has depth 0.
+    """
+
+    stages: tuple[tuple[str, ...], ...]
+    of: dict[str, int]
+    uncovered: tuple[str, ...] = ()
+    declared: bool = True
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def label(self, depth: int) -> str:
+        """A name of the depth for people: its first path."""
+        return self.stages[depth][0]
+
+
+def depths(model: nn.Module, backbone: Backbone) -> Depths:
+    """The depth of everything outside the head.
+
+    The most specific path that covers a name decides.
+
+    Raises:
+        PluginError: A declared path does not exist in the model, or stands at two depths.
+    """
+    names = [
+        name
+        for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())
+        if not in_head(name, backbone.head_paths)
+    ]
+    existing = _existing(model)
+    _check(backbone.neck, "neck", existing, backbone)
+    declared = backbone.stages(model) if callable(backbone.stages) else backbone.stages
+    stages = list(_expand(model, backbone, declared, existing))
+    if not stages:
+        return Depths(stages=(("all",),), of=dict.fromkeys(names, 0), declared=False)
+    if backbone.neck:
+        stages.append(backbone.neck)
+    by_path: dict[str, int] = {}
+    for depth, paths in enumerate(stages):
+        for path in paths:
+            if path in by_path:
+                raise PluginError(f"backbone {backbone.name} declares stage {path!r} twice")
+            by_path[path] = depth
+    found = {name: _depth(name, by_path) for name in names}
+    return Depths(
+        stages=tuple(stages),
+        of={name: depth or 0 for name, depth in found.items()},
+        uncovered=tuple(name for name, depth in found.items() if depth is None),
+    )
+
+
+def _depth(name: str, by_path: dict[str, int]) -> int | None:
+    path = name
+    while path not in by_path:
+        path, dot, _ = path.rpartition(".")
+        if not dot:
+            return None
+    return by_path[path]
+
+
+def _expand(
+    model: nn.Module, backbone: Backbone, declared: Iterable[Stage], existing: set[str]
+) -> Iterable[tuple[str, ...]]:
+    """The stages with each `.*` replaced by what it stands for; every path checked to exist."""
+    seen: set[str] = set()
+    for stage in declared:
+        if isinstance(stage, str) and stage.endswith(".*"):
+            parent = stage.removesuffix(".*")
+            _check((parent,), "stage", existing, backbone)
+            names = [name for name, _ in model.get_submodule(parent).named_children()]
+            paths = [f"{parent}.{name}" for name in names if f"{parent}.{name}" not in seen]
+            yield from ((path,) for path in paths)
+        else:
+            paths = [stage] if isinstance(stage, str) else list(stage)
+            _check(paths, "stage", existing, backbone)
+            yield tuple(paths)
+        seen.update(paths)
+
+
+def _existing(model: nn.Module) -> set[str]:
+    """Every path that a stage may name."""
+    return {
+        name
+        for name, _ in (
+            *model.named_modules(),
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(),
+        )
+        if name
+    }
+
+
+def _check(paths: Iterable[str], what: str, existing: set[str], backbone: Backbone) -> None:
+    for path in paths:
+        if path not in existing:
+            raise PluginError(
+                f"backbone {backbone.name} declares {what} {path!r}, which its model does not have"
+            )
