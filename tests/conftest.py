@@ -1,6 +1,8 @@
 """Real images, real tiny models, a closed network."""
 
 import socket
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,24 @@ def fresh_plugins():
     forget()
     yield
     forget()
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch, fresh_plugins):
+    """Put a plugin on the path as pip would: a module and its .dist-info."""
+
+    def install(distribution: str, entry_point: str, module: str, code: str) -> None:
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
+        info = tmp_path / f"{distribution.replace(chr(45), chr(95))}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n"
+        )
+        (info / "entry_points.txt").write_text(f"[zoo]\n{entry_point} = {module}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return install
 
 
 def save_photo(path: Path, colour: tuple[int, int, int], seed: int) -> Path:
