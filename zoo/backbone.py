@@ -151,6 +151,9 @@ class Head:
     neck: tuple[str, ...] = ()
     replace: Callable[[nn.Module, int], nn.Module] | None = None
 
+    def __post_init__(self) -> None:
+        _refuse_text(self, "paths", "neck")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
@@ -192,6 +195,9 @@ class Backbone:
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _refuse_text(self, "stages")
+
     @property
     def head_paths(self) -> tuple[str, ...]:
         """The head's leaf paths, however the head was declared."""
@@ -221,3 +227,13 @@ class LeftOut:
 
     name: str
     reason: str
+
+
+def _refuse_text(declaration: object, *fields: str) -> None:
+    """A forgotten comma makes text of a tuple, and its letters would be taken for paths."""
+    for name in fields:
+        value = getattr(declaration, name)
+        if isinstance(value, str):
+            raise PluginError(
+                f"{type(declaration).__name__}: {name} is a tuple: write ({value!r},)"
+            )

@@ -33,7 +33,8 @@ DISABLE = "ZOO_DISABLE_PLUGINS"
 #: A bare name means the first of these that declares it, else the only plugin that does.
 PREFERRED = ("torchvision", "zoo")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: What a backbone's bare name looks like.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,40 @@ def get(name: str) -> Backbone:
     raise _unknown(name, _nearest(name, load_all()))
 
 
+def of(name: str) -> list[Plugin]:
+    """The plugins of that entry-point name or distribution, loaded.
+
+    Raises:
+        PluginError: There is none, or one of them could not be loaded.
+    """
+    found = [
+        load(entry_point)
+        for entry_point, points in sorted(_entry_points().items())
+        if name == entry_point or name in [p.dist.name for p in points if p.dist]
+    ]
+    if not found:
+        known = ", ".join(sorted(_entry_points())) or "none"
+        raise PluginError(f"no plugin {name!r} is installed; installed plugins: {known}")
+    for plugin in found:
+        if plugin.state != "ok":
+            raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
+    return found
+
+
+def matching(name: str) -> list[Backbone]:
+    """The backbone of that name, or those that match it if it holds wildcards.
+
+    Raises:
+        UnknownBackboneError, PluginError: As `get`; or nothing matches.
+    """
+    if not any(c in name for c in "*?["):
+        return [get(name)]
+    found = backbones(name)
+    if not found:
+        raise UnknownBackboneError(f"no backbone matches {name!r}; `zoo backbones` lists all")
+    return found
+
+
 def load_all() -> list[Plugin]:
     """Every plugin found, those that were left out included, sorted by name."""
     return [load(name) for name in sorted(_entry_points())]
@@ -223,7 +258,7 @@ def _call(plugin: Plugin, entry_point: metadata.EntryPoint) -> Plugin:
     for each in (b for result in manager.hook.zoo_backbones() for b in result):
         if not isinstance(each, Backbone | LeftOut):
             raise PluginError(f"zoo_backbones gave {each!r}, which is no zoo.Backbone")
-        if not _NAME.fullmatch(each.name):
+        if not NAME.fullmatch(each.name):
             raise PluginError(
                 f"backbone name {each.name!r}: use letters, digits, '.', '_' and '-' only"
             )

@@ -115,6 +115,23 @@ def fetch(weights: Weights) -> Path:
     return path
 
 
+def is_here(weights: Weights) -> bool:
+    """Whether the file is on this machine already."""
+    if weights.url is not None:
+        return cache_path(weights).exists()
+    if weights.path is not None:
+        return is_file(Path(weights.path))
+    if weights.hub is not None:
+        from huggingface_hub import try_to_load_from_cache
+
+        names = (weights.file,) if weights.file else ("model.safetensors", "pytorch_model.bin")
+        return any(isinstance(try_to_load_from_cache(weights.hub, name), str) for name in names)
+    try:
+        return bool(metadata.version(weights.package or ""))
+    except metadata.PackageNotFoundError:
+        return False
+
+
 def check_sha256(path: Path, expected: str) -> None:
     """Compare the file's SHA-256 with the published one, or its leading hex digits.
 

@@ -12,7 +12,7 @@ import click
 from zoo.errors import ZooError
 
 #: Command -> its module below zoo.cli.
-COMMANDS = ("finetune", "predict", "evaluate", "backbones", "show", "plugins")
+COMMANDS = ("finetune", "predict", "evaluate", "backbones", "show", "plugins", "check")
 
 
 class _Failure(click.ClickException):

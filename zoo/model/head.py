@@ -102,6 +102,7 @@ def _fresh(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> 
             padding_mode=leaf.padding_mode,
         )
     raise PluginError(
-        f"backbone {backbone.name}: zoo can't replace the head {path!r}, a {type(leaf).__name__}; "
-        f"let `build` honour num_classes, or declare zoo.Head(paths=..., replace=...)"
+        f"backbone {backbone.name}: its head has {path!r}, a {type(leaf).__name__} that no class "
+        f"count changes: let `build` honour num_classes, or declare zoo.Head(paths=..., "
+        f"replace=...), or, if it is a pretrained layer before the classifier, zoo.Head(neck=...)"
     )

@@ -1,0 +1,391 @@
+"""The kit, proven by mutation: a plugin for each fault, caught by its check in fit words."""
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from zoo.backbone import Backbone, Preprocess
+from zoo.cli import main
+from zoo.testing import check_backbone, check_names
+
+SOUND = """
+import zoo
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x):
+        return x + self.scale * torch.relu(self.conv(x))
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.num_classes = classes
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
+        self.blocks = nn.Sequential(Block(), Block())
+        self.register_buffer("seen", torch.zeros(()))
+        self.drop = nn.Dropout(0.5)
+        self.norm = nn.LayerNorm(8)
+        self.fc = nn.Linear(8, classes)
+
+    def features(self, x):
+        return self.blocks(self.stem(x))
+
+    def forward(self, x):
+        x = self.features(x)
+        x = self.norm(x.mean((2, 3)))
+        x = self.drop(x)
+        return self.fc(x)
+
+
+def build(num_classes, pretrained):
+    return Net(num_classes or 10)
+
+
+def enlarge(size):
+    raise ValueError("its library has no other")
+
+
+@zoo.hookimpl
+def zoo_backbones():
+    yield zoo.Backbone(
+        name="net",
+        build=build,
+        head=zoo.Head(paths=("fc",), neck=("norm",)),
+        preprocess=zoo.Preprocess(size=32),
+        stages=(("stem", "seen"), "blocks.*"),
+    )
+"""
+
+FIXED = "size=32, fixed_size=True), resized=enlarge"
+
+#: Fault -> (text of the sound plugin, its mutation, the check that catches it, in which words).
+FAULTS = {
+    "no head": ('paths=("fc",)', "paths=()", "check_head_is_named", "names no layer: give the"),
+    "head twice": ('("fc",)', '("fc", "fc")', "check_head_is_named", "names a layer twice: fc, fc"),
+    "a loss too many": (
+        'paths=("fc",)',
+        'paths=("fc",), aux=(0.4,)',
+        "check_head_is_named",
+        "1 auxiliary losses for 1 layers: name in `paths`",
+    ),
+    "head as neck": ('("norm",)', '("norm", "fc")', "check_head_is_named", "fc can't be both"),
+    "mean of bytes": (
+        "Preprocess(size=32)",
+        "Preprocess(size=32, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))",
+        "check_preprocess_is_plausible",
+        "divide values for 0..255 by 255",
+    ),
+    "no sha256": (
+        "stages=",
+        'weights=zoo.Weights(package="none", sha256="sha256:12"), stages=',
+        "check_weights_are_described",
+        "'sha256:12' is no SHA-256: give all 64 hex digits",
+    ),
+    "config of a set": ("stages=", "config={'a': {1}}, stages=", "check_config_is_json", "as JSON"),
+    "config that clashes": (
+        "stages=",
+        "config={'num_classes': 10}, stages=",
+        "check_config_is_json",
+        "has num_classes, which zoo writes: leave it out",
+    ),
+    "a lambda": (
+        "build=build",
+        "build=lambda n, pretrained: build(n, pretrained)",
+        "check_declaration_can_be_sent_to_processes",
+        "no lambdas and no functions inside functions",
+    ),
+    "a download": (
+        "    return Net(",
+        (
+            "    import socket\n"
+            "    try:\n"
+            "        socket.create_connection(('weights.example', 443))\n"
+            "    except OSError:\n"
+            "        pass\n"
+            "    return Net("
+        ),
+        "check_builds_without_weights",
+        r"asks the network for \('weights.example', 443\): download nothing unless",
+    ),
+    "no module": (
+        "return Net(num_classes or 10)",
+        "return Net(num_classes or 10).state_dict()",
+        "check_builds_without_weights",
+        r"build\(None, False\) gives a OrderedDict: return the nn.Module",
+    ),
+    "a build that raises": (
+        "return Net(num_classes or 10)",
+        "return Net(1000 // (num_classes - 1))",
+        "check_builds_without_weights",
+        r"acme/net.* could not be built \(num_classes=None",
+    ),
+    "no such head": (
+        'paths=("fc",)',
+        'paths=("classifier",)',
+        "check_head_is_there",
+        "declares head 'classifier', which its model does not have; its last linear layers: fc",
+    ),
+    "no classifier": (
+        "nn.Linear(8, classes)",
+        "nn.Linear(8, classes) if classes == 10 else nn.Identity()",
+        "check_head_is_there",
+        "'fc' is an Identity: let `build` make a classifier",
+    ),
+    "features for logits": (
+        "return self.fc(x)",
+        "return x",
+        "check_head_gets_the_classes",
+        r"gives \(2, 8\) for 2 images and 7 classes",
+    ),
+    "a tuple": (
+        "return self.fc(x)",
+        "return (self.fc(x), x) if self.training else self.fc(x)",
+        "check_head_gets_the_classes",
+        "in train mode it gives 2 outputs, its head declares 0 auxiliary ones",
+    ),
+    "another size": (
+        "x = self.features(x)",
+        (
+            "x = self.features(x[..., :30, :30].reshape(-1, 3, 60, 15))[..., :, :]\n"
+            "        x = x.reshape(len(x), 64, -1)"
+        ),
+        "check_head_gets_the_classes",
+        "its forward pass raises RuntimeError",
+    ),
+    "a second head": (
+        "return self.fc(x)",
+        "return self.fc(x) + self.second(x)",
+        "check_head_is_what_the_classes_change",
+        "also changes second.bias, second.weight: name every such layer in `head`",
+    ),
+    "a head with its norm": (
+        "nn.Linear(8, classes)",
+        "nn.Sequential(nn.LayerNorm(8), nn.Linear(8, classes))",
+        "check_head_is_what_the_classes_change",
+        r"holds fc.0.bias, fc.0.weight, which no class count changes: .* zoo.Head\(neck=...\)",
+    ),
+    "a norm as head": (
+        'paths=("fc",), neck=("norm",)',
+        'paths=("fc", "norm")',
+        "check_head_gets_the_classes",
+        r"'norm', a LayerNorm that no class count changes: .* zoo.Head\(neck=...\)",
+    ),
+    "a stale count": (
+        "self.num_classes = classes",
+        "self.num_classes = 10",
+        "check_num_classes_is_true",
+        "says num_classes = 10 with a head for 7",
+    ),
+    "a shared head": (
+        "self.fc = nn.Linear(8, classes)",
+        "self.fc = nn.Linear(8, classes)\n        self.bias = self.fc.bias",
+        "check_head_group_is_the_head",
+        "bias, fc.bias are one parameter, of head and backbone",
+    ),
+    "frozen from the start": (
+        "return Net(num_classes or 10)",
+        "net = Net(num_classes or 10)\n    net.stem.requires_grad_(False)\n    return net",
+        "check_each_parameter_is_in_one_group",
+        "comes with parameters that don't train .*stem.0.bias.*leave freezing to zoo",
+    ),
+    "a layer that never trains": (
+        "    def features(",
+        (
+            "    def train(self, mode=True):\n"
+            "        super().train(mode)\n"
+            "        self.stem.eval()\n"
+            "        return self\n\n"
+            "    def features("
+        ),
+        "check_modes_switch",
+        r"train\(\) leaves stem, .* as it was: don't override train",
+    ),
+    "a forgotten stem": (
+        '("stem", "seen")',
+        '"drop"',
+        "check_stages_cover_all",
+        "no stage covers seen, stem.0.bias, .* and 2 more: add it to the stage",
+    ),
+    "an empty stage": (
+        '"blocks.*")',
+        '"blocks.*", "drop")',
+        "check_stages_cover_all",
+        "stage drop holds no parameter",
+    ),
+    "no such stage": (
+        '"blocks.*")',
+        '"layers.*")',
+        "check_stages_cover_all",
+        "declares stage 'layers', which its model does not have",
+    ),
+    "stages back to front": (
+        'stages=(("stem", "seen"), "blocks.*")',
+        'stages=("blocks.1", "blocks.0", ("stem", "seen"))',
+        "check_stages_are_in_order",
+        "computes stage stem before blocks.0: declare stages in the order",
+    ),
+    "secretly fixed": (
+        'self.register_buffer("seen", torch.zeros(()))',
+        'self.register_buffer("seen", torch.zeros((8, 15, 15)))',
+        "check_other_sizes",
+        "can't take 64 x 64 pixels: declare fixed_size=True",
+    ),
+    "refuses without a reason": (
+        "size=32)",
+        FIXED.replace("enlarge", "functools.partial(enlarge)"),
+        "check_other_sizes",
+        "refuses a size without a reason",
+    ),
+    "enlarged to nothing": (
+        "size=32)",
+        FIXED,
+        "check_other_sizes",
+        r"resized\(16\) gives no zoo.Backbone with preprocess.size 16",
+    ),
+    "random elsewhere": (
+        "torch.ones(8, 1, 1)",
+        "torch.full((8, 1, 1), random.random())",
+        "check_one_seed_gives_one_network",
+        "differ in blocks.0.scale, blocks.1.scale: draw all random numbers from",
+    ),
+    "pretrained in name": (
+        "stages=",
+        'weights=zoo.Weights(package="zoo"), stages=',
+        "check_pretrained_weights_load",
+        "still random: .* load all weights strictly",
+    ),
+    "weights changed on the way": (
+        "    def features(",
+        (
+            "    def load_state_dict(self, state, *args, **kwargs):\n"
+            "        state = {k: v / 2 if k == 'stem.0.weight' else v for k, v in state.items()}\n"
+            "        return super().load_state_dict(state, *args, **kwargs)\n\n"
+            "    def features("
+        ),
+        "check_other_weights_stay_bit_identical",
+        "changes weights while loading them: stem.0.weight",
+    ),
+    "dropout in eval": (
+        "x = self.drop(x)",
+        "x = torch.nn.functional.dropout(x, training=True)",
+        "check_eval_is_deterministic",
+        "same images give other logits: let dropout",
+    ),
+    "a counter in eval": (
+        "x = self.drop(x)",
+        "self.seen += 1",
+        "check_eval_is_deterministic",
+        "in eval mode changes seen",
+    ),
+    "batch statistics": (
+        "x = self.drop(x)",
+        "x = x - x.mean(0)",
+        "check_images_do_not_affect_each_other",
+        "logits depend on the others in its batch",
+    ),
+    "a view": (
+        "x = self.norm(x.mean((2, 3)))",
+        "x = self.norm(x.view(len(x), -1).view(len(x), 8, -1).mean(2))",
+        "check_memory_layout_changes_nothing",
+        "channels-last layout: use reshape",
+    ),
+    "a cut gradient": (
+        "x = self.drop(x)",
+        "x = self.drop(x.detach())",
+        "check_gradients_reach_head_and_backbone",
+        "no gradient reaches its backbone: compute without",
+    ),
+    "an unused head": (
+        "return self.fc(x)",
+        "return self.fc(x) + 0 * self.fc.bias.sum() - self.fc.bias",
+        "check_gradients_reach_head_and_backbone",
+        "no gradient reaches fc.bias of its head",
+    ),
+    "moves while frozen": (
+        "x = self.drop(x)",
+        "self.seen += torch.is_grad_enabled()",
+        "check_frozen_backbone_stands_still",
+        "with its backbone frozen, seen still change",
+    ),
+    "state that is not saved": (
+        'self.register_buffer("seen", torch.zeros(()))',
+        'self.register_buffer("seen", torch.rand(8), persistent=False)',
+        "check_state_dict_round_trip",
+        "saved and loaded again it gives other logits",
+    ),
+}
+#: What a fault needs beside its mutation.
+ALSO = {
+    "a second head": ("self.drop = ", "self.second = nn.Linear(8, classes)\n        self.drop = "),
+    "enlarged to nothing": ('raise ValueError("its library has no other")', "return None"),
+    "refuses without a reason": ('"its library has no other"', ""),
+    "random elsewhere": ("import zoo\n", "import random\n\nimport zoo\n"),
+    "state that is not saved": ("x = self.drop(x)", "x = x + self.seen"),
+    "secretly fixed": ("self.blocks(self.stem(x))", "self.blocks(self.stem(x)) + self.seen"),
+}
+
+
+def mutated(fault: str) -> str:
+    source = SOUND.replace("import zoo\n", "import functools\n\nimport zoo\n")
+    for old, new in (FAULTS[fault][:2], ALSO.get(fault, ("", ""))):
+        assert old in source
+        source = source.replace(old, new) if old else source
+    return source
+
+
+def test_a_sound_plugin_passes_every_check(install):
+    install("acme-nets", "acme", "acme_sound", SOUND)
+    results = {r.check: r for r in check_backbone("acme/net")}
+    assert tuple(results) == check_names()
+    skipped = {"check_weights_are_described", "check_pretrained_weights_load"}
+    for name, result in results.items():
+        assert result.status == ("skipped" if name in skipped else "passed"), result
+    done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
+    assert done.exit_code == 0
+    assert re.fullmatch(r"acme/net  24 passed, 2 skipped, [\d.]+ s\n", done.stdout)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught_and_the_author_told_what_to_change(fault, install):
+    _, _, name, words = FAULTS[fault]
+    install("acme-nets", "acme", f"acme_{fault.replace(' ', '_')}", mutated(fault))
+    done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
+    assert done.exit_code == 1, done.output
+    assert re.search(rf"failed +{name}: .*{words}", done.stdout), done.stdout
+
+
+def test_a_wrong_name_is_caught():
+    backbone = Backbone(name="my net", build=max, head="fc", preprocess=Preprocess(size=8))
+    result = check_backbone(backbone)[0]
+    assert (result.check, result.status) == ("check_name", "failed")
+    assert "rename it" in result.message
+
+
+def test_every_check_is_proven_by_a_fault():
+    assert {name for _, _, name, _ in FAULTS.values()} | {"check_name"} == set(check_names())
+    assert len(FAULTS) >= 15
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('paths=("fc",)', 'paths=("fc")', r"Head: paths is a tuple: write \('fc',\)"),
+        ('stages=(("stem", "seen"), "blocks.*")', 'stages=("blocks.*")', r"stages is a tuple: wr"),
+    ],
+)
+def test_text_in_the_place_of_a_tuple_is_refused(old, new, words, install):
+    install("acme-nets", "acme", "acme_text", SOUND.replace(old, new))
+    done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
+    assert done.exit_code == 2
+    assert re.search(
+        rf"plugin acme \(acme-nets 1.2\) can't be used: broken: .*{words}", done.stderr
+    )

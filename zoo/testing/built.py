@@ -1,0 +1,243 @@
+"""Checks of the built network: shapes, groups, stages. They hold on the meta device too."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from zoo.backbone import Backbone
+from zoo.errors import PluginError
+from zoo.model.depth import depths
+from zoo.model.groups import parameter_groups
+from zoo.model.head import head_leaves, in_head
+from zoo.testing.subject import (
+    CLASSES,
+    OTHER_CLASSES,
+    CheckFailed,
+    CheckSkipped,
+    Subject,
+    closed_network,
+    logits_in,
+)
+
+#: Names that a message lists at most.
+MOST = 6
+
+
+def check_builds_without_weights(subject: Subject) -> None:
+    """`build(None, False)` and `build(n, False)` give a network, without any network access."""
+    with closed_network() as tried:
+        models = {"None": subject.original, str(CLASSES): subject.build(CLASSES)}
+    if tried:
+        raise CheckFailed(
+            f"build(..., pretrained=False) asks the network for {tried[0]}: download nothing "
+            f"unless `pretrained` is True"
+        )
+    for argument, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise CheckFailed(
+                f"build({argument}, False) gives a {type(model).__name__}: return the nn.Module"
+            )
+
+
+def check_head_is_there(subject: Subject) -> None:
+    """Every path of the head exists, and holds parameters."""
+    for model in (subject.original, subject.build(CLASSES)):
+        try:
+            leaves = head_leaves(model, subject.backbone)
+        except PluginError as error:
+            nearest = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+            raise CheckFailed(
+                f"{error}; its last linear layers: {', '.join(nearest[-3:]) or 'none'}"
+            ) from error
+    for path, leaf in leaves.items():
+        if isinstance(leaf, nn.Identity):
+            raise CheckFailed(
+                f"with {CLASSES} classes its head {path!r} is an Identity: let `build` make a "
+                f"classifier for the classes it is asked for"
+            )
+
+
+def check_head_gets_the_classes(subject: Subject) -> None:
+    """In eval and train mode, logits have as many columns as classes, for two class counts."""
+    for model, classes in ((subject.model, CLASSES), (subject.other, OTHER_CLASSES)):
+        for mode in (False, True):
+            with torch.no_grad():
+                logits_in(subject, model.train(mode), subject.images(), classes)
+
+
+def check_head_is_what_the_classes_change(subject: Subject) -> None:
+    """The head is exactly what another class count changes the shape of."""
+    shapes = {k: v.shape for k, v in subject.other.state_dict().items()}
+    changing = {k for k, v in subject.model.state_dict().items() if shapes.get(k) != v.shape}
+    declared = {k for k in shapes if in_head(k, subject.backbone.head_paths)}
+    if missing := changing - declared:
+        raise CheckFailed(
+            f"the number of classes also changes {some(missing)}: name every such layer in `head`"
+        )
+    if surplus := declared - changing:
+        raise CheckFailed(
+            f"its head holds {some(surplus)}, which no class count changes: name the classifier's "
+            f"own layer in `head`, and pretrained layers before it in zoo.Head(neck=...)"
+        )
+
+
+def check_num_classes_is_true(subject: Subject) -> None:
+    """A `num_classes` attribute, if there is one, says the number of classes."""
+    said = getattr(subject.model, "num_classes", CLASSES)
+    if said != CLASSES:
+        raise CheckFailed(
+            f"its model says num_classes = {said} with a head for {CLASSES}: set it in `build`"
+        )
+
+
+def check_head_group_is_the_head(subject: Subject) -> None:
+    """The head group holds the head's parameters and nothing else."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in subject.model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    groups = parameter_groups(subject.model, subject.backbone, lr=1.0, head_lr_mult=10.0)
+    of_head = {id(p) for g in groups if g["lr"] == 10.0 for p in g["params"]}
+    for parameter_id, own in names.items():
+        inside = [n for n in own if in_head(n, subject.backbone.head_paths)]
+        if 0 < len(inside) < len(own):
+            raise CheckFailed(
+                f"{some(own)} are one parameter, of head and backbone: a head that is replaced "
+                f"can't share weights"
+            )
+        if bool(inside) != (parameter_id in of_head):
+            raise CheckFailed(f"{some(own)} should {'' if inside else 'not '}be in the head group")
+
+
+def check_each_parameter_is_in_one_group(subject: Subject) -> None:
+    """Every trainable parameter is in exactly one group, tied ones once."""
+    groups = parameter_groups(subject.model, subject.backbone, lr=1.0)
+    grouped = [id(p) for g in groups for p in g["params"]]
+    trainable = {id(p) for p in subject.model.parameters() if p.requires_grad}
+    if sorted(grouped) != sorted(trainable):
+        raise CheckFailed("its parameters are not each in exactly one group")
+    frozen = [n for n, p in subject.model.named_parameters() if not p.requires_grad]
+    if frozen:
+        raise CheckFailed(
+            f"it comes with parameters that don't train ({some(frozen)}): leave freezing to zoo, "
+            f"or make them buffers"
+        )
+
+
+def check_stages_cover_all(subject: Subject) -> None:
+    """Every parameter and buffer outside the head lies in a stage or the neck; none is empty."""
+    found = depths(subject.model, subject.backbone)
+    if not found.declared:
+        raise CheckSkipped(
+            "it declares no stages, so --layer-decay and --freeze up to a stage are refused"
+        )
+    if found.uncovered:
+        raise CheckFailed(
+            f"no stage covers {some(found.uncovered)}: add it to the stage it is computed in, or "
+            f"to the neck"
+        )
+    empty = [found.label(d) for d in range(len(found)) if d not in set(found.of.values())]
+    if empty:
+        raise CheckFailed(
+            f"stage {some(empty)} holds no parameter or buffer outside the head: leave it out"
+        )
+
+
+def check_stages_are_in_order(subject: Subject) -> None:
+    """Stages stand in the order in which a forward pass first comes to them."""
+    found = depths(subject.model, subject.backbone)
+    if not found.declared:
+        raise CheckSkipped("it declares no stages")
+    by_module = {name.rpartition(".")[0]: depth for name, depth in found.of.items()}
+    order = list(dict.fromkeys(by_module[name] for name in _calls(subject) if name in by_module))
+    wrong = next(((a, b) for a, b in itertools.pairwise(order) if a > b), None)
+    if wrong:
+        raise CheckFailed(
+            f"it computes stage {found.label(wrong[0])} before {found.label(wrong[1])}: declare "
+            f"stages in the order of the forward pass"
+        )
+
+
+def check_other_sizes(subject: Subject) -> None:
+    """It takes another input size, or says that it doesn't."""
+    backbone = subject.backbone
+    if backbone.preprocess.fixed_size:
+        _check_resized(subject)
+        return
+    height, width = (side + 32 for side in backbone.preprocess.height_width)
+    try:
+        with torch.no_grad():
+            logits_in(subject, subject.model.eval(), subject.images((height, width)), CLASSES)
+    except CheckFailed as error:
+        raise CheckFailed(
+            f"it can't take {height} x {width} pixels: declare fixed_size=True in `preprocess`, "
+            f"and `resized` if it can be built for another size. {error}"
+        ) from error
+
+
+def _check_resized(subject: Subject) -> None:
+    backbone = subject.backbone
+    if backbone.resized is None:
+        raise CheckSkipped("it is of a fixed size and declares no `resized`")
+    size = max(backbone.preprocess.height_width)
+    refused = []
+    for other_size in (size // 2, size * 2):
+        try:
+            other = backbone.resized(other_size)
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        if not isinstance(other, Backbone) or other.preprocess.size != other_size:
+            raise CheckFailed(
+                f"resized({other_size}) gives no zoo.Backbone with preprocess.size {other_size}"
+            )
+        model = subject.fresh(CLASSES, other)
+        with torch.no_grad():
+            images = subject.images((other_size, other_size))
+            logits_in(subject, model.eval(), images, CLASSES)
+        return
+    if not all(refused):
+        raise CheckFailed("`resized` refuses a size without a reason: raise ValueError(reason)")
+    raise CheckSkipped(f"it takes neither half nor twice its size: {refused[0]}")
+
+
+def check_modes_switch(subject: Subject) -> None:
+    """`eval()` puts every layer into eval mode, `train()` every layer into train mode."""
+    for wanted in (False, True):
+        subject.model.train(wanted)
+        wrong = [
+            name or "itself" for name, m in subject.model.named_modules() if m.training != wanted
+        ]
+        if wrong:
+            mode = "train" if wanted else "eval"
+            raise CheckFailed(
+                f"{mode}() leaves {some(wrong)} as it was: don't override train(); zoo itself "
+                f"keeps still what is frozen"
+            )
+
+
+def _calls(subject: Subject) -> Iterator[str]:
+    """Names of the innermost modules in the order in which a forward pass first calls them."""
+    seen: dict[str, None] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda m, args, name=name: seen.setdefault(name))
+        for name, module in subject.model.named_modules()
+        if not any(module.children())
+    ]
+    try:
+        with torch.no_grad():
+            logits_in(subject, subject.model.eval(), subject.images(), CLASSES)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return iter(seen)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names in a message."""
+    listed = sorted(names)
+    rest = f" and {len(listed) - MOST} more" if len(listed) > MOST else ""
+    return ", ".join(listed[:MOST]) + rest

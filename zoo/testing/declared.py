@@ -1,0 +1,88 @@
+"""Checks of the declaration alone; nothing is built."""
+
+from __future__ import annotations
+
+import json
+import re
+from multiprocessing.reduction import ForkingPickler
+
+from zoo.plugins import NAME
+from zoo.testing.subject import CheckFailed, CheckSkipped, Subject, describe
+
+
+def check_name(subject: Subject) -> None:
+    """The name is made of letters, digits, `.`, `_` and `-`."""
+    bare = subject.backbone.name.rpartition("/")[2]
+    if not NAME.fullmatch(bare):
+        raise CheckFailed(
+            f"its name {bare!r} must start with a letter or digit and hold only letters, digits, "
+            f"'.', '_' and '-': rename it"
+        )
+
+
+def check_head_is_named(subject: Subject) -> None:
+    """The head has a path, and every auxiliary loss a leaf."""
+    paths, aux = subject.backbone.head_paths, subject.backbone.aux
+    if not paths or not all(paths):
+        raise CheckFailed("its `head` names no layer: give the dotted path of the classifier")
+    if len(set(paths)) < len(paths):
+        raise CheckFailed(f"its `head` names a layer twice: {', '.join(paths)}")
+    if len(aux) >= len(paths):
+        raise CheckFailed(
+            f"its head declares {len(aux)} auxiliary losses for {len(paths)} layers: name in "
+            f"`paths` the layers of the auxiliary heads too"
+        )
+    nested = [p for p in subject.backbone.neck if p in paths]
+    if nested:
+        raise CheckFailed(f"{', '.join(nested)} can't be both head and neck: take it from one")
+
+
+def check_preprocess_is_plausible(subject: Subject) -> None:
+    """Mean and standard deviation are those of pixel values in 0..1."""
+    mean, std = subject.backbone.preprocess.mean, subject.backbone.preprocess.std
+    if not all(0 <= m <= 1 for m in mean) or not all(0 < s <= 1 for s in std):
+        raise CheckFailed(
+            f"`preprocess` has mean {mean} and std {std}, which are not of pixel values in 0..1: "
+            f"divide values for 0..255 by 255"
+        )
+
+
+def check_weights_are_described(subject: Subject) -> None:
+    """A SHA-256 is one, or the leading hex digits of one."""
+    weights = subject.backbone.weights
+    if weights is None:
+        raise CheckSkipped("it declares no pretrained weights")
+    if weights.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{8,64}", weights.sha256):
+        raise CheckFailed(
+            f"its weights' sha256 {weights.sha256!r} is no SHA-256: give all 64 hex digits, or the "
+            f"leading ones that are published, 8 at least"
+        )
+
+
+def check_config_is_json(subject: Subject) -> None:
+    """What it adds to config.json can be written as JSON and read back."""
+    config = dict(subject.backbone.config)
+    try:
+        same = json.loads(json.dumps(config, allow_nan=False)) is not None
+    except (TypeError, ValueError) as error:
+        raise CheckFailed(
+            f"its `config` can't be written as JSON ({describe(error)}): use text, numbers, lists "
+            f"and dicts only"
+        ) from error
+    clashing = {"num_classes", "label_names"} & set(config)
+    if not same or clashing:
+        raise CheckFailed(
+            f"its `config` has {', '.join(sorted(clashing))}, which zoo writes: leave it out"
+        )
+
+
+def check_declaration_can_be_sent_to_processes(subject: Subject) -> None:
+    """The declaration can be pickled, for workers and processes that are started afresh."""
+    try:
+        ForkingPickler.dumps(subject.backbone)
+    except Exception as error:
+        raise CheckFailed(
+            f"its declaration can't be sent to another process ({describe(error)}): make `build`, "
+            f"`convert`, `replace`, `stages` and `resized` functions of a module or "
+            f"functools.partial of such, no lambdas and no functions inside functions"
+        ) from error

@@ -1,0 +1,151 @@
+"""What is checked: a backbone, and the models built from it, each built once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NoReturn, cast
+
+import torch
+from torch import Tensor, nn
+
+from zoo import plugins
+from zoo.backbone import Backbone
+from zoo.errors import PluginError
+from zoo.model.head import ensure_head, initialise_head
+
+#: Class counts of the heads that are tried: neither is a usual default, nor 1 or 2.
+CLASSES, OTHER_CLASSES = 7, 5
+
+#: Images per batch; two, because one alone may be squeezed away or stop batch norm.
+BATCH = 2
+
+
+class CheckFailed(Exception):
+    """The backbone breaks a promise; the message says what its author must change."""
+
+
+class CheckSkipped(Exception):
+    """The check can't be made here, or promises nothing for this backbone; the message says why."""
+
+
+class Subject:
+    """A backbone under test.
+
+    Attributes:
+        backbone: Its declaration.
+        device: `cpu`, or `meta`: shapes without values, for a sweep over many.
+    """
+
+    def __init__(self, backbone: Backbone, device: torch.device) -> None:
+        self.backbone = backbone
+        self.device = device
+
+    @cached_property
+    def original(self) -> nn.Module:
+        """The network with its original head."""
+        return self.build(None)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with a head for `CLASSES`, initialised as zoo does."""
+        return self.fresh(CLASSES)
+
+    @cached_property
+    def other(self) -> nn.Module:
+        """The same for `OTHER_CLASSES`."""
+        return self.fresh(OTHER_CLASSES)
+
+    def build(self, num_classes: int | None, backbone: Backbone | None = None) -> nn.Module:
+        """As the plugin builds it, from one and the same random state."""
+        torch.manual_seed(0)
+        try:
+            with self.device:
+                return plugins.build(backbone or self.backbone, num_classes, False)
+        except PluginError:
+            if self.device.type != "meta":
+                raise
+            # Some read values while they are built, which the meta device has not.
+            return plugins.build(backbone or self.backbone, num_classes, False).to("meta")
+
+    def fresh(self, num_classes: int, backbone: Backbone | None = None) -> nn.Module:
+        """With zoo's own part done: a head of that size, initialised."""
+        model = self.build(num_classes, backbone)
+        with self.device:
+            ensure_head(model, backbone or self.backbone, num_classes)
+            initialise_head(model, backbone or self.backbone, "normal")
+        return model
+
+    def images(self, size: tuple[int, int] | None = None, count: int = BATCH) -> Tensor:
+        """Noise (count, 3, H, W) float32 in the range of normalised images, the same each time."""
+        height, width = size or self.backbone.preprocess.height_width
+        shape = (count, 3, height, width)
+        if self.device.type == "meta":
+            return torch.empty(shape, device="meta")
+        return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) -> Tensor:
+    """The model's logits (N, classes), its output checked to be what the contract says.
+
+    Raises:
+        CheckFailed: The forward pass raises, or gives something else.
+    """
+    mode = "train" if model.training else "eval"
+    try:
+        output = model(images)
+    except Exception as error:
+        height, width = images.shape[2:]
+        raise CheckFailed(
+            f"in {mode} mode its forward pass raises {describe(error)} for images "
+            f"{tuple(images.shape)}; mend it, or declare in `preprocess` another size than "
+            f"{height} x {width}"
+        ) from error
+    first, *auxiliary = output if isinstance(output, tuple) else (output,)
+    aux = subject.backbone.aux
+    if len(auxiliary) not in ((len(aux),) if model.training else (0, len(aux))):
+        raise CheckFailed(
+            f"in {mode} mode it gives {1 + len(auxiliary)} outputs, its head declares "
+            f"{len(aux)} auxiliary ones: give logits alone, or declare "
+            f"zoo.Head(paths=..., aux=...) with a loss weight for each of the others"
+        )
+    for each in (first, *auxiliary):
+        shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+        if shape != (len(images), classes):
+            raise CheckFailed(
+                f"in {mode} mode it gives {shape} for {len(images)} images and {classes} classes, "
+                f"zoo needs logits ({len(images)}, {classes}): name in `head` every layer whose "
+                f"outputs are class scores, and let `build` return the classifier itself"
+            )
+    return cast("Tensor", first)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+@contextlib.contextmanager
+def closed_network() -> Iterator[list[str]]:
+    """Let nothing in this process reach a network; gives the list of what was tried."""
+    tried: list[str] = []
+
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        tried.append(str(next((a for a in args if not isinstance(a, socket.socket)), "?")))
+        raise OSError("the network is closed while a backbone is checked")
+
+    names = ("getaddrinfo", "create_connection", "gethostbyname")
+    saved = {name: getattr(socket, name) for name in names}
+    connect = socket.socket.connect
+    try:
+        for name in names:
+            setattr(socket, name, refuse)
+        socket.socket.connect = refuse  # type: ignore[method-assign]
+        yield tried
+    finally:
+        for name, function in saved.items():
+            setattr(socket, name, function)
+        socket.socket.connect = connect  # type: ignore[method-assign]

@@ -1,0 +1,53 @@
+"""The conformance kit as a pytest test."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+from zoo import plugins
+from zoo.errors import PluginError
+from zoo.testing.run import CheckResult, check_backbone, check_names
+
+
+def conformance_suite(
+    *names: str, plugin: str | None = None, expected_failures: Mapping[str, str] | None = None
+) -> Callable[[str, str], None]:
+    """A parametrised pytest test: a case for each backbone and check.
+
+        test_conformance = conformance_suite(plugin="acme")
+
+    Args:
+        *names: Backbones.
+        plugin: Entry-point or distribution name of a plugin, for all its backbones.
+        expected_failures: Reasons by the name of the check; these cases are xfail, strictly.
+
+    Raises:
+        PluginError: The plugin is not installed, can't be loaded or declares nothing, so that no
+            test could fail.
+    """
+    import pytest
+
+    wanted = [plugins.get(name).name for name in names]
+    if plugin is not None:
+        wanted += [name for found in plugins.of(plugin) for name in found.backbones]
+    if not wanted:
+        raise PluginError(f"nothing to check: plugin {plugin} declares no backbones")
+
+    @functools.lru_cache(maxsize=1)
+    def results(name: str) -> dict[str, CheckResult]:
+        return {r.check: r for r in check_backbone(name, expected_failures=expected_failures)}
+
+    # A backbone's cases one after the other: its results are kept until the next one's turn.
+    @pytest.mark.parametrize("check", check_names())
+    @pytest.mark.parametrize("backbone", wanted)
+    def test_conformance(backbone: str, check: str) -> None:
+        result = results(backbone)[check]
+        if result.status == "failed":
+            pytest.fail(f"{backbone}: {result.message}", pytrace=False)
+        if result.status == "expected failure":
+            pytest.xfail(result.message)
+        if result.status == "skipped":
+            pytest.skip(result.message)
+
+    return test_conformance
