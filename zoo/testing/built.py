@@ -30,7 +30,7 @@ MOST = 6
 def check_builds_without_weights(subject: Subject) -> None:
     """`build(None, False)` and `build(n, False)` give a network, without any network access."""
     with closed_network() as tried:
-        models = {"None": subject.original, str(CLASSES): subject.build(CLASSES)}
+        models = {"None": subject.original, str(CLASSES): subject.built}
     if tried:
         raise CheckFailed(
             f"build(..., pretrained=False) asks the network for {tried[0]}: download nothing "
@@ -45,7 +45,7 @@ def check_builds_without_weights(subject: Subject) -> None:
 
 def check_head_is_there(subject: Subject) -> None:
     """Every path of the head exists, and holds parameters."""
-    for model in (subject.original, subject.build(CLASSES)):
+    for model in (subject.original, subject.built):
         try:
             leaves = head_leaves(model, subject.backbone)
         except PluginError as error:
@@ -62,11 +62,11 @@ def check_head_is_there(subject: Subject) -> None:
 
 
 def check_head_gets_the_classes(subject: Subject) -> None:
-    """In eval and train mode, logits have as many columns as classes, for two class counts."""
-    for model, classes in ((subject.model, CLASSES), (subject.other, OTHER_CLASSES)):
-        for mode in (False, True):
-            with torch.no_grad():
-                logits_in(subject, model.train(mode), subject.images(), classes)
+    """Logits have as many columns as classes, in eval and train mode, for two class counts."""
+    with torch.no_grad():
+        for train in (False, True):
+            logits_in(subject, subject.model.train(train), subject.images(), CLASSES)
+        logits_in(subject, subject.other.eval(), subject.images(), OTHER_CLASSES)
 
 
 def check_head_is_what_the_classes_change(subject: Subject) -> None:

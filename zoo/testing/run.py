@@ -74,7 +74,25 @@ def check_backbone(
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
     subject = Subject(backbone, torch.device("meta" if shapes_only else "cpu"))
-    return list(_results(subject, expected))
+    return list(run_checks(subject, expected))
+
+
+def run_checks(subject: Subject, expected: Mapping[str, str]) -> Iterator[CheckResult]:
+    """The results of all checks, each as it is made."""
+    statuses: dict[str, Status] = {}
+    for check in CHECKS:
+        started = time.perf_counter()
+        broken = next((name for name in check.after if statuses[name] == "failed"), None)
+        status, message = _run(check, subject, broken)
+        statuses[check.name] = status
+        shown, message = _as_expected(status, message, expected.get(check.name))
+        yield CheckResult(
+            backbone=subject.backbone.name,
+            check=check.name,
+            status=shown,
+            message=message,
+            seconds=time.perf_counter() - started,
+        )
 
 
 def _run(check: Check, subject: Subject, broken: str | None) -> tuple[Status, str]:
@@ -92,23 +110,6 @@ def _run(check: Check, subject: Subject, broken: str | None) -> tuple[Status, st
     except Exception as error:  # noqa: BLE001 - whatever the plugin's code raises is the finding
         return "failed", f"it raises {describe(error)}"
     return "passed", ""
-
-
-def _results(subject: Subject, expected: Mapping[str, str]) -> Iterator[CheckResult]:
-    statuses: dict[str, Status] = {}
-    for check in CHECKS:
-        started = time.perf_counter()
-        broken = next((name for name in check.after if statuses[name] == "failed"), None)
-        status, message = _run(check, subject, broken)
-        statuses[check.name] = status
-        shown, message = _as_expected(status, message, expected.get(check.name))
-        yield CheckResult(
-            backbone=subject.backbone.name,
-            check=check.name,
-            status=shown,
-            message=message,
-            seconds=time.perf_counter() - started,
-        )
 
 
 def _as_expected(status: Status, message: str, reason: str | None) -> tuple[Status, str]:

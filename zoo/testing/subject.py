@@ -49,9 +49,14 @@ class Subject:
         return self.build(None)
 
     @cached_property
+    def built(self) -> nn.Module:
+        """The network as the plugin builds it for `CLASSES`."""
+        return self.build(CLASSES)
+
+    @cached_property
     def model(self) -> nn.Module:
-        """The network with a head for `CLASSES`, initialised as zoo does."""
-        return self.fresh(CLASSES)
+        """The same with zoo's own part done: a head for `CLASSES`, initialised as zoo does."""
+        return self.complete(self.built, CLASSES)
 
     @cached_property
     def other(self) -> nn.Module:
@@ -71,8 +76,14 @@ class Subject:
             return plugins.build(backbone or self.backbone, num_classes, False).to("meta")
 
     def fresh(self, num_classes: int, backbone: Backbone | None = None) -> nn.Module:
-        """With zoo's own part done: a head of that size, initialised."""
-        model = self.build(num_classes, backbone)
+        """Built and completed."""
+        return self.complete(self.build(num_classes, backbone), num_classes, backbone)
+
+    def complete(
+        self, model: nn.Module, num_classes: int, backbone: Backbone | None = None
+    ) -> nn.Module:
+        """Zoo's own part: see that the head is of that size, initialise it."""
+        torch.manual_seed(0)
         with self.device:
             ensure_head(model, backbone or self.backbone, num_classes)
             initialise_head(model, backbone or self.backbone, "normal")

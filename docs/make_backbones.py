@@ -1,0 +1,219 @@
+"""Run the conformance kit on every backbone of zoo's own plugins and write docs/backbones.md.
+
+    python docs/make_backbones.py            all, on all cores: some ten minutes on two
+    python docs/make_backbones.py 'timm/vit*'  print the rows of some, write nothing
+
+Each network is built on torch's meta device for the checks that need no values. That every tensor
+but the head's is the loaded one, bit by bit, is checked on real tensors, in bfloat16 to halve the
+memory and with the libraries' initialisation left out.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from zoo import plugins
+from zoo.model.depth import depths
+from zoo.model.head import head_leaves
+from zoo.testing.checks import CHECKS
+from zoo.testing.run import CheckResult, run_checks
+from zoo.testing.subject import CheckFailed, Subject
+from zoo.testing.values import check_other_weights_stay_bit_identical
+
+PAGE = Path(__file__).with_name("backbones.md")
+
+PLUGINS = ("torchvision", "timm", "zoo")
+
+#: Beyond this many parameters, two networks at a time may be more than the memory holds.
+LARGE = 1_500_000_000
+
+#: Failures that are known, by backbone and check, with their reason.
+EXPECTED: dict[str, dict[str, str]] = {}
+
+HEADING = """# Backbones
+
+Written by `python docs/make_backbones.py`; do not edit. Made with {versions}.
+
+{count} backbones. Each of them passes the checks of the
+[conformance kit](plugins.md#the-conformance-kit) that need no values ({checks}),
+and with a new head has every other tensor equal to the loaded one, bit by bit.
+
+*Parameters* are those of the network with its original head, in millions; *input* is the side of
+the images in pixels, *fixed* where it takes no other; *depths* are the steps of `--layer-decay` and
+`--freeze N`; the licence is that of the pretrained weights, as the library states it.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What the sweep found of one backbone."""
+
+    name: str
+    parameters: int
+    input_size: str
+    head: str
+    head_type: str
+    depths: int
+    licence: str
+    results: tuple[CheckResult, ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """Failed checks, in words."""
+        return [
+            f"{self.name}: {r.check}: {r.message}" for r in self.results if r.status == "failed"
+        ]
+
+    def markdown(self) -> str:
+        """The row of the page."""
+        cells = (
+            f"`{self.name.partition('/')[2]}`",
+            f"{self.parameters / 1e6:.1f}",
+            self.input_size,
+            self.head,
+            self.head_type,
+            str(self.depths),
+            self.licence,
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+def sweep(pattern: str = "*") -> list[Row]:
+    """The rows of all backbones of zoo's own plugins that match, sorted by name."""
+    names = [b.name for b in plugins.backbones(pattern) if b.name.partition("/")[0] in PLUGINS]
+    with _pool(len(os.sched_getaffinity(0))) as pool:
+        rows = list(pool.map(row, names, chunksize=4))
+    large = [r.name for r in rows if r.parameters > LARGE]
+    with _pool(1) as pool:
+        late = dict(zip(large, pool.map(weights_stay, large), strict=True))
+    return [_with(r, late[r.name]) if r.name in late else r for r in rows]
+
+
+def row(name: str) -> Row:
+    """Check one backbone; the weights of a large one are left for later."""
+    backbone = plugins.get(name)
+    subject = Subject(backbone, torch.device("meta"))
+    with no_initialisation():
+        results = tuple(run_checks(subject, EXPECTED.get(name, {})))
+        parameters = sum(p.numel() for p in subject.original.parameters())
+        if parameters <= LARGE:
+            results = (*results, weights_stay(name))
+    height, width = backbone.preprocess.height_width
+    kinds = Counter(type(leaf).__name__ for leaf in head_leaves(subject.model, backbone).values())
+    fixed = " fixed" if backbone.preprocess.fixed_size and backbone.resized is None else ""
+    return Row(
+        name=name,
+        parameters=parameters,
+        input_size=(str(height) if height == width else f"{height}x{width}") + fixed,
+        head=", ".join(backbone.head_paths),
+        head_type=", ".join(f"{n} {k}" if n > 1 else k for k, n in kinds.items()),
+        depths=len(depths(subject.model, backbone)),
+        licence=(backbone.weights.license or "not stated") if backbone.weights else "no weights",
+        results=results,
+    )
+
+
+def weights_stay(name: str) -> CheckResult:
+    """Check on real tensors that nothing but the head differs from what was loaded."""
+    backbone = plugins.get(name)
+    subject = Subject(backbone, torch.device("cpu"))
+    check = check_other_weights_stay_bit_identical
+    with no_initialisation():
+        # Of the original only names and shapes are looked at.
+        subject.original = Subject(backbone, torch.device("meta")).original
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            check(subject)
+        except CheckFailed as failure:
+            return CheckResult(
+                backbone=name, check=check.__name__, status="failed", message=str(failure)
+            )
+        finally:
+            torch.set_default_dtype(torch.float32)
+    return CheckResult(backbone=name, check=check.__name__, status="passed")
+
+
+@contextlib.contextmanager
+def no_initialisation() -> Iterator[None]:
+    """Leave out most of the time that building takes: drawing weights that nobody reads."""
+    from timm.layers import weight_init
+
+    def leave(tensor: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        return tensor
+
+    names = [n for n in vars(torch.nn.init) if n.endswith("_") and not n.startswith("_")]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(mock.patch.object(torch.nn.init, name, leave))
+        stack.enter_context(mock.patch.object(weight_init, "_trunc_normal_", leave))
+        yield
+
+
+def page(rows: list[Row]) -> str:
+    """The page's text."""
+    made = [c for c in CHECKS if not c.needs_values]
+    parts = [
+        HEADING.format(
+            versions=versions(),
+            count=f"{len(rows):,}",
+            checks=", ".join(f"`{c.name.removeprefix('check_')}`" for c in made),
+        )
+    ]
+    for plugin in PLUGINS:
+        own = [r for r in rows if r.name.startswith(f"{plugin}/")]
+        parts.append(f"## {plugin}: {len(own):,}\n")
+        parts.append(
+            "| backbone | parameters (M) | input | head | type | depths | weights licence |\n"
+            "|---|---|---|---|---|---|---|\n" + "\n".join(r.markdown() for r in own) + "\n"
+        )
+        left_out = plugins.load(plugin).left_out.values()
+        if left_out:
+            parts.append("Left out:\n")
+            parts.append("".join(f"- `{x.name}`: {x.reason}\n" for x in left_out))
+    return "\n".join(parts)
+
+
+def versions() -> str:
+    """The libraries whose models are listed, as the page states them."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("torchvision", "timm"))
+
+
+def _with(found: Row, result: CheckResult) -> Row:
+    return Row(**{**vars(found), "results": (*found.results, result)})
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    return concurrent.futures.ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    )
+
+
+def main() -> None:
+    """Sweep; write the page, or print what was asked for."""
+    found = sweep(*sys.argv[1:])
+    failures = [line for r in found for line in r.failures]
+    print("\n".join(failures or [f"{len(found)} backbones, no failures"]), file=sys.stderr)
+    if sys.argv[1:]:
+        print("\n".join(r.markdown() for r in found))
+    elif not failures:
+        PAGE.write_text(page(found), encoding="utf-8")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
