@@ -16,7 +16,8 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 CropMode = Literal["center", "squash", "border"]
 
 #: Dotted path of a module, parameter or buffer, or several that have one depth. A path that ends
-#: in `.*` stands for all children of that module that no entry before it names, each a depth.
+#: in `.*` stands for all children of that module that no entry before it names, each a depth;
+#: those without a parameter or buffer, like activations, are passed over.
 Stage = str | tuple[str, ...]
 
 

@@ -46,7 +46,10 @@ def depths(model: nn.Module, backbone: Backbone) -> Depths:
     """
     names = [
         name
-        for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())
+        for name, _ in (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
         if not in_head(name, backbone.head_paths)
     ]
     existing = _existing(model)
@@ -89,8 +92,13 @@ def _expand(
         if isinstance(stage, str) and stage.endswith(".*"):
             parent = stage.removesuffix(".*")
             _check((parent,), "stage", existing, backbone)
-            names = [name for name, _ in model.get_submodule(parent).named_children()]
-            paths = [f"{parent}.{name}" for name in names if f"{parent}.{name}" not in seen]
+            children = model.get_submodule(parent).named_children()
+            # An activation or a pooling layer is no depth: nothing in it could train or freeze.
+            paths = [
+                f"{parent}.{name}"
+                for name, child in children
+                if f"{parent}.{name}" not in seen and _holds_tensors(child)
+            ]
             yield from ((path,) for path in paths)
         else:
             paths = [stage] if isinstance(stage, str) else list(stage)
@@ -99,14 +107,18 @@ def _expand(
         seen.update(paths)
 
 
+def _holds_tensors(module: nn.Module) -> bool:
+    return any(True for _ in (*module.parameters(), *module.buffers()))
+
+
 def _existing(model: nn.Module) -> set[str]:
     """Every path that a stage may name."""
     return {
         name
         for name, _ in (
-            *model.named_modules(),
+            *model.named_modules(remove_duplicate=False),
             *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(),
+            *model.named_buffers(remove_duplicate=False),
         )
         if name
     }
