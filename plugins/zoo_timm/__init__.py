@@ -9,23 +9,33 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import zoo
+from zoo_timm.stages import stages
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
     from torch import Tensor, nn
 
+#: What timm's own declarations leave out: every layer whose shape follows the class count.
+CLASSIFIERS = {
+    "levit_384_s8": ("head.linear", "head_dist.linear"),
+    "levit_conv_384_s8": ("head.linear", "head_dist.linear"),
+}
+
 
 @zoo.hookimpl
-def zoo_backbones() -> Iterator[zoo.Backbone]:
-    """One backbone for each name of `timm.list_models()`, with that model's default weights.
-
-    Pure encoders, for which timm declares no classifier, are left out.
-    """
+def zoo_backbones() -> Iterator[zoo.Backbone | zoo.LeftOut]:
+    """One backbone for each name of `timm.list_models()`, with that model's default weights."""
     import timm
 
     for name in timm.list_models():
         cfg = timm.get_pretrained_cfg(name)
-        if cfg is not None and cfg.classifier:
+        encoder = _pure_encoder(name)
+        if encoder:
+            reason = f"a pure encoder ({encoder}): timm gives it no classifier"
+            yield zoo.LeftOut(name=name, reason=reason)
+        elif cfg is None or not cfg.classifier:
+            yield zoo.LeftOut(name=name, reason="timm does not say where its classifier is")
+        else:
             yield declare(
                 name,
                 cfg,
@@ -52,7 +62,8 @@ def declare(
         name: The backbone's, where it is not the architecture's.
     """
     _, height, width = cfg.input_size
-    heads: Any = cfg.classifier
+    classifier: Any = CLASSIFIERS.get(architecture, cfg.classifier)
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     described: dict[str, Any] = {
         "mean": tuple(cfg.mean),
         "std": tuple(cfg.std),
@@ -62,7 +73,7 @@ def declare(
     return zoo.Backbone(
         name=name or architecture,
         build=build,
-        head=heads if isinstance(heads, str) else tuple(heads),
+        head=heads if len(heads) > 1 else heads[0],
         preprocess=zoo.Preprocess(
             size=height if height == width else (height, width),
             crop_pct=cfg.crop_pct,
@@ -70,6 +81,7 @@ def declare(
             **described,
         ),
         weights=weights,
+        stages=functools.partial(stages, heads),
         convert=functools.partial(_convert, architecture),
         config={
             "architecture": architecture,
@@ -80,7 +92,7 @@ def declare(
                 "fixed_input_size": cfg.fixed_input_size,
                 "pool_size": cfg.pool_size,
                 "first_conv": cfg.first_conv,
-                "classifier": cfg.classifier,
+                "classifier": classifier,
             },
         },
     )
@@ -95,6 +107,19 @@ def create(name: str, num_classes: int | None, pretrained: bool) -> nn.Module:
         return timm.create_model(name, pretrained=False, **options)
     with _no_long_retries():
         return timm.create_model(name, pretrained=True, **options)
+
+
+def _pure_encoder(name: str) -> str | None:
+    """Name of the class that the entry point says it returns, if that has no classifier."""
+    import timm
+
+    entry_point = timm.model_entrypoint(name)
+    returned = entry_point.__annotations__.get("return")
+    if isinstance(returned, str):
+        returned = getattr(sys.modules[entry_point.__module__], returned, None)
+    if isinstance(returned, type) and not hasattr(returned, "get_classifier"):
+        return returned.__name__
+    return None
 
 
 def _convert(architecture: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import zoo
+from zoo_torchvision.stages import stages_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,6 +87,7 @@ def _declare(name: str, head: str | zoo.Head, weights: WeightsEnum) -> zoo.Backb
             fixed_size=name.startswith(FIXED_SIZE),
         ),
         weights=declared,
+        stages=stages_of(name),
         convert=_convert_densenet if name.startswith("densenet") else None,
         config={"architecture": name, "library_name": "torchvision"},
     )
