@@ -53,6 +53,7 @@ def fresh_plugins():
 
     def forget() -> None:
         plugins.load.cache_clear()
+        plugins._imported.cache_clear()
         plugins._entry_points.cache_clear()
 
     forget()
@@ -60,18 +61,21 @@ def fresh_plugins():
     forget()
 
 
+def write_plugin(folder: Path, distribution: str, entry_point: str, module: str, code: str) -> None:
+    """A plugin in that folder as pip would put it there: a module and its .dist-info."""
+    (folder / f"{module}.py").write_text(textwrap.dedent(code))
+    info = folder / f"{distribution.replace('-', '_')}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[zoo]\n{entry_point} = {module}\n")
+
+
 @pytest.fixture
 def install(tmp_path, monkeypatch, fresh_plugins):
-    """Put a plugin on the path as pip would: a module and its .dist-info."""
+    """`write_plugin` for this process."""
 
     def install(distribution: str, entry_point: str, module: str, code: str) -> None:
-        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
-        info = tmp_path / f"{distribution.replace(chr(45), chr(95))}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n"
-        )
-        (info / "entry_points.txt").write_text(f"[zoo]\n{entry_point} = {module}\n")
+        write_plugin(tmp_path, distribution, entry_point, module, code)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, module, raising=False)
 

@@ -15,6 +15,8 @@ from zoo.cli.options import format_option
 def command(pattern: str, form: str) -> None:
     """List the backbones whose name matches PATTERN: part of a name, or with * and ?.
 
+    What a plugin's library has and can't be fine-tuned follows on stderr, each with its reason.
+
     \b
       zoo backbones resnet
       zoo backbones 'timm/vit_*_224' --format json
@@ -45,6 +47,8 @@ def command(pattern: str, form: str) -> None:
             weights = (b.weights.license or "licence not stated") if b.weights else "no weights"
             click.echo(f"{b.name:{width}}  {height}x{width_px}  {weights}")
         click.echo(f"{len(found)} backbones", err=True)
+    for network in plugins.left_out(pattern):
+        click.echo(f"- {network.name} is no backbone: {network.reason}", err=True)
     for plugin in plugins.load_all():
         if plugin.state not in ("ok", "disabled"):
             click.echo(f"! plugin {plugin} was left out: {plugin.state}: {plugin.cause}", err=True)

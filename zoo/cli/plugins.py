@@ -15,7 +15,8 @@ def command(form: str) -> None:
     """List every plugin found: its backbones and package, or why it was left out.
 
     A plugin can be left out on purpose: by `zoo --no-plugin NAME COMMAND`, or for all commands by
-    ZOO_DISABLE_PLUGINS=NAME,NAME in the environment.
+    ZOO_DISABLE_PLUGINS=NAME,NAME in the environment. One that is still loading after 60 seconds,
+    or as many as ZOO_PLUGIN_TIMEOUT says, is left out.
     """
     from zoo import plugins
 
@@ -29,6 +30,8 @@ def command(form: str) -> None:
                 "state": p.state,
                 "cause": p.cause,
                 "backbones": len(p.backbones),
+                "left_out": len(p.left_out),
+                "printed": p.printed,
             }
             for p in found
         ]
@@ -37,4 +40,7 @@ def command(form: str) -> None:
     width = max((len(p.name) for p in found), default=0)
     for p in found:
         state = f"{len(p.backbones)} backbones" if p.state == "ok" else f"{p.state}: {p.cause}"
-        click.echo(f"{p.name:{width}}  {p.distribution} {p.version}  {state}")
+        left_out = f", {len(p.left_out)} left out" if p.left_out else ""
+        click.echo(f"{p.name:{width}}  {p.distribution} {p.version}  {state}{left_out}")
+        if p.printed:
+            click.echo(f"{'':{width}}  printed while loading: {p.printed}")

@@ -10,6 +10,7 @@ from torch import nn
 from zoo.backbone import Backbone, Stage
 from zoo.errors import PluginError
 from zoo.model.head import in_head
+from zoo.plugins import blame, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ def depths(model: nn.Module, backbone: Backbone) -> Depths:
     ]
     existing = _existing(model)
     _check(backbone.neck, "neck", existing, backbone)
-    declared = backbone.stages(model) if callable(backbone.stages) else backbone.stages
+    with blame(backbone, "could not say its stages"):
+        declared = tuple(backbone.stages(model) if callable(backbone.stages) else backbone.stages)
     stages = list(_expand(model, backbone, declared, existing))
     if not stages:
         return Depths(stages=(("all",),), of=dict.fromkeys(names, 0), declared=False)
@@ -64,7 +66,7 @@ def depths(model: nn.Module, backbone: Backbone) -> Depths:
     for depth, paths in enumerate(stages):
         for path in paths:
             if path in by_path:
-                raise PluginError(f"backbone {backbone.name} declares stage {path!r} twice")
+                raise PluginError(f"{describe(backbone)} declares stage {path!r} twice")
             by_path[path] = depth
     found = {name: _depth(name, by_path) for name in names}
     return Depths(
@@ -128,5 +130,5 @@ def _check(paths: Iterable[str], what: str, existing: set[str], backbone: Backbo
     for path in paths:
         if path not in existing:
             raise PluginError(
-                f"backbone {backbone.name} declares {what} {path!r}, which its model does not have"
+                f"{describe(backbone)} declares {what} {path!r}, which its model does not have"
             )

@@ -30,7 +30,8 @@ def head_leaves(model: nn.Module, backbone: Backbone) -> dict[str, nn.Module]:
             leaves[path] = model.get_submodule(path)
         except AttributeError as error:
             raise PluginError(
-                f"backbone {backbone.name} declares head {path!r}, which its model does not have"
+                f"{plugins.describe(backbone)} declares head {path!r}, "
+                f"which its model does not have"
             ) from error
     return leaves
 
@@ -87,7 +88,8 @@ def _fits(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> b
 
 def _fresh(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> nn.Module:
     if isinstance(backbone.head, Head) and backbone.head.replace is not None:
-        return backbone.head.replace(leaf, num_classes)
+        with plugins.blame(backbone, f"could not replace its head {path!r}"):
+            return backbone.head.replace(leaf, num_classes)
     if isinstance(leaf, nn.Linear):
         return nn.Linear(leaf.in_features, num_classes, bias=leaf.bias is not None)
     if isinstance(leaf, nn.Conv2d) and leaf.groups == 1:
@@ -102,7 +104,7 @@ def _fresh(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> 
             padding_mode=leaf.padding_mode,
         )
     raise PluginError(
-        f"backbone {backbone.name}: its head has {path!r}, a {type(leaf).__name__} that no class "
-        f"count changes: let `build` honour num_classes, or declare zoo.Head(paths=..., "
+        f"{plugins.describe(backbone)}: its head has {path!r}, a {type(leaf).__name__} that no "
+        f"class count changes: let `build` honour num_classes, or declare zoo.Head(paths=..., "
         f"replace=...), or, if it is a pretrained layer before the classifier, zoo.Head(neck=...)"
     )

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,21 +9,12 @@ from click.testing import CliRunner
 
 import zoo
 from tests.conftest import QUICK
+from tests.plugins.conftest import GOOD
 from zoo import plugins
 from zoo.cli import main
 from zoo.errors import PluginError, UnknownBackboneError
 
-ACME = Path(__file__).parent / "acme"
-
-GOOD = """
-    import zoo
-
-    @zoo.hookimpl
-    def zoo_backbones():
-        yield zoo.Backbone(
-            name="{name}", build=None, head="fc", preprocess=zoo.Preprocess(size=8)
-        )
-"""
+ACME = Path(__file__).parents[1] / "acme"
 
 BROKEN = {
     "missing": ("import nowhere_to_be_found", "missing dependency", "No module named 'nowhere"),
@@ -53,9 +43,9 @@ BROKEN = {
         "broken",
         "broken/net is declared twice",
     ),
-    "badname": (textwrap.dedent(GOOD).format(name="a/b"), "broken", "backbone name 'a/b'"),
+    "badname": (GOOD.format(name="a/b"), "broken", "backbone name 'a/b'"),
     "badsize": (
-        textwrap.dedent(GOOD).format(name="a").replace("size=8", "size=0"),
+        GOOD.format(name="a").replace("size=8", "size=0"),
         "broken",
         "size must be positive",
     ),
@@ -77,12 +67,6 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(install, fault):
     assert "! plugin broken (acme-broken 1.2) was left out" in listing.stderr
 
 
-@pytest.fixture
-def _may_disable(monkeypatch, fresh_plugins):
-    """Undo what --no-plugin does to the environment."""
-    monkeypatch.setenv(plugins.DISABLE, "")
-
-
 @pytest.mark.usefixtures("_may_disable")
 def test_plugins_are_listed_with_package_state_and_cause(install):
     install("acme-broken", "broken", "acme_broken_listed", "raise OSError('boom')")
@@ -97,6 +81,8 @@ def test_plugins_are_listed_with_package_state_and_cause(install):
         "state": "broken",
         "cause": "OSError: boom",
         "backbones": 0,
+        "left_out": 0,
+        "printed": "",
     }
     assert (listed["timm"]["state"], listed["timm"]["distribution"]) == ("ok", "zoo")
     assert listed["timm"]["backbones"] > 1300
@@ -150,6 +136,18 @@ def test_two_packages_that_claim_one_name_are_both_refused(install):
     plugin = plugins.load("net")
     assert plugin.state == "duplicate"
     assert "acme-one, acme-two" in plugin.cause
+    listed = [(p.distribution, p.state) for p in plugins.load_all() if p.name == "net"]
+    assert listed == [("acme-one", "duplicate"), ("acme-two", "duplicate")]
+
+
+def test_no_package_can_take_the_name_of_zoos_own_plugin(install):
+    install("acme-thief", "torchvision", "acme_thief", GOOD.format(name="a"))
+    assert plugins.get("resnet18").name == "torchvision/resnet18"
+    assert plugins.load("torchvision").distribution == "zoo"
+    (thief,) = (p for p in plugins.load_all() if p.distribution == "acme-thief")
+    assert thief.state == "duplicate"
+    assert "the name is that of one of zoo's own plugins: acme-thief, zoo" in thief.cause
+    assert "acme-thief 1.2  duplicate: " in CliRunner().invoke(main, ["plugins"]).stdout
 
 
 def test_bare_names_prefer_torchvision_then_the_only_plugin(install):

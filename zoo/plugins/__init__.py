@@ -1,0 +1,46 @@
+"""Find plugins, load each on its own, report those that fail: one broken neighbour hurts nobody."""
+
+from zoo.plugins.calls import blame, build, convert, describe
+from zoo.plugins.foreign import TIMEOUT
+from zoo.plugins.loading import (
+    DISABLE,
+    NAME,
+    Plugin,
+    State,
+    connect,
+    connect_all,
+    disable,
+    disabled,
+    installed,
+    load,
+    load_all,
+    of,
+)
+from zoo.plugins.loading import _entry_points as _entry_points
+from zoo.plugins.loading import _imported as _imported
+from zoo.plugins.names import PREFERRED, backbones, get, left_out, matching
+
+__all__ = [
+    "DISABLE",
+    "NAME",
+    "PREFERRED",
+    "TIMEOUT",
+    "Plugin",
+    "State",
+    "backbones",
+    "blame",
+    "build",
+    "connect",
+    "connect_all",
+    "convert",
+    "describe",
+    "disable",
+    "disabled",
+    "get",
+    "installed",
+    "left_out",
+    "load",
+    "load_all",
+    "matching",
+    "of",
+]

@@ -1,0 +1,246 @@
+"""Load each plugin on its own.
+
+pluggy alone stops at the first entry point that fails to import, loses all results when one hook
+raises, and accepts misspelt hooks; so every entry point gets a plugin manager of its own here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from typing import Any, Literal
+
+import pluggy
+
+from zoo import hookspecs
+from zoo.backbone import Backbone, LeftOut
+from zoo.errors import PluginError
+from zoo.plugins.foreign import explain, off_stdout, time_limit, timeout
+
+State = Literal["ok", "missing dependency", "broken", "duplicate", "disabled"]
+
+#: Environment variable with the names, separated by commas, of plugins to leave out.
+DISABLE = "ZOO_DISABLE_PLUGINS"
+
+#: What a backbone's bare name looks like.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+#: The distribution that this file is part of.
+_OWN = "zoo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """A plugin as found on this machine.
+
+    Attributes:
+        name: Its entry-point name, the prefix of its backbones' full names.
+        distribution: The installed package it comes from.
+        version: That package's version.
+        state: `ok`, or why it was left out.
+        cause: The failure in words, empty if ok.
+        backbones: What it declares, by full name.
+        left_out: What its library has and it does not declare, by full name.
+        printed: The beginning of what it printed while loading, on one line.
+        hooks: Its hook manager; None if it was left out itself.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    state: State = "ok"
+    cause: str = ""
+    backbones: dict[str, Backbone] = field(default_factory=dict)
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+    printed: str = ""
+    hooks: pluggy.PluginManager | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+def installed() -> list[str]:
+    """Names of the plugins found, none of them loaded."""
+    return sorted(_entry_points())
+
+
+def load_all() -> list[Plugin]:
+    """Every plugin found, those that were left out included, sorted by name.
+
+    Where several packages claim one name, each is there.
+    """
+    return [p for name in installed() for p in (load(name), *_rivals(name))]
+
+
+@functools.cache
+def load(name: str) -> Plugin:
+    """The plugin behind the entry point of that name, loaded once per process.
+
+    Whatever goes wrong in the plugin's code is its `state` and `cause`, never an exception. What it
+    prints meanwhile is kept off stdout; after a limit (60 s, or as ZOO_PLUGIN_TIMEOUT says) it is
+    stopped.
+
+    Raises:
+        PluginError: ZOO_PLUGIN_TIMEOUT is no number of seconds.
+    """
+    plugin = connect(name)
+    return plugin if plugin.hooks is None else _isolated(plugin, _declare)
+
+
+def connect(name: str) -> Plugin:
+    """As `load`, but not yet asked for its backbones, which may import a library of networks."""
+    return _disabled(found(name)) if name in disabled() else _imported(name)
+
+
+def connect_all() -> list[Plugin]:
+    """As `connect`, every plugin found, sorted by name."""
+    return [connect(name) for name in installed()]
+
+
+def of(name: str) -> list[Plugin]:
+    """The plugins of that entry-point name or distribution, loaded.
+
+    Raises:
+        PluginError: There is none, or one of them could not be loaded.
+    """
+    found = []
+    for entry_point, claims in sorted(_entry_points().items()):
+        if name == entry_point:
+            found.append(load(name))
+        elif name in [_named(claim).distribution for claim in claims]:
+            claimants = (load(entry_point), *_rivals(entry_point))
+            found += [plugin for plugin in claimants if plugin.distribution == name]
+    if not found:
+        known = ", ".join(installed()) or "none"
+        raise PluginError(f"no plugin {name!r} is installed; installed plugins: {known}")
+    for plugin in found:
+        if plugin.state != "ok":
+            raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
+    return found
+
+
+def found(name: str) -> Plugin:
+    """The plugin of that name as its package's metadata has it; it is not loaded."""
+    return _named(_entry_points()[name][0])
+
+
+def disabled() -> list[str]:
+    """Names of the plugins to leave out."""
+    return [name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()]
+
+
+def disable(names: Sequence[str]) -> None:
+    """Leave plugins out, in this process and those it starts.
+
+    Raises:
+        PluginError: There is no plugin of that name.
+    """
+    for name in names:
+        if name not in _entry_points():
+            known = ", ".join(installed()) or "none"
+            raise PluginError(f"no plugin {name!r} to leave out; installed plugins: {known}")
+    os.environ[DISABLE] = ",".join([*disabled(), *names])
+
+
+@functools.cache
+def _imported(name: str) -> Plugin:
+    plugin = found(name)
+    if len(_entry_points()[name]) > 1 and plugin.distribution != _OWN:
+        return _duplicate(plugin)
+    return _isolated(plugin, _register)
+
+
+def _isolated(plugin: Plugin, step: Callable[[Plugin], Plugin]) -> Plugin:
+    seconds = timeout()
+    module = _entry_points()[plugin.name][0].module
+    printed = [plugin.printed] if plugin.printed else []
+    try:
+        with off_stdout(printed), time_limit(seconds, module):
+            plugin = step(plugin)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - foreign code raises anything, SystemExit too
+        state: State = "missing dependency" if isinstance(error, ImportError) else "broken"
+        plugin = replace(plugin, hooks=None, state=state, cause=explain(error))
+    return replace(plugin, printed="\\n".join(printed))
+
+
+def _register(plugin: Plugin) -> Plugin:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(_entry_points()[plugin.name][0].load(), name=plugin.name)
+    manager.check_pending()
+    return replace(plugin, hooks=manager)
+
+
+def _declare(plugin: Plugin) -> Plugin:
+    declared: dict[str, Backbone] = {}
+    left_out: dict[str, LeftOut] = {}
+    hook: Any = plugin.hooks and plugin.hooks.hook
+    for each in (b for result in hook.zoo_backbones() for b in result):
+        if not isinstance(each, Backbone | LeftOut):
+            raise PluginError(f"zoo_backbones gave {each!r}, which is no zoo.Backbone")
+        if not NAME.fullmatch(each.name):
+            raise PluginError(
+                f"backbone name {each.name!r}: use letters, digits, '.', '_' and '-' only"
+            )
+        full_name = f"{plugin.name}/{each.name}"
+        if full_name in declared or full_name in left_out:
+            raise PluginError(f"backbone {full_name} is declared twice")
+        if isinstance(each, Backbone):
+            declared[full_name] = replace(each, name=full_name)
+        else:
+            left_out[full_name] = replace(each, name=full_name)
+    return replace(plugin, backbones=declared, left_out=left_out)
+
+
+@functools.cache
+def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
+    """By name, those that claim it, zoo's own first."""
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
+        # One distribution can be seen twice (an editable install beside its own source tree).
+        known = found.setdefault(entry_point.name, [])
+        if entry_point.value not in [e.value for e in known]:
+            known.append(entry_point)
+    for claims in found.values():
+        claims.sort(key=lambda claim: (_named(claim).distribution != _OWN, claim.value))
+    return found
+
+
+def _rivals(name: str) -> list[Plugin]:
+    """The other packages that claim the name."""
+    others = [_named(claim) for claim in _entry_points()[name][1:]]
+    if name in disabled():
+        return [_disabled(other) for other in others]
+    return [_duplicate(other) for other in others]
+
+
+def _named(entry_point: metadata.EntryPoint) -> Plugin:
+    dist = entry_point.dist
+    return Plugin(
+        name=entry_point.name,
+        distribution=dist.name if dist else "unknown",
+        version=dist.version if dist else "unknown",
+    )
+
+
+def _disabled(plugin: Plugin) -> Plugin:
+    return replace(plugin, state="disabled", cause=f"by {DISABLE} or --no-plugin")
+
+
+def _duplicate(plugin: Plugin) -> Plugin:
+    """Refused: whoever asks by name must not get one or the other by chance.
+
+    But zoo's own plugins keep their names, so that no package can take the default backbone away.
+    """
+    rivals = sorted(_named(claim).distribution for claim in _entry_points()[plugin.name])
+    if _OWN in rivals:
+        cause = f"the name is that of one of zoo's own plugins: {', '.join(rivals)}"
+    else:
+        cause = f"several packages claim this name: {', '.join(rivals)}"
+    return replace(plugin, state="duplicate", cause=cause)

@@ -1,0 +1,140 @@
+"""From a name to a backbone, and from a pattern to all that match."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from zoo.backbone import Backbone, LeftOut
+from zoo.errors import PluginError, UnknownBackboneError
+from zoo.plugins.loading import Plugin, installed, load, load_all
+
+#: A bare name means the first of these that declares it, else the only plugin that does.
+PREFERRED = ("torchvision", "zoo")
+
+_Declared = TypeVar("_Declared", Backbone, LeftOut)
+
+
+def backbones(pattern: str = "*") -> list[Backbone]:
+    """All declared backbones whose full or bare name matches, sorted by full name.
+
+    Args:
+        pattern: Shell-style (`*`, `?`, `[...]`), case-insensitive; text without wildcards matches
+            anywhere in the name.
+    """
+    return _matching(pattern, lambda plugin: plugin.backbones)
+
+
+def left_out(pattern: str = "*") -> list[LeftOut]:
+    """What plugins say is no backbone, whose full or bare name matches, sorted by full name.
+
+    Args:
+        pattern: As of `backbones`.
+    """
+    return _matching(pattern, lambda plugin: plugin.left_out)
+
+
+def get(name: str) -> Backbone:
+    """The backbone of that name: `<plugin>/<name>`, or a bare name.
+
+    Only the plugins that must be asked are loaded: one for a full name; for a bare name the
+    preferred ones, then all.
+
+    Raises:
+        UnknownBackboneError: No plugin declares it (with the nearest names), or several do.
+        PluginError: The plugin that is asked for by name, or a preferred one that might declare
+            the bare name, could not be loaded.
+    """
+    prefix, slash, bare = name.partition("/")
+    if slash:
+        if prefix not in installed():
+            known = ", ".join(installed()) or "none"
+            raise UnknownBackboneError(
+                f"no plugin {prefix!r} is installed (asked for backbone {name!r}); "
+                f"installed plugins: {known}"
+            )
+        plugin = load(prefix)
+        if plugin.state != "ok":
+            raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
+        if name in plugin.backbones:
+            return plugin.backbones[name]
+        _refuse_left_out(name, [plugin])
+        raise _unknown(name, [f"{prefix}/{n}" for n in _nearest(bare, [plugin])])
+    failed = None
+    for preferred in (load(p) for p in PREFERRED if p in installed()):
+        if _declares(preferred, name):
+            return preferred.backbones[f"{preferred.name}/{name}"]
+        failed = preferred if preferred.state not in ("ok", "disabled") else failed
+    if failed is not None:
+        raise PluginError(
+            f"plugin {failed}, which may mean backbone {name!r}, can't be used: "
+            f"{failed.state}: {failed.cause}; give the full name, PLUGIN/{name}"
+        )
+    candidates = [p.backbones[f"{p.name}/{name}"] for p in load_all() if _declares(p, name)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        full_names = ", ".join(b.name for b in candidates)
+        raise UnknownBackboneError(
+            f"backbone {name!r} is declared by several plugins: {full_names}; give the full name"
+        )
+    _refuse_left_out(name, load_all())
+    raise _unknown(name, _nearest(name, load_all()))
+
+
+def matching(name: str) -> list[Backbone]:
+    """The backbone of that name, or those that match it if it holds wildcards.
+
+    Raises:
+        UnknownBackboneError, PluginError: As `get`; or nothing matches.
+    """
+    if not any(c in name for c in "*?["):
+        return [get(name)]
+    found = backbones(name)
+    if not found:
+        raise UnknownBackboneError(f"no backbone matches {name!r}; `zoo backbones` lists all")
+    return found
+
+
+def _matching(pattern: str, of: Callable[[Plugin], dict[str, _Declared]]) -> list[_Declared]:
+    if not any(c in pattern for c in "*?["):
+        pattern = f"*{pattern}*"
+    matches = re.compile(fnmatch.translate(pattern), re.IGNORECASE).match
+    return sorted(
+        (
+            declared
+            for plugin in load_all()
+            for full_name, declared in of(plugin).items()
+            if matches(full_name) or matches(full_name.partition("/")[2])
+        ),
+        key=lambda d: d.name,
+    )
+
+
+def _declares(plugin: Plugin, bare_name: str) -> bool:
+    return f"{plugin.name}/{bare_name}" in plugin.backbones
+
+
+def _refuse_left_out(name: str, among: list[Plugin]) -> None:
+    for plugin in among:
+        for full_name, left_out in plugin.left_out.items():
+            if name in (full_name, full_name.partition("/")[2]):
+                raise UnknownBackboneError(f"{full_name} is no backbone: {left_out.reason}")
+
+
+def _nearest(bare_name: str, among: list[Plugin]) -> list[str]:
+    bare_names = sorted({n.partition("/")[2] for p in among for n in p.backbones})
+    return difflib.get_close_matches(bare_name, bare_names, n=5, cutoff=0.6)
+
+
+def _unknown(name: str, nearest: list[str]) -> UnknownBackboneError:
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    left_out = "".join(
+        f"\nplugin {p} was left out: {p.state}: {p.cause}" for p in load_all() if p.state != "ok"
+    )
+    return UnknownBackboneError(
+        f"no backbone named {name!r}{hint}; `zoo backbones` lists all{left_out}"
+    )
