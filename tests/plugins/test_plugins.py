@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ import pytest
 from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
 from tests.plugins.conftest import GOOD
 from zoo import plugins
 from zoo.cli import main
@@ -196,33 +194,6 @@ def test_all_backbones_are_listed_by_full_name():
 def test_one_plugins_backbone_does_not_load_the_others():
     code = "import sys, zoo.plugins; zoo.plugins.get('resnet18'); sys.exit('timm' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_a_third_party_package_is_installed_found_and_fine_tuned(tmp_path, photos):
-    """docs/plugins.md's plugin, built and installed by pip, used through the command line."""
-    site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--no-index", "--target", str(site), str(ACME)], check=True)
-    env = {**os.environ, "PYTHONPATH": str(site)}
-
-    def cli(*args: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "zoo", *args],
-            env=env,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout
-
-    assert [b["name"] for b in json.loads(cli("backbones", "acme/*", "--format", "json"))] == [
-        "acme/tinynet"
-    ]
-    quick = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items() if k != "backbone"]
-    out = cli("finetune", "--backbone=tinynet", f"--data={photos}", "--out=run", *quick)
-    assert "backbone tinynet is acme/tinynet" in out
-    predictions = json.loads(cli("predict", "run", str(photos / "red"), "--format", "json"))
-    assert len(predictions) == 10
 
 
 def test_the_documented_plugin_is_the_tested_one():

@@ -11,8 +11,17 @@ import click
 
 from zoo.errors import ZooError
 
-#: Command -> its module below zoo.cli.
-COMMANDS = ("finetune", "predict", "evaluate", "backbones", "show", "plugins", "check")
+#: Each is a module below zoo.cli, with '_' for '-'.
+COMMANDS = (
+    "finetune",
+    "predict",
+    "evaluate",
+    "backbones",
+    "show",
+    "plugins",
+    "check",
+    "new-plugin",
+)
 
 
 class _Failure(click.ClickException):
@@ -30,7 +39,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"zoo.cli.{name}").command
+        command: click.Command = importlib.import_module(
+            f"zoo.cli.{name.replace('-', '_')}"
+        ).command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

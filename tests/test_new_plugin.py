@@ -1,0 +1,169 @@
+"""zoo new-plugin writes a package that works as it stands, or nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from zoo.cli import main
+from zoo.plugins.template import module_name
+
+ROOT = Path(__file__).parents[1]
+
+
+def new_plugin(*words: str):
+    return CliRunner().invoke(main, ["new-plugin", *words])
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+
+
+def test_a_package_is_written_and_the_next_steps_said():
+    result = new_plugin("acme2")
+    assert result.exit_code == 0, result.output
+    assert everything(Path.cwd()) == [
+        "zoo-acme2",
+        "zoo-acme2/.github",
+        "zoo-acme2/.github/workflows",
+        "zoo-acme2/.github/workflows/test.yml",
+        "zoo-acme2/.gitignore",
+        "zoo-acme2/README.md",
+        "zoo-acme2/pyproject.toml",
+        "zoo-acme2/src",
+        "zoo-acme2/src/zoo_acme2",
+        "zoo-acme2/src/zoo_acme2/__init__.py",
+        "zoo-acme2/src/zoo_acme2/smallnet.py",
+        "zoo-acme2/tests",
+        "zoo-acme2/tests/test_conformance.py",
+    ]
+    for step in ("cd zoo-acme2", "pip install -e '.[test]' && pytest", "--backbone acme2/smallnet"):
+        assert step in result.stdout
+
+
+@pytest.mark.parametrize("name", ["acme2", "My-Own_nets", "2nd", "x"])
+def test_every_name_is_put_in_its_place(name):
+    new_plugin(name)
+    package = Path(f"zoo-{name}")
+    project = tomllib.loads((package / "pyproject.toml").read_text())
+    module = module_name(name)
+    assert module.isidentifier()
+    assert project["project"]["name"] == f"zoo-{name}"
+    assert project["project"]["entry-points"]["zoo"] == {name: module}
+    assert (
+        f'conformance_suite(plugin="{name}")'
+        in (package / "tests" / "test_conformance.py").read_text()
+    )
+    for file in (p for p in package.rglob("*") if p.is_file()):
+        assert "$" not in file.read_text().replace("${{ matrix.python }}", ""), file
+
+
+def test_the_written_code_is_clean():
+    new_plugin("acme2")
+    settings = ["--config", str(ROOT / "pyproject.toml"), "--no-cache", "zoo-acme2"]
+    rules = ["--ignore", "D107,S101"]
+    subprocess.run([sys.executable, "-m", "ruff", "check", *rules, *settings], check=True)
+    subprocess.run([sys.executable, "-m", "ruff", "format", "--check", *settings], check=True)
+
+
+def test_the_written_tests_pass():
+    """As after pip's installation, of which the metadata is what counts."""
+    new_plugin("acme2")
+    source = Path("zoo-acme2", "src").resolve()
+    info = source / "zoo_acme2-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo-acme2\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[zoo]\nacme2 = zoo_acme2\n")
+    path = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error"],
+        cwd="zoo-acme2",
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "failed" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["", "-x", "x-", "a/b", "../up", "a b", "a.b", "naïve", "a\n"])
+def test_a_name_that_is_none_is_refused(name):
+    result = new_plugin("--", name)
+    assert result.exit_code == 2
+    assert f"plugin name {name!r}: use letters, digits, '-' and '_'" in result.stderr
+    assert everything(Path.cwd()) == []
+
+
+@pytest.mark.parametrize("name", ["timm", "Timm", "zoo"])
+def test_the_name_of_an_installed_plugin_is_refused(name):
+    result = new_plugin(name)
+    assert result.exit_code == 2
+    assert f"the name {name!r} is taken by the installed plugin {name.lower()} (zoo 0." in (
+        result.stderr
+    )
+    assert everything(Path.cwd()) == []
+
+
+def test_the_name_of_an_installed_module_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "zoo_taken.py").write_text("raise OSError('it is not imported for that')")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = new_plugin("taken")
+    assert result.exit_code == 2
+    assert "the name 'taken' is taken: a module zoo_taken is installed" in result.stderr
+
+
+def test_an_existing_folder_is_left_as_it_is():
+    Path("zoo-acme2").mkdir()
+    Path("zoo-acme2/mine.txt").write_text("mine")
+    result = new_plugin("acme2")
+    assert result.exit_code == 2
+    assert "zoo-acme2 exists already; move it away, or choose another --out" in result.stderr
+    assert everything(Path.cwd()) == ["zoo-acme2", "zoo-acme2/mine.txt"]
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(monkeypatch):
+    result = new_plugin("x" * 300)
+    assert result.exit_code == 2
+    assert "can't be written: File name too long" in result.stderr
+    assert everything(Path.cwd()) == []
+
+    write, files = Path.write_text, []
+
+    def full_after_three(path, *args, **options):
+        files.append(path)
+        if len(files) > 3:
+            raise OSError(28, "No space left on device")
+        return write(path, *args, **options)
+
+    monkeypatch.setattr(Path, "write_text", full_after_three)
+    result = new_plugin("acme2")
+    assert result.exit_code == 2
+    assert "zoo-acme2 can't be written: No space left on device" in result.stderr
+    assert everything(Path.cwd()) == []
+
+
+def test_the_folder_to_write_into_must_be_there():
+    result = new_plugin("acme2", "--out", "nowhere")
+    assert result.exit_code == 2
+    assert "Directory 'nowhere' does not exist" in result.stderr
+
+
+def test_the_template_is_in_the_wheel(tmp_path):
+    sources = tmp_path / "sources"
+    ignore = shutil.ignore_patterns(".git", ".*_cache", "__pycache__", "tests", "bench", "docs")
+    shutil.copytree(ROOT, sources, ignore=ignore)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=sources, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("zoo-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {n for n in archive.namelist() if n.startswith("zoo/plugin_template/")}
+    template = ROOT / "zoo" / "plugin_template"
+    assert packed == {f"zoo/plugin_template/{p.name}" for p in template.iterdir()}

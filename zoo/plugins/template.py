@@ -1,0 +1,86 @@
+"""Write the package of a new plugin from `zoo/plugin_template/`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from zoo.errors import PluginError
+from zoo.plugins.loading import found, installed
+
+_VALID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
+
+#: Path in the package -> file of the template.
+_FILES = {
+    "pyproject.toml": "pyproject.toml.tmpl",
+    "README.md": "README.md.tmpl",
+    ".gitignore": "gitignore.tmpl",
+    ".github/workflows/test.yml": "test.yml.tmpl",
+    "src/$module/__init__.py": "init.py.tmpl",
+    "src/$module/smallnet.py": "smallnet.py.tmpl",
+    "tests/test_conformance.py": "test_conformance.py.tmpl",
+}
+
+
+def write_package(name: str, folder: Path) -> Path:
+    """Write the package `zoo-<name>` into a folder: a plugin with one small network.
+
+    Args:
+        name: The plugin's entry-point name: letters, digits, `-` and `_`.
+        folder: Where the package's own folder is made.
+
+    Returns:
+        The package's folder.
+
+    Raises:
+        PluginError: The name is invalid or taken, the package's folder exists, or it can't be
+            written. Nothing is left behind.
+    """
+    if not _VALID.fullmatch(name):
+        raise PluginError(
+            f"plugin name {name!r}: use letters, digits, '-' and '_', with a letter or digit at "
+            f"both ends"
+        )
+    words = {"name": name, "distribution": f"zoo-{name}", "module": module_name(name)}
+    _refuse_taken(name, words["module"])
+    package = folder / words["distribution"]
+    # Beside its place, then renamed: whoever sees it sees all of it.
+    beside = folder / f".{package.name}.{os.getpid()}"
+    template = resources.files("zoo") / "plugin_template"
+    try:
+        if package.exists():
+            raise PluginError(f"{package} exists already; move it away, or choose another --out")
+        for target, source in _FILES.items():
+            path = beside / Template(target).substitute(words)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = Template((template / source).read_text(encoding="utf-8")).substitute(words)
+            path.write_text(text, encoding="utf-8")
+        beside.rename(package)
+    except OSError as error:
+        raise PluginError(f"{package} can't be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return package
+
+
+def module_name(name: str) -> str:
+    """The import name of a plugin's package: `my-nets` -> `zoo_my_nets`."""
+    return f"zoo_{name.lower().replace('-', '_')}"
+
+
+def _refuse_taken(name: str, module: str) -> None:
+    # As pip compares: neither case nor '-' and '_' tell two packages apart.
+    for other in installed():
+        if module_name(other) == module:
+            raise PluginError(
+                f"the name {name!r} is taken by the installed plugin {found(other)}; choose another"
+            )
+    if importlib.util.find_spec(module) is not None:
+        raise PluginError(
+            f"the name {name!r} is taken: a module {module} is installed; choose another"
+        )
