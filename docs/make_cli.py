@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from zoo.cli import COMMANDS, main
@@ -13,12 +14,19 @@ def page() -> str:
     """The page's text."""
     runner = CliRunner()
     parts = ["# Command line\n\nWritten by `python docs/make_cli.py`; do not edit.\n"]
-    for command in ("", *COMMANDS):
-        words = [*([command] if command else []), "--help"]
-        shown = runner.invoke(main, words, prog_name="zoo", terminal_width=100)
-        title = f"zoo {command}".strip()
-        parts.append(f"## {title}\n\n```text\n{shown.stdout.rstrip()}\n```\n")
+    for words in ([], *([command] for command in COMMANDS)):
+        parts.append(section(runner, words))
+        group = main.get_command(click.Context(main), words[0]) if words else None
+        if isinstance(group, click.Group):
+            parts += [section(runner, [*words, name]) for name in group.commands]
     return "\n".join(parts)
+
+
+def section(runner: CliRunner, words: list[str]) -> str:
+    """The help of one command, or of a group's subcommand."""
+    shown = runner.invoke(main, [*words, "--help"], prog_name="zoo", terminal_width=100)
+    title = " ".join(["zoo", *words])
+    return f"## {title}\n\n```text\n{shown.stdout.rstrip()}\n```\n"
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def _own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     folder = tmp_path_factory.mktemp("cwd")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
+    monkeypatch.setenv("ZOO_HOME", str(folder / "zoo"))
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def fresh_plugins():
         plugins._entry_points.cache_clear()
 
     forget()
-    yield
+    yield forget
     forget()
 
 
@@ -78,6 +79,7 @@ def install(tmp_path, monkeypatch, fresh_plugins):
         write_plugin(tmp_path, distribution, entry_point, module, code)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, module, raising=False)
+        fresh_plugins()
 
     return install
 

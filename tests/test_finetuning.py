@@ -19,8 +19,7 @@ from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsU
 from zoo.finetuning import execute, warn
 from zoo.planning import Plan, prepare
 from zoo.recipe import Recipe, make_recipe
-from zoo.run.write import tensors_sha256
-from zoo.weights import read_state_dict
+from zoo.weights import read_state_dict, tensors_sha256
 
 
 def hear(data, **fields):

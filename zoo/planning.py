@@ -235,6 +235,8 @@ def _load_weights(
         recipe = change(recipe, weights="none")
         loaded = zoo_weights.load(backbone, "none")
         source_suffix = " (pretrained ones could not be had)"
+    for note in loaded.notes:
+        listen(Note(text=note, warning=True))
     if recipe.weights not in ("pretrained", "none"):
         recipe = change(recipe, weights=str(Path(recipe.weights).expanduser().resolve()))
     return recipe, replace(loaded, source=loaded.source + source_suffix)

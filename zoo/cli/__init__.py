@@ -19,6 +19,7 @@ COMMANDS = (
     "backbones",
     "show",
     "plugins",
+    "weights",
     "check",
     "new-plugin",
 )

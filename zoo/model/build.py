@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -42,9 +44,10 @@ def build(
     """
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
-    return build_from(
-        backbone, num_classes, zoo_weights.load(backbone, weights), head_init=head_init
-    )
+    loaded = zoo_weights.load(backbone, weights)
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return build_from(backbone, num_classes, loaded, head_init=head_init)
 
 
 def build_from(

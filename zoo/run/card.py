@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.run.write import CARD, ModelInfo, write_file
+from zoo.weights import describe
 
 
 def write_card(
@@ -68,7 +69,8 @@ The best epoch was chosen on the held-out images, so expect a little less on new
 
 
 def _licence(info: ModelInfo, backbone: Backbone) -> str:
-    if info.recipe.weights != "pretrained" or backbone.weights is None:
+    # Others, added or from a plugin's place, say theirs, if they do, in weights_source.
+    if backbone.weights is None or info.weights_source != describe(backbone.weights):
         return ""
     return f"| licence of those weights | {_cell(backbone.weights.license or 'not stated')} |\n"
 

@@ -24,8 +24,8 @@ from zoo.model.device import choose_device, place
 from zoo.recipe import Recipe
 from zoo.run.evaluate import Evaluation, Split, evaluate
 from zoo.run.inference import eval_batches, predict_logits
-from zoo.run.write import FORMAT, MODEL, ModelInfo, tensors_sha256
-from zoo.weights import is_file
+from zoo.run.write import FORMAT, MODEL, ModelInfo
+from zoo.weights import is_file, tensors_sha256
 
 AnyImage = str | Path | Image.Image | np.ndarray
 

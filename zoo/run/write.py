@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,7 +18,9 @@ from torch import Tensor
 
 from zoo.backbone import Backbone, Preprocess
 from zoo.errors import RunError
+from zoo.files import replacing
 from zoo.recipe import Recipe, dump_recipe
+from zoo.weights import tensors_sha256
 
 #: Version of the metadata's layout.
 FORMAT = "1"
@@ -84,16 +83,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def tensors_sha256(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(state_dict):
-        tensor = state_dict[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def write_model(folder: Path, state_dict: Mapping[str, Tensor], info: ModelInfo) -> None:
@@ -165,19 +154,7 @@ def write_file(path: Path, content: bytes) -> None:
         RunError: It can't be written; an older file of that name is intact.
     """
     try:
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp makes files private; these are to be shared as any other.
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(beside).chmod(0o666 & ~umask)
-            Path(beside).replace(path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        with replacing(path) as beside:
+            beside.write_bytes(content)
     except OSError as error:
         raise RunError(f"can't write {path}: {error.strerror}") from error

@@ -6,8 +6,9 @@ import json
 import re
 from multiprocessing.reduction import ForkingPickler
 
+from zoo.errors import describe
 from zoo.plugins import NAME
-from zoo.testing.subject import CheckFailed, CheckSkipped, Subject, describe
+from zoo.testing.subject import CheckFailed, CheckSkipped, Subject
 
 
 def check_name(subject: Subject) -> None:

@@ -11,9 +11,9 @@ import torch
 
 from zoo import plugins
 from zoo.backbone import Backbone
-from zoo.errors import PluginError, ZooError
+from zoo.errors import PluginError, ZooError, describe
 from zoo.testing.checks import CHECKS, Check
-from zoo.testing.subject import CheckFailed, CheckSkipped, Subject, describe
+from zoo.testing.subject import CheckFailed, CheckSkipped, Subject
 
 Status = Literal["passed", "failed", "skipped", "expected failure"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo import plugins
 from zoo.backbone import Backbone
-from zoo.errors import PluginError
+from zoo.errors import PluginError, describe
 from zoo.model.head import ensure_head, initialise_head
 
 #: Class counts of the heads that are tried: neither is a usual default, nor 1 or 2.
@@ -131,12 +131,6 @@ def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) 
                 f"outputs are class scores, and let `build` return the classifier itself"
             )
     return cast("Tensor", first)
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def check_pretrained_weights_load(subject: Subject) -> None:
     backbone = subject.backbone
     if backbone.weights is None:
         raise CheckSkipped("it declares no pretrained weights")
-    if not zoo_weights.is_here(backbone.weights):
+    if not any(place.file for place in zoo_weights.places(backbone)):
         raise CheckSkipped(
             f"its pretrained weights are not on this machine; `zoo weights fetch {backbone.name}` "
             f"gets them"

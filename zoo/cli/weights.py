@@ -1,0 +1,228 @@
+"""`zoo weights`: list, where, add, remove, verify, fetch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli.options import format_option
+
+if TYPE_CHECKING:
+    from zoo.backbone import Backbone
+    from zoo.weights.place import Place
+
+
+@click.group("weights", short_help="Pretrained weights: list, add, verify, fetch, where.")
+def command() -> None:
+    """Manage the pretrained weights of backbones on this machine.
+
+    `--weights pretrained` takes the first place that has them: a file put in with
+    `zoo weights add`, a place that a plugin says (a mirror, a shared folder, a package), the
+    backbone's own.
+    """
+
+
+@command.command("list", short_help="List what is on this machine.")
+@click.argument("pattern", default="*")
+@format_option("table", "json")
+def list_(pattern: str, form: str) -> None:
+    """List the weights files on this machine of the backbones whose name matches PATTERN.
+
+    PATTERN is part of a name, or has * and ?, as in `zoo backbones`. No network is used.
+    """
+    from zoo import weights
+    from zoo.weights.added import ADDED
+
+    backbones = _matching(pattern)
+    rows = [(b.name, file, p.by, p.kind) for b, p, file in _on_this_machine(backbones)]
+    if pattern == "*":
+        names = {b.name for b in backbones}
+        rows += [
+            (name, file, f"{ADDED}; no plugin declares this backbone now", "added")
+            for name, file in weights.added().items()
+            if name not in names
+        ]
+    if form == "json":
+        listed = [
+            {"name": name, "bytes": _size(file), "file": str(file), "by": by}
+            for name, file, by, _ in rows
+        ]
+        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    width = max((len(name) for name, *_ in rows), default=0)
+    for name, file, by, kind in rows:
+        said = "" if kind == "own" else f"  ({by})"
+        click.echo(f"{name:{width}}  {_human(_size(file)):>8}  {file}{said}")
+    # Two backbones may have one file.
+    sizes = {os.path.realpath(file): _size(file) for _, file, *_ in rows}
+    click.echo(f"{_count(len(sizes), 'file')}, {_human(sum(sizes.values()))} in all", err=True)
+
+
+@command.command("where", short_help="Show every place that would be tried, in order.")
+@click.argument("name")
+def where(name: str) -> None:
+    """Show every place where the pretrained weights of backbone NAME would be sought, in order.
+
+    The one that an arrow marks would be used first; if it has to be downloaded and can't be
+    reached, the next one would. No network is used.
+    """
+    from zoo import plugins
+    from zoo.weights.added import added_path
+    from zoo.weights.getting import looked_in
+    from zoo.weights.place import ask
+
+    backbone = plugins.get(name)
+    found, notes = ask(backbone)
+    _warn(notes)
+    click.echo(f"{backbone.name}: {_count(len(found), 'place')}")
+    first = next((p for p in found if p.file is not None or p.remote), None)
+    for number, place in enumerate(found, 1):
+        own = place.kind == "own"
+        here = f"no, not at {looked_in(place.weights, own=own)}"
+        if place.file is not None:
+            here = f"yes, {place.file} ({_human(_size(place.file))})"
+        click.echo(f"{'->' if place is first else '  '} {number}  {place.weights.place}")
+        click.echo(f"      said by          {place.by}")
+        click.echo(f"      on this machine  {here}")
+        click.echo(f"      sha256           {place.weights.sha256 or 'none declared'}")
+        click.echo(f"      licence          {place.weights.license or 'not stated'}")
+    if not any(place.kind == "added" for place in found):
+        click.echo(
+            f"nothing was added with `zoo weights add`; it would be {added_path(backbone.name)}",
+            err=True,
+        )
+
+
+@command.command("add", short_help="Put a weights file in, as a backbone's pretrained weights.")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+def add(name: str, file: Path) -> None:
+    """Make FILE (.safetensors or .pth) the pretrained weights of backbone NAME on this machine.
+
+    It must fit, original head included; that is tried. A copy is kept as .safetensors in zoo's
+    folder ($ZOO_HOME, by default ~/.cache/zoo), and is used before all other places from then on.
+    """
+    from zoo import plugins, weights
+
+    backbone = plugins.get(name)
+    done = weights.add(backbone, file.expanduser())
+    _warn(done.notes)
+    click.echo(f"{backbone.name}  {_human(_size(done.path))}  {done.path}")
+
+
+@command.command("remove", short_help="Take out a file that was added.")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Delete the copy that `zoo weights add` put in for backbone NAME."""
+    from zoo import plugins, weights
+
+    full_name = name if name in weights.added() else plugins.get(name).name
+    click.echo(f"deleted {weights.remove(full_name)}")
+
+
+@command.command("verify", short_help="Check the SHA-256 of every weights file on this machine.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def verify(names: tuple[str, ...]) -> None:
+    """Check the SHA-256 of the weights files on this machine, all or those of backbones NAME.
+
+    The exit code is 2 if any is damaged.
+    """
+    from zoo import plugins
+    from zoo.errors import WeightsError
+    from zoo.weights.verifying import verify_place
+
+    backbones = [plugins.get(name) for name in names] if names else _matching("*")
+    checked = damaged = 0
+    for backbone, place, file in _on_this_machine(backbones):
+        verdict = verify_place(backbone, place)
+        click.echo(f"{verdict.state}: {backbone.name}  {file}  ({verdict.detail})")
+        checked += 1
+        damaged += verdict.state == "damaged"
+    if not checked:
+        click.echo("no weights files on this machine", err=True)
+    if damaged:
+        raise WeightsError(
+            f"{damaged} of {_count(checked, 'file')} damaged; delete what is, then "
+            f"`zoo weights fetch NAME` gets it again (`zoo weights add NAME FILE` if it was added)"
+        )
+
+
+@command.command("fetch", short_help="Download weights ahead of a job without a network.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def fetch(names: tuple[str, ...]) -> None:
+    """Get the pretrained weights of each backbone NAME onto this machine, and try that they load.
+
+    They go into the usual caches, where `zoo finetune` finds them without a network. After one that
+    can't be had the others are fetched all the same; the exit code then is 2.
+    """
+    from zoo import plugins, weights
+    from zoo.errors import WeightsError, ZooError
+
+    failed: list[str] = []
+    for name in names:
+        try:
+            backbone = plugins.get(name)
+            loaded = weights.load(backbone, "pretrained")
+        except ZooError as error:
+            click.echo(f"! {name}: {error}", err=True)
+            failed.append(name)
+            continue
+        _warn(loaded.notes)
+        size = "" if loaded.file is None else f"  {_human(_size(loaded.file))}"
+        place = loaded.file or f"{loaded.source} (its plugin knows where the file is)"
+        click.echo(f"{backbone.name}{size}  {place}")
+    if failed:
+        raise WeightsError(f"{len(failed)} of {len(names)} not fetched: {', '.join(failed)}")
+
+
+def _matching(pattern: str) -> list[Backbone]:
+    """The backbones that match, and a warning for each plugin whose can't be known."""
+    from zoo import plugins
+
+    found = plugins.backbones(pattern)
+    _warn(
+        f"plugin {p} was left out: {p.state}: {p.cause}"
+        for p in plugins.load_all()
+        if p.state not in ("ok", "disabled")
+    )
+    return found
+
+
+def _on_this_machine(backbones: Iterable[Backbone]) -> list[tuple[Backbone, Place, Path]]:
+    """The places of these backbones whose file is here."""
+    from zoo.weights.place import ask
+
+    found: list[tuple[Backbone, Place, Path]] = []
+    notes: list[str] = []
+    for backbone in backbones:
+        places, said = ask(backbone)
+        found += [(backbone, place, place.file) for place in places if place.file is not None]
+        notes += said
+    _warn(notes)
+    return found
+
+
+def _warn(notes: Iterable[str]) -> None:
+    for note in dict.fromkeys(notes):
+        click.echo(f"! {note}", err=True)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
+
+
+def _human(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,181 @@
+"""The weights files that people put in with `zoo weights add`, one a backbone."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from zoo.backbone import Backbone, Weights
+from zoo.errors import WeightsError
+from zoo.files import replacing
+from zoo.weights.getting import locate
+from zoo.weights.reading import file_sha256, fit, is_file, read_state_dict, tensors_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    StateDict = dict[str, Tensor]
+
+
+#: Who says so, of the place of an added file.
+ADDED = "added with `zoo weights add`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """A file that is in zoo's weights folder now.
+
+    Attributes:
+        path: Where.
+        notes: What whoever added it should know.
+    """
+
+    path: Path
+    notes: tuple[str, ...]
+
+
+def home() -> Path:
+    """Zoo's folder for files of its own: `$ZOO_HOME`, else `zoo` in the user's cache folder."""
+    if os.environ.get("ZOO_HOME"):
+        return Path(os.environ["ZOO_HOME"]).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "zoo"
+
+
+def added_path(name: str) -> Path:
+    """Where the file added for the backbone of that full name lies, or would."""
+    return home() / "weights" / f"{name}.safetensors"
+
+
+def added() -> dict[str, Path]:
+    """All files that were added, by the backbone's full name."""
+    folder = home() / "weights"
+    return {
+        f"{path.parent.name}/{path.name.removesuffix('.safetensors')}": path
+        for path in sorted(folder.glob("*/*.safetensors"))
+    }
+
+
+def add(backbone: Backbone, file: Path) -> Added:
+    """Make `file` the pretrained weights of `backbone` on this machine, replacing an earlier one.
+
+    It is converted, loaded strictly into the original model, and written as .safetensors.
+
+    Args:
+        backbone: Whose weights.
+        file: A .safetensors or PyTorch file that fits, original head included.
+
+    Raises:
+        WeightsError: The file can't be read, doesn't fit, or the copy can't be written.
+        PluginError: The plugin can't convert it or build the model.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    fitted = fit(backbone, read_state_dict(file), source=f"file {file}")
+    # Copies, because safetensors refuses tensors that share memory (tied weights).
+    tensors = {
+        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, t in fitted.items()
+    }
+    digest = file_sha256(file)
+    path = added_path(backbone.name)
+    notes = _differs(backbone, file, digest)
+    if is_file(path):
+        notes += (f"it replaces the one from {origin(path) or 'an unknown file'}",)
+    details = {
+        "format": "pt",
+        "backbone": backbone.name,
+        "from": json.dumps(str(file.expanduser().resolve())),
+        "from_sha256": digest,
+        "sha256": tensors_sha256(tensors),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside:
+            save_file(tensors, beside, metadata=details)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"can't write {path}: {error}") from error
+    return Added(path=path, notes=notes)
+
+
+def remove(name: str) -> Path:
+    """Delete the file that was added for the backbone of that full name.
+
+    Raises:
+        WeightsError: There is none, or it can't be deleted.
+    """
+    path = added().get(name)
+    if path is None:
+        raise WeightsError(
+            f"no weights were added for {name}: there is no {added_path(name)}; "
+            f"`zoo weights list` shows what there is"
+        )
+    try:
+        path.unlink()
+    except OSError as error:
+        raise WeightsError(f"can't delete {path}: {error.strerror}") from error
+    return path
+
+
+def origin(path: Path) -> str | None:
+    """The file that an added one was made from, None where that can't be read."""
+    text = _details(path).get("from")
+    return None if text is None else str(json.loads(text))
+
+
+def read_added(name: str, path: Path) -> StateDict:
+    """The tensors of an added file, checked against the SHA-256 that was recorded.
+
+    Raises:
+        WeightsError: It can't be read, or they are not the ones that were written.
+    """
+    anew = f"`zoo weights add {name} FILE` replaces it, `zoo weights remove {name}` takes it out"
+    try:
+        state_dict = read_state_dict(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; {anew}") from error
+    recorded = _details(path).get("sha256")
+    if recorded is not None and tensors_sha256(state_dict) != recorded:
+        raise WeightsError(
+            f"{path} is damaged: its tensors are not those that were recorded; {anew}"
+        )
+    return state_dict
+
+
+def is_recorded(path: Path) -> bool:
+    """Whether an added file says what its SHA-256 should be."""
+    return "sha256" in _details(path)
+
+
+def _details(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _differs(backbone: Backbone, file: Path, digest: str) -> tuple[str, ...]:
+    """A note if the library's own file, of the same format, is another one."""
+    own = backbone.weights
+    if own is None or own.sha256 is None or digest.startswith(own.sha256.lower()):
+        return ()
+    if _suffix(own) not in (None, file.suffix):
+        return ()
+    return (
+        f"it is another file than {own.place}: its SHA-256 is {digest}, published is {own.sha256}",
+    )
+
+
+def _suffix(weights: Weights) -> str | None:
+    found = locate(weights, own=True)
+    name = weights.file or weights.path or urlsplit(weights.url or "").path or str(found or "")
+    return Path(name).suffix or None

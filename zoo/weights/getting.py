@@ -1,0 +1,232 @@
+"""Get the file that a `Weights` declares: look in the caches, download what is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import sys
+import urllib.request
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from zoo.backbone import Weights
+from zoo.errors import WeightsError, WeightsUnavailableError
+from zoo.weights.reading import check_sha256, is_file
+
+#: Names under which a hub repository holds a model's weights, the safe one first.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+#: How the name of a weights file in an installed package ends.
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def locate(weights: Weights, *, own: bool = False) -> Path | None:
+    """The file, if it is on this machine. Uses no network.
+
+    Args:
+        weights: Which.
+        own: As in `cache_path`.
+    """
+    try:
+        if weights.url is not None:
+            path = cache_path(weights, own=own)
+        elif weights.hub is not None:
+            return _in_hub_cache(weights)
+        elif weights.package is not None:
+            path = _packaged(weights)
+        else:
+            path = Path(weights.path or "").expanduser()
+    except (ValueError, RuntimeError, WeightsError):
+        # No repository's name, no home folder, no such package: getting it will say so.
+        return None
+    return path if is_file(path) else None
+
+
+def obtain(weights: Weights) -> Path:
+    """The file, downloaded if need be, its SHA-256 checked where one is declared.
+
+    Raises:
+        WeightsUnavailableError: It is not on this machine and can't be had.
+        WeightsError: Its SHA-256 is another than the declared one.
+    """
+    if weights.url is not None:
+        return fetch(weights, own=False)
+    if weights.hub is not None:
+        path = _from_hub(weights)
+    elif weights.package is not None:
+        path = _packaged(weights)
+    else:
+        path = Path(weights.path or "").expanduser()
+    if not is_file(path):
+        raise WeightsUnavailableError(f"there is no file {path}")
+    if weights.sha256 is not None:
+        check_sha256(path, weights.sha256)
+    return path
+
+
+def fetch(weights: Weights, *, own: bool = True) -> Path:
+    """The file of weights that come by URL, downloaded into torch.hub's cache if it isn't there.
+
+    Its SHA-256 is checked every time, as far as `weights.sha256` is published.
+
+    Args:
+        weights: Which.
+        own: As in `cache_path`.
+
+    Raises:
+        WeightsUnavailableError: It is not in the cache and could not be downloaded.
+        WeightsError: The cached or downloaded file's SHA-256 is another than the published one.
+    """
+    import torch.hub
+
+    if weights.url is None:
+        raise ValueError("fetch is for weights that come by URL")
+    path = cache_path(weights, own=own)
+    if path.exists():
+        if weights.sha256 is not None:
+            check_sha256(path, weights.sha256)
+        return path
+    if not is_reachable(weights.url):
+        raise WeightsUnavailableError(f"the host of {weights.url} can't be reached")
+    digest = None if weights.sha256 is None else weights.sha256.lower()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(weights.url, str(path), digest, progress=sys.stderr.isatty())
+    except (OSError, ValueError) as error:
+        raise WeightsUnavailableError(f"{weights.url}: {error}") from error
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{weights.url} gave another file than was published, now deleted: {error}; "
+            f"ask whoever runs that server"
+        ) from error
+    return path
+
+
+def cache_path(weights: Weights, *, own: bool = True) -> Path:
+    """Where torch.hub keeps (or will keep) the file of weights that come by URL.
+
+    Args:
+        weights: Which.
+        own: Whether a backbone itself declares them, so that its library looks for them under the
+            last part of the address. Else the name gets some digits of the address's SHA-256,
+            unless it holds the file's own: two mirrors may both say `model.safetensors`.
+    """
+    import torch.hub
+
+    name = Path(urlsplit(weights.url or "").path).name
+    if not own and not (weights.sha256 and weights.sha256[:8].lower() in name):
+        digest = hashlib.sha256((weights.url or "").encode()).hexdigest()[:8]
+        name = f"{Path(name).stem}-{digest}{Path(name).suffix}"
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def looked_in(weights: Weights, *, own: bool = False) -> str:
+    """Where on this machine `locate` looks, in words."""
+    if weights.url is not None:
+        return str(cache_path(weights, own=own))
+    if weights.hub is not None:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        return str(Path(HF_HUB_CACHE) / f"models--{_repository(weights)[0].replace('/', '--')}")
+    if weights.path is not None:
+        return weights.path
+    try:
+        return f"installed package {weights.package} {metadata.version(weights.package or '')}"
+    except (metadata.PackageNotFoundError, ValueError):
+        return f"installed package {weights.package}, which is not installed"
+
+
+def is_reachable(url: str, timeout: float = 3.0) -> bool:
+    """Whether the host of `url` accepts a connection, or a proxy is set that may reach it.
+
+    Args:
+        url: With scheme and host; a `file:` URL needs none.
+        timeout: In seconds.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return True
+    if parts.hostname is None:
+        return False
+    if parts.scheme in urllib.request.getproxies():
+        return True
+    port = parts.port or {"http": 80}.get(parts.scheme, 443)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def _repository(weights: Weights) -> tuple[str, str | None]:
+    """The repository's id and, as in timm, after an `@` the revision."""
+    name, _, revision = (weights.hub or "").partition("@")
+    return name, revision or None
+
+
+def _hub_files(weights: Weights) -> tuple[str, ...]:
+    return HUB_FILES if weights.file is None else (weights.file,)
+
+
+def _in_hub_cache(weights: Weights) -> Path | None:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    name, revision = _repository(weights)
+    for file in _hub_files(weights):
+        found = try_to_load_from_cache(
+            name, file, cache_dir=constants.HF_HUB_CACHE, revision=revision
+        )
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _from_hub(weights: Weights) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    cached = locate(weights)
+    if cached is not None:
+        return cached
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsUnavailableError("HF_HUB_OFFLINE is set, and the hub's cache lacks it")
+    if not is_reachable(constants.ENDPOINT):
+        raise WeightsUnavailableError(f"{constants.ENDPOINT} can't be reached")
+    name, revision = _repository(weights)
+    for file in _hub_files(weights):
+        try:
+            return Path(
+                hf_hub_download(name, file, revision=revision, cache_dir=constants.HF_HUB_CACHE)
+            )
+        except LocalEntryNotFoundError as error:
+            raise WeightsUnavailableError(f"{name}: {_first_line(error)}") from error
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the hub's client has no base class of its errors
+            raise WeightsUnavailableError(f"{name}: {_first_line(error)}") from error
+    raise WeightsUnavailableError(f"{name} holds none of {', '.join(_hub_files(weights))}")
+
+
+def _packaged(weights: Weights) -> Path:
+    try:
+        distribution = metadata.distribution(weights.package or "")
+    except (metadata.PackageNotFoundError, ValueError) as error:
+        raise WeightsUnavailableError(f"package {weights.package} is not installed") from error
+    files = distribution.files or []
+    if weights.file is None:
+        found = [file for file in files if file.suffix in _SUFFIXES]
+    else:
+        found = [file for file in files if weights.file in (str(file), file.name)]
+    if len(found) != 1:
+        names = ", ".join(map(str, found[:5])) or "none"
+        wanted = "one weights file" if weights.file is None else f"one file {weights.file}"
+        raise WeightsUnavailableError(
+            f"package {weights.package} {distribution.version} should hold {wanted}, it holds "
+            f"{names}; whoever declares it says which by Weights(package=..., file=...)"
+        )
+    return Path(str(found[0].locate()))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

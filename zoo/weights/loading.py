@@ -1,0 +1,151 @@
+"""The weights to start from: pretrained ones from the first place that has them, or a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo import plugins
+from zoo.backbone import Backbone, Weights
+from zoo.errors import PluginError, WeightsError, WeightsUnavailableError
+from zoo.weights.added import read_added
+from zoo.weights.getting import locate, looked_in, obtain
+from zoo.weights.place import Place, ask
+from zoo.weights.reading import fit, is_file, read_state_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedWeights:
+    """A state dict, and in words where it came from.
+
+    Attributes:
+        state_dict: Tensors by name, original head included; None for random weights.
+        source: For the plan and the run's record.
+        notes: What the user should know of: places that were passed over, and plugins that could
+            not be asked for places.
+        file: The file they were read from, where zoo knows it.
+    """
+
+    state_dict: StateDict | None
+    source: str
+    notes: tuple[str, ...] = ()
+    file: Path | None = None
+
+
+def load(backbone: Backbone, weights: str) -> LoadedWeights:
+    """The weights to start from.
+
+    Args:
+        backbone: Whose weights.
+        weights: `pretrained` (the first of `places` that has them), `none` (random), or a path: a
+            .safetensors or PyTorch file, or a run folder.
+
+    Raises:
+        WeightsUnavailableError: Pretrained weights are not on this machine and can't be fetched.
+        WeightsError: There are none, or the file can't be read, is damaged, or does not fit.
+    """
+    if weights == "none":
+        return LoadedWeights(state_dict=None, source="random")
+    if weights == "pretrained":
+        return _load_pretrained(backbone)
+    path = Path(weights).expanduser()
+    path = path / "model.safetensors" if is_file(path / "model.safetensors") else path
+    state_dict = plugins.convert(backbone, read_state_dict(path))
+    return LoadedWeights(state_dict=state_dict, source=f"file {path}", file=path)
+
+
+def describe(weights: Weights) -> str:
+    """One line: which weights and where from."""
+    return (
+        f"pretrained ({weights.tag}), {weights.place}"
+        if weights.tag
+        else f"pretrained, {weights.place}"
+    )
+
+
+def _load_pretrained(backbone: Backbone) -> LoadedWeights:
+    found, notes = ask(backbone)
+    if not found:
+        raise WeightsError(
+            f"backbone {backbone.name} has no pretrained weights; start from --weights none, from "
+            f"--weights FILE, or put a file in with `zoo weights add {backbone.name} FILE`"
+            + "".join(f"\n{note}" for note in notes)
+        )
+    answers: list[tuple[Place, WeightsUnavailableError]] = []
+    for place in found:
+        try:
+            loaded = _own(backbone, place) if place.kind == "own" else _from_file(backbone, place)
+        except WeightsUnavailableError as error:
+            answers.append((place, error))
+            continue
+        passed_over = (f"weights of {p.by} passed over: {error}" for p, error in answers)
+        return replace(loaded, notes=(*notes, *passed_over))
+    raise _unavailable(backbone, answers, notes) from answers[-1][1]
+
+
+def _own(backbone: Backbone, place: Place) -> LoadedWeights:
+    """As the backbone's own library gets them."""
+    try:
+        model = plugins.build(backbone, None, True)
+    except PluginError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise WeightsUnavailableError(str(error.__cause__)) from error
+    return LoadedWeights(
+        state_dict=dict(model.state_dict()),
+        source=describe(place.weights),
+        file=locate(place.weights, own=True),
+    )
+
+
+def _from_file(backbone: Backbone, place: Place) -> LoadedWeights:
+    """As a file that a user gives, and fitting to the last tensor."""
+    source = f"{describe(place.weights)}, {place.by}"
+    if place.weights.license is not None:
+        source += f", licence {place.weights.license}"
+    if place.kind == "added" and place.file is not None:
+        path = place.file
+        state_dict = read_added(backbone.name, path)
+    else:
+        try:
+            path = obtain(place.weights)
+        except WeightsUnavailableError:
+            raise
+        except WeightsError as error:
+            raise WeightsError(f"weights of {place.by}: {error}") from error
+        state_dict = read_state_dict(path)
+    fitted = fit(backbone, state_dict, source=f"{path}, {place.by}")
+    return LoadedWeights(state_dict=fitted, source=source, file=path)
+
+
+def _unavailable(
+    backbone: Backbone,
+    answers: list[tuple[Place, WeightsUnavailableError]],
+    notes: tuple[str, ...],
+) -> WeightsUnavailableError:
+    said = f"the pretrained weights of {backbone.name} are not on this machine"
+    lines = [f"{said} and could not be fetched."]
+    for place, error in answers:
+        own = place.kind == "own"
+        lines += [
+            f"  said by:   {place.by}",
+            f"  looked in: {looked_in(place.weights, own=own)}",
+            *([f"  then at:   {place.weights.place}"] if place.remote else []),
+            f"  answer:    {(str(error) or type(error).__name__).splitlines()[0]}",
+        ]
+    lines += [f"  besides:   {note}" for note in notes]
+    return WeightsUnavailableError(
+        "\n".join(lines) + f"\n"
+        f"  ways out:  `zoo weights fetch {backbone.name}` where there is a network, and copy the\n"
+        f"             cache here;\n"
+        f"             `zoo weights add {backbone.name} FILE` with the weights in a file\n"
+        f"             (.safetensors or .pth), or --weights FILE for this once;\n"
+        f"             --backbone efficientnet_lite0, whose weights come with zoo;\n"
+        f"             --weights none to start from random weights"
+    )

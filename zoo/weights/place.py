@@ -1,0 +1,94 @@
+"""The places where a backbone's pretrained weights may be, in the order in which they are tried."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zoo import plugins
+from zoo.backbone import Backbone, Weights
+from zoo.errors import PluginError, describe
+from zoo.plugins import Plugin
+from zoo.weights.added import ADDED, added_path, origin
+from zoo.weights.getting import locate
+from zoo.weights.reading import is_file
+
+Kind = Literal["added", "plugin", "own"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where pretrained weights may be.
+
+    Attributes:
+        weights: The place as declared.
+        kind: `added` with `zoo weights add`, said by a `plugin`, or the backbone's `own`.
+        by: Who says so, in words.
+        file: The file, if it is on this machine.
+    """
+
+    weights: Weights
+    kind: Kind
+    by: str
+    file: Path | None
+
+    @property
+    def remote(self) -> bool:
+        """Whether it can be downloaded from there."""
+        return self.weights.url is not None or self.weights.hub is not None
+
+
+def places(backbone: Backbone) -> list[Place]:
+    """The places that are tried for the pretrained weights, in order.
+
+    A file put in with `zoo weights add`; what each plugin's `zoo_weights` says, sorted by plugin;
+    the backbone's own declaration. Of a plugin that fails, a UserWarning tells.
+
+    Args:
+        backbone: Its declaration, as `zoo.backbones` gives it.
+    """
+    found, notes = ask(backbone)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return found
+
+
+def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
+    """As `places`; and, in words, which plugins could not be asked and why."""
+    found: list[Place] = []
+    notes: list[str] = []
+    file = added_path(backbone.name)
+    if is_file(file):
+        made_from = origin(file)
+        declared = Weights(path=str(file), tag=None if made_from is None else f"from {made_from}")
+        found.append(Place(weights=declared, kind="added", by=ADDED, file=file))
+    for plugin in plugins.connect_all():
+        if plugin.state == "disabled":
+            continue
+        try:
+            found += _said(plugin, backbone)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code raises anything
+            cause = str(error) if isinstance(error, PluginError) else describe(error)
+            notes.append(f"plugin {plugin} was not heard on where weights are: {cause}")
+    if backbone.weights is not None:
+        file_or_none = locate(backbone.weights, own=True)
+        by = "the backbone's own"
+        found.append(Place(weights=backbone.weights, kind="own", by=by, file=file_or_none))
+    return found, tuple(notes)
+
+
+def _said(plugin: Plugin, backbone: Backbone) -> list[Place]:
+    if plugin.hooks is None:
+        raise PluginError(f"{plugin.state}: {plugin.cause}")
+    answers: Iterable[object] = (
+        each for result in plugin.hooks.hook.zoo_weights(backbone=backbone) for each in result
+    )
+    said: list[Place] = []
+    for each in answers:
+        if not isinstance(each, Weights):
+            raise PluginError(f"zoo_weights gave {each!r}, which is no zoo.Weights")
+        said.append(Place(weights=each, kind="plugin", by=f"plugin {plugin}", file=locate(each)))
+    return said

@@ -1,0 +1,166 @@
+"""Read weights files without running code in them, check them, fit them to a backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo import plugins
+from zoo.backbone import Backbone
+from zoo.errors import PluginError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    StateDict = dict[str, Tensor]
+
+#: Keys under which common training scripts nest the model's state dict in a checkpoint.
+_NESTED = ("state_dict", "model", "model_state_dict")
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read a state dict from a .safetensors or a PyTorch file, without running code in it.
+
+    A checkpoint that nests its state dict (`state_dict`, `model`, `model_state_dict`) is unwrapped,
+    and the `module.` that data-parallel training puts before every name is taken off.
+
+    Raises:
+        WeightsError: No such file, or no state dict can be read from it.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not is_file(path):
+        raise WeightsError(f"no weights file {path}; give pretrained, none, or an existing file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever the bytes make it raise
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = f"it asks to run {wanted[1]}" if wanted else "it is no PyTorch file, or a damaged one"
+        raise WeightsError(
+            f"{path} can't be read as plain tensors: {why}; zoo runs no code from a weights file. "
+            f"Save its state_dict() as .safetensors where it was made"
+        ) from error
+    return _state_dict_in(content, path)
+
+
+def fit(backbone: Backbone, state_dict: StateDict, *, source: str) -> StateDict:
+    """The state dict of the backbone's original model with these tensors loaded strictly.
+
+    Args:
+        backbone: Whose original model; its `convert` is called first.
+        state_dict: As read from a file.
+        source: Where it is from, for the message.
+
+    Raises:
+        WeightsError: A tensor is missing, unexpected or of another shape; the message lists them.
+        PluginError: The plugin can't convert them or build the model.
+    """
+    try:
+        given = plugins.convert(backbone, state_dict)
+    except PluginError as error:
+        raise PluginError(f"{error} (from {source})") from error
+    model = plugins.build(backbone, None, False)
+    try:
+        model.load_state_dict(given)
+    except Exception as error:  # a module's own loading raises whatever it likes
+        own = model.state_dict()
+        problems = {
+            "missing": [k for k in own if k not in given],
+            "unexpected": [k for k in given if k not in own],
+            "of another shape": [
+                f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+                for k, v in given.items()
+                if k in own and v.shape != own[k].shape
+            ],
+        }
+        lines = [f"  {what}: {_enumerate(keys)}" for what, keys in problems.items() if keys]
+        said = "\n".join(lines) or f"  {str(error).splitlines()[0]}"
+        raise WeightsError(
+            f"the weights ({source}) don't fit backbone {backbone.name}, original head included; "
+            f"these tensors are\n{said}"
+        ) from error
+    return dict(model.state_dict())
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Compare the file's SHA-256 with the published one, or its leading hex digits.
+
+    Raises:
+        WeightsError: They differ, or the file can't be read.
+    """
+    actual = file_sha256(path)
+    if not actual.startswith(expected.lower()):
+        raise WeightsError(
+            f"{path} is damaged or not what it should be: its SHA-256 is {actual}, "
+            f"published is {expected}; delete it and start again"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """The file's SHA-256 in hex digits.
+
+    Raises:
+        WeightsError: It can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} can't be read: {error.strerror}") from error
+
+
+def tensors_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False too where that can't be known."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _state_dict_in(content: object, path: Path) -> StateDict:
+    import torch
+
+    if isinstance(content, Mapping):
+        nested = [content[k] for k in _NESTED if isinstance(content.get(k), Mapping)]
+        content = nested[0] if len(nested) == 1 else content
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds no state dict but {type(content).__name__}")
+    strangers = [
+        str(k) for k, v in content.items() if not isinstance(v, torch.Tensor) or k != str(k)
+    ]
+    if strangers:
+        raise WeightsError(
+            f"{path} holds no plain state dict: {', '.join(strangers[:5])} "
+            f"{'is no named tensor' if len(strangers) == 1 else 'are no named tensors'}"
+        )
+    if all(str(k).startswith("module.") for k in content):
+        return {str(k).removeprefix("module."): v for k, v in content.items()}
+    # As it is: torch's own dict carries versions that some modules ask for while loading.
+    return content if isinstance(content, dict) else dict(content)
+
+
+def _enumerate(keys: list[str], most: int = 10) -> str:
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest
