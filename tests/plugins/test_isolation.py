@@ -36,9 +36,10 @@ PRINTS = {
 def run_zoo(code: str, folder, **environment: str) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own, with the plugins of that folder on its path."""
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**inherited, "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
         check=False,
