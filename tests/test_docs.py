@@ -83,6 +83,7 @@ def test_the_article_is_followed_to_the_letter():
         "lr": 0.0005,
         "head_lr_mult": 80.0,
         "weight_decay": 0.001,
+        "wd_on_norms": True,
         "momentum": 0.0,
         "epochs": 15,
         "schedule": "constant",

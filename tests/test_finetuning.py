@@ -335,6 +335,8 @@ def test_settings_reach_the_training(photos):
         "hflip": False,
         "head_init": "xavier_uniform",
         "head_lr_mult": 3.0,
+        "layer_decay": 0.5,
+        "wd_on_norms": True,
         "batch_norm": "frozen",
         "freeze": "backbone",
         "optimizer": "adamw",

@@ -66,3 +66,44 @@ def test_dumped_recipes_read_back_the_same():
 
 def test_every_field_has_a_description_that_ends_as_a_sentence():
     assert all((f.description or "").endswith(".") for f in Recipe.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("toml", "freeze", "epochs"),
+    [
+        ("freeze = 3\nunfreeze_epoch = 2", 3, (2,)),
+        ('freeze = "layer2"\nunfreeze_epoch = [2, 4]', "layer2", (2, 4)),
+        ('freeze = "backbone"', "backbone", ()),
+        ("", "none", ()),
+    ],
+)
+def test_freezing_reads_from_toml_and_back(toml, freeze, epochs):
+    recipe = make_recipe(write(toml))
+    assert (recipe.freeze, recipe.unfreeze_epochs) == (freeze, epochs)
+    assert make_recipe(write(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"freeze": 0},
+            "freeze = 0: give none, backbone, a number of depths from 1 on, or a stage",
+        ),
+        ({"freeze": True}, "freeze = True: give none"),
+        ({"freeze": ""}, "freeze = '': give none"),
+        ({"unfreeze_epoch": 2}, "unfreeze_epoch = 2: nothing is frozen; set freeze too"),
+        ({"freeze": 1, "unfreeze_epoch": 1}, "unfreeze_epoch = 1: from 2 on"),
+        ({"freeze": 1, "unfreeze_epoch": 9}, "unfreeze_epoch = 9: the run has only 5 epochs"),
+        ({"freeze": 1, "unfreeze_epoch": [3, 2]}, r"\[3, 2\]: each epoch must be later"),
+        ({"freeze": 1, "unfreeze_epoch": [2, 2]}, r"\[2, 2\]: each epoch must be later"),
+        ({"freeze": 1, "unfreeze_epoch": []}, r"\[\]: give an epoch \(3\) or several"),
+        ({"freeze": 1, "unfreeze_epoch": "2,4"}, "'2,4': give an epoch"),
+        ({"layer_decay": 0.0}, r"layer_decay = 0\.0: input should be greater than 0"),
+        ({"layer_decay": 1.1}, r"layer_decay = 1\.1: input should be less than or equal to 1"),
+    ],
+)
+def test_freezing_that_cannot_be_is_refused_when_it_is_read(fields, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        make_recipe(**fields)
+    assert len(str(error.value).splitlines()) == 2

@@ -20,24 +20,15 @@ from zoo.data.split import Splits
 from zoo.decisions import choose_precision, choose_workers, decide_for_demo, decide_rates
 from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import decide_on_main
-from zoo.errors import PluginError, TrainingError, WeightsUnavailableError
+from zoo.errors import PluginError, RecipeError, TrainingError, WeightsUnavailableError
 from zoo.model.build import build_from
+from zoo.model.depth import depths
 from zoo.model.device import choose_device
-from zoo.model.freeze import freeze_parameters, has_batch_norm
-from zoo.model.groups import split_parameters
+from zoo.model.freeze import learns_statistics, plan_freezing, train_mode
+from zoo.model.group_plan import GroupPlan, plan_groups
+from zoo.model.groups import parameter_settings
 from zoo.recipe import Recipe, change
 from zoo.run.folder import check_room, choose_folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupPlan:
-    """A row of the plan: a parameter group and how it will train (learning rate at its height)."""
-
-    name: str
-    parameters: int
-    lr: float
-    weight_decay: float
-    frozen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +38,7 @@ class Plan:
     Attributes:
         backbone: Full name.
         recipe: As resolved.
-        groups: Backbone and head.
+        groups: What trains how, from the stem to the head.
         class_names: In label order.
         train_counts: Images per class to learn from.
         val_counts: Images per class held out.
@@ -112,8 +103,7 @@ def prepare(
     recipe = decide_rates(recipe, listen)
     torch.manual_seed(derive_seed(recipe.seed, "model"))
     model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
-    freeze_parameters(model, backbone, recipe.freeze)
-    _check_batch(model, recipe)
+    groups = _plan_groups(model, backbone, recipe)
     try:
         _check_forward(model, backbone, preprocess, len(splits.class_names))
     except TrainingError:
@@ -134,7 +124,7 @@ def prepare(
     plan = Plan(
         backbone=backbone.name,
         recipe=recipe,
-        groups=_group_plans(model, backbone, recipe),
+        groups=groups,
         class_names=splits.class_names,
         train_counts=tuple(splits.counts(splits.train)),
         val_counts=tuple(splits.counts(splits.val)),
@@ -173,15 +163,6 @@ def _check_forward(
         raise PluginError(
             f"backbone {backbone.name} gives {shape} for one image, "
             f"zoo needs logits (1, {num_classes})"
-        )
-
-
-def _check_batch(model: nn.Module, recipe: Recipe) -> None:
-    learns_statistics = recipe.batch_norm == "train" and recipe.freeze == "none"
-    if recipe.batch_size == 1 and learns_statistics and has_batch_norm(model):
-        raise TrainingError(
-            "batch_size 1 gives batch norm no statistics to learn from; "
-            "use a larger --batch-size or --batch-norm frozen"
         )
 
 
@@ -255,18 +236,36 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
         return Accelerator(**options)
 
 
-def _group_plans(model: nn.Module, backbone: Backbone, recipe: Recipe) -> tuple[GroupPlan, ...]:
-    of_backbone, of_head = split_parameters(model, backbone)
-    return tuple(
-        GroupPlan(
-            name=name,
-            parameters=sum(p.numel() for p in parameters),
-            lr=lr,
-            weight_decay=recipe.weight_decay,
-            frozen=not any(p.requires_grad for p in parameters),
-        )
-        for name, parameters, lr in (
-            ("backbone", of_backbone, recipe.lr),
-            ("head", of_head, recipe.lr * recipe.head_lr_mult),
-        )
+def _plan_groups(model: nn.Module, backbone: Backbone, recipe: Recipe) -> tuple[GroupPlan, ...]:
+    """What trains when and how; the model is put into the mode in which it will end training."""
+    layers = depths(model, backbone)
+    freezing = plan_freezing(
+        model,
+        layers,
+        backbone,
+        freeze=recipe.freeze,
+        unfreeze_epochs=recipe.unfreeze_epochs,
     )
+    settings = parameter_settings(
+        model,
+        backbone,
+        layers,
+        lr=recipe.lr,
+        head_lr_mult=recipe.head_lr_mult,
+        layer_decay=recipe.layer_decay,
+        wd_on_norms=recipe.wd_on_norms,
+    )
+    training = len(layers) - freezing.always
+    if recipe.layer_decay != 1 and training < 2:
+        raise RecipeError(
+            f"layer_decay = {recipe.layer_decay:g} would have no effect: of {backbone.name}'s "
+            f"{len(layers)} depths {'only one trains' if training else 'none ever trains'}; "
+            f"leave it out, or freeze less"
+        )
+    train_mode(model, backbone, layers, frozen=freezing.always, batch_norm=recipe.batch_norm)
+    if recipe.batch_size == 1 and learns_statistics(model):
+        raise TrainingError(
+            "batch_size 1 gives batch norm no statistics to learn from; "
+            "use a larger --batch-size or --batch-norm frozen"
+        )
+    return plan_groups(settings, layers, freezing, weight_decay=recipe.weight_decay)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from zoo.errors import RecipeError
 
@@ -55,7 +63,17 @@ class Recipe(BaseModel):
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
-    weight_decay: float = Field(1e-4, ge=0, description="Weight decay of all that trains.")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Learning rate of each depth of the backbone divided by that of the next "
+        "deeper one; the deepest has --lr.",
+    )
+    weight_decay: float = Field(
+        1e-4, ge=0, description="Weight decay of what trains, but for biases and norms."
+    )
+    wd_on_norms: bool = Field(False, description="Decay biases and norms too.")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="Learning rates over time: falling to 0 as a cosine, or constant."
     )
@@ -68,8 +86,15 @@ class Recipe(BaseModel):
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="Weight of a class in the loss; balanced: rare ones count more."
     )
-    freeze: Literal["none", "backbone"] = Field(
-        "none", description="Part of the backbone that stands still, buffers included."
+    freeze: int | str = Field(
+        "none",
+        description="Part of the backbone that stands still, buffers included: its first N depths, "
+        "or all up to and including STAGE (zoo show lists them).",
+    )
+    unfreeze_epoch: int | tuple[int, ...] | None = Field(
+        None,
+        description="Epoch from whose start on what was frozen trains too. Several: a part of it "
+        "at each, the deepest first.",
     )
     batch_norm: Literal["frozen", "train"] = Field(
         "frozen", description="Whether a backbone that trains also moves batch-norm statistics."
@@ -88,6 +113,57 @@ class Recipe(BaseModel):
     workers: int | None = Field(
         None, ge=0, description="Processes that load images. Without it: chosen for the machine."
     )
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _freeze(cls, value: object) -> object:
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not good and not (isinstance(value, str) and value):
+            raise ValueError(
+                f"freeze = {value!r}: give none, backbone, a number of depths from 1 on, or a stage"
+            )
+        return value
+
+    @field_validator("unfreeze_epoch", mode="before")
+    @classmethod
+    def _unfreeze_epoch(cls, value: object) -> object:
+        if value is None:
+            return None
+        # TOML has lists only, and what is frozen holds none.
+        epochs = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not epochs or not all(type(epoch) is int for epoch in epochs):
+            raise ValueError(
+                f"unfreeze_epoch = {value!r}: give an epoch (3) or several (2, 4), in whole numbers"
+            )
+        if epochs[0] < 2:
+            raise ValueError(
+                f"unfreeze_epoch = {value!r}: from 2 on; at 1 nothing would ever be frozen"
+            )
+        if any(later <= earlier for earlier, later in pairwise(epochs)):
+            raise ValueError(f"unfreeze_epoch = {value!r}: each epoch must be later than the last")
+        return epochs if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _unfreezes_what_is_frozen(self) -> Recipe:
+        if self.unfreeze_epoch is None:
+            return self
+        if self.freeze == "none":
+            raise ValueError(
+                f"unfreeze_epoch = {self.unfreeze_epoch!r}: nothing is frozen; set freeze too"
+            )
+        if self.unfreeze_epochs[-1] > self.epochs:
+            raise ValueError(
+                f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only {self.epochs} epochs"
+            )
+        return self
+
+    @property
+    def unfreeze_epochs(self) -> tuple[int, ...]:
+        """`unfreeze_epoch` as a tuple, empty without one."""
+        if self.unfreeze_epoch is None:
+            return ()
+        given = self.unfreeze_epoch
+        return (given,) if isinstance(given, int) else given
 
 
 def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) -> Recipe:
@@ -133,6 +209,8 @@ def _read(file: Path) -> dict[str, object]:
 
 
 def _problem(error: Mapping[str, Any]) -> str:
+    if error["type"] == "value_error":  # Of Recipe's own validators, whose text says it all.
+        return str(error["ctx"]["error"])
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, list(Recipe.model_fields), n=1, cutoff=0.5)

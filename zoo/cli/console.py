@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import time
 from types import TracebackType
@@ -11,10 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.engine.events import EpochEnd, Interrupted, Note, StepEnd
+from zoo.model.group_plan import GroupPlan
 from zoo.planning import Plan
 
 if TYPE_CHECKING:
     from zoo.run.read import Run
+
+#: Rows of the plan's groups that train alike but for their rates, before some are drawn together.
+_MOST_ROWS = 8
 
 
 class TrainingConsole:
@@ -105,12 +110,9 @@ class TrainingConsole:
             ("run folder", str(plan.out)),
         ):
             self.say(f"{name:10}  {value}")
-        self.say("\ngroup       parameters  learning rate  weight decay  trains", "bold")
-        for group in plan.groups:
-            rates = (f"{group.lr:g}", f"{group.weight_decay:g}")
-            lr, decay = ("-", "-") if group.frozen else rates
-            trains = "no (frozen)" if group.frozen else "yes"
-            self.say(f"{group.name:10}  {group.parameters:10,}  {lr:>13}  {decay:>12}  {trains}")
+        self.say("")
+        for n, line in enumerate(_groups(plan)):
+            self.say(line, "" if n else "bold")
         self.say("")
 
     def _step(self, event: StepEnd) -> None:
@@ -155,13 +157,68 @@ def _classes(plan: Plan) -> str:
     return f"{len(counts)} (train+val images): {', '.join(shown)}"
 
 
+def _groups(plan: Plan) -> list[str]:
+    """The table of parameter groups, header first, columns as wide as they need."""
+    cells = [("group", "parameters", "learning rate", "weight decay", "not decayed", "trains")]
+    for rows in _shortened(plan.groups):
+        first, last = rows[0], rows[-1]
+        rates = (
+            f"{first.lr:.3g}" if first.lr == last.lr else f"{first.lr:.3g} .. {last.lr:.3g}",
+            f"{first.weight_decay:g}",
+            f"{sum(row.without_decay for row in rows):,}",
+        )
+        names = (first.name.partition(" .. ")[0], last.name.rpartition(" .. ")[2])
+        cells.append(
+            (
+                first.name if len(rows) == 1 else " .. ".join(names),
+                f"{sum(row.parameters for row in rows):,}",
+                *(("-", "-", "-") if first.frozen else rates),
+                _trains(first),
+            )
+        )
+    widths = [max(len(row[column]) for row in cells) for column in range(5)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:5], widths[1:], strict=True)),
+                row[5],
+            ]
+        )
+        for row in cells
+    ]
+
+
+def _shortened(groups: tuple[GroupPlan, ...]) -> list[tuple[GroupPlan, ...]]:
+    """The rows one by one; of many with a fate in common those in the middle as one."""
+    shown: list[tuple[GroupPlan, ...]] = []
+    for _, group in itertools.groupby(groups, key=lambda row: (row.part, row.trains_from)):
+        rows = list(group)
+        if len(rows) > _MOST_ROWS:
+            half = _MOST_ROWS // 2
+            middle = tuple(rows[half:-half])
+            shown += [*((r,) for r in rows[:half]), middle, *((r,) for r in rows[-half:])]
+        else:
+            shown += [(row,) for row in rows]
+    return shown
+
+
+def _trains(group: GroupPlan) -> str:
+    if group.trains_from is None:
+        return "no (frozen)"
+    return "yes" if group.trains_from == 1 else f"from epoch {group.trains_from}"
+
+
 def _training(plan: Plan) -> str:
     recipe = plan.recipe
     each = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
     momentum = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
+    fates = {group.frozen for group in plan.groups if group.part == "backbone"}
+    trained = "trained where not frozen" if True in fates else "trained"
+    learns = recipe.batch_norm == "train" and False in fates
     return (
         f"{recipe.epochs} epochs, batch {recipe.batch_size}{each}, {recipe.optimizer}{momentum}, "
         f"{recipe.schedule} schedule, batch-norm statistics "
-        f"{'trained' if recipe.batch_norm == 'train' and recipe.freeze == 'none' else 'frozen'}, "
+        f"{trained if learns else 'frozen'}, "
         f"seed {recipe.seed}"
     )

@@ -11,6 +11,9 @@ import click
 
 from zoo.recipe import Recipe, make_recipe
 
+#: What the help shows where the type alone would mislead.
+_METAVARS = {"freeze": "[none|backbone|N|STAGE]", "unfreeze_epoch": "N[,N...]"}
+
 
 def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for each field of the recipe, in their order."""
@@ -24,6 +27,7 @@ def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             name,
             type=None if kind is bool else kind,
             default=None,
+            metavar=_METAVARS.get(name),
             help=f"{field.description}{default}",
         )(command)
     return command
@@ -33,8 +37,23 @@ def _option_type(annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     if get_origin(annotation) in (types.UnionType, Union):
-        return next(arg for arg in get_args(annotation) if arg is not type(None))
+        kinds = [arg for arg in get_args(annotation) if arg is not type(None)]
+        if kinds == [int, str]:
+            return _number_or_text
+        return kinds[0] if len(kinds) == 1 else _numbers
     return annotation
+
+
+def _number_or_text(value: str) -> int | str:
+    return int(value) if value.isascii() and value.isdigit() else value
+
+
+def _numbers(value: str) -> int | tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number, or several as in 2,4") from None
+    return numbers if "," in value else numbers[0]
 
 
 def _shown(default: object) -> str:

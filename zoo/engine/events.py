@@ -31,7 +31,8 @@ class EpochEnd:
 
     Losses are mean cross entropies in nats (train's with label smoothing and class weights, if
     any), accuracies shares in 0..1 (train's on augmented images, while the model changed), learning
-    rates those of the epoch's last step, `images_per_second` of training alone.
+    rates those of the epoch's last step (the backbone's is its deepest depth's, 0 while all of it
+    is frozen), `images_per_second` of training alone.
     """
 
     epoch: int

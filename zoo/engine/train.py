@@ -15,10 +15,11 @@ from torch.nn.functional import cross_entropy
 
 from zoo.backbone import Backbone
 from zoo.data.dataset import Batches, EpochSampler, derive_seed
-from zoo.engine.events import EpochEnd, Listener, StepEnd
+from zoo.engine.events import EpochEnd, Listener, Note, StepEnd
 from zoo.errors import PluginError, TrainingError
+from zoo.model.depth import depths as depths_of
 from zoo.model.device import place, place_images
-from zoo.model.freeze import train_mode
+from zoo.model.freeze import freeze_parameters, plan_freezing, train_mode
 from zoo.model.groups import parameter_groups
 from zoo.model.optim import lr_factor, make_optimizer, set_learning_rates
 from zoo.recipe import Recipe
@@ -55,8 +56,8 @@ def train(
     """Train for the recipe's epochs, or until patience ends.
 
     Args:
-        model: With its head replaced and what is frozen frozen.
-        backbone: Says where the head is.
+        model: With its head replaced; what the recipe freezes is frozen here.
+        backbone: Says where the head is and what lies how deep.
         recipe: As resolved.
         accelerator: Places model and batches.
         train_batches: Yield (images (N, 3, H, W), labels (N,)).
@@ -64,21 +65,37 @@ def train(
         val_batches: The same, for validation.
         class_weights: Weight of each class in the loss (C,), or None.
         keep: Called after each epoch with the bare model, in every process.
-        listen: Hears `StepEnd` and `EpochEnd`.
+        listen: Hears `StepEnd` and `EpochEnd`, and a `Note` when something unfreezes.
 
     Raises:
         TrainingError: The loss is not finite, or the device's memory is too small.
         PluginError: The model's output in train mode is not what the head declares.
     """
     place(model, accelerator.device)
+    depths = depths_of(model, backbone)
+    freezing = plan_freezing(
+        model,
+        depths,
+        backbone,
+        freeze=recipe.freeze,
+        unfreeze_epochs=recipe.unfreeze_epochs,
+    )
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    freeze_parameters(trainable, depths, freezing.always)
+    # All that will ever train is in the optimizer from the start. What is still frozen has no
+    # gradient, so the optimizer passes it by and keeps no state of it.
     groups = parameter_groups(
         model,
         backbone,
         lr=recipe.lr,
         head_lr_mult=recipe.head_lr_mult,
         weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+        wd_on_norms=recipe.wd_on_norms,
     )
     optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
+    frozen = freezing.frozen(1)
+    freeze_parameters(trainable, depths, frozen)
     # prepare() makes calling the model compute in mixed precision; validation is in full.
     full_precision = model.forward
     wrapped, optimizer, train_batches = accelerator.prepare(model, optimizer, train_batches)
@@ -88,7 +105,13 @@ def train(
     for epoch in range(1, recipe.epochs + 1):
         sampler.epoch = epoch
         started = time.perf_counter()
-        train_mode(bare, backbone, freeze=recipe.freeze, batch_norm=recipe.batch_norm)
+        before, frozen = frozen, freezing.frozen(epoch)
+        if frozen < before:
+            freeze_parameters(trainable, depths, frozen)
+            wrapped = _wrap_again(accelerator, wrapped)
+            unfrozen = depths.span(frozen, before - 1)
+            listen(Note(text=f"epoch {epoch}: {unfrozen} trains from now on"))
+        train_mode(bare, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm)
         try:
             seen = _train_epoch(
                 wrapped,
@@ -125,15 +148,14 @@ def train(
         state.stale_epochs = 0 if val_accuracy > state.best_accuracy else state.stale_epochs + 1
         if best:
             state.best_accuracy, state.best_loss = val_accuracy, val_loss
-        rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
         end = EpochEnd(
             epoch=epoch,
             train_loss=seen.loss / seen.images,
             train_accuracy=seen.correct / seen.images,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            lr_backbone=rates.get("backbone", 0.0),
-            lr_head=rates.get("head", 0.0),
+            lr_backbone=_rate(optimizer, "backbone"),
+            lr_head=_rate(optimizer, "head"),
             seconds=time.perf_counter() - started,
             images_per_second=seen.images / train_seconds,
             best=best,
@@ -235,6 +257,29 @@ def _train_epoch(
     return _Seen(*totals.tolist())
 
 
+def _wrap_again(accelerator: Accelerator, wrapped: nn.Module) -> nn.Module:
+    """Have the gradients of what was unfrozen averaged over all processes too.
+
+    DistributedDataParallel looks after those parameters alone that train when it is made.
+    """
+    if accelerator.num_processes == 1:
+        return wrapped
+    # Without its mixed-precision wrapper, which prepare_model would put round the old one.
+    bare = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+    prepared: nn.Module = accelerator.prepare_model(bare)
+    return prepared
+
+
+def _rate(optimizer: torch.optim.Optimizer, part: str) -> float:
+    """The learning rate of a part, where it trains; the backbone's is its deepest depth's."""
+    rates = [
+        group["lr"]
+        for group in optimizer.param_groups
+        if group["part"] == part and any(p.requires_grad for p in group["params"])
+    ]
+    return rates[-1] if rates else 0.0
+
+
 def _smaller_rates(optimizer: torch.optim.Optimizer) -> str:
-    rates = ", ".join(f"{g['name']} {g['lr']:g}" for g in optimizer.param_groups)
+    rates = ", ".join(f"{part} {_rate(optimizer, part):g}" for part in ("backbone", "head"))
     return f"learning rates: {rates}; try a smaller --lr or --head-lr-mult"

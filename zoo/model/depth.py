@@ -36,6 +36,13 @@ class Depths:
         """A name of the depth for people: its first path."""
         return self.stages[depth][0]
 
+    def span(self, first: int, last: int) -> str:
+        """A name of the depths from `first` to `last` for people."""
+        if (first, last) == (0, len(self) - 1):
+            return "backbone"
+        start, end = self.label(first), self.label(last)
+        return start if first == last else f"{start} .. {end}"
+
 
 def depths(model: nn.Module, backbone: Backbone) -> Depths:
     """The depth of everything outside the head.
@@ -74,6 +81,28 @@ def depths(model: nn.Module, backbone: Backbone) -> Depths:
         of={name: depth or 0 for name, depth in found.items()},
         uncovered=tuple(name for name, depth in found.items() if depth is None),
     )
+
+
+def require_stages(model: nn.Module, depths: Depths, backbone: Backbone, what: str) -> None:
+    """Refuse what needs the depth of every parameter, `what`, where that isn't known.
+
+    Raises:
+        PluginError: The backbone declares no stages, or none that covers some parameter.
+    """
+    if not depths.declared:
+        raise PluginError(
+            f"{what} needs to know how deep each layer lies, and backbone {backbone.name} declares "
+            f"no stages; its plugin must declare zoo.Backbone(stages=...), stem to deepest block"
+        )
+    parameters = {name for name, _ in model.named_parameters()}
+    uncovered = [name for name in depths.uncovered if name in parameters]
+    if uncovered:
+        more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
+        raise PluginError(
+            f"{what} needs to know how deep each layer lies, and the stages of backbone "
+            f"{backbone.name} leave out {', '.join(uncovered[:5])}{more}; "
+            f"its plugin must declare their paths in zoo.Backbone(stages=...)"
+        )
 
 
 def _depth(name: str, by_path: dict[str, int]) -> int | None:

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from zoo import plugins
 from zoo import weights as zoo_weights
 from zoo.model.build import build_for, build_from
+from zoo.model.depth import depths
 from zoo.model.freeze import freeze_parameters, train_mode
 from zoo.model.head import in_head
 from zoo.testing.built import some
@@ -144,7 +145,8 @@ def check_memory_layout_changes_nothing(subject: Subject) -> None:
 def check_gradients_reach_head_and_backbone(subject: Subject) -> None:
     """A loss has a gradient for the head and, through it, for the backbone."""
     model = copy.deepcopy(subject.model)
-    train_mode(model, subject.backbone, freeze="none", batch_norm="frozen")
+    layers = depths(model, subject.backbone)
+    train_mode(model, subject.backbone, layers, frozen=0, batch_norm="frozen")
     torch.autograd.backward(_loss(subject, model))
     for part, of_head in (("head", True), ("backbone", False)):
         own = {
@@ -168,11 +170,12 @@ def check_frozen_backbone_stands_still(subject: Subject) -> None:
     """While the head alone trains, no parameter and no buffer outside it moves."""
     model = copy.deepcopy(subject.model)
     before = _copies(model.state_dict())
-    freeze_parameters(model, subject.backbone, "backbone")
+    layers = depths(model, subject.backbone)
+    freeze_parameters(model.named_parameters(), layers, len(layers))
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trainable, lr=0.1, momentum=0.9)
     for _ in range(2):
-        train_mode(model, subject.backbone, freeze="backbone", batch_norm="train")
+        train_mode(model, subject.backbone, layers, frozen=len(layers), batch_norm="train")
         optimizer.zero_grad()
         torch.autograd.backward(_loss(subject, model))
         optimizer.step()
