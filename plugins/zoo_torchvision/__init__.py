@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import zoo
+from zoo_torchvision import sizes
 from zoo_torchvision.stages import stages_of
 
 if TYPE_CHECKING:
@@ -61,9 +62,13 @@ def zoo_backbones() -> Iterator[zoo.Backbone]:
             yield _declare(name, declared, models.get_model_weights(name).DEFAULT)
 
 
-def _declare(name: str, head: str | zoo.Head, weights: WeightsEnum) -> zoo.Backbone:
+def _declare(
+    name: str, head: str | zoo.Head, weights: WeightsEnum, image_size: int | None = None
+) -> zoo.Backbone:
     transforms = weights.transforms()
-    (size,), (resize,) = transforms.crop_size, transforms.resize_size
+    (original_size,), (resize,) = transforms.crop_size, transforms.resize_size
+    size = image_size or original_size
+    fixed_size = name.startswith(FIXED_SIZE)
     digest = re.search(r"-([0-9a-f]{8,})\.pth$", weights.url)
     declared = zoo.Weights(
         url=weights.url,
@@ -71,26 +76,45 @@ def _declare(name: str, head: str | zoo.Head, weights: WeightsEnum) -> zoo.Backb
         sha256=digest.group(1) if digest else None,
         license=weights.meta.get("license"),
     )
-    options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
-    if name in AUXILIARY:
+    options: dict[str, Any] = {}
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    if name.startswith("vit"):
+        options = {"image_size": size}
+        if image_size is not None:
+            convert = functools.partial(sizes.resample, name, image_size)
+    elif name.startswith("maxvit"):
+        options = {"input_size": (size, size)}
+    elif name in AUXILIARY:
         options = {"aux_logits": True, "transform_input": True, "init_weights": False}
+    elif name.startswith("densenet"):
+        convert = _convert_densenet
+    classes = len(weights.meta["categories"])
     return zoo.Backbone(
         name=name,
-        build=functools.partial(_build, name, declared, len(weights.meta["categories"]), options),
+        build=functools.partial(_build, name, declared, classes, options, convert),
         head=head,
         preprocess=zoo.Preprocess(
             size=size,
             mean=tuple(transforms.mean),
             std=tuple(transforms.std),
             interpolation=transforms.interpolation.value,
-            crop_pct=size / resize,
-            fixed_size=name.startswith(FIXED_SIZE),
+            crop_pct=original_size / resize,
+            fixed_size=fixed_size,
         ),
         weights=declared,
         stages=stages_of(name),
-        convert=_convert_densenet if name.startswith("densenet") else None,
+        resized=functools.partial(_resized, name, head, weights) if fixed_size else None,
+        convert=convert,
         config={"architecture": name, "library_name": "torchvision"},
     )
+
+
+def _resized(
+    name: str, head: str | zoo.Head, weights: WeightsEnum, image_size: int
+) -> zoo.Backbone:
+    backbone = _declare(name, head, weights, image_size)
+    sizes.check(name, backbone.build, image_size)
+    return backbone
 
 
 def _build(
@@ -98,6 +122,7 @@ def _build(
     weights: zoo.Weights,
     original_classes: int,
     options: dict[str, Any],
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None,
     num_classes: int | None,
     pretrained: bool,
 ) -> nn.Module:
@@ -109,9 +134,7 @@ def _build(
     if pretrained:
         # torchvision's own loading unpickles without weights_only.
         state_dict = zoo.weights.read_state_dict(zoo.weights.fetch(weights))
-        if name.startswith("densenet"):
-            state_dict = _convert_densenet(state_dict)
-        model.load_state_dict(state_dict)
+        model.load_state_dict(convert(state_dict) if convert else state_dict)
     return model
 
 

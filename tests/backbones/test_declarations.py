@@ -162,6 +162,15 @@ def test_depths_of_classes_without_a_matcher_are_as_fine(name, stem, second, las
     assert found.stages[-1] == last
 
 
+def test_learned_positions_that_every_block_reads_are_of_the_stem():
+    for name, path in [
+        ("vit_small_patch16_rope_mixed_224", "rope"),
+        ("vit_srelpos_small_patch16_224", "shared_rel_pos"),
+    ]:
+        _, found, _ = model_and_depths(f"timm/{name}")
+        assert any(path in p.split(".") for p in found.stages[0])
+
+
 def test_downsampling_goes_with_the_block_after_it():
     for name, together in [
         ("timm/caformer_s18", ("stages.1.downsample", "stages.1.blocks.0")),

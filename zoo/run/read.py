@@ -21,6 +21,7 @@ from zoo.data.split import Sample
 from zoo.errors import DataError, PluginError, RunError
 from zoo.model.build import build_for
 from zoo.model.device import choose_device, place
+from zoo.model.size import needs_resizing, resized
 from zoo.recipe import Recipe
 from zoo.run.evaluate import Evaluation, Split, evaluate
 from zoo.run.inference import eval_batches, predict_logits
@@ -130,6 +131,14 @@ def load(path: str | Path, *, device: str = "auto") -> Run:
         backbone = plugins.get(info.backbone)
     except PluginError as error:
         raise PluginError(f"{file} needs backbone {info.backbone}: {error}") from error
+    if needs_resizing(backbone, info.preprocess.size):
+        try:
+            backbone = resized(backbone, info.preprocess.size)
+        except ValueError as error:
+            raise RunError(
+                f"{file} needs {backbone.name} for {info.preprocess.size} pixels, "
+                f"which it can't be built for: {error}"
+            ) from error
     model = build_for(backbone, len(info.class_names), state_dict)
     return Run(path=path, info=info, backbone=backbone, model=place(model, choose_device(device)))
 

@@ -1,0 +1,129 @@
+"""Other input sizes for the networks of timm that are built for one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import re
+from typing import TYPE_CHECKING, Any
+
+import zoo
+from zoo_timm.building import convert, create, quiet_resampling
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: These fetch the weights of the network in their stem whenever timm loads their own.
+FETCHING = (
+    "vit_base_resnet26d_224",
+    "vit_base_resnet50d_224",
+    "vit_small_resnet26d_224",
+    "vit_small_resnet50d_s16_224",
+)
+
+
+def resized(architecture: str, declared: zoo.Backbone, image_size: int) -> zoo.Backbone:
+    """The same network for another size, its weights resampled by timm's own loading.
+
+    Args:
+        architecture: timm's name of it.
+        declared: For its own size.
+        image_size: Side of the square input, in pixels.
+
+    Raises:
+        ValueError: timm can't build it, can't resample its weights, or it can't compute at that
+            size.
+    """
+    _check(architecture, declared.head_paths, image_size)
+    return dataclasses.replace(
+        declared,
+        build=functools.partial(create, architecture, img_size=image_size),
+        preprocess=dataclasses.replace(declared.preprocess, size=image_size),
+        convert=functools.partial(_convert, architecture, declared.head_paths, image_size),
+        config={**declared.config, "model_args": {"img_size": image_size}},
+    )
+
+
+def _check(architecture: str, head_paths: tuple[str, ...], image_size: int) -> None:
+    import torch
+
+    if architecture in FETCHING:
+        raise ValueError("timm loads no weights for it without fetching those of its stem")
+    # On the meta device: shapes are what decides, and nothing is computed or kept.
+    with torch.device("meta"), torch.no_grad():
+        try:
+            model = create(architecture, None, False, img_size=image_size)
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise ValueError(f"timm can't build it: {_first_line(error)}") from error
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        side = max(patch) if isinstance(patch, tuple) else patch
+        if isinstance(side, int) and image_size % side:
+            raise ValueError(f"{image_size} is no multiple of its patches' {side} pixels")
+        original = create(architecture, None, False).state_dict()
+        try:
+            _resample(architecture, image_size, model.state_dict(), head_paths, original)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            unfit = re.search(r"size mismatch for ([\w.]+)", str(error))
+            reason = f"its {unfit[1]} has another shape then" if unfit else _first_line(error)
+            raise ValueError(f"timm can't resample its weights: {reason}") from error
+        try:
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(f"a layer of it can't take that: {_first_line(error)}") from error
+
+
+def _convert(
+    architecture: str,
+    head_paths: tuple[str, ...],
+    image_size: int,
+    state_dict: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """A file for whatever size: from timm's names or published ones, resampled where need be."""
+    import torch
+
+    state_dict = convert(architecture, state_dict, img_size=image_size)
+    with torch.device("meta"):
+        own = create(architecture, None, False, img_size=image_size).state_dict()
+    shapes = {k: v.shape for k, v in own.items() if not _in(k, head_paths)}
+    given = {k: v.shape for k, v in state_dict.items() if not _in(k, head_paths)}
+    # Only what differs in shape alone is of another size; all else is for the core to refuse.
+    if given == shapes or given.keys() != shapes.keys():
+        return state_dict
+    return _resample(architecture, image_size, own, head_paths, state_dict)
+
+
+def _resample(
+    architecture: str,
+    image_size: int,
+    own: dict[str, Tensor],
+    head_paths: tuple[str, ...],
+    state_dict: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """By timm's own loading, into a model of that size; the head, of any class count, stays.
+
+    `own` is the state dict of the network at that size.
+    """
+    import timm
+    import torch
+
+    device = next(iter(state_dict.values())).device
+    body = {k: v for k, v in state_dict.items() if not _in(k, head_paths)}
+    # timm wants a whole file, with as many classes as the one that it knows.
+    head = {k: torch.zeros(v.shape, device=device) for k, v in own.items() if _in(k, head_paths)}
+    overlay: dict[str, Any] = {"state_dict": {**body, **head}, "label_offset": 0}
+    with quiet_resampling():
+        model: nn.Module = timm.create_model(
+            architecture, pretrained=True, pretrained_cfg_overlay=overlay, img_size=image_size
+        )
+    resampled = {k: v for k, v in model.state_dict().items() if not _in(k, head_paths)}
+    return {**state_dict, **resampled}
+
+
+def _in(name: str, paths: tuple[str, ...]) -> bool:
+    return any(name.startswith(f"{path}.") for path in paths)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(line.strip() for line in itertools.islice(lines, 2))

@@ -1,0 +1,56 @@
+"""Other input sizes for the networks of torchvision that are built for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def check(name: str, build: Callable[[int | None, bool], nn.Module], image_size: int) -> None:
+    """Refuse a size that the network can't take.
+
+    Args:
+        name: torchvision's.
+        build: For that size.
+        image_size: Side of the square input, in pixels.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    import torch
+
+    if name.startswith("vit") and image_size % _patch_size(name):
+        raise ValueError(f"{image_size} is no multiple of its patches' {_patch_size(name)} pixels")
+    try:
+        # On the meta device nothing is computed; in train mode auxiliary heads are asked too.
+        with torch.device("meta"), torch.no_grad():
+            build(2, False).train()(torch.zeros(2, 3, image_size, image_size))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"a layer of it can't take that: {reason}") from error
+
+
+def resample(name: str, image_size: int, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a vision transformer, its position embeddings resampled as torchvision does.
+
+    Args:
+        name: torchvision's.
+        image_size: Side of the square input, in pixels, that they are to fit.
+        state_dict: For whatever size; one for this size comes back as it is.
+    """
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    if "encoder.pos_embedding" not in state_dict:
+        return state_dict
+    resampled: dict[str, Tensor] = interpolate_embeddings(
+        image_size, _patch_size(name), dict(state_dict)
+    )
+    return resampled
+
+
+def _patch_size(name: str) -> int:
+    """`vit_b_16` -> 16."""
+    return int(name.rpartition("_")[2])

@@ -1,0 +1,78 @@
+"""Each backbone's pictures are prepared as its own library prepares them."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torchvision import models
+
+from tests.backbones.test_declarations import TIMM, TORCHVISION
+from zoo import plugins
+from zoo.data.transforms import eval_transform
+
+
+def timms(name):
+    cfg = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+    return resolve_model_data_config(None, pretrained_cfg=cfg.to_dict())
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_preprocessing_declared_for_timm_is_timms(name):
+    ours, theirs = plugins.get(name).preprocess, timms(name)
+    assert (3, *ours.height_width) == tuple(theirs["input_size"])
+    assert (ours.mean, ours.std) == (tuple(theirs["mean"]), tuple(theirs["std"]))
+    assert ours.interpolation == theirs["interpolation"]
+    assert (ours.crop_pct, ours.crop_mode) == (theirs["crop_pct"], theirs["crop_mode"])
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_preprocessing_declared_for_torchvision_is_torchvisions(name):
+    ours = plugins.get(name).preprocess
+    theirs = models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
+    assert ours.height_width == (theirs.crop_size[0],) * 2
+    assert ours.resize == (theirs.resize_size[0],) * 2
+    assert (ours.mean, ours.std) == (tuple(theirs.mean), tuple(theirs.std))
+    assert (ours.interpolation, ours.crop_mode) == (theirs.interpolation.value, "center")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    values = np.random.default_rng(0).integers(0, 255, (150, 200, 3), dtype=np.uint8)
+    wide = Image.fromarray(values).resize((400, 300), Image.Resampling.BICUBIC)
+    return [wide, wide.transpose(Image.Transpose.ROTATE_90), wide.resize((90, 61))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm/vit_base_patch16_siglip_384",  # squash
+        "timm/vit_base_patch14_reg4_dinov2",  # 518 pixels
+        "timm/volo_d5_512",  # crop_pct above 1
+        "timm/vit_pe_core_base_patch16_224",  # the library's odd mean, squash
+        "timm/tf_efficientnet_b7",  # 600 pixels
+        "timm/inception_v4",  # mean 0.5
+        "torchvision/vit_h_14",  # 518 pixels, bicubic
+        "torchvision/efficientnet_b3",  # crop_pct near 1, bicubic
+        "torchvision/inception_v3",
+        "torchvision/regnet_y_128gf",
+    ],
+)
+def test_pixels_equal_the_librarys_own(name, pictures):
+    ours = eval_transform(plugins.get(name).preprocess)
+    library, _, bare = name.partition("/")
+    if library == "timm":
+        theirs = create_transform(**timms(name))
+    else:
+        theirs = models.get_model_weights(bare).DEFAULT.transforms()
+    for picture in pictures:
+        assert torch.allclose(ours(picture), theirs(picture), atol=1e-6)
+
+
+def test_every_border_crop_of_timm_has_its_pixels(pictures):
+    names = [n for n in TIMM if plugins.get(n).preprocess.crop_mode == "border"]
+    for name in names:
+        ours, theirs = eval_transform(plugins.get(name).preprocess), create_transform(**timms(name))
+        for picture in pictures:
+            assert torch.allclose(ours(picture), theirs(picture), atol=1e-6)
