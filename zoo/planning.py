@@ -162,7 +162,7 @@ def _check_forward(
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise PluginError(
-            f"backbone {backbone.name} gives {shape} for one image, "
+            f"{plugins.describe(backbone)} gives {shape} for one image, "
             f"zoo needs logits (1, {num_classes})"
         )
 
@@ -184,8 +184,8 @@ def _for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Bac
         ) from error
     listen(
         Note(
-            text=f"{backbone.name} is built for {size} x {size} pixels: its position embeddings "
-            f"are resampled from {old}"
+            text=f"{backbone.name} is built for {size} x {size} pixels instead of {old}; "
+            f"pretrained position embeddings are resampled"
         )
     )
     return backbone, backbone.preprocess

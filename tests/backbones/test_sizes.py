@@ -167,8 +167,8 @@ def small_run(photos, tmp_path_factory):
 def test_a_run_at_another_size_says_so_and_comes_back(small_run, photos):
     run, notes = small_run
     assert (
-        "timm/test_vit is built for 96 x 96 pixels: "
-        "its position embeddings are resampled from 160 x 160" in notes
+        "timm/test_vit is built for 96 x 96 pixels "
+        "instead of 160 x 160; pretrained position embeddings are resampled" in notes
     )
     again = zoo.load(run.path)
     assert again.info.preprocess.size == 96

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.data.dataset import Batches, EpochSampler, derive_seed
 from zoo.engine.events import EpochEnd, Listener, Note, StepEnd
@@ -221,7 +222,7 @@ def _train_epoch(
         # A frozen network is in eval mode, in which it gives no auxiliary logits.
         if not isinstance(logits, Tensor) or len(auxiliary) not in (0, len(backbone.aux)):
             raise PluginError(
-                f"backbone {backbone.name} gives a {type(outputs).__name__} of "
+                f"{plugins.describe(backbone)} gives a {type(outputs).__name__} of "
                 f"{1 + len(auxiliary)} in train mode, zoo needs logits (N, classes) "
                 f"and as many auxiliary ones as the head declares: {len(backbone.aux)}"
             )

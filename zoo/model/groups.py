@@ -163,7 +163,7 @@ def parameter_settings(
         )
     if all(setting.depth is not None for setting in settings):
         raise PluginError(
-            f"backbone {backbone.name}: its head ({', '.join(backbone.head_paths)}) "
+            f"{plugins.describe(backbone)}: its head ({', '.join(backbone.head_paths)}) "
             f"has no parameters"
         )
     return settings
@@ -181,5 +181,5 @@ def _check_complete(model: nn.Module, backbone: Backbone, groups: list[dict[str,
         times = grouped[id(parameter)] if parameter.requires_grad else 1
         if times != 1:
             raise PluginError(
-                f"backbone {backbone.name}: parameter {name} is in {times} groups instead of one"
+                f"{plugins.describe(backbone)}: parameter {name} is in {times} groups, not in one"
             )

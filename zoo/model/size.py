@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from zoo import plugins
 from zoo.backbone import Backbone
-from zoo.errors import PluginError, ZooError
 
 
 def needs_resizing(backbone: Backbone, size: int | tuple[int, int] | None) -> bool:
@@ -35,13 +35,11 @@ def resized(backbone: Backbone, size: int | tuple[int, int]) -> Backbone:
         raise ValueError("it takes no other size")
     if not isinstance(size, int):
         raise ValueError("it takes other sizes only if they are square")
-    try:
-        return replace(backbone.resized(size), name=backbone.name)
-    except (ValueError, ZooError):
-        raise
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise PluginError(
-            f"backbone {backbone.name} could not be resized to {size} pixels: "
-            f"{type(error).__name__}: {reason}"
-        ) from error
+    with plugins.blame(backbone, f"could not be resized to {size} pixels"):
+        try:
+            other = backbone.resized(size)
+        except ValueError as error:
+            reason = error
+        else:
+            return replace(other, name=backbone.name)
+    raise reason
