@@ -231,13 +231,13 @@ FAULTS = {
         'stages=(("stem", "seen"), "blocks.*")',
         'stages=("blocks.1", "blocks.0", ("stem", "seen"))',
         "check_stages_are_in_order",
-        "computes stage stem before blocks.0: declare stages in the order",
+        "computes stage blocks.0 before blocks.1: declare stages in the order",
     ),
     "secretly fixed": (
         'self.register_buffer("seen", torch.zeros(()))',
         'self.register_buffer("seen", torch.zeros((8, 15, 15)))',
         "check_other_sizes",
-        "can't take 64 x 64 pixels: declare fixed_size=True",
+        "neither 32 pixels more nor twice its size: declare fixed_size=True",
     ),
     "refuses without a reason": (
         "size=32)",

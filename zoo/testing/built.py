@@ -151,12 +151,18 @@ def check_stages_are_in_order(subject: Subject) -> None:
     found = depths(subject.model, subject.backbone)
     if not found.declared:
         raise CheckSkipped("it declares no stages")
-    by_module = {name.rpartition(".")[0]: depth for name, depth in found.of.items()}
-    order = list(dict.fromkeys(by_module[name] for name in _calls(subject) if name in by_module))
-    wrong = next(((a, b) for a, b in itertools.pairwise(order) if a > b), None)
+    moments = {name: moment for moment, name in enumerate(_calls(subject))}
+    order = {
+        depth: moment
+        for depth, paths in enumerate(found.stages)
+        # An entry is where its first path is: what else has its depth may lie on another branch.
+        if (moment := next((m for path in paths if (m := _first(path, moments)) is not None), None))
+        is not None
+    }
+    wrong = next(((a, b) for a, b in itertools.pairwise(order) if order[a] > order[b]), None)
     if wrong:
         raise CheckFailed(
-            f"it computes stage {found.label(wrong[0])} before {found.label(wrong[1])}: declare "
+            f"it computes stage {found.label(wrong[1])} before {found.label(wrong[0])}: declare "
             f"stages in the order of the forward pass"
         )
 
@@ -167,15 +173,20 @@ def check_other_sizes(subject: Subject) -> None:
     if backbone.preprocess.fixed_size:
         _check_resized(subject)
         return
-    height, width = (side + 32 for side in backbone.preprocess.height_width)
-    try:
-        with torch.no_grad():
-            logits_in(subject, subject.model.eval(), subject.images((height, width)), CLASSES)
-    except CheckFailed as error:
-        raise CheckFailed(
-            f"it can't take {height} x {width} pixels: declare fixed_size=True in `preprocess`, "
-            f"and `resized` if it can be built for another size. {error}"
-        ) from error
+    height, width = backbone.preprocess.height_width
+    # Some take multiples of a patch or window only; twice their own size is always one.
+    for sides in ((height + 32, width + 32), (2 * height, 2 * width)):
+        try:
+            with torch.no_grad():
+                logits_in(subject, subject.model.eval(), subject.images(sides), CLASSES)
+        except CheckFailed as error:
+            refusal = error
+        else:
+            return
+    raise CheckFailed(
+        f"it takes neither 32 pixels more nor twice its size: declare fixed_size=True in "
+        f"`preprocess`, and `resized` if it can be built for another size. {refusal}"
+    ) from refusal
 
 
 def _check_resized(subject: Subject) -> None:
@@ -217,6 +228,12 @@ def check_modes_switch(subject: Subject) -> None:
                 f"{mode}() leaves {some(wrong)} as it was: don't override train(); zoo itself "
                 f"keeps still what is frozen"
             )
+
+
+def _first(path: str, moments: dict[str, int]) -> int | None:
+    """When anything of that path is first called, None if nothing is."""
+    own = [m for name, m in moments.items() if f"{name}.".startswith(f"{path}.")]
+    return min(own, default=None)
 
 
 def _calls(subject: Subject) -> Iterator[str]:
