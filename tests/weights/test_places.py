@@ -200,6 +200,20 @@ def test_a_hook_that_fails_is_named_and_the_others_are_heard(says, file, stateme
         assert len(weights.places(plugins.get(TINY))) == 2
 
 
+def test_a_hook_that_hangs_is_stopped_and_one_that_prints_is_kept_off_stdout(
+    says, file, monkeypatch, capfd
+):
+    monkeypatch.setenv("ZOO_PLUGIN_TIMEOUT", "0.3")
+    says("__import__('time').sleep(60)", "hangs")
+    says(f"print('hello'); yield zoo.Weights(path={str(file)!r})", "prints")
+    loaded = load()
+    assert same(loaded.state_dict, state_dict(1))
+    hangs, prints = loaded.notes
+    assert "plugin hangs (zoo-hangs 1.2) was not heard on where weights are: still load" in hangs
+    assert "plugin prints (zoo-prints 1.2), asked where weights are, printed: hello" in prints
+    assert capfd.readouterr().out == ""
+
+
 def test_a_plugin_that_breaks_at_import_is_named_too(install, file):
     install("zoo-bad", "bad", "zoo_bad_import", "import nowhere_to_be_found")
     with pytest.warns(UserWarning, match=r"plugin bad \(zoo-bad 1\.2\).*missing dependency"):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Literal
@@ -128,6 +129,22 @@ def found(name: str) -> Plugin:
     return _named(_entry_points()[name][0])
 
 
+@contextmanager
+def guarded(plugin: Plugin, printed: list[str]) -> Iterator[None]:
+    """Around a plugin's own code: nothing of it gets on stdout, and it has its time, no more.
+
+    Args:
+        plugin: Whose code is run inside.
+        printed: Gets what it printed, if it did.
+
+    Raises:
+        PluginError: Time was up; or ZOO_PLUGIN_TIMEOUT is no number of seconds.
+    """
+    seconds = timeout()
+    with off_stdout(printed), time_limit(seconds, _entry_points()[plugin.name][0].module):
+        yield
+
+
 def disabled() -> list[str]:
     """Names of the plugins to leave out."""
     return [name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()]
@@ -155,11 +172,10 @@ def _imported(name: str) -> Plugin:
 
 
 def _isolated(plugin: Plugin, step: Callable[[Plugin], Plugin]) -> Plugin:
-    seconds = timeout()
-    module = _entry_points()[plugin.name][0].module
+    timeout()  # A wrong value is the user's fault, not the plugin's.
     printed = [plugin.printed] if plugin.printed else []
     try:
-        with off_stdout(printed), time_limit(seconds, module):
+        with guarded(plugin, printed):
             plugin = step(plugin)
     except KeyboardInterrupt:
         raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -68,11 +67,15 @@ def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
     for plugin in plugins.connect_all():
         if plugin.state == "disabled":
             continue
+        printed: list[str] = []
         try:
-            found += _said(plugin, backbone)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code raises anything
+            found += _said(plugin, backbone, printed)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - foreign code raises anything, SystemExit too
             cause = str(error) if isinstance(error, PluginError) else describe(error)
             notes.append(f"plugin {plugin} was not heard on where weights are: {cause}")
+        notes += [f"plugin {plugin}, asked where weights are, printed: {text}" for text in printed]
     if backbone.weights is not None:
         file_or_none = locate(backbone.weights, own=True)
         by = "the backbone's own"
@@ -80,12 +83,14 @@ def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
     return found, tuple(notes)
 
 
-def _said(plugin: Plugin, backbone: Backbone) -> list[Place]:
+def _said(plugin: Plugin, backbone: Backbone, printed: list[str]) -> list[Place]:
     if plugin.hooks is None:
         raise PluginError(f"{plugin.state}: {plugin.cause}")
-    answers: Iterable[object] = (
-        each for result in plugin.hooks.hook.zoo_weights(backbone=backbone) for each in result
-    )
+    hook = plugin.hooks.hook.zoo_weights
+    if not hook.get_hookimpls():
+        return []
+    with plugins.guarded(plugin, printed):
+        answers: list[object] = [each for result in hook(backbone=backbone) for each in result]
     said: list[Place] = []
     for each in answers:
         if not isinstance(each, Weights):
