@@ -15,6 +15,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,8 +50,9 @@ HEADING = """# Backbones
 Written by `python docs/make_backbones.py`; do not edit. Made with {versions}.
 
 {count} backbones. Each of them passes the checks of the
-[conformance kit](plugins.md#the-conformance-kit) that need no values ({checks}),
-and with a new head has every other tensor equal to the loaded one, bit by bit.
+[conformance kit](plugins.md#the-conformance-kit) that need no values, and with a new head has every
+other tensor equal to the loaded one, bit by bit. The checks:
+{checks}.
 
 *Parameters* are those of the network with its original head, in millions; *input* is the side of
 the images in pixels, *fixed* where it takes no other; *depths* are the steps of `--layer-decay` and
@@ -95,7 +97,7 @@ class Row:
 def sweep(pattern: str = "*") -> list[Row]:
     """The rows of all backbones of zoo's own plugins that match, sorted by name."""
     names = [b.name for b in plugins.backbones(pattern) if b.name.partition("/")[0] in PLUGINS]
-    with _pool(len(os.sched_getaffinity(0))) as pool:
+    with _pool(os.cpu_count() or 1) as pool:
         rows = list(pool.map(row, names, chunksize=4))
     large = [r.name for r in rows if r.parameters > LARGE]
     with _pool(1) as pool:
@@ -170,7 +172,7 @@ def page(rows: list[Row]) -> str:
         HEADING.format(
             versions=versions(),
             count=f"{len(rows):,}",
-            checks=", ".join(f"`{c.name.removeprefix('check_')}`" for c in made),
+            checks=textwrap.fill(", ".join(c.name for c in made), 100),
         )
     ]
     for plugin in PLUGINS:

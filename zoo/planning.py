@@ -182,12 +182,10 @@ def _for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Bac
             f"backbone {backbone.name} takes {old} pixels and can't be built for "
             f"--image-size {size}: {error}; try another, or leave it out"
         ) from error
-    listen(
-        Note(
-            text=f"{backbone.name} is built for {size} x {size} pixels instead of {old}; "
-            f"pretrained position embeddings are resampled"
-        )
-    )
+    text = f"{backbone.name} is built for {size} x {size} pixels instead of {old}"
+    if recipe.weights != "none":
+        text += "; pretrained position embeddings are resampled"
+    listen(Note(text=text))
     return backbone, backbone.preprocess
 
 

@@ -68,12 +68,6 @@ def test_head_and_depths_of_torchvision(name):
     check(name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TIMM)
-def test_head_and_depths_of_timm(name):
-    check(name)
-
-
 def test_all_of_torchvision_and_timm_is_declared():
     assert sorted(plugins.load("torchvision").backbones) == sorted(TORCHVISION)
     plugin = plugins.load("timm")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 
@@ -37,8 +39,8 @@ def command(name: str, depth: int) -> None:
         verbose=0,
         mode="eval",
     )
-    # torchinfo prints a unit of its own as Python's enum does.
-    click.echo(str(summary).replace("Units.MEGABYTES", "M"))
+    # torchinfo prints units of its own as Python's enum does: Units.GIGABYTES.
+    click.echo(re.sub(r"Units\.(\w)\w+", r"\1", str(summary)))
     layers = depths(model, backbone)
     of_backbone, of_head = split_parameters(model, backbone)
     preprocess, weights = backbone.preprocess, backbone.weights
