@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from zoo.backbone import Backbone
 
 
 @click.command(
@@ -57,7 +61,7 @@ def command(name: str, depth: int) -> None:
     click.echo(
         f"preprocessing  resize {'x'.join(map(str, preprocess.resize))} "
         f"({preprocess.interpolation}, {preprocess.crop_mode}), crop {height}x{width}"
-        f"{' (no other size)' if preprocess.fixed_size else ''}"
+        f"{_size_note(backbone)}"
     )
     click.echo(f"               mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}")
     if weights is None:
@@ -70,3 +74,9 @@ def command(name: str, depth: int) -> None:
 
 def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
+
+
+def _size_note(backbone: Backbone) -> str:
+    if not backbone.preprocess.fixed_size:
+        return ""
+    return " (no other size)" if backbone.resized is None else " (built anew for another size)"

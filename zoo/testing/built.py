@@ -113,8 +113,10 @@ def check_head_group_is_the_head(subject: Subject) -> None:
 
 
 def check_each_parameter_is_in_one_group(subject: Subject) -> None:
-    """Every trainable parameter is in exactly one group, tied ones once."""
-    groups = parameter_groups(subject.model, subject.backbone, lr=1.0)
+    """Every trainable parameter is in exactly one group, by depth too, tied ones once."""
+    found = depths(subject.model, subject.backbone)
+    layer_decay = 0.9 if found.declared and not found.uncovered else 1.0
+    groups = parameter_groups(subject.model, subject.backbone, lr=1.0, layer_decay=layer_decay)
     grouped = [id(p) for g in groups for p in g["params"]]
     trainable = {id(p) for p in subject.model.parameters() if p.requires_grad}
     if sorted(grouped) != sorted(trainable):
