@@ -25,6 +25,10 @@ class WeightsUnavailableError(WeightsError):
     """Pretrained weights that are not on this machine and could not be fetched."""
 
 
+class SizeError(ZooError):
+    """An input size that a backbone can't be built for."""
+
+
 class DataError(ZooError):
     """A data folder or an image that can't be used."""
 

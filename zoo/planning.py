@@ -20,7 +20,7 @@ from zoo.data.split import Splits
 from zoo.decisions import choose_precision, choose_workers, decide_for_demo, decide_rates
 from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import decide_on_main
-from zoo.errors import PluginError, RecipeError, TrainingError, WeightsUnavailableError
+from zoo.errors import PluginError, RecipeError, SizeError, TrainingError, WeightsUnavailableError
 from zoo.model.build import build_from
 from zoo.model.depth import depths
 from zoo.model.device import choose_device
@@ -177,11 +177,8 @@ def _for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Bac
     old = "{} x {}".format(*own.height_width)
     try:
         backbone = resized(backbone, size)
-    except ValueError as error:
-        raise TrainingError(
-            f"backbone {backbone.name} takes {old} pixels and can't be built for "
-            f"--image-size {size}: {error}; try another, or leave it out"
-        ) from error
+    except SizeError as error:
+        raise SizeError(f"{error}; try another --image-size, or leave it out") from error
     text = f"{backbone.name} is built for {size} x {size} pixels instead of {old}"
     if recipe.weights != "none":
         text += "; pretrained position embeddings are resampled"

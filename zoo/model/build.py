@@ -13,6 +13,7 @@ from zoo.backbone import Backbone
 from zoo.errors import WeightsError
 from zoo.model.depth import depths
 from zoo.model.head import HeadInit, ensure_head, in_head, initialise_head
+from zoo.model.size import needs_resizing, resized
 
 #: Old files lack batch norm's step counter, which nothing but momentum=None reads.
 _OPTIONAL = "num_batches_tracked"
@@ -24,6 +25,7 @@ def build(
     *,
     weights: str = "pretrained",
     head_init: HeadInit = "normal",
+    image_size: int | None = None,
 ) -> nn.Module:
     """A backbone with a fresh head, for anybody's training loop.
 
@@ -33,6 +35,8 @@ def build(
         weights: `pretrained`, `none`, or a path, as in `zoo finetune --weights`.
         head_init: `normal`, `xavier_uniform` or `library`, as in the recipe; torch's global
             random state decides the values.
+        image_size: Side of the square input in pixels, for a backbone of fixed size that is to be
+            built for another: its position embeddings are resampled as its library does.
 
     Returns:
         A module that maps (N, 3, H, W) float32 to logits (N, num_classes).
@@ -41,9 +45,12 @@ def build(
         UnknownBackboneError: No such backbone.
         PluginError: The plugin's code fails, or declares a head that isn't there.
         WeightsError: The weights can't be had or don't fit.
+        SizeError: The backbone can't be built for that size.
     """
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
+    if image_size is not None and needs_resizing(backbone, image_size):
+        backbone = resized(backbone, image_size)
     loaded = zoo_weights.load(backbone, weights)
     for note in loaded.notes:
         warnings.warn(note, stacklevel=2)

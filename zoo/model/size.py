@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from zoo import plugins
 from zoo.backbone import Backbone
+from zoo.errors import SizeError
 
 
 def needs_resizing(backbone: Backbone, size: int | tuple[int, int] | None) -> bool:
@@ -28,18 +29,17 @@ def resized(backbone: Backbone, size: int | tuple[int, int]) -> Backbone:
         size: Side of the square input in pixels; (height, width) is refused.
 
     Raises:
-        ValueError: It can't be; the message says why.
+        SizeError: It can't be; the message says why.
         PluginError: The plugin's code fails otherwise.
     """
+    own = "{} x {}".format(*backbone.preprocess.height_width)
+    refusal = f"backbone {backbone.name} takes {own} pixels and can't be built for {size}"
     if backbone.resized is None:
-        raise ValueError("it takes no other size")
+        raise SizeError(f"{refusal}: it takes no other size")
     if not isinstance(size, int):
-        raise ValueError("it takes other sizes only if they are square")
+        raise SizeError(f"{refusal}: it takes other sizes only if they are square")
     with plugins.blame(backbone, f"could not be resized to {size} pixels"):
         try:
-            other = backbone.resized(size)
+            return replace(backbone.resized(size), name=backbone.name)
         except ValueError as error:
-            reason = error
-        else:
-            return replace(other, name=backbone.name)
-    raise reason
+            raise SizeError(f"{refusal}: {error}") from error

@@ -18,7 +18,7 @@ from torch import nn
 from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.split import Sample
-from zoo.errors import DataError, PluginError, RunError
+from zoo.errors import DataError, PluginError, RunError, SizeError
 from zoo.model.build import build_for
 from zoo.model.device import choose_device, place
 from zoo.model.size import needs_resizing, resized
@@ -134,11 +134,8 @@ def load(path: str | Path, *, device: str = "auto") -> Run:
     if needs_resizing(backbone, info.preprocess.size):
         try:
             backbone = resized(backbone, info.preprocess.size)
-        except ValueError as error:
-            raise RunError(
-                f"{file} needs {backbone.name} for {info.preprocess.size} pixels, "
-                f"which it can't be built for: {error}"
-            ) from error
+        except SizeError as error:
+            raise RunError(f"{file}: {error}") from error
     model = build_for(backbone, len(info.class_names), state_dict)
     return Run(path=path, info=info, backbone=backbone, model=place(model, choose_device(device)))
 
