@@ -11,7 +11,6 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 import zoo
 from tests.backbones.meta import no_values
-from tests.backbones.test_declarations import TIMM
 from tests.conftest import QUICK
 from tests.run.test_round_trip import our_logits
 from zoo import plugins
@@ -245,22 +244,3 @@ def test_a_run_that_cannot_be_built_any_more_is_named(small_run, tmp_path):
     save_file(tensors, tmp_path / "odd.safetensors", metadata=details)
     with pytest.raises(RunError, match=r"odd.safetensors: .*can't be built for 100: 100 is no"):
         zoo.load(tmp_path / "odd.safetensors")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TIMM)
-def test_every_backbone_of_one_size_takes_double_or_says_why_not(name):
-    """timm fails in some way at some sizes; what comes out is a backbone or a ValueError."""
-    backbone = plugins.get(name)
-    if not backbone.preprocess.fixed_size:
-        assert backbone.resized is None
-        return
-    size = 2 * backbone.preprocess.height_width[0]
-    with no_values():
-        try:
-            other = resized(backbone, size)
-        except ValueError:
-            return
-        with torch.no_grad():
-            model = plugins.build(other, 3, False).eval()
-            assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)
