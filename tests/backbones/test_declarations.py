@@ -75,6 +75,19 @@ def test_one_of_each_class_of_timm_passes_every_check_of_shapes(name):
     assert found == f"timm.models.{ONE_PER_CLASS[name]}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*(f"timm/{name}" for name in ONE_PER_CLASS), *TORCHVISION])
+def test_small_ones_pass_every_check_with_values_too(name):
+    backbone = plugins.get(name)
+    with no_values():
+        parameters = sum(p.numel() for p in plugins.build(backbone, 7, False).parameters())
+    if parameters > 16e6 or max(backbone.preprocess.height_width) > 288:
+        pytest.skip("too large to compute with here; its shapes are checked")
+    results = check_backbone(backbone)
+    assert {r.check: r.message for r in results if r.status == "failed"} == {}
+    assert sum(r.status == "passed" for r in results) >= 22
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_head_and_depths_of_torchvision(name):
     check(name)
