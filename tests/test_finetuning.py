@@ -443,7 +443,12 @@ def test_ctrl_c_in_a_terminal_keeps_the_best_and_exits_with_130(photos):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
     command = [sys.executable, "-m", "zoo", "finetune", "--data", str(photos), "--out", "run"]
     with subprocess.Popen(
-        [*command, *flags, "--epochs=100000"], stdout=subprocess.PIPE, text=True, bufsize=1
+        [*command, *flags, "--epochs=100000"],
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        # As a terminal starts it; what a script starts in the background ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         for line in process.stdout:
             if line.lstrip().startswith("3 "):
