@@ -39,8 +39,3 @@ class RunError(ZooError):
 
 class TrainingError(ZooError):
     """Training that can't start on this machine or can't go on."""
-
-
-def describe(error: BaseException) -> str:
-    """An exception of foreign code in one line, for a message."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

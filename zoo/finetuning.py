@@ -114,6 +114,8 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
             prepared.model,
             backbone,
             recipe,
+            depths=prepared.depths,
+            freezing=prepared.freezing,
             accelerator=accelerator,
             train_batches=batches,
             sampler=sampler,

@@ -22,9 +22,9 @@ from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import decide_on_main
 from zoo.errors import PluginError, RecipeError, SizeError, TrainingError, WeightsUnavailableError
 from zoo.model.build import build_from
-from zoo.model.depth import depths
+from zoo.model.depth import Depths, depths
 from zoo.model.device import choose_device
-from zoo.model.freeze import learns_statistics, plan_freezing, train_mode
+from zoo.model.freeze import Freezing, learns_statistics, plan_freezing, train_mode
 from zoo.model.group_plan import GroupPlan, plan_groups
 from zoo.model.groups import parameter_settings
 from zoo.model.size import needs_resizing, resized
@@ -75,6 +75,8 @@ class Prepared:
     backbone: Backbone
     splits: Splits
     model: nn.Module
+    depths: Depths
+    freezing: Freezing
     accelerator: Accelerator
 
 
@@ -104,7 +106,11 @@ def prepare(
     recipe = decide_rates(recipe, listen)
     torch.manual_seed(derive_seed(recipe.seed, "model"))
     model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
-    groups = _plan_groups(model, backbone, recipe)
+    layers = depths(model, backbone)
+    freezing = plan_freezing(
+        model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
+    )
+    groups = _plan_groups(model, backbone, recipe, layers, freezing)
     try:
         _check_forward(model, backbone, preprocess, len(splits.class_names))
     except TrainingError:
@@ -140,7 +146,13 @@ def prepare(
     check_room(folder, model)
     listen(plan)
     return Prepared(
-        plan=plan, backbone=backbone, splits=splits, model=model, accelerator=accelerator
+        plan=plan,
+        backbone=backbone,
+        splits=splits,
+        model=model,
+        depths=layers,
+        freezing=freezing,
+        accelerator=accelerator,
     )
 
 
@@ -243,16 +255,10 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
         return Accelerator(**options)
 
 
-def _plan_groups(model: nn.Module, backbone: Backbone, recipe: Recipe) -> tuple[GroupPlan, ...]:
+def _plan_groups(
+    model: nn.Module, backbone: Backbone, recipe: Recipe, layers: Depths, freezing: Freezing
+) -> tuple[GroupPlan, ...]:
     """What trains when and how; the model is put into the mode in which it will end training."""
-    layers = depths(model, backbone)
-    freezing = plan_freezing(
-        model,
-        layers,
-        backbone,
-        freeze=recipe.freeze,
-        unfreeze_epochs=recipe.unfreeze_epochs,
-    )
     settings = parameter_settings(
         model,
         backbone,

@@ -11,19 +11,24 @@ import zoo.backbone
 if TYPE_CHECKING:
     from torch import nn
 
+#: A stem and four stages, with the downsampling between two in the first block of the later one.
+_FOUR_STAGES = (
+    "features.0",
+    "features.1.*",
+    "features.2+",
+    "features.3.*",
+    "features.4+",
+    "features.5.*",
+    "features.6+",
+    "features.7.*",
+)
+
 #: Depths by the start of the model's name, from the stem to the neck. `path.*` is every child that
 #: no other entry names; `path+` goes with the depth after it, `+path` with the one before.
 STAGES: dict[str, tuple[zoo.backbone.Stage, ...]] = {
     "alexnet": ("features.*", ("classifier.1", "classifier.4")),
     "convnext": (
-        "features.0",
-        "features.1.*",
-        "features.2+",
-        "features.3.*",
-        "features.4+",
-        "features.5.*",
-        "features.6+",
-        "features.7.*",
+        *_FOUR_STAGES,
         "classifier.0",
     ),
     "densenet": (
@@ -75,14 +80,7 @@ STAGES: dict[str, tuple[zoo.backbone.Stage, ...]] = {
     "shufflenet": ("conv1", "stage2.*", "stage3.*", "stage4.*", "conv5"),
     "squeezenet": ("features.*",),
     "swin": (
-        "features.0",
-        "features.1.*",
-        "features.2+",
-        "features.3.*",
-        "features.4+",
-        "features.5.*",
-        "features.6+",
-        "features.7.*",
+        *_FOUR_STAGES,
         "+norm",
     ),
     "vgg": ("features.*", ("classifier.0", "classifier.3")),

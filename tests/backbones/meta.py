@@ -8,8 +8,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch.nn import init
 from torchvision.models.regnet import BlockParams
+
+from zoo.testing.subject import no_initialisation
 
 
 @contextlib.contextmanager
@@ -18,12 +19,8 @@ def no_values() -> Iterator[None]:
 
     A network takes some 0.2 s then, whatever its size.
     """
-    initialisers = [name for name in vars(init) if name.endswith("_") and name[0] != "_"]
-    with contextlib.ExitStack() as stack:
-        for name in initialisers:
-            stack.enter_context(mock.patch.object(init, name, _as_it_is))
-        stack.enter_context(mock.patch.object(BlockParams, "from_init_params", _regnet_widths))
-        stack.enter_context(torch.device("meta"))
+    widths = mock.patch.object(BlockParams, "from_init_params", _regnet_widths)
+    with no_initialisation(), widths, torch.device("meta"):
         yield
 
 
@@ -34,7 +31,3 @@ def _regnet_widths(*args: Any, **kwargs: Any) -> BlockParams:
     """RegNet reads the widths of its blocks from a tensor, which must therefore have values."""
     with torch.device("cpu"):
         return _from_init_params(*args, **kwargs)
-
-
-def _as_it_is(tensor: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-    return tensor

@@ -116,7 +116,9 @@ def test_a_model_for_ones_own_loop_is_built_at_another_size():
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 96, 96)).shape == (1, 3)
     # A network that takes any size needs no building for it.
-    assert zoo.build("timm/test_efficientnet", 3, weights="none", image_size=96) is not None
+    model = zoo.build("timm/test_efficientnet", 3, weights="none", image_size=96).eval()
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, 96, 96)).shape == (1, 3)
 
 
 def test_a_head_of_another_class_count_does_not_hinder_resampling():

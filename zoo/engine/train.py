@@ -18,9 +18,9 @@ from zoo.backbone import Backbone
 from zoo.data.dataset import Batches, EpochSampler, derive_seed
 from zoo.engine.events import EpochEnd, Listener, Note, StepEnd
 from zoo.errors import PluginError, TrainingError
-from zoo.model.depth import depths as depths_of
+from zoo.model.depth import Depths
 from zoo.model.device import place, place_images
-from zoo.model.freeze import freeze_parameters, plan_freezing, train_mode
+from zoo.model.freeze import Freezing, freeze_parameters, train_mode
 from zoo.model.groups import parameter_groups
 from zoo.model.optim import lr_factor, make_optimizer, set_learning_rates
 from zoo.recipe import Recipe
@@ -46,6 +46,8 @@ def train(
     backbone: Backbone,
     recipe: Recipe,
     *,
+    depths: Depths,
+    freezing: Freezing,
     accelerator: Accelerator,
     train_batches: Batches,
     sampler: EpochSampler,
@@ -60,6 +62,8 @@ def train(
         model: With its head replaced; what the recipe freezes is frozen here.
         backbone: Says where the head is and what lies how deep.
         recipe: As resolved.
+        depths: Of the model.
+        freezing: How many of them stand still in which epoch.
         accelerator: Places model and batches.
         train_batches: Yield (images (N, 3, H, W), labels (N,)).
         sampler: Of `train_batches`; is told each epoch.
@@ -73,14 +77,6 @@ def train(
         PluginError: The model's output in train mode is not what the head declares.
     """
     place(model, accelerator.device)
-    depths = depths_of(model, backbone)
-    freezing = plan_freezing(
-        model,
-        depths,
-        backbone,
-        freeze=recipe.freeze,
-        unfreeze_epochs=recipe.unfreeze_epochs,
-    )
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     freeze_parameters(trainable, depths, freezing.always)
     # All that will ever train is in the optimizer from the start. What is still frozen has no

@@ -1,7 +1,7 @@
 """Find plugins, load each on its own, report those that fail: one broken neighbour hurts nobody."""
 
 from zoo.plugins.calls import blame, build, convert, describe
-from zoo.plugins.foreign import TIMEOUT
+from zoo.plugins.foreign import TIMEOUT, explain
 from zoo.plugins.loading import (
     DISABLE,
     NAME,
@@ -37,6 +37,7 @@ __all__ = [
     "describe",
     "disable",
     "disabled",
+    "explain",
     "get",
     "guarded",
     "installed",

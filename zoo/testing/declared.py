@@ -6,8 +6,7 @@ import json
 import re
 from multiprocessing.reduction import ForkingPickler
 
-from zoo.errors import describe
-from zoo.plugins import NAME
+from zoo.plugins import NAME, explain
 from zoo.testing.subject import CheckFailed, CheckSkipped, Subject
 
 
@@ -67,7 +66,7 @@ def check_config_is_json(subject: Subject) -> None:
         same = json.loads(json.dumps(config, allow_nan=False)) is not None
     except (TypeError, ValueError) as error:
         raise CheckFailed(
-            f"its `config` can't be written as JSON ({describe(error)}): use text, numbers, lists "
+            f"its `config` can't be written as JSON ({explain(error)}): use text, numbers, lists "
             f"and dicts only"
         ) from error
     clashing = {"num_classes", "label_names"} & set(config)
@@ -83,7 +82,7 @@ def check_declaration_can_be_sent_to_processes(subject: Subject) -> None:
         ForkingPickler.dumps(subject.backbone)
     except Exception as error:
         raise CheckFailed(
-            f"its declaration can't be sent to another process ({describe(error)}): make `build`, "
+            f"its declaration can't be sent to another process ({explain(error)}): make `build`, "
             f"`convert`, `replace`, `stages` and `resized` functions of a module or "
             f"functools.partial of such, no lambdas and no functions inside functions"
         ) from error

@@ -11,7 +11,7 @@ import torch
 
 from zoo import plugins
 from zoo.backbone import Backbone
-from zoo.errors import PluginError, ZooError, describe
+from zoo.errors import PluginError, ZooError
 from zoo.testing.checks import CHECKS, Check
 from zoo.testing.subject import CheckFailed, CheckSkipped, Subject
 
@@ -108,7 +108,7 @@ def _run(check: Check, subject: Subject, broken: str | None) -> tuple[Status, st
     except (CheckFailed, ZooError) as failure:
         return "failed", str(failure)
     except Exception as error:  # noqa: BLE001 - whatever the plugin's code raises is the finding
-        return "failed", f"it raises {describe(error)}"
+        return "failed", f"it raises {plugins.explain(error)}"
     return "passed", ""
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from zoo import plugins
 from zoo.backbone import Backbone, Weights
-from zoo.errors import PluginError, describe
+from zoo.errors import PluginError
 from zoo.plugins import Plugin
 from zoo.weights.added import ADDED, added_path, origin
 from zoo.weights.getting import locate
@@ -73,7 +73,7 @@ def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - foreign code raises anything, SystemExit too
-            cause = str(error) if isinstance(error, PluginError) else describe(error)
+            cause = plugins.explain(error)
             notes.append(f"plugin {plugin} was not heard on where weights are: {cause}")
         notes += [f"plugin {plugin}, asked where weights are, printed: {text}" for text in printed]
     if backbone.weights is not None:
