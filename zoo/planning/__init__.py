@@ -1,0 +1,152 @@
+"""From a recipe to all that training needs: data, weights, model, and a plan that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from zoo import plugins
+from zoo.backbone import Backbone, Preprocess
+from zoo.data.dataset import derive_seed
+from zoo.data.split import Splits
+from zoo.decisions import choose_precision, choose_workers, decide_for_demo, decide_rates
+from zoo.engine.events import Listener, Note, ignore
+from zoo.engine.processes import decide_on_main, make_accelerator
+from zoo.errors import TrainingError
+from zoo.model.build import build_from
+from zoo.model.depth import Depths, depths
+from zoo.model.device import choose_device
+from zoo.model.freeze import Freezing, plan_freezing
+from zoo.model.group_plan import GroupPlan
+from zoo.planning.checks import check_forward, plan_what_trains
+from zoo.planning.inputs import for_size, load_weights, read_data
+from zoo.recipe import Recipe, change
+from zoo.run.folder import check_room, choose_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will happen, before it does.
+
+    Attributes:
+        backbone: Full name.
+        recipe: As resolved.
+        groups: What trains how, from the stem to the head.
+        class_names: In label order.
+        train_counts: Images per class to learn from.
+        val_counts: Images per class held out.
+        weights_source: Where the starting weights came from.
+        preprocess: How images are prepared.
+        device: Where it will compute.
+        precision: `fp32`, `bf16` or `fp16`.
+        processes: How many train together.
+        out: The run folder.
+        default_out: Whether zoo chose it, so that another would do.
+    """
+
+    backbone: str
+    recipe: Recipe
+    groups: tuple[GroupPlan, ...]
+    class_names: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    val_counts: tuple[int, ...]
+    weights_source: str
+    preprocess: Preprocess
+    device: str
+    precision: str
+    processes: int
+    out: Path
+    default_out: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """All that training needs, ready to start; nothing is written yet."""
+
+    plan: Plan
+    backbone: Backbone
+    splits: Splits
+    model: nn.Module
+    depths: Depths
+    freezing: Freezing
+    accelerator: Accelerator
+
+
+def prepare(
+    recipe: Recipe, *, out: str | Path | None = None, listen: Listener = ignore
+) -> Prepared:
+    """Everything up to the first step: what a dry run does. Writes nothing.
+
+    Raises:
+        ZooError: As in `finetune`.
+    """
+    given = recipe
+    device = choose_device(recipe.device)
+    precision = choose_precision(recipe.precision, device)
+    accelerator = make_accelerator(device, precision)
+    listen = listen if accelerator.is_main_process else ignore
+    backbone = plugins.get(recipe.backbone)
+    if recipe.backbone != backbone.name:
+        listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
+    recipe = change(recipe, backbone=backbone.name)
+    # A slower process would find the folder made by a faster one.
+    folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe))
+    recipe = decide_for_demo(recipe, backbone, listen)
+    backbone, preprocess = for_size(backbone, recipe, listen)
+    splits = read_data(recipe, listen)
+    recipe, loaded = load_weights(recipe, backbone, listen)
+    recipe = decide_rates(recipe, listen)
+    torch.manual_seed(derive_seed(recipe.seed, "model"))
+    model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
+    layers = depths(model, backbone)
+    freezing = plan_freezing(
+        model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
+    )
+    groups = plan_what_trains(model, backbone, recipe, layers, freezing)
+    try:
+        check_forward(model, backbone, preprocess, len(splits.class_names))
+    except TrainingError:
+        if given.image_size is not None or preprocess == backbone.preprocess:
+            raise
+        preprocess = backbone.preprocess
+        size = "{} x {}".format(*preprocess.height_width)
+        listen(Note(text=f"{backbone.name} can't take {recipe.image_size} pixels: {size} instead"))
+        check_forward(model, backbone, preprocess, len(splits.class_names))
+    recipe = change(
+        recipe,
+        data=None if recipe.data is None else str(Path(recipe.data).expanduser().resolve()),
+        image_size=preprocess.size if isinstance(preprocess.size, int) else None,
+        device=device.type,
+        precision=precision,
+        workers=choose_workers(device) if recipe.workers is None else recipe.workers,
+    )
+    plan = Plan(
+        backbone=backbone.name,
+        recipe=recipe,
+        groups=groups,
+        class_names=splits.class_names,
+        train_counts=tuple(splits.counts(splits.train)),
+        val_counts=tuple(splits.counts(splits.val)),
+        weights_source=loaded.source,
+        preprocess=preprocess,
+        device=str(accelerator.device),
+        precision=precision,
+        processes=accelerator.num_processes,
+        out=folder,
+        default_out=out is None,
+    )
+    check_room(folder, model)
+    listen(plan)
+    return Prepared(
+        plan=plan,
+        backbone=backbone,
+        splits=splits,
+        model=model,
+        depths=layers,
+        freezing=freezing,
+        accelerator=accelerator,
+    )

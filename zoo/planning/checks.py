@@ -1,0 +1,67 @@
+"""What can't work is said before training: the input's size, the groups, the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from zoo import plugins
+from zoo.backbone import Backbone, Preprocess
+from zoo.errors import PluginError, RecipeError, TrainingError
+from zoo.model.depth import Depths
+from zoo.model.freeze import Freezing, learns_statistics, train_mode
+from zoo.model.group_plan import GroupPlan, plan_groups
+from zoo.model.groups import parameter_settings
+from zoo.recipe import Recipe
+
+
+def check_forward(
+    model: nn.Module, backbone: Backbone, preprocess: Preprocess, num_classes: int
+) -> None:
+    """One empty picture through the model: what can't work is said before training."""
+    height, width = preprocess.height_width
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, 3, height, width))
+    except Exception as error:
+        raise TrainingError(
+            f"backbone {backbone.name} can't take {height} x {width} pixels: "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}; "
+            f"try another --image-size, or none"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise PluginError(
+            f"{plugins.describe(backbone)} gives {shape} for one image, "
+            f"zoo needs logits (1, {num_classes})"
+        )
+
+
+def plan_what_trains(
+    model: nn.Module, backbone: Backbone, recipe: Recipe, layers: Depths, freezing: Freezing
+) -> tuple[GroupPlan, ...]:
+    """What trains when and how; the model is put into the mode in which it will end training."""
+    settings = parameter_settings(
+        model,
+        backbone,
+        layers,
+        lr=recipe.lr,
+        head_lr_mult=recipe.head_lr_mult,
+        layer_decay=recipe.layer_decay,
+        wd_on_norms=recipe.wd_on_norms,
+    )
+    training = len(layers) - freezing.always
+    if recipe.layer_decay != 1 and training < 2:
+        raise RecipeError(
+            f"layer_decay = {recipe.layer_decay:g} would have no effect: of {backbone.name}'s "
+            f"{len(layers)} depths {'only one trains' if training else 'none ever trains'}; "
+            f"leave it out, or freeze less"
+        )
+    train_mode(model, backbone, layers, frozen=freezing.always, batch_norm=recipe.batch_norm)
+    if recipe.batch_size == 1 and learns_statistics(model):
+        raise TrainingError(
+            "batch_size 1 gives batch norm no statistics to learn from; "
+            "use a larger --batch-size or --batch-norm frozen"
+        )
+    return plan_groups(settings, layers, freezing, weight_decay=recipe.weight_decay)

@@ -1,0 +1,94 @@
+"""What a run starts from: the backbone at the size wanted, the data, the weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from zoo import weights as zoo_weights
+from zoo.backbone import Backbone, Preprocess
+from zoo.data.demo import demo_splits
+from zoo.data.folder import read_splits
+from zoo.data.split import Splits
+from zoo.engine.events import Listener, Note
+from zoo.errors import SizeError, WeightsUnavailableError
+from zoo.model.size import needs_resizing, resized
+from zoo.recipe import Recipe, change
+
+
+def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Backbone, Preprocess]:
+    """The backbone built for the recipe's image size, and how its input is prepared.
+
+    Raises:
+        SizeError: It can't be built for that size.
+    """
+    own = backbone.preprocess
+    size = recipe.image_size
+    if size is None or own.height_width == (size, size):
+        return backbone, own
+    if not needs_resizing(backbone, size):
+        return backbone, replace(own, size=size)
+    old = "{} x {}".format(*own.height_width)
+    try:
+        backbone = resized(backbone, size)
+    except SizeError as error:
+        raise SizeError(f"{error}; try another --image-size, or leave it out") from error
+    text = f"{backbone.name} is built for {size} x {size} pixels instead of {old}"
+    if recipe.weights != "none":
+        text += "; pretrained position embeddings are resampled"
+    listen(Note(text=text))
+    return backbone, backbone.preprocess
+
+
+def read_data(recipe: Recipe, listen: Listener) -> Splits:
+    """The recipe's images, split; without `data` the demo's.
+
+    Raises:
+        DataError: No folder, no images, or too few classes.
+    """
+    if recipe.data is None:
+        return demo_splits(val_split=recipe.val_split, seed=recipe.seed)
+    listen(Note(text=f"reading the images of {recipe.data}"))
+    splits = read_splits(
+        Path(recipe.data).expanduser(),
+        val_split=recipe.val_split,
+        seed=recipe.seed,
+        strict=recipe.strict,
+    )
+    for problem in (*splits.notes, *splits.unreadable):
+        listen(Note(text=problem, warning=True))
+    if splits.unreadable:
+        listen(Note(text=f"{len(splits.unreadable)} unreadable images left out", warning=True))
+    return splits
+
+
+def load_weights(
+    recipe: Recipe, backbone: Backbone, listen: Listener
+) -> tuple[Recipe, zoo_weights.LoadedWeights]:
+    """The starting weights, and the recipe with what had to be used instead, if anything.
+
+    Raises:
+        WeightsError: They can't be had (in the demo, random ones do), or don't fit.
+    """
+    source_suffix = ""
+    try:
+        loaded = zoo_weights.load(backbone, recipe.weights)
+    except WeightsUnavailableError as error:
+        if recipe.data is not None:
+            raise
+        listen(
+            Note(
+                text=f"RANDOM WEIGHTS: {error}\n"
+                f"The demo goes on from RANDOM weights, so it shows that everything runs, "
+                f"not what fine-tuning can do.",
+                warning=True,
+            )
+        )
+        recipe = change(recipe, weights="none")
+        loaded = zoo_weights.load(backbone, "none")
+        source_suffix = " (pretrained ones could not be had)"
+    for note in loaded.notes:
+        listen(Note(text=note, warning=True))
+    if recipe.weights not in ("pretrained", "none"):
+        recipe = change(recipe, weights=str(Path(recipe.weights).expanduser().resolve()))
+    return recipe, replace(loaded, source=loaded.source + source_suffix)
