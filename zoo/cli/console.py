@@ -107,6 +107,7 @@ class TrainingConsole:
             ("input", f"{height} x {width}, augment {recipe.augment}"),
             ("training", _training(plan)),
             ("device", f"{plan.device}, {plan.precision}"),
+            ("allocator", plan.allocator),
             ("run folder", str(plan.out)),
         ):
             self.say(f"{name:10}  {value}")

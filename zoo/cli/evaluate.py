@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.options import device_option, format_option
+from zoo.cli.options import allocator_option, device_option, format_option
+from zoo.cli.start import starting
 
 if TYPE_CHECKING:
     from zoo.run.evaluate import Evaluation, Split
@@ -36,14 +37,22 @@ WIDEST_MATRIX = 20
 @format_option("table", "json")
 @click.option("--strict", is_flag=True, help="Make an unreadable image an error.")
 @device_option
+@allocator_option
 def command(
-    run: Path, data: Path | None, split: Split, form: str, strict: bool, device: str
+    run: Path,
+    data: Path | None,
+    split: Split,
+    form: str,
+    strict: bool,
+    device: str,
+    allocator_tuning: bool,
 ) -> None:
     """Measure accuracy, per-class precision, recall and F1, and confusions of RUN.
 
     RUN is a run folder or its model.safetensors.
     """
-    from zoo.run.read import load
+    with starting(allocator_tuning=allocator_tuning):
+        from zoo.run.read import load
 
     result = load(run, device=device).evaluate(data, split=split, strict=strict)
     for problem in (*result.notes, *result.unreadable):

@@ -9,6 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
+from zoo.cli.options import allocator_option
+from zoo.cli.start import starting
 from zoo.recipe import Recipe, make_recipe
 
 #: What the help shows where the type alone would mislead.
@@ -75,7 +77,14 @@ def _shown(default: object) -> str:
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @_recipe_options
-def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: object) -> None:
+@allocator_option
+def command(
+    recipe: Path | None,
+    out: Path | None,
+    dry_run: bool,
+    allocator_tuning: bool,
+    **fields: object,
+) -> None:
     """Fine-tune a pretrained backbone on a folder of images and leave a run folder.
 
     Some defaults differ for the demo, for AdamW and for random weights; the plan says which.
@@ -88,9 +97,10 @@ def command(recipe: Path | None, out: Path | None, dry_run: bool, **fields: obje
       zoo finetune --recipe runs/x/recipe.toml        the same run again
     """
     made = make_recipe(recipe, **{k: v for k, v in fields.items() if v is not None})
-    from zoo.cli.console import TrainingConsole
-    from zoo.finetuning import execute
-    from zoo.planning import prepare
+    with starting(allocator_tuning=allocator_tuning):
+        from zoo.cli.console import TrainingConsole
+        from zoo.finetuning import execute
+        from zoo.planning import prepare
 
     with TrainingConsole() as console:
         try:

@@ -28,3 +28,12 @@ def format_option(*formats: str) -> Decorator:
         show_default=True,
         help="How to print.",
     )
+
+
+#: Whether to set the memory allocator for what networks do.
+allocator_option: Decorator = click.option(
+    "--allocator-tuning/--no-allocator-tuning",
+    default=True,
+    help="Have glibc keep freed memory for the next layer: up to twice as fast on Linux CPUs.  "
+    "[default: yes]",
+)

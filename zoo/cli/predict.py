@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.options import device_option, format_option
+from zoo.cli.options import allocator_option, device_option, format_option
+from zoo.cli.start import starting
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
     help="Classes to name per image, at most.  [default: 5; csv: the best]",
 )
 @device_option
-def command(run: Path, images: tuple[Path, ...], form: str, top_k: int | None, device: str) -> None:
+@allocator_option
+def command(
+    run: Path,
+    images: tuple[Path, ...],
+    form: str,
+    top_k: int | None,
+    device: str,
+    allocator_tuning: bool,
+) -> None:
     """Classify images with RUN, a run folder or its model.safetensors.
 
     Folders are searched for images, subfolders too. An unreadable image is named on stderr and left
@@ -41,10 +50,11 @@ def command(run: Path, images: tuple[Path, ...], form: str, top_k: int | None, d
       zoo predict runs/photos-resnet18 a.jpg holiday/
       zoo predict model.safetensors holiday/ --format csv > labels.csv
     """
-    from zoo.run.read import load
-
     if form == "csv" and top_k is not None:
         raise click.UsageError("--top-k goes with table and json; csv names the best class")
+    with starting(allocator_tuning=allocator_tuning):
+        from zoo.run.read import load
+
     loaded = load(run, device=device)
     files = _files(images)
     write = {"json": _write_json, "csv": _write_csv, "table": _write_table}[form]

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from zoo import plugins
+from zoo import allocator, plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.dataset import derive_seed
 from zoo.data.split import Splits
@@ -44,6 +44,7 @@ class Plan:
         device: Where it will compute.
         precision: `fp32`, `bf16` or `fp16`.
         processes: How many train together.
+        allocator: How the memory allocator is set.
         out: The run folder.
         default_out: Whether zoo chose it, so that another would do.
     """
@@ -59,6 +60,7 @@ class Plan:
     device: str
     precision: str
     processes: int
+    allocator: str
     out: Path
     default_out: bool
 
@@ -136,6 +138,7 @@ def prepare(
         device=str(accelerator.device),
         precision=precision,
         processes=accelerator.num_processes,
+        allocator=allocator.state(),
         out=folder,
         default_out=out is None,
     )
