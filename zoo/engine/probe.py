@@ -1,0 +1,212 @@
+"""A linear probe: multinomial logistic regression on the features of a frozen backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from zoo.data.dataset import derive_seed
+from zoo.errors import TrainingError
+
+#: Strengths of the penalty that are tried, the strongest first; half a decade apart.
+PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(1, -9, -1))
+
+#: Parts that cross-validation cuts the images into.
+FOLDS = 5
+
+#: Rows x features x classes beyond which one fold alone is held out.
+_MOST_WORK = 2e8
+
+#: The path of penalties ends after so many in a row without a lower loss.
+_PATIENCE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A fitted probe; `features @ weight.T + bias` are its logits.
+
+    Attributes:
+        weight: (classes, features) float32, for features as they come from the backbone.
+        bias: (classes,) float32.
+        penalty: Of the squared weights (for standardised features), as chosen.
+        loss: Cross entropy with it in cross-validation, in nats.
+        accuracy: Share of images classified correctly in cross-validation, 0..1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    loss: float
+    accuracy: float
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (N, classes) of features (N, C), float32."""
+        return torch.nn.functional.linear(features, self.weight, self.bias)
+
+
+def fit_probe(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    images: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    seed: int = 0,
+) -> Probe:
+    """Fit a probe by L-BFGS (Liu and Nocedal, 1989), its penalty chosen by cross-validation.
+
+    Features are standardised, and that is folded back into the weights. The objective is the mean
+    cross entropy plus half the penalty times the squared weights; the bias is free.
+
+    Args:
+        features: (N, C) float32, on the device that is to compute.
+        labels: (N,) int64.
+        num_classes: Outputs.
+        images: (N,) int64, which image each row is of, where there are several views of one: they
+            are never told apart by cross-validation. Default: each row is an image of its own.
+        class_weights: (classes,), or None.
+        label_smoothing: Share of the target that is spread evenly.
+        seed: Decides how images are cut into folds.
+
+    Raises:
+        TrainingError: A feature is not finite.
+    """
+    if not bool(torch.isfinite(features).all()):
+        raise TrainingError(
+            "the backbone's features of some image are not finite; its weights may be damaged, "
+            "or --precision too low"
+        )
+    labels = labels.to(features.device)
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
+    # What never changes says nothing; the penalty keeps its weight at 0.
+    scale = torch.where(std > 1e-6 * (mean.abs() + 1), std, torch.ones_like(std))
+    rows = (features - mean) / scale
+    weights = None if class_weights is None else class_weights.to(rows)
+    problem = _Problem(rows, labels, num_classes, weights, label_smoothing)
+    held_out = _held_out(
+        range(len(rows)) if images is None else images.tolist(),
+        labels.tolist(),
+        rows.shape[1] * num_classes,
+        seed,
+    )
+    penalty, cv_loss, cv_accuracy = _choose_penalty(problem, held_out.to(rows.device))
+    everything = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
+    fitted = problem.minimise(everything, penalty, most_iterations=300)[0]
+    weight = fitted[:, :-1] / scale
+    return Probe(
+        weight=weight,
+        bias=fitted[:, -1] - weight @ mean,
+        penalty=penalty,
+        loss=cv_loss,
+        accuracy=cv_accuracy,
+    )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Rows and labels on which several probes are fitted at once, each on rows of its own."""
+
+    rows: Tensor
+    labels: Tensor
+    num_classes: int
+    class_weights: Tensor | None
+    label_smoothing: float
+
+    def logits(self, weights: Tensor) -> Tensor:
+        """(N, probes, classes); the last column of the weights is the bias."""
+        flat = weights.flatten(0, 1)
+        logits = torch.addmm(flat[:, -1], self.rows, flat[:, :-1].T)
+        return logits.view(len(logits), *weights.shape[:2])
+
+    def losses(self, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Mean cross entropy (probes,) of each probe over its chosen rows (N, probes)."""
+        probes = chosen.shape[1]
+        each = cross_entropy(
+            self.logits(weights).flatten(0, 1),
+            self.labels.repeat_interleave(probes),
+            self.class_weights,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        ).view_as(chosen)
+        counts = chosen.to(each)
+        if self.class_weights is not None:
+            counts = counts * self.class_weights[self.labels, None]
+        return (each * chosen).sum(dim=0) / counts.sum(dim=0)
+
+    def minimise(
+        self,
+        chosen: Tensor,
+        penalty: float,
+        start: Tensor | None = None,
+        *,
+        most_iterations: int,
+    ) -> Tensor:
+        """Weights (probes, classes, features + 1) of least loss and penalty on the chosen rows.
+
+        The probes share nothing, so the least of the sum is the least of each; together they read
+        the rows once.
+        """
+        if start is None:
+            start = self.rows.new_zeros(chosen.shape[1], self.num_classes, self.rows.shape[1] + 1)
+        weights = start.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [weights],
+            max_iter=most_iterations,
+            tolerance_grad=1e-5,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            penalised = penalty / 2 * weights[:, :, :-1].square().sum()
+            objective = self.losses(weights, chosen).sum() + penalised
+            objective.backward()  # type: ignore[no-untyped-call]
+            return objective
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        return weights.detach()
+
+
+def _choose_penalty(problem: _Problem, held_out: Tensor) -> tuple[float, float, float]:
+    """(penalty, loss, accuracy) of the least mean loss on what each probe did not see.
+
+    `held_out` (N, probes) says which rows those are.
+    """
+    shares = held_out.sum(dim=0) / held_out.sum()
+
+    chosen = ~held_out
+    best = (PENALTIES[0], math.inf, 0.0)
+    weights, worse = None, 0
+    for penalty in PENALTIES:
+        # A weaker penalty's weights lie beyond those of the stronger.
+        weights = problem.minimise(chosen, penalty, weights, most_iterations=50)
+        loss = float((problem.losses(weights, held_out) * shares).sum())
+        right = problem.logits(weights).argmax(dim=2) == problem.labels[:, None]
+        worse = worse + 1 if loss >= best[1] else 0
+        if not worse:
+            best = (penalty, loss, float(right[held_out].double().mean()))
+        if worse == _PATIENCE:
+            break
+    return best
+
+
+def _held_out(images: Sequence[int], labels: Sequence[int], width: int, seed: int) -> Tensor:
+    """Which rows each fold holds out, (N, folds) bool.
+
+    All views of an image are in one fold, and each class is spread evenly over them.
+    """
+    label_of = dict(zip(images, labels, strict=True))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))
+    order = torch.randperm(len(label_of), generator=generator).tolist()
+    shuffled = [list(label_of)[n] for n in order]
+    by_class = sorted(shuffled, key=lambda image: label_of[image])
+    fold_of = {image: n % FOLDS for n, image in enumerate(by_class)}
+    folds = torch.tensor([fold_of[image] for image in images])
+    count = FOLDS if len(images) * width <= _MOST_WORK else 1
+    return folds[:, None] == torch.arange(count)
