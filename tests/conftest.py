@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import zoo
 from zoo import plugins
+from zoo.backbone import Preprocess
+from zoo.data.transforms import eval_transform, to_input
 
 #: A real backbone of 0.4 M parameters, 160 pixels; 32 are enough for it.
 TINY = "timm/test_efficientnet"
@@ -123,3 +126,9 @@ def run(split_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> zoo.Run
     """A finished run on `split_photos`. Not to be changed."""
     out = tmp_path_factory.mktemp("run") / "run"
     return zoo.finetune(split_photos, out=out, **{**QUICK, "epochs": 2})
+
+
+def eval_input(image: Image.Image, preprocess: Preprocess) -> torch.Tensor:
+    """What a model gets of one RGB image in validation, (3, H, W) float32."""
+    base = torch.from_numpy(eval_transform(preprocess).prepare(image).copy())
+    return to_input(base.permute(2, 0, 1)[None], preprocess, torch.device("cpu"))[0]

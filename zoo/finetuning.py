@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.data.bases import Bases
 from zoo.data.dataset import train_loader
 from zoo.data.split import Splits, names_sha256
-from zoo.data.transforms import train_transform
+from zoo.data.transforms import eval_transform, train_transform
 from zoo.engine.events import EpochEnd, Interrupted, Listener, Note, ignore
 from zoo.engine.processes import decide_on_main
 from zoo.engine.train import train
@@ -101,19 +102,22 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
             write_card(folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
         append_metrics(folder, {k: v for k, v in vars(end).items() if k != "best"})
 
+    transform = train_transform(plan.preprocess, recipe.augment, recipe.hflip)
     batches, sampler = train_loader(
-        splits.train,
-        train_transform(plan.preprocess, recipe.augment, recipe.hflip),
+        Bases(splits.train, transform.prepare),
+        transform.augment,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         workers=recipe.workers or 0,
     )
-    val_batches = eval_batches(splits.val, plan.preprocess, workers=recipe.workers or 0)
+    val_bases = Bases(splits.val, eval_transform(plan.preprocess).prepare)
+    val_batches = eval_batches(val_bases, workers=recipe.workers or 0)
     try:
         train(
             prepared.model,
             backbone,
             recipe,
+            preprocess=plan.preprocess,
             depths=prepared.depths,
             freezing=prepared.freezing,
             accelerator=accelerator,

@@ -9,8 +9,8 @@ from timm.data import create_transform, resolve_model_data_config
 from torchvision import models
 
 from tests.backbones.test_declarations import TIMM, TORCHVISION
+from tests.conftest import eval_input
 from zoo import plugins
-from zoo.data.transforms import eval_transform
 
 
 def timms(name):
@@ -60,19 +60,19 @@ def pictures():
     ],
 )
 def test_pixels_equal_the_librarys_own(name, pictures):
-    ours = eval_transform(plugins.get(name).preprocess)
+    preprocess = plugins.get(name).preprocess
     library, _, bare = name.partition("/")
     if library == "timm":
         theirs = create_transform(**timms(name))
     else:
         theirs = models.get_model_weights(bare).DEFAULT.transforms()
     for picture in pictures:
-        assert torch.allclose(ours(picture), theirs(picture), atol=1e-6)
+        assert torch.allclose(eval_input(picture, preprocess), theirs(picture), atol=1e-6)
 
 
 def test_every_border_crop_of_timm_has_its_pixels(pictures):
     names = [n for n in TIMM if plugins.get(n).preprocess.crop_mode == "border"]
     for name in names:
-        ours, theirs = eval_transform(plugins.get(name).preprocess), create_transform(**timms(name))
+        preprocess, theirs = plugins.get(name).preprocess, create_transform(**timms(name))
         for picture in pictures:
-            assert torch.allclose(ours(picture), theirs(picture), atol=1e-6)
+            assert torch.allclose(eval_input(picture, preprocess), theirs(picture), atol=1e-6)

@@ -1,26 +1,70 @@
+import multiprocessing
+
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from zoo import plugins
-from zoo.data.dataset import train_loader
+from zoo.data.bases import Bases, content_keys
+from zoo.data.dataset import ImageDataset, eval_loader, train_loader, view_of
 from zoo.data.folder import read_splits
 from zoo.data.transforms import train_transform
 
+PREPROCESS = plugins.get("timm/test_efficientnet").preprocess
 
-def batches(photos, *, workers=0, epoch=1, batch_size=4, seed=0, drop=()):
-    samples = read_splits(photos, val_split=0.2, seed=0).train
-    samples = [s for s in samples if s.name not in drop]
-    preprocess = plugins.get("timm/test_efficientnet").preprocess
+
+class Kept(dict):
+    """A store: the simplest there is."""
+
+    def get(self, key):
+        return self[key]
+
+    def append(self, items):
+        self.update(items)
+
+
+def samples_of(photos, drop=()):
+    return [s for s in read_splits(photos, val_split=0.2, seed=0).train if s.name not in drop]
+
+
+def batches(
+    photos,
+    *,
+    workers=0,
+    epoch=1,
+    batch_size=4,
+    seed=0,
+    drop=(),
+    augment="strong",
+    views=None,
+    store=None,
+):
+    samples = samples_of(photos, drop)
+    transform = train_transform(PREPROCESS, augment, True)
+    keys = content_keys(samples) if store is not None else ()
     loader, sampler = train_loader(
-        samples,
-        train_transform(preprocess, "strong", True),
+        Bases(samples, transform.prepare, store=store, keys=keys),
+        transform.augment,
         batch_size=batch_size,
         seed=seed,
         workers=workers,
+        views=views,
     )
     sampler.epoch = epoch
     images, labels = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels)
+
+
+def test_batches_are_uint8_and_channels_last(photos):
+    images, labels = batches(photos, batch_size=8)
+    assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+    assert images.shape == (24, 3, *PREPROCESS.height_width)
+    loader = eval_loader(
+        Bases(samples_of(photos), train_transform(PREPROCESS, "none", 0).prepare), batch_size=8
+    )
+    for pixels, _ in loader:
+        assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -31,10 +75,63 @@ def test_augmentation_does_not_depend_on_workers_or_batches(photos):
         assert torch.equal(labels, other[1])
 
 
+@pytest.mark.parametrize("augment", ["none", "light", "strong"])
+def test_kept_bases_give_the_same_images_bit_for_bit(photos, augment):
+    store = Kept()
+    images, labels = batches(photos, augment=augment)
+    samples = samples_of(photos)
+    prepare = train_transform(PREPROCESS, augment, True).prepare
+    Bases(samples, prepare, store=store, keys=content_keys(samples)).fill()
+    assert len(store) == len(samples)
+    kept = batches(photos, augment=augment, store=store)
+    assert torch.equal(images, kept[0])
+    assert torch.equal(labels, kept[1])
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_kept_bases_go_to_workers_however_they_start(photos, method):
+    samples, transform, store = (
+        samples_of(photos),
+        train_transform(PREPROCESS, "strong", True),
+        Kept(),
+    )
+    bases = Bases(samples, transform.prepare, store=store, keys=content_keys(samples))
+    bases.fill()
+    dataset = ImageDataset(bases, transform.augment)
+    loader = DataLoader(
+        dataset,
+        sampler=[(1, position) for position in range(3)],
+        batch_size=None,
+        num_workers=1,
+        multiprocessing_context=method,
+    )
+    for position, (pixels, label) in enumerate(loader):
+        expected, expected_label = dataset[1, position]
+        assert np.array_equal(pixels, expected)
+        assert label == expected_label
+
+
 def test_augmentation_and_order_depend_on_seed_and_epoch(photos):
     images, _ = batches(photos)
     assert not torch.equal(images, batches(photos, epoch=2)[0])
     assert not torch.equal(images, batches(photos, seed=1)[0])
+
+
+def test_views_come_again_in_turn(photos):
+    def seen(epoch, views):
+        images, _ = batches(photos, epoch=epoch, views=views)
+        return {image.numpy().tobytes() for image in images}
+
+    assert seen(1, 2) == seen(3, 2)
+    assert seen(2, 2) == seen(4, 2)
+    assert not seen(1, 2) & seen(2, 2)
+    assert [view_of(epoch, 3) for epoch in range(1, 8)] == [1, 2, 3, 1, 2, 3, 1]
+
+
+def test_as_many_views_as_epochs_are_a_new_one_each_epoch(photos):
+    for epoch in (1, 2, 3):
+        fresh, _ = batches(photos, epoch=epoch)
+        assert torch.equal(fresh, batches(photos, epoch=epoch, views=3)[0])
 
 
 def test_an_image_is_augmented_the_same_whatever_else_there_is(photos):

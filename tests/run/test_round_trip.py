@@ -10,9 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import zoo
-from tests.conftest import QUICK
-from zoo.data.split import Sample
-from zoo.run.inference import eval_batches
+from tests.conftest import QUICK, eval_input
 
 
 @pytest.fixture(
@@ -67,7 +65,6 @@ def test_torchvision_loads_the_weights(name, photos, photo, tmp_path):
     assert (config["architecture"], config["library_name"]) == (name, "torchvision")
     assert config["label_names"] == ["blue", "green", "red"]
     with torch.inference_mode():
-        sample = Sample(name="", label=0, image=photo)
-        batch, _ = next(iter(eval_batches([sample], run.info.preprocess)))
+        batch = eval_input(photo, run.info.preprocess)[None]
         scores = model.eval()(batch).softmax(dim=1)[0]
     assert np.allclose(scores.numpy(), our_logits(run, photo), atol=1e-5)

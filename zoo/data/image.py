@@ -14,14 +14,22 @@ from zoo.errors import DataError
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, *, decode_at: int | None = None) -> Image.Image:
     """The file's (first) picture as RGB, upright according to its EXIF orientation.
+
+    Args:
+        path: The file.
+        decode_at: A JPEG with both sides at least twice that many pixels is decoded at the smallest
+            of 1/2, 1/4 and 1/8 of its size that has them: a photo of 12 megapixels in an eighth of
+            the time. None: in full.
 
     Raises:
         DataError: It can't be decoded, whole; names the path.
     """
     try:
         with Image.open(path, formats=_formats()) as image:
+            if decode_at is not None:
+                image.draft(None, (decode_at, decode_at))
             image.load()
             return to_rgb(image)
     except Exception as error:  # decoders raise whatever the bytes make them raise

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from zoo import plugins
-from zoo.backbone import Backbone
+from zoo.backbone import Backbone, Preprocess
 from zoo.data.dataset import Batches, EpochSampler, derive_seed
+from zoo.data.transforms import to_input
 from zoo.engine.events import EpochEnd, Listener, Note, StepEnd
 from zoo.errors import PluginError, TrainingError
 from zoo.model.depth import Depths
-from zoo.model.device import place, place_images
+from zoo.model.device import place
 from zoo.model.freeze import Freezing, freeze_parameters, train_mode
 from zoo.model.groups import parameter_groups
 from zoo.model.optim import lr_factor, make_optimizer, set_learning_rates
@@ -46,6 +47,7 @@ def train(
     backbone: Backbone,
     recipe: Recipe,
     *,
+    preprocess: Preprocess,
     depths: Depths,
     freezing: Freezing,
     accelerator: Accelerator,
@@ -62,10 +64,11 @@ def train(
         model: With its head replaced; what the recipe freezes is frozen here.
         backbone: Says where the head is and what lies how deep.
         recipe: As resolved.
+        preprocess: How the backbone wants pixels normalised.
         depths: Of the model.
         freezing: How many of them stand still in which epoch.
         accelerator: Places model and batches.
-        train_batches: Yield (images (N, 3, H, W), labels (N,)).
+        train_batches: Yield (pixels (N, 3, H, W) uint8, labels (N,)).
         sampler: Of `train_batches`; is told each epoch.
         val_batches: The same, for validation.
         class_weights: Weight of each class in the loss (C,), or None.
@@ -117,6 +120,7 @@ def train(
                 train_batches,
                 loss_weights,
                 recipe,
+                preprocess,
                 accelerator,
                 state,
                 epoch,
@@ -129,7 +133,7 @@ def train(
             ) from error
         train_seconds = time.perf_counter() - started
         try:
-            val_loss, val_accuracy = validate(bare, val_batches, full_precision)
+            val_loss, val_accuracy = validate(bare, val_batches, preprocess, full_precision)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{accelerator.device} has too little memory for validation; "
@@ -166,17 +170,18 @@ def train(
 def validate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
+    preprocess: Preprocess,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[float, float]:
     """(mean cross entropy, accuracy) in full precision, as `zoo evaluate` computes them."""
     labels: list[Tensor] = []
 
     def noting_labels() -> Iterable[tuple[Tensor, Tensor]]:
-        for images, batch_labels in batches:
+        for pixels, batch_labels in batches:
             labels.append(batch_labels)
-            yield images, batch_labels
+            yield pixels, batch_labels
 
-    logits = predict_logits(model, noting_labels(), forward)
+    logits = predict_logits(model, noting_labels(), preprocess, forward)
     truth = torch.cat(labels)
     accuracy = (logits.argmax(dim=1) == truth).double().mean()
     return float(cross_entropy(logits, truth)), float(accuracy)
@@ -196,6 +201,7 @@ def _train_epoch(
     batches: Batches,
     loss_weights: Tensor | None,
     recipe: Recipe,
+    preprocess: Preprocess,
     accelerator: Accelerator,
     state: TrainingState,
     epoch: int,
@@ -203,7 +209,7 @@ def _train_epoch(
 ) -> _Seen:
     steps = len(batches)
     totals = torch.zeros(3, dtype=torch.float64)
-    for step, (images, labels) in enumerate(batches, start=1):
+    for step, (pixels, labels) in enumerate(batches, start=1):
         # Dropout and stochastic depth become a function of (seed, step), whatever ran before.
         torch.manual_seed(derive_seed(recipe.seed, "step", state.step, accelerator.process_index))
         factor = lr_factor(
@@ -213,7 +219,7 @@ def _train_epoch(
             schedule=recipe.schedule,
         )
         set_learning_rates(optimizer, factor)
-        outputs = model(place_images(images, accelerator.device))
+        outputs = model(to_input(pixels, preprocess, accelerator.device))
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         # A frozen network is in eval mode, in which it gives no auxiliary logits.
         if not isinstance(logits, Tensor) or len(auxiliary) not in (0, len(backbone.aux)):

@@ -45,4 +45,4 @@ def place_images(images: Tensor, device: torch.device) -> Tensor:
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:
-    return torch.preserve_format if device.type == "mps" else torch.channels_last
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last

@@ -9,9 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from zoo.data.bases import Bases
 from zoo.data.demo import demo_splits
 from zoo.data.folder import read_labelled, read_splits, split_folders
 from zoo.data.split import Splits, names_sha256
+from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.run.inference import eval_batches, predict_logits
 from zoo.run.write import ModelInfo
@@ -81,7 +83,8 @@ def evaluate(
 
     splits, source = _images(info, data, split, strict)
     labels = [sample.label for sample in splits.val]
-    logits = predict_logits(model, eval_batches(splits.val, info.preprocess))
+    bases = Bases(splits.val, eval_transform(info.preprocess).prepare)
+    logits = predict_logits(model, eval_batches(bases), info.preprocess)
     predicted = logits.argmax(dim=1).tolist()
     indices = list(range(len(info.class_names)))
     precision, recall, f1, support = precision_recall_fscore_support(

@@ -17,7 +17,9 @@ from torch import nn
 
 from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
+from zoo.data.bases import Bases
 from zoo.data.split import Sample
+from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, PluginError, RunError, SizeError
 from zoo.model.build import build_for
 from zoo.model.device import choose_device, place
@@ -91,7 +93,9 @@ class Run:
             raise DataError(f"top_k must be at least 1, got {top_k}")
         if not samples:
             return []
-        logits = predict_logits(self.model, eval_batches(samples, self.info.preprocess))
+        preprocess = self.info.preprocess
+        bases = Bases(samples, eval_transform(preprocess).prepare)
+        logits = predict_logits(self.model, eval_batches(bases), preprocess)
         probabilities = logits.softmax(dim=1)
         values, labels = probabilities.topk(min(top_k, len(self.class_names)), dim=1)
         return [

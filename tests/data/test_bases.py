@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import save_photo
+from tests.data.test_dataset import Kept
+from zoo.backbone import Preprocess
+from zoo.data.bases import Bases, content_keys
+from zoo.data.image import read_image
+from zoo.data.prepare import Prepare
+from zoo.data.split import Sample
+from zoo.errors import DataError
+
+PREPARE = Prepare(preprocess=Preprocess(size=16), smallest_crop=0.5)
+
+
+def samples_in(folder, count):
+    return [
+        Sample(name=str(n), label=0, image=save_photo(folder / f"{n}.png", (90, 90, 90), n))
+        for n in range(count)
+    ]
+
+
+def test_bases_are_made_once_and_kept(tmp_path):
+    samples, store, told = samples_in(tmp_path, 3), Kept(), []
+    keys = content_keys(samples)
+    bases = Bases(samples, PREPARE, store=store, keys=keys)
+    assert bases.missing() == [0, 1, 2]
+    bases.fill(lambda done, of: told.append((done, of)))
+    assert told == [(3, 3)]
+    made = [Bases(samples, PREPARE)[n] for n in range(3)]
+    for sample in samples:
+        sample.image.unlink()
+    assert bases.missing() == []
+    bases.fill(lambda done, of: told.append((done, of)))
+    assert told == [(3, 3)]
+    assert all(np.array_equal(bases[n], made[n]) for n in range(3))
+
+
+def test_only_what_is_missing_is_made_and_equal_contents_once(tmp_path):
+    samples, store = samples_in(tmp_path, 2), Kept()
+    keys = content_keys(samples)
+    Bases(samples[:1], PREPARE, store=store, keys=keys[:1]).fill()
+    samples[0].image.write_bytes(b"changed since")
+    twice, keys = [*samples, samples[1]], [*keys, keys[1]]
+    bases = Bases(twice, PREPARE, store=store, keys=keys)
+    assert bases.missing() == [1]
+    bases.fill()
+    assert len(store) == 2
+    assert np.array_equal(bases[1], bases[2])
+
+
+def test_a_base_that_the_store_lost_is_made_anew(tmp_path):
+    samples, store = samples_in(tmp_path, 2), Kept()
+    bases = Bases(samples, PREPARE, store=store, keys=content_keys(samples))
+    bases.fill()
+    expected = bases[1]
+    del store[bases.keys[1]]
+    assert np.array_equal(bases[1], expected)
+
+
+def test_without_a_store_nothing_is_kept(tmp_path):
+    samples = samples_in(tmp_path, 1)
+    bases = Bases(samples, PREPARE)
+    bases.fill()
+    before = bases[0]
+    save_photo(samples[0].image, (10, 200, 10), 5)
+    assert not np.array_equal(bases[0], before)
+
+
+def test_an_image_that_vanished_is_an_error_that_names_it(tmp_path):
+    samples = samples_in(tmp_path, 1)
+    keys = content_keys(samples)
+    samples[0].image.unlink()
+    with pytest.raises(DataError, match=r"0\.png"):
+        Bases(samples, PREPARE, store=Kept(), keys=keys).fill()
+    with pytest.raises(DataError, match=r"can't read .*0\.png"):
+        content_keys(samples)
+
+
+def test_a_key_is_the_content_alone(tmp_path):
+    one, other = samples_in(tmp_path, 2)
+    copy = Sample(name="copy", label=1, image=tmp_path / "copy.png")
+    copy.image.write_bytes(one.image.read_bytes())
+    first, second, third = content_keys([one, other, copy])
+    assert first == third != second
+    assert {len(first), len(second)} == {16}
+
+
+def test_a_picture_in_memory_has_the_key_of_its_pixels(tmp_path):
+    def sample(image):
+        return Sample(name="", label=0, image=image)
+
+    wide, high = Image.new("L", (4, 2), 7), Image.new("L", (2, 4), 7)
+    keys = content_keys([sample(i) for i in (wide, wide.copy(), high, Image.new("L", (4, 2), 8))])
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+
+
+def test_a_large_jpeg_gives_nearly_the_base_of_its_full_decoding(tmp_path):
+    draw = np.random.default_rng(0)
+    coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    large = coarse.resize((1200, 960), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "large.jpg", quality=95)
+    sample = Sample(name="", label=0, image=tmp_path / "large.jpg")
+    assert read_image(sample.image, decode_at=PREPARE.decode_at).size == (150, 120)
+    full = PREPARE(read_image(sample.image)).astype(int)
+    assert np.abs(Bases([sample], PREPARE)[0] - full).mean() < 1
+
+
+def test_validation_decodes_in_full(tmp_path):
+    Image.new("RGB", (1200, 900)).save(tmp_path / "large.jpg")
+    prepare = Prepare(preprocess=Preprocess(size=16))
+    assert read_image(tmp_path / "large.jpg", decode_at=prepare.decode_at).size == (1200, 900)

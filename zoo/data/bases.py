@@ -1,0 +1,125 @@
+"""Bases of samples: decoded once and kept in a store, or decoded each time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from zoo.data.image import read_image, to_rgb
+from zoo.data.prepare import Prepare
+from zoo.data.split import Sample
+from zoo.errors import DataError
+
+#: Bases decoded between two writes.
+_BATCH = 64
+
+
+class Store(Protocol):
+    """What keeps bases: arrays by key. It can be pickled, for worker processes that are spawned."""
+
+    def __contains__(self, key: bytes) -> bool: ...
+
+    def get(self, key: bytes) -> np.ndarray:
+        """The array; KeyError without one."""
+
+    def append(self, items: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Keep arrays."""
+
+
+class Bases:
+    """The base (H, W, 3) uint8 of each sample, by position.
+
+    A base is the same whether it comes from the store or from the image.
+
+    Args:
+        samples: Whose images.
+        prepare: Makes a base of an image.
+        store: Keeps bases that `prepare` made; None: each is made whenever it is asked for.
+        keys: With a store: the key of each sample's content (`content_keys`).
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        prepare: Prepare,
+        *,
+        store: Store | None = None,
+        keys: Sequence[bytes] = (),
+    ) -> None:
+        self.samples = samples
+        self.prepare = prepare
+        self.store = store
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        if self.store is not None:
+            try:
+                return self.store.get(self.keys[position])
+            except KeyError:
+                pass
+        return self._made(position)
+
+    def missing(self) -> list[int]:
+        """Positions of the samples whose base the store lacks, one for each content."""
+        if self.store is None:
+            return []
+        first = {key: position for position, key in reversed(list(enumerate(self.keys)))}
+        return sorted(position for key, position in first.items() if key not in self.store)
+
+    def fill(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Make the missing bases, in threads, and keep them; without a store do nothing.
+
+        Args:
+            progress: Told (done, all) of the missing ones as they are kept.
+
+        Raises:
+            DataError: An image can't be read any more.
+        """
+        if self.store is None:
+            return
+        missing = self.missing()
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(missing), _BATCH):
+                positions = missing[start : start + _BATCH]
+                made = pool.map(self._made, positions)
+                self.store.append(zip((self.keys[p] for p in positions), made, strict=True))
+                if progress:
+                    progress(start + len(positions), len(missing))
+
+    def _made(self, position: int) -> np.ndarray:
+        image = self.samples[position].image
+        if isinstance(image, Path):
+            return self.prepare(read_image(image, decode_at=self.prepare.decode_at))
+        return self.prepare(to_rgb(image))
+
+
+def content_keys(samples: Sequence[Sample]) -> list[bytes]:
+    """16 bytes for each sample: BLAKE2b of its file's content, or of its pixels if it has no file.
+
+    Raises:
+        DataError: A file can't be read.
+    """
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_content_key, samples))
+
+
+def _content_key(sample: Sample) -> bytes:
+    if not isinstance(sample.image, Path):
+        image = to_rgb(sample.image)
+        return _key(repr(image.size).encode() + image.tobytes())
+    try:
+        return _key(sample.image.read_bytes())
+    except OSError as error:
+        raise DataError(f"can't read {sample.image}: {error.strerror}") from error
+
+
+def _key(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
