@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Where zoo's own files lie, and files that are whole or not there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def home() -> Path:
+    """Zoo's folder for files of its own: `$ZOO_HOME`, else `zoo` in the user's cache folder."""
+    if os.environ.get("ZOO_HOME"):
+        return Path(os.environ["ZOO_HOME"]).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "zoo"
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 
 from zoo.backbone import Backbone, Weights
 from zoo.errors import WeightsError
-from zoo.files import replacing
+from zoo.files import home, replacing
 from zoo.weights.getting import locate
 from zoo.weights.reading import file_sha256, fit, is_file, read_state_dict, tensors_sha256
 
@@ -36,14 +35,6 @@ class Added:
 
     path: Path
     notes: tuple[str, ...]
-
-
-def home() -> Path:
-    """Zoo's folder for files of its own: `$ZOO_HOME`, else `zoo` in the user's cache folder."""
-    if os.environ.get("ZOO_HOME"):
-        return Path(os.environ["ZOO_HOME"]).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "zoo"
 
 
 def added_path(name: str) -> Path:
