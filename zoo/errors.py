@@ -33,6 +33,10 @@ class DataError(ZooError):
     """A data folder or an image that can't be used."""
 
 
+class CacheError(ZooError):
+    """A cache that can't be written."""
+
+
 class RunError(ZooError):
     """A run folder that can't be written, or a path that is none."""
 

@@ -1,0 +1,18 @@
+"""What was computed once for an image, kept on disk under the image's content."""
+
+from zoo.cache.folder import Cleared, Kind, StoredEntry, clear, root, stored
+from zoo.cache.keys import derived_key, image_key
+from zoo.cache.store import Store, open_store
+
+__all__ = [
+    "Cleared",
+    "Kind",
+    "Store",
+    "StoredEntry",
+    "clear",
+    "derived_key",
+    "image_key",
+    "open_store",
+    "root",
+    "stored",
+]

@@ -1,0 +1,252 @@
+"""The cache folder: where stores lie, what there is, making room, clearing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from zoo.cache.records import ENTRY_BYTES, FORMAT, INDEX
+from zoo.files import home, replacing
+
+#: What records are: a frozen backbone's features (C,), its activations at a stage boundary
+#: (C, H, W), decoded and resized images (H, W, 3), nothing but that an image can be read (0,).
+Kind = Literal["features", "activations", "images", "readable"]
+
+ABOUT = "about.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEntry:
+    """A store on this machine.
+
+    Attributes:
+        kind: What its records are.
+        about: What they depend on beside the image; empty if that can't be read.
+        path: Its folder.
+        bytes: All its files together.
+        records: How many arrays it holds.
+        used: When it was last opened for use.
+    """
+
+    kind: Kind
+    about: Mapping[str, Any]
+    path: Path
+    bytes: int
+    records: int
+    used: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleared:
+    """What `clear` did.
+
+    Attributes:
+        stores: How many it deleted.
+        bytes: What these took on disk.
+        kept: Those that could not be deleted: another process uses them, or there is no permission.
+    """
+
+    stores: int
+    bytes: int
+    kept: tuple[StoredEntry, ...]
+
+
+def root() -> Path:
+    """The folder of all stores."""
+    return home() / "cache"
+
+
+def describe(about: Mapping[str, Any], dtype: np.dtype[Any]) -> str:
+    """What a store's records depend on, as canonical JSON.
+
+    Raises:
+        TypeError: JSON can't express it.
+    """
+    described = {"about": about, "dtype": dtype.str, "format": FORMAT}
+    return json.dumps(described, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def place(kind: Kind, described: str) -> Path:
+    """The folder of the store of that kind and description."""
+    name = hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+    return root() / kind / name
+
+
+def lock(path: Path) -> FileLock | None:
+    """The lock of the store in that folder, held by this process; None if another holds it.
+
+    It lies beside the folder and stays, since a lock that is deleted may be held by two.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    held = FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        return None
+    return held
+
+
+def touch(path: Path, described: str, *, write: bool) -> None:
+    """Note that the store in that folder is used now; the time of about.json says so.
+
+    Args:
+        path: The store's folder.
+        described: What about.json holds.
+        write: Whether to write it where it is missing or damaged.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    about = path / ABOUT
+    content = described.encode()
+    if not write:
+        with suppress(OSError):
+            os.utime(about)
+    elif about.exists() and about.read_bytes() == content:
+        os.utime(about)
+    else:
+        with replacing(about) as beside:
+            beside.write_bytes(content)
+
+
+def stored() -> list[StoredEntry]:
+    """Every store on this machine, the one not used for longest first."""
+    found = []
+    for kind in get_args(Kind):
+        for path in (root() / kind).glob("*"):
+            if re.fullmatch("[0-9a-f]{32}", path.name) and path.is_dir():
+                found.append(_look(kind, path))
+    return sorted(found, key=lambda store: store.used)
+
+
+def clear(kind: Kind | None = None, *, older_than_days: float | None = None) -> Cleared:
+    """Delete stores; one that another process uses is kept.
+
+    Args:
+        kind: Only those of this kind.
+        older_than_days: Only those not used for so many days.
+    """
+    now = datetime.now(UTC)
+    deleted: list[StoredEntry] = []
+    kept: list[StoredEntry] = []
+    for store in stored():
+        if kind not in (None, store.kind):
+            continue
+        if older_than_days is not None and now - store.used < timedelta(days=older_than_days):
+            continue
+        (deleted if _delete(store) else kept).append(store)
+    return Cleared(
+        stores=len(deleted), bytes=sum(store.bytes for store in deleted), kept=tuple(kept)
+    )
+
+
+def make_room(needed_bytes: int, limit_bytes: int, *, keep: Path) -> bool:
+    """Delete the stores not used for longest until all and `needed_bytes` fit in the limit.
+
+    They must also fit on the disk, of which 1 GiB, or 5 % of a small one, stays free.
+
+    Args:
+        needed_bytes: What is going to be written.
+        limit_bytes: What all stores may take together.
+        keep: The store that is not deleted: the one to be written.
+
+    Returns:
+        Whether they fit now. If no deleting can bring that about, nothing is deleted. Stores that
+        another process uses are never.
+    """
+    stores = stored()
+    over = max(
+        sum(store.bytes for store in stores) + needed_bytes - limit_bytes,
+        needed_bytes - _free_bytes(),
+    )
+    with ExitStack() as locks:
+        chosen: list[StoredEntry] = []
+        for store in stores:
+            if over <= sum(each.bytes for each in chosen):
+                break
+            if store.path != keep and (held := _lock_to_delete(store)) is not None:
+                locks.callback(held.release)
+                chosen.append(store)
+        if over > sum(store.bytes for store in chosen):
+            return False
+        removed = [_remove(store.path) for store in chosen]
+        return all(removed)
+
+
+def _look(kind: Kind, path: Path) -> StoredEntry:
+    about: Mapping[str, Any] = {}
+    try:
+        read = json.loads((path / ABOUT).read_bytes())["about"]
+        if isinstance(read, dict):
+            about = read
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        pass
+    sizes = {file.name: _size(file) for file in path.glob("*")}
+    return StoredEntry(
+        kind=kind,
+        about=about,
+        path=path,
+        bytes=sum(sizes.values()),
+        records=sizes.get(INDEX, 0) // ENTRY_BYTES,
+        used=_used(path),
+    )
+
+
+def _used(path: Path) -> datetime:
+    """The time of about.json, which is touched at each use; of the folder if there is none."""
+    for each in (path / ABOUT, path):
+        try:
+            return datetime.fromtimestamp(each.stat().st_mtime, UTC)
+        except OSError:
+            continue
+    return datetime.now(UTC)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0  # another process deleted it just now
+
+
+def _free_bytes() -> int:
+    folder = root()
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder)
+    return disk.free - min(disk.total // 20, 1 << 30)
+
+
+def _delete(store: StoredEntry) -> bool:
+    held = _lock_to_delete(store)
+    if held is None:
+        return False
+    with held:
+        return _remove(store.path)
+
+
+def _lock_to_delete(store: StoredEntry) -> FileLock | None:
+    try:
+        return lock(store.path)
+    except OSError:
+        return None
+
+
+def _remove(path: Path) -> bool:
+    """Whether it is gone; on Windows a file that another process reads can't be deleted."""
+    shutil.rmtree(path, ignore_errors=True)
+    return not path.exists()

@@ -1,0 +1,264 @@
+"""A store: arrays by key, appended by one process, read by any through a memory map."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from filelock import FileLock
+
+from zoo.cache.folder import Kind, describe, lock, make_room, place, touch
+from zoo.cache.keys import KEY_BYTES
+from zoo.cache.records import (
+    ENTRY_BYTES,
+    INDEX,
+    MAX_DIMENSIONS,
+    RECORDS,
+    Entry,
+    Index,
+    read_index,
+    trim,
+    write,
+)
+from zoo.errors import CacheError
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+
+def open_store(kind: Kind, about: Mapping[str, Any], *, dtype: DTypeLike) -> Store:
+    """The store of arrays of that kind that depend, beside the image, on `about`.
+
+    Nothing is written before the first `append`.
+
+    Args:
+        kind: What the arrays are.
+        about: All that they depend on beside the image (backbone, SHA-256 of the weights, image
+            size, versions), as JSON can express it: another value of any is another store.
+        dtype: The arrays'.
+
+    Raises:
+        TypeError: JSON can't express `about`.
+    """
+    described = describe(about, np.dtype(dtype))
+    return Store(place(kind, described), described, dtype)
+
+
+class Store:
+    """Arrays of one dtype, each with a shape of its own, by a key of 16 bytes.
+
+    The first process that opens a store writes to it; for others it is read-only until that one
+    closes it or ends. They see what was there when they opened it, and neither waits for the other.
+    A record is checked by its CRC-32 when it is first asked for; one that is damaged is absent.
+    Opened anew when it is unpickled; read-only after a fork. To be used by one thread at a time.
+
+    Attributes:
+        path: Its folder.
+        dtype: The arrays'.
+    """
+
+    def __init__(self, path: Path, described: str, dtype: DTypeLike) -> None:
+        self.path = path
+        self.dtype = np.dtype(dtype)
+        self._blocked: str | None = None
+        self._described = described
+        self._index = Index({}, 0, 0)
+        self._map: mmap.mmap | bytes = b""
+        self._verified: set[bytes] = set()
+        self._lock: FileLock | None = None
+        self._process = os.getpid()
+        try:
+            if path.is_dir():
+                self._open()
+        except OSError as error:
+            self._release()
+            self._blocked = f"it can't be used: {error.strerror or error}"
+
+    @property
+    def blocked(self) -> str | None:
+        """Why nothing can be appended, in words; None if it can."""
+        return self._blocked if self._process == os.getpid() else "a forked process only reads it"
+
+    @property
+    def writable(self) -> bool:
+        """Whether `append` writes."""
+        return self.blocked is None
+
+    def __len__(self) -> int:
+        return len(self._index.entries)
+
+    def __contains__(self, key: bytes) -> bool:
+        return self._read(key) is not None
+
+    def get(self, key: bytes) -> NDArray[Any]:
+        """The array of that key, as a read-only view on the memory map; valid after `close` too.
+
+        Raises:
+            KeyError: There is none, or it is damaged.
+        """
+        found = self._read(key)
+        if found is None:
+            raise KeyError(key.hex())
+        return found
+
+    def append(self, items: Iterable[tuple[bytes, NDArray[Any]]]) -> None:
+        """Add a batch of arrays; on return they are on disk.
+
+        Does nothing where `writable` is false. Keys that are there already are passed over.
+
+        Args:
+            items: Keys of 16 bytes and arrays of the store's dtype, of up to 4 dimensions. All are
+                taken before the first is written. Two syncs to disk are made a call.
+
+        Raises:
+            CacheError: They can't be written: no room, no permission. What was there stays.
+            ValueError: A key or an array is not such.
+        """
+        batch = dict(items)
+        for key, array in batch.items():
+            self._check(key, array)
+        if not batch or not self.writable or not self._begin():
+            return
+        records: list[tuple[bytes, Entry, bytes]] = []
+        end = self._index.records_end
+        for key, array in batch.items():
+            if key not in self:
+                content = array.tobytes()
+                records.append((key, Entry(end, array.shape, zlib.crc32(content)), content))
+                end += len(content)
+        if not records:
+            return
+        try:
+            write(self.path, records, self._index)
+        except BaseException as error:
+            # Entries that got through are good ones, and other processes may have read them.
+            with suppress(OSError):
+                self._load()
+            if isinstance(error, OSError):
+                raise self._error(error) from error
+            raise
+        entries = self._index.entries
+        entries.update((key, entry) for key, entry, _ in records)
+        index_end = self._index.end + len(records) * ENTRY_BYTES
+        self._index = Index(entries, index_end, end)
+
+    def reserve(self, needed_bytes: int, limit_bytes: int) -> bool:
+        """Make room for that many bytes more by deleting the stores not used for longest.
+
+        A store that another process uses is never deleted, nor is this one.
+
+        Args:
+            needed_bytes: What is going to be appended.
+            limit_bytes: What all stores on this machine may take together.
+
+        Returns:
+            Whether it fits now in the limit and on the disk, of which 1 GiB (5 % of a small one)
+            stays free. If not, or if this store isn't writable, nothing was deleted.
+        """
+        return self.writable and make_room(needed_bytes, limit_bytes, keep=self.path)
+
+    def close(self) -> None:
+        """Let other processes write to it. It is empty and read-only from then on."""
+        self._blocked = "it is closed"
+        self._index = Index({}, 0, 0)
+        self._map = b""
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path, str, str]]:
+        return Store, (self.path, self._described, self.dtype.str)
+
+    def _begin(self) -> bool:
+        """Whether the lock is held; taken at the first append if the folder was not there before.
+
+        Raises:
+            CacheError: The folder can't be made.
+        """
+        if self._lock is None:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._open()
+            except OSError as error:
+                self._release()
+                raise self._error(error) from error
+        return self._lock is not None
+
+    def _open(self) -> None:
+        """Take the lock if it is free, and read what there is."""
+        try:
+            self._lock = lock(self.path)
+            if self._lock is None:
+                self._blocked = "another process is writing to it"
+        except OSError as error:
+            self._blocked = f"it can't be written: {error.strerror or error}"
+        touch(self.path, self._described, write=self._lock is not None)
+        self._load()
+
+    def _load(self) -> None:
+        index, records = self.path / INDEX, self.path / RECORDS
+        content = index.read_bytes() if index.exists() else b""
+        records_bytes = records.stat().st_size if records.exists() else 0
+        self._index = read_index(content, records_bytes, self.dtype.itemsize)
+        self._verified = set()
+        if self._lock is not None:
+            trim(self.path, self._index)
+        if self._index.records_end:
+            self._remap()
+
+    def _remap(self) -> None:
+        with (self.path / RECORDS).open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _read(self, key: bytes) -> NDArray[Any] | None:
+        entry = self._index.entries.get(key)
+        if entry is None:
+            return None
+        end = entry.offset + entry.size(self.dtype.itemsize)
+        if end > len(self._map):
+            try:
+                self._remap()
+            except OSError:  # deleted by hand
+                return None
+        content = memoryview(self._map)[entry.offset : end]
+        if key not in self._verified:
+            if zlib.crc32(content) != entry.crc:
+                del self._index.entries[key]
+                return None
+            self._verified.add(key)
+        if not content:
+            empty = np.empty(entry.shape, self.dtype)
+            empty.flags.writeable = False
+            return empty
+        return np.frombuffer(content, self.dtype).reshape(entry.shape)
+
+    def _check(self, key: bytes, array: NDArray[Any]) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+        if array.dtype != self.dtype or array.ndim > MAX_DIMENSIONS:
+            raise ValueError(
+                f"the store {self.path} takes arrays of {self.dtype} with up to {MAX_DIMENSIONS} "
+                f"dimensions, not of {array.dtype} with {array.ndim}"
+            )
+
+    def _release(self) -> None:
+        # A forked process has a copy of the lock, which isn't its own to release.
+        if self._lock is not None and self._process == os.getpid():
+            self._lock.release()
+            self._lock = None
+
+    def _error(self, error: OSError) -> CacheError:
+        return CacheError(
+            f"can't write to the cache in {self.path}: {error.strerror or error}; make room with "
+            f"`zoo cache clear`, or let ZOO_HOME say a folder that has room and can be written"
+        )
