@@ -20,6 +20,7 @@ COMMANDS = (
     "show",
     "plugins",
     "weights",
+    "cache",
     "check",
     "new-plugin",
 )

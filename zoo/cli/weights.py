@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
+from zoo.cli.words import count, human_size
 
 if TYPE_CHECKING:
     from zoo.backbone import Backbone
@@ -57,10 +58,10 @@ def list_(pattern: str, form: str) -> None:
     width = max((len(name) for name, *_ in rows), default=0)
     for name, file, by, kind in rows:
         said = "" if kind == "own" else f"  ({by})"
-        click.echo(f"{name:{width}}  {_human(_size(file)):>8}  {file}{said}")
+        click.echo(f"{name:{width}}  {human_size(_size(file)):>8}  {file}{said}")
     # Two backbones may have one file.
     sizes = {os.path.realpath(file): _size(file) for _, file, *_ in rows}
-    click.echo(f"{_count(len(sizes), 'file')}, {_human(sum(sizes.values()))} in all", err=True)
+    click.echo(f"{count(len(sizes), 'file')}, {human_size(sum(sizes.values()))} in all", err=True)
 
 
 @command.command("where", short_help="Show every place that would be tried, in order.")
@@ -79,13 +80,13 @@ def where(name: str) -> None:
     backbone = plugins.get(name)
     found, notes = ask(backbone)
     _warn(notes)
-    click.echo(f"{backbone.name}: {_count(len(found), 'place')}")
+    click.echo(f"{backbone.name}: {count(len(found), 'place')}")
     first = next((p for p in found if p.file is not None or p.remote), None)
     for number, place in enumerate(found, 1):
         own = place.kind == "own"
         here = f"no, not at {looked_in(place.weights, own=own)}"
         if place.file is not None:
-            here = f"yes, {place.file} ({_human(_size(place.file))})"
+            here = f"yes, {place.file} ({human_size(_size(place.file))})"
         click.echo(f"{'->' if place is first else '  '} {number}  {place.weights.place}")
         click.echo(f"      said by          {place.by}")
         click.echo(f"      on this machine  {here}")
@@ -112,7 +113,7 @@ def add(name: str, file: Path) -> None:
     backbone = plugins.get(name)
     done = weights.add(backbone, file.expanduser())
     _warn(done.notes)
-    click.echo(f"{backbone.name}  {_human(_size(done.path))}  {done.path}")
+    click.echo(f"{backbone.name}  {human_size(_size(done.path))}  {done.path}")
 
 
 @command.command("remove", short_help="Take out a file that was added.")
@@ -147,7 +148,7 @@ def verify(names: tuple[str, ...]) -> None:
         click.echo("no weights files on this machine", err=True)
     if damaged:
         raise WeightsError(
-            f"{damaged} of {_count(checked, 'file')} damaged; delete what is, then "
+            f"{damaged} of {count(checked, 'file')} damaged; delete what is, then "
             f"`zoo weights fetch NAME` gets it again (`zoo weights add NAME FILE` if it was added)"
         )
 
@@ -173,7 +174,7 @@ def fetch(names: tuple[str, ...]) -> None:
             failed.append(name)
             continue
         _warn(loaded.notes)
-        size = "" if loaded.file is None else f"  {_human(_size(loaded.file))}"
+        size = "" if loaded.file is None else f"  {human_size(_size(loaded.file))}"
         place = loaded.file or f"{loaded.source} (its plugin knows where the file is)"
         click.echo(f"{backbone.name}{size}  {place}")
     if failed:
@@ -214,15 +215,3 @@ def _warn(notes: Iterable[str]) -> None:
 
 def _size(file: Path) -> int:
     return file.stat().st_size
-
-
-def _human(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,80 @@
+"""`zoo cache`: list, clear."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli.options import format_option
+from zoo.cli.words import count, human_size
+
+if TYPE_CHECKING:
+    from zoo.cache import Kind
+
+KINDS = ("features", "activations", "images", "readable")
+
+
+@click.group("cache", short_help="What was computed once for each image: list, clear.")
+def command() -> None:
+    """See and delete what zoo keeps of images so as not to compute it again.
+
+    Deleting costs nothing but the time to compute it anew. The folder is $ZOO_HOME/cache, by
+    default ~/.cache/zoo/cache.
+    """
+
+
+@command.command("list", short_help="List what is kept, and how much room it takes.")
+@format_option("text", "json")
+def list_(form: str) -> None:
+    """List what is kept: what it is, how much, when it was last used, what it depends on."""
+    from zoo import cache
+
+    stores = cache.stored()[::-1]
+    if form == "json":
+        listed = [
+            {
+                "kind": store.kind,
+                "about": store.about,
+                "records": store.records,
+                "bytes": store.bytes,
+                "used": store.used.isoformat(timespec="seconds"),
+                "path": str(store.path),
+            }
+            for store in stores
+        ]
+        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    for store in stores:
+        used = store.used.astimezone().strftime("%Y-%m-%d %H:%M")
+        records = count(store.records, "record")
+        click.echo(f"{store.kind:11}  {records:>16}  {human_size(store.bytes):>8}  used {used}")
+        if store.about:
+            click.echo(f"    {', '.join(f'{name} {_short(v)}' for name, v in store.about.items())}")
+    total = human_size(sum(store.bytes for store in stores))
+    click.echo(f"{count(len(stores), 'store')}, {total} in all, in {cache.root()}", err=True)
+
+
+@command.command("clear", short_help="Delete it, all or of one kind.")
+@click.argument("kind", required=False, type=click.Choice(KINDS))
+@click.option(
+    "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only if unused for DAYS."
+)
+def clear(kind: Kind | None, older_than: float | None) -> None:
+    """Delete what is kept, all of it or that of one KIND.
+
+    What another process uses is kept, and named.
+    """
+    from zoo import cache
+
+    cleared = cache.clear(kind, older_than_days=older_than)
+    for store in cleared.kept:
+        click.echo(f"! kept {store.path}: another process uses it, or it is protected", err=True)
+    click.echo(f"deleted {count(cleared.stores, 'store')}, freed {human_size(cleared.bytes)}")
+
+
+def _short(value: object) -> str:
+    """Long values, such as SHA-256, are there in whole with --format json."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:12]}..."
