@@ -1,0 +1,162 @@
+"""Batch norms folded into the convolutions before them, for a network that only predicts."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+#: Largest difference of the outputs that rounding explains, in parts of the largest output.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """A network for prediction alone.
+
+    Attributes:
+        model: Gives the outputs of the network that it was made from, which it is itself if there
+            is nothing to fold.
+        batch_norms: How many are folded.
+    """
+
+    model: nn.Module
+    batch_norms: int
+
+
+@torch.no_grad()
+def fuse_batch_norms(model: nn.Module, example: Tensor, forward: Forward | None = None) -> Fused:
+    """A copy of a network in which convolutions do the work of the batch norms after them.
+
+    In eval mode a batch norm scales and shifts each channel by constants, which the weights of a
+    convolution before it can hold as well (`torch.nn.utils.fusion`). Nothing is traced: one forward
+    pass shows which batch norm gets what a convolution gives, and that nothing else does. What the
+    layer does after normalising (timm's `BatchNormAct2d`: dropout, activation) goes on.
+
+    That the copy gives the same is checked on the example, to 1e-4 of the largest output. If it
+    doesn't, nothing is folded.
+
+    Args:
+        model: In eval mode, float32. Is not changed; the copy shares all tensors with it but the
+            folded ones, so fold again once those have trained.
+        example: (N, C, H, W) on the model's device, N at least 2; noise, not constants.
+        forward: What will be asked of the copy, by default its output; a part of the way
+            (`lambda model, images: model.layer1(...)`) folds what lies on that part.
+    """
+    forward = forward or nn.Module.__call__
+    # With TensorFloat-32 rounding alone would exceed the tolerance.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        expected, pairs = _observe(model, example, forward)
+        if not pairs:
+            return Fused(model=model, batch_norms=0)
+        folded = _fold(model, pairs)
+        if not _same(expected, forward(folded, example)):
+            return Fused(model=model, batch_norms=0)
+    return Fused(model=folded, batch_norms=len(pairs))
+
+
+@dataclass
+class _ConvOutput:
+    conv: nn.Conv2d
+    batch_norm: nn.BatchNorm2d | None = None
+    uses: int = 0
+
+
+class _CountUses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that read each tensor of `outputs`."""
+
+    def __init__(self, outputs: WeakTensorKeyDictionary) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.outputs = outputs
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and leaf in self.outputs:
+                self.outputs[leaf].uses += 1
+        return func(*args, **kwargs)
+
+
+def _observe(
+    model: nn.Module, example: Tensor, forward: Forward
+) -> tuple[Tensor, dict[nn.Conv2d, nn.BatchNorm2d]]:
+    """The output, and each convolution that only a batch norm reads, with it."""
+    outputs = WeakTensorKeyDictionary()
+    found: list[_ConvOutput] = []
+    calls: Counter[nn.Module] = Counter()
+
+    def after_conv(conv: nn.Module, args: Any, output: Any) -> None:
+        calls[conv] += 1
+        if isinstance(conv, nn.Conv2d) and isinstance(output, Tensor):
+            outputs[output] = made = _ConvOutput(conv)
+            found.append(made)
+
+    def before_batch_norm(batch_norm: nn.Module, args: tuple[Any, ...]) -> None:
+        calls[batch_norm] += 1
+        if isinstance(batch_norm, nn.BatchNorm2d) and args and args[0] in outputs:
+            outputs[args[0]].batch_norm = batch_norm
+
+    handles = []
+    try:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d) and _plain(module):
+                handles.append(module.register_forward_hook(after_conv))
+            elif isinstance(module, nn.BatchNorm2d) and _plain(module):
+                handles.append(module.register_forward_pre_hook(before_batch_norm))
+        with _CountUses(outputs):
+            output = forward(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return output, {
+        made.conv: made.batch_norm
+        for made in found
+        if made.batch_norm is not None
+        and made.uses == calls[made.conv] == calls[made.batch_norm] == 1
+    }
+
+
+def _plain(module: nn.Conv2d | nn.BatchNorm2d) -> bool:
+    """Whether it computes with constants of its own, and nobody listens."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    if isinstance(module, nn.BatchNorm2d):
+        return module.running_mean is not None
+    return not is_parametrized(module)
+
+
+def _fold(model: nn.Module, pairs: dict[nn.Conv2d, nn.BatchNorm2d]) -> nn.Module:
+    """A copy of the model, the pairs folded, all other tensors shared."""
+    # deepcopy takes what its memo holds for copied already, and adds to it what it copies.
+    memo: dict[int, Any] = {id(t): t for t in chain(model.parameters(), model.buffers())}
+    folded = copy.deepcopy(model, memo)
+    new: dict[nn.Module, nn.Module] = {}
+    for conv, batch_norm in pairs.items():
+        new[memo[id(conv)]] = fuse_conv_bn_eval(conv, batch_norm)
+        after = memo[id(batch_norm)].children()
+        new[memo[id(batch_norm)]] = nn.Sequential(*after)
+    for parent in list(folded.modules()):
+        for name, child in parent._modules.items():
+            if child in new:
+                parent._modules[name] = new[child]
+    return folded.eval()
+
+
+def _same(expected: Tensor, given: Tensor) -> bool:
+    largest = expected.abs().max()
+    return bool(largest > 0) and bool((given - expected).abs().max() <= _TOLERANCE * largest)
