@@ -1,0 +1,110 @@
+"""How much a network computes, and how much a device could: what images per second are worth."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+#: Sides of the first matrices that are multiplied; they double while there is time.
+_SMALLEST_SIDE = 256
+
+
+def matmul_peak(
+    device: torch.device, *, dtype: torch.dtype = torch.float32, seconds: float = 0.25
+) -> float:
+    """The most floating-point operations a second that square matrix multiplication reaches.
+
+    Best of several sizes and repeats, with torch's threads and settings as they are: on an NVIDIA
+    GPU a float32 convolution may use TensorFloat-32, which matrices don't unless told to, and
+    exceed it.
+
+    Args:
+        device: Where to compute.
+        dtype: Of the matrices.
+        seconds: About how long it may take.
+    """
+    side, repeats = _SMALLEST_SIDE, 0
+    best, fastest = 0.0, math.inf
+    end = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < end:
+        if repeats == 0:
+            # Constants would flatter a GPU, whose clock follows the power that values take.
+            values = torch.linspace(-1, 1, 2 * side * side, device=device, dtype=dtype)
+            a, b = values.view(2, side, side)
+            synchronise(device)
+            started = time.perf_counter()
+        torch.mm(a, b)
+        synchronise(device)
+        repeats += 1
+        fastest = min(fastest, time.perf_counter() - started)
+        best = max(best, 2 * side**3 / fastest)
+        # Twice the side takes eight times as long.
+        if repeats >= 4 and time.perf_counter() + 4 * 8 * fastest < end:
+            side, repeats, fastest = 2 * side, 0, math.inf
+    return best
+
+
+def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False) -> float:
+    """Floating-point operations of one image: of matrix multiplication, convolution and attention.
+
+    A multiply-add is two. torch's `FlopCounterMode` counts, on a copy without values: nothing is
+    computed, no random number drawn, and the model stays as it is.
+
+    Args:
+        model: In the mode in which it will run.
+        images: (N, C, H, W) of the size in question; N at least 2 if batch norm trains.
+        backward: Count also the gradients of all that trains.
+    """
+    tensors: dict[int, Any] = {
+        id(t): _without_values(t) for t in chain(model.parameters(), model.buffers())
+    }
+    model = copy.deepcopy(model, tensors)
+    convolution_backward = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=convolution_backward)
+    # Also where nothing goes backward: the counter trips over views made without gradients.
+    with counter, torch.enable_grad():
+        outputs = model(torch.empty_like(images, device="meta"))
+        if backward:
+            each = outputs if isinstance(outputs, tuple) else (outputs,)
+            torch.stack([output.sum() for output in each]).sum().backward()  # type: ignore[no-untyped-call]
+    return counter.get_total_flops() / len(images)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _convolution_backward_flops(
+    grad_out_shape: Sequence[int],
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    output_mask: Sequence[bool],
+    **shapes: Any,
+) -> int:
+    """Each gradient takes what the forward pass takes; torch's own count overlooks groups."""
+    forward = conv_flop_count(list(x_shape), list(w_shape), list(grad_out_shape), transposed)
+    return forward * sum(output_mask[:2])
