@@ -22,6 +22,7 @@ COMMANDS = (
     "weights",
     "cache",
     "check",
+    "bench",
     "new-plugin",
 )
 

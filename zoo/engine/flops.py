@@ -1,10 +1,8 @@
-"""How much a network computes, and how much a device could: what images per second are worth."""
+"""How much a network computes for an image."""
 
 from __future__ import annotations
 
 import copy
-import math
-import time
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -12,44 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
-
-#: Sides of the first matrices that are multiplied; they double while there is time.
-_SMALLEST_SIDE = 256
-
-
-def matmul_peak(
-    device: torch.device, *, dtype: torch.dtype = torch.float32, seconds: float = 0.25
-) -> float:
-    """The most floating-point operations a second that square matrix multiplication reaches.
-
-    Best of several sizes and repeats, with torch's threads and settings as they are: on an NVIDIA
-    GPU a float32 convolution may use TensorFloat-32, which matrices don't unless told to, and
-    exceed it.
-
-    Args:
-        device: Where to compute.
-        dtype: Of the matrices.
-        seconds: About how long it may take.
-    """
-    side, repeats = _SMALLEST_SIDE, 0
-    best, fastest = 0.0, math.inf
-    end = time.perf_counter() + seconds
-    while (started := time.perf_counter()) < end:
-        if repeats == 0:
-            # Constants would flatter a GPU, whose clock follows the power that values take.
-            values = torch.linspace(-1, 1, 2 * side * side, device=device, dtype=dtype)
-            a, b = values.view(2, side, side)
-            synchronise(device)
-            started = time.perf_counter()
-        torch.mm(a, b)
-        synchronise(device)
-        repeats += 1
-        fastest = min(fastest, time.perf_counter() - started)
-        best = max(best, 2 * side**3 / fastest)
-        # Twice the side takes eight times as long.
-        if repeats >= 4 and time.perf_counter() + 4 * 8 * fastest < end:
-            side, repeats, fastest = 2 * side, 0, math.inf
-    return best
 
 
 def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False) -> float:
@@ -76,14 +36,6 @@ def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False)
             each = outputs if isinstance(outputs, tuple) else (outputs,)
             torch.stack([output.sum() for output in each]).sum().backward()  # type: ignore[no-untyped-call]
     return counter.get_total_flops() / len(images)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _without_values(tensor: Tensor) -> Tensor:

@@ -1,0 +1,110 @@
+"""zoo bench: what it prints, and that its figures fit together."""
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import TINY
+from zoo.cli import main
+
+QUICK = ["--device=cpu", "--image-size=32", "--seconds=0.02"]
+
+
+def bench(*args, code=0):
+    result = CliRunner().invoke(main, ["bench", *args])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_json_holds_the_machine_the_work_and_every_speed():
+    result = json.loads(
+        bench(TINY, *QUICK, "--batch-size=1", "--batch-size=3", "--format=json").stdout
+    )
+    speeds = result.pop("speeds")
+    assert result.keys() == {
+        "device",
+        "device_name",
+        "threads",
+        "torch",
+        "allocator",
+        "precision",
+        "peak",
+        "training_peak",
+        "backbone",
+        "height",
+        "width",
+        "parameters",
+        "folded",
+        "forward_flops",
+        "training_flops",
+        "peak_memory_bytes",
+    }
+    assert (result["backbone"], result["height"], result["folded"]) == (TINY, 32, 13)
+    assert 2.5 < result["training_flops"] / result["forward_flops"] < 3
+    assert [(s["what"], s["batch_size"]) for s in speeds] == [
+        (what, size)
+        for size in (1, 3)
+        for what in ("forward", "forward, batch norm folded", "training step")
+    ]
+    for speed in speeds:
+        work = result["training_flops" if "training" in speed["what"] else "forward_flops"]
+        assert speed["flops_per_second"] == pytest.approx(speed["images_per_second"] * work)
+        assert speed["share_of_peak"] == pytest.approx(speed["flops_per_second"] / result["peak"])
+        assert speed["first_call_seconds"] is None
+
+
+def test_text_says_the_same_with_units():
+    text = bench(TINY, *QUICK, "--batch-size=2").stdout
+    assert re.search(r"^peak +[\d,]+ GFLOP/s in fp32, multiplying matrices$", text, re.MULTILINE)
+    assert re.search(
+        r"^backbone +timm/test_efficientnet, \d+,\d+ parameters, random", text, re.MULTILINE
+    )
+    assert re.search(r"^training step +2 +[\d,.]+ +[\d,.]+ +\d+%$", text, re.MULTILINE)
+    assert re.search(r"^peak memory +\d+\.\d+ GB", text, re.MULTILINE)
+
+
+def test_a_backbone_without_batch_norm_has_nothing_to_fold():
+    text = bench("timm/test_vit", "--device=cpu", "--seconds=0.02", "--batch-size=1").stdout
+    assert "0 can be folded" in text
+    assert "batch norm folded" not in text
+
+
+def test_a_backbone_with_auxiliary_heads_trains_too():
+    args = ["--device=cpu", "--image-size=64", "--seconds=0.02", "--batch-size=2"]
+    assert "training step" in bench("torchvision/googlenet", *args).stdout
+
+
+@pytest.mark.slow
+def test_compile_says_what_it_costs_and_when_it_pays():
+    result = json.loads(bench(TINY, *QUICK, "--batch-size=2", "--compile", "--format=json").stdout)
+    compiled = [s for s in result["speeds"] if s["what"].endswith(", compiled")]
+    assert [s["what"] for s in compiled] == [
+        "forward, batch norm folded, compiled",
+        "training step, compiled",
+    ]
+    eager = {s["what"]: s for s in result["speeds"]}
+    for speed in compiled:
+        before = eager[speed["what"].removesuffix(", compiled")]
+        assert speed["first_call_seconds"] > 1
+        faster = speed["images_per_second"] > before["images_per_second"]
+        assert (speed["pays_after_images"] is not None) == faster
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["resnet81"], "no backbone named 'resnet81'; nearest: resnet18"),
+        ([TINY, "--image-size=4"], "image_size = 4: input should be greater than or equal to 8"),
+        (["torchvision/vgg11", "--image-size=16"], "can't take 16 x 16 pixels"),
+        ([TINY, "--batch-size=0"], "0 is not in the range x>=1"),
+        ([TINY, "--seconds=0"], "0.0 is not in the range x>0"),
+        ([TINY, "--device=tpu"], "'tpu' is not one of"),
+        ([TINY, "--device=cpu", "--precision=fp16"], "precision fp16 needs a GPU"),
+    ],
+)
+def test_bad_input_is_one_clear_message_and_exit_code_2(args, message):
+    result = bench(*args, code=2)
+    assert message in result.stderr
+    assert "Traceback" not in result.output

@@ -1,0 +1,292 @@
+"""How fast a backbone predicts and trains on this machine, and what share of it that uses."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from zoo import allocator, plugins
+from zoo import weights as zoo_weights
+from zoo.backbone import Backbone
+from zoo.decisions import choose_precision
+from zoo.engine.events import ignore
+from zoo.engine.flops import flops_per_image
+from zoo.engine.machine import device_name, matmul_peak, synchronise
+from zoo.errors import TrainingError
+from zoo.model.build import build_from
+from zoo.model.depth import depths
+from zoo.model.device import choose_device, place, place_images
+from zoo.model.freeze import train_mode
+from zoo.model.fuse import fuse_batch_norms
+from zoo.model.groups import parameter_groups
+from zoo.model.optim import make_optimizer
+from zoo.planning.checks import check_forward
+from zoo.planning.inputs import for_size
+from zoo.recipe import Recipe
+
+Model = Callable[[Tensor], Any]
+Step = Callable[[], object]
+
+CLASSES = 10
+
+#: What is measured takes turns, so that a busy moment of the machine falls on all.
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What is measured, and on what.
+
+    Attributes:
+        device: `cpu`, `cuda` or `mps`.
+        device_name: Its model.
+        threads: How many torch computes with on a CPU.
+        torch: Its version.
+        allocator: How memory is allocated on a CPU.
+        precision: Of training, `fp32`, `bf16` or `fp16`; prediction is in `fp32`.
+        peak: FLOP/s of float32 matrix multiplication.
+        training_peak: The same in the precision of training.
+        backbone: Full name.
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
+        parameters: How many numbers, with a head for ten classes.
+        folded: How many batch norms can be folded into convolutions.
+        forward_flops: Floating-point operations an image; a multiply-add is two.
+        training_flops: The same of a training step.
+    """
+
+    device: str
+    device_name: str
+    threads: int
+    torch: str
+    allocator: str
+    precision: str
+    peak: float
+    training_peak: float
+    backbone: str
+    height: int
+    width: int
+    parameters: int
+    folded: int
+    forward_flops: float
+    training_flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast one thing is.
+
+    Attributes:
+        what: In words.
+        batch_size: Images at once.
+        images_per_second: From the median of all steps.
+        flops_per_second: Floating-point operations a second.
+        share_of_peak: Those divided by the peak of matrix multiplication.
+        first_call_seconds: What compiling took, if it was compiled.
+        pays_after_images: So many images later compiling has saved what it took; None if never.
+    """
+
+    what: str
+    batch_size: int
+    images_per_second: float
+    flops_per_second: float
+    share_of_peak: float
+    first_call_seconds: float | None = None
+    pays_after_images: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Ready to be measured: `model` and `folded` (batch norms) predict, `trainee` trains."""
+
+    setup: Setup
+    backbone: Backbone
+    recipe: Recipe
+    model: nn.Module
+    folded: nn.Module
+    trainee: nn.Module
+
+
+def set_up(recipe: Recipe) -> Bench:
+    """Build the recipe's backbone, with random weights, and measure the machine (0.5 s).
+
+    Args:
+        recipe: Gives backbone, image size, device, precision, and how to train.
+
+    Raises:
+        ZooError: No such backbone, device or size.
+    """
+    device = choose_device(recipe.device)
+    precision = choose_precision(recipe.precision, device)
+    backbone, preprocess = for_size(plugins.get(recipe.backbone), recipe, ignore)
+    model = build_from(backbone, CLASSES, zoo_weights.load(backbone, "none"))
+    check_forward(model, backbone, preprocess, CLASSES)
+    trainee = copy.deepcopy(model)
+    train_mode(trainee, backbone, depths(trainee, backbone), frozen=0, batch_norm=recipe.batch_norm)
+    height, width = preprocess.height_width
+    images = torch.randn(2, 3, height, width)
+    forward_flops = flops_per_image(model, images)
+    training_flops = flops_per_image(trainee, images, backward=True)
+    model, trainee = place(model, device), place(trainee, device)
+    fused = fuse_batch_norms(model, place_images(images, device))
+    peak = training_peak = matmul_peak(device)
+    if precision != "fp32":
+        training_peak = matmul_peak(device, dtype=_DTYPES[precision])
+    setup = Setup(
+        device=device.type,
+        device_name=device_name(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        allocator=allocator.state(),
+        precision=precision,
+        peak=peak,
+        training_peak=training_peak,
+        backbone=backbone.name,
+        height=height,
+        width=width,
+        parameters=sum(p.numel() for p in model.parameters()),
+        folded=fused.batch_norms,
+        forward_flops=forward_flops,
+        training_flops=training_flops,
+    )
+    return Bench(
+        setup=setup,
+        backbone=backbone,
+        recipe=recipe,
+        model=model,
+        folded=fused.model,
+        trainee=trainee,
+    )
+
+
+def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) -> list[Speed]:
+    """How fast it predicts, with batch norms and with them folded, and trains; all take turns.
+
+    Args:
+        bench: From `set_up`.
+        batch_size: Images at once.
+        seconds: About how long each is measured.
+        compiled: Measure also what torch.compile makes of it, which takes minutes.
+
+    Raises:
+        TrainingError: The device has too little memory, or torch.compile fails on this machine.
+    """
+    setup, device = bench.setup, torch.device(bench.setup.device)
+    images = place_images(torch.randn(batch_size, 3, setup.height, setup.width), device)
+    steps = {"forward": _forward(bench.model, images)}
+    if setup.folded:
+        steps["forward, batch norm folded"] = _forward(bench.folded, images)
+    steps["training step"] = _training(bench, bench.trainee, images)
+    fastest = list(steps)[-2:]
+    first_calls = {}
+    try:
+        for step in steps.values():
+            step()
+        if compiled:
+            # Each batch size anew, as if it were the only one.
+            torch.compiler.reset()
+            forward, training = (f"{name}, compiled" for name in fastest)
+            steps[forward] = _forward(torch.compile(bench.folded, dynamic=False), images)
+            steps[training] = _training(bench, torch.compile(bench.trainee, dynamic=False), images)
+            first_calls = {name: _first_call(steps[name], device) for name in (forward, training)}
+        rates = {name: batch_size / t for name, t in _times(steps, device, seconds).items()}
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"{device} has too little memory for a batch of {batch_size}; "
+            f"try a smaller --batch-size or --image-size"
+        ) from error
+    speeds = []
+    for name, rate in rates.items():
+        trains = name.startswith("training")
+        reached = rate * (setup.training_flops if trains else setup.forward_flops)
+        saved = 0.0
+        if name in first_calls:
+            saved = 1 / rates[name.removesuffix(", compiled")] - 1 / rate
+        speeds.append(
+            Speed(
+                what=name,
+                batch_size=batch_size,
+                images_per_second=rate,
+                flops_per_second=reached,
+                share_of_peak=reached / (setup.training_peak if trains else setup.peak),
+                first_call_seconds=first_calls.get(name),
+                pays_after_images=round(first_calls[name] / saved) if saved > 0 else None,
+            )
+        )
+    return speeds
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _forward(model: Model, images: Tensor) -> Step:
+    # As predict_logits has it.
+    return torch.inference_mode()(lambda: model(images))
+
+
+def _training(bench: Bench, model: Model, images: Tensor) -> Step:
+    recipe, setup = bench.recipe, bench.setup
+    groups = parameter_groups(
+        bench.trainee,
+        bench.backbone,
+        lr=recipe.lr,
+        head_lr_mult=recipe.head_lr_mult,
+        weight_decay=recipe.weight_decay,
+    )
+    optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
+    labels = torch.arange(len(images), device=images.device) % CLASSES
+    mixed = setup.precision != "fp32"
+
+    def step() -> None:
+        with torch.autocast(setup.device, _DTYPES[setup.precision], enabled=mixed):
+            outputs = model(images)
+        each = outputs if isinstance(outputs, tuple) else (outputs,)
+        loss = torch.stack([cross_entropy(o.float(), labels) for o in each]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _first_call(step: Step, device: torch.device) -> float:
+    started = time.perf_counter()
+    try:
+        # What an earlier run left on disk would make it look cheap; torch warns that it is unused.
+        no_caches = torch.compiler.config.patch(force_disable_caches=True)  # type: ignore[attr-defined]
+        with no_caches, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            step()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise TrainingError(
+            f"torch.compile fails here: {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}; leave out --compile"
+        ) from error
+    synchronise(device)
+    return time.perf_counter() - started
+
+
+def _times(steps: dict[str, Step], device: torch.device, seconds: float) -> dict[str, float]:
+    """The median time of each step, in seconds."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(_ROUNDS):
+        for name, step in steps.items():
+            end = time.perf_counter() + seconds / _ROUNDS
+            while not times[name] or time.perf_counter() < end:
+                synchronise(device)
+                started = time.perf_counter()
+                step()
+                synchronise(device)
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(each) for name, each in times.items()}

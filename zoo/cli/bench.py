@@ -1,0 +1,148 @@
+"""`zoo bench`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli.options import allocator_option, device_option, format_option
+from zoo.cli.start import starting
+from zoo.recipe import make_recipe
+
+if TYPE_CHECKING:
+    from zoo.bench import Setup, Speed
+
+#: Images at once, where nothing else is said.
+BATCH_SIZES = {"cpu": (1, 8, 16, 32), "mps": (1, 16, 64), "cuda": (1, 32, 128, 256)}
+
+_ROW = "{:35}  {:>5}  {:>10}  {:>10}  {:>11}  {}"
+
+
+@click.command("bench", short_help="Measure how fast a backbone predicts and trains here.")
+@click.argument("name", metavar="BACKBONE")
+@click.option(
+    "--image-size", type=int, help="Side of the input in pixels. Without it: the backbone's own."
+)
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Images at once; may be given several times.  [default: 1, 8, 16 and 32; more on a GPU]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of training, as in zoo finetune; prediction is in fp32.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="Time for each measurement.",
+)
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Measure also what torch.compile makes of it; takes minutes more.",
+)
+@format_option("text", "json")
+@device_option
+@allocator_option
+def command(
+    name: str,
+    image_size: int | None,
+    batch_sizes: tuple[int, ...],
+    precision: str,
+    seconds: float,
+    compiled: bool,
+    form: str,
+    device: str,
+    allocator_tuning: bool,
+) -> None:
+    """Measure how fast BACKBONE predicts and trains on this machine, with random weights.
+
+    Beside images per second stand the floating-point operations that they take, and their share of
+    what the machine reaches in multiplying matrices. Images lie in memory already: reading them is
+    not measured. Training is SGD's, of all parameters, with batch-norm statistics frozen.
+
+    \b
+      zoo bench resnet18
+      zoo bench resnet18 --batch-size 16 --compile
+      zoo bench timm/vit_tiny_patch16_224 --seconds 10 --format json
+    """
+    told = {"backbone": name, "image_size": image_size, "device": device, "precision": precision}
+    recipe = make_recipe(None, weights="none", **told)
+    with starting(allocator_tuning=allocator_tuning):
+        import torch
+
+        from zoo.bench import measure, set_up
+        from zoo.engine.machine import peak_memory
+
+    bench = set_up(recipe)
+    setup = bench.setup
+    if form == "text":
+        _print_setup(setup)
+        click.echo(_ROW.format("", "batch", "images/s", "GFLOP/s", "of the peak", "").rstrip())
+    speeds: list[Speed] = []
+    for batch_size in batch_sizes or BATCH_SIZES[setup.device]:
+        measured = measure(bench, batch_size, seconds=seconds, compiled=compiled)
+        speeds += measured
+        for speed in measured if form == "text" else ():
+            click.echo(_row(speed).rstrip())
+    memory = peak_memory(torch.device(setup.device))
+    if form == "text":
+        held = "not known" if memory is None else f"{memory / 1e9:.2f} GB, all of this together"
+        click.echo(f"\npeak memory  {held}")
+    else:
+        result = {
+            **asdict(setup),
+            "speeds": [asdict(speed) for speed in speeds],
+            "peak_memory_bytes": memory,
+        }
+        click.echo(json.dumps(result, indent=2))
+
+
+def _print_setup(setup: Setup) -> None:
+    threads = f", {setup.threads} threads" if setup.device == "cpu" else ""
+    peak = f"{setup.peak / 1e9:,.0f} GFLOP/s in fp32"
+    if setup.precision != "fp32":
+        peak += f", {setup.training_peak / 1e9:,.0f} GFLOP/s in {setup.precision}"
+    for name, value in (
+        ("device", f"{setup.device}, {setup.device_name}{threads}, torch {setup.torch}"),
+        ("allocator", setup.allocator),
+        ("peak", f"{peak}, multiplying matrices"),
+        ("backbone", f"{setup.backbone}, {setup.parameters:,} parameters, random weights"),
+        ("input", f"{setup.height} x {setup.width} pixels, in memory"),
+        ("prediction", f"{setup.forward_flops / 1e9:.3g} GFLOP an image, in fp32"),
+        ("training", f"{setup.training_flops / 1e9:.3g} GFLOP an image, in {setup.precision}"),
+        ("batch norm", f"{setup.folded} can be folded into convolutions"),
+    ):
+        click.echo(f"{name:10}  {value}")
+    click.echo("")
+
+
+def _row(speed: Speed) -> str:
+    return _ROW.format(
+        speed.what,
+        speed.batch_size,
+        f"{speed.images_per_second:,.1f}",
+        f"{speed.flops_per_second / 1e9:,.1f}",
+        f"{speed.share_of_peak:.0%}",
+        _cost(speed),
+    )
+
+
+def _cost(speed: Speed) -> str:
+    if speed.first_call_seconds is None:
+        return ""
+    images = speed.pays_after_images
+    pays = "never pays" if images is None else f"pays after {images:,} images"
+    return f"first call {speed.first_call_seconds:.1f} s, {pays}"
