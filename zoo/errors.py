@@ -43,3 +43,7 @@ class RunError(ZooError):
 
 class TrainingError(ZooError):
     """Training that can't start on this machine or can't go on."""
+
+
+class BoundaryError(ZooError):
+    """A network that can't be cut where its frozen part ends."""
