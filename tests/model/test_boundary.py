@@ -117,6 +117,8 @@ def test_training_from_activations_is_training_from_images(name, size, frozen):
         ("timm/deit_tiny_distilled_patch16_224", 1.0, 224, "norm", (198, 192)),
         # Within a dense block later layers read all earlier ones, here from inside denseblock3.
         ("torchvision/densenet121", 0.5, 64, "features.transition2", (256, 4, 4)),
+        # What its first auxiliary head reads, in train mode alone.
+        ("torchvision/googlenet", 0.5, 64, "inception4a", (512, 4, 4)),
     ],
 )
 def test_the_boundary_is_the_last_place_that_holds_all_that_the_rest_needs(
@@ -166,13 +168,24 @@ def a_function_that_drops(model, x):
     return model.c(model.b(dropout(model.a(x), 0.5, model.training)))
 
 
+def asserts_that_a_is_a_number(model, x):
+    x = model.a(x)
+    assert not x.isnan().any()
+    return model.c(model.b(x))
+
+
 def one_layer_twice(model, x):
     return model.c(model.b(model.b(model.a(x)).relu()))
 
 
 @pytest.mark.parametrize(
     ("flow", "where"),
-    [(a_skip_that_hardly_counts, "a"), (a_function_that_drops, "a"), (one_layer_twice, "b")],
+    [
+        (a_skip_that_hardly_counts, "a"),
+        (a_function_that_drops, "a"),
+        (asserts_that_a_is_a_number, "a"),
+        (one_layer_twice, "b"),
+    ],
 )
 def test_what_is_read_across_the_boundary_or_is_random_is_computed(flow, where):
     backbone = layered(flow)
@@ -306,8 +319,8 @@ EARLY = {
     ("timm/efficientvim_m1", 0.5): "patch_embed",  # hands on a state beside the features
     ("timm/efficientvim_m1", 1.0): "patch_embed",
     ("timm/hrnet_w18_small", 0.5): "layer1",  # parallel branches
-    ("torchvision/densenet121", 0.5): "features.transition2",
-    ("torchvision/googlenet", 0.5): "inception4a",  # what its first auxiliary head reads
+    ("timm/efficientvim_m1_dist", 0.5): "patch_embed",
+    ("timm/efficientvim_m1_dist", 1.0): "patch_embed",
 }
 
 ONE_PER_CLASS = [

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from zoo import plugins
 from zoo.backbone import Backbone
-from zoo.errors import BoundaryError
+from zoo.errors import BoundaryError, PluginError
 from zoo.model.replay import (
     Boundary,
     Call,
@@ -71,7 +72,7 @@ def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int
             call=call,
             before=tuple(c for c in calls[:n] if c.value is not None and not c.is_input),
         )
-        wrong = _wrong(model, boundary, compared, expected)
+        wrong = _wrong(model, backbone, boundary, compared, expected)
         if wrong is None:
             return boundary
         refusals.append(wrong)
@@ -149,20 +150,25 @@ def _rows(tensor: Tensor) -> Rows:
 
 
 def _wrong(
-    model: nn.Module, boundary: Boundary, images: Tensor, expected: Mapping[bool, list[Tensor]]
+    model: nn.Module,
+    backbone: Backbone,
+    boundary: Boundary,
+    images: Tensor,
+    expected: Mapping[bool, list[Tensor]],
 ) -> str | None:
     """Why the network can't be cut at this boundary, in words; None if it can."""
-    cached = activations(model, boundary, images)
     for training, outputs in expected.items():
         try:
-            found = _outputs(model, training, cached, lambda x: replay(model, boundary, x))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            return f"its forward pass fails when cut at {boundary.name}: {error}"
+            with plugins.blame(backbone, f"fails when cut at {boundary.name}"):
+                cached = activations(model, boundary, images)
+                found = _outputs(model, training, cached, lambda x: replay(model, boundary, x))
+        except (PluginError, BoundaryError) as error:
+            if isinstance(error.__cause__, torch.OutOfMemoryError):
+                raise error.__cause__ from None
+            return str(error)
         if any(output.isnan().any() for output in found):
             return f"what comes after {boundary.name} reads also what comes before it"
-        if not all(_close(*pair) for pair in zip(outputs, found, strict=True)):
+        if len(found) != len(outputs) or not all(map(_close, outputs, found)):
             mode = "train" if training else "eval"
             return f"in {mode} mode its outputs change when it is cut at {boundary.name}"
     return None
@@ -189,11 +195,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Put modes, buffers (batch norm's statistics) and torch's random state back as they were."""
     device = next(model.parameters()).device
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    # With no devices, the type says nothing.
-    forked = torch.random.fork_rng(
-        [] if device.type == "cpu" else [device],
-        device_type="cuda" if device.type == "cpu" else device.type,
-    )
+    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with forked, modes_kept(model):
         try:
             yield
