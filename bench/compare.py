@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,6 @@ from runs import (
     Run,
     RunFailed,
     best_accuracy,
-    mean_accuracy,
     measure,
     read_results,
     write_results,
@@ -130,26 +130,26 @@ def search(setup: Setup, tools: Sequence[Tool]) -> None:
     """
     settings = chosen()
     for tool in tools:
-        if not tool.rates or tool.missing():
-            _say(f"{tool.name}: {tool.missing() or 'has no learning rate to choose'}")
+        if tool.missing() or (tool.is_zoo and not tool.rates):
+            _say(f"{tool.name}: {tool.missing() or 'nothing to choose'}")
             continue
-        tried: dict[float, Run] = {}
+        found: dict[str, Any] = {}
         try:
-            for lr in tool.rates:
-                tried[lr] = _pick_run(setup, tool, lr, tool.workers)
-            best = max(tried, key=lambda lr: (best_accuracy(tried[lr]), mean_accuracy(tried[lr])))
-            found: dict[str, Any] = {
-                "lr": best,
-                "val_accuracy": best_accuracy(tried[best]),
-                "tried": {f"{lr:g}": best_accuracy(run) for lr, run in tried.items()},
-            }
+            tried = {lr: _pick_run(setup, tool, lr, tool.workers) for lr in tool.rates or (None,)}
+            best = max(tried, key=lambda lr: _success(tried[lr]))
+            if best is not None:
+                found |= {
+                    "lr": best,
+                    "val_accuracy": best_accuracy(tried[best]),
+                    "tried": {f"{lr:g}": best_accuracy(run) for lr, run in tried.items()},
+                }
             if not tool.is_zoo:
                 other = 0 if tool.workers else setup.threads
                 seconds = {
                     tool.workers: tried[best].seconds,
                     other: _pick_run(setup, tool, best, other).seconds,
                 }
-                found["workers"] = min(seconds, key=lambda workers: seconds[workers])
+                found["workers"] = min(seconds, key=seconds.__getitem__)
                 found["seconds"] = {f"{workers} workers": s for workers, s in seconds.items()}
         except RunFailed as error:
             _say(f"{tool.name}: failed\n{error}")
@@ -159,9 +159,16 @@ def search(setup: Setup, tools: Sequence[Tool]) -> None:
         _say(f"{tool.name}: chosen {found}")
 
 
-def _pick_run(setup: Setup, tool: Tool, lr: float, workers: int | None) -> Run:
+def _success(run: Run) -> tuple[float, float]:
+    """What learning rates are chosen by: the best val accuracy, then the mean over the epochs."""
+    known = [p.val_accuracy for p in run.points if p.val_accuracy is not None]
+    return (max(known), statistics.fmean(known)) if known else (0.0, 0.0)
+
+
+def _pick_run(setup: Setup, tool: Tool, lr: float | None, workers: int | None) -> Run:
     run = _run(setup, tool, setup.photos.pick, seed=0, lr=lr, workers=workers, home=_fresh(setup))
-    _say(f"{tool.name}, lr {lr:g}, {workers} workers: {_outcome(run)}")
+    way = ", ".join(f"{k} {v:g}" for k, v in (("lr", lr), ("workers", workers)) if v is not None)
+    _say(f"{tool.name}, {way}: {_outcome(run)}")
     return run
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from runs import (
     Row,
     Run,
+    Spread,
     accuracy_after,
     best_accuracy,
     equal_time,
@@ -54,18 +55,18 @@ def tables(about: dict[str, Any], rows: Sequence[Row]) -> str:
     columns = _columns(rows)
     compared = [column for column in columns if "accuracy" not in column[0]]
     ran = [row for row in rows if row.runs]
-    ratios = f"The same divided by {REFERENCE}'s: above 1 is worse than it, for images/s better."
-    return "\n\n".join(
-        [
-            _described(about),
-            _table(["tool", *(c[0] for c in columns)], [_figures(row, columns) for row in rows]),
-            ratios,
+    parts = [
+        _described(about),
+        _table(["tool", *(c[0] for c in columns)], [_figures(row, columns) for row in rows]),
+    ]
+    if zoo := next((row for row in ran if row.name == REFERENCE), None):
+        parts += [
+            f"The same divided by {REFERENCE}'s: above 1 is worse than it, for images/s better.",
             _table(
-                ["tool", *(c[0] for c in compared)], [_ratios(row, rows, compared) for row in ran]
+                ["tool", *(c[0] for c in compared)], [_ratios(row, zoo, compared) for row in ran]
             ),
-            "\n".join(f"- {row.name}: {row.settings}." for row in ran),
         ]
-    )
+    return "\n\n".join([*parts, "\n".join(f"- {row.name}: {row.settings}." for row in ran)])
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
@@ -117,28 +118,33 @@ def _figures(row: Row, columns: Sequence[Column]) -> list[str]:
 
 
 def _figure(row: Row, column: Column) -> str:
-    heading, figure, shown = column
-    found = spread(row, figure)
-    if found is None or (heading.startswith("s to") and not row.learns):
+    found = _shown(row, column)
+    if found is None:
         return "-"
     median, least, most = (
-        shown(value) if math.isfinite(value) else "never"
+        column[2](value) if math.isfinite(value) else "never"
         for value in (found.median, found.least, found.most)
     )
     return median if least == most else f"{median} ({least} to {most})"
 
 
-def _ratios(row: Row, rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
-    reference = next((r for r in rows if r.name == REFERENCE and r.runs), None)
-    cells = [row.name]
-    for heading, figure, _ in columns:
-        mine, its = spread(row, figure), reference and spread(reference, figure)
-        comparable = mine and its and math.isfinite(mine.median) and math.isfinite(its.median)
-        if comparable and its.median and not (heading.startswith("s to") and not row.learns):
-            cells.append(f"{mine.median / its.median:.2f}")
-        else:
-            cells.append("-")
-    return cells
+def _shown(row: Row, column: Column) -> Spread | None:
+    """The column's figure; None for the time to an accuracy where none can be compared."""
+    heading, figure, _ = column
+    return None if heading.startswith("s to") and not row.learns else spread(row, figure)
+
+
+def _ratios(row: Row, zoo: Row, columns: Sequence[Column]) -> list[str]:
+    pairs = [(_shown(row, column), _shown(zoo, column)) for column in columns]
+    return [
+        row.name,
+        *(
+            f"{mine.median / its.median:.2f}"
+            if mine and its and math.isfinite(mine.median) and 0 < its.median < math.inf
+            else "-"
+            for mine, its in pairs
+        ),
+    ]
 
 
 def _curve(row: Row) -> tuple[list[float], list[float]]:

@@ -119,11 +119,6 @@ def best_accuracy(run: Run) -> float | None:
     return accuracy_after(run, math.inf)
 
 
-def mean_accuracy(run: Run) -> float:
-    """Val accuracy, mean over the epochs: higher for what learns sooner."""
-    return statistics.fmean(p.val_accuracy for p in run.points if p.val_accuracy is not None)
-
-
 def images_per_second(run: Run) -> float | None:
     """Of training alone, validation left out; None where no network was trained."""
     last = run.points[-1]

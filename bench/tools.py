@@ -94,7 +94,7 @@ TOOLS = (
         name="fastai",
         script="fastai_fine_tune.py",
         needs=("fastai",),
-        rates=(2e-3, 1e-3, 5e-3),
+        rates=(2e-3, 5e-4, 8e-3),
         epochs=4,
         batch_size=16,
         workers=min(16, os.cpu_count() or 1),
@@ -142,7 +142,7 @@ def arguments(
     if not tool.is_zoo:
         given |= {
             "weights": weights,
-            "lr": (tool.rates or (0.0,))[0] if lr is None else lr,
+            "lr": tool.rates[0] if lr is None and tool.rates else lr,
             "epochs": tool.epochs,
             "batch-size": tool.batch_size,
             "workers": tool.workers if workers is None else workers,

@@ -29,7 +29,7 @@ def main() -> None:
     common.finish(resource.RUSAGE_CHILDREN)
 
 
-def report(printed: list[tuple[float, str]], speeds: list[float]) -> None:
+def report(printed: list[tuple[float, str]], speeds: dict[int, float]) -> None:
     """Report the accuracies that were printed, each at its time."""
     per_epoch = images = 0
     train_seconds = 0.0
@@ -38,7 +38,7 @@ def report(printed: list[tuple[float, str]], speeds: list[float]) -> None:
             per_epoch = int(match[1])
         elif match := _EPOCH.match(line):
             images += per_epoch
-            train_seconds += per_epoch / speeds[int(match[1]) - 1]
+            train_seconds += per_epoch / speeds[int(match[1])]
             _say(t, images, train_seconds, match[2])
         elif match := _ACCURACY.search(line):
             _say(t, images, train_seconds, match[1])
@@ -49,12 +49,13 @@ def _say(t: float, images: int, train_seconds: float, percent: str) -> None:
     common.report(t=t, images=images, train_seconds=train_seconds, val_accuracy=accuracy)
 
 
-def images_per_second(metrics: Path) -> list[float]:
-    """Of each epoch's training alone; empty where no network was trained."""
+def images_per_second(metrics: Path) -> dict[int, float]:
+    """By epoch, of training alone; empty where no network was trained."""
     if not metrics.exists():
-        return []
+        return {}
     with metrics.open(newline="") as file:
-        return [float(row["images_per_second"]) for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    return {int(row["epoch"]): float(row["images_per_second"]) for row in rows}
 
 
 if __name__ == "__main__":
