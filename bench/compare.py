@@ -98,8 +98,10 @@ def compare(setup: Setup, tools: Sequence[Tool], rounds: int, out: Path) -> None
             if row.problem is not None:
                 _say(f"{label}: {row.problem}")
                 continue
-            home = homes.get(tool.again or "", _fresh(setup))
-            homes[tool.name] = home
+            if tool.again and tool.again not in homes:
+                rows[position] = replace(row, runs=[], problem=f"{tool.again} left no caches")
+                continue
+            home = homes[tool.again] if tool.again else _fresh(setup)
             own = settings.get(tool.name, {})
             lr = None if tool.is_zoo else own.get("lr")
             try:
@@ -117,6 +119,7 @@ def compare(setup: Setup, tools: Sequence[Tool], rounds: int, out: Path) -> None
                 _say(f"{label}: failed\n{error}")
                 continue
             row.runs.append(run)
+            homes[tool.name] = home
             _say(f"{label}: {_outcome(run)}")
         write_results(out, {**about, "rounds": number + 1}, rows)
     _say(f"\n{tables(*read_results(out))}\n\nwritten: {out}")
