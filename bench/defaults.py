@@ -17,6 +17,9 @@ from pathlib import Path
 import zoo
 
 CANDIDATES: dict[str, dict[str, object]] = {
+    "probe": {"train": "probe"},
+    "probe, sgd 1e-3 x1": {"train": "probe+finetune", "lr": 1e-3, "head_lr_mult": 1.0},
+    "probe, sgd 5e-4 x1": {"train": "probe+finetune", "lr": 5e-4, "head_lr_mult": 1.0},
     "sgd 1e-4 x30": {"optimizer": "sgd", "lr": 1e-4, "head_lr_mult": 30.0},
     "sgd 5e-4 x10": {"optimizer": "sgd", "lr": 5e-4, "head_lr_mult": 10.0},
     "sgd 5e-4 x30": {"optimizer": "sgd", "lr": 5e-4, "head_lr_mult": 30.0},
@@ -79,7 +82,7 @@ def main() -> None:
                         out=Path(folder) / "run",
                         seed=seed,
                         listen=listen,
-                        **{"epochs": args.epochs, **fields},
+                        **{"epochs": args.epochs, "train": "finetune", **fields},
                     )
                     seconds = time.perf_counter() - started
                 writer.writerow(

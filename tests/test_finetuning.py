@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 import zoo
 from tests.conftest import QUICK, TINY
-from zoo.engine.events import EpochEnd, Interrupted, Note, StepEnd
+from zoo.engine.events import EpochEnd, Interrupted, Note, Progress, StepEnd
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
 from zoo.finetuning import execute, warn
 from zoo.planning import Plan, prepare
@@ -24,7 +24,7 @@ from zoo.weights import read_state_dict, tensors_sha256
 
 def hear(data, **fields):
     events = []
-    zoo.finetune(data, out=Path("run"), listen=events.append, **{**QUICK, **fields})
+    zoo.finetune(data, listen=events.append, **{"out": Path("run"), **QUICK, **fields})
     return events
 
 
@@ -87,7 +87,8 @@ def test_a_frozen_backbone_comes_out_as_it_went_in(run, photos):
 
 def test_frozen_batch_norm_statistics_stand_still_while_weights_train(run, photos):
     before = read_state_dict(run.path / "model.safetensors")
-    tuned = zoo.finetune(photos, out="tuned", **{**QUICK, "weights": str(run.path)})
+    fields = {**QUICK, "weights": str(run.path), "train": "finetune"}
+    tuned = zoo.finetune(photos, out="tuned", **fields)
     after = read_state_dict(tuned.path / "model.safetensors")
     assert torch.equal(after["bn1.running_mean"], before["bn1.running_mean"])
     assert not torch.equal(after["bn1.weight"], before["bn1.weight"])
@@ -127,8 +128,16 @@ def test_the_plan_says_what_will_train(photos):
 
 
 def test_events_come_in_the_order_in_which_things_happen(photos):
-    kinds = [type(e) for e in hear(photos)]
-    assert kinds == [*[k for k in kinds if k is Note], Plan, *[StepEnd] * 3, EpochEnd]
+    def kinds(**fields):
+        return [type(e) for e in hear(photos, **fields) if not isinstance(e, Note)]
+
+    training = [*[StepEnd] * 3, EpochEnd]
+    assert kinds(cache_size=0.0) == [Plan, *training]
+    assert kinds(out="caching") == [Plan, Progress, Progress, *training]
+    assert kinds(out="cached") == [Plan, *training]
+    probe = {"train": "probe", "views": None}
+    assert kinds(out="probe", **probe) == [Plan, Progress, Progress, EpochEnd]
+    assert kinds(out="both", **{**probe, "train": "probe+finetune"}) == [Plan, EpochEnd, *training]
 
 
 def test_every_optimizer_setting_trains(photos):
@@ -356,8 +365,10 @@ def test_unbalanced_classes_are_weighted(photos, tmp_path):
 def test_adamw_has_rates_of_its_own(photos):
     made = zoo.finetune(photos, out="run", **{**QUICK, "optimizer": "adamw"})
     assert made.info.recipe.lr == 1e-3  # from random weights
-    plan = prepare(make_recipe(data=photos, backbone="efficientnet_lite0", optimizer="adamw")).plan
-    assert [g.lr for g in plan.groups] == [1e-4, pytest.approx(1e-3)]
+    given = {"data": photos, "backbone": "efficientnet_lite0", "optimizer": "adamw"}
+    for train, head_lr in (("finetune", 1e-3), ("probe+finetune", 1e-4)):
+        plan = prepare(make_recipe(train=train, **given)).plan
+        assert [g.lr for g in plan.groups] == [1e-4, pytest.approx(head_lr)]
 
 
 def test_every_torchvision_family_comes_back_from_its_file(photos, tmp_path):

@@ -27,7 +27,13 @@ from zoo.run.write import tensors_sha256
 from zoo.weights import read_state_dict
 
 #: Rates that move everything that trains at all, and batch norm that would move if it could.
-MOVING = {"lr": 0.01, "head_lr_mult": 1.0, "warmup_epochs": 0.0, "batch_norm": "train"}
+MOVING = {
+    "train": "finetune",
+    "lr": 0.01,
+    "head_lr_mult": 1.0,
+    "warmup_epochs": 0.0,
+    "batch_norm": "train",
+}
 
 
 def start(name: str) -> tuple[dict, dict]:
@@ -269,10 +275,11 @@ def test_the_plan_of_a_deep_network_is_short(photos):
 
 LAUNCHED = """
 import os, sys
-import zoo.finetuning
+import zoo
+import zoo.stages
 from zoo.run.write import tensors_sha256
 
-train = zoo.finetuning.train
+train = zoo.stages.train
 
 def watched(*args, keep, **kwargs):
     def note(model, end):
@@ -283,7 +290,7 @@ def watched(*args, keep, **kwargs):
         keep(model, end)
     train(*args, keep=note, **kwargs)
 
-zoo.finetuning.train = watched
+zoo.stages.train = watched
 zoo.finetune(sys.argv[1], out="run", recipe="launched.toml")
 """
 

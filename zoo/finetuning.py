@@ -10,19 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.data.bases import Bases
-from zoo.data.dataset import train_loader
 from zoo.data.split import Splits, names_sha256
-from zoo.data.transforms import eval_transform, train_transform
 from zoo.engine.events import EpochEnd, Interrupted, Listener, Note, ignore
 from zoo.engine.processes import decide_on_main
-from zoo.engine.train import train
 from zoo.errors import ZooError
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
 from zoo.run.card import write_card
 from zoo.run.folder import open_folder, remove_traces
-from zoo.run.inference import eval_batches
 from zoo.run.read import Run, load, read_info
 from zoo.run.write import (
     MODEL,
@@ -32,6 +27,7 @@ from zoo.run.write import (
     write_config,
     write_model,
 )
+from zoo.stages import run_stages
 
 
 def finetune(
@@ -102,28 +98,9 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
             write_card(folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
         append_metrics(folder, {k: v for k, v in vars(end).items() if k != "best"})
 
-    transform = train_transform(plan.preprocess, recipe.augment, recipe.hflip)
-    batches, sampler = train_loader(
-        Bases(splits.train, transform.prepare),
-        transform.augment,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        workers=recipe.workers or 0,
-    )
-    val_bases = Bases(splits.val, eval_transform(plan.preprocess).prepare)
-    val_batches = eval_batches(val_bases, workers=recipe.workers or 0)
     try:
-        train(
-            prepared.model,
-            backbone,
-            recipe,
-            preprocess=plan.preprocess,
-            depths=prepared.depths,
-            freezing=prepared.freezing,
-            accelerator=accelerator,
-            train_batches=batches,
-            sampler=sampler,
-            val_batches=val_batches,
+        run_stages(
+            prepared,
             class_weights=_class_weights(recipe, plan.train_counts),
             keep=keep,
             listen=listen,
@@ -138,7 +115,7 @@ def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
         kept = _kept(folder, main)
         if kept is None:
             raise
-        where = f"kept the best so far in {folder}: epoch {kept.epoch}, {kept.val_accuracy:.2%}"
+        where = f"kept the best so far in {folder}: {kept.stage}, {kept.val_accuracy:.2%}"
         raise type(error)(f"{error}\n{where}") from error
     finally:
         if main:

@@ -55,8 +55,22 @@ class Recipe(BaseModel):
         "light", description="Random changes to training images: crops; strong adds TrivialAugment."
     )
     hflip: bool = Field(True, description="Mirror training images at random.")
+    train: Literal["probe", "finetune", "probe+finetune"] = Field(
+        "probe+finetune",
+        description="probe: fit the head alone, on features that are computed once; finetune: "
+        "train by gradient descent; both: the probe's head starts the fine-tuning (LP-FT).",
+    )
+    views: int | None = Field(
+        None,
+        ge=0,
+        description="Augmented views of each training image, computed once where the backbone is "
+        "frozen; 0: a probe sees each image as it is, fine-tuning draws new ones each epoch. "
+        "Without it: 0, but up to 4 for a probe of fewer than 200 images.",
+    )
     epochs: int = Field(5, ge=1, description="Times that every training image is seen.")
-    batch_size: int = Field(16, ge=1, description="Images per step.")
+    batch_size: int | None = Field(
+        None, ge=1, description="Images per step. Without it: chosen for the machine."
+    )
     lr: float = Field(1e-3, gt=0, description="Learning rate of the backbone.")
     head_lr_mult: float = Field(
         10.0, gt=0, description="Learning rate of the head divided by the backbone's."
@@ -113,6 +127,15 @@ class Recipe(BaseModel):
     workers: int | None = Field(
         None, ge=0, description="Processes that load images. Without it: chosen for the machine."
     )
+    cache_size: float = Field(
+        10.0,
+        ge=0,
+        description="Gigabytes that all caches on this machine may take together; 0: nothing is "
+        "kept. Results don't depend on it.",
+    )
+    cache_dtype: Literal["fp32", "fp16"] = Field(
+        "fp32", description="Precision of cached activations; fp16 takes half the room."
+    )
 
     @field_validator("freeze", mode="before")
     @classmethod
@@ -154,6 +177,15 @@ class Recipe(BaseModel):
         if self.unfreeze_epochs[-1] > self.epochs:
             raise ValueError(
                 f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only {self.epochs} epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _probes_a_frozen_backbone(self) -> Recipe:
+        if self.train == "probe" and self.freeze not in ("none", "backbone"):
+            raise ValueError(
+                f'train = "probe" fits the head alone, so freeze = {self.freeze!r} means nothing; '
+                f'leave it out, or use train = "probe+finetune"'
             )
         return self
 

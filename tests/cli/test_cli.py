@@ -197,3 +197,18 @@ def test_bad_input_is_one_clear_message_and_exit_code_2(args, message, run, tmp_
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert list(Path().iterdir()) == []
+
+
+def test_a_torchvision_backbone_imports_no_timm(photos):
+    code = (
+        "import sys\n"
+        "from zoo.cli import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "print('timm' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    flags = ["--backbone=torchvision/squeezenet1_1", "--weights=none", "--image-size=64"]
+    command = [sys.executable, "-c", code, "finetune", "--data", str(photos), "--out", "run"]
+    done = subprocess.run(
+        [*command, *flags, "--epochs=1"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False True"

@@ -44,12 +44,15 @@ def batches(
     transform = train_transform(PREPROCESS, augment, True)
     keys = content_keys(samples) if store is not None else ()
     loader, sampler = train_loader(
-        Bases(samples, transform.prepare, store=store, keys=keys),
-        transform.augment,
+        ImageDataset(
+            Bases(samples, transform.prepare, store=store, keys=keys),
+            transform.augment,
+            seed=seed,
+            views=views,
+        ),
         batch_size=batch_size,
         seed=seed,
         workers=workers,
-        views=views,
     )
     sampler.epoch = epoch
     images, labels = zip(*loader, strict=True)
@@ -60,10 +63,8 @@ def test_batches_are_uint8_and_channels_last(photos):
     images, labels = batches(photos, batch_size=8)
     assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
     assert images.shape == (24, 3, *PREPROCESS.height_width)
-    loader = eval_loader(
-        Bases(samples_of(photos), train_transform(PREPROCESS, "none", 0).prepare), batch_size=8
-    )
-    for pixels, _ in loader:
+    bases = Bases(samples_of(photos), train_transform(PREPROCESS, "none", False).prepare)
+    for pixels, _ in eval_loader(ImageDataset(bases), batch_size=8):
         assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 

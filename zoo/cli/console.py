@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.engine.events import EpochEnd, Interrupted, Note, StepEnd
+from zoo.engine.events import Progress as Done
 from zoo.model.group_plan import GroupPlan
 from zoo.planning import Plan
+from zoo.run.write import stage
 
 if TYPE_CHECKING:
     from zoo.run.read import Run
@@ -32,6 +34,7 @@ class TrainingConsole:
         self._started = time.perf_counter()
         self._epoch_started = 0.0
         self._images = 0
+        self._headed = False
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -67,12 +70,14 @@ class TrainingConsole:
                 self.interrupted = True
                 self._progress.stop()
                 self.err.print(
-                    f"! interrupted; kept the best so far, epoch {event.epoch} "
+                    f"! interrupted; kept the best so far, {stage(event.epoch)} "
                     f"with val accuracy {event.val_accuracy:.2%}",
                     style="bold yellow",
                 )
             case Plan():
                 self._plan(event)
+            case Done():
+                self._done(event)
             case StepEnd():
                 self._step(event)
             case EpochEnd():
@@ -87,7 +92,7 @@ class TrainingConsole:
         seconds = time.perf_counter() - self._started
         self._progress.stop()
         self.say(
-            f"\nval accuracy {run.info.val_accuracy:.2%} (epoch {run.info.epoch}), "
+            f"\nval accuracy {run.info.val_accuracy:.2%} ({run.info.stage}), "
             f"{seconds:.0f} s in all",
             "bold",
         )
@@ -116,6 +121,19 @@ class TrainingConsole:
             self.say(line, "" if n else "bold")
         self.say("")
 
+    def _done(self, event: Done) -> None:
+        if self._progress.disable:
+            return
+        self._progress.start()
+        self._progress.update(
+            self._task,
+            visible=event.done < event.total,
+            description=event.what,
+            completed=event.done,
+            total=event.total,
+            rate="",
+        )
+
     def _step(self, event: StepEnd) -> None:
         if self._progress.disable:
             return
@@ -136,13 +154,15 @@ class TrainingConsole:
         )
 
     def _epoch(self, end: EpochEnd) -> None:
-        if end.epoch == 1:
+        if not self._headed:
+            self._headed = True
             columns = "train loss  accuracy  val loss  accuracy  lr backbone     lr head  seconds"
-            self.say(f"epoch  {columns}", "bold")
+            self.say(f"epoch  {columns}  waited", "bold")
         self.say(
-            f"{end.epoch:5}  {end.train_loss:10.4f}  {end.train_accuracy:8.2%}  "
+            f"{end.epoch or 'probe':>5}  {end.train_loss:10.4f}  {end.train_accuracy:8.2%}  "
             f"{end.val_loss:8.4f}  {end.val_accuracy:8.2%}  {end.lr_backbone:11.3g} "
-            f"{end.lr_head:11.3g}  {end.seconds:7.1f}{'  best' if end.best else ''}",
+            f"{end.lr_head:11.3g}  {end.seconds:7.1f}  {end.data_seconds:6.1f}"
+            f"{'  best' if end.best else ''}",
             "green" if end.best else "",
         )
 
@@ -213,13 +233,17 @@ def _trains(group: GroupPlan) -> str:
 def _training(plan: Plan) -> str:
     recipe = plan.recipe
     each = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
+    if recipe.train == "probe":
+        views = f" and {recipe.views} augmented views" if recipe.views else ""
+        return f"a probe on features of each image{views}, seed {recipe.seed}"
+    probe = "a probe, then " if recipe.train == "probe+finetune" else ""
     momentum = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
     fates = {group.frozen for group in plan.groups if group.part == "backbone"}
     trained = "trained where not frozen" if True in fates else "trained"
     learns = recipe.batch_norm == "train" and False in fates
     return (
-        f"{recipe.epochs} epochs, batch {recipe.batch_size}{each}, {recipe.optimizer}{momentum}, "
-        f"{recipe.schedule} schedule, batch-norm statistics "
+        f"{probe}{recipe.epochs} epochs, batch {recipe.batch_size}{each}, "
+        f"{recipe.optimizer}{momentum}, {recipe.schedule} schedule, batch-norm statistics "
         f"{trained if learns else 'frozen'}, "
         f"seed {recipe.seed}"
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from zoo.cache import Store, image_key
 from zoo.data.image import read_image, to_rgb
 from zoo.data.prepare import Prepare
 from zoo.data.split import Sample
@@ -17,18 +16,6 @@ from zoo.errors import DataError
 
 #: Bases decoded between two writes.
 _BATCH = 64
-
-
-class Store(Protocol):
-    """What keeps bases: arrays by key. It can be pickled, for worker processes that are spawned."""
-
-    def __contains__(self, key: bytes) -> bool: ...
-
-    def get(self, key: bytes) -> np.ndarray:
-        """The array; KeyError without one."""
-
-    def append(self, items: Iterable[tuple[bytes, np.ndarray]]) -> None:
-        """Keep arrays."""
 
 
 class Bases:
@@ -67,6 +54,19 @@ class Bases:
                 pass
         return self._made(position)
 
+    def many(self, positions: Sequence[int]) -> list[np.ndarray]:
+        """Several bases; those that must be made are made in threads."""
+        kept = [self.store is not None and self.keys[p] in self.store for p in positions]
+        with ThreadPoolExecutor() as pool:
+            made = [
+                None if there else pool.submit(self._made, position)
+                for position, there in zip(positions, kept, strict=True)
+            ]
+            return [
+                self[position] if future is None else future.result()
+                for position, future in zip(positions, made, strict=True)
+            ]
+
     def missing(self) -> list[int]:
         """Positions of the samples whose base the store lacks, one for each content."""
         if self.store is None:
@@ -86,13 +86,12 @@ class Bases:
         if self.store is None:
             return
         missing = self.missing()
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(missing), _BATCH):
-                positions = missing[start : start + _BATCH]
-                made = pool.map(self._made, positions)
-                self.store.append(zip((self.keys[p] for p in positions), made, strict=True))
-                if progress:
-                    progress(start + len(positions), len(missing))
+        for start in range(0, len(missing), _BATCH):
+            positions = missing[start : start + _BATCH]
+            made = self.many(positions)
+            self.store.append(zip((self.keys[p] for p in positions), made, strict=True))
+            if progress:
+                progress(start + len(positions), len(missing))
 
     def _made(self, position: int) -> np.ndarray:
         image = self.samples[position].image
@@ -114,12 +113,8 @@ def content_keys(samples: Sequence[Sample]) -> list[bytes]:
 def _content_key(sample: Sample) -> bytes:
     if not isinstance(sample.image, Path):
         image = to_rgb(sample.image)
-        return _key(repr(image.size).encode() + image.tobytes())
+        return image_key(repr(image.size).encode() + image.tobytes())
     try:
-        return _key(sample.image.read_bytes())
+        return image_key(sample.image.read_bytes())
     except OSError as error:
         raise DataError(f"can't read {sample.image}: {error.strerror}") from error
-
-
-def _key(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()

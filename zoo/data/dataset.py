@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -61,13 +62,39 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
         return len(self.bases)
 
     def __getitem__(self, index: Index) -> tuple[np.ndarray, int]:
+        _, position = index
+        return self._view(index, self.bases[position]), self.bases.samples[position].label
+
+    def batch(self, indices: Sequence[Index]) -> Tensor:
+        """The pixels (N, 3, H, W) of several at once; what must be decoded is, in threads."""
+        bases = self.bases.many([position for _, position in indices])
+        pixels = [self._view(*each) for each in zip(indices, bases, strict=True)]
+        return self.stack(pixels)
+
+    @staticmethod
+    def stack(pixels: Sequence[np.ndarray]) -> Tensor:
+        """Pixels (N, 3, H, W) uint8, channels-last in memory."""
+        return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+
+    def _view(self, index: Index, base: np.ndarray) -> np.ndarray:
+        if self.augment is None:
+            return base
         epoch, position = index
-        sample, pixels = self.bases.samples[position], self.bases[position]
-        if self.augment is not None:
-            view = view_of(epoch, self.views)
-            with _seeded(derive_seed(self.seed, "augment", view, sample.name)):
-                pixels = self.augment(pixels)
-        return pixels, sample.label
+        view, name = view_of(epoch, self.views), self.bases.samples[position].name
+        with _seeded(derive_seed(self.seed, "augment", view, name)):
+            return self.augment(base)
+
+
+class Rows(Protocol):
+    """A data set of (row, label) pairs by `Index`, and how rows become a batch."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Index) -> tuple[np.ndarray, int]: ...
+
+    @staticmethod
+    def stack(rows: Sequence[np.ndarray]) -> Tensor:
+        """(N, ...)."""
 
 
 class EpochSampler(Sampler[Index]):
@@ -90,53 +117,47 @@ class EpochSampler(Sampler[Index]):
 
 
 def train_loader(
-    bases: Bases,
-    augment: Callable[[np.ndarray], np.ndarray] | None,
-    *,
-    batch_size: int,
-    seed: int,
-    workers: int,
-    views: int | None = None,
+    dataset: Rows, *, batch_size: int, seed: int, workers: int
 ) -> tuple[Batches, EpochSampler]:
     """Shuffled batches, once the sampler's `epoch` is set.
 
     A last batch of a single image joins no batch statistics and is left out, if there are others.
     `zoo.data.transforms.to_input` makes pixels a model's input.
     """
-    sampler = EpochSampler(len(bases), seed=seed)
-    loader = DataLoader(
-        ImageDataset(bases, augment, seed=seed, views=views),
+    count = len(dataset)
+    sampler = EpochSampler(count, seed=seed)
+    drop_last = count > batch_size and count % batch_size == 1
+    return _loader(dataset, sampler, batch_size, workers, drop_last=drop_last), sampler
+
+
+def eval_loader(dataset: Rows, *, batch_size: int, workers: int = 0) -> Batches:
+    """Batches in the samples' own order."""
+    return _loader(dataset, EpochSampler(len(dataset)), batch_size, workers)
+
+
+def _loader(
+    dataset: Rows, sampler: EpochSampler, batch_size: int, workers: int, *, drop_last: bool = False
+) -> Batches:
+    return DataLoader(
+        dataset,  # type: ignore[arg-type] # it is indexed with what the sampler yields
         batch_size=batch_size,
         sampler=sampler,
-        collate_fn=_stack,
+        collate_fn=partial(_collate, stack=dataset.stack),
         # Else making an iterator draws from the global generator.
         generator=torch.Generator(),
         num_workers=workers,
         persistent_workers=workers > 0,
-        drop_last=len(bases) > batch_size and len(bases) % batch_size == 1,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return loader, sampler
-
-
-def eval_loader(bases: Bases, *, batch_size: int, workers: int = 0) -> Batches:
-    """Batches of bases in the samples' own order."""
-    return DataLoader(
-        ImageDataset(bases),
-        batch_size=batch_size,
-        sampler=EpochSampler(len(bases)),
-        collate_fn=_stack,
-        generator=torch.Generator(),
-        num_workers=workers,
-        persistent_workers=workers > 0,
+        drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _stack(batch: list[tuple[np.ndarray, int]]) -> tuple[Tensor, Tensor]:
-    """Pixels (N, 3, H, W) uint8, channels-last in memory, and labels (N,) int64."""
-    pixels, labels = zip(*batch, strict=True)
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), torch.tensor(labels)
+def _collate(
+    batch: list[tuple[np.ndarray, int]], stack: Callable[[Sequence[np.ndarray]], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Rows (N, ...) and labels (N,) int64."""
+    rows, labels = zip(*batch, strict=True)
+    return stack(rows), torch.tensor(labels)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from zoo.cache import Store, image_key
 from zoo.data.image import is_image_name, read_image
 from zoo.data.split import Sample, Splits, stratified_split
 from zoo.errors import DataError
@@ -16,7 +17,14 @@ TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation", "test")
 
 
-def read_splits(root: Path, *, val_split: float, seed: int, strict: bool = False) -> Splits:
+def read_splits(
+    root: Path,
+    *,
+    val_split: float,
+    seed: int,
+    strict: bool = False,
+    known: Store | None = None,
+) -> Splits:
     """Classes and splits of `root/class/*` or `root/train/class/*` and `root/val/class/*`.
 
     The val folder may also be called valid, validation or test. Without one, each class gives
@@ -28,6 +36,7 @@ def read_splits(root: Path, *, val_split: float, seed: int, strict: bool = False
         val_split: Share of each class held out, above 0 and below 1.
         seed: Decides which images are held out.
         strict: Make an unreadable image an error instead of leaving it out.
+        known: Has the keys of contents that were decoded before and need not be again.
 
     Raises:
         DataError: No folder, no images, fewer than two classes, a class too small to split, a val
@@ -36,7 +45,7 @@ def read_splits(root: Path, *, val_split: float, seed: int, strict: bool = False
     train_dir, val_dir, notes = split_folders(root)
     by_class, class_notes = _classes(train_dir)
     notes += class_notes
-    readable, unreadable = _readable(by_class, strict)
+    readable, unreadable = _readable(by_class, strict, known)
     class_names = tuple(readable)
     if len(class_names) < 2:
         raise _too_few_classes(train_dir, class_names)
@@ -54,7 +63,7 @@ def read_splits(root: Path, *, val_split: float, seed: int, strict: bool = False
                 f"{val_dir} has classes that {train_dir} lacks: {', '.join(strangers)}; "
                 f"train's classes are {', '.join(class_names)}"
             )
-        val_readable, val_unreadable = _readable(val_by_class, strict)
+        val_readable, val_unreadable = _readable(val_by_class, strict, known)
         unreadable += val_unreadable
         train, val = samples, _samples(root, val_readable, class_names)
         if not val:
@@ -196,12 +205,11 @@ def _storable(class_dir: Path) -> str:
 
 
 def _readable(
-    by_class: dict[str, list[Path]], strict: bool
+    by_class: dict[str, list[Path]], strict: bool, known: Store | None = None
 ) -> tuple[dict[str, list[Path]], list[str]]:
     """The files that decode, classes without any left out; and what is wrong with the others."""
     files = [file for images in by_class.values() for file in images]
-    with ThreadPoolExecutor() as pool:
-        problems = dict(zip(files, pool.map(_problem, files), strict=True))
+    problems = _problems(files, known)
     unreadable = [problem for problem in problems.values() if problem]
     if unreadable and strict:
         raise DataError("\n".join(unreadable))
@@ -209,6 +217,25 @@ def _readable(
         name: [file for file in images if not problems[file]] for name, images in by_class.items()
     }
     return {name: images for name, images in readable.items() if images}, unreadable
+
+
+def _problems(files: list[Path], known: Store | None) -> dict[Path, str]:
+    """What is wrong with each file; an empty text where nothing is."""
+    with ThreadPoolExecutor() as pool:
+        if known is None:
+            return dict(zip(files, pool.map(_problem, files), strict=True))
+        keys = dict(zip(files, pool.map(_key, files), strict=True))
+        problems = {file: "" for file, key in keys.items() if key in known}
+        rest = [file for file in files if file not in problems]
+        problems.update(zip(rest, pool.map(_problem, rest), strict=True))
+    return problems
+
+
+def _key(path: Path) -> bytes:
+    try:
+        return image_key(path.read_bytes())
+    except OSError:
+        return b""  # Of nothing that is known; what is wrong is found when it is decoded.
 
 
 def _problem(path: Path) -> str:

@@ -15,6 +15,15 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """`done` of `total` images of `what` are computed, before training."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepEnd:
     """A training step is done: `step` of `steps` in `epoch` of `epochs`, all from 1."""
 
@@ -27,12 +36,15 @@ class StepEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnd:
-    """An epoch is done; the fields are metrics.csv's columns.
+    """An epoch is done; the fields are metrics.csv's columns. Epoch 0 is the probe.
 
     Losses are mean cross entropies in nats (train's with label smoothing and class weights, if
     any), accuracies shares in 0..1 (train's on augmented images, while the model changed), learning
     rates those of the epoch's last step (the backbone's is its deepest depth's, 0 while all of it
-    is frozen), `images_per_second` of training alone.
+    is frozen), `images_per_second` of training alone (the probe's: of computing features),
+    `data_seconds` the time in which training waited for images, `peak_share` the operations a
+    second of training as a share of what matrix multiplication reaches on this device (None for the
+    probe, and where cached activations stand for a part of the network).
     """
 
     epoch: int
@@ -44,6 +56,8 @@ class EpochEnd:
     lr_head: float
     seconds: float
     images_per_second: float
+    data_seconds: float
+    peak_share: float | None
     best: bool
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,12 @@ FOLDS = 5
 
 #: Rows x features x classes beyond which one fold alone is held out.
 _MOST_WORK = 2e8
+
+#: Rows x features x classes x folds up to which one thread does the work.
+_WORK_FOR_ONE_THREAD = 1e8
+
+#: Numbers that L-BFGS may remember of its past: 10 to 100 steps.
+_HISTORY_NUMBERS = 2**26
 
 #: The path of penalties ends after so many in a row without a lower loss.
 _PATIENCE = 2
@@ -95,9 +102,10 @@ def fit_probe(
         rows.shape[1] * num_classes,
         seed,
     )
-    penalty, cv_loss, cv_accuracy = _choose_penalty(problem, held_out.to(rows.device))
     everything = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
-    fitted = problem.minimise(everything, penalty, most_iterations=300)[0]
+    with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
+        penalty, cv_loss, cv_accuracy = _choose_penalty(problem, held_out.to(rows.device))
+        fitted = problem.minimise(everything, penalty, most_iterations=300)[0]
     weight = fitted[:, :-1] / scale
     return Probe(
         weight=weight,
@@ -159,6 +167,7 @@ class _Problem:
             [weights],
             max_iter=most_iterations,
             tolerance_grad=1e-5,
+            history_size=min(100, max(10, _HISTORY_NUMBERS // weights.numel())),
             line_search_fn="strong_wolfe",
         )
 
@@ -171,6 +180,21 @@ class _Problem:
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         return weights.detach()
+
+
+@contextmanager
+def _threads_for(work: int) -> Iterator[None]:
+    """One thread for a small problem: its thousands of steps are shorter than a wait for another.
+
+    On a machine that does other things too, each step would wait until they let the others go on.
+    """
+    threads = torch.get_num_threads()
+    if work <= _WORK_FOR_ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _choose_penalty(problem: _Problem, held_out: Tensor) -> tuple[float, float, float]:
@@ -206,7 +230,8 @@ def _held_out(images: Sequence[int], labels: Sequence[int], width: int, seed: in
     order = torch.randperm(len(label_of), generator=generator).tolist()
     shuffled = [list(label_of)[n] for n in order]
     by_class = sorted(shuffled, key=lambda image: label_of[image])
-    fold_of = {image: n % FOLDS for n, image in enumerate(by_class)}
+    cuts = min(FOLDS, len(by_class))
+    fold_of = {image: n % cuts for n, image in enumerate(by_class)}
     folds = torch.tensor([fold_of[image] for image in images])
-    count = FOLDS if len(images) * width <= _MOST_WORK else 1
+    count = cuts if len(images) * width <= _MOST_WORK else 1
     return folds[:, None] == torch.arange(count)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DataLoaderConfiguration, broadcast_object_list
 
 from zoo.errors import ZooError
 
@@ -34,6 +34,8 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     options = {
         "cpu": device.type == "cpu",
         "mixed_precision": "no" if precision == "fp32" else precision,
+        # A GPU computes on while the next batch comes from pinned memory.
+        "dataloader_config": DataLoaderConfiguration(non_blocking=True),
     }
     try:
         return Accelerator(**options)

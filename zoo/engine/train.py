@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -13,33 +13,20 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from zoo import plugins
-from zoo.backbone import Backbone, Preprocess
-from zoo.data.dataset import Batches, EpochSampler, derive_seed
-from zoo.data.transforms import to_input
-from zoo.engine.events import EpochEnd, Listener, Note, StepEnd
-from zoo.errors import PluginError, TrainingError
+from zoo.backbone import Backbone
+from zoo.engine.epoch import TrainingState, rate_of, smaller_rates, train_epoch
+from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.feed import Feed, Forward
+from zoo.engine.flops import flops_per_image
+from zoo.engine.machine import matmul_peak
+from zoo.errors import TrainingError
 from zoo.model.depth import Depths
-from zoo.model.device import place
+from zoo.model.device import place, place_images
 from zoo.model.freeze import Freezing, freeze_parameters, train_mode
 from zoo.model.groups import parameter_groups
-from zoo.model.optim import lr_factor, make_optimizer, set_learning_rates
+from zoo.model.optim import make_optimizer
 from zoo.recipe import Recipe
-from zoo.run.inference import predict_logits
-
-
-@dataclass
-class TrainingState:
-    """All that changes while training, besides model and optimizer."""
-
-    step: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = math.inf
-    stale_epochs: int = 0
-
-    def improves(self, accuracy: float, loss: float) -> bool:
-        """Whether this is the best epoch so far: by accuracy, between equals by loss."""
-        return (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
+from zoo.run.inference import all_logits
 
 
 def train(
@@ -47,13 +34,11 @@ def train(
     backbone: Backbone,
     recipe: Recipe,
     *,
-    preprocess: Preprocess,
     depths: Depths,
     freezing: Freezing,
     accelerator: Accelerator,
-    train_batches: Batches,
-    sampler: EpochSampler,
-    val_batches: Batches,
+    feed: Feed,
+    state: TrainingState,
     class_weights: Tensor | None,
     keep: Callable[[nn.Module, EpochEnd], None],
     listen: Listener,
@@ -64,13 +49,11 @@ def train(
         model: With its head replaced; what the recipe freezes is frozen here.
         backbone: Says where the head is and what lies how deep.
         recipe: As resolved.
-        preprocess: How the backbone wants pixels normalised.
         depths: Of the model.
         freezing: How many of them stand still in which epoch.
         accelerator: Places model and batches.
-        train_batches: Yield (pixels (N, 3, H, W) uint8, labels (N,)).
-        sampler: Of `train_batches`; is told each epoch.
-        val_batches: The same, for validation.
+        feed: Batches for training and validation.
+        state: Its best is what an epoch must surpass.
         class_weights: Weight of each class in the loss (C,), or None.
         keep: Called after each epoch with the bare model, in every process.
         listen: Hears `StepEnd` and `EpochEnd`, and a `Note` when something unfreezes.
@@ -98,12 +81,11 @@ def train(
     freeze_parameters(trainable, depths, frozen)
     # prepare() makes calling the model compute in mixed precision; validation is in full.
     full_precision = model.forward
-    wrapped, optimizer, train_batches = accelerator.prepare(model, optimizer, train_batches)
+    wrapped, optimizer, batches = accelerator.prepare(model, optimizer, feed.train)
     bare = accelerator.unwrap_model(wrapped)
     loss_weights = None if class_weights is None else class_weights.to(accelerator.device)
-    state = TrainingState()
     for epoch in range(1, recipe.epochs + 1):
-        sampler.epoch = epoch
+        feed.sampler.epoch = epoch
         started = time.perf_counter()
         before, frozen = frozen, freezing.frozen(epoch)
         if frozen < before:
@@ -112,15 +94,18 @@ def train(
             unfrozen = depths.span(frozen, before - 1)
             listen(Note(text=f"epoch {epoch}: {unfrozen} trains from now on"))
         train_mode(bare, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm)
+        if epoch == 1 or frozen < before:
+            most = _most_images_per_second(bare, feed, accelerator)
+            started = time.perf_counter()
         try:
-            seen = _train_epoch(
+            seen = train_epoch(
                 wrapped,
                 backbone,
                 optimizer,
-                train_batches,
+                batches,
+                feed.outputs,
                 loss_weights,
                 recipe,
-                preprocess,
                 accelerator,
                 state,
                 epoch,
@@ -133,7 +118,7 @@ def train(
             ) from error
         train_seconds = time.perf_counter() - started
         try:
-            val_loss, val_accuracy = validate(bare, val_batches, preprocess, full_precision)
+            val_loss, val_accuracy = validate(bare, feed, full_precision)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{accelerator.device} has too little memory for validation; "
@@ -143,22 +128,25 @@ def train(
         val_loss, val_accuracy = broadcast_object_list([val_loss, val_accuracy])
         if not math.isfinite(val_loss):
             raise TrainingError(
-                f"the val loss is {val_loss} after epoch {epoch}; {_smaller_rates(optimizer)}"
+                f"the val loss is {val_loss} after epoch {epoch}; {smaller_rates(optimizer)}"
             )
         best = state.improves(val_accuracy, val_loss)
         state.stale_epochs = 0 if val_accuracy > state.best_accuracy else state.stale_epochs + 1
         if best:
             state.best_accuracy, state.best_loss = val_accuracy, val_loss
+        per_second = seen.images / train_seconds
         end = EpochEnd(
             epoch=epoch,
             train_loss=seen.loss / seen.images,
             train_accuracy=seen.correct / seen.images,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            lr_backbone=_rate(optimizer, "backbone"),
-            lr_head=_rate(optimizer, "head"),
+            lr_backbone=rate_of(optimizer, "backbone"),
+            lr_head=rate_of(optimizer, "head"),
             seconds=time.perf_counter() - started,
-            images_per_second=seen.images / train_seconds,
+            images_per_second=per_second,
+            data_seconds=seen.data_seconds,
+            peak_share=None if most is None else per_second / most,
             best=best,
         )
         keep(bare, end)
@@ -167,97 +155,37 @@ def train(
             break
 
 
-def validate(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    preprocess: Preprocess,
-    forward: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[float, float]:
+def validate(model: nn.Module, feed: Feed, forward: Forward) -> tuple[float, float]:
     """(mean cross entropy, accuracy) in full precision, as `zoo evaluate` computes them."""
     labels: list[Tensor] = []
 
-    def noting_labels() -> Iterable[tuple[Tensor, Tensor]]:
-        for pixels, batch_labels in batches:
+    def noting_labels() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch, batch_labels in feed.val:
             labels.append(batch_labels)
-            yield pixels, batch_labels
+            yield batch, batch_labels
 
-    logits = predict_logits(model, noting_labels(), preprocess, forward)
+    logits = all_logits(model, noting_labels(), lambda batch: feed.outputs(forward, batch))
     truth = torch.cat(labels)
     accuracy = (logits.argmax(dim=1) == truth).double().mean()
     return float(cross_entropy(logits, truth)), float(accuracy)
 
 
-@dataclass
-class _Seen:
-    loss: float = 0.0
-    correct: float = 0.0
-    images: float = 0.0
+@functools.cache
+def _peak(device: torch.device, dtype: torch.dtype) -> float:
+    return matmul_peak(device, dtype=dtype, seconds=0.1)
 
 
-def _train_epoch(
-    model: nn.Module,
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    loss_weights: Tensor | None,
-    recipe: Recipe,
-    preprocess: Preprocess,
-    accelerator: Accelerator,
-    state: TrainingState,
-    epoch: int,
-    listen: Listener,
-) -> _Seen:
-    steps = len(batches)
-    totals = torch.zeros(3, dtype=torch.float64)
-    for step, (pixels, labels) in enumerate(batches, start=1):
-        # Dropout and stochastic depth become a function of (seed, step), whatever ran before.
-        torch.manual_seed(derive_seed(recipe.seed, "step", state.step, accelerator.process_index))
-        factor = lr_factor(
-            state.step,
-            total_steps=steps * recipe.epochs,
-            warmup_steps=round(steps * recipe.warmup_epochs),
-            schedule=recipe.schedule,
-        )
-        set_learning_rates(optimizer, factor)
-        outputs = model(to_input(pixels, preprocess, accelerator.device))
-        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        # A frozen network is in eval mode, in which it gives no auxiliary logits.
-        if not isinstance(logits, Tensor) or len(auxiliary) not in (0, len(backbone.aux)):
-            raise PluginError(
-                f"{plugins.describe(backbone)} gives a {type(outputs).__name__} of "
-                f"{1 + len(auxiliary)} in train mode, zoo needs logits (N, classes) "
-                f"and as many auxiliary ones as the head declares: {len(backbone.aux)}"
-            )
-        loss = torch.stack(
-            [
-                loss_share
-                * cross_entropy(
-                    each.float(),
-                    labels,
-                    weight=loss_weights,
-                    label_smoothing=recipe.label_smoothing,
-                )
-                for loss_share, each in zip(
-                    (1.0, *backbone.aux), (logits, *auxiliary), strict=bool(auxiliary)
-                )
-            ]
-        ).sum()
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {epoch}, step {step} of {steps}; "
-                f"{_smaller_rates(optimizer)}"
-            )
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        correct = (logits.detach().argmax(dim=1) == labels).sum()
-        totals += torch.tensor([loss.item() * len(labels), correct.item(), len(labels)])
-        listen(
-            StepEnd(epoch=epoch, epochs=recipe.epochs, step=step, steps=steps, images=len(labels))
-        )
-    totals = accelerator.reduce(totals.to(accelerator.device, torch.float32), reduction="sum")
-    return _Seen(*totals.tolist())
+def _most_images_per_second(model: nn.Module, feed: Feed, accelerator: Accelerator) -> float | None:
+    """Images a second if training computed as fast as matrices are multiplied here."""
+    if feed.image_size is None:
+        return None
+    device = accelerator.device
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        accelerator.mixed_precision, torch.float32
+    )
+    images = place_images(torch.zeros(2, 3, *feed.image_size), device)
+    flops = flops_per_image(model, images, backward=True)
+    return float(accelerator.num_processes * _peak(device, dtype) / flops)
 
 
 def _wrap_again(accelerator: Accelerator, wrapped: nn.Module) -> nn.Module:
@@ -271,18 +199,3 @@ def _wrap_again(accelerator: Accelerator, wrapped: nn.Module) -> nn.Module:
     bare = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     prepared: nn.Module = accelerator.prepare_model(bare)
     return prepared
-
-
-def _rate(optimizer: torch.optim.Optimizer, part: str) -> float:
-    """The learning rate of a part, where it trains; the backbone's is its deepest depth's."""
-    rates = [
-        group["lr"]
-        for group in optimizer.param_groups
-        if group["part"] == part and any(p.requires_grad for p in group["params"])
-    ]
-    return rates[-1] if rates else 0.0
-
-
-def _smaller_rates(optimizer: torch.optim.Optimizer) -> str:
-    rates = ", ".join(f"{part} {_rate(optimizer, part):g}" for part in ("backbone", "head"))
-    return f"learning rates: {rates}; try a smaller --lr or --head-lr-mult"

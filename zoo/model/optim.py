@@ -16,12 +16,15 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD (with `momentum`) or AdamW over groups that carry their own lr and weight decay.
 
+    AdamW is fused: a step takes half the time. SGD's fused kernel gains nothing to speak of, and
+    refuses what is unfrozen later.
+
     Each group's `initial_lr` is the rate that the schedule multiplies.
     """
     groups = [{**g, "initial_lr": g["lr"]} for g in groups]
     if name == "sgd":
         return torch.optim.SGD(groups, momentum=momentum)
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:

@@ -13,15 +13,25 @@ from zoo import allocator, plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.dataset import derive_seed
 from zoo.data.split import Splits
-from zoo.decisions import choose_precision, choose_workers, decide_for_demo, decide_rates
+from zoo.decisions import (
+    choose_batch_size,
+    choose_precision,
+    choose_workers,
+    decide_for_demo,
+    decide_rates,
+    decide_stages,
+    warn_of_slow_precision,
+)
 from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import decide_on_main, make_accelerator
 from zoo.errors import TrainingError
 from zoo.model.build import build_from
 from zoo.model.depth import Depths, depths
-from zoo.model.device import choose_device
+from zoo.model.device import choose_device, place
 from zoo.model.freeze import Freezing, plan_freezing
 from zoo.model.group_plan import GroupPlan
+from zoo.model.replay import Boundary
+from zoo.planning.caching import plan_activations, plan_probe
 from zoo.planning.checks import check_forward, plan_what_trains
 from zoo.planning.inputs import for_size, load_weights, read_data
 from zoo.recipe import Recipe, change
@@ -43,6 +53,7 @@ class Plan:
         preprocess: How images are prepared.
         device: Where it will compute.
         precision: `fp32`, `bf16` or `fp16`.
+        batch_size: Images per step and process.
         processes: How many train together.
         allocator: How the memory allocator is set.
         out: The run folder.
@@ -59,6 +70,7 @@ class Plan:
     preprocess: Preprocess
     device: str
     precision: str
+    batch_size: int
     processes: int
     allocator: str
     out: Path
@@ -76,6 +88,8 @@ class Prepared:
     depths: Depths
     freezing: Freezing
     accelerator: Accelerator
+    probe: Boundary | None
+    activations: Boundary | None
 
 
 def prepare(
@@ -91,6 +105,7 @@ def prepare(
     precision = choose_precision(recipe.precision, device)
     accelerator = make_accelerator(device, precision)
     listen = listen if accelerator.is_main_process else ignore
+    warn_of_slow_precision(precision, device, listen)
     backbone = plugins.get(recipe.backbone)
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
@@ -102,13 +117,11 @@ def prepare(
     splits = read_data(recipe, listen)
     recipe, loaded = load_weights(recipe, backbone, listen)
     recipe = decide_rates(recipe, listen)
+    batch_size = recipe.batch_size or choose_batch_size(len(splits.train), device)
+    recipe = change(recipe, batch_size=batch_size)
     torch.manual_seed(derive_seed(recipe.seed, "model"))
     model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
     layers = depths(model, backbone)
-    freezing = plan_freezing(
-        model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
-    )
-    groups = plan_what_trains(model, backbone, recipe, layers, freezing)
     try:
         check_forward(model, backbone, preprocess, len(splits.class_names))
     except TrainingError:
@@ -118,6 +131,19 @@ def prepare(
         size = "{} x {}".format(*preprocess.height_width)
         listen(Note(text=f"{backbone.name} can't take {recipe.image_size} pixels: {size} instead"))
         check_forward(model, backbone, preprocess, len(splits.class_names))
+    # Where it will compute, and laid out as there.
+    place(model, accelerator.device)
+    recipe, probe = plan_probe(model, backbone, recipe, layers, preprocess, listen)
+    recipe = decide_stages(recipe, len(splits.train), listen)
+    freezing = plan_freezing(
+        model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
+    )
+    groups = plan_what_trains(model, backbone, recipe, layers, freezing)
+    activations = None
+    if accelerator.num_processes == 1:
+        activations = plan_activations(
+            model, backbone, recipe, layers, freezing, preprocess, listen
+        )
     recipe = change(
         recipe,
         data=None if recipe.data is None else str(Path(recipe.data).expanduser().resolve()),
@@ -137,6 +163,7 @@ def prepare(
         preprocess=preprocess,
         device=str(accelerator.device),
         precision=precision,
+        batch_size=batch_size,
         processes=accelerator.num_processes,
         allocator=allocator.state(),
         out=folder,
@@ -152,4 +179,6 @@ def prepare(
         depths=layers,
         freezing=freezing,
         accelerator=accelerator,
+        probe=probe,
+        activations=activations,
     )

@@ -11,6 +11,7 @@ from zoo.data.demo import demo_splits
 from zoo.data.folder import read_splits
 from zoo.data.split import Splits
 from zoo.engine.events import Listener, Note
+from zoo.engine.stores import readable_store
 from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.model.size import needs_resizing, resized
 from zoo.recipe import Recipe, change
@@ -49,12 +50,14 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
     if recipe.data is None:
         return demo_splits(val_split=recipe.val_split, seed=recipe.seed)
     listen(Note(text=f"reading the images of {recipe.data}"))
-    splits = read_splits(
-        Path(recipe.data).expanduser(),
-        val_split=recipe.val_split,
-        seed=recipe.seed,
-        strict=recipe.strict,
-    )
+    with readable_store() as known:
+        splits = read_splits(
+            Path(recipe.data).expanduser(),
+            val_split=recipe.val_split,
+            seed=recipe.seed,
+            strict=recipe.strict,
+            known=known if recipe.cache_size else None,
+        )
     for problem in (*splits.notes, *splits.unreadable):
         listen(Note(text=problem, warning=True))
     if splits.unreadable:

@@ -27,7 +27,7 @@ def write_card(
         f"| {_cell(name)} | {t} | {v} |"
         for name, t, v in zip(info.class_names, train, val, strict=True)
     )
-    accuracy = f"{info.val_accuracy:.2%} of {sum(val)} (epoch {info.epoch}, the best)"
+    accuracy = f"{info.val_accuracy:.2%} of {sum(val)} ({info.stage}, the best)"
     random_warning = (
         ""
         if info.recipe.weights != "none"

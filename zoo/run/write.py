@@ -42,7 +42,7 @@ class ModelInfo:
         preprocess: How an image becomes the input, image size as trained.
         recipe: As resolved.
         weights_source: Where the starting weights came from, in words.
-        epoch: The epoch that these weights are of, from 1.
+        epoch: The epoch that these weights are of, from 1; 0 for the probe.
         val_accuracy: Share of val images that they classify correctly.
         val_sha256: SHA-256 over the names of the val images.
         versions: Of zoo, torch and what else computed.
@@ -57,6 +57,11 @@ class ModelInfo:
     val_accuracy: float
     val_sha256: str
     versions: Mapping[str, str]
+
+    @property
+    def stage(self) -> str:
+        """What these weights are of, in words."""
+        return stage(self.epoch)
 
     def to_metadata(self) -> dict[str, str]:
         """As safetensors metadata: text by text, structured values as JSON, the recipe as TOML."""
@@ -74,6 +79,11 @@ class ModelInfo:
             "val_sha256": self.val_sha256,
             "versions": json.dumps(dict(self.versions)),
         }
+
+
+def stage(epoch: int) -> str:
+    """What an epoch is, in words; 0 is the probe."""
+    return f"epoch {epoch}" if epoch else "the probe"
 
 
 def versions() -> dict[str, str]:

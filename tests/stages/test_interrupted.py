@@ -1,0 +1,207 @@
+"""Runs that are interrupted or killed while they fill a cache, and runs that share one."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import zoo
+from tests.conftest import make_photos
+from tests.stages.conftest import check_same, flags, hear, sha256, start
+from zoo import cache
+from zoo.cache.records import write
+from zoo.cli import main
+from zoo.engine.events import Interrupted, Progress
+
+#: What a run fills its cache with, by its fields.
+FILLING = {
+    "features": {"train": "probe", "views": 2},
+    "activations": {"train": "finetune", "freeze": 4, "batch_size": 64},
+    "images": {"train": "finetune", "batch_size": 64},
+}
+
+
+@pytest.fixture(scope="session")
+def many_photos(tmp_path_factory):
+    """Enough that a cache is filled in several writes: 3 classes of 70. Not to be changed."""
+    return make_photos(tmp_path_factory.mktemp("many") / "colours", 70)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes that have zoo imported already; kills those that are left."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.stages.test_interrupted", "zoo_timm", "timm"])
+    started = []
+
+    def begin(function, *args):
+        process = context.Process(target=function, args=args)
+        process.start()
+        started.append(process)
+        return process
+
+    yield begin, context
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def finetune(home, data, out, fields, events=None, go=None):
+    """A whole run in another process, which waits for `go`, and tells `events` what it fills."""
+    os.environ["ZOO_HOME"] = home
+
+    def listen(event):
+        if events is not None and isinstance(event, Progress):
+            events.send(event.what)
+
+    if go is not None:
+        go.wait()
+    zoo.finetune(data, out=out, listen=listen, **fields)
+
+
+@pytest.mark.parametrize("kind", FILLING)
+def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, kind):
+    fields = start(**FILLING[kind])
+    undisturbed, _, _ = hear(many_photos, "undisturbed", **fields, cache_size=0.0)
+    interrupted_at = []
+
+    def listen(event):
+        if isinstance(event, Progress) and event.done > 64:
+            interrupted_at.append(event.done)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        zoo.finetune(many_photos, out="run", listen=listen, **fields)
+    assert not Path("run").exists()
+    run, _, computed = hear(many_photos, "run", **fields)
+    total = 168 + 42 * (kind == "images")
+    assert interrupted_at == [128]
+    assert computed[kind] == total - 128
+    check_same(run, undisturbed)
+
+
+@pytest.mark.parametrize("kind", FILLING)
+def test_a_disk_that_fills_up_meanwhile_is_said_and_changes_nothing(many_photos, kind, monkeypatch):
+    fields = start(**FILLING[kind])
+    undisturbed, _, _ = hear(many_photos, "undisturbed", **fields, cache_size=0.0)
+    written = []
+
+    def write_two(folder, *given):
+        if folder.parent.name == kind:
+            written.append(folder)
+            if len(written) > 2:
+                raise OSError(28, "No space left on device")
+        write(folder, *given)
+
+    monkeypatch.setattr("zoo.cache.store.write", write_two)
+    run, notes, _ = hear(many_photos, "run", **fields)
+    said = [note for note in notes if "No space left on device; make room with" in note]
+    assert said
+    assert all("are not cached" in note for note in said)
+    check_same(run, undisturbed)
+
+
+def test_interrupted_after_the_probe_a_run_keeps_the_probe(many_photos):
+    events = []
+
+    def listen(event):
+        if isinstance(event, Progress) and event.what == "activations":
+            raise KeyboardInterrupt
+        events.append(event)
+
+    fields = start(train="probe+finetune", freeze=3)
+    run = zoo.finetune(many_photos, out="run", listen=listen, **fields)
+    assert run.info.epoch == 0
+    assert events[-1] == Interrupted(epoch=0, val_accuracy=run.info.val_accuracy)
+    probe, _, _ = hear(many_photos, "probe", **{**fields, "train": "probe", "freeze": "none"})
+    assert sha256(run) == sha256(probe)
+
+
+def killed_at_random_moments(many_photos, processes, monkeypatch, kind, times, seed=0):
+    """Kill a run so many times while it fills its cache, then let one finish on what is left."""
+    begin, context = processes
+    fields = start(**FILLING[kind])
+    undisturbed, _, _ = hear(many_photos, "undisturbed", **fields)
+    home = Path("killed").absolute()
+    monkeypatch.setenv("ZOO_HOME", str(home))
+    draw = random.Random(seed)
+    killed = 0
+    for n in range(times):
+        receiver, sender = context.Pipe(duplex=False)
+        process = begin(finetune, str(home), many_photos, f"run{n}", fields, sender)
+        sender.close()
+        if draw.random() < 0.7 and receiver.poll(60):
+            time.sleep(draw.uniform(0, 0.1))
+        else:
+            time.sleep(draw.uniform(0, 1))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+    assert killed
+    run, notes, _ = hear(many_photos, "finished", **fields)
+    assert not [note for note in notes if "not cached" in note]
+    assert sha256(run) == sha256(undisturbed)
+
+
+@pytest.mark.parametrize("kind", FILLING)
+def test_a_killed_run_leaves_a_cache_that_gives_the_same(many_photos, processes, kind, monkeypatch):
+    killed_at_random_moments(many_photos, processes, monkeypatch, kind, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FILLING)
+@pytest.mark.parametrize("repeat", range(20))
+def test_a_run_killed_again_and_again_leaves_a_cache_that_gives_the_same(
+    many_photos, processes, kind, monkeypatch, repeat
+):
+    killed_at_random_moments(many_photos, processes, monkeypatch, kind, 1 + repeat % 4, seed=repeat)
+
+
+@pytest.mark.parametrize("kind", FILLING)
+def test_two_runs_that_fill_one_cache_at_once_give_the_same(photos, processes, kind):
+    begin, context = processes
+    fields = start(**FILLING[kind])
+    plain, _, _ = hear(photos, "plain", **fields, cache_size=0.0)
+    home, go = str(Path("home").absolute()), context.Event()
+    both = [begin(finetune, home, photos, f"run{n}", fields, None, go) for n in range(2)]
+    go.set()
+    for process in both:
+        process.join(120)
+        assert process.exitcode == 0
+    first, second = (zoo.load(f"run{n}") for n in range(2))
+    assert sha256(first) == sha256(second)
+    check_same(first, plain)
+
+
+def command(home, arguments, events):
+    """`zoo` in another process, as a terminal starts it."""
+    os.environ["ZOO_HOME"] = home
+    events.send("starts")
+    main(arguments)
+
+
+@pytest.mark.parametrize("kind", ["features", "activations"])
+def test_ctrl_c_while_a_cache_is_filled_leaves_no_run_folder(
+    many_photos, processes, kind, monkeypatch
+):
+    begin, context = processes
+    fields = {**start(**FILLING[kind]), "data": many_photos, "out": "run"}
+    arguments = ["finetune", *flags(fields)]
+    receiver, sender = context.Pipe(duplex=False)
+    home = Path("home").absolute()
+    monkeypatch.setenv("ZOO_HOME", str(home))
+    process = begin(command, str(home), arguments, sender)
+    assert receiver.recv() == "starts"
+    index = home / "cache" / kind
+    deadline = time.monotonic() + 60
+    while not list(index.glob("*/index.bin")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert not Path("run").exists()
+    assert any(store.kind == kind for store in cache.stored())

@@ -1,0 +1,64 @@
+"""What of the network can be computed once: a probe's features, a frozen part's activations."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from zoo.backbone import Backbone, Preprocess
+from zoo.engine.events import Listener, Note
+from zoo.engine.probing import probe_boundary
+from zoo.errors import BoundaryError, TrainingError
+from zoo.model.boundary import find_boundary
+from zoo.model.depth import Depths
+from zoo.model.freeze import Freezing, freeze_parameters, train_mode
+from zoo.model.replay import Boundary
+from zoo.recipe import Recipe, change
+
+
+def plan_probe(
+    model: nn.Module,
+    backbone: Backbone,
+    recipe: Recipe,
+    depths: Depths,
+    preprocess: Preprocess,
+    listen: Listener,
+) -> tuple[Recipe, Boundary | None]:
+    """Where a probe's features are read, if there is to be one and the head allows it.
+
+    Raises:
+        TrainingError: A probe was asked for by name, and the head does not allow it.
+    """
+    if recipe.train == "finetune":
+        return recipe, None
+    try:
+        return recipe, probe_boundary(model, backbone, depths, preprocess.height_width)
+    except BoundaryError as error:
+        if "train" in recipe.model_fields_set:
+            raise TrainingError(f"{error}; use --train finetune") from error
+        listen(Note(text=f"{error}: train = finetune"))
+        return change(recipe, train="finetune"), None
+
+
+def plan_activations(
+    model: nn.Module,
+    backbone: Backbone,
+    recipe: Recipe,
+    depths: Depths,
+    freezing: Freezing,
+    preprocess: Preprocess,
+    listen: Listener,
+) -> Boundary | None:
+    """Up to where activations are computed once, if something is frozen throughout."""
+    if not freezing.always or recipe.train == "probe" or not recipe.cache_size:
+        return None
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    freeze_parameters(trained, depths, freezing.always)
+    train_mode(model, backbone, depths, frozen=freezing.always, batch_norm=recipe.batch_norm)
+    try:
+        return find_boundary(model, backbone, image_size=preprocess.height_width)
+    except BoundaryError as error:
+        listen(Note(text=f"activations are not cached: {error}"))
+        return None
+    finally:
+        for _, parameter in trained:
+            parameter.requires_grad_(True)
