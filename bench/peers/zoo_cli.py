@@ -14,6 +14,8 @@ import common
 _PLAN = re.compile(r"^images\s+(\d+) train, ")
 #: A row of the table of epochs: epoch, train loss and accuracy, val loss and accuracy, and so on.
 _EPOCH = re.compile(r"^\s*(\d+)\s+\S+\s+[\d.]+%\s+\S+\s+([\d.]+)%")
+#: The same of the probe, which comes before the first epoch.
+_PROBE = re.compile(r"^\s*probe\s+\S+\s+[\d.]+%\s+\S+\s+([\d.]+)%")
 _ACCURACY = re.compile(r"val accuracy ([\d.]+)%")
 
 
@@ -40,7 +42,7 @@ def report(printed: list[tuple[float, str]], speeds: dict[int, float]) -> None:
             images += per_epoch
             train_seconds += per_epoch / speeds[int(match[1])]
             _say(t, images, train_seconds, match[2])
-        elif match := _ACCURACY.search(line):
+        elif match := _PROBE.match(line) or _ACCURACY.search(line):
             _say(t, images, train_seconds, match[1])
 
 
