@@ -75,6 +75,7 @@ def test_the_article_is_followed_to_the_letter():
     recipe = make_recipe(ROOT / "recipes" / "article.toml")
     told = {
         "backbone": "torchvision/resnet18",
+        "train": "finetune",
         "weights": "pretrained",
         "head_init": "xavier_uniform",
         "optimizer": "sgd",

@@ -30,7 +30,6 @@ _ROWS_ENOUGH, _MOST_VIEWS = 200, 4
 FROM_SCRATCH = {"train": "finetune", "batch_norm": "train", "lr": 0.05, "head_lr_mult": 1.0}
 FROM_SCRATCH_ADAMW = {**FROM_SCRATCH, "lr": 1e-3}
 
-
 #: Steps that an epoch should have before a batch is made larger.
 _FEWEST_STEPS = 32
 

@@ -185,6 +185,7 @@ def _activation_feed(
     """Activations of all that training and validation will see; None where they can't be kept."""
     recipe, accelerator, model = prepared.plan.recipe, prepared.accelerator, prepared.model
     views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
+    weights_sha256 = backbone_sha256(model, prepared.backbone)
     kept: list[Store] = []
     for what, dataset, transform, indices, precision in (
         ("activations", images.views, images.augmented, views, prepared.plan.precision),
@@ -196,7 +197,7 @@ def _activation_feed(
             transform,
             [(dataset, indices)],
             backbone=prepared.backbone,
-            weights_sha256=backbone_sha256(model, prepared.backbone),
+            weights_sha256=weights_sha256,
             precision=precision,
             recipe=recipe,
             stores=stores,

@@ -203,7 +203,6 @@ def _choose_penalty(problem: _Problem, held_out: Tensor) -> tuple[float, float, 
     `held_out` (N, probes) says which rows those are.
     """
     shares = held_out.sum(dim=0) / held_out.sum()
-
     chosen = ~held_out
     best = (PENALTIES[0], math.inf, 0.0)
     weights, worse = None, 0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +20,7 @@ from zoo.engine.probe import Probe, fit_probe
 from zoo.errors import BoundaryError
 from zoo.model.boundary import find_boundary
 from zoo.model.depth import Depths
-from zoo.model.freeze import train_mode
+from zoo.model.freeze import frozen_meanwhile
 from zoo.model.fuse import fuse_batch_norms
 from zoo.model.head import head_leaves
 from zoo.model.replay import Boundary, activations, replay
@@ -45,7 +44,7 @@ def probe_boundary(
         kind = type(leaf).__name__
         bias = " without a bias" if isinstance(leaf, nn.Linear | nn.Conv2d) else ""
         raise BoundaryError(f"{refusal}{path} is a {kind}{bias}")
-    with frozen_whole(model, backbone, depths):
+    with frozen_meanwhile(model, backbone, depths, frozen=len(depths), batch_norm="frozen"):
         boundary = find_boundary(model, backbone, image_size=image_size)
         noise = torch.Generator().manual_seed(0)
         rows = torch.randn(2, *boundary.shape, generator=noise).to(leaf.weight.device)
@@ -154,24 +153,6 @@ def train_probe(
         peak_share=None,
         best=True,
     )
-
-
-@contextmanager
-def frozen_whole(model: nn.Module, backbone: Backbone, depths: Depths) -> Iterator[None]:
-    """The whole backbone frozen, for a while."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    modes = {module: module.training for module in model.modules()}
-    head = {id(p) for leaf in head_leaves(model, backbone).values() for p in leaf.parameters()}
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(id(parameter) in head)
-        train_mode(model, backbone, depths, frozen=len(depths), batch_norm="frozen")
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for module, training in modes.items():
-            module.training = training
 
 
 def _features(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from zoo.backbone import Backbone
 from zoo.errors import RecipeError
 from zoo.model.depth import Depths, require_stages
 from zoo.model.head import head_leaves
+from zoo.model.replay import modes_kept
 
 BatchNorm = Literal["frozen", "train"]
 
@@ -119,6 +121,22 @@ def train_mode(
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
+
+
+@contextmanager
+def frozen_meanwhile(
+    model: nn.Module, backbone: Backbone, depths: Depths, *, frozen: int, batch_norm: BatchNorm
+) -> Iterator[None]:
+    """The first `frozen` depths frozen, parameters and modes, and all as it was afterwards."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    with modes_kept(model):
+        try:
+            freeze_parameters(trained, depths, frozen)
+            train_mode(model, backbone, depths, frozen=frozen, batch_norm=batch_norm)
+            yield
+        finally:
+            for _, parameter in trained:
+                parameter.requires_grad_(True)
 
 
 def learns_statistics(model: nn.Module) -> bool:

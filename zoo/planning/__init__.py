@@ -139,11 +139,16 @@ def prepare(
         model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
     )
     groups = plan_what_trains(model, backbone, recipe, layers, freezing)
-    activations = None
-    if accelerator.num_processes == 1:
-        activations = plan_activations(
-            model, backbone, recipe, layers, freezing, preprocess, listen
-        )
+    activations = plan_activations(
+        model,
+        backbone,
+        recipe,
+        layers,
+        freezing,
+        preprocess,
+        accelerator.num_processes,
+        listen,
+    )
     recipe = change(
         recipe,
         data=None if recipe.data is None else str(Path(recipe.data).expanduser().resolve()),

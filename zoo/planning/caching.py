@@ -10,7 +10,7 @@ from zoo.engine.probing import probe_boundary
 from zoo.errors import BoundaryError, TrainingError
 from zoo.model.boundary import find_boundary
 from zoo.model.depth import Depths
-from zoo.model.freeze import Freezing, freeze_parameters, train_mode
+from zoo.model.freeze import Freezing, frozen_meanwhile
 from zoo.model.replay import Boundary
 from zoo.recipe import Recipe, change
 
@@ -46,19 +46,19 @@ def plan_activations(
     depths: Depths,
     freezing: Freezing,
     preprocess: Preprocess,
+    processes: int,
     listen: Listener,
 ) -> Boundary | None:
     """Up to where activations are computed once, if something is frozen throughout."""
     if not freezing.always or recipe.train == "probe" or not recipe.cache_size:
         return None
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    freeze_parameters(trained, depths, freezing.always)
-    train_mode(model, backbone, depths, frozen=freezing.always, batch_norm=recipe.batch_norm)
-    try:
-        return find_boundary(model, backbone, image_size=preprocess.height_width)
-    except BoundaryError as error:
-        listen(Note(text=f"activations are not cached: {error}"))
+    if processes > 1:
+        listen(Note(text="activations are not cached: several processes train together"))
         return None
-    finally:
-        for _, parameter in trained:
-            parameter.requires_grad_(True)
+    frozen = freezing.always
+    with frozen_meanwhile(model, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm):
+        try:
+            return find_boundary(model, backbone, image_size=preprocess.height_width)
+        except BoundaryError as error:
+            listen(Note(text=f"activations are not cached: {error}"))
+            return None
