@@ -32,7 +32,7 @@ def run(how, **environment):
 def test_a_tuned_allocator_keeps_large_blocks():
     """Twenty times 128 MiB, freed and asked for again."""
     kept, state = run("tuned")
-    assert state == "glibc, tuned to keep up to 1 GiB of freed memory"
+    assert state == "glibc, tuned to keep up to 256 MiB of freed memory"
     mapped, state = run("as it is")
     assert state == "the system's own settings"
     assert kept < mapped / 10

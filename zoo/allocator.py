@@ -10,7 +10,7 @@ import sys
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 #: How much freed memory glibc may keep at the end of its heap, and by how much it grows, in bytes.
-KEPT = 2**30
+KEPT = 2**28
 GROWTH = 2**26
 
 #: What the user may have set for glibc itself, which then wins.
@@ -25,8 +25,8 @@ def tune() -> str:
 
     By default glibc asks the system for each block of more than 32 MiB and returns it when it is
     freed, and every layer of a network on a CPU then waits until its memory is mapped and zeroed
-    again. With mallopt(3) large blocks come from the heap (M_MMAP_MAX = 0), which keeps up to 1 GiB
-    that is free (M_TRIM_THRESHOLD) and grows by 64 MiB (M_TOP_PAD).
+    again. With mallopt(3) large blocks come from the heap (M_MMAP_MAX = 0), which keeps up to 256
+    MiB that is free (M_TRIM_THRESHOLD) and grows by 64 MiB (M_TOP_PAD).
 
     Returns:
         What was done, in words; `state` gives it again.
@@ -50,4 +50,4 @@ def _tune() -> str:
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, KEPT), (_M_TOP_PAD, GROWTH))
     if not all(libc.mallopt(parameter, value) for parameter, value in settings):
         return "the system's own settings (glibc refused others)"
-    return f"glibc, tuned to keep up to {KEPT >> 30} GiB of freed memory"
+    return f"glibc, tuned to keep up to {KEPT >> 20} MiB of freed memory"
