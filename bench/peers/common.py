@@ -20,7 +20,7 @@ STARTED = float(os.environ.get("BENCH_STARTED", time.time()))
 if os.environ.get("BENCH_ALLOCATOR"):
     # What zoo does on its own: keep freed memory instead of giving it back to be asked for again.
     libc = ctypes.CDLL(None)
-    for option, value in ((-4, 0), (-1, 1 << 30), (-2, 64 << 20)):  # MMAP_MAX, TRIM_THRESHOLD, PAD
+    for option, value in ((-4, 0), (-1, 1 << 28), (-2, 64 << 20)):  # MMAP_MAX, TRIM_THRESHOLD, PAD
         if not libc.mallopt(option, value):
             sys.exit(f"mallopt({option}, {value}) was refused")
 
