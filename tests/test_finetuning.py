@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 import zoo
 from tests.conftest import QUICK, TINY
-from zoo.engine.events import EpochEnd, Interrupted, Note, Progress, StepEnd
+from zoo.engine.events import EpochEnd, Note, Progress, StepEnd
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
 from zoo.finetuning import execute, warn
 from zoo.planning import Plan, prepare
@@ -34,7 +34,8 @@ def sha256(run: Path) -> str:
 
 def test_the_run_folder_holds_what_it_promises(run, split_photos):
     names = {p.name for p in run.path.iterdir()}
-    assert names == {"model.safetensors", "config.json", "recipe.toml", "metrics.csv", "README.md"}
+    files = {"model.safetensors", "config.json", "recipe.toml", "metrics.csv", "README.md"}
+    assert names == {*files, "checkpoint"}
     with safe_open(run.path / "model.safetensors", framework="pt") as file:
         details = file.metadata()
     assert json.loads(details["class_names"]) == ["blue", "green", "red"]
@@ -163,23 +164,21 @@ def test_interrupted_training_keeps_the_best_so_far(photos):
     def listen(event):
         if isinstance(event, StepEnd) and event.epoch == 2:
             raise KeyboardInterrupt
-        events.append(event)
 
-    events = []
-    kept = zoo.finetune(photos, out="run", listen=listen, **{**QUICK, "epochs": 5})
-    assert kept.info.epoch == 1
-    assert events[-1] == Interrupted(epoch=1, val_accuracy=kept.info.val_accuracy)
+    with pytest.raises(zoo.Stopped, match="kept the best so far in run: epoch 1"):
+        zoo.finetune(photos, out="run", listen=listen, **{**QUICK, "epochs": 5})
+    assert zoo.load("run").info.epoch == 1
     assert len(Path("run/metrics.csv").read_text().splitlines()) == 2
 
 
-def test_interrupted_before_the_first_epoch_leaves_nothing(photos):
+def test_interrupted_before_the_first_epoch_it_can_be_gone_on_with(photos):
     def listen(event):
         if isinstance(event, StepEnd):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(zoo.Stopped, match=r"^go on with: zoo finetune --resume run$"):
         zoo.finetune(photos, out="run", listen=listen, **QUICK)
-    assert not Path("run").exists()
+    assert zoo.resume("run").info.epoch == 1
 
 
 @pytest.mark.parametrize(("batch_size", "message"), [(8, "loss is nan"), (64, "val loss is nan")])
@@ -233,13 +232,16 @@ def test_runs_that_start_together_never_share_a_folder(photos, out):
             assert other.path.name == kept.path.name + "-2"
             assert "another run has taken" in str(caught[-1].message)
         else:
-            with pytest.raises(RunError, match="taken by another run meanwhile"):
+            with pytest.raises(RunError, match="holds a run already"):
                 execute(second)
     assert zoo.load(kept.path).info.recipe.seed == 0
 
 
 def test_a_run_is_never_overwritten(run, photos, tmp_path):
     copy = shutil.copytree(run.path, tmp_path / "copy")
+    with pytest.raises(RunError, match=r"holds a run already.*zoo finetune --resume"):
+        zoo.finetune(photos, out=copy, **QUICK)
+    shutil.rmtree(copy / "checkpoint")
     for name in ("model.safetensors", "recipe.toml", "metrics.csv"):
         with pytest.raises(RunError, match="holds a run already"):
             zoo.finetune(photos, out=copy, **QUICK)

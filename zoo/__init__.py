@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo import weights
     from zoo.backbone import Backbone, Head, LeftOut, Preprocess, Weights
-    from zoo.errors import ZooError
-    from zoo.finetuning import finetune
+    from zoo.errors import Stopped, ZooError
+    from zoo.finetuning import finetune, resume
     from zoo.hookspecs import hookimpl
     from zoo.model.build import build
     from zoo.model.groups import parameter_groups
@@ -31,6 +31,7 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "Run",
+    "Stopped",
     "Weights",
     "ZooError",
     "backbones",
@@ -39,6 +40,7 @@ __all__ = [
     "hookimpl",
     "load",
     "parameter_groups",
+    "resume",
     "weights",
 ]
 
@@ -48,6 +50,7 @@ _HOME = {
     "LeftOut": "zoo.backbone",
     "Preprocess": "zoo.backbone",
     "Weights": "zoo.backbone",
+    "Stopped": "zoo.errors",
     "ZooError": "zoo.errors",
     "hookimpl": "zoo.hookspecs",
     "backbones": "zoo.plugins",
@@ -58,6 +61,7 @@ _HOME = {
     "Run": "zoo.run.read",
     "load": "zoo.run.read",
     "finetune": "zoo.finetuning",
+    "resume": "zoo.finetuning",
 }
 
 

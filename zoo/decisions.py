@@ -55,6 +55,9 @@ def decide_stages(recipe: Recipe, train_images: int, listen: Listener) -> Recipe
     recipe = change(recipe, views=recipe.views or 0)
     if recipe.train == "finetune":
         return recipe
+    if recipe.head_init != Recipe.model_fields["head_init"].default:
+        text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
+        listen(Note(text=text))
     if recipe.train == "probe":
         return change(recipe, freeze="backbone")
     changes = PROBED if recipe.optimizer == "sgd" else PROBED_ADAMW

@@ -45,5 +45,21 @@ class TrainingError(ZooError):
     """Training that can't start on this machine or can't go on."""
 
 
+class NonFiniteError(TrainingError):
+    """A loss or weights that are no numbers any more."""
+
+
 class BoundaryError(ZooError):
     """A network that can't be cut where its frozen part ends."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that a signal ended in good order: what was done is kept, and can be gone on with.
+
+    Attributes:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int, text: str = "") -> None:
+        super().__init__(text)
+        self.signum = signum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ def home() -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write into; synced to disk, and only then put in its place.
 
+    When this ends the folder is synced too, so that the new file survives a crash of the machine.
+
     Raises:
         OSError: It can't be written; an older file of that name is intact.
     """
@@ -36,6 +39,20 @@ def replacing(path: Path) -> Iterator[Path]:
         os.umask(umask)
         beside.chmod(0o666 & ~umask)
         beside.replace(path)
+        _sync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # Elsewhere a folder can't be opened.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # Some network file systems have no such thing.
+            raise
+    finally:
+        os.close(handle)

@@ -1,32 +1,29 @@
-"""The whole path, from recipe to run folder."""
+"""The whole path, from recipe to run folder; and on from where one was interrupted."""
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from zoo.data.split import Splits, names_sha256
-from zoo.engine.events import EpochEnd, Interrupted, Listener, Note, ignore
+from zoo.data.bases import content_keys
+from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import decide_on_main
-from zoo.errors import ZooError
+from zoo.engine.stopping import stoppable
+from zoo.errors import Stopped, ZooError
+from zoo.keeping import Keeper
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
-from zoo.run.card import write_card
-from zoo.run.folder import open_folder, remove_traces
-from zoo.run.read import Run, load, read_info
-from zoo.run.write import (
-    MODEL,
-    ModelInfo,
-    append_metrics,
-    versions,
-    write_config,
-    write_model,
-)
+from zoo.resuming import DataKeys
+from zoo.run.checkpoint import ORPHANS, Checkpoint, holding, read_checkpoint
+from zoo.run.folder import open_folder
+from zoo.run.read import Run, load
 from zoo.stages import run_stages
 
 
@@ -47,7 +44,7 @@ def finetune(
             recipe's, or the demo.
         out: The run folder, which must not hold a run; default: a new one below `runs/`.
         recipe: TOML file with fields, or a `zoo.Recipe`; those given here win.
-        listen: Called with a `Note`, `Plan`, `StepEnd`, `EpochEnd` or `Interrupted` as it happens.
+        listen: Called with a `Note`, `Plan`, `Progress`, `StepEnd` or `EpochEnd` as it happens.
             By default only a warning makes itself heard, as a UserWarning.
         **fields: Fields of `zoo.Recipe`.
 
@@ -57,13 +54,67 @@ def finetune(
     Raises:
         ZooError: Whatever is wrong with what was given, before anything is written; or training
             that can't go on.
-        KeyboardInterrupt: Interrupted before the first epoch ended. After that, an interrupt ends
-            training and the best epoch so far is returned.
+        zoo.Stopped: SIGINT (Ctrl-C) or SIGTERM, a KeyboardInterrupt: the step was finished, a
+            checkpoint written; `zoo.resume` goes on from there. Signals are left alone outside the
+            main thread, and where the program handles them itself.
     """
     listen = listen or warn
     if data is not None:
         fields["data"] = data
     return execute(prepare(make_recipe(recipe, **fields), out=out, listen=listen), listen)
+
+
+def resume(
+    run: str | Path,
+    *,
+    allow_changed: bool = False,
+    listen: Listener | None = None,
+    **fields: Any,
+) -> Run:
+    """Go on with a run that was interrupted, and come to the very weights it would have come to.
+
+        run = zoo.resume("runs/photos-resnet18")
+
+    Args:
+        run: Its folder. One that is complete is only read.
+        allow_changed: Go on although something that decides the result differs; the run says so.
+        listen: As in `finetune`.
+        **fields: Fields of `zoo.Recipe` that are to be others from now on.
+
+    Returns:
+        The run, as read back from its folder.
+
+    Raises:
+        ZooError: There is nothing to go on from, it is damaged, or something differs.
+        zoo.Stopped: As in `finetune`.
+    """
+    listen = listen or warn
+    checkpoint = read_checkpoint(Path(run).expanduser())
+    if is_complete(checkpoint):
+        return load(run)
+    return execute(
+        prepare_again(run, checkpoint, listen, **fields), listen, checkpoint, allow_changed
+    )
+
+
+def is_complete(checkpoint: Checkpoint) -> bool:
+    """Whether there is nothing left to do."""
+    return bool(checkpoint.about["complete"])
+
+
+def prepare_again(
+    run: str | Path, checkpoint: Checkpoint, listen: Listener, **fields: Any
+) -> Prepared:
+    """Everything up to the next step of an interrupted run.
+
+    Raises:
+        ZooError: As in `resume`.
+    """
+    recipe = make_recipe(make_recipe(None, **checkpoint.about["recipe"]), **fields)
+    prepared = prepare(recipe, out=run, resuming=True, listen=listen)
+    # In words that may tell of places which are not tried again.
+    plan = replace(prepared.plan, weights_source=checkpoint.about["weights_source"])
+    return replace(prepared, plan=plan)
 
 
 def warn(event: object) -> None:
@@ -72,60 +123,72 @@ def warn(event: object) -> None:
         warnings.warn(event.text, stacklevel=2)
 
 
-def execute(prepared: Prepared, listen: Listener = ignore) -> Run:
+def execute(
+    prepared: Prepared,
+    listen: Listener = ignore,
+    checkpoint: Checkpoint | None = None,
+    allow_changed: bool = False,
+) -> Run:
     """Train as planned and leave the run folder, read back and checked.
 
+    Args:
+        prepared: Ready to start, or to go on.
+        listen: Hears what happens.
+        checkpoint: What an interrupted run goes on from.
+        allow_changed: As in `resume`.
+
     Raises:
-        ZooError, KeyboardInterrupt: As in `finetune`.
+        ZooError, Stopped: As in `finetune` and `resume`.
     """
-    plan, recipe, splits = prepared.plan, prepared.plan.recipe, prepared.splits
-    accelerator, backbone = prepared.accelerator, prepared.backbone
-    main = accelerator.is_main_process
-    listen = listen if main else ignore
-    folder = decide_on_main(
-        accelerator, lambda: open_folder(plan.out, recipe, default=plan.default_out)
-    )
+    plan, accelerator = prepared.plan, prepared.accelerator
+    listen = listen if accelerator.is_main_process else ignore
+    with ExitStack() as held:
+        folder = decide_on_main(
+            accelerator, lambda: _held(plan, held, listen, resuming=checkpoint is not None)
+        )
+        keys = DataKeys(
+            train=content_keys(prepared.splits.train), val=content_keys(prepared.splits.val)
+        )
+        keeper = Keeper(prepared, folder, checkpoint)
+        try:
+            if checkpoint is None:
+                decide_on_main(accelerator, lambda: keeper.begin(keys))
+            else:
+                decide_on_main(accelerator, lambda: keeper.go_on(keys, allow_changed, listen))
+            with stoppable() as stop:
+                run_stages(
+                    prepared,
+                    keys,
+                    state=keeper.state,
+                    resumed=keeper.resumed,
+                    class_weights=_class_weights(plan.recipe, plan.train_counts),
+                    save=keeper.save,
+                    last=keeper.last,
+                    stop=stop,
+                    listen=listen,
+                )
+                accelerator.wait_for_everyone()
+                keeper.finish()
+        except KeyboardInterrupt as stopped:
+            signum = stopped.signum if isinstance(stopped, Stopped) else signal.SIGINT
+            raise Stopped(signum, keeper.outcome()) from None
+        except ZooError as error:
+            if checkpoint is not None or keeper.kept:
+                raise type(error)(f"{error}\n{keeper.outcome()}") from error
+            keeper.drop()
+            raise
+    return load(folder, device=plan.recipe.device)
+
+
+def _held(plan: Plan, held: ExitStack, listen: Listener, *, resuming: bool) -> Path:
+    """The run folder, held by this process until `held` is closed."""
+    if resuming:
+        held.enter_context(holding(plan.out, patience=ORPHANS))
+        return plan.out
+    folder = held.enter_context(open_folder(plan.out, plan.recipe, default=plan.default_out))
     if folder != plan.out:
         listen(Note(text=f"run folder {folder}: another run has taken {plan.out}", warning=True))
-
-    def keep(model: nn.Module, end: EpochEnd) -> None:
-        if not main:
-            return
-        if end.best:
-            info = _info(plan, end, splits)
-            write_config(folder, backbone, info)
-            write_model(folder, model.state_dict(), info)
-            write_card(folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
-        append_metrics(folder, {k: v for k, v in vars(end).items() if k != "best"})
-
-    try:
-        run_stages(
-            prepared,
-            class_weights=_class_weights(recipe, plan.train_counts),
-            keep=keep,
-            listen=listen,
-        )
-        accelerator.wait_for_everyone()
-    except KeyboardInterrupt:
-        kept = _kept(folder, main)
-        if kept is None:
-            raise
-        listen(Interrupted(epoch=kept.epoch, val_accuracy=kept.val_accuracy))
-    except ZooError as error:
-        kept = _kept(folder, main)
-        if kept is None:
-            raise
-        where = f"kept the best so far in {folder}: {kept.stage}, {kept.val_accuracy:.2%}"
-        raise type(error)(f"{error}\n{where}") from error
-    finally:
-        if main:
-            remove_traces(folder)
-    return load(folder, device=recipe.device)
-
-
-def _kept(folder: Path, main: bool) -> ModelInfo | None:
-    """What the main process finds kept, as the file itself says."""
-    return read_info(folder / MODEL) if main and (folder / MODEL).exists() else None
+    return folder
 
 
 def _class_weights(recipe: Recipe, counts: Sequence[int]) -> torch.Tensor | None:
@@ -133,17 +196,3 @@ def _class_weights(recipe: Recipe, counts: Sequence[int]) -> torch.Tensor | None
     if recipe.class_weights == "none":
         return None
     return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
-
-
-def _info(plan: Plan, end: EpochEnd, splits: Splits) -> ModelInfo:
-    return ModelInfo(
-        backbone=plan.backbone,
-        class_names=plan.class_names,
-        preprocess=plan.preprocess,
-        recipe=plan.recipe,
-        weights_source=plan.weights_source,
-        epoch=end.epoch,
-        val_accuracy=end.val_accuracy,
-        val_sha256=names_sha256(splits.val),
-        versions=versions(),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
@@ -20,6 +21,9 @@ from pydantic import (
 )
 
 from zoo.errors import RecipeError
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_DURATION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?[smh]", re.ASCII)
 
 
 class Recipe(BaseModel):
@@ -119,7 +123,22 @@ class Recipe(BaseModel):
     patience: int = Field(
         0, ge=0, description="Stop after so many epochs without a better val accuracy; 0: never."
     )
+    on_nan: Literal["stop", "rewind"] = Field(
+        "stop",
+        description="What to do when the loss is not finite any more; rewind: go back to the last "
+        "checkpoint, with half the learning rates.",
+    )
+    checkpoint_every: int | str = Field(
+        "10m",
+        description="How often to write a checkpoint besides at each epoch's end: after N steps, "
+        "or after a time such as 30s, 10m or 2h.",
+    )
     seed: int = Field(0, ge=0, description="Decides everything random.")
+    deterministic: bool = Field(
+        False,
+        description="On a GPU: only algorithms that give the same bits each time; slower. "
+        "A CPU's do.",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Mixed precision; auto: bf16 on GPUs that have it, else fp32."
@@ -144,6 +163,17 @@ class Recipe(BaseModel):
         if not good and not (isinstance(value, str) and value):
             raise ValueError(
                 f"freeze = {value!r}: give none, backbone, a number of depths from 1 on, or a stage"
+            )
+        return value
+
+    @field_validator("checkpoint_every", mode="before")
+    @classmethod
+    def _checkpoint_every(cls, value: object) -> object:
+        steps = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not steps and not (isinstance(value, str) and _DURATION.fullmatch(value)):
+            raise ValueError(
+                f"checkpoint_every = {value!r}: give a number of steps from 1 on, "
+                f"or a time such as 30s, 10m or 2h"
             )
         return value
 
@@ -188,6 +218,13 @@ class Recipe(BaseModel):
                 f'leave it out, or use train = "probe+finetune"'
             )
         return self
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """`checkpoint_every` in seconds; None where it is in steps."""
+        if isinstance(self.checkpoint_every, int):
+            return None
+        return float(self.checkpoint_every[:-1]) * _SECONDS[self.checkpoint_every[-1]]
 
     @property
     def unfreeze_epochs(self) -> tuple[int, ...]:

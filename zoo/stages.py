@@ -7,51 +7,65 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.cache import Store
-from zoo.data.bases import Bases, content_keys
+from zoo.data.bases import Bases
 from zoo.data.dataset import ImageDataset
 from zoo.data.transforms import Transform, eval_transform, to_input, train_transform
+from zoo.engine.checkpointing import Save, Snapshot, take
 from zoo.engine.epoch import TrainingState
 from zoo.engine.events import EpochEnd, Listener, Note, Progress
 from zoo.engine.feed import Feed, activation_feed, image_feed
 from zoo.engine.frozen import fill, views_of
 from zoo.engine.probing import train_probe
+from zoo.engine.stopping import StopRequest, deferring
 from zoo.engine.stores import Stores, backbone_sha256, image_store, note_readable, row_store
 from zoo.engine.train import train
 from zoo.errors import CacheError
 from zoo.model.replay import Boundary, activations
 from zoo.planning import Prepared
+from zoo.resuming import DataKeys
 
 
 def run_stages(
     prepared: Prepared,
+    keys: DataKeys,
     *,
+    state: TrainingState,
+    resumed: Snapshot | None,
     class_weights: Tensor | None,
-    keep: Callable[[nn.Module, EpochEnd], None],
+    save: Save,
+    last: Callable[[], Snapshot],
+    stop: StopRequest,
     listen: Listener,
 ) -> None:
     """Probe and fine-tune, as the recipe says.
 
     Args:
         prepared: Ready to start.
+        keys: Of the images' contents.
+        state: Where training is: at its beginning, or as in `resumed`.
+        resumed: What training goes on from.
         class_weights: Weight of each class in the loss (C,), or None.
-        keep: Called after the probe and after each epoch with the bare model, in every process.
+        save: Keeps a snapshot: after the probe, after each epoch and within one.
+        last: The snapshot kept last.
+        stop: Whether to stop.
         listen: Hears what happens.
 
     Raises:
-        ZooError: As `train_probe` and `train`.
+        ZooError, Stopped: As `train_probe` and `train`.
     """
     recipe = prepared.plan.recipe
-    images = _images(prepared)
-    state = TrainingState()
-    if prepared.probe is not None:
+    images = _images(prepared, keys)
+    if prepared.probe is not None and not state.probed:
         with Stores() as stores:
             end = _probe(prepared, prepared.probe, images, class_weights, stores, listen)
+        state.probed = True
         state.best_accuracy, state.best_loss = end.val_accuracy, end.val_loss
-        keep(prepared.model, end)
-        listen(end)
+        with deferring(stop):
+            save(take(prepared.model, state), end)
+            listen(end)
     if recipe.train == "probe":
         return
     with Stores() as stores:
@@ -67,8 +81,11 @@ def run_stages(
             accelerator=prepared.accelerator,
             feed=feed or _image_feed(prepared, images, stores, listen),
             state=state,
+            resumed=resumed,
             class_weights=class_weights,
-            keep=keep,
+            save=save,
+            last=last,
+            stop=stop,
             listen=listen,
         )
 
@@ -92,23 +109,22 @@ class _Images:
     augmented: Transform
 
 
-def _images(prepared: Prepared) -> _Images:
+def _images(prepared: Prepared, keys: DataKeys) -> _Images:
     recipe, splits = prepared.plan.recipe, prepared.splits
     seen = eval_transform(prepared.plan.preprocess)
     augmented = train_transform(prepared.plan.preprocess, recipe.augment, recipe.hflip)
 
-    train_keys, val_keys = content_keys(splits.train), content_keys(splits.val)
     if recipe.cache_size and prepared.accelerator.is_main_process:
-        note_readable([*train_keys, *val_keys])
+        note_readable([*keys.train, *keys.val])
     return _Images(
-        plain=ImageDataset(Bases(splits.train, seen.prepare, keys=train_keys)),
+        plain=ImageDataset(Bases(splits.train, seen.prepare, keys=keys.train)),
         views=ImageDataset(
-            Bases(splits.train, augmented.prepare, keys=train_keys),
+            Bases(splits.train, augmented.prepare, keys=keys.train),
             augmented.augment,
             seed=recipe.seed,
             views=recipe.views or None,
         ),
-        val=ImageDataset(Bases(splits.val, seen.prepare, keys=val_keys)),
+        val=ImageDataset(Bases(splits.val, seen.prepare, keys=keys.val)),
         seen=seen,
         augmented=augmented,
     )

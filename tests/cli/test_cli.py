@@ -92,18 +92,29 @@ def test_interrupted_training_exits_with_130(photos, monkeypatch):
 
     monkeypatch.setattr(train, "validate", interrupt_second)
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, "--epochs=3", code=130)
-    assert "interrupted; kept the best so far, epoch 1" in result.stderr
-    assert "val accuracy" in result.stdout
+    assert "! stopped by SIGINT" in result.stderr
+    assert "! kept the best so far in run: epoch 1" in result.stderr
+    assert "! go on with: zoo finetune --resume run" in result.stderr
     assert zoo_("predict", "run", photos / "red").stdout
 
 
-def test_interrupted_before_the_first_epoch_says_that_nothing_was_kept(photos, monkeypatch):
+def test_interrupted_before_the_first_epoch_says_how_to_go_on(photos, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("zoo.engine.train.validate", interrupt)
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, code=130)
-    assert "interrupted before the first epoch ended: nothing was kept" in result.stderr
+    assert "! go on with: zoo finetune --resume run" in result.stderr
+    assert "kept the best" not in result.stderr
+
+
+def test_interrupted_while_it_plans_a_run_leaves_nothing(photos, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.planning.read_data", interrupt)
+    result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, code=130)
+    assert "interrupted before anything was written" in result.stderr
     assert not Path("run").exists()
 
 

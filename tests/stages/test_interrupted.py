@@ -15,7 +15,7 @@ from tests.stages.conftest import check_same, flags, hear, sha256, start
 from zoo import cache
 from zoo.cache.records import write
 from zoo.cli import main
-from zoo.engine.events import Interrupted, Progress
+from zoo.engine.events import Progress
 
 #: What a run fills its cache with, by its fields.
 FILLING = {
@@ -83,8 +83,7 @@ def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, kind):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        zoo.finetune(many_photos, out="run", listen=listen, **fields)
-    assert not Path("run").exists()
+        zoo.finetune(many_photos, out="interrupted", listen=listen, **fields)
     run, _, computed = hear(many_photos, "run", **fields)
     total = 168 + 42 * (kind == "images")
     assert interrupted_at == [128]
@@ -114,17 +113,15 @@ def test_a_disk_that_fills_up_meanwhile_is_said_and_changes_nothing(many_photos,
 
 
 def test_interrupted_after_the_probe_a_run_keeps_the_probe(many_photos):
-    events = []
-
     def listen(event):
         if isinstance(event, Progress) and event.what == "activations":
             raise KeyboardInterrupt
-        events.append(event)
 
     fields = start(train="probe+finetune", freeze=3)
-    run = zoo.finetune(many_photos, out="run", listen=listen, **fields)
+    with pytest.raises(zoo.Stopped, match="kept the best so far in run: the probe"):
+        zoo.finetune(many_photos, out="run", listen=listen, **fields)
+    run = zoo.load("run")
     assert run.info.epoch == 0
-    assert events[-1] == Interrupted(epoch=0, val_accuracy=run.info.val_accuracy)
     probe, _, _ = hear(many_photos, "probe", **{**fields, "train": "probe", "freeze": "none"})
     assert sha256(run) == sha256(probe)
 
@@ -197,7 +194,7 @@ def command(home, arguments, events):
 
 
 @pytest.mark.parametrize("kind", ["features", "activations"])
-def test_ctrl_c_while_a_cache_is_filled_leaves_no_run_folder(
+def test_ctrl_c_while_a_cache_is_filled_keeps_it_and_can_be_gone_on_with(
     many_photos, processes, kind, monkeypatch
 ):
     begin, context = processes
@@ -215,5 +212,5 @@ def test_ctrl_c_while_a_cache_is_filled_leaves_no_run_folder(
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
     assert process.exitcode == 130
-    assert not Path("run").exists()
+    assert zoo.resume("run").info.val_accuracy
     assert any(store.kind == kind for store in cache.stored())

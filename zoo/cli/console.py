@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import signal
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from zoo.engine.events import EpochEnd, Interrupted, Note, StepEnd
+from zoo.engine.events import EpochEnd, Note, StepEnd
 from zoo.engine.events import Progress as Done
+from zoo.errors import Stopped
 from zoo.model.group_plan import GroupPlan
 from zoo.planning import Plan
-from zoo.run.write import stage
 
 if TYPE_CHECKING:
     from zoo.run.read import Run
@@ -30,7 +31,6 @@ class TrainingConsole:
     def __init__(self) -> None:
         self.out = Console(highlight=False, soft_wrap=True, markup=False)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-        self.interrupted = False
         self._started = time.perf_counter()
         self._epoch_started = 0.0
         self._images = 0
@@ -66,14 +66,6 @@ class TrainingConsole:
                 self.err.print(f"! {text}", style="bold yellow")
             case Note(text=text):
                 self.say(text)
-            case Interrupted():
-                self.interrupted = True
-                self._progress.stop()
-                self.err.print(
-                    f"! interrupted; kept the best so far, {stage(event.epoch)} "
-                    f"with val accuracy {event.val_accuracy:.2%}",
-                    style="bold yellow",
-                )
             case Plan():
                 self._plan(event)
             case Done():
@@ -100,6 +92,13 @@ class TrainingConsole:
             self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
         self.say(f"run folder   {run.path}")
         self.say(f"use it       zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR...")
+
+    def stopped(self, stopped: Stopped) -> None:
+        """Say what a signal left behind."""
+        self._progress.stop()
+        self.err.print(f"! stopped by {signal.Signals(stopped.signum).name}", style="bold yellow")
+        for line in str(stopped).splitlines():
+            self.err.print(f"! {line}", style="bold yellow")
 
     def _plan(self, plan: Plan) -> None:
         recipe, (height, width) = plan.recipe, plan.preprocess.height_width

@@ -11,6 +11,7 @@ import click
 
 from zoo.cli.options import allocator_option
 from zoo.cli.start import starting
+from zoo.errors import Stopped
 from zoo.recipe import Recipe, make_recipe
 
 #: What the help shows where the type alone would mislead.
@@ -75,12 +76,25 @@ def _shown(default: object) -> str:
     type=click.Path(path_type=Path),
     help="Run folder, a new or empty one.  [default: a new one below runs/]",
 )
+@click.option(
+    "--resume",
+    metavar="RUN|auto",
+    help="Go on with an interrupted run, from its folder, to the same weights; options given here "
+    "change it. auto: with --out, begin the run or go on with it.",
+)
+@click.option(
+    "--allow-changed",
+    is_flag=True,
+    help="Go on with a run although images or options differ; the run says so.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @_recipe_options
 @allocator_option
 def command(
     recipe: Path | None,
     out: Path | None,
+    resume: str | None,
+    allow_changed: bool,
     dry_run: bool,
     allocator_tuning: bool,
     **fields: object,
@@ -95,26 +109,50 @@ def command(
       zoo finetune --data photos --backbone resnet18  another one
       zoo finetune --data photos --freeze backbone    train the head only: fastest
       zoo finetune --recipe runs/x/recipe.toml        the same run again
+      zoo finetune --resume runs/x                    go on with one that was interrupted
+
+    Ctrl-C or SIGTERM: the step is finished and a checkpoint written; the exit code is 130 or 143.
     """
-    made = make_recipe(recipe, **{k: v for k, v in fields.items() if v is not None})
+    given = {k: v for k, v in fields.items() if v is not None}
+    made = make_recipe(recipe, **given)
+    if resume == "auto" and out is None:
+        raise click.UsageError("--resume auto needs --out, the folder of the run")
+    if resume not in (None, "auto") and (out is not None or recipe is not None):
+        raise click.UsageError(f"--resume {resume} says all that --out and --recipe would")
+    if allow_changed and resume is None:
+        raise click.UsageError("--allow-changed goes with --resume")
     with starting(allocator_tuning=allocator_tuning):
         from zoo.cli.console import TrainingConsole
-        from zoo.finetuning import execute
+        from zoo.finetuning import execute, is_complete, prepare_again
         from zoo.planning import prepare
+        from zoo.run.checkpoint import has_checkpoint, read_checkpoint
+        from zoo.run.read import load
 
     with TrainingConsole() as console:
         try:
-            prepared = prepare(made, out=out, listen=console)
+            folder = Path(out if out is not None else resume or ".").expanduser()
+            checkpoint = None
+            if resume is not None and (resume != "auto" or has_checkpoint(folder)):
+                checkpoint = read_checkpoint(folder)
+            if checkpoint is not None and is_complete(checkpoint):
+                console.say("complete already: there is nothing to go on with")
+                console.result(load(folder))
+                return
+            if checkpoint is None:
+                prepared = prepare(made, out=out, listen=console)
+            else:
+                changed = {name: getattr(made, name) for name in made.model_fields_set}
+                prepared = prepare_again(folder, checkpoint, console, **changed)
             main = prepared.accelerator.is_main_process
             if not dry_run:
-                run = execute(prepared, console)
+                run = execute(prepared, console, checkpoint, allow_changed)
+        except Stopped as stopped:
+            console.stopped(stopped)
+            raise SystemExit(128 + stopped.signum) from None
         except KeyboardInterrupt:
-            if not console.interrupted:
-                click.echo("! interrupted before the first epoch ended: nothing was kept", err=True)
+            click.echo("! interrupted before anything was written", err=True)
             raise SystemExit(130) from None
         if main and dry_run:
             console.say("dry run: nothing was trained or written")
         elif main:
             console.result(run)
-    if console.interrupted:
-        raise SystemExit(130)

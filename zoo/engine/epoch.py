@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,36 +20,49 @@ from zoo.backbone import Backbone
 from zoo.data.dataset import Batches, derive_seed
 from zoo.engine.events import Listener, StepEnd
 from zoo.engine.feed import Forward
-from zoo.errors import PluginError, TrainingError
+from zoo.errors import PluginError
 from zoo.model.optim import lr_factor, set_learning_rates
 from zoo.recipe import Recipe
-
-#: Steps between two looks at the loss where looking costs time.
-_LOOKS_EVERY = 16
 
 
 @dataclass
 class TrainingState:
-    """All that changes while training, besides model and optimizer."""
+    """All that changes while training, besides model and optimizer; JSON-ready.
 
+    Attributes:
+        probed: Whether the probe is done.
+        epoch: Epochs that are done, validation included.
+        step: Steps taken in all.
+        epoch_step: Steps taken of the epoch under way.
+        seen: Of those the sum of losses, of right answers, of images.
+        seconds: The time that they took.
+        data_seconds: Of that the time in which they waited for images.
+        best_accuracy: The best val accuracy so far, -1 before the first.
+        best_loss: The val loss with it; None before the first.
+        stale_epochs: Epochs since then.
+        lr_scale: What the learning rates are multiplied with, besides the schedule.
+        rewinds: How often training went back to a checkpoint since the loss was not finite.
+        history: What changed the run on its way, a line each.
+    """
+
+    probed: bool = False
+    epoch: int = 0
     step: int = 0
+    epoch_step: int = 0
+    seen: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    seconds: float = 0.0
+    data_seconds: float = 0.0
     best_accuracy: float = -1.0
-    best_loss: float = math.inf
+    best_loss: float | None = None
     stale_epochs: int = 0
+    lr_scale: float = 1.0
+    rewinds: int = 0
+    history: list[str] = field(default_factory=list)
 
     def improves(self, accuracy: float, loss: float) -> bool:
         """Whether this is the best epoch so far: by accuracy, between equals by loss."""
-        return (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What an epoch saw: the sums of loss and of right answers, images, seconds waited for data."""
-
-    loss: float
-    correct: float
-    images: float
-    data_seconds: float
+        best_loss = math.inf if self.best_loss is None else self.best_loss
+        return (accuracy, -loss) > (self.best_accuracy, -best_loss)
 
 
 def train_epoch(
@@ -61,9 +76,11 @@ def train_epoch(
     accelerator: Accelerator,
     state: TrainingState,
     epoch: int,
+    totals: Tensor,
+    after_step: Callable[[], None],
     listen: Listener,
-) -> Seen:
-    """Take a step on each batch.
+) -> None:
+    """Take a step on each batch that the epoch has left.
 
     Args:
         model: In the mode in which it trains; perhaps wrapped.
@@ -73,51 +90,65 @@ def train_epoch(
         outputs_of: As in `Feed`.
         loss_weights: (classes,) on the device, or None.
         recipe: As resolved.
-        accelerator: Averages gradients and sums what was seen over processes.
-        state: Its step is counted on.
+        accelerator: Averages gradients over processes.
+        state: Its steps are counted on.
         epoch: From 1.
+        totals: (3,) on the device; what this process saw is added: losses, right answers, images.
+        after_step: Called after each step, when the state is one to go on from.
         listen: Hears `StepEnd`.
 
     Raises:
-        TrainingError: The loss is not finite.
         PluginError: The model's output in train mode is not what the head declares.
     """
     steps = len(batches)
-    device = accelerator.device
-    totals = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64)
-    totals = totals.to(device)
-    waiting = _Waiting(batches)
-    for step, (batch, labels) in enumerate(waiting, start=1):
-        # Dropout and stochastic depth become a function of (seed, step), whatever ran before.
-        torch.manual_seed(derive_seed(recipe.seed, "step", state.step, accelerator.process_index))
+    waiting = _Waiting(_left(batches, state.epoch_step))
+    data_seconds = state.data_seconds
+
+    def set_rates(step: int) -> None:
         factor = lr_factor(
-            state.step,
+            step,
             total_steps=steps * recipe.epochs,
             warmup_steps=round(steps * recipe.warmup_epochs),
             schedule=recipe.schedule,
         )
-        set_learning_rates(optimizer, factor)
+        set_learning_rates(optimizer, factor * state.lr_scale)
+
+    if state.epoch_step:
+        set_rates(state.step - 1)  # Else an epoch that has no steps left would end with others.
+    for step, (batch, labels) in enumerate(waiting, start=state.epoch_step + 1):
+        seed_step(derive_seed(recipe.seed, "step", state.step, accelerator.process_index))
+        set_rates(state.step)
         logits, loss = _loss(outputs_of(model, batch), labels, backbone, recipe, loss_weights)
         accelerator.backward(loss)
         correct = (logits.detach().argmax(dim=1) == labels).sum()
         totals += torch.stack(
             [loss.detach() * len(labels), correct, labels.new_tensor(len(labels))]
         )
-        # To look at a number on a GPU is to wait for it.
-        looks = device.type == "cpu" or step == steps or step % _LOOKS_EVERY == 0
-        if looks and not torch.isfinite(totals[0]):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {epoch}, step {step} of {steps}; "
-                f"{smaller_rates(optimizer)}"
-            )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state.step += 1
+        state.epoch_step = step
+        state.data_seconds = data_seconds + waiting.seconds
+        after_step()
         listen(
             StepEnd(epoch=epoch, epochs=recipe.epochs, step=step, steps=steps, images=len(labels))
         )
-    loss_sum, correct_sum, images = accelerator.reduce(totals.float(), reduction="sum").tolist()
-    return Seen(loss_sum, correct_sum, images, waiting.seconds)
+
+
+def _left(batches: Batches, done: int) -> Batches:
+    """The batches of an epoch of which some are done; those are not even loaded."""
+    if not done:
+        return batches
+    rest: Batches = skip_first_batches(batches, done)
+    return rest
+
+
+def seed_step(seed: int) -> None:
+    """Make what a step draws a function of its seed: nobody's random state has to be kept."""
+    torch.manual_seed(seed)
+    # torch draws all that torchvision's and timm's networks do; a plugin's may draw elsewhere.
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def _loss(

@@ -61,14 +61,6 @@ class EpochEnd:
     best: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Interrupted:
-    """Training was interrupted; the best epoch so far (from 1) is kept."""
-
-    epoch: int
-    val_accuracy: float
-
-
 Listener = Callable[[object], None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -29,8 +30,26 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     return shared[0]
 
 
-def make_accelerator(device: torch.device, precision: str) -> Accelerator:
-    """What places models and batches on a device, in `fp32`, `bf16` or `fp16`."""
+def agree(accelerator: Accelerator, *flags: bool | torch.Tensor) -> list[bool]:
+    """Each flag, whether it is up in any process."""
+    if accelerator.num_processes == 1:
+        return [bool(flag) for flag in flags]
+    raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    return [up > 0 for up in accelerator.reduce(raised, reduction="sum").tolist()]
+
+
+def make_accelerator(
+    device: torch.device, precision: str, *, deterministic: bool = False
+) -> Accelerator:
+    """What places models and batches on a device, in `fp32`, `bf16` or `fp16`.
+
+    `deterministic` is torch's setting for the whole process: an operation that knows no other way
+    than one whose bits differ from time to time raises a RuntimeError.
+    """
+    if deterministic and device.type != "cpu":
+        torch.use_deterministic_algorithms(True)
+        # cuBLAS asks for it, before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     options = {
         "cpu": device.type == "cpu",
         "mixed_precision": "no" if precision == "fp32" else precision,

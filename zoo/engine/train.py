@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 import math
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from zoo.backbone import Backbone
+from zoo.engine.checkpointing import Clock, Save, Snapshot, is_finite, restore, rewind, take
 from zoo.engine.epoch import TrainingState, rate_of, smaller_rates, train_epoch
 from zoo.engine.events import EpochEnd, Listener, Note
-from zoo.engine.feed import Feed, Forward
-from zoo.engine.flops import flops_per_image
-from zoo.engine.machine import matmul_peak
-from zoo.errors import TrainingError
+from zoo.engine.feed import Feed
+from zoo.engine.measure import most_images_per_second, validate
+from zoo.engine.processes import agree
+from zoo.engine.stopping import StopRequest, deferring
+from zoo.errors import NonFiniteError, Stopped, TrainingError
 from zoo.model.depth import Depths
-from zoo.model.device import place, place_images
+from zoo.model.device import place
 from zoo.model.freeze import Freezing, freeze_parameters, train_mode
 from zoo.model.groups import parameter_groups
 from zoo.model.optim import make_optimizer
 from zoo.recipe import Recipe
-from zoo.run.inference import all_logits
+
+#: Steps between two looks at the loss where looking costs time.
+_LOOKS_EVERY = 16
+
+#: How often training goes back to a checkpoint before it gives up.
+_MOST_REWINDS = 10
 
 
 def train(
@@ -39,8 +44,11 @@ def train(
     accelerator: Accelerator,
     feed: Feed,
     state: TrainingState,
+    resumed: Snapshot | None,
     class_weights: Tensor | None,
-    keep: Callable[[nn.Module, EpochEnd], None],
+    save: Save,
+    last: Callable[[], Snapshot],
+    stop: StopRequest,
     listen: Listener,
 ) -> None:
     """Train for the recipe's epochs, or until patience ends.
@@ -53,14 +61,20 @@ def train(
         freezing: How many of them stand still in which epoch.
         accelerator: Places model and batches.
         feed: Batches for training and validation.
-        state: Its best is what an epoch must surpass.
+        state: Where training is; its best is what an epoch must surpass.
+        resumed: What training goes on from; None: from the model as it is.
         class_weights: Weight of each class in the loss (C,), or None.
-        keep: Called after each epoch with the bare model, in every process.
+        save: Keeps a snapshot: after each epoch, and within one as the recipe says.
+        last: The snapshot kept last.
+        stop: Whether to stop; then a snapshot is kept first.
         listen: Hears `StepEnd` and `EpochEnd`, and a `Note` when something unfreezes.
 
     Raises:
-        TrainingError: The loss is not finite, or the device's memory is too small.
+        NonFiniteError: The loss is not finite, and the recipe says to stop then, or going back to
+            the last snapshot has helped too rarely.
+        TrainingError: The device's memory is too small.
         PluginError: The model's output in train mode is not what the head declares.
+        Stopped: A signal said so.
     """
     place(model, accelerator.device)
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -77,115 +91,189 @@ def train(
         wd_on_norms=recipe.wd_on_norms,
     )
     optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
-    frozen = freezing.frozen(1)
+    if resumed is not None:
+        restore(resumed, model, state)
+    frozen = freezing.frozen(min(state.epoch + 1, recipe.epochs))
     freeze_parameters(trainable, depths, frozen)
     # prepare() makes calling the model compute in mixed precision; validation is in full.
     full_precision = model.forward
     wrapped, optimizer, batches = accelerator.prepare(model, optimizer, feed.train)
     bare = accelerator.unwrap_model(wrapped)
+    if resumed is not None:
+        restore(resumed, bare, state, optimizer, accelerator)
+        _count_steps_again(state, len(batches), recipe, accelerator)
+    elif recipe.on_nan == "rewind" and not state.probed:
+        save(take(bare, state), None)  # There must be something to go back to.
     loss_weights = None if class_weights is None else class_weights.to(accelerator.device)
-    for epoch in range(1, recipe.epochs + 1):
+    clock = Clock.of(recipe)
+    most: float | None = None
+
+    def keep() -> None:
+        state.seen = accelerator.reduce(totals.clone(), reduction="sum").tolist()
+        state.seconds = seconds + time.perf_counter() - started
+        save(take(bare, state, optimizer, accelerator), None)
+        clock.last = time.monotonic()
+
+    def after_step() -> None:
+        due = clock.by_steps(state.step)
+        # To look at a number on a GPU is to wait for it, and processes to agree to wait too.
+        looks = due or state.epoch_step == len(batches) or not state.epoch_step % _LOOKS_EVERY
+        if not looks and accelerator.device.type != "cpu":
+            return
+        broken, stopping, late = agree(
+            accelerator, not totals[0].isfinite(), stop.signum is not None, clock.by_time()
+        )
+        if broken:
+            raise _non_finite(f"the loss is {totals[0].item()}", state, len(batches), optimizer)
+        if (due or late or stopping) and not is_finite(bare):
+            raise _non_finite("weights are not finite", state, len(batches), optimizer)
+        if due or late or stopping:
+            keep()
+        if stopping:
+            raise Stopped(stop.signum or signal.SIGTERM)
+
+    while state.epoch < recipe.epochs and not _out_of_patience(state, recipe):
+        epoch = state.epoch + 1
         feed.sampler.epoch = epoch
-        started = time.perf_counter()
         before, frozen = frozen, freezing.frozen(epoch)
-        if frozen < before:
+        if frozen != before:
             freeze_parameters(trainable, depths, frozen)
             wrapped = _wrap_again(accelerator, wrapped)
+        if frozen < before:
             unfrozen = depths.span(frozen, before - 1)
             listen(Note(text=f"epoch {epoch}: {unfrozen} trains from now on"))
         train_mode(bare, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm)
-        if epoch == 1 or frozen < before:
-            most = _most_images_per_second(bare, feed, accelerator)
-            started = time.perf_counter()
+        if most is None or frozen < before:
+            most = most_images_per_second(bare, feed, accelerator)
+        started, seconds, totals = time.perf_counter(), state.seconds, _seen(state, accelerator)
         try:
-            seen = train_epoch(
-                wrapped,
-                backbone,
-                optimizer,
-                batches,
-                feed.outputs,
-                loss_weights,
-                recipe,
-                accelerator,
-                state,
-                epoch,
-                listen,
+            with deferring(stop):
+                train_epoch(
+                    wrapped,
+                    backbone,
+                    optimizer,
+                    batches,
+                    feed.outputs,
+                    loss_weights,
+                    recipe,
+                    accelerator,
+                    state,
+                    epoch,
+                    totals,
+                    after_step,
+                    listen,
+                )
+                state.seen = accelerator.reduce(totals, reduction="sum").tolist()
+                state.seconds = seconds + time.perf_counter() - started
+            val_loss, val_accuracy = validate(bare, feed, full_precision, accelerator)
+            if not (math.isfinite(val_loss) and is_finite(bare)):
+                raise _non_finite(f"the val loss is {val_loss}", state, len(batches), optimizer)
+        except NonFiniteError as error:
+            if recipe.on_nan == "stop" or state.rewinds >= _MOST_REWINDS:
+                raise
+            rewind(
+                last(), str(error).partition(";")[0], bare, state, optimizer, accelerator, listen
             )
+            continue
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{accelerator.device} has too little memory for a batch of {recipe.batch_size}; "
                 f"try a smaller --batch-size or --image-size"
             ) from error
-        train_seconds = time.perf_counter() - started
-        try:
-            val_loss, val_accuracy = validate(bare, feed, full_precision)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{accelerator.device} has too little memory for validation; "
-                f"try a smaller --image-size"
-            ) from error
-        # All processes must agree on what is best and when to stop.
-        val_loss, val_accuracy = broadcast_object_list([val_loss, val_accuracy])
-        if not math.isfinite(val_loss):
-            raise TrainingError(
-                f"the val loss is {val_loss} after epoch {epoch}; {smaller_rates(optimizer)}"
-            )
-        best = state.improves(val_accuracy, val_loss)
-        state.stale_epochs = 0 if val_accuracy > state.best_accuracy else state.stale_epochs + 1
-        if best:
-            state.best_accuracy, state.best_loss = val_accuracy, val_loss
-        per_second = seen.images / train_seconds
-        end = EpochEnd(
-            epoch=epoch,
-            train_loss=seen.loss / seen.images,
-            train_accuracy=seen.correct / seen.images,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            lr_backbone=rate_of(optimizer, "backbone"),
-            lr_head=rate_of(optimizer, "head"),
-            seconds=time.perf_counter() - started,
-            images_per_second=per_second,
-            data_seconds=seen.data_seconds,
-            peak_share=None if most is None else per_second / most,
-            best=best,
+        except RuntimeError as error:
+            if "deterministic" in str(error):
+                raise TrainingError(
+                    f"{str(error).splitlines()[0]}; leave out --deterministic"
+                ) from error
+            # A signal for all of the run's processes ends those that load images right away.
+            if stop.signum is None or "DataLoader worker" not in str(error):
+                raise
+            if accelerator.num_processes == 1:
+                keep()
+            raise Stopped(stop.signum) from error
+        except Stopped:
+            # Of the epoch all steps are done; what is left is validation.
+            if state.epoch_step == len(batches):
+                save(take(bare, state, optimizer, accelerator), None)
+            raise
+        end = _epoch_end(
+            state,
+            val_loss,
+            val_accuracy,
+            optimizer,
+            seconds=seconds + time.perf_counter() - started,
+            most=most,
         )
-        keep(bare, end)
-        listen(end)
-        if recipe.patience and state.stale_epochs >= recipe.patience:
-            break
+        with deferring(stop):
+            save(take(bare, state, optimizer, accelerator), end)
+            clock.last = time.monotonic()
+            listen(end)
 
 
-def validate(model: nn.Module, feed: Feed, forward: Forward) -> tuple[float, float]:
-    """(mean cross entropy, accuracy) in full precision, as `zoo evaluate` computes them."""
-    labels: list[Tensor] = []
-
-    def noting_labels() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, batch_labels in feed.val:
-            labels.append(batch_labels)
-            yield batch, batch_labels
-
-    logits = all_logits(model, noting_labels(), lambda batch: feed.outputs(forward, batch))
-    truth = torch.cat(labels)
-    accuracy = (logits.argmax(dim=1) == truth).double().mean()
-    return float(cross_entropy(logits, truth)), float(accuracy)
+def _seen(state: TrainingState, accelerator: Accelerator) -> Tensor:
+    """What was seen of the epoch; what all processes saw before a run was resumed counts once."""
+    seen = state.seen if accelerator.is_main_process else [0.0, 0.0, 0.0]
+    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    return torch.tensor(seen, dtype=dtype).to(accelerator.device)
 
 
-@functools.cache
-def _peak(device: torch.device, dtype: torch.dtype) -> float:
-    return matmul_peak(device, dtype=dtype, seconds=0.1)
+def _count_steps_again(
+    state: TrainingState, steps: int, recipe: Recipe, accelerator: Accelerator
+) -> None:
+    """Where training is, in steps of another size, if batches or images are others than before."""
+    if state.step == state.epoch * steps + state.epoch_step:
+        return
+    step_images = (recipe.batch_size or 1) * accelerator.num_processes
+    state.epoch_step = min(steps, round(state.seen[2] / step_images))
+    state.step = state.epoch * steps + state.epoch_step
 
 
-def _most_images_per_second(model: nn.Module, feed: Feed, accelerator: Accelerator) -> float | None:
-    """Images a second if training computed as fast as matrices are multiplied here."""
-    if feed.image_size is None:
-        return None
-    device = accelerator.device
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
-        accelerator.mixed_precision, torch.float32
+def _out_of_patience(state: TrainingState, recipe: Recipe) -> bool:
+    return bool(recipe.patience) and state.stale_epochs >= recipe.patience
+
+
+def _epoch_end(
+    state: TrainingState,
+    val_loss: float,
+    val_accuracy: float,
+    optimizer: torch.optim.Optimizer,
+    *,
+    seconds: float,
+    most: float | None,
+) -> EpochEnd:
+    """Close the epoch in the state, and say how it ended."""
+    loss_sum, correct_sum, images = state.seen
+    per_second = images / state.seconds
+    best = state.improves(val_accuracy, val_loss)
+    state.stale_epochs = 0 if val_accuracy > state.best_accuracy else state.stale_epochs + 1
+    if best:
+        state.best_accuracy, state.best_loss = val_accuracy, val_loss
+    end = EpochEnd(
+        epoch=state.epoch + 1,
+        train_loss=loss_sum / images,
+        train_accuracy=correct_sum / images,
+        val_loss=val_loss,
+        val_accuracy=val_accuracy,
+        lr_backbone=rate_of(optimizer, "backbone"),
+        lr_head=rate_of(optimizer, "head"),
+        seconds=seconds,
+        images_per_second=per_second,
+        data_seconds=state.data_seconds,
+        peak_share=None if most is None else per_second / most,
+        best=best,
     )
-    images = place_images(torch.zeros(2, 3, *feed.image_size), device)
-    flops = flops_per_image(model, images, backward=True)
-    return float(accelerator.num_processes * _peak(device, dtype) / flops)
+    state.epoch += 1
+    state.epoch_step, state.seen, state.seconds, state.data_seconds = 0, [0.0, 0.0, 0.0], 0.0, 0.0
+    return end
+
+
+def _non_finite(
+    what: str, state: TrainingState, steps: int, optimizer: torch.optim.Optimizer
+) -> NonFiniteError:
+    return NonFiniteError(
+        f"{what} in epoch {state.epoch + 1}, step {state.epoch_step} of {steps}; "
+        f"{smaller_rates(optimizer)}, or --on-nan rewind"
+    )
 
 
 def _wrap_again(accelerator: Accelerator, wrapped: nn.Module) -> nn.Module:

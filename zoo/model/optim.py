@@ -10,6 +10,9 @@ import torch
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant"]
 
+#: Tensors of a parameter's size that an optimizer keeps for it.
+MOMENTS: dict[OptimizerName, int] = {"sgd": 1, "adamw": 2}
+
 
 def make_optimizer(
     name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float

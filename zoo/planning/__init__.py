@@ -30,6 +30,7 @@ from zoo.model.depth import Depths, depths
 from zoo.model.device import choose_device, place
 from zoo.model.freeze import Freezing, plan_freezing
 from zoo.model.group_plan import GroupPlan
+from zoo.model.optim import MOMENTS
 from zoo.model.replay import Boundary
 from zoo.planning.caching import plan_activations, plan_probe
 from zoo.planning.checks import check_forward, plan_what_trains
@@ -93,9 +94,19 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, *, out: str | Path | None = None, listen: Listener = ignore
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resuming: bool = False,
+    listen: Listener = ignore,
 ) -> Prepared:
     """Everything up to the first step: what a dry run does. Writes nothing.
+
+    Args:
+        recipe: What the run is told; one that goes on: as resolved when it began, with changes.
+        out: The run folder; None for a new one below `runs/`.
+        resuming: The folder holds the run already.
+        listen: Hears what is decided, and the plan.
 
     Raises:
         ZooError: As in `finetune`.
@@ -103,7 +114,7 @@ def prepare(
     given = recipe
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
-    accelerator = make_accelerator(device, precision)
+    accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
     listen = listen if accelerator.is_main_process else ignore
     warn_of_slow_precision(precision, device, listen)
     backbone = plugins.get(recipe.backbone)
@@ -111,7 +122,7 @@ def prepare(
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
     recipe = change(recipe, backbone=backbone.name)
     # A slower process would find the folder made by a faster one.
-    folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe))
+    folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe, resuming=resuming))
     recipe = decide_for_demo(recipe, backbone, listen)
     backbone, preprocess = for_size(backbone, recipe, listen)
     splits = read_data(recipe, listen)
@@ -174,7 +185,7 @@ def prepare(
         out=folder,
         default_out=out is None,
     )
-    check_room(folder, model)
+    check_room(folder, model, 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer])
     listen(plan)
     return Prepared(
         plan=plan,

@@ -45,7 +45,7 @@ An image classifier for {len(info.class_names)} classes: {", ".join(map(_cell, i
 | started from | {_cell(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
 | made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
-
+{"".join(f"| on its way | {_cell(line)} |{chr(10)}" for line in info.history)}
 The best epoch was chosen on the held-out images, so expect a little less on new ones.
 
 ## Use

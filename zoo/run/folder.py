@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 
 from zoo.errors import RunError
 from zoo.recipe import Recipe
-from zoo.run.write import CARD, CONFIG, METRICS, MODEL, RECIPE, write_recipe
+from zoo.run.checkpoint import (
+    CHECKPOINT,
+    DATA,
+    LAST,
+    LOCK,
+    has_checkpoint,
+    holding,
+    remove_unfinished,
+)
+from zoo.run.write import CARD, CONFIG, METRICS, MODEL, RECIPE
 
 
-def choose_folder(out: str | Path | None, recipe: Recipe) -> Path:
-    """The run folder: `out`, or a new one below `runs/`; never one that holds something.
+def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = False) -> Path:
+    """The run folder: `out`, or a new one below `runs/`; one that holds something only to resume.
 
     Raises:
         RunError: `out` is a file, or holds something, or can't be written.
@@ -26,7 +37,8 @@ def choose_folder(out: str | Path | None, recipe: Recipe) -> Path:
             folder = next(c for c in _default_folders(recipe) if not c.exists())
         else:
             folder = Path(out).expanduser()
-            _refuse_if_used(folder)
+            if not resuming:
+                _refuse_if_used(folder)
         existing = _existing(folder)
         writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     except OSError as error:
@@ -38,13 +50,19 @@ def choose_folder(out: str | Path | None, recipe: Recipe) -> Path:
     return folder
 
 
-def check_room(folder: Path, model: nn.Module) -> None:
-    """See that two whole models fit: a better one is written beside the last before it replaces it.
+def check_room(folder: Path, model: nn.Module, moments: int) -> None:
+    """See that two models and two checkpoints fit: a new one is written before the old one goes.
+
+    Args:
+        folder: The run folder.
+        model: To be kept.
+        moments: Tensors that the optimizer keeps for each parameter.
 
     Raises:
         RunError: They don't.
     """
-    needed = 2 * sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    needed = 2 * size + 2 * (1 + moments) * size + 2**20
     existing = _existing(folder)
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -54,8 +72,9 @@ def check_room(folder: Path, model: nn.Module) -> None:
         )
 
 
-def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Path:
-    """Make the folder this run's own and put the recipe into it.
+@contextmanager
+def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Iterator[Path]:
+    """Make the folder this run's own, and hold it.
 
     Args:
         folder: As chosen.
@@ -63,7 +82,7 @@ def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Path:
         default: Nobody asked for this very folder: if another run has taken it meanwhile, the next
             free one will do.
 
-    Returns:
+    Yields:
         The folder.
 
     Raises:
@@ -75,27 +94,23 @@ def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Path:
             folder = next(c for c in _default_folders(recipe) if _made(c))
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / RECIPE).touch(exist_ok=False)
-    except FileExistsError as error:
-        raise RunError(f"--out {folder} was taken by another run meanwhile") from error
     except OSError as error:
         raise RunError(f"can't make the run folder {folder}: {error.strerror}") from error
-    try:
-        write_recipe(folder, recipe)
-    except RunError:
-        remove_traces(folder)
-        raise
-    return folder
+    with holding(folder):
+        _refuse_if_used(folder)
+        remove_unfinished(folder)
+        yield folder
 
 
 def remove_traces(folder: Path) -> None:
-    """Take away what this run has put into its folder, if no model came to be; the folder too."""
-    if (folder / MODEL).exists():
-        return
+    """Take away what this run has put into its folder, and the folder; no model came to be."""
     for name in (RECIPE, METRICS, CONFIG, CARD):
         (folder / name).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    for name in (LAST, DATA, LOCK):
+        (folder / CHECKPOINT / name).unlink(missing_ok=True)
+    for place in (folder / CHECKPOINT, folder):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def _default_folders(recipe: Recipe) -> Iterator[Path]:
@@ -107,10 +122,22 @@ def _default_folders(recipe: Recipe) -> Iterator[Path]:
 def _refuse_if_used(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--out {folder} is a file; give a folder that doesn't exist yet")
+    if has_checkpoint(folder):
+        raise RunError(
+            f"--out {folder} holds a run already; zoo never overwrites one. "
+            f"To go on with it: zoo finetune --resume {shlex.quote(str(folder))}"
+        )
     if folder.is_dir() and any((folder / name).exists() for name in (MODEL, RECIPE, METRICS)):
         raise RunError(f"--out {folder} holds a run already; zoo never overwrites one")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not _is_left_over(p) for p in folder.iterdir()):
         raise RunError(f"--out {folder} is not empty; give a new or an empty folder")
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether it is all that a run leaves that was killed before its first checkpoint."""
+    if path.name != CHECKPOINT or not path.is_dir() or path.is_symlink():
+        return False
+    return all(entry.name.startswith(".") for entry in path.iterdir())
 
 
 def _made(folder: Path) -> bool:

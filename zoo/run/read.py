@@ -186,6 +186,7 @@ def _parse(file: Path, details: dict[str, str]) -> ModelInfo:
             val_accuracy=float(details["val_accuracy"]),
             val_sha256=details["val_sha256"],
             versions=dict(json.loads(details["versions"])),
+            history=tuple(map(str, json.loads(details.get("history", "[]")))),
         )
     except (KeyError, ValueError, TypeError, AttributeError, PluginError, ValidationError) as error:
         raise RunError(f"the metadata of {file} can't be understood: {error}") from error

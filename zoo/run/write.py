@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +47,7 @@ class ModelInfo:
         val_accuracy: Share of val images that they classify correctly.
         val_sha256: SHA-256 over the names of the val images.
         versions: Of zoo, torch and what else computed.
+        history: What changed the run on its way, a line each; mostly nothing.
     """
 
     backbone: str
@@ -57,6 +59,7 @@ class ModelInfo:
     val_accuracy: float
     val_sha256: str
     versions: Mapping[str, str]
+    history: Sequence[str] = ()
 
     @property
     def stage(self) -> str:
@@ -65,7 +68,9 @@ class ModelInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """As safetensors metadata: text by text, structured values as JSON, the recipe as TOML."""
+        history = {"history": json.dumps(list(self.history))} if self.history else {}
         return {
+            **history,
             # transformers refuses a file that doesn't say which framework wrote it.
             "format": "pt",
             "zoo_format": FORMAT,
@@ -143,18 +148,17 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     write_file(folder / RECIPE, dump_recipe(recipe, heading).encode())
 
 
-def append_metrics(folder: Path, row: Mapping[str, object]) -> None:
-    """Add an epoch's row to metrics.csv, with a header if it is the first."""
-    path = folder / METRICS
-    try:
-        first = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-            if first:
-                writer.writeheader()
-            writer.writerow(row)
-    except OSError as error:
-        raise RunError(f"can't write {path}: {error.strerror}") from error
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write metrics.csv, a row an epoch.
+
+    Raises:
+        RunError: No space or no right to write; an older file is intact.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(folder / METRICS, text.getvalue().encode())
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -1,0 +1,187 @@
+"""What of a training goes into a checkpoint, and how it goes on from one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from zoo.engine.epoch import TrainingState
+from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.errors import RunError
+from zoo.recipe import Recipe
+
+_MODEL, _OPTIMIZER = "model/", "optimizer/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A training at one moment.
+
+    Random states are no part of it: what is drawn is a function of the run's seed and of the step
+    (dropout), or of the epoch and the image (order, augmentation).
+
+    Attributes:
+        tensors: `model/NAME` of its state dict, and `optimizer/PARAMETER/KEY`. They are not copies.
+        state: Where training is.
+        scaler: Of mixed precision in fp16; empty without.
+    """
+
+    tensors: Mapping[str, Tensor]
+    state: TrainingState
+    scaler: Mapping[str, Any]
+
+    def about(self) -> dict[str, Any]:
+        """All but the tensors, JSON-ready."""
+        return {"training": dataclasses.asdict(self.state), "scaler": dict(self.scaler)}
+
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Snapshot:
+        """As `about` gave it.
+
+        Raises:
+            RunError: It is no training's.
+        """
+        try:
+            state = TrainingState(**about["training"])
+            return cls(tensors=tensors, state=state, scaler=about["scaler"])
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"the checkpoint's training state can't be understood: {error}"
+            ) from error
+
+    @property
+    def model(self) -> dict[str, Tensor]:
+        """The state dict of the model."""
+        return {
+            name.removeprefix(_MODEL): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(_MODEL)
+        }
+
+
+#: Keeps a snapshot, with the end of an epoch if it is one; called in every process.
+Save = Callable[[Snapshot, EpochEnd | None], None]
+
+
+def take(
+    model: nn.Module,
+    state: TrainingState,
+    optimizer: torch.optim.Optimizer | None = None,
+    accelerator: Accelerator | None = None,
+) -> Snapshot:
+    """A snapshot of a bare model and, once there is one, of its optimizer (bare or prepared)."""
+    tensors = {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
+    if optimizer is not None:
+        for name, parameter in model.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    tensors[f"{_OPTIMIZER}{name}/{key}"] = torch.as_tensor(value)
+    scaler = getattr(accelerator, "scaler", None)
+    return Snapshot(
+        tensors=tensors, state=state, scaler={} if scaler is None else scaler.state_dict()
+    )
+
+
+@torch.no_grad()
+def restore(
+    snapshot: Snapshot,
+    model: nn.Module,
+    state: TrainingState,
+    optimizer: torch.optim.Optimizer | None = None,
+    accelerator: Accelerator | None = None,
+) -> None:
+    """Put a snapshot back, in place; each tensor keeps its device and layout.
+
+    Raises:
+        RunError: It is another model's.
+    """
+    own, given = model.state_dict(), snapshot.model
+    differing = own.keys() ^ given.keys() | {
+        name for name in own.keys() & given.keys() if own[name].shape != given[name].shape
+    }
+    if differing:
+        raise RunError(f"the checkpoint is another model's: {sorted(differing)[0]} differs")
+    for name, tensor in own.items():
+        tensor.copy_(given[name])
+    for field in dataclasses.fields(TrainingState):
+        setattr(state, field.name, getattr(snapshot.state, field.name))
+    if optimizer is not None:
+        parameters = dict(model.named_parameters())
+        optimizer.state.clear()
+        for name, tensor in snapshot.tensors.items():
+            if name.startswith(_OPTIMIZER):
+                parameter, key = name.removeprefix(_OPTIMIZER).rsplit("/", 1)
+                optimizer.state[parameters[parameter]][key] = _like(parameters[parameter], tensor)
+    scaler = getattr(accelerator, "scaler", None)
+    if scaler is not None and snapshot.scaler:
+        scaler.load_state_dict(dict(snapshot.scaler))
+
+
+def rewind(
+    snapshot: Snapshot,
+    why: str,
+    model: nn.Module,
+    state: TrainingState,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    listen: Listener,
+) -> None:
+    """Go back to a snapshot, with half the learning rates from there on."""
+    scale, rewinds = state.lr_scale / 2, state.rewinds + 1
+    restore(snapshot, model, state, optimizer, accelerator)
+    place = f"epoch {state.epoch + 1}, step {state.epoch_step}"
+    text = f"{why}: back to the checkpoint of {place}, learning rates times {scale:g} from there"
+    state.lr_scale, state.rewinds = scale, rewinds
+    state.history = [*state.history, text]
+    listen(Note(text=text, warning=True))
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether a model's parameters and buffers are numbers throughout."""
+    floats = [t for t in model.state_dict().values() if t.is_floating_point()]
+    return not floats or bool(torch.stack([t.isfinite().all() for t in floats]).all())
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    if tensor.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+    # A count of steps: fused kernels want it where the parameter is.
+    return tensor.to(parameter.device).clone()
+
+
+@dataclass
+class Clock:
+    """When the next checkpoint within an epoch is due.
+
+    Attributes:
+        steps: After every so many steps; None: by time alone.
+        seconds: After so many seconds; None: by steps alone.
+        last: When the last one was written, by `time.monotonic`.
+    """
+
+    steps: int | None
+    seconds: float | None
+    last: float = dataclasses.field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Clock:
+        """As the recipe says."""
+        every = recipe.checkpoint_every
+        if isinstance(every, int):
+            return cls(steps=every, seconds=None)
+        return cls(steps=None, seconds=recipe.checkpoint_seconds)
+
+    def by_steps(self, step: int) -> bool:
+        """Whether one is due after this step, the same in every process."""
+        return self.steps is not None and step % self.steps == 0
+
+    def by_time(self) -> bool:
+        """Whether one is due by now."""
+        return self.seconds is not None and time.monotonic() - self.last >= self.seconds

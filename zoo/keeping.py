@@ -1,0 +1,237 @@
+"""What a run writes while it goes on, in such an order that it can be killed at any moment.
+
+The checkpoint is the truth: it is written first. The model, its card and the metrics follow from
+it, and are made again from it where a run was killed between the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zoo.data.split import names_sha256
+from zoo.engine.checkpointing import Snapshot
+from zoo.engine.epoch import TrainingState
+from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.stores import backbone_sha256
+from zoo.errors import RunError
+from zoo.planning import Prepared
+from zoo.resuming import (
+    DataKeys,
+    changes_of_data,
+    changes_of_recipe,
+    environment,
+    refuse,
+    warn_of_environment,
+    write_data,
+)
+from zoo.run.card import write_card
+from zoo.run.checkpoint import Checkpoint, read_checkpoint, remove_unfinished, write_checkpoint
+from zoo.run.folder import remove_traces
+from zoo.run.read import read_info
+from zoo.run.write import (
+    MODEL,
+    ModelInfo,
+    stage,
+    versions,
+    write_config,
+    write_metrics,
+    write_model,
+    write_recipe,
+)
+
+
+class Keeper:
+    """Writes a run's folder, in the main process; elsewhere it only knows the state.
+
+    Attributes:
+        state: Where training is.
+        resumed: What it goes on from; None: from its beginning.
+    """
+
+    def __init__(self, prepared: Prepared, folder: Path, checkpoint: Checkpoint | None) -> None:
+        self._prepared = prepared
+        self._folder = folder
+        self._checkpoint = checkpoint
+        self._main = prepared.accelerator.is_main_process
+        self._rows: list[dict[str, Any]] = []
+        self._kept = False
+        self.state = TrainingState()
+        self.resumed: Snapshot | None = None
+        self._start = {
+            "recipe": prepared.plan.recipe.model_dump(mode="json"),
+            "weights_source": prepared.plan.weights_source,
+            "weights_sha256": backbone_sha256(prepared.model, prepared.backbone),
+            "processes": prepared.plan.processes,
+            "environment": environment(),
+        }
+        if checkpoint is not None:
+            snapshot = Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
+            self.state = dataclasses.replace(snapshot.state)
+            self._rows = list(checkpoint.about["rows"])
+            self._kept = bool(checkpoint.tensors)
+            self.resumed = snapshot if checkpoint.tensors else None
+
+    def begin(self, keys: DataKeys) -> None:
+        """Leave what another process needs to go on from the start.
+
+        Raises:
+            RunError: It can't be written.
+        """
+        write_data(self._folder, self._prepared.splits, keys)
+        self._write({})
+        write_recipe(self._folder, self._prepared.plan.recipe)
+
+    def go_on(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
+        """See that the run goes on as it began, and make good what was killed half-way.
+
+        Raises:
+            RunError: It would not, or can't be written.
+        """
+        checkpoint, plan = self._checkpoint, self._prepared.plan
+        if checkpoint is None:
+            return
+        if read_checkpoint(self._folder).about != checkpoint.about:
+            raise RunError(f"another process has gone on with {self._folder} meanwhile; try again")
+        changes, clashes = changes_of_recipe(checkpoint, plan.recipe, plan.processes)
+        changes += changes_of_data(self._folder, self._prepared.splits, keys)
+        if checkpoint.about["weights_sha256"] != self._start["weights_sha256"]:
+            changes.append(f"the weights to start from ({plan.weights_source}) are others")
+        refuse(self._folder, changes, clashes, allowed=allow_changed)
+        warn_of_environment(checkpoint, listen)
+        remove_unfinished(self._folder)
+        listen(Note(text=f"going on with {self._folder} {self._where()}"))
+        if changes:
+            line = f"{self._where()}: {'; '.join(changes)}"
+            self.state.history = [*self.state.history, line]
+            if self.resumed is not None:
+                self.resumed.state.history = self.state.history
+            write_data(self._folder, self._prepared.splits, keys)
+            listen(Note(text=f"changed {line}", warning=True))
+        self._write({} if self.resumed is None else self.resumed.tensors)
+        write_recipe(self._folder, plan.recipe)
+        if self._rows:
+            end = EpochEnd(**self._rows[-1])
+            if self.resumed is not None and end.best and self._model_epoch() != end.epoch:
+                self._write_best(self.resumed, end)
+            self._write_metrics()
+
+    def save(self, snapshot: Snapshot, end: EpochEnd | None) -> None:
+        """Keep a snapshot, and what follows from the end of an epoch, if it is one.
+
+        Raises:
+            RunError: It can't be written; what was kept before is intact.
+        """
+        self._kept = True
+        if end is not None:
+            self._rows.append(dict(vars(end)))
+        if not self._main:
+            return
+        self._write(snapshot.tensors, snapshot)
+        if end is None:
+            return
+        if end.best:
+            self._write_best(snapshot, end)
+        self._write_metrics()
+
+    def last(self) -> Snapshot:
+        """The snapshot kept last, read back.
+
+        Raises:
+            RunError: It can't be read.
+        """
+        checkpoint = read_checkpoint(self._folder)
+        return Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
+
+    def finish(self) -> None:
+        """Leave a checkpoint that says so and needs no room.
+
+        Raises:
+            RunError: It can't be written.
+        """
+        if self._main:
+            self._write({}, complete=True)
+
+    def drop(self) -> None:
+        """Take away the folder of a run that came to nothing."""
+        if self._main and not self._kept:
+            remove_traces(self._folder)
+
+    def outcome(self) -> str:
+        """What is kept and how to go on, in words; empty if nothing is."""
+        if not self._main:
+            return ""
+        lines = []
+        if (self._folder / MODEL).exists():
+            info = read_info(self._folder / MODEL)
+            lines.append(
+                f"kept the best so far in {self._folder}: {info.stage}, {info.val_accuracy:.2%}"
+            )
+        if self._kept or not lines:
+            lines.append(f"go on with: zoo finetune --resume {shlex.quote(str(self._folder))}")
+        return "\n".join(lines)
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is more than a beginning."""
+        return self._kept
+
+    def _model_epoch(self) -> int | None:
+        """The epoch of the model that lies in the folder; None without a readable one."""
+        try:
+            return read_info(self._folder / MODEL).epoch
+        except RunError:
+            return None
+
+    def _where(self) -> str:
+        state, recipe = self.state, self._prepared.plan.recipe
+        if not self._kept:
+            return "from its start"
+        if state.epoch_step:
+            return f"in epoch {state.epoch + 1} of {recipe.epochs}, after step {state.epoch_step}"
+        return f"after {stage(state.epoch)}" + (f" of {recipe.epochs}" if state.epoch else "")
+
+    def _write(
+        self,
+        tensors: Mapping[str, Tensor],
+        snapshot: Snapshot | None = None,
+        *,
+        complete: bool = False,
+    ) -> None:
+        snapshot = snapshot or Snapshot(
+            tensors=tensors,
+            state=self.state,
+            scaler={} if self.resumed is None else self.resumed.scaler,
+        )
+        about = {**self._start, **snapshot.about(), "rows": self._rows, "complete": complete}
+        write_checkpoint(self._folder, tensors, about)
+
+    def _write_best(self, snapshot: Snapshot, end: EpochEnd) -> None:
+        plan, backbone = self._prepared.plan, self._prepared.backbone
+        info = ModelInfo(
+            backbone=plan.backbone,
+            class_names=plan.class_names,
+            preprocess=plan.preprocess,
+            recipe=plan.recipe,
+            weights_source=plan.weights_source,
+            epoch=end.epoch,
+            val_accuracy=end.val_accuracy,
+            val_sha256=names_sha256(self._prepared.splits.val),
+            versions=versions(),
+            history=tuple(self.state.history),
+        )
+        write_config(self._folder, backbone, info)
+        write_model(self._folder, snapshot.model, info)
+        write_card(self._folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
+
+    def _write_metrics(self) -> None:
+        write_metrics(self._folder, [_without_best(row) for row in self._rows])
+
+
+def _without_best(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "best"}

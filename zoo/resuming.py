@@ -1,0 +1,151 @@
+"""What may not differ when a run goes on: what was asked for, and the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zoo.data.split import Sample, Splits
+from zoo.engine.events import Listener, Note
+from zoo.errors import RunError
+from zoo.recipe import Recipe
+from zoo.run.checkpoint import DATA, Checkpoint, read_checkpoint, write_checkpoint
+from zoo.run.write import versions
+
+#: Fields on which weights don't depend, and the place of the images, which are compared themselves.
+_FREE = frozenset({"data", "workers", "cache_size", "checkpoint_every", "strict"})
+
+#: Fields without which what the checkpoint holds fits nothing.
+_BOUND = frozenset({"backbone", "image_size", "train", "optimizer"})
+
+#: Examples that a difference names.
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataKeys:
+    """What a run learns from and is judged by.
+
+    Attributes:
+        train: The key of each train image's content, in their order.
+        val: Likewise of the val images.
+    """
+
+    train: Sequence[bytes]
+    val: Sequence[bytes]
+
+
+def environment() -> dict[str, str]:
+    """What else decides a run's last bits."""
+    return {**versions(), "threads": str(torch.get_num_threads())}
+
+
+def write_data(folder: Path, splits: Splits, keys: DataKeys) -> None:
+    """Note what the run learns from, for whoever goes on with it.
+
+    Raises:
+        RunError: It can't be written.
+    """
+    samples = [*splits.train, *splits.val]
+    # NUL is the one character that no path holds.
+    names = "\0".join(_name(splits, sample) for sample in samples).encode(errors="surrogateescape")
+    tensors = {
+        "names": torch.from_numpy(np.frombuffer(names, np.uint8).copy()),
+        "keys": torch.from_numpy(
+            np.frombuffer(b"".join([*keys.train, *keys.val]), np.uint8).copy()
+        ),
+    }
+    write_checkpoint(folder, tensors, {"train": len(splits.train)}, name=DATA)
+
+
+def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
+    """How the images differ from those that the run began with, a line a kind."""
+    noted = read_checkpoint(folder, DATA)
+    names = noted.tensors["names"].numpy().tobytes().decode(errors="surrogateescape").split("\0")
+    flat = noted.tensors["keys"].numpy().tobytes()
+    size = len(flat) // len(names)
+    before = {name: flat[n * size : (n + 1) * size] for n, name in enumerate(names)}
+    train = int(noted.about["train"])
+    return [
+        *_differences(
+            "train", dict(list(before.items())[:train]), _keyed(splits, splits.train, keys.train)
+        ),
+        *_differences(
+            "val", dict(list(before.items())[train:]), _keyed(splits, splits.val, keys.val)
+        ),
+    ]
+
+
+def changes_of_recipe(
+    checkpoint: Checkpoint, recipe: Recipe, processes: int
+) -> tuple[list[str], list[str]]:
+    """How what is asked for differs from what the run was told: (what may be allowed, what not)."""
+    before = Recipe.model_validate(checkpoint.about["recipe"])
+    changes: list[str] = []
+    clashes: list[str] = []
+    for name in Recipe.model_fields:
+        old, new = getattr(before, name), getattr(recipe, name)
+        if name not in _FREE and old != new:
+            (clashes if name in _BOUND else changes).append(f"{name} = {new!r}, was {old!r}")
+    if checkpoint.about["processes"] != processes:
+        changes.append(f"{processes} processes, were {checkpoint.about['processes']}")
+    return changes, clashes
+
+
+def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allowed: bool) -> None:
+    """Refuse to go on with a run that would become another one.
+
+    Raises:
+        RunError: Something differs that can't, or that was not allowed to.
+    """
+    if clashes:
+        raise RunError(f"the run {folder} can't go on with {'; '.join(clashes)}; start a new one")
+    if changes and not allowed:
+        listed = "".join(f"\n  {change}" for change in changes)
+        raise RunError(
+            f"the run {folder} would not go on as it began:{listed}\n"
+            f"undo that, or say --allow-changed"
+        )
+
+
+def warn_of_environment(checkpoint: Checkpoint, listen: Listener) -> None:
+    """Say which versions differ, so that the last bits may."""
+    before: Mapping[str, str] = checkpoint.about["environment"]
+    now = environment()
+    differing = [
+        f"{name} {now.get(name, 'none')}, was {before.get(name, 'none')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differing:
+        text = f"{'; '.join(differing)}: weights may differ from the uninterrupted run's"
+        listen(Note(text=text, warning=True))
+
+
+def _name(splits: Splits, sample: Sample) -> str:
+    """Class and name: an image that moved to another class is another."""
+    return f"{splits.class_names[sample.label]}/{sample.name}"
+
+
+def _keyed(splits: Splits, samples: Sequence[Sample], keys: Sequence[bytes]) -> dict[str, bytes]:
+    return {_name(splits, sample): key for sample, key in zip(samples, keys, strict=True)}
+
+
+def _differences(
+    split: str, before: Mapping[str, bytes], now: Mapping[str, bytes]
+) -> Iterator[str]:
+    for what, names in (
+        ("gone", sorted(before.keys() - now.keys())),
+        ("new", sorted(now.keys() - before.keys())),
+        ("changed", sorted(n for n in before.keys() & now.keys() if before[n] != now[n])),
+    ):
+        if names:
+            more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
+            shown = ", ".join(name.partition("/")[2] for name in names[:_EXAMPLES])
+            yield f"{split} images {what}: {shown}{more}"
+    if not set(before) ^ set(now) and list(before) != list(now):
+        yield f"{split} images are in another order"
