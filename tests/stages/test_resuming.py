@@ -259,7 +259,8 @@ def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(photos):
 def test_resume_auto_begins_where_a_run_was_killed_before_its_first_checkpoint(photos):
     Path("run/checkpoint").mkdir(parents=True)
     Path("run/checkpoint/.lock").touch()
-    Path("run/checkpoint/.data.safetensors.abcd1234").write_bytes(b"half")
+    Path("run/checkpoint/data.safetensors").write_bytes(b"whole")
+    Path("run/checkpoint/.last.safetensors.abcd1234").write_bytes(b"half")
     zoo_("finetune", "--resume", "auto", "--out", "run", "--data", photos, *flags(QUICK))
     check_whole("run")
 

@@ -137,7 +137,7 @@ def _is_left_over(path: Path) -> bool:
     """Whether it is all that a run leaves that was killed before its first checkpoint."""
     if path.name != CHECKPOINT or not path.is_dir() or path.is_symlink():
         return False
-    return all(entry.name.startswith(".") for entry in path.iterdir())
+    return all(entry.name.startswith(".") or entry.name == DATA for entry in path.iterdir())
 
 
 def _made(folder: Path) -> bool:
