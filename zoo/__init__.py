@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from zoo.plugins import backbones
     from zoo.recipe import Recipe
     from zoo.run.read import Prediction, Run, load
+    from zoo.run.verify import Finding, verify
 
 __all__ = [
     "Backbone",
+    "Finding",
     "Head",
     "LeftOut",
     "Prediction",
@@ -41,6 +43,7 @@ __all__ = [
     "load",
     "parameter_groups",
     "resume",
+    "verify",
     "weights",
 ]
 
@@ -60,6 +63,8 @@ _HOME = {
     "Prediction": "zoo.run.read",
     "Run": "zoo.run.read",
     "load": "zoo.run.read",
+    "Finding": "zoo.run.verify",
+    "verify": "zoo.run.verify",
     "finetune": "zoo.finetuning",
     "resume": "zoo.finetuning",
 }

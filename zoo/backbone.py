@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 CropMode = Literal["center", "squash", "border"]
 
+#: Pixels of an input's side that no network comes near to; more would ask for memory alone.
+MAX_IMAGE_SIZE = 4096
+
 #: Dotted path of a module, parameter or buffer, or several that have one depth. A path that ends
 #: in `.*` stands for all children of that module that no entry before it names, each a depth;
 #: those without a parameter or buffer, like activations, are passed over.
@@ -49,16 +52,26 @@ class Preprocess:
     fixed_size: bool = False
 
     def __post_init__(self) -> None:
-        height, width = self.height_width
-        if height < 1 or width < 1:
-            raise PluginError(f"Preprocess: size must be positive, got {self.size!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        if len(sides) != 2 or not all(type(s) is int and 1 <= s <= MAX_IMAGE_SIZE for s in sides):
+            raise PluginError(
+                f"Preprocess: size is one or two whole numbers from 1 to {MAX_IMAGE_SIZE}, "
+                f"got {self.size!r}"
+            )
+        if not all(_three_numbers(v) for v in (self.mean, self.std)) or min(self.std) <= 0:
             raise PluginError(
                 f"Preprocess: mean and std need three values each, std above 0; "
                 f"got mean={self.mean!r}, std={self.std!r}"
             )
-        if self.crop_pct <= 0:
+        if not _number(self.crop_pct) or self.crop_pct <= 0:
             raise PluginError(f"Preprocess: crop_pct must be above 0, got {self.crop_pct!r}")
+        if any(side / self.crop_pct > 2 * MAX_IMAGE_SIZE for side in sides):
+            raise PluginError(
+                f"Preprocess: crop_pct {self.crop_pct!r} resizes images to more than "
+                f"{2 * MAX_IMAGE_SIZE} pixels"
+            )
+        if type(self.fixed_size) is not bool:
+            raise PluginError(f"Preprocess: fixed_size is True or False, got {self.fixed_size!r}")
         if self.interpolation not in get_args(Interpolation):
             raise PluginError(f"Preprocess: unknown interpolation {self.interpolation!r}")
         if self.crop_mode not in get_args(CropMode):
@@ -228,6 +241,15 @@ class LeftOut:
 
     name: str
     reason: str
+
+
+def _number(value: object) -> bool:
+    """Whether it is a finite number; by comparison, for an int may be too large for a float."""
+    return isinstance(value, int | float) and abs(value) < 1e30
+
+
+def _three_numbers(values: object) -> bool:
+    return isinstance(values, tuple | list) and len(values) == 3 and all(map(_number, values))
 
 
 def _refuse_text(declaration: object, *fields: str) -> None:

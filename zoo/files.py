@@ -18,6 +18,14 @@ def home() -> Path:
     return (Path(cache) if cache else Path("~/.cache").expanduser()) / "zoo"
 
 
+def expand(path: str | Path) -> Path:
+    """The path with a leading `~` or `~user` as that home folder; as it is where none is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write into; synced to disk, and only then put in its place.

@@ -17,11 +17,12 @@ from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import decide_on_main
 from zoo.engine.stopping import stoppable
 from zoo.errors import Stopped, ZooError
+from zoo.files import expand
 from zoo.keeping import Keeper
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
-from zoo.resuming import DataKeys
-from zoo.run.checkpoint import ORPHANS, Checkpoint, holding, read_checkpoint
+from zoo.resuming import DataKeys, read_run
+from zoo.run.checkpoint import ORPHANS, Checkpoint, holding
 from zoo.run.folder import open_folder
 from zoo.run.read import Run, load
 from zoo.stages import run_stages
@@ -89,7 +90,7 @@ def resume(
         zoo.Stopped: As in `finetune`.
     """
     listen = listen or warn
-    checkpoint = read_checkpoint(Path(run).expanduser())
+    checkpoint = read_run(expand(run))
     if is_complete(checkpoint):
         return load(run)
     return execute(

@@ -26,12 +26,13 @@ from zoo.resuming import (
     changes_of_data,
     changes_of_recipe,
     environment,
+    read_run,
     refuse,
     warn_of_environment,
     write_data,
 )
 from zoo.run.card import write_card
-from zoo.run.checkpoint import Checkpoint, read_checkpoint, remove_unfinished, write_checkpoint
+from zoo.run.checkpoint import Checkpoint, remove_unfinished, write_checkpoint
 from zoo.run.folder import remove_traces
 from zoo.run.read import read_info
 from zoo.run.write import (
@@ -96,7 +97,7 @@ class Keeper:
         checkpoint, plan = self._checkpoint, self._prepared.plan
         if checkpoint is None:
             return
-        if read_checkpoint(self._folder).about != checkpoint.about:
+        if read_run(self._folder).about != checkpoint.about:
             raise RunError(f"another process has gone on with {self._folder} meanwhile; try again")
         changes, clashes = changes_of_recipe(checkpoint, plan.recipe, plan.processes)
         changes += changes_of_data(self._folder, self._prepared.splits, keys)
@@ -145,7 +146,7 @@ class Keeper:
         Raises:
             RunError: It can't be read.
         """
-        checkpoint = read_checkpoint(self._folder)
+        checkpoint = read_run(self._folder)
         return Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
 
     def finish(self) -> None:

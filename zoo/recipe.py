@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-import tomllib
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from zoo.backbone import MAX_IMAGE_SIZE
 from zoo.errors import RecipeError
+from zoo.fields import (
+    check_checkpoint_every,
+    check_freeze,
+    check_unfreeze_epoch,
+    seconds_of,
+)
+from zoo.parsing import MAX_TOML, parse_toml, read_bounded
+from zoo.problems import problem
+from zoo.text import clip
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
-_DURATION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?[smh]", re.ASCII)
+#: Of a whole number; whatever is above is a slip or worse.
+_MOST = 10**9
+
+#: Wrong keys and values that are told at once.
+_MOST_PROBLEMS = 20
 
 
 class Recipe(BaseModel):
@@ -53,7 +64,10 @@ class Recipe(BaseModel):
     )
     strict: bool = Field(False, description="Make an unreadable image an error.")
     image_size: int | None = Field(
-        None, ge=8, description="Side of the input in pixels. Without it: the backbone's own."
+        None,
+        ge=8,
+        le=MAX_IMAGE_SIZE,
+        description="Side of the input in pixels. Without it: the backbone's own.",
     )
     augment: Literal["none", "light", "strong"] = Field(
         "light", description="Random changes to training images: crops; strong adds TrivialAugment."
@@ -67,13 +81,14 @@ class Recipe(BaseModel):
     views: int | None = Field(
         None,
         ge=0,
+        le=_MOST,
         description="Augmented views of each training image, computed once where the backbone is "
         "frozen; 0: a probe sees each image as it is, fine-tuning draws new ones each epoch. "
         "Without it: 0, but up to 4 for a probe of fewer than 200 images.",
     )
-    epochs: int = Field(5, ge=1, description="Times that every training image is seen.")
+    epochs: int = Field(5, ge=1, le=_MOST, description="Times that every training image is seen.")
     batch_size: int | None = Field(
-        None, ge=1, description="Images per step. Without it: chosen for the machine."
+        None, ge=1, le=_MOST, description="Images per step. Without it: chosen for the machine."
     )
     lr: float = Field(1e-3, gt=0, description="Learning rate of the backbone.")
     head_lr_mult: float = Field(
@@ -104,12 +119,14 @@ class Recipe(BaseModel):
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="Weight of a class in the loss; balanced: rare ones count more."
     )
-    freeze: int | str = Field(
+    freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
         "none",
         description="Part of the backbone that stands still, buffers included: its first N depths, "
         "or all up to and including STAGE (zoo show lists them).",
     )
-    unfreeze_epoch: int | tuple[int, ...] | None = Field(
+    unfreeze_epoch: Annotated[
+        int | tuple[int, ...] | None, BeforeValidator(check_unfreeze_epoch)
+    ] = Field(
         None,
         description="Epoch from whose start on what was frozen trains too. Several: a part of it "
         "at each, the deepest first.",
@@ -121,19 +138,22 @@ class Recipe(BaseModel):
         "normal", description="How the new head's weights start; library: as the backbone's own."
     )
     patience: int = Field(
-        0, ge=0, description="Stop after so many epochs without a better val accuracy; 0: never."
+        0,
+        ge=0,
+        le=_MOST,
+        description="Stop after so many epochs without a better val accuracy; 0: never.",
     )
     on_nan: Literal["stop", "rewind"] = Field(
         "stop",
         description="What to do when the loss is not finite any more; rewind: go back to the last "
         "checkpoint, with half the learning rates.",
     )
-    checkpoint_every: int | str = Field(
+    checkpoint_every: Annotated[int | str, BeforeValidator(check_checkpoint_every)] = Field(
         "10m",
         description="How often to write a checkpoint besides at each epoch's end: after N steps, "
         "or after a time such as 30s, 10m or 2h.",
     )
-    seed: int = Field(0, ge=0, description="Decides everything random.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Decides everything random.")
     deterministic: bool = Field(
         False,
         description="On a GPU: only algorithms that give the same bits each time; slower. "
@@ -144,11 +164,15 @@ class Recipe(BaseModel):
         "auto", description="Mixed precision; auto: bf16 on GPUs that have it, else fp32."
     )
     workers: int | None = Field(
-        None, ge=0, description="Processes that load images. Without it: chosen for the machine."
+        None,
+        ge=0,
+        le=1024,
+        description="Processes that load images. Without it: chosen for the machine.",
     )
     cache_size: float = Field(
         10.0,
         ge=0,
+        le=_MOST,
         description="Gigabytes that all caches on this machine may take together; 0: nothing is "
         "kept. Results don't depend on it.",
     )
@@ -156,45 +180,12 @@ class Recipe(BaseModel):
         "fp32", description="Precision of cached activations; fp16 takes half the room."
     )
 
-    @field_validator("freeze", mode="before")
+    @field_validator("backbone", "weights", "data")
     @classmethod
-    def _freeze(cls, value: object) -> object:
-        good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if not good and not (isinstance(value, str) and value):
-            raise ValueError(
-                f"freeze = {value!r}: give none, backbone, a number of depths from 1 on, or a stage"
-            )
+    def _has_no_nul(cls, value: str | None, about: ValidationInfo) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError(f"{about.field_name} holds a NUL, which no name of a file has")
         return value
-
-    @field_validator("checkpoint_every", mode="before")
-    @classmethod
-    def _checkpoint_every(cls, value: object) -> object:
-        steps = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if not steps and not (isinstance(value, str) and _DURATION.fullmatch(value)):
-            raise ValueError(
-                f"checkpoint_every = {value!r}: give a number of steps from 1 on, "
-                f"or a time such as 30s, 10m or 2h"
-            )
-        return value
-
-    @field_validator("unfreeze_epoch", mode="before")
-    @classmethod
-    def _unfreeze_epoch(cls, value: object) -> object:
-        if value is None:
-            return None
-        # TOML has lists only, and what is frozen holds none.
-        epochs = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not epochs or not all(type(epoch) is int for epoch in epochs):
-            raise ValueError(
-                f"unfreeze_epoch = {value!r}: give an epoch (3) or several (2, 4), in whole numbers"
-            )
-        if epochs[0] < 2:
-            raise ValueError(
-                f"unfreeze_epoch = {value!r}: from 2 on; at 1 nothing would ever be frozen"
-            )
-        if any(later <= earlier for earlier, later in pairwise(epochs)):
-            raise ValueError(f"unfreeze_epoch = {value!r}: each epoch must be later than the last")
-        return epochs if isinstance(value, list | tuple) else value
 
     @model_validator(mode="after")
     def _unfreezes_what_is_frozen(self) -> Recipe:
@@ -224,7 +215,7 @@ class Recipe(BaseModel):
         """`checkpoint_every` in seconds; None where it is in steps."""
         if isinstance(self.checkpoint_every, int):
             return None
-        return float(self.checkpoint_every[:-1]) * _SECONDS[self.checkpoint_every[-1]]
+        return seconds_of(self.checkpoint_every)
 
     @property
     def unfreeze_epochs(self) -> tuple[int, ...]:
@@ -249,12 +240,27 @@ def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) ->
         values = base.model_dump(exclude_unset=True)
     paths_to_text = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
     values = {**values, **paths_to_text}
+    return checked_recipe(values, where=f"recipe {file}" if file else "recipe")
+
+
+def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Recipe:
+    """A recipe of these values.
+
+    Args:
+        values: By field.
+        where: What they are of, for the message.
+
+    Raises:
+        RecipeError: Keys or values are wrong: all of them, at once.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        where = f"recipe {file}" if file else "recipe"
-        problems = "\n".join(f"  {_problem(e)}" for e in error.errors())
-        raise RecipeError(f"{where}:\n{problems}") from error
+        wrong = error.errors()
+        problems = [f"  {problem(e, list(Recipe.model_fields))}" for e in wrong[:_MOST_PROBLEMS]]
+        if len(wrong) > _MOST_PROBLEMS:
+            problems.append(f"  and {len(wrong) - _MOST_PROBLEMS} more")
+        raise RecipeError("\n".join([f"{where}:", *problems])) from error
 
 
 def dump_recipe(recipe: Recipe, heading: str = "") -> str:
@@ -270,29 +276,8 @@ def change(recipe: Recipe, **values: Any) -> Recipe:
 
 def _read(file: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return parse_toml(read_bounded(file, MAX_TOML).decode())
     except OSError as error:
         raise RecipeError(f"can't read recipe {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {file} is no TOML: {error}") from error
-
-
-def _problem(error: Mapping[str, Any]) -> str:
-    if error["type"] == "value_error":  # Of Recipe's own validators, whose text says it all.
-        return str(error["ctx"]["error"])
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, list(Recipe.model_fields), n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {nearest[0]!r}?"
-            if nearest
-            else f"keys: {', '.join(Recipe.model_fields)}"
-        )
-        return f"unknown key {key!r}; {hint}"
-    given = error["input"]
-    hint = ""
-    if error["type"] == "literal_error" and isinstance(given, str):
-        choices = [c.strip("'") for c in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        nearest = difflib.get_close_matches(given, choices, n=1, cutoff=0.4)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"{key} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
+    except ValueError as error:
+        raise RecipeError(f"recipe {file} is no TOML: {clip(str(error))}") from error

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zoo.data.split import Sample, Splits
-from zoo.engine.events import Listener, Note
-from zoo.errors import RunError
-from zoo.recipe import Recipe
-from zoo.run.checkpoint import DATA, Checkpoint, read_checkpoint, write_checkpoint
+from zoo.engine.epoch import TrainingState
+from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.errors import RecipeError, RunError
+from zoo.recipe import Recipe, checked_recipe
+from zoo.run.checkpoint import CHECKPOINT, DATA, Checkpoint, read_checkpoint, write_checkpoint
 from zoo.run.write import versions
+from zoo.text import clip
 
 #: Fields on which weights don't depend, and the place of the images, which are compared themselves.
 _FREE = frozenset({"data", "workers", "cache_size", "checkpoint_every", "strict"})
@@ -37,6 +42,41 @@ class DataKeys:
 
     train: Sequence[bytes]
     val: Sequence[bytes]
+
+
+class _About(BaseModel):
+    """What a checkpoint says besides its tensors; it may be a stranger's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    recipe: dict[str, Any]
+    weights_source: str
+    weights_sha256: str
+    processes: int
+    environment: dict[str, str]
+    training: TrainingState
+    scaler: dict[str, float]
+    rows: list[EpochEnd]
+    complete: bool
+
+
+def read_run(folder: Path) -> Checkpoint:
+    """The checkpoint of a run, and that it is one.
+
+    Raises:
+        RunError: There is none, it is damaged, or not what a run leaves.
+    """
+    checkpoint = read_checkpoint(folder)
+    try:
+        _About.model_validate_json(json.dumps(checkpoint.about))
+        checked_recipe(checkpoint.about["recipe"])
+        TrainingState(**checkpoint.about["training"])
+        for row in checkpoint.about["rows"]:
+            EpochEnd(**row)
+    except (ValidationError, RecipeError, TypeError) as error:
+        reason = clip(" ".join(str(error).split()))
+        raise RunError(f"the checkpoint of {folder} can't be understood: {reason}") from error
+    return checkpoint
 
 
 def environment() -> dict[str, str]:
@@ -65,11 +105,15 @@ def write_data(folder: Path, splits: Splits, keys: DataKeys) -> None:
 def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
     """How the images differ from those that the run began with, a line a kind."""
     noted = read_checkpoint(folder, DATA)
-    names = noted.tensors["names"].numpy().tobytes().decode(errors="surrogateescape").split("\0")
-    flat = noted.tensors["keys"].numpy().tobytes()
+    try:
+        text = noted.tensors["names"].numpy().tobytes()
+        names = text.decode(errors="surrogateescape").split("\0")
+        flat = noted.tensors["keys"].numpy().tobytes()
+        train = int(noted.about["train"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{folder / CHECKPOINT / DATA} can't be understood: {error}") from error
     size = len(flat) // len(names)
     before = {name: flat[n * size : (n + 1) * size] for n, name in enumerate(names)}
-    train = int(noted.about["train"])
     return [
         *_differences(
             "train", dict(list(before.items())[:train]), _keyed(splits, splits.train, keys.train)
@@ -84,7 +128,7 @@ def changes_of_recipe(
     checkpoint: Checkpoint, recipe: Recipe, processes: int
 ) -> tuple[list[str], list[str]]:
     """How what is asked for differs from what the run was told: (what may be allowed, what not)."""
-    before = Recipe.model_validate(checkpoint.about["recipe"])
+    before = checked_recipe(checkpoint.about["recipe"])
     changes: list[str] = []
     clashes: list[str] = []
     for name in Recipe.model_fields:

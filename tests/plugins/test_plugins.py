@@ -45,7 +45,7 @@ BROKEN = {
     "badsize": (
         GOOD.format(name="a").replace("size=8", "size=0"),
         "broken",
-        "size must be positive",
+        "whole numbers from 1 to 4096",
     ),
 }
 

@@ -201,9 +201,7 @@ def test_what_was_allowed_to_differ_is_recorded(photos):
     zoo_("finetune", "--resume", "run", "--batch-size=4", "--epochs=3", "--allow-changed")
     (line,) = zoo.load("run").info.history
     assert line == "in epoch 2 of 3, after step 1: epochs = 3, was 2; batch_size = 4, was 8"
-    assert (
-        "| on its way | in epoch 2 of 3, after step 1: epochs" in Path("run/README.md").read_text()
-    )
+    assert "| on its way | in epoch 2 of 3, after step 1" in Path("run/README.md").read_text()
     assert "batch_size = 4" in Path("run/recipe.toml").read_text()
     assert len(Path("run/metrics.csv").read_text().splitlines()) == 1 + 3
 

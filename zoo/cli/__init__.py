@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from zoo.errors import ZooError
+from zoo.text import printable
 
 #: Each is a module below zoo.cli, with '_' for '-'.
 COMMANDS = (
     "finetune",
     "predict",
     "evaluate",
+    "verify",
     "backbones",
     "show",
     "plugins",
@@ -31,6 +33,9 @@ class _Failure(click.ClickException):
     """A ZooError as the command line says it: one message on stderr, exit code 2."""
 
     exit_code = 2
+
+    def format_message(self) -> str:
+        return printable(self.message, lines=True)
 
 
 class _Commands(click.Group):
@@ -56,6 +61,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except ZooError as error:
             raise _Failure(str(error)) from error
+        except click.UsageError as error:
+            # It tells the argument as it was given: `*` may stand for the name of any file.
+            error.message = printable(error.message, lines=True)  # type: ignore[misc]
+            raise
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

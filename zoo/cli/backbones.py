@@ -7,6 +7,7 @@ import json
 import click
 
 from zoo.cli.options import format_option
+from zoo.cli.words import echo
 
 
 @click.command("backbones", short_help="List what there is to start from.")
@@ -25,7 +26,7 @@ def command(pattern: str, form: str) -> None:
 
     found = plugins.backbones(pattern)
     if form == "json":
-        click.echo(
+        echo(
             json.dumps(
                 [
                     {
@@ -45,10 +46,10 @@ def command(pattern: str, form: str) -> None:
         for b in found:
             height, width_px = b.preprocess.height_width
             weights = (b.weights.license or "licence not stated") if b.weights else "no weights"
-            click.echo(f"{b.name:{width}}  {height}x{width_px}  {weights}")
-        click.echo(f"{len(found)} backbones", err=True)
+            echo(f"{b.name:{width}}  {height}x{width_px}  {weights}")
+        echo(f"{len(found)} backbones", err=True)
     for network in plugins.left_out(pattern):
-        click.echo(f"- {network.name} is no backbone: {network.reason}", err=True)
+        echo(f"- {network.name} is no backbone: {network.reason}", err=True)
     for plugin in plugins.load_all():
         if plugin.state not in ("ok", "disabled"):
-            click.echo(f"! plugin {plugin} was left out: {plugin.state}: {plugin.cause}", err=True)
+            echo(f"! plugin {plugin} was left out: {plugin.state}: {plugin.cause}", err=True)

@@ -10,6 +10,7 @@ import click
 
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
+from zoo.cli.words import echo
 from zoo.recipe import make_recipe
 
 if TYPE_CHECKING:
@@ -90,24 +91,24 @@ def command(
     setup = bench.setup
     if form == "text":
         _print_setup(setup)
-        click.echo(_ROW.format("", "batch", "images/s", "GFLOP/s", "of the peak", "").rstrip())
+        echo(_ROW.format("", "batch", "images/s", "GFLOP/s", "of the peak", "").rstrip())
     speeds: list[Speed] = []
     for batch_size in batch_sizes or BATCH_SIZES[setup.device]:
         measured = measure(bench, batch_size, seconds=seconds, compiled=compiled)
         speeds += measured
         for speed in measured if form == "text" else ():
-            click.echo(_row(speed).rstrip())
+            echo(_row(speed).rstrip())
     memory = peak_memory(torch.device(setup.device))
     if form == "text":
         held = "not known" if memory is None else f"{memory / 1e9:.2f} GB, all of this together"
-        click.echo(f"\npeak memory  {held}")
+        echo(f"\npeak memory  {held}")
     else:
         result = {
             **asdict(setup),
             "speeds": [asdict(speed) for speed in speeds],
             "peak_memory_bytes": memory,
         }
-        click.echo(json.dumps(result, indent=2))
+        echo(json.dumps(result, indent=2))
 
 
 def _print_setup(setup: Setup) -> None:
@@ -125,8 +126,8 @@ def _print_setup(setup: Setup) -> None:
         ("training", f"{setup.training_flops / 1e9:.3g} GFLOP an image, in {setup.precision}"),
         ("batch norm", f"{setup.folded} can be folded into convolutions"),
     ):
-        click.echo(f"{name:10}  {value}")
-    click.echo("")
+        echo(f"{name:10}  {value}")
+    echo("")
 
 
 def _row(speed: Speed) -> str:

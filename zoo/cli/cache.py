@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
-from zoo.cli.words import count, human_size
+from zoo.cli.words import count, echo, echo_json, human_size
 
 if TYPE_CHECKING:
     from zoo.cache import Kind
@@ -44,16 +44,16 @@ def list_(form: str) -> None:
             }
             for store in stores
         ]
-        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        echo_json(listed)
         return
     for store in stores:
         used = store.used.astimezone().strftime("%Y-%m-%d %H:%M")
         records = count(store.records, "record")
-        click.echo(f"{store.kind:11}  {records:>16}  {human_size(store.bytes):>8}  used {used}")
+        echo(f"{store.kind:11}  {records:>16}  {human_size(store.bytes):>8}  used {used}")
         if store.about:
-            click.echo(f"    {', '.join(f'{name} {_short(v)}' for name, v in store.about.items())}")
+            echo(f"    {', '.join(f'{name} {_short(v)}' for name, v in store.about.items())}")
     total = human_size(sum(store.bytes for store in stores))
-    click.echo(f"{count(len(stores), 'store')}, {total} in all, in {cache.root()}", err=True)
+    echo(f"{count(len(stores), 'store')}, {total} in all, in {cache.root()}", err=True)
 
 
 @command.command("clear", short_help="Delete it, all or of one kind.")
@@ -70,8 +70,8 @@ def clear(kind: Kind | None, older_than: float | None) -> None:
 
     cleared = cache.clear(kind, older_than_days=older_than)
     for store in cleared.kept:
-        click.echo(f"! kept {store.path}: another process uses it, or it is protected", err=True)
-    click.echo(f"deleted {count(cleared.stores, 'store')}, freed {human_size(cleared.bytes)}")
+        echo(f"! kept {store.path}: another process uses it, or it is protected", err=True)
+    echo(f"deleted {count(cleared.stores, 'store')}, freed {human_size(cleared.bytes)}")
 
 
 def _short(value: object) -> str:

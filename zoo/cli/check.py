@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
+from zoo.cli.words import echo, echo_json
 
 if TYPE_CHECKING:
     from zoo.testing import CheckResult
@@ -55,10 +55,10 @@ def command(
         if form == "table":
             _print(backbone.name, own, verbose)
     if form == "json":
-        click.echo(json.dumps([asdict(r) for r in results], indent=2, ensure_ascii=False))
+        echo_json([asdict(r) for r in results])
     failed = sorted({r.backbone for r in results if r.status == "failed"})
     if form == "table" and len(wanted) > 1:
-        click.echo(f"{len(wanted)} backbones, {len(failed)} with failures", err=True)
+        echo(f"{len(wanted)} backbones, {len(failed)} with failures", err=True)
     if failed:
         raise SystemExit(1)
 
@@ -66,7 +66,7 @@ def command(
 def _print(name: str, results: list[CheckResult], verbose: bool) -> None:
     counts = Counter(r.status for r in results)
     summary = ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
-    click.echo(f"{name}  {summary}, {sum(r.seconds for r in results):.1f} s")
+    echo(f"{name}  {summary}, {sum(r.seconds for r in results):.1f} s")
     for r in results:
         if r.status == "failed" or verbose:
-            click.echo(f"  {r.status:8}  {r.check}" + (f": {r.message}" if r.message else ""))
+            echo(f"  {r.status:8}  {r.check}" + (f": {r.message}" if r.message else ""))

@@ -17,6 +17,7 @@ from zoo.engine.events import Progress as Done
 from zoo.errors import Stopped
 from zoo.model.group_plan import GroupPlan
 from zoo.planning import Plan
+from zoo.text import printable
 
 if TYPE_CHECKING:
     from zoo.run.read import Run
@@ -63,7 +64,7 @@ class TrainingConsole:
         """Hear an event."""
         match event:
             case Note(text=text, warning=True):
-                self.err.print(f"! {text}", style="bold yellow")
+                self.err.print(printable(f"! {text}", lines=True), style="bold yellow")
             case Note(text=text):
                 self.say(text)
             case Plan():
@@ -77,7 +78,7 @@ class TrainingConsole:
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line, on a terminal in a style of rich's."""
-        self.out.print(text, style=style)
+        self.out.print(printable(text, lines=True), style=style)
 
     def result(self, run: Run) -> None:
         """Say what came of it."""
@@ -114,7 +115,7 @@ class TrainingConsole:
             ("allocator", plan.allocator),
             ("run folder", str(plan.out)),
         ):
-            self.say(f"{name:10}  {value}")
+            self.say(f"{name:10}  {printable(value)}")
         self.say("")
         for n, line in enumerate(_groups(plan)):
             self.say(line, "" if n else "bold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
+from zoo.cli.words import echo, echo_json, shown
 
 if TYPE_CHECKING:
     from zoo.run.evaluate import Evaluation, Split
@@ -56,29 +56,28 @@ def command(
 
     result = load(run, device=device).evaluate(data, split=split, strict=strict)
     for problem in (*result.notes, *result.unreadable):
-        click.echo(f"! {problem}", err=True)
+        echo(f"! {shown(problem)}", err=True)
     if result.unreadable:
-        click.echo(f"! {len(result.unreadable)} unreadable images left out", err=True)
+        echo(f"! {len(result.unreadable)} unreadable images left out", err=True)
     if form == "json":
-        click.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        echo_json(asdict(result))
     else:
         _print(result)
 
 
 def _print(result: Evaluation) -> None:
     correct = sum(row[i] for i, row in enumerate(result.confusion))
-    click.echo(f"images    {result.source}")
-    click.echo(f"accuracy  {result.accuracy:.2%} ({correct} of {result.images})")
-    click.echo(f"loss      {result.loss:.4f}\n")
-    width = max(5, *(len(c.name) for c in result.classes))
-    click.echo(f"{'class':{width}}  precision  recall      f1  images")
-    for c in result.classes:
-        click.echo(
-            f"{c.name:{width}}  {c.precision:9.2%} {c.recall:7.2%} {c.f1:7.2%}  {c.images:6}"
-        )
+    echo(f"images    {shown(result.source)}")
+    echo(f"accuracy  {result.accuracy:.2%} ({correct} of {result.images})")
+    echo(f"loss      {result.loss:.4f}\n")
+    names = [shown(c.name) for c in result.classes]
+    width = max(5, *map(len, names))
+    echo(f"{'class':{width}}  precision  recall      f1  images")
+    for name, c in zip(names, result.classes, strict=True):
+        echo(f"{name:{width}}  {c.precision:9.2%} {c.recall:7.2%} {c.f1:7.2%}  {c.images:6}")
     mistakes = sorted(
         (
-            (count, result.classes[truth].name, result.classes[taken].name)
+            (count, names[truth], names[taken])
             for truth, row in enumerate(result.confusion)
             for taken, count in enumerate(row)
             if truth != taken and count
@@ -86,13 +85,13 @@ def _print(result: Evaluation) -> None:
         key=lambda mistake: (-mistake[0], *mistake[1:]),
     )
     if len(result.classes) > WIDEST_MATRIX:
-        click.echo(f"\nmost frequent of {len(mistakes)} confusions (all: --format json)")
+        echo(f"\nmost frequent of {len(mistakes)} confusions (all: --format json)")
         for count, truth, taken in mistakes[:WIDEST_MATRIX]:
-            click.echo(f"{count:6}  {truth} taken for {taken}")
+            echo(f"{count:6}  {truth} taken for {taken}")
         return
-    click.echo("\nconfusion: rows are the truth, columns (by row number) what it was taken for")
+    echo("\nconfusion: rows are the truth, columns (by row number) what it was taken for")
     column = max(4, *(len(str(n)) for row in result.confusion for n in row))
     numbers = range(1, len(result.classes) + 1)
-    click.echo(f"{'':{width + 4}}" + "".join(f"  {n:>{column}}" for n in numbers))
-    for n, c, row in zip(numbers, result.classes, result.confusion, strict=True):
-        click.echo(f"{n:2}  {c.name:{width}}" + "".join(f"  {k:>{column}}" for k in row))
+    echo(f"{'':{width + 4}}" + "".join(f"  {n:>{column}}" for n in numbers))
+    for n, name, row in zip(numbers, names, result.confusion, strict=True):
+        echo(f"{n:2}  {name:{width}}" + "".join(f"  {k:>{column}}" for k in row))

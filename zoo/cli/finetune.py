@@ -11,7 +11,9 @@ import click
 
 from zoo.cli.options import allocator_option
 from zoo.cli.start import starting
+from zoo.cli.words import echo
 from zoo.errors import Stopped
+from zoo.files import expand
 from zoo.recipe import Recipe, make_recipe
 
 #: What the help shows where the type alone would mislead.
@@ -125,15 +127,16 @@ def command(
         from zoo.cli.console import TrainingConsole
         from zoo.finetuning import execute, is_complete, prepare_again
         from zoo.planning import prepare
-        from zoo.run.checkpoint import has_checkpoint, read_checkpoint
+        from zoo.resuming import read_run
+        from zoo.run.checkpoint import has_checkpoint
         from zoo.run.read import load
 
     with TrainingConsole() as console:
         try:
-            folder = Path(out if out is not None else resume or ".").expanduser()
+            folder = expand(out if out is not None else resume or ".")
             checkpoint = None
             if resume is not None and (resume != "auto" or has_checkpoint(folder)):
-                checkpoint = read_checkpoint(folder)
+                checkpoint = read_run(folder)
             if checkpoint is not None and is_complete(checkpoint):
                 console.say("complete already: there is nothing to go on with")
                 console.result(load(folder))
@@ -150,7 +153,7 @@ def command(
             console.stopped(stopped)
             raise SystemExit(128 + stopped.signum) from None
         except KeyboardInterrupt:
-            click.echo("! interrupted before anything was written", err=True)
+            echo("! interrupted before anything was written", err=True)
             raise SystemExit(130) from None
         if main and dry_run:
             console.say("dry run: nothing was trained or written")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from zoo.cli.words import echo
+
 
 @click.command("new-plugin", short_help="Write the package of a new plugin.")
 @click.argument("name")
@@ -30,7 +32,7 @@ def command(name: str, out: Path) -> None:
 
     package = write_package(name, out)
     declaration = package / "src" / module_name(name)
-    click.echo(
+    echo(
         f"{package} is written. Next:\n"
         f"  cd {package}\n"
         f"  pip install -e '.[test]' && pytest\n"

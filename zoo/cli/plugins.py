@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from zoo.cli.options import format_option
+from zoo.cli.words import echo, echo_json
 
 
 @click.command("plugins", short_help="List the plugins found, and why any was left out.")
@@ -35,12 +34,12 @@ def command(form: str) -> None:
             }
             for p in found
         ]
-        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        echo_json(listed)
         return
     width = max((len(p.name) for p in found), default=0)
     for p in found:
         state = f"{len(p.backbones)} backbones" if p.state == "ok" else f"{p.state}: {p.cause}"
         left_out = f", {len(p.left_out)} left out" if p.left_out else ""
-        click.echo(f"{p.name:{width}}  {p.distribution} {p.version}  {state}{left_out}")
+        echo(f"{p.name:{width}}  {p.distribution} {p.version}  {state}{left_out}")
         if p.printed:
-            click.echo(f"{'':{width}}  printed while loading: {p.printed}")
+            echo(f"{'':{width}}  printed while loading: {p.printed}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,9 @@ import click
 
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
+from zoo.cli.words import echo, echo_json, shown
 from zoo.errors import DataError
+from zoo.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from zoo.run.read import Prediction, Run
@@ -44,7 +45,8 @@ def command(
     """Classify images with RUN, a run folder or its model.safetensors.
 
     Folders are searched for images, subfolders too. An unreadable image is named on stderr and left
-    out.
+    out. In a table and in CSV, control characters in names are shown as in Python (\\x1b), and in
+    CSV ' is put before a name that a spreadsheet would take for a formula; JSON has them exactly.
 
     \b
       zoo predict runs/photos-resnet18 a.jpg holiday/
@@ -61,7 +63,7 @@ def command(
     unreadable: list[Path] = []
     write(_predictions(loaded, files, top_k or 5, unreadable))
     if unreadable:
-        click.echo(f"! {len(unreadable)} unreadable images left out", err=True)
+        echo(f"! {len(unreadable)} unreadable images left out", err=True)
     if len(unreadable) == len(files):
         raise DataError(f"no readable images in {', '.join(map(str, images))}")
 
@@ -82,7 +84,7 @@ def _predictions(
                 paths.append(path)
             except DataError as error:
                 unreadable.append(path)
-                click.echo(f"! {error}", err=True)
+                echo(f"! {shown(error)}", err=True)
         for path, prediction in zip(paths, run.predict_samples(samples, top_k=top_k), strict=True):
             yield replace(prediction, path=path)
 
@@ -102,19 +104,21 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
 
 
 def _write_json(predictions: Iterator[Prediction]) -> None:
-    click.echo(json.dumps([_as_dict(p) for p in predictions], indent=2, ensure_ascii=False))
+    echo_json([_as_dict(p) for p in predictions])
 
 
 def _write_csv(predictions: Iterator[Prediction]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "label", "probability"])
-    writer.writerows([str(p.path), p.label, f"{p.probability:.6f}"] for p in predictions)
+    for p in predictions:
+        cells = (spreadsheet_cell(text) for text in (str(p.path), p.label))
+        writer.writerow([*cells, f"{p.probability:.6f}"])
 
 
 def _write_table(predictions: Iterator[Prediction]) -> None:
     for p in predictions:
-        top = "  ".join(f"{label} {probability:.1%}" for label, probability in p.top)
-        click.echo(f"{p.path}  {top}")
+        top = "  ".join(f"{shown(label)} {probability:.1%}" for label, probability in p.top)
+        echo(f"{shown(p.path)}  {top}")
 
 
 def _as_dict(prediction: Prediction) -> dict[str, object]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo.cli.words import echo
+
 if TYPE_CHECKING:
     from zoo.backbone import Backbone
 
@@ -44,32 +46,32 @@ def command(name: str, depth: int) -> None:
         mode="eval",
     )
     # torchinfo prints units of its own as Python's enum does: Units.GIGABYTES.
-    click.echo(re.sub(r"Units\.(\w)\w+", r"\1", str(summary)))
+    echo(re.sub(r"Units\.(\w)\w+", r"\1", str(summary)))
     layers = depths(model, backbone)
     of_backbone, of_head = split_parameters(model, backbone)
     preprocess, weights = backbone.preprocess, backbone.weights
-    click.echo(f"\nbackbone       {backbone.name}")
+    echo(f"\nbackbone       {backbone.name}")
     for path, leaf in head_leaves(model, backbone).items():
-        click.echo(f"head           {path}: {leaf}")
+        echo(f"head           {path}: {leaf}")
     if backbone.neck:
-        click.echo(f"neck           {', '.join(backbone.neck)}")
+        echo(f"neck           {', '.join(backbone.neck)}")
     for depth, paths in enumerate(layers.stages if layers.declared else ()):
-        click.echo(f"{'' if depth else 'stages':15}{depth + 1:2}  {', '.join(paths)}")
-    click.echo(f"groups         backbone {sum(p.numel() for p in of_backbone):,} parameters")
+        echo(f"{'' if depth else 'stages':15}{depth + 1:2}  {', '.join(paths)}")
+    echo(f"groups         backbone {sum(p.numel() for p in of_backbone):,} parameters")
     head = f"head {sum(p.numel() for p in of_head):,} parameters" if of_head else "no head yet"
-    click.echo(f"               {head} (a new one is made for your classes)")
-    click.echo(
+    echo(f"               {head} (a new one is made for your classes)")
+    echo(
         f"preprocessing  resize {'x'.join(map(str, preprocess.resize))} "
         f"({preprocess.interpolation}, {preprocess.crop_mode}), crop {height}x{width}"
         f"{_size_note(backbone)}"
     )
-    click.echo(f"               mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}")
+    echo(f"               mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}")
     if weights is None:
-        click.echo("weights        none")
+        echo("weights        none")
         return
-    click.echo(f"weights        {weights.tag or 'pretrained'}, from {weights.place}")
-    click.echo(f"sha256         {weights.sha256 or 'none to check against'}")
-    click.echo(f"licence        {weights.license or 'not stated'}")
+    echo(f"weights        {weights.tag or 'pretrained'}, from {weights.place}")
+    echo(f"sha256         {weights.sha256 or 'none to check against'}")
+    echo(f"licence        {weights.license or 'not stated'}")
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
-from zoo.cli.words import count, human_size
+from zoo.cli.words import count, echo, echo_json, human_size
 
 if TYPE_CHECKING:
     from zoo.backbone import Backbone
@@ -53,15 +52,15 @@ def list_(pattern: str, form: str) -> None:
             {"name": name, "bytes": _size(file), "file": str(file), "by": by}
             for name, file, by, _ in rows
         ]
-        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        echo_json(listed)
         return
     width = max((len(name) for name, *_ in rows), default=0)
     for name, file, by, kind in rows:
         said = "" if kind == "own" else f"  ({by})"
-        click.echo(f"{name:{width}}  {human_size(_size(file)):>8}  {file}{said}")
+        echo(f"{name:{width}}  {human_size(_size(file)):>8}  {file}{said}")
     # Two backbones may have one file.
     sizes = {os.path.realpath(file): _size(file) for _, file, *_ in rows}
-    click.echo(f"{count(len(sizes), 'file')}, {human_size(sum(sizes.values()))} in all", err=True)
+    echo(f"{count(len(sizes), 'file')}, {human_size(sum(sizes.values()))} in all", err=True)
 
 
 @command.command("where", short_help="Show every place that would be tried, in order.")
@@ -80,20 +79,20 @@ def where(name: str) -> None:
     backbone = plugins.get(name)
     found, notes = ask(backbone)
     _warn(notes)
-    click.echo(f"{backbone.name}: {count(len(found), 'place')}")
+    echo(f"{backbone.name}: {count(len(found), 'place')}")
     first = next((p for p in found if p.file is not None or p.remote), None)
     for number, place in enumerate(found, 1):
         own = place.kind == "own"
         here = f"no, not at {looked_in(place.weights, own=own)}"
         if place.file is not None:
             here = f"yes, {place.file} ({human_size(_size(place.file))})"
-        click.echo(f"{'->' if place is first else '  '} {number}  {place.weights.place}")
-        click.echo(f"      said by          {place.by}")
-        click.echo(f"      on this machine  {here}")
-        click.echo(f"      sha256           {place.weights.sha256 or 'none declared'}")
-        click.echo(f"      licence          {place.weights.license or 'not stated'}")
+        echo(f"{'->' if place is first else '  '} {number}  {place.weights.place}")
+        echo(f"      said by          {place.by}")
+        echo(f"      on this machine  {here}")
+        echo(f"      sha256           {place.weights.sha256 or 'none declared'}")
+        echo(f"      licence          {place.weights.license or 'not stated'}")
     if not any(place.kind == "added" for place in found):
-        click.echo(
+        echo(
             f"nothing was added with `zoo weights add`; it would be {added_path(backbone.name)}",
             err=True,
         )
@@ -109,11 +108,12 @@ def add(name: str, file: Path) -> None:
     folder ($ZOO_HOME, by default ~/.cache/zoo), and is used before all other places from then on.
     """
     from zoo import plugins, weights
+    from zoo.files import expand
 
     backbone = plugins.get(name)
-    done = weights.add(backbone, file.expanduser())
+    done = weights.add(backbone, expand(file))
     _warn(done.notes)
-    click.echo(f"{backbone.name}  {human_size(_size(done.path))}  {done.path}")
+    echo(f"{backbone.name}  {human_size(_size(done.path))}  {done.path}")
 
 
 @command.command("remove", short_help="Take out a file that was added.")
@@ -123,7 +123,7 @@ def remove(name: str) -> None:
     from zoo import plugins, weights
 
     full_name = name if name in weights.added() else plugins.get(name).name
-    click.echo(f"deleted {weights.remove(full_name)}")
+    echo(f"deleted {weights.remove(full_name)}")
 
 
 @command.command("verify", short_help="Check the SHA-256 of every weights file on this machine.")
@@ -141,11 +141,11 @@ def verify(names: tuple[str, ...]) -> None:
     checked = damaged = 0
     for backbone, place, file in _on_this_machine(backbones):
         verdict = verify_place(backbone, place)
-        click.echo(f"{verdict.state}: {backbone.name}  {file}  ({verdict.detail})")
+        echo(f"{verdict.state}: {backbone.name}  {file}  ({verdict.detail})")
         checked += 1
         damaged += verdict.state == "damaged"
     if not checked:
-        click.echo("no weights files on this machine", err=True)
+        echo("no weights files on this machine", err=True)
     if damaged:
         raise WeightsError(
             f"{damaged} of {count(checked, 'file')} damaged; delete what is, then "
@@ -170,13 +170,13 @@ def fetch(names: tuple[str, ...]) -> None:
             backbone = plugins.get(name)
             loaded = weights.load(backbone, "pretrained")
         except ZooError as error:
-            click.echo(f"! {name}: {error}", err=True)
+            echo(f"! {name}: {error}", err=True)
             failed.append(name)
             continue
         _warn(loaded.notes)
         size = "" if loaded.file is None else f"  {human_size(_size(loaded.file))}"
         place = loaded.file or f"{loaded.source} (its plugin knows where the file is)"
-        click.echo(f"{backbone.name}{size}  {place}")
+        echo(f"{backbone.name}{size}  {place}")
     if failed:
         raise WeightsError(f"{len(failed)} of {len(names)} not fetched: {', '.join(failed)}")
 
@@ -210,7 +210,7 @@ def _on_this_machine(backbones: Iterable[Backbone]) -> list[tuple[Backbone, Plac
 
 def _warn(notes: Iterable[str]) -> None:
     for note in dict.fromkeys(notes):
-        click.echo(f"! {note}", err=True)
+        echo(f"! {note}", err=True)
 
 
 def _size(file: Path) -> int:

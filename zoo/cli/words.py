@@ -1,6 +1,34 @@
-"""Numbers as people read them."""
+"""What is printed: text made harmless for a terminal, JSON, numbers as people read them."""
 
 from __future__ import annotations
+
+import json
+import re
+
+import click
+
+from zoo.text import printable
+
+#: In JSON a terminal could obey these; the others that it could are escaped by json itself.
+_OBEYED_IN_JSON = re.compile(
+    "[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+)
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Print text of one line or more, on stderr with `err`; what a terminal would obey is shown."""
+    click.echo(printable(text, lines=True), err=err)
+
+
+def echo_json(value: object) -> None:
+    """Print a value as JSON: exact when read, and harmless where it is shown."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo(_OBEYED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def shown(name: object) -> str:
+    """A name that others gave, such as a class's or a file's, on one line."""
+    return printable(str(name))
 
 
 def human_size(size: float) -> str:

@@ -15,7 +15,7 @@ from zoo.data.dataset import Batches, EpochSampler, ImageDataset, eval_loader, t
 from zoo.data.transforms import to_input
 from zoo.engine.frozen import CachedDataset
 from zoo.model.replay import Boundary, replay
-from zoo.run.inference import BATCH_SIZE
+from zoo.run.inference import eval_batch_size
 
 #: A forward pass: the model itself, or what wraps it.
 Forward = Callable[[Tensor], Any]
@@ -58,7 +58,7 @@ def image_feed(
     return Feed(
         train=batches,
         sampler=sampler,
-        val=eval_loader(val, batch_size=BATCH_SIZE, workers=workers),
+        val=eval_loader(val, batch_size=eval_batch_size(preprocess), workers=workers),
         outputs=outputs,
         image_size=preprocess.height_width,
     )
@@ -89,7 +89,11 @@ def activation_feed(
     return Feed(
         train=batches,
         sampler=sampler,
-        val=eval_loader(CachedDataset(val, val_store), batch_size=BATCH_SIZE, workers=0),
+        val=eval_loader(
+            CachedDataset(val, val_store),
+            batch_size=eval_batch_size(val.bases.prepare.preprocess),
+            workers=0,
+        ),
         outputs=outputs,
         image_size=None,
     )

@@ -14,6 +14,7 @@ from zoo.errors import WeightsError
 from zoo.model.depth import depths
 from zoo.model.head import HeadInit, ensure_head, in_head, initialise_head
 from zoo.model.size import needs_resizing, resized
+from zoo.text import clip
 
 #: Old files lack batch norm's step counter, which nothing but momentum=None reads.
 _OPTIONAL = "num_batches_tracked"
@@ -80,17 +81,30 @@ def build_for(backbone: Backbone, num_classes: int, state_dict: dict[str, Tensor
     Raises:
         WeightsError: The state dict is not this backbone's with that many classes.
     """
+    return load_whole(build_empty(backbone, num_classes), backbone, state_dict)
+
+
+def build_empty(backbone: Backbone, num_classes: int) -> nn.Module:
+    """A classifier that is to get all its weights, head included, from a run."""
     model = plugins.build(backbone, num_classes, False)
     ensure_head(model, backbone, num_classes)
+    return model
+
+
+def load_whole(model: nn.Module, backbone: Backbone, state_dict: dict[str, Tensor]) -> nn.Module:
+    """Load all weights, head included, strictly; gives the model back, in eval mode.
+
+    Raises:
+        WeightsError: They are not this backbone's with that many classes.
+    """
     own = model.state_dict()
     if own.keys() == state_dict.keys():
         own.update(state_dict)
     try:
         model.load_state_dict(own if own.keys() == state_dict.keys() else state_dict)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"the weights don't fit {backbone.name} with {num_classes} classes: {error}"
-        ) from error
+    except Exception as error:  # a module's own loading raises whatever it likes
+        reason = clip(" ".join(str(error).split()), 1000)
+        raise WeightsError(f"the weights don't fit {backbone.name}: {reason}") from error
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from zoo.decisions import (
 from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import decide_on_main, make_accelerator
 from zoo.errors import TrainingError
+from zoo.files import expand
 from zoo.model.build import build_from
 from zoo.model.depth import Depths, depths
 from zoo.model.device import choose_device, place
@@ -162,7 +164,7 @@ def prepare(
     )
     recipe = change(
         recipe,
-        data=None if recipe.data is None else str(Path(recipe.data).expanduser().resolve()),
+        data=None if recipe.data is None else os.path.realpath(expand(recipe.data)),
         image_size=preprocess.size if isinstance(preprocess.size, int) else None,
         device=device.type,
         precision=precision,

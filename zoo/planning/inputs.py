@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from pathlib import Path
 
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
@@ -13,6 +13,7 @@ from zoo.data.split import Splits
 from zoo.engine.events import Listener, Note
 from zoo.engine.stores import readable_store
 from zoo.errors import SizeError, WeightsUnavailableError
+from zoo.files import expand
 from zoo.model.size import needs_resizing, resized
 from zoo.recipe import Recipe, change
 
@@ -52,7 +53,7 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
     listen(Note(text=f"reading the images of {recipe.data}"))
     with readable_store() as known:
         splits = read_splits(
-            Path(recipe.data).expanduser(),
+            expand(recipe.data),
             val_split=recipe.val_split,
             seed=recipe.seed,
             strict=recipe.strict,
@@ -93,5 +94,5 @@ def load_weights(
     for note in loaded.notes:
         listen(Note(text=note, warning=True))
     if recipe.weights not in ("pretrained", "none"):
-        recipe = change(recipe, weights=str(Path(recipe.weights).expanduser().resolve()))
+        recipe = change(recipe, weights=os.path.realpath(expand(recipe.weights)))
     return recipe, replace(loaded, source=loaded.source + source_suffix)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.run.write import CARD, ModelInfo, write_file
+from zoo.text import markdown, printable
 from zoo.weights import describe
 
 
@@ -23,8 +24,10 @@ def write_card(
         train: Images per class learnt from.
         val: Images per class held out.
     """
+    names = ", ".join(map(markdown, info.class_names))
+    use = shlex.quote(printable(str(folder)))
     rows = "\n".join(
-        f"| {_cell(name)} | {t} | {v} |"
+        f"| {markdown(name)} | {t} | {v} |"
         for name, t, v in zip(info.class_names, train, val, strict=True)
     )
     accuracy = f"{info.val_accuracy:.2%} of {sum(val)} ({info.stage}, the best)"
@@ -34,24 +37,24 @@ def write_card(
         else "\n**It started from random weights, not from pretrained ones.**\n"
     )
     height, width = info.preprocess.height_width
-    text = f"""# {_cell(backbone.name)}, fine-tuned
+    text = f"""# {markdown(backbone.name)}, fine-tuned
 
-An image classifier for {len(info.class_names)} classes: {", ".join(map(_cell, info.class_names))}.
+An image classifier for {len(info.class_names)} classes: {names}.
 {random_warning}
 | | |
 |---|---|
 | accuracy on held-out images | {accuracy} |
 | backbone | {backbone.name} |
-| started from | {_cell(info.weights_source)} |
+| started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
 | made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
-{"".join(f"| on its way | {_cell(line)} |{chr(10)}" for line in info.history)}
+{"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
 The best epoch was chosen on the held-out images, so expect a little less on new ones.
 
 ## Use
 
-    zoo predict {shlex.quote(str(folder))} IMAGE_OR_DIR...
-    zoo evaluate {shlex.quote(str(folder))} --data DIR
+    zoo predict {use} IMAGE_OR_DIR...
+    zoo evaluate {use} --data DIR
 
     import zoo
     run = zoo.load({str(folder)!r})
@@ -72,9 +75,4 @@ def _licence(info: ModelInfo, backbone: Backbone) -> str:
     # Others, added or from a plugin's place, say theirs, if they do, in weights_source.
     if backbone.weights is None or info.weights_source != describe(backbone.weights):
         return ""
-    return f"| licence of those weights | {_cell(backbone.weights.license or 'not stated')} |\n"
-
-
-def _cell(text: str) -> str:
-    """Text that can't end a table cell or start markup."""
-    return "".join(f"\\{c}" if c in "|*_`<>[]\\" else c for c in text if c.isprintable())
+    return f"| licence of those weights | {markdown(backbone.weights.license or 'not stated')} |\n"

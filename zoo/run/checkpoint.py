@@ -18,7 +18,10 @@ from torch import Tensor
 
 from zoo.errors import RunError
 from zoo.files import replacing
+from zoo.parsing import parse_json
+from zoo.text import clip
 from zoo.weights import is_file, tensors_sha256
+from zoo.weights.header import read_header
 
 CHECKPOINT = "checkpoint"
 
@@ -30,6 +33,9 @@ LOCK = ".lock"
 
 #: Version of the layout.
 FORMAT = "1"
+
+#: As `zoo.files.replacing` names what it writes.
+_UNFINISHED = re.compile(r"\.[A-Za-z]+\.[a-z]+\.[a-z0-9_]{8}")
 
 #: Seconds for which the loader processes of a killed run may outlive it, and hold its lock.
 ORPHANS = 15.0
@@ -126,24 +132,36 @@ def holding(folder: Path, *, patience: float = 0) -> Iterator[None]:
 def remove_unfinished(folder: Path) -> None:
     """Take away files that a killed process was writing; the folder is held."""
     for place in (folder, folder / CHECKPOINT):
-        for left in place.glob(".*.*.????????"):
-            if left.is_file() and not left.is_symlink():
+        for left in place.iterdir() if place.is_dir() else ():
+            if is_unfinished(left):
                 left.unlink(missing_ok=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether it is a file of a run that was being written when its process was killed."""
+    return bool(_UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
 
 
 def _read(path: Path) -> Checkpoint:
     try:
+        read_header(path)  # Within bounds, before anything is made of it.
         with safe_open(path, framework="pt") as content:
             details = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is no readable checkpoint: {error}") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} is no readable checkpoint: {clip(str(error))}") from error
     if details.get("zoo_checkpoint") != FORMAT:
         raise RunError(f"{path} is no checkpoint that this zoo reads")
     text = details.get("about", "")
     if _sha256(tensors, text) != details.get("sha256"):
         raise RunError(f"{path} is damaged: it is not what was written")
-    return Checkpoint(tensors=tensors, about=json.loads(text))
+    try:
+        about = parse_json(text)
+    except ValueError as error:
+        raise RunError(f"{path} can't be understood: {clip(str(error))}") from error
+    if not isinstance(about, dict):
+        raise RunError(f"{path} can't be understood: it says nothing of a run")
+    return Checkpoint(tensors=tensors, about=about)
 
 
 def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:

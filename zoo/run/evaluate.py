@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -121,13 +122,18 @@ def _images(info: ModelInfo, data: Path | None, split: Split, strict: bool) -> t
         raise DataError(f"split is {split!r}; give one of {', '.join(get_args(Split))}")
     if data is None and recipe.data is None:
         splits = demo_splits(val_split=recipe.val_split, seed=recipe.seed)
+        if splits.class_names != info.class_names:
+            raise DataError(
+                "the recipe says that the run was trained on the demo, whose classes are others; "
+                "name a labelled folder with --data"
+            )
         if split == "all":
             return replace(splits, val=splits.train + splits.val), "all of the demo's digits"
         return splits, f"the demo's digits, the {recipe.val_split:.0%} that training held out"
     root = data if data is not None else Path(str(recipe.data))
     if split == "all":
         return read_labelled(root, info.class_names, strict=strict), f"all of {root}"
-    if recipe.data is not None and root.resolve() == Path(recipe.data).resolve():
+    if recipe.data is not None and os.path.realpath(root) == os.path.realpath(recipe.data):
         return _held_out(info, root, strict)
     train_dir, val_dir, _ = split_folders(root)
     folder = val_dir or train_dir

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from zoo.errors import RunError
+from zoo.files import expand
 from zoo.recipe import Recipe
 from zoo.run.checkpoint import (
     CHECKPOINT,
@@ -36,7 +37,7 @@ def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = Fa
         if out is None:
             folder = next(c for c in _default_folders(recipe) if not c.exists())
         else:
-            folder = Path(out).expanduser()
+            folder = expand(out)
             if not resuming:
                 _refuse_if_used(folder)
         existing = _existing(folder)
@@ -114,7 +115,7 @@ def remove_traces(folder: Path) -> None:
 
 
 def _default_folders(recipe: Recipe) -> Iterator[Path]:
-    data = "demo" if recipe.data is None else Path(recipe.data).expanduser().resolve().name
+    data = "demo" if recipe.data is None else Path(os.path.realpath(expand(recipe.data))).name
     stem = f"{data or 'data'}-{recipe.backbone.partition('/')[2]}"
     return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in itertools.count(1))
 

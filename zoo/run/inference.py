@@ -11,14 +11,22 @@ from zoo.backbone import Preprocess
 from zoo.data.bases import Bases
 from zoo.data.dataset import Batches, ImageDataset, eval_loader
 from zoo.data.transforms import to_input
+from zoo.errors import RunError
 
-#: Images per forward pass, the same for all three.
+#: Images per forward pass, the same for all three, of up to 512 x 512 pixels.
 BATCH_SIZE = 32
+
+
+def eval_batch_size(preprocess: Preprocess) -> int:
+    """Images per forward pass: fewer the larger they are, so that memory has a bound."""
+    height, width = preprocess.height_width
+    return max(1, min(BATCH_SIZE, BATCH_SIZE * 512 * 512 // (height * width)))
 
 
 def eval_batches(bases: Bases, workers: int = 0) -> Batches:
     """Batches of bases, in their order, as `predict_logits` takes them."""
-    return eval_loader(ImageDataset(bases), batch_size=BATCH_SIZE, workers=workers)
+    size = eval_batch_size(bases.prepare.preprocess)
+    return eval_loader(ImageDataset(bases), batch_size=size, workers=workers)
 
 
 def predict_logits(model: nn.Module, batches: Batches, preprocess: Preprocess) -> Tensor:
@@ -28,9 +36,17 @@ def predict_logits(model: nn.Module, batches: Batches, preprocess: Preprocess) -
         model: Is put into eval mode and left so.
         batches: Of (pixels (N, 3, H, W) uint8, anything).
         preprocess: How the backbone wants them normalised.
+
+    Raises:
+        RunError: Some are not finite, so that they say nothing.
     """
     device = next(model.parameters()).device
-    return all_logits(model, batches, lambda pixels: model(to_input(pixels, preprocess, device)))
+    logits = all_logits(model, batches, lambda pixels: model(to_input(pixels, preprocess, device)))
+    if not bool(logits.isfinite().all()):
+        raise RunError(
+            "the model's scores are NaN or infinite: its weights or its preprocessing are no good"
+        )
+    return logits
 
 
 @torch.inference_mode()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +9,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from zoo import plugins
-from zoo.backbone import Backbone, Preprocess
+from zoo.backbone import Backbone
 from zoo.data.bases import Bases
 from zoo.data.split import Sample
 from zoo.data.transforms import eval_transform
-from zoo.errors import DataError, PluginError, RunError, SizeError
-from zoo.model.build import build_for
+from zoo.errors import DataError, PluginError, RunError, SizeError, WeightsError
+from zoo.files import expand
+from zoo.model.build import build_empty, load_whole
 from zoo.model.device import choose_device, place
+from zoo.model.head import in_head
 from zoo.model.size import needs_resizing, resized
-from zoo.recipe import Recipe
 from zoo.run.evaluate import Evaluation, Split, evaluate
 from zoo.run.inference import eval_batches, predict_logits
-from zoo.run.write import FORMAT, MODEL, ModelInfo
+from zoo.run.parse import read_head
+from zoo.run.write import MODEL, ModelInfo
+from zoo.text import clip
 from zoo.weights import is_file, tensors_sha256
+from zoo.weights.header import Header
+from zoo.weights.reading import leads_out
 
 AnyImage = str | Path | Image.Image | np.ndarray
 
@@ -109,12 +111,15 @@ class Run:
         self, data: str | Path | None = None, *, split: Split = "val", strict: bool = False
     ) -> Evaluation:
         """Measure accuracy on labelled images; see `zoo.run.evaluate.evaluate`."""
-        where = None if data is None else Path(data).expanduser()
+        where = None if data is None else expand(data)
         return evaluate(self.model, self.info, where, split=split, strict=strict)
 
 
 def load(path: str | Path, *, device: str = "auto") -> Run:
     """Read a run and build its model.
+
+    A run may come from anybody: no code in it is run, nothing outside it is read, and no more
+    memory is taken than its backbone and its own size ask for.
 
     Args:
         path: A run folder, or its model.safetensors wherever that lies now.
@@ -125,23 +130,31 @@ def load(path: str | Path, *, device: str = "auto") -> Run:
         PluginError: Its backbone's plugin is not installed or fails.
         WeightsError: The weights don't fit the backbone.
     """
-    path = Path(path).expanduser()
-    file = path if is_file(path) else path / MODEL
-    state_dict, details = _read(file)
-    info = _parse(file, details)
-    if tensors_sha256(state_dict) != details.get("sha256"):
-        raise RunError(f"{file} is damaged: its weights are not the ones that were written")
-    try:
-        backbone = plugins.get(info.backbone)
-    except PluginError as error:
-        raise PluginError(f"{file} needs backbone {info.backbone}: {error}") from error
-    if needs_resizing(backbone, info.preprocess.size):
-        try:
-            backbone = resized(backbone, info.preprocess.size)
-        except SizeError as error:
-            raise RunError(f"{file}: {error}") from error
-    model = build_for(backbone, len(info.class_names), state_dict)
+    path = expand(path)
+    file = model_file(path)
+    header, info = read_head(file)
+    backbone = backbone_of(file, header, info)
+    model = build_empty(backbone, len(info.class_names))
+    _refuse_more(file, header, model)
+    load_whole(model, backbone, read_tensors(file, header))
     return Run(path=path, info=info, backbone=backbone, model=place(model, choose_device(device)))
+
+
+def model_file(path: Path) -> Path:
+    """The model.safetensors of a run folder; a file is its own.
+
+    Raises:
+        RunError: In that folder it is a link that leads out of it.
+    """
+    if is_file(path):
+        return path
+    file = path / MODEL
+    if is_file(file) and (target := leads_out(path, file)) is not None:
+        raise RunError(
+            f"{file} is a link that leads out of the run folder, to {target}; "
+            f"give that file itself if it is meant"
+        )
+    return file
 
 
 def read_info(file: Path) -> ModelInfo:
@@ -150,46 +163,59 @@ def read_info(file: Path) -> ModelInfo:
     Raises:
         RunError: There is no such file, or zoo didn't write it.
     """
-    return _parse(file, _read(file, tensors=False)[1])
+    return read_head(file)[1]
 
 
-def _read(file: Path, *, tensors: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if not is_file(file):
-        raise RunError(f"no run at {file.parent}: there is no {file.name} that can be read")
+def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
+    """The backbone that a run needs, at the run's input size; nothing is built.
+
+    Raises:
+        PluginError: Its plugin is not installed or fails.
+        RunError: It can't be built for the run's input size.
+        WeightsError: The file holds no head for the run's classes.
+    """
     try:
-        with safe_open(file, framework="pt") as content:
-            details = content.metadata() or {}
-            names = content.keys() if tensors else []
-            return {name: content.get_tensor(name) for name in names}, details
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{file} is no readable safetensors file: {error}") from error
+        backbone = plugins.get(info.backbone)
+    except PluginError as error:
+        raise PluginError(f"{file} needs backbone {info.backbone}: {error}") from error
+    heads = [s for name, s in header.shapes.items() if in_head(name, backbone.head_paths)]
+    classes = len(info.class_names)
+    # Before the network is built, whose head takes memory for as many classes as it is told.
+    if not any(classes in shape for shape in heads):
+        found = ", ".join(map(str, heads[:4])) or "no tensor of it"
+        raise WeightsError(
+            f"the weights of {file} don't fit {backbone.name} with {classes:,} classes: "
+            f"of its head ({', '.join(backbone.head_paths)}) the file has {found}"
+        )
+    if needs_resizing(backbone, info.preprocess.size):
+        try:
+            backbone = resized(backbone, info.preprocess.size)
+        except SizeError as error:
+            raise RunError(f"{file}: {error}") from error
+    return backbone
 
 
-def _parse(file: Path, details: dict[str, str]) -> ModelInfo:
-    if "zoo_format" not in details:
-        raise RunError(f"{file} was not written by zoo: its metadata names no classes or backbone")
-    if details["zoo_format"] != FORMAT:
+def read_tensors(file: Path, header: Header) -> dict[str, torch.Tensor]:
+    """The tensors, checked against their SHA-256.
+
+    Raises:
+        RunError: They can't be read, or are not the ones that were written.
+    """
+    try:
+        tensors = load_file(file)
+    except Exception as error:  # a shape or type that torch lacks is any kind of error
+        raise RunError(f"{file} is no readable safetensors file: {clip(str(error))}") from error
+    if tensors_sha256(tensors) != header.metadata.get("sha256"):
+        raise RunError(f"{file} is damaged: its weights are not the ones that were written")
+    return tensors
+
+
+def _refuse_more(file: Path, header: Header, model: nn.Module) -> None:
+    own = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if header.tensor_bytes > 2 * own + 2**20:
         raise RunError(
-            f"{file} has format {details['zoo_format']}, this zoo reads {FORMAT}; update zoo"
+            f"{file} holds {header.tensor_bytes:,} bytes of weights, its backbone has {own:,}"
         )
-    try:
-        class_names = json.loads(details["class_names"])
-        if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
-            raise ValueError("class_names is no list of names")
-        return ModelInfo(
-            backbone=details["backbone"],
-            class_names=tuple(class_names),
-            preprocess=Preprocess.from_dict(json.loads(details["preprocess"])),
-            recipe=Recipe.model_validate(tomllib.loads(details["recipe"])),
-            weights_source=details["weights_source"],
-            epoch=int(details["epoch"]),
-            val_accuracy=float(details["val_accuracy"]),
-            val_sha256=details["val_sha256"],
-            versions=dict(json.loads(details["versions"])),
-            history=tuple(map(str, json.loads(details.get("history", "[]")))),
-        )
-    except (KeyError, ValueError, TypeError, AttributeError, PluginError, ValidationError) as error:
-        raise RunError(f"the metadata of {file} can't be understood: {error}") from error
 
 
 def _sample(image: AnyImage) -> Sample:

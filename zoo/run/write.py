@@ -22,9 +22,13 @@ from zoo.errors import RunError
 from zoo.files import replacing
 from zoo.recipe import Recipe, dump_recipe
 from zoo.weights import tensors_sha256
+from zoo.weights.header import SEAL, UNSEALED, seal
 
-#: Version of the metadata's layout.
-FORMAT = "1"
+#: Version of the metadata's layout. From 2 on the header is sealed: see `zoo.weights.header`.
+FORMAT = "2"
+
+#: Those that can be read.
+FORMATS = ("1", FORMAT)
 
 MODEL = "model.safetensors"
 CONFIG = "config.json"
@@ -111,12 +115,18 @@ def write_model(folder: Path, state_dict: Mapping[str, Tensor], info: ModelInfo)
         name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, t in state_dict.items()
     }
-    details = {**info.to_metadata(), "sha256": tensors_sha256(tensors)}
-    write_file(folder / MODEL, safetensors_bytes(tensors, metadata=details))
+    details = {**info.to_metadata(), "sha256": tensors_sha256(tensors), SEAL: UNSEALED}
+    write_file(folder / MODEL, *seal(safetensors_bytes(tensors, metadata=details)))
 
 
 def write_config(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
-    """Write config.json in the layout that timm and transformers read from a local folder."""
+    """Write config.json."""
+    text = json.dumps(config_of(backbone, info), indent=2, ensure_ascii=False) + "\n"
+    write_file(folder / CONFIG, text.encode())
+
+
+def config_of(backbone: Backbone, info: ModelInfo) -> dict[str, Any]:
+    """What config.json says, in the layout that timm and transformers read from a local folder."""
     config: dict[str, Any] = {
         **backbone.config,
         "num_classes": len(info.class_names),
@@ -136,8 +146,7 @@ def write_config(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
         config["pretrained_cfg"] = own
     else:
         config["preprocess"] = described
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    write_file(folder / CONFIG, text.encode())
+    return config
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -161,14 +170,14 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     write_file(folder / METRICS, text.getvalue().encode())
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place, sync it to disk, and only then put it there.
+def write_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file beside its place, in parts, sync it to disk, and only then put it there.
 
     Raises:
         RunError: It can't be written; an older file of that name is intact.
     """
     try:
-        with replacing(path) as beside:
-            beside.write_bytes(content)
+        with replacing(path) as beside, beside.open("wb") as file:
+            file.writelines(parts)
     except OSError as error:
         raise RunError(f"can't write {path}: {error.strerror}") from error

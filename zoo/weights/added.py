@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 from zoo.backbone import Backbone, Weights
 from zoo.errors import WeightsError
-from zoo.files import home, replacing
+from zoo.files import expand, home, replacing
 from zoo.weights.getting import locate
 from zoo.weights.reading import file_sha256, fit, is_file, read_state_dict, tensors_sha256
 
@@ -82,7 +83,7 @@ def add(backbone: Backbone, file: Path) -> Added:
     details = {
         "format": "pt",
         "backbone": backbone.name,
-        "from": json.dumps(str(file.expanduser().resolve())),
+        "from": json.dumps(os.path.realpath(expand(file))),
         "from_sha256": digest,
         "sha256": tensors_sha256(tensors),
     }

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from zoo.backbone import Weights
 from zoo.errors import WeightsError, WeightsUnavailableError
+from zoo.files import expand
 from zoo.weights.reading import check_sha256, is_file
 
 #: Names under which a hub repository holds a model's weights, the safe one first.
@@ -36,7 +37,7 @@ def locate(weights: Weights, *, own: bool = False) -> Path | None:
         elif weights.package is not None:
             path = _packaged(weights)
         else:
-            path = Path(weights.path or "").expanduser()
+            path = expand(weights.path or "")
     except (ValueError, RuntimeError, WeightsError):
         # No repository's name, no home folder, no such package: getting it will say so.
         return None
@@ -57,7 +58,7 @@ def obtain(weights: Weights) -> Path:
     elif weights.package is not None:
         path = _packaged(weights)
     else:
-        path = Path(weights.path or "").expanduser()
+        path = expand(weights.path or "")
     if not is_file(path):
         raise WeightsUnavailableError(f"there is no file {path}")
     if weights.sha256 is not None:

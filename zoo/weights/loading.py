@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from zoo import plugins
 from zoo.backbone import Backbone, Weights
 from zoo.errors import PluginError, WeightsError, WeightsUnavailableError
+from zoo.files import expand
 from zoo.weights.added import read_added
 from zoo.weights.getting import locate, looked_in, obtain
 from zoo.weights.place import Place, ask
-from zoo.weights.reading import fit, is_file, read_state_dict
+from zoo.weights.reading import fit, is_file, leads_out, read_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +55,11 @@ def load(backbone: Backbone, weights: str) -> LoadedWeights:
         return LoadedWeights(state_dict=None, source="random")
     if weights == "pretrained":
         return _load_pretrained(backbone)
-    path = Path(weights).expanduser()
-    path = path / "model.safetensors" if is_file(path / "model.safetensors") else path
+    path = expand(weights)
+    if is_file(path / "model.safetensors"):
+        folder, path = path, path / "model.safetensors"
+        if (target := leads_out(folder, path)) is not None:
+            raise WeightsError(f"{path} is a link that leads out of its folder, to {target}")
     state_dict = plugins.convert(backbone, read_state_dict(path))
     return LoadedWeights(state_dict=state_dict, source=f"file {path}", file=path)
 

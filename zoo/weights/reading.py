@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, WeightsError
+from zoo.weights.header import read_header
+from zoo.weights.pickles import inflated, is_program, refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 #: Keys under which common training scripts nest the model's state dict in a checkpoint.
 _NESTED = ("state_dict", "model", "model_state_dict")
 
+#: PyTorch stores tensors as they are; an archive that unpacks to much more is made to fill memory.
+_MOST_INFLATED = 16
+
 
 def read_state_dict(path: Path) -> StateDict:
     """Read a state dict from a .safetensors or a PyTorch file, without running code in it.
@@ -28,29 +33,13 @@ def read_state_dict(path: Path) -> StateDict:
     and the `module.` that data-parallel training puts before every name is taken off.
 
     Raises:
-        WeightsError: No such file, or no state dict can be read from it.
+        WeightsError: No such file, or no state dict can be read from it; or it is a run's, damaged.
     """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not is_file(path):
         raise WeightsError(f"no weights file {path}; give pretrained, none, or an existing file")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes make it raise
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it asks to run {wanted[1]}" if wanted else "it is no PyTorch file, or a damaged one"
-        raise WeightsError(
-            f"{path} can't be read as plain tensors: {why}; zoo runs no code from a weights file. "
-            f"Save its state_dict() as .safetensors where it was made"
-        ) from error
-    return _state_dict_in(content, path)
+        return _read_safetensors(path)
+    return _state_dict_in(_unpickled(path), path)
 
 
 def fit(backbone: Backbone, state_dict: StateDict, *, source: str) -> StateDict:
@@ -137,6 +126,55 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def leads_out(folder: Path, file: Path) -> Path | None:
+    """Where a file leads to by links, if that is outside the folder that it lies in; else None.
+
+    What somebody sent as a folder is to be read from that folder alone.
+    """
+    # Path.resolve raises on a link that leads to itself.
+    target = Path(os.path.realpath(file))
+    return None if target.is_relative_to(os.path.realpath(folder)) else target
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    from safetensors.torch import load_file
+
+    try:
+        header = read_header(path)
+        state_dict = load_file(path)
+    except Exception as error:  # a tensor that torch lacks is any kind of error
+        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+    # A run says what its tensors were; other files may mean something else by a sha256.
+    ours = "zoo_format" in header.metadata
+    if ours and (
+        header.seal == "broken" or tensors_sha256(state_dict) != header.metadata.get("sha256")
+    ):
+        raise WeightsError(f"{path} is damaged: its weights are not the ones that were written")
+    return state_dict
+
+
+def _unpickled(path: Path) -> object:
+    """What a PyTorch file holds; no code is run for it."""
+    import torch
+
+    if is_program(path):
+        raise _refused(path, "it is a TorchScript archive, a program")
+    if inflated(path) > _MOST_INFLATED * path.stat().st_size:
+        raise _refused(path, f"it unpacks to more than {_MOST_INFLATED} times its size")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever the bytes make it raise
+        why = refusal(path) or "it is no PyTorch file, or a damaged one"
+        raise _refused(path, why) from error
+
+
+def _refused(path: Path, why: str) -> WeightsError:
+    return WeightsError(
+        f"{path} can't be read as plain tensors: {why}; zoo runs no code from a weights file. "
+        f"Save its state_dict() as .safetensors where it was made"
+    )
 
 
 def _state_dict_in(content: object, path: Path) -> StateDict:

@@ -1,0 +1,212 @@
+"""`zoo verify` finds whatever is not as it was written."""
+
+import json
+import os
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import zoo
+from tests.run.forging import MODEL, copy, forge, put_together, take_apart
+from zoo.cli import main
+from zoo.errors import RunError, WeightsError
+
+KEPT = ["checkpoint/data.safetensors", "checkpoint/last.safetensors"]
+FILES = [MODEL, "config.json", "recipe.toml", "metrics.csv", "README.md", *KEPT]
+
+
+@pytest.fixture
+def folder(run, tmp_path) -> Path:
+    return copy(run, tmp_path)
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {f.file: f.state for f in zoo.verify(folder)}
+
+
+def wrong(folder: Path) -> dict[str, str]:
+    return {f.file: f.detail for f in zoo.verify(folder) if f.state == "wrong"}
+
+
+def test_a_run_as_it_was_written_is_ok(folder):
+    assert states(folder) == dict.fromkeys(FILES, "ok")
+    assert "3 classes" in zoo.verify(folder)[0].detail
+    assert "tensors, as timm/test_efficientnet has them" in zoo.verify(folder)[0].detail
+
+
+@pytest.mark.parametrize("name", ["zoo/efficientnet_lite0", "torchvision/squeezenet1_1"])
+def test_runs_of_every_plugin_are_ok(photos, tmp_path, name):
+    from tests.conftest import QUICK
+
+    zoo.finetune(photos, out=tmp_path / "run", **{**QUICK, "backbone": name})
+    assert states(tmp_path / "run") == dict.fromkeys(FILES, "ok")
+
+
+def test_a_model_file_alone_is_checked(folder, tmp_path):
+    alone = Path(shutil.copy(folder / MODEL, tmp_path / "alone.safetensors"))
+    assert states(alone) == {"alone.safetensors": "ok"}
+    with pytest.raises(RunError, match="no such folder or file"):
+        zoo.verify(tmp_path / "nowhere")
+
+
+def test_a_byte_flipped_anywhere_in_the_model_file_is_found(folder):
+    """In the header and in tensors; by verify, and by whatever opens the file."""
+    file = folder / MODEL
+    original = file.read_bytes()
+    end = 8 + int.from_bytes(original[:8], "little")
+    header, _ = take_apart(file)
+    header.pop("__metadata__")
+    starts = [end + tensor["data_offsets"][0] for tensor in header.values()]
+    draw = random.Random(0)
+    places = [*draw.sample(range(end), 200), *draw.sample(starts, 10), len(original) - 1]
+    for place in places:
+        content = bytearray(original)
+        content[place] ^= 1 << draw.randrange(8)
+        file.write_bytes(content)
+        with pytest.raises((RunError, WeightsError)):
+            zoo.load(file)
+        assert states(file) == {MODEL: "wrong"}, place
+
+
+def test_damage_in_a_run_to_start_from_is_found(folder):
+    content = bytearray((folder / MODEL).read_bytes())
+    content[-1] ^= 1
+    (folder / MODEL).write_bytes(content)
+    with pytest.raises(WeightsError, match="is damaged: its weights are not the ones"):
+        zoo.build("timm/test_efficientnet", 5, weights=str(folder))
+
+
+def test_a_run_of_the_format_before_is_read_and_its_header_said_to_be_unchecked(folder, photos):
+    header, tensors = take_apart(folder / MODEL)
+    details = {**header["__metadata__"], "zoo_format": "1"}
+    del details["header_sha256"]
+    header["__metadata__"] = details
+    (folder / MODEL).write_bytes(put_together(header, tensors, sealed=False))
+    assert zoo.load(folder).predict(photos / "red" / "0.png")
+    finding = zoo.verify(folder)[0]
+    assert finding.state == "unchecked"
+    assert "written by an older zoo, without a SHA-256 over its header" in finding.detail
+    details["zoo_format"] = "2"
+    (folder / MODEL).write_bytes(put_together(header, tensors, sealed=False))
+    assert "its header is not the one that was written" in wrong(folder)[MODEL]
+
+
+def test_a_backbone_that_is_not_installed_leaves_the_rest_checked(folder):
+    forge(folder / MODEL, backbone="acme/net")
+    found = {f.file: f for f in zoo.verify(folder)}
+    assert found[MODEL].state == "unchecked"
+    assert "whether it fits its backbone is not known" in found[MODEL].detail
+    assert found["config.json"].state == "ok"
+    assert found["README.md"].state == "wrong"
+
+
+def test_weights_of_another_backbone_are_wrong(folder):
+    forge(folder / MODEL, backbone="timm/test_resnet")
+    assert wrong(folder)[MODEL]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "detail"),
+    [
+        ("config.json", '"green"', '"brown"', "label_names"),
+        ("config.json", '"num_classes": 3', '"num_classes": 4', "num_classes"),
+        ("config.json", "bicubic", "nearest", "pretrained_cfg.interpolation"),
+        ("config.json", "{", "[", "Expecting"),
+        ("config.json", "{", '{"auto_map": {"AutoModel": "evil.Net"},', "code for transformers"),
+        ("recipe.toml", "batch_size = 8", "batch_size = 9", "batch_size"),
+        ("recipe.toml", "epochs", "epoch", "unknown key 'epoch'"),
+        ("recipe.toml", "= 8", "= ", "Invalid"),
+        ("metrics.csv", "val_accuracy", "accuracy", "does not name the columns"),
+        ("metrics.csv", "\n1,", "\n3,", "don't follow each other"),
+        ("metrics.csv", "\n1,", "\n1,x", "line 2: train_loss is 'x"),
+        ("metrics.csv", "\n2,", "\n2,1,", "line 3 has 12 cells, not 11"),
+        ("metrics.csv", "\n1,", '\n"1,', "it is no CSV"),
+        ("README.md", "timm/test_efficientnet", "timm/test_vit", "not this run's"),
+    ],
+)
+def test_a_file_that_says_something_else_than_the_model_is_found(folder, name, old, new, detail):
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+    assert wrong(folder).keys() == {name}
+    assert detail in wrong(folder)[name]
+
+
+def test_metrics_that_say_something_else_of_the_kept_epoch_are_found(run, folder):
+    text = (folder / "metrics.csv").read_text()
+    lines = text.splitlines()  # Of the header, and of epochs from 1 on.
+    kept = lines[run.info.epoch].split(",")
+    column = lines[0].split(",").index("val_accuracy")
+    kept[column] = "0.5"
+    lines[run.info.epoch] = ",".join(kept)
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    assert "has val accuracy 0.5 there" in wrong(folder)["metrics.csv"]
+    (folder / "metrics.csv").write_text(text.splitlines()[0] + "\n")
+    assert "don't follow each other" in wrong(folder)["metrics.csv"]
+
+
+@pytest.mark.parametrize("name", FILES[:5])
+def test_a_missing_file_is_found(folder, name):
+    (folder / name).unlink()
+    assert "it is missing" in wrong(folder)[name]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_out_of_the_folder_in_a_files_place_is_found(folder, tmp_path, name):
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert "a link that leads out of the folder" in wrong(folder)[name]
+    (folder / name).unlink()
+    (folder / name).symlink_to(folder / name)
+    assert "it is no file" in wrong(folder)[name]
+
+
+class Payload:
+    def __reduce__(self):
+        return (Path("executed").touch, ())
+
+
+def test_strangers_are_named_and_those_that_could_run_code_are_wrong(folder, tmp_path):
+    (folder / "notes.txt").write_text("fine")
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep" / "er" / "pytorch_model.bin").write_bytes(b"x")
+    (folder / "innocent.json").write_bytes(pickle.dumps(Payload()))
+    (folder / "modeling.py").write_text("open('executed', 'w')")
+    (folder / "run").write_text("#!/bin/sh\ntouch executed\n")
+    (folder / "inside").symlink_to("notes.txt")
+    (folder / "out").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe")
+    assert {k: v for k, v in states(folder).items() if k not in FILES} == {
+        "notes.txt": "unchecked",
+        "deep/er/pytorch_model.bin": "wrong",
+        "innocent.json": "wrong",
+        "modeling.py": "wrong",
+        "run": "wrong",
+        "inside": "unchecked",
+        "out": "wrong",
+        "pipe": "wrong",
+    }
+    assert not Path("executed").exists()
+
+
+def test_the_command_prints_a_line_a_file_and_exits_with_2_if_one_is_wrong(run, folder):
+    def verify(*args):
+        return CliRunner().invoke(main, ["verify", *map(str, args)])
+
+    fine = verify(folder)
+    assert fine.exit_code == 0
+    assert [line.split()[:2] for line in fine.stdout.splitlines()] == [["ok", f] for f in FILES]
+    (folder / "config.json").write_text("{}")
+    failed = verify(folder, run.path, "nowhere", "--format", "json")
+    assert failed.exit_code == 2
+    assert failed.stderr == "Error: 2 files wrong; see the lines that say so\n"
+    found = {
+        r["run"]: {f["file"]: f["state"] for f in r["findings"]} for r in json.loads(failed.stdout)
+    }
+    assert found[str(folder)] == {**dict.fromkeys(FILES, "ok"), "config.json": "wrong"}
+    assert found[str(run.path)] == dict.fromkeys(FILES, "ok")
+    assert found["nowhere"] == {"": "wrong"}

@@ -1,0 +1,61 @@
+"""`zoo verify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli.options import format_option
+from zoo.cli.start import starting
+from zoo.cli.words import count, echo, echo_json, shown
+from zoo.errors import RunError
+
+if TYPE_CHECKING:
+    from zoo.run.verify import Finding
+
+
+@click.command("verify", short_help="Check that a run is whole, and nothing in it could do harm.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@format_option("text", "json")
+def command(runs: tuple[Path, ...], form: str) -> None:
+    """Check everything that each RUN holds, a run folder or a model.safetensors.
+
+    A line a file says ok, unchecked (there is nothing to check it against) or wrong, and what was
+    found. The exit code is 2 if anything is wrong. No code of the run is run.
+
+    \b
+      zoo verify runs/photos-resnet18
+      zoo verify runs/* --format json
+    """
+    with starting():
+        from zoo.run.verify import Finding, verify
+
+    found: dict[Path, tuple[Finding, ...]] = {}
+    for run in runs:
+        try:
+            found[run] = verify(run)
+        except RunError as error:
+            found[run] = (Finding(file="", state="wrong", detail=str(error)),)
+        if form == "text":
+            _print(run, found[run], titled=len(runs) > 1)
+    if form == "json":
+        echo_json(
+            [
+                {"run": str(run), "findings": [asdict(finding) for finding in findings]}
+                for run, findings in found.items()
+            ]
+        )
+    wrong = [f for findings in found.values() for f in findings if f.state == "wrong"]
+    if wrong:
+        raise RunError(f"{count(len(wrong), 'file')} wrong; see the lines that say so")
+
+
+def _print(run: Path, findings: tuple[Finding, ...], *, titled: bool) -> None:
+    if titled:
+        echo(shown(run))
+    width = max(len(shown(finding.file)) for finding in findings)
+    for finding in findings:
+        echo(f"{finding.state:9}  {shown(finding.file):{width}}  {shown(finding.detail)}".rstrip())

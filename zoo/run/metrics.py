@@ -1,0 +1,67 @@
+"""metrics.csv of a run, read back and checked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+from zoo.run.write import ModelInfo
+from zoo.text import clip
+
+#: What the rows are checked by; there are others.
+_NEEDED = ("epoch", "val_accuracy")
+
+
+def check_metrics(text: str, info: ModelInfo) -> str:
+    """Check that the rows are numbers, an epoch each, and tell of the model's what it says.
+
+    Args:
+        text: Of metrics.csv.
+        info: As in model.safetensors.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        ValueError: Something is wrong with them.
+    """
+    try:
+        rows = list(csv.reader(io.StringIO(text), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"it is no CSV: {error}") from error
+    if not rows or len(set(rows[0])) < len(rows[0]) or not set(_NEEDED) <= set(rows[0]):
+        raise ValueError(f"its first line does not name the columns {' and '.join(_NEEDED)}")
+    columns, values = rows[0], rows[1:]
+    for line, row in enumerate(values, 2):
+        if len(row) != len(columns):
+            raise ValueError(f"line {line} has {len(row)} cells, not {len(columns)}")
+        for column, cell in zip(columns, row, strict=True):
+            if cell and not _is_number(cell):
+                raise ValueError(f"line {line}: {clip(column, 50)} is {clip(cell, 50)!r}")
+    epochs = [row[columns.index("epoch")] for row in values]
+    first = 1 if epochs[:1] == ["1"] else 0  # Without a probe there is no line for it.
+    if not epochs or epochs != [str(n) for n in range(first, first + len(epochs))]:
+        raise ValueError(f"its epochs don't follow each other: {clip(', '.join(epochs), 50)}")
+    accuracies = dict(
+        zip(epochs, (row[columns.index("val_accuracy")] for row in values), strict=True)
+    )
+    kept = accuracies.get(str(info.epoch))
+    if kept is None:
+        raise ValueError(f"it has no line for {info.stage}, which the model file is of")
+    if not kept or float(kept) != info.val_accuracy:
+        raise ValueError(
+            f"{info.stage} has val accuracy {kept or 'none'} there, {info.val_accuracy!r} in the "
+            f"model file"
+        )
+    best = max(accuracies, key=lambda epoch: float(accuracies[epoch] or 0))
+    if float(accuracies[best] or 0) > info.val_accuracy:
+        raise ValueError(f"epoch {best} has a better val accuracy than {info.stage}, which is kept")
+    return f"{len(values)} lines; that of {info.stage} as in the model file"
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
