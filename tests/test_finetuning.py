@@ -381,7 +381,10 @@ def test_every_torchvision_family_comes_back_from_its_file(photos, tmp_path):
         assert zoo.load(made.path).info.backbone == f"torchvision/{name}"
 
 
-@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 299)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("googlenet", 64), pytest.param("inception_v3", 299, marks=pytest.mark.slow)],
+)
 def test_auxiliary_heads_are_replaced_and_learn(photos, name, size):
     fields = {**QUICK, "backbone": name, "image_size": size, "lr": 0.001, "head_lr_mult": 10.0}
     made = zoo.finetune(photos, out="run", **fields)

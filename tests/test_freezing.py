@@ -94,7 +94,13 @@ def each_epoch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision/resnet18", "torchvision/swin_t", TINY, "timm/test_vit"]
+    "name",
+    [
+        "torchvision/resnet18",
+        pytest.param("torchvision/swin_t", marks=pytest.mark.slow),
+        TINY,
+        "timm/test_vit",
+    ],
 )
 def test_frozen_is_proven_byte_by_byte(name, photos):
     """Batch norm, dropout, stochastic depth, layer norm: parameters and buffers alike."""

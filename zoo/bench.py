@@ -28,6 +28,7 @@ from zoo.model.device import choose_device, place, place_images
 from zoo.model.freeze import train_mode
 from zoo.model.fuse import fuse_batch_norms
 from zoo.model.groups import parameter_groups
+from zoo.model.memory import is_out_of_memory
 from zoo.model.optim import make_optimizer
 from zoo.planning.checks import check_forward
 from zoo.planning.inputs import for_size
@@ -181,14 +182,14 @@ def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) ->
         TrainingError: The device has too little memory, or torch.compile fails on this machine.
     """
     setup, device = bench.setup, torch.device(bench.setup.device)
-    images = place_images(torch.randn(batch_size, 3, setup.height, setup.width), device)
-    steps = {"forward": _forward(bench.model, images)}
-    if setup.folded:
-        steps["forward, batch norm folded"] = _forward(bench.folded, images)
-    steps["training step"] = _training(bench, bench.trainee, images)
-    fastest = list(steps)[-2:]
     first_calls = {}
     try:
+        images = place_images(torch.randn(batch_size, 3, setup.height, setup.width), device)
+        steps = {"forward": _forward(bench.model, images)}
+        if setup.folded:
+            steps["forward, batch norm folded"] = _forward(bench.folded, images)
+        steps["training step"] = _training(bench, bench.trainee, images)
+        fastest = list(steps)[-2:]
         for step in steps.values():
             step()
         if compiled:
@@ -199,7 +200,9 @@ def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) ->
             steps[training] = _training(bench, torch.compile(bench.trainee, dynamic=False), images)
             first_calls = {name: _first_call(steps[name], device) for name in (forward, training)}
         rates = {name: batch_size / t for name, t in _times(steps, device, seconds).items()}
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise TrainingError(
             f"{device} has too little memory for a batch of {batch_size}; "
             f"try a smaller --batch-size or --image-size"

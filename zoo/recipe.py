@@ -88,7 +88,11 @@ class Recipe(BaseModel):
     )
     epochs: int = Field(5, ge=1, le=_MOST, description="Times that every training image is seen.")
     batch_size: int | None = Field(
-        None, ge=1, le=_MOST, description="Images per step. Without it: chosen for the machine."
+        None,
+        ge=1,
+        le=_MOST,
+        description="Images per step, in parts where memory is too small for them. Without it: "
+        "chosen for the machine.",
     )
     lr: float = Field(1e-3, gt=0, description="Learning rate of the backbone.")
     head_lr_mult: float = Field(

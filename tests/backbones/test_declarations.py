@@ -57,11 +57,26 @@ def test_the_list_of_classes_is_whole():
     assert classes <= listed
 
 
+#: Beside timm's own test networks: two heads, a neck, odd depths; each within a second.
+QUICK_CLASSES = {
+    "deit_tiny_distilled_patch16_224",
+    "efficientvim_m1_dist",
+    "poolformerv2_s12",
+    "regnetx_002",
+    "cs3darknet_focus_s",
+    "ese_vovnet19b_slim_dw",
+    "resnetv2_18",
+    "vgg11",
+}
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        # An LSTM takes its time on the meta device.
-        pytest.param(name, marks=[pytest.mark.slow] if name.startswith("sequencer") else [])
+        pytest.param(
+            name,
+            marks=[] if name.startswith("test_") or name in QUICK_CLASSES else [pytest.mark.slow],
+        )
         for name in ONE_PER_CLASS
     ],
 )

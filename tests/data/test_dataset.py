@@ -89,7 +89,14 @@ def test_kept_bases_give_the_same_images_bit_for_bit(photos, augment):
     assert torch.equal(labels, kept[1])
 
 
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize(
+    "method",
+    [
+        # It imports in a process what spawn imports, too.
+        pytest.param(method, marks=[pytest.mark.slow] if method == "forkserver" else [])
+        for method in multiprocessing.get_all_start_methods()
+    ],
+)
 def test_kept_bases_go_to_workers_however_they_start(photos, method):
     samples, transform, store = (
         samples_of(photos),

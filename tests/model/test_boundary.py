@@ -80,7 +80,10 @@ def distance(some, others):
         *itertools.product(["timm/test_vit"], [160], [1, 0.5, 1.0]),
         *itertools.product(["timm/test_convnext", "timm/test_resnet", TINY], [64], [1, 0.5, 1.0]),
         *itertools.product(["torchvision/mobilenet_v3_small"], [64], [1, 0.5, 1.0]),
-        *itertools.product(["torchvision/resnet18"], [64], [1, 0.5]),
+        *(
+            pytest.param("torchvision/resnet18", 64, frozen, marks=pytest.mark.slow)
+            for frozen in (1, 0.5)
+        ),
         *itertools.product(["torchvision/densenet121", "torchvision/squeezenet1_1"], [64], [0.5]),
         ("torchvision/googlenet", 64, 0.5),  # auxiliary heads in train mode
         pytest.param("torchvision/swin_t", 64, 0.5, marks=pytest.mark.slow),

@@ -7,15 +7,24 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import zoo
 from tests.conftest import make_photos
 from tests.stages.conftest import check_same, flags, hear, sha256, start
 from zoo import cache
+from zoo.backbone import Preprocess
 from zoo.cache.records import write
 from zoo.cli import main
-from zoo.engine.events import Progress
+from zoo.data.bases import Bases, content_keys
+from zoo.data.dataset import ImageDataset
+from zoo.data.folder import read_splits
+from zoo.data.transforms import eval_transform
+from zoo.engine.events import Progress, ignore
+from zoo.engine.frozen import fill, views_of
+from zoo.errors import CacheError
 
 #: What a run fills its cache with, by its fields.
 FILLING = {
@@ -156,7 +165,8 @@ def killed_at_random_moments(many_photos, processes, monkeypatch, kind, times, s
     assert sha256(run) == sha256(undisturbed)
 
 
-@pytest.mark.parametrize("kind", FILLING)
+# The slow suite kills while the others are filled.
+@pytest.mark.parametrize("kind", ["features"])
 def test_a_killed_run_leaves_a_cache_that_gives_the_same(many_photos, processes, kind, monkeypatch):
     killed_at_random_moments(many_photos, processes, monkeypatch, kind, 2)
 
@@ -170,7 +180,38 @@ def test_a_run_killed_again_and_again_leaves_a_cache_that_gives_the_same(
     killed_at_random_moments(many_photos, processes, monkeypatch, kind, 1 + repeat % 4, seed=repeat)
 
 
-@pytest.mark.parametrize("kind", FILLING)
+def test_of_two_runs_that_make_a_cache_the_second_leaves_it_to_the_first(photos):
+    """Neither found one when it began; the first to keep something is the one that writes."""
+    samples = read_splits(photos, val_split=0.2, seed=0).train
+    images = ImageDataset(
+        Bases(samples, eval_transform(Preprocess(size=8)).prepare, keys=content_keys(samples))
+    )
+
+    def keep(store):
+        return fill(
+            images,
+            views_of(images),
+            lambda pixels: pixels.float().mean((2, 3)),
+            store,
+            device=torch.device("cpu"),
+            what="activations",
+            listen=ignore,
+        )
+
+    stores = [cache.open_store("activations", {}, dtype=np.float32) for _ in range(2)]
+    assert keep(stores[0]) == len(samples)
+    with pytest.raises(CacheError, match="another process is writing to it"):
+        keep(stores[1])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "activations",
+        pytest.param("features", marks=pytest.mark.slow),
+        pytest.param("images", marks=pytest.mark.slow),
+    ],
+)
 def test_two_runs_that_fill_one_cache_at_once_give_the_same(photos, processes, kind):
     begin, context = processes
     fields = start(**FILLING[kind])

@@ -134,11 +134,11 @@ def rewind(
     listen: Listener,
 ) -> None:
     """Go back to a snapshot, with half the learning rates from there on."""
-    scale, rewinds = state.lr_scale / 2, state.rewinds + 1
+    scale, rewinds, micro_batch = state.lr_scale / 2, state.rewinds + 1, state.micro_batch
     restore(snapshot, model, state, optimizer, accelerator)
     place = f"epoch {state.epoch + 1}, step {state.epoch_step}"
     text = f"{why}: back to the checkpoint of {place}, learning rates times {scale:g} from there"
-    state.lr_scale, state.rewinds = scale, rewinds
+    state.lr_scale, state.rewinds, state.micro_batch = scale, rewinds, micro_batch
     state.history = [*state.history, text]
     listen(Note(text=text, warning=True))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, skip_first_batches
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from zoo.backbone import Backbone
 from zoo.data.dataset import Batches, derive_seed
 from zoo.engine.events import Listener, StepEnd
 from zoo.engine.feed import Forward
+from zoo.engine.micro_batches import step_gradients
 from zoo.errors import PluginError
 from zoo.model.optim import lr_factor, set_learning_rates
 from zoo.recipe import Recipe
@@ -43,6 +43,7 @@ class TrainingState:
         lr_scale: What the learning rates are multiplied with, besides the schedule.
         rewinds: How often training went back to a checkpoint since the loss was not finite.
         history: What changed the run on its way, a line each.
+        micro_batch: Images whose gradients are computed at a time; None: a whole batch's.
     """
 
     probed: bool = False
@@ -58,6 +59,7 @@ class TrainingState:
     lr_scale: float = 1.0
     rewinds: int = 0
     history: list[str] = field(default_factory=list)
+    micro_batch: int | None = None
 
     def improves(self, accuracy: float, loss: float) -> bool:
         """Whether this is the best epoch so far: by accuracy, between equals by loss."""
@@ -91,18 +93,20 @@ def train_epoch(
         loss_weights: (classes,) on the device, or None.
         recipe: As resolved.
         accelerator: Averages gradients over processes.
-        state: Its steps are counted on.
+        state: Its steps are counted on, its micro-batch halved where memory ends.
         epoch: From 1.
         totals: (3,) on the device; what this process saw is added: losses, right answers, images.
         after_step: Called after each step, when the state is one to go on from.
-        listen: Hears `StepEnd`.
+        listen: Hears `StepEnd`, and a `Note` where memory ends.
 
     Raises:
+        TrainingError: Memory is too small for the smallest micro-batch.
         PluginError: The model's output in train mode is not what the head declares.
     """
     steps = len(batches)
     waiting = _Waiting(_left(batches, state.epoch_step))
     data_seconds = state.data_seconds
+    loss_of = partial(_loss, backbone=backbone, recipe=recipe, loss_weights=loss_weights)
 
     def set_rates(step: int) -> None:
         factor = lr_factor(
@@ -116,14 +120,23 @@ def train_epoch(
     if state.epoch_step:
         set_rates(state.step - 1)  # Else an epoch that has no steps left would end with others.
     for step, (batch, labels) in enumerate(waiting, start=state.epoch_step + 1):
-        seed_step(derive_seed(recipe.seed, "step", state.step, accelerator.process_index))
         set_rates(state.step)
-        logits, loss = _loss(outputs_of(model, batch), labels, backbone, recipe, loss_weights)
-        accelerator.backward(loss)
-        correct = (logits.detach().argmax(dim=1) == labels).sum()
-        totals += torch.stack(
-            [loss.detach() * len(labels), correct, labels.new_tensor(len(labels))]
+        sums = step_gradients(
+            model,
+            partial(outputs_of, model),
+            loss_of,
+            batch,
+            labels,
+            class_weights=loss_weights,
+            # Dropout and stochastic depth become a function of it, whatever ran before.
+            seed=derive_seed(recipe.seed, "step", state.step, accelerator.process_index),
+            micro_batch=state.micro_batch,
+            accelerator=accelerator,
+            listen=listen,
         )
+        state.micro_batch = sums.micro_batch
+        images = labels.new_tensor(len(labels))
+        totals += torch.stack([sums.loss * len(labels), sums.correct, images])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state.step += 1
@@ -141,14 +154,6 @@ def _left(batches: Batches, done: int) -> Batches:
         return batches
     rest: Batches = skip_first_batches(batches, done)
     return rest
-
-
-def seed_step(seed: int) -> None:
-    """Make what a step draws a function of its seed: nobody's random state has to be kept."""
-    torch.manual_seed(seed)
-    # torch draws all that torchvision's and timm's networks do; a plugin's may draw elsewhere.
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def _loss(

@@ -18,6 +18,7 @@ from zoo.data.dataset import ImageDataset, Index, view_of
 from zoo.engine.events import Listener, Note, Progress
 from zoo.engine.processes import decide_on_main
 from zoo.errors import CacheError
+from zoo.model.memory import in_parts
 
 #: Images decoded, computed and written to disk together.
 CHUNK = 64
@@ -83,12 +84,15 @@ def fill(
     """Compute what the store lacks of the rows of these views; returns how many that was.
 
     Raises:
-        CacheError: They can't be written.
+        CacheError: They can't be written, or another process has begun to write meanwhile.
+        TrainingError: Memory is too small for one image.
     """
     missing = {k: n for k, n in _one_each(images, indices).items() if k not in store}
     done = 0
-    for keys, rows in _computed(images, missing, compute, device):
+    for keys, rows in _computed(images, missing, compute, device, what, listen):
         _keep(keys, rows, store)
+        if store.blocked is not None:
+            raise CacheError(store.blocked)
         done += len(keys)
         listen(Progress(what=what, done=done, total=len(missing)))
     return done
@@ -110,6 +114,9 @@ def collect(
 
     Returns:
         The rows, and how many of them were not in the store.
+
+    Raises:
+        TrainingError: Memory is too small for one image.
     """
     wanted = _one_each(images, indices)
     missing = decide_on_main(
@@ -119,7 +126,7 @@ def collect(
     computed: dict[bytes, Tensor] = {}
     keeping = store
     share = {key: wanted[key] for key in mine}
-    for keys, rows in _computed(images, share, compute, accelerator.device):
+    for keys, rows in _computed(images, share, compute, accelerator.device, what, listen):
         computed.update(zip(keys, rows, strict=True))
         keeping = _try_to_keep(keys, rows, keeping, what, listen)
         listen(Progress(what=what, done=len(computed), total=len(mine)))
@@ -144,23 +151,32 @@ def _one_each(images: ImageDataset, indices: Iterable[Index]) -> dict[bytes, Ind
 
 
 def _computed(
-    images: ImageDataset, missing: Mapping[bytes, Index], compute: Compute, device: torch.device
+    images: ImageDataset,
+    missing: Mapping[bytes, Index],
+    compute: Compute,
+    device: torch.device,
+    what: str,
+    listen: Listener,
 ) -> Iterator[tuple[list[bytes], Tensor]]:
     size = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+
+    def in_full(pixels: Tensor, size: int) -> Tensor:
+        """Rows of a batch that may be smaller, computed in one of `size`.
+
+        Other sizes round otherwise, and a row must not depend on what else was missing.
+        """
+        count = len(pixels)
+        padded = pad(pixels, (0, 0, 0, 0, 0, 0, 0, size - count))
+        return compute(padded)[:count].float().cpu()
+
+    def say(text: str) -> None:
+        listen(Note(text=f"{text}; their last digits may round otherwise", warning=True))
+
     for start in range(0, len(missing), CHUNK):
         keys = list(missing)[start : start + CHUNK]
         pixels = images.batch([missing[key] for key in keys])
-        parts = [_in_full(compute, part, size) for part in torch.split(pixels, size)]
-        yield keys, torch.cat(parts).float().cpu()
-
-
-def _in_full(compute: Compute, pixels: Tensor, size: int) -> Tensor:
-    """Rows of a batch that may be smaller, computed in one of `size`.
-
-    Other sizes round otherwise, and a row must not depend on what else was missing.
-    """
-    count = len(pixels)
-    return compute(pad(pixels, (0, 0, 0, 0, 0, 0, 0, size - count)))[:count]
+        rows, size = in_parts(in_full, pixels, size, what=what, device=device, say=say)
+        yield keys, rows
 
 
 def _keep(keys: Sequence[bytes], rows: Tensor, store: Store) -> None:

@@ -11,34 +11,22 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from zoo.engine.events import Listener, Note
 from zoo.engine.feed import Feed, Forward
 from zoo.engine.flops import flops_per_image
 from zoo.engine.machine import matmul_peak
-from zoo.errors import TrainingError
 from zoo.model.device import place_images
 from zoo.run.inference import all_logits
 
 
 def validate(
-    model: nn.Module, feed: Feed, forward: Forward, accelerator: Accelerator
+    model: nn.Module, feed: Feed, forward: Forward, listen: Listener
 ) -> tuple[float, float]:
     """(mean cross entropy, accuracy) in full precision, as `zoo evaluate` computes them.
 
     Raises:
-        TrainingError: The device's memory is too small.
+        TrainingError: Memory is too small for a single image.
     """
-    try:
-        val_loss, val_accuracy = _measured(model, feed, forward)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"{accelerator.device} has too little memory for validation; try a smaller --image-size"
-        ) from error
-    # All processes must agree on what is best and when to stop.
-    val_loss, val_accuracy = broadcast_object_list([val_loss, val_accuracy])
-    return val_loss, val_accuracy
-
-
-def _measured(model: nn.Module, feed: Feed, forward: Forward) -> tuple[float, float]:
     labels: list[Tensor] = []
 
     def noting_labels() -> Iterator[tuple[Tensor, Tensor]]:
@@ -46,10 +34,17 @@ def _measured(model: nn.Module, feed: Feed, forward: Forward) -> tuple[float, fl
             labels.append(batch_labels)
             yield batch, batch_labels
 
-    logits = all_logits(model, noting_labels(), lambda batch: feed.outputs(forward, batch))
+    logits = all_logits(
+        model,
+        noting_labels(),
+        lambda batch: feed.outputs(forward, batch),
+        lambda text: listen(Note(text=text, warning=True)),
+    )
     truth = torch.cat(labels)
     accuracy = (logits.argmax(dim=1) == truth).double().mean()
-    return float(cross_entropy(logits, truth)), float(accuracy)
+    # All processes must agree on what is best and when to stop.
+    loss, accuracy = broadcast_object_list([float(cross_entropy(logits, truth)), float(accuracy)])
+    return loss, accuracy
 
 
 @functools.cache

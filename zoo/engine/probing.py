@@ -23,6 +23,7 @@ from zoo.model.depth import Depths
 from zoo.model.freeze import frozen_meanwhile
 from zoo.model.fuse import fuse_batch_norms
 from zoo.model.head import head_leaves
+from zoo.model.memory import out_of_memory_as
 from zoo.model.replay import Boundary, activations, replay
 from zoo.recipe import Recipe
 
@@ -102,7 +103,7 @@ def train_probe(
         How good it is, as epoch 0.
 
     Raises:
-        TrainingError: A feature is not finite.
+        TrainingError: A feature is not finite, or memory too small.
     """
     started = time.perf_counter()
     compute = _features(model, boundary, preprocess, accelerator.device)
@@ -126,15 +127,19 @@ def train_probe(
     feature_seconds = time.perf_counter() - started
     repeats = len(features) // len(train)
     labels = _labels(train).repeat(repeats)
-    probe = fit_probe(
-        features.to(accelerator.device),
-        labels,
-        num_classes,
-        images=torch.arange(len(train)).repeat(repeats),
-        class_weights=class_weights,
-        label_smoothing=recipe.label_smoothing,
-        seed=recipe.seed,
-    )
+    with out_of_memory_as(
+        f"{accelerator.device} has too little memory to fit a probe to {len(features)} rows of "
+        f"{features.shape[1]} features; try fewer --views, another --device or --train finetune"
+    ):
+        probe = fit_probe(
+            features.to(accelerator.device),
+            labels,
+            num_classes,
+            images=torch.arange(len(train)).repeat(repeats),
+            class_weights=class_weights,
+            label_smoothing=recipe.label_smoothing,
+            seed=recipe.seed,
+        )
     _put(model, backbone, probe)
     listen(Note(text=_found(probe, computed, len(features) + len(val_features))))
     train_loss, train_accuracy = _measured(probe, features, labels)

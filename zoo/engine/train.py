@@ -24,6 +24,7 @@ from zoo.model.depth import Depths
 from zoo.model.device import place
 from zoo.model.freeze import Freezing, freeze_parameters, train_mode
 from zoo.model.groups import parameter_groups
+from zoo.model.memory import out_of_memory_as
 from zoo.model.optim import make_optimizer
 from zoo.recipe import Recipe
 
@@ -147,7 +148,7 @@ def train(
             most = most_images_per_second(bare, feed, accelerator)
         started, seconds, totals = time.perf_counter(), state.seconds, _seen(state, accelerator)
         try:
-            with deferring(stop):
+            with deferring(stop), out_of_memory_as(_too_small(accelerator)):
                 train_epoch(
                     wrapped,
                     backbone,
@@ -165,7 +166,7 @@ def train(
                 )
                 state.seen = accelerator.reduce(totals, reduction="sum").tolist()
                 state.seconds = seconds + time.perf_counter() - started
-            val_loss, val_accuracy = validate(bare, feed, full_precision, accelerator)
+            val_loss, val_accuracy = validate(bare, feed, full_precision, listen)
             if not (math.isfinite(val_loss) and is_finite(bare)):
                 raise _non_finite(f"the val loss is {val_loss}", state, len(batches), optimizer)
         except NonFiniteError as error:
@@ -175,11 +176,6 @@ def train(
                 last(), str(error).partition(";")[0], bare, state, optimizer, accelerator, listen
             )
             continue
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{accelerator.device} has too little memory for a batch of {recipe.batch_size}; "
-                f"try a smaller --batch-size or --image-size"
-            ) from error
         except RuntimeError as error:
             if "deterministic" in str(error):
                 raise TrainingError(
@@ -208,6 +204,13 @@ def train(
             save(take(bare, state, optimizer, accelerator), end)
             clock.last = time.monotonic()
             listen(end)
+
+
+def _too_small(accelerator: Accelerator) -> str:
+    return (
+        f"{accelerator.device} has too little memory for a training step; "
+        f"try a smaller --batch-size, --image-size or backbone"
+    )
 
 
 def _seen(state: TrainingState, accelerator: Accelerator) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.errors import BoundaryError, PluginError
+from zoo.model.memory import is_out_of_memory, out_of_memory_as
 from zoo.model.replay import (
     Boundary,
     Call,
@@ -33,6 +34,9 @@ from zoo.model.replay import (
 _RECORDED, _COMPARED = 3, 2
 
 
+@out_of_memory_as(
+    "too little memory to try where the network can be cut; try a smaller --image-size"
+)
 def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int, int]) -> Boundary:
     """The last place at which one tensor holds all that the rest of the network needs.
 
@@ -51,6 +55,7 @@ def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int
 
     Raises:
         BoundaryError: There is none; the message says why.
+        TrainingError: Memory is too small for three images.
     """
     device = next(model.parameters()).device
     noise = torch.Generator().manual_seed(0)
@@ -163,7 +168,7 @@ def _wrong(
                 cached = activations(model, boundary, images)
                 found = _outputs(model, training, cached, lambda x: replay(model, boundary, x))
         except (PluginError, BoundaryError) as error:
-            if isinstance(error.__cause__, torch.OutOfMemoryError):
+            if error.__cause__ is not None and is_out_of_memory(error.__cause__):
                 raise error.__cause__ from None
             return str(error)
         if any(output.isnan().any() for output in found):

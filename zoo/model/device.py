@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
+from zoo.model.memory import out_of_memory_as
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,9 +34,15 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
     """Move a model to a device, its convolutions laid out channels-last where that is faster.
 
     Measured on two AVX2 cores, efficientnet_lite0 trains 1.7 times as fast so, resnet18 1.1 times.
+
+    Raises:
+        TrainingError: The device's memory is too small for it.
     """
-    # torch's type declarations lack this overload.
-    model.to(device, memory_format=_memory_format(device))  # type: ignore[call-overload]
+    with out_of_memory_as(
+        f"{device} has too little memory for the network; try a smaller backbone"
+    ):
+        # torch's type declarations lack this overload.
+        model.to(device, memory_format=_memory_format(device))  # type: ignore[call-overload]
     return model
 
 

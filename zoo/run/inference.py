@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
@@ -12,8 +13,10 @@ from zoo.data.bases import Bases
 from zoo.data.dataset import Batches, ImageDataset, eval_loader
 from zoo.data.transforms import to_input
 from zoo.errors import RunError
+from zoo.model.memory import in_parts
 
-#: Images per forward pass, the same for all three, of up to 512 x 512 pixels.
+#: Images per forward pass, the same for all three, of up to 512 x 512 pixels; fewer only where
+#: memory is too small.
 BATCH_SIZE = 32
 
 
@@ -39,6 +42,7 @@ def predict_logits(model: nn.Module, batches: Batches, preprocess: Preprocess) -
 
     Raises:
         RunError: Some are not finite, so that they say nothing.
+        TrainingError: Memory is too small for one image.
     """
     device = next(model.parameters()).device
     logits = all_logits(model, batches, lambda pixels: model(to_input(pixels, preprocess, device)))
@@ -49,12 +53,33 @@ def predict_logits(model: nn.Module, batches: Batches, preprocess: Preprocess) -
     return logits
 
 
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
+
+
 @torch.inference_mode()
 def all_logits(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     compute: Callable[[Tensor], Tensor],
+    say: Callable[[str], None] = _warn,
 ) -> Tensor:
-    """As `predict_logits`, where `compute` gives the logits of what a batch holds."""
+    """As `predict_logits`, where `compute` gives the logits of what a batch holds.
+
+    `say` is called with a warning if fewer images than that went through at a time.
+    """
     model.eval()
-    return torch.cat([compute(batch).float().cpu() for batch, _ in batches])
+    device = next(model.parameters()).device
+    most = BATCH_SIZE
+    logits = []
+    for batch, _ in batches:
+        rows, most = in_parts(
+            lambda part, _: compute(part).float().cpu(),
+            batch,
+            most,
+            what="logits",
+            device=device,
+            say=say,
+        )
+        logits.append(rows)
+    return torch.cat(logits)

@@ -1,0 +1,102 @@
+"""Memory that is too small: how that is known, and going on with less at once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from zoo.errors import TrainingError
+
+#: What RuntimeErrors say for which torch has no class: the CPU's allocator (Linux, Windows), C++,
+#: Apple's GPUs, and NVIDIA's libraries, which allocate for themselves.
+_SAID = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "bad_alloc",
+    "MPS backend out of memory",
+    "STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or this process, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
+
+
+def free_memory() -> None:
+    """Give back what no tensor needs any more.
+
+    To be called after an `except` block: inside, the error's traceback holds on to the tensors of
+    what failed.
+    """
+    # What failed just now is young; to look through all that a process ever made takes long.
+    gc.collect(1)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+@contextmanager
+def out_of_memory_as(message: str) -> Iterator[None]:
+    """Turn running out of memory into a TrainingError that says so in these words."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(message) from error
+
+
+def in_parts(
+    compute: Callable[[Tensor, int], Tensor],
+    batch: Tensor,
+    most: int,
+    *,
+    what: str,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> tuple[Tensor, int]:
+    """What `compute` gives for a batch, `most` rows at a time, or half of that where memory ends.
+
+    Args:
+        compute: `(rows (n, ...), most) -> rows (n, ...)`, each of its own.
+        batch: (N, ...).
+        most: Rows at a time.
+        what: Is computed, in words.
+        device: Computes it.
+        say: Called with a warning if it went on with fewer.
+
+    Returns:
+        The rows (N, ...), and how many went at a time: to begin with the next time.
+
+    Raises:
+        TrainingError: Memory is too small for one row.
+    """
+    given = most
+    while (rows := _attempt(compute, batch, most)) is None:
+        if most == 1:
+            raise TrainingError(
+                f"{device} has too little memory for {what} of a single image; "
+                f"free some of it, or use another --device or a smaller backbone"
+            )
+        free_memory()
+        most = (most + 1) // 2
+    if most < given:
+        say(f"{device} ran out of memory in computing {what}; went on with {most} images at a time")
+    return rows, most
+
+
+def _attempt(compute: Callable[[Tensor, int], Tensor], batch: Tensor, most: int) -> Tensor | None:
+    try:
+        return torch.cat([compute(part, most) for part in torch.split(batch, most)])
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
