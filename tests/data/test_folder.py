@@ -83,7 +83,7 @@ def test_hidden_and_empty_folders_are_no_classes(photos, tmp_path):
     assert [note.split("/")[-1] for note in splits.notes] == [
         "empty is no class: it holds no images",
         "notes is no class: it holds no images",
-        "data: files that are no images to Pillow were passed over: 1 .txt",
+        "data: files that are no images to zoo were passed over: 1 .txt",
     ]
 
 

@@ -101,12 +101,6 @@ def test_exif_orientation_is_honoured():
     assert (np.asarray(upright) == np.rot90(gradient(), -1)).all()
 
 
-def test_an_animation_is_its_first_picture():
-    frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("red", "blue")]
-    frames[0].save("anim.gif", save_all=True, append_images=frames[1:])
-    assert np.asarray(read_image(Path("anim.gif")))[0, 0].tolist() == [255, 0, 0]
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut", b"\x89PNG\r\n\x1a\n"]
 )

@@ -44,9 +44,10 @@ def command(
 ) -> None:
     """Classify images with RUN, a run folder or its model.safetensors.
 
-    Folders are searched for images, subfolders too. An unreadable image is named on stderr and left
-    out. In a table and in CSV, control characters in names are shown as in Python (\\x1b), and in
-    CSV ' is put before a name that a spreadsheet would take for a formula; JSON has them exactly.
+    Folders are searched for images, subfolders too. What can't be read, or holds several pictures
+    (an animation, pages), is named on stderr and left out. In a table and in CSV, control characters
+    in names are shown as in Python (\\x1b), and in CSV ' is put before a name that a spreadsheet
+    would take for a formula; JSON has them exactly.
 
     \b
       zoo predict runs/photos-resnet18 a.jpg holiday/
@@ -55,6 +56,7 @@ def command(
     if form == "csv" and top_k is not None:
         raise click.UsageError("--top-k goes with table and json; csv names the best class")
     with starting(allocator_tuning=allocator_tuning):
+        from zoo.data.files import shown
         from zoo.run.read import load
 
     loaded = load(run, device=device)
@@ -65,7 +67,7 @@ def command(
     if unreadable:
         echo(f"! {len(unreadable)} unreadable images left out", err=True)
     if len(unreadable) == len(files):
-        raise DataError(f"no readable images in {', '.join(map(str, images))}")
+        raise DataError(f"no readable images in {', '.join(map(shown, images))}")
 
 
 def _predictions(
@@ -74,13 +76,17 @@ def _predictions(
     """Predictions as they are made, batch by batch; adds to `unreadable` what can't be."""
     from zoo.data.image import read_image
     from zoo.data.split import Sample
+    from zoo.data.transforms import eval_transform
     from zoo.run.inference import BATCH_SIZE
 
+    prepare = eval_transform(run.info.preprocess).prepare
     for start in range(0, len(files), BATCH_SIZE):
         samples, paths = [], []
         for path in files[start : start + BATCH_SIZE]:
             try:
-                samples.append(Sample(name=str(path), label=0, image=read_image(path)))
+                # Of a batch of photos in full size, one lies in memory at a time.
+                base = prepare(read_image(path))
+                samples.append(Sample(name=str(path), label=0, image=base))
                 paths.append(path)
             except DataError as error:
                 unreadable.append(path)
@@ -91,15 +97,16 @@ def _predictions(
 
 def _files(paths: tuple[Path, ...]) -> list[Path]:
     """The images meant: files as given, folders searched."""
+    from zoo.data.files import shown
     from zoo.data.folder import images_in
 
     for path in paths:
         try:
             path.stat()
         except FileNotFoundError:
-            raise DataError(f"no such image or folder: {path}") from None
+            raise DataError(f"no such image or folder: {shown(path)}") from None
         except OSError as error:
-            raise DataError(f"can't look at {path}: {error.strerror}") from error
+            raise DataError(f"can't look at {shown(path)}: {error.strerror}") from error
     return [f for path in paths for f in (images_in(path) if path.is_dir() else [path])]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,9 +18,12 @@ def starting(*, allocator_tuning: bool = True) -> Iterator[None]:
     Garbage collection stands still meanwhile: what modules define stays anyway, and looking through
     it again and again takes a fifth of the time. For the same reason nothing is collected when
     the process ends, which takes a second.
+
+    What Pillow warns of while it reads an image is no news to anyone: the image is read or named.
     """
     if allocator_tuning:
         allocator.tune()
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     gc.disable()
     atexit.register(gc.freeze)
     try:

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from zoo.cache import Store, image_key
+from zoo.data.files import fingerprint
 from zoo.data.image import read_image, to_rgb
 from zoo.data.prepare import Prepare
 from zoo.data.split import Sample
@@ -81,7 +83,7 @@ class Bases:
             progress: Told (done, all) of the missing ones as they are kept.
 
         Raises:
-            DataError: An image can't be read any more.
+            DataError: An image can't be read any more, or has changed.
         """
         if self.store is None:
             return
@@ -94,10 +96,13 @@ class Bases:
                 progress(start + len(positions), len(missing))
 
     def _made(self, position: int) -> np.ndarray:
-        image = self.samples[position].image
-        if isinstance(image, Path):
-            return self.prepare(read_image(image, decode_at=self.prepare.decode_at))
-        return self.prepare(to_rgb(image))
+        sample = self.samples[position]
+        if isinstance(sample.image, np.ndarray):
+            return sample.image
+        if isinstance(sample.image, Path):
+            at = self.prepare.decode_at
+            return self.prepare(read_image(sample.image, decode_at=at, same=sample.content))
+        return self.prepare(_in_memory(sample.image))
 
 
 def content_keys(samples: Sequence[Sample]) -> list[bytes]:
@@ -111,10 +116,18 @@ def content_keys(samples: Sequence[Sample]) -> list[bytes]:
 
 
 def _content_key(sample: Sample) -> bytes:
-    if not isinstance(sample.image, Path):
-        image = to_rgb(sample.image)
-        return image_key(repr(image.size).encode() + image.tobytes())
+    if sample.content is not None:
+        return sample.content.key
+    if isinstance(sample.image, Path):
+        return fingerprint(sample.image).key
+    if isinstance(sample.image, np.ndarray):
+        return image_key(repr(sample.image.shape).encode() + sample.image.tobytes())
+    image = _in_memory(sample.image)
+    return image_key(repr(image.size).encode() + image.tobytes())
+
+
+def _in_memory(image: Image.Image) -> Image.Image:
     try:
-        return image_key(sample.image.read_bytes())
-    except OSError as error:
-        raise DataError(f"can't read {sample.image}: {error.strerror}") from error
+        return to_rgb(image)
+    except ValueError as error:
+        raise DataError(f"an image can't be used: {error}") from error

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoo.data.bases import Bases
+from zoo.errors import DataError
 
 #: (epoch, index): the epoch travels with the index, so that workers need not be told of it.
 Index = tuple[int, int]
@@ -138,8 +139,8 @@ def eval_loader(dataset: Rows, *, batch_size: int, workers: int = 0) -> Batches:
 def _loader(
     dataset: Rows, sampler: EpochSampler, batch_size: int, workers: int, *, drop_last: bool = False
 ) -> Batches:
-    return DataLoader(
-        dataset,  # type: ignore[arg-type] # it is indexed with what the sampler yields
+    return _Loader(
+        _Telling(dataset),
         batch_size=batch_size,
         sampler=sampler,
         collate_fn=partial(_collate, stack=dataset.stack),
@@ -152,10 +153,45 @@ def _loader(
     )
 
 
+class _Telling(Dataset[Any]):
+    """Rows, or the DataError that is raised in their place.
+
+    What a worker process raises is raised anew by torch, with a traceback put into its message, and
+    torch then waits for each worker for five seconds.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __getitem__(self, index: Index) -> tuple[np.ndarray, int] | DataError:
+        try:
+            return self.rows[index]
+        except DataError as error:
+            return error
+
+
+class _Loader(DataLoader[tuple[Tensor, Tensor]]):
+    """A loader that raises the DataErrors among its batches."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                try:
+                    raise batch
+                finally:
+                    del (
+                        batch
+                    )  # Else it holds itself, and with it the workers, until they are killed.
+            yield batch
+
+
 def _collate(
-    batch: list[tuple[np.ndarray, int]], stack: Callable[[Sequence[np.ndarray]], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Rows (N, ...) and labels (N,) int64."""
+    batch: list[tuple[np.ndarray, int] | DataError], stack: Callable[[Sequence[np.ndarray]], Tensor]
+) -> tuple[Tensor, Tensor] | DataError:
+    """Rows (N, ...) and labels (N,) int64; or the first error among them."""
+    for row in batch:
+        if isinstance(row, DataError):
+            return row
     rows, labels = zip(*batch, strict=True)
     return stack(rows), torch.tensor(labels)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from zoo.cache import Store, image_key
-from zoo.data.image import is_image_name, read_image
+from zoo.cache import Store
+from zoo.data.files import is_hidden, shown
+from zoo.data.image import is_image_name
+from zoo.data.scan import Contents, readable_images
 from zoo.data.split import Sample, Splits, stratified_split
 from zoo.errors import DataError
 
@@ -29,7 +30,8 @@ def read_splits(
 
     The val folder may also be called valid, validation or test. Without one, each class gives
     `val_split` of its images to val. Hidden and empty folders are no classes; every image is
-    decoded once here, so that an unreadable one is known before training.
+    decoded once here, so that an unreadable one is known before training. What has an image's name
+    and is none, a pipe or a folder or a link to nothing, counts as unreadable too.
 
     Args:
         root: The data folder.
@@ -45,7 +47,7 @@ def read_splits(
     train_dir, val_dir, notes = split_folders(root)
     by_class, class_notes = _classes(train_dir)
     notes += class_notes
-    readable, unreadable = _readable(by_class, strict, known)
+    readable, unreadable = readable_images(by_class, strict=strict, known=known)
     class_names = tuple(readable)
     if len(class_names) < 2:
         raise _too_few_classes(train_dir, class_names)
@@ -63,7 +65,7 @@ def read_splits(
                 f"{val_dir} has classes that {train_dir} lacks: {', '.join(strangers)}; "
                 f"train's classes are {', '.join(class_names)}"
             )
-        val_readable, val_unreadable = _readable(val_by_class, strict, known)
+        val_readable, val_unreadable = readable_images(val_by_class, strict=strict, known=known)
         unreadable += val_unreadable
         train, val = samples, _samples(root, val_readable, class_names)
         if not val:
@@ -90,7 +92,7 @@ def read_labelled(root: Path, class_names: Sequence[str], *, strict: bool = Fals
             f"{root} has classes that the model lacks: {', '.join(strangers)}; "
             f"the model's are {', '.join(class_names)}"
         )
-    readable, unreadable = _readable(by_class, strict)
+    readable, unreadable = readable_images(by_class, strict=strict)
     samples = _samples(root, readable, class_names)
     if not samples:
         raise DataError(f"no readable images in {root}")
@@ -123,19 +125,19 @@ def split_folders(root: Path) -> tuple[Path, Path | None, list[str]]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Every image below a folder, hidden files and folders left out, sorted.
+    """Every image below a folder, sorted; not in hidden folders, nor behind links to folders.
 
     Raises:
         DataError: A folder can't be listed.
     """
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"can't list {error.filename}: {error.strerror}") from error
+        raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
 
     found = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        paths = (Path(parent) / name for name in names if not name.startswith("."))
+        folders[:] = [f for f in folders if not is_hidden(f)]
+        paths = (Path(parent) / name for name in names if not is_hidden(name))
         found += [path for path in paths if is_image_name(path)]
     return sorted(found)
 
@@ -153,13 +155,25 @@ def _existing(root: Path) -> Path:
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        return sorted(p for p in folder.iterdir() if not is_hidden(p.name))
     except OSError as error:
-        raise DataError(f"can't list {folder}: {error.strerror}") from error
+        raise DataError(f"can't list {shown(folder)}: {error.strerror}") from error
 
 
 def _visible_folders(folder: Path) -> list[Path]:
-    return [p for p in _visible(folder) if p.is_dir()]
+    return [p for p in _visible(folder) if _is_folder(p)]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # What may not be looked at is no folder; as an image it is named.
+        return False
+
+
+def _leads_back(class_dir: Path, folder: Path) -> bool:
+    """Whether a link in a folder leads to the folder itself or to one around it."""
+    return class_dir.is_symlink() and folder.resolve().is_relative_to(class_dir.resolve())
 
 
 def _classes(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -167,25 +181,33 @@ def _classes(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     by_class: dict[str, list[Path]] = {}
     notes = []
     passed_over: Counter[str] = Counter()
+    for path in _visible(folder):
+        if path.is_symlink() and not path.exists():
+            notes.append(f"{shown(path)} is no class: it is a link to nothing")
     for class_dir in _visible_folders(folder):
+        where = shown(class_dir)
+        if _leads_back(class_dir, folder):
+            notes.append(f"{where} is no class: it is a link to a folder that it lies in")
+            continue
         entries = _visible(class_dir)
-        files = [p for p in entries if not p.is_dir()]
-        images = [p for p in files if is_image_name(p)]
-        strangers = [p for p in files if not is_image_name(p)]
-        passed_over.update(p.suffix.lower() or "no extension" for p in strangers)
-        nested = sum(len(images_in(p)) for p in entries if p.is_dir())
+        folders = [p for p in entries if _is_folder(p)]
+        # Whatever has an image's name is taken for one, so that it is named if it is none.
+        images = [p for p in entries if is_image_name(p)]
+        strangers = [p for p in entries if not is_image_name(p) and not _is_folder(p)]
+        passed_over.update(shown(p.suffix.lower()) or "no extension" for p in strangers)
+        nested = sum(len(images_in(p)) for p in folders if not p.is_symlink())
         deeper = f"{nested} images lie in its subfolders, which are not searched"
         if images:
             by_class[_storable(class_dir)] = images
             if nested:
-                notes.append(f"{class_dir}: {deeper}")
+                notes.append(f"{where}: {deeper}")
         else:
-            notes.append(f"{class_dir} is no class: {deeper if nested else 'it holds no images'}")
+            notes.append(f"{where} is no class: {deeper if nested else 'it holds no images'}")
     if passed_over:
         kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(6))
-        notes.append(f"{folder}: files that are no images to Pillow were passed over: {kinds}")
+        notes.append(f"{shown(folder)}: files that are no images to zoo were passed over: {kinds}")
     if not by_class:
-        loose = len([p for p in _visible(folder) if not p.is_dir() and is_image_name(p)])
+        loose = len([p for p in _visible(folder) if is_image_name(p) and not _is_folder(p)])
         found = f"{loose} images lie in it directly" if loose else "found none"
         because = "".join(f"\n  {note}" for note in notes)
         raise DataError(
@@ -204,56 +226,17 @@ def _storable(class_dir: Path) -> str:
     return class_dir.name
 
 
-def _readable(
-    by_class: dict[str, list[Path]], strict: bool, known: Store | None = None
-) -> tuple[dict[str, list[Path]], list[str]]:
-    """The files that decode, classes without any left out; and what is wrong with the others."""
-    files = [file for images in by_class.values() for file in images]
-    problems = _problems(files, known)
-    unreadable = [problem for problem in problems.values() if problem]
-    if unreadable and strict:
-        raise DataError("\n".join(unreadable))
-    readable = {
-        name: [file for file in images if not problems[file]] for name, images in by_class.items()
-    }
-    return {name: images for name, images in readable.items() if images}, unreadable
-
-
-def _problems(files: list[Path], known: Store | None) -> dict[Path, str]:
-    """What is wrong with each file; an empty text where nothing is."""
-    with ThreadPoolExecutor() as pool:
-        if known is None:
-            return dict(zip(files, pool.map(_problem, files), strict=True))
-        keys = dict(zip(files, pool.map(_key, files), strict=True))
-        problems = {file: "" for file, key in keys.items() if key in known}
-        rest = [file for file in files if file not in problems]
-        problems.update(zip(rest, pool.map(_problem, rest), strict=True))
-    return problems
-
-
-def _key(path: Path) -> bytes:
-    try:
-        return image_key(path.read_bytes())
-    except OSError:
-        return b""  # Of nothing that is known; what is wrong is found when it is decoded.
-
-
-def _problem(path: Path) -> str:
-    try:
-        read_image(path)
-    except DataError as error:
-        return str(error)
-    return ""
-
-
-def _samples(
-    root: Path, by_class: dict[str, list[Path]], class_names: Sequence[str]
-) -> list[Sample]:
+def _samples(root: Path, by_class: dict[str, Contents], class_names: Sequence[str]) -> list[Sample]:
     labels = {name: label for label, name in enumerate(class_names)}
     return [
-        Sample(name=image.relative_to(root).as_posix(), label=labels[name], image=image)
+        Sample(
+            name=image.relative_to(root).as_posix(),
+            label=labels[name],
+            image=image,
+            content=content,
+        )
         for name, images in by_class.items()
-        for image in images
+        for image, content in images.items()
     ]
 
 

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+
+from zoo.data.files import Fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +22,14 @@ class Sample:
     Attributes:
         name: Path below the data folder, with `/`: the image's identity for splits and randomness.
         label: Index into the class names.
-        image: Its file, or the decoded picture.
+        image: Its file, the decoded picture, or its base, (H, W, 3) uint8 (`zoo.data.prepare`).
+        content: What the file held when it was first read; None where that doesn't matter.
     """
 
     name: str
     label: int
-    image: Path | Image.Image
+    image: Path | Image.Image | np.ndarray
+    content: Fingerprint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from torch import nn
 from zoo.backbone import Backbone
 from zoo.cache import Kind, Store, open_store
 from zoo.data.dataset import ImageDataset, Index
+from zoo.data.image import RULES
 from zoo.data.prepare import Prepare
 from zoo.data.transforms import Transform
 from zoo.engine.events import Listener, Note
@@ -67,7 +68,7 @@ def image_store(
 
 def readable_store() -> Store:
     """Keys of the images that this Pillow has decoded."""
-    return open_store("readable", {"pillow": PIL.__version__}, dtype=np.uint8)
+    return open_store("readable", {"pillow": PIL.__version__, "rules": RULES}, dtype=np.uint8)
 
 
 def note_readable(keys: Iterable[bytes]) -> None:

@@ -1,0 +1,111 @@
+"""Photos that vanish or change while a run uses them."""
+
+import gc
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import COLOURS, QUICK, save_photo
+from tests.fuzz.images_support import within
+from zoo import planning
+from zoo.cache import image_key
+from zoo.cli import main
+from zoo.data.bases import Bases, content_keys
+from zoo.data.dataset import ImageDataset, eval_loader
+from zoo.data.folder import read_splits
+from zoo.data.transforms import eval_transform
+from zoo.errors import DataError
+
+FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+
+
+def vanish(path: Path) -> None:
+    path.unlink()
+
+
+def change(path: Path) -> None:
+    save_photo(path, COLOURS["green"], 99)
+
+
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+CHANGES = [
+    (vanish, "unreadable image {}: there is no such file"),
+    (change, "{} has changed since it was first read; start again"),
+    (become_a_pipe, "unreadable image {}: it is a named pipe, no file"),
+]
+
+
+@pytest.fixture
+def root(photos, tmp_path):
+    return shutil.copytree(photos, tmp_path / "data")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("spoil", "message"), CHANGES)
+def test_a_loader_says_which_photo_it_is_and_ends(root, run, spoil, message, workers):
+    splits = read_splits(root, val_split=0.2, seed=0)
+    path = splits.train[5].image
+    spoil(path)
+    bases = Bases(splits.train, eval_transform(run.info.preprocess).prepare)
+    loader = eval_loader(ImageDataset(bases), batch_size=4, workers=workers)
+    with within(20), pytest.raises(DataError) as error:
+        list(loader)
+    assert str(error.value) == message.format(path)
+    del loader, error
+    gc.collect()
+    until = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("train", ["probe", "finetune"])
+def test_finetune_ends_with_one_line_and_exit_code_2(root, monkeypatch, train):
+    path = root / "red" / "1.png"
+    plan = planning.prepare
+
+    def plan_then_vanish(*args, **kwargs):
+        prepared = plan(*args, **kwargs)
+        path.unlink()
+        return prepared
+
+    monkeypatch.setattr(planning, "prepare", plan_then_vanish)
+    result = CliRunner().invoke(
+        main, ["finetune", "--data", str(root), "--out=run", f"--train={train}", *FLAGS]
+    )
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: unreadable image {path}: there is no such file\n"
+
+
+def test_what_is_kept_is_never_another_picture_s(root, run):
+    splits = read_splits(root, val_split=0.2, seed=0)
+    path = splits.train[0].image
+    prepare = eval_transform(run.info.preprocess).prepare
+    kept: dict[bytes, object] = {}
+
+    class Kept(dict):
+        def append(self, items):
+            kept.update(items)
+
+    change(path)
+    bases = Bases(splits.train, prepare, store=Kept(), keys=content_keys(splits.train))
+    with pytest.raises(DataError, match="has changed since it was first read"):
+        bases.fill()
+    assert kept == {}
+
+
+def test_a_photo_is_hashed_once(root):
+    splits = read_splits(root, val_split=0.2, seed=0)
+    path = splits.train[0].image
+    expected = image_key(path.read_bytes())
+    path.unlink()
+    assert content_keys(splits.train)[0] == expected

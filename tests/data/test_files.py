@@ -1,0 +1,214 @@
+"""What may lie in a data folder besides photos: named and left out, and never waited for."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import COLOURS, save_photo
+from tests.fuzz.images_support import within
+from zoo.cli import main
+from zoo.data.files import MAX_BYTES, fingerprint, read_file, shown
+from zoo.data.folder import images_in, read_splits
+from zoo.errors import DataError
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to("nowhere.png")
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/proc/kmsg")  # a regular file to stat, and a wait to who reads it
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, MAX_BYTES + 1)
+
+
+STRANGERS = [
+    (pipe, "it is a named pipe, no file"),
+    (socket, "it is a socket, no file"),
+    (device, "it is a device, no file"),
+    (folder, "it is a folder, no file"),
+    (dangling, "it is a link to nothing"),
+    (loop, "Too many levels of symbolic links"),
+    (empty, "it is empty"),
+    (endless, "it is empty"),
+    (huge, "it has 536,870,913 bytes; zoo reads up to 536,870,912"),
+]
+
+
+def read(root: Path, **options):
+    return read_splits(root, val_split=0.2, seed=0, **options)
+
+
+def predict(run, *images):
+    with within():
+        return CliRunner().invoke(main, ["predict", str(run.path), *map(str, images)])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), STRANGERS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_what_is_no_file_is_named_and_left_out(photos, tmp_path, run, make, reason):
+    root = shutil.copytree(photos, tmp_path / "data")
+    path = root / "red" / "x.png"
+    make(path)
+    problem = f"unreadable image {path}: {reason}"
+    with within():
+        splits = read(root)
+    assert splits.unreadable == (problem,)
+    assert len(splits.train) + len(splits.val) == 30
+    with within(), pytest.raises(DataError) as strict:
+        read(root, strict=True)
+    assert str(strict.value) == problem
+    with within():
+        assert run.evaluate(root, split="all").unreadable == (problem,)
+    with within(), pytest.raises(DataError) as failed:
+        run.predict(path)
+    assert str(failed.value) == problem
+
+
+@pytest.mark.parametrize("make", [pipe, socket, device, dangling, empty, huge])
+def test_predict_names_it_and_goes_on_with_the_others(run, photos, tmp_path, make):
+    root = tmp_path / "photos"
+    shutil.copytree(photos / "red", root)
+    make(root / "x.png")
+    result = predict(run, root)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 10
+    assert f"! unreadable image {root / 'x.png'}: " in result.stderr
+    assert "! 1 unreadable images left out" in result.stderr
+
+
+def test_predict_on_a_pipe_alone_is_an_error(run):
+    pipe(Path("x.png"))
+    result = predict(run, "x.png")
+    assert result.exit_code == 2
+    assert "unreadable image x.png: it is a named pipe, no file" in result.stderr
+    assert "no readable images in x.png" in result.stderr
+
+
+def test_links_to_photos_elsewhere_are_photos(photos, tmp_path):
+    root = tmp_path / "data"
+    for name in COLOURS:
+        (root / name).mkdir(parents=True)
+        for photo in (photos / name).iterdir():
+            (root / name / photo.name).symlink_to(photo)
+    assert read(root).unreadable == ()
+    assert len(read(root).train) == 24
+    (tmp_path / "linked").mkdir()
+    for name in COLOURS:
+        (tmp_path / "linked" / name).symlink_to(photos / name)
+    assert len(read(tmp_path / "linked").train) == 24
+
+
+def test_folder_links_that_lead_back_or_nowhere_are_named(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    (root / "round").symlink_to("..")
+    (root / "self").symlink_to(".")
+    (root / "gone").symlink_to("nowhere")
+    (root / "red" / "up").symlink_to("..")
+    splits = read(root)
+    assert splits.class_names == ("blue", "green", "red")
+    assert list(splits.notes) == [
+        f"{root}/gone is no class: it is a link to nothing",
+        f"{root}/round is no class: it is a link to a folder that it lies in",
+        f"{root}/self is no class: it is a link to a folder that it lies in",
+    ]
+    assert len(images_in(root)) == 30
+
+
+def test_folders_of_the_system_are_no_classes(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    for name in ("__MACOSX", "@eaDir", ".cache"):
+        shutil.copytree(photos / "red", root / name)
+        shutil.copytree(photos / "red", root / "red" / name)
+    for name in (".DS_Store", "._0.png", ".hidden.png"):
+        (root / "red" / name).write_bytes(b"x")
+    assert read(root) == read(root, strict=True)
+    assert read(root).class_names == ("blue", "green", "red")
+    assert len(read(root).train) == 24
+    assert read(root).notes == ()
+    assert len(images_in(root)) == 30
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    (root / "red" / "0.png").chmod(0)
+    assert read(root).unreadable == (f"unreadable image {root}/red/0.png: Permission denied",)
+
+
+@pytest.mark.parametrize(
+    ("name", "as_shown"),
+    [
+        ("two\nlines.png", r"two\nlines.png"),
+        ("\x1b[2Jclear.png", r"\x1b[2Jclear.png"),
+        (os.fsdecode(b"caf\xe9.png"), r"caf\udce9.png"),
+        ("right\u202eto left.png", r"right\u202eto left.png"),
+        ("l" * 251 + ".png", "l" * 251 + ".png"),
+        ("schön 写真.png", "schön 写真.png"),
+    ],
+)
+def test_any_name_is_used_and_a_message_shows_it_on_one_line(photos, tmp_path, run, name, as_shown):
+    root = shutil.copytree(photos, tmp_path / "data")
+    shutil.copy(root / "red" / "0.png", root / "red" / name)
+    assert read(root).unreadable == ()
+    assert any(s.name == f"red/{name}" for s in (*read(root).train, *read(root).val))
+    (root / "red" / name).write_bytes(b"broken")
+    assert read(root).unreadable == (
+        f"unreadable image {root}/red/{as_shown}: cannot identify its format",
+    )
+    result = predict(run, root / "red" / name)
+    assert result.exit_code == 2
+    assert [as_shown in line for line in result.stderr.splitlines()] == [True, False, True]
+
+
+def test_a_name_that_no_system_takes_is_named(run):
+    with pytest.raises(DataError, match=r"unreadable image l+\.png: File name too long"):
+        run.predict("l" * 300 + ".png")
+    with pytest.raises(DataError, match=r"unreadable image a\\x00b\.png: embedded null byte"):
+        run.predict("a\0b.png")
+
+
+def test_a_file_is_what_it_was_even_if_it_was_touched(tmp_path):
+    path = save_photo(tmp_path / "a.png", (1, 1, 1), 0)
+    before = fingerprint(path)
+    os.utime(path, ns=(0, 0))
+    assert read_file(path, same=before) == path.read_bytes()
+    save_photo(path, (1, 1, 1), 1)
+    with pytest.raises(DataError, match=r"a\.png has changed since it was first read"):
+        read_file(path, same=before)
+
+
+def test_a_message_is_shown_on_one_line():
+    assert shown("a\r\nb\x07\u2028") == r"a\r\nb\x07\u2028"

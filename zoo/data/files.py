@@ -1,0 +1,120 @@
+"""Files of a data folder, where anything may lie: a pipe, a device, a link to nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from zoo.cache.keys import KEY_BYTES
+from zoo.errors import DataError
+
+#: The largest file that is read: what the largest picture takes uncompressed, with room to spare.
+MAX_BYTES = 2**29
+
+#: What systems put into folders of photos, besides names that begin with a dot.
+_NOT_OURS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What a file held when it was looked at.
+
+    Attributes:
+        key: BLAKE2b over its bytes, 16 bytes: `zoo.cache.image_key`.
+        size: Of the file, in bytes.
+        mtime_ns: When it was last changed, in nanoseconds.
+    """
+
+    key: bytes
+    size: int
+    mtime_ns: int
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """The fingerprint of a file, which is read piece by piece.
+
+    Raises:
+        DataError: It can't be read, is no file, or is empty or too large.
+    """
+    with _opened(path) as file:
+        return _fingerprint(file)
+
+
+def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
+    """All bytes of a file.
+
+    Args:
+        path: The file, or a link to it.
+        same: What it must still hold; None: anything.
+
+    Raises:
+        DataError: As `fingerprint`; or it has changed.
+    """
+    with _opened(path) as file:
+        now = os.fstat(file.fileno())
+        # A file that was merely touched is looked into before it ends a run.
+        touched = same is not None and (same.size, same.mtime_ns) != (now.st_size, now.st_mtime_ns)
+        if same is not None and touched and _fingerprint(file).key != same.key:
+            raise DataError(f"{shown(path)} has changed since it was first read; start again")
+        file.seek(0)
+        return file.read(now.st_size)
+
+
+def shown(text: object) -> str:
+    """A path or a message on one line, whatever it holds: what can't be printed as in Python."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is the system's, not the user's."""
+    return name.startswith(".") or name in _NOT_OURS
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, opened without ever waiting, and no larger than `MAX_BYTES`."""
+    try:
+        # Opening a device may already do something, and opening a pipe waits for who writes.
+        _refuse(path.stat())
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            _refuse(os.fstat(file.fileno()))  # It may be another one by now.
+            yield file
+    except FileNotFoundError as error:
+        reason = "it is a link to nothing" if path.is_symlink() else "there is no such file"
+        raise DataError(f"unreadable image {shown(path)}: {reason}") from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"unreadable image {shown(path)}: {reason}") from error
+    except ValueError as error:  # a name with a NUL in it, or what _refuse refuses
+        raise DataError(f"unreadable image {shown(path)}: {error}") from error
+
+
+def _refuse(state: os.stat_result) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(state.st_mode)), "something else")
+        raise ValueError(f"it is {kind}, no file")
+    if state.st_size == 0:
+        raise ValueError("it is empty")
+    if state.st_size > MAX_BYTES:
+        raise ValueError(f"it has {state.st_size:,} bytes; zoo reads up to {MAX_BYTES:,}")
+
+
+def _fingerprint(file: BufferedReader) -> Fingerprint:
+    state = os.fstat(file.fileno())
+    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
+    return Fingerprint(key=digest, size=state.st_size, mtime_ns=state.st_mtime_ns)
