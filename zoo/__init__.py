@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo import weights
     from zoo.backbone import Backbone, Head, LeftOut, Preprocess, Weights
+    from zoo.data.doctor import check_data
     from zoo.errors import Stopped, ZooError
     from zoo.finetuning import finetune, resume
     from zoo.hookspecs import hookimpl
@@ -38,6 +39,7 @@ __all__ = [
     "ZooError",
     "backbones",
     "build",
+    "check_data",
     "finetune",
     "hookimpl",
     "load",
@@ -58,6 +60,7 @@ _HOME = {
     "hookimpl": "zoo.hookspecs",
     "backbones": "zoo.plugins",
     "Recipe": "zoo.recipe",
+    "check_data": "zoo.data.doctor",
     "build": "zoo.model.build",
     "parameter_groups": "zoo.model.groups",
     "Prediction": "zoo.run.read",

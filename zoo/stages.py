@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.cache import Store
 from zoo.data.bases import Bases
 from zoo.data.dataset import ImageDataset
+from zoo.data.doctor import examined_store, remember
 from zoo.data.transforms import Transform, eval_transform, to_input, train_transform
 from zoo.engine.checkpointing import Save, Snapshot, take
 from zoo.engine.epoch import TrainingState
@@ -20,7 +21,7 @@ from zoo.engine.feed import Feed, activation_feed, image_feed
 from zoo.engine.frozen import fill, views_of
 from zoo.engine.probing import train_probe
 from zoo.engine.stopping import StopRequest, deferring
-from zoo.engine.stores import Stores, backbone_sha256, image_store, note_readable, row_store
+from zoo.engine.stores import Stores, backbone_sha256, image_store, row_store
 from zoo.engine.train import train
 from zoo.errors import CacheError
 from zoo.model.replay import Boundary, activations
@@ -115,7 +116,8 @@ def _images(prepared: Prepared, keys: DataKeys) -> _Images:
     augmented = train_transform(prepared.plan.preprocess, recipe.augment, recipe.hflip)
 
     if recipe.cache_size and prepared.accelerator.is_main_process:
-        note_readable([*keys.train, *keys.val])
+        with examined_store() as store:
+            remember(store, splits.examined)
     return _Images(
         plain=ImageDataset(Bases(splits.train, seen.prepare, keys=keys.train)),
         views=ImageDataset(

@@ -135,11 +135,11 @@ def test_only_what_is_a_store_is_listed_and_deleted():
 
 def test_the_list_says_what_how_much_when_and_for_what():
     old = aged(400, count=3, weights="a" * 64, crop={"mode": "center"})
-    with open_store("readable", {}, dtype=np.uint8) as store:
+    with open_store("examined", {}, dtype=np.uint8) as store:
         store.append([(key(0), np.empty(0, np.uint8))])
     shown = cli("list")
     lines = shown.stdout.splitlines()
-    assert lines[0].split()[:3] == ["readable", "1", "record"]
+    assert lines[0].split()[:3] == ["examined", "1", "record"]
     assert lines[1].split()[:5] == ["features", "3", "records", "1.11", "kB"]
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime((old / "about.json").stat().st_mtime))
     assert lines[1].endswith(f"used {used}")

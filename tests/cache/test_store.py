@@ -17,7 +17,7 @@ ARRAYS = [
     ("features", np.float32, [(576,), (1,)]),
     ("activations", np.float16, [(8, 7, 5), (1, 2, 3, 4)]),
     ("images", np.uint8, [(48, 64, 3), (1, 500, 3), (31, 7, 3)]),
-    ("readable", np.uint8, [(0,), (0,)]),
+    ("examined", np.uint8, [(0,), (180,)]),
     ("features", np.float32, [(), (3, 0, 2)]),
 ]
 

@@ -196,10 +196,12 @@ def sealable(file: Path) -> tuple[dict, bytes]:
 def test_opening_a_run_writes_nothing_and_runs_no_file_in_it(folder, photos):
     (folder / "sitecustomize.py").write_text("open('executed', 'w')")
     (folder / "timm.py").write_text("open('executed', 'w')")
-    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()}
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
     zoo.load(folder).predict(photos / "red" / "0.png")
     zoo.verify(folder)
-    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()} == before
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files} == before
+    assert sorted(p for p in folder.rglob("*") if p.is_file()) == sorted(files)
     assert not Path("executed").exists()
 
 
@@ -241,8 +243,10 @@ def test_every_file_of_a_run_has_the_rights_that_the_umask_gives(photos, tmp_pat
         zoo.finetune(photos, out=tmp_path / "run", **{**QUICK, "train": "probe"})
     finally:
         os.umask(before)
-    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run").iterdir()}
-    assert modes.keys() == {MODEL, "config.json", "recipe.toml", "metrics.csv", "README.md"}
+    files = [p for p in (tmp_path / "run").rglob("[!.]*") if p.is_file()]
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in files}
+    own = {MODEL, "config.json", "recipe.toml", "metrics.csv", "README.md"}
+    assert modes.keys() == {*own, "last.safetensors", "data.safetensors"}
     assert set(modes.values()) == {0o666 & ~umask}
 
 

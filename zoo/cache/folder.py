@@ -21,8 +21,8 @@ from zoo.cache.records import ENTRY_BYTES, FORMAT, INDEX
 from zoo.files import home, replacing
 
 #: What records are: a frozen backbone's features (C,), its activations at a stage boundary
-#: (C, H, W), decoded and resized images (H, W, 3), nothing but that an image can be read (0,).
-Kind = Literal["features", "activations", "images", "readable"]
+#: (C, H, W), decoded and resized images (H, W, 3), what was found in an image file (bytes of JSON).
+Kind = Literal["features", "activations", "images", "examined"]
 
 ABOUT = "about.json"
 

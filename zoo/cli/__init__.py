@@ -18,6 +18,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "verify",
+    "data",
     "backbones",
     "show",
     "plugins",

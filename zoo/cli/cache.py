@@ -13,7 +13,7 @@ from zoo.cli.words import count, echo, echo_json, human_size
 if TYPE_CHECKING:
     from zoo.cache import Kind
 
-KINDS = ("features", "activations", "images", "readable")
+KINDS = ("features", "activations", "images", "examined")
 
 
 @click.group("cache", short_help="What was computed once for each image: list, clear.")

@@ -45,9 +45,9 @@ def command(
     """Classify images with RUN, a run folder or its model.safetensors.
 
     Folders are searched for images, subfolders too. What can't be read, or holds several pictures
-    (an animation, pages), is named on stderr and left out. In a table and in CSV, control characters
-    in names are shown as in Python (\\x1b), and in CSV ' is put before a name that a spreadsheet
-    would take for a formula; JSON has them exactly.
+    (an animation, pages), is named on stderr and left out. In a table and in CSV, control
+    characters in names are shown as in Python (\\x1b), and in CSV ' is put before a name that a
+    spreadsheet would take for a formula; JSON has them exactly.
 
     \b
       zoo predict runs/photos-resnet18 a.jpg holiday/

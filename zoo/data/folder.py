@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoo.cache import Store
 from zoo.data.files import is_hidden, shown
 from zoo.data.image import is_image_name
-from zoo.data.scan import Contents, readable_images
+from zoo.data.scan import Contents, Scan, decode_all, readable_images
 from zoo.data.split import Sample, Splits, stratified_split
 from zoo.errors import DataError
 
@@ -24,13 +23,13 @@ def read_splits(
     val_split: float,
     seed: int,
     strict: bool = False,
-    known: Store | None = None,
+    scan: Scan = decode_all,
 ) -> Splits:
     """Classes and splits of `root/class/*` or `root/train/class/*` and `root/val/class/*`.
 
     The val folder may also be called valid, validation or test. Without one, each class gives
     `val_split` of its images to val. Hidden and empty folders are no classes; every image is
-    decoded once here, so that an unreadable one is known before training. What has an image's name
+    scanned once here, so that an unreadable one is known before training. What has an image's name
     and is none, a pipe or a folder or a link to nothing, counts as unreadable too.
 
     Args:
@@ -38,16 +37,16 @@ def read_splits(
         val_split: Share of each class held out, above 0 and below 1.
         seed: Decides which images are held out.
         strict: Make an unreadable image an error instead of leaving it out.
-        known: Has the keys of contents that were decoded before and need not be again.
+        scan: Looks at the files.
 
     Raises:
         DataError: No folder, no images, fewer than two classes, a class too small to split, a val
             class that train lacks, or (strict) an unreadable image.
     """
     train_dir, val_dir, notes = split_folders(root)
-    by_class, class_notes = _classes(train_dir)
+    by_class, class_notes = class_images(train_dir)
     notes += class_notes
-    readable, unreadable = readable_images(by_class, strict=strict, known=known)
+    readable, unreadable = readable_images(by_class, scan, strict=strict)
     class_names = tuple(readable)
     if len(class_names) < 2:
         raise _too_few_classes(train_dir, class_names)
@@ -57,7 +56,7 @@ def read_splits(
         if not val or len({s.label for s in train}) < len(class_names):
             raise DataError(f"{root}: too few images to hold out {val_split:g} of each class")
     else:
-        val_by_class, val_notes = _classes(val_dir)
+        val_by_class, val_notes = class_images(val_dir)
         notes += val_notes
         strangers = sorted(set(val_by_class) - set(class_names))
         if strangers:
@@ -65,7 +64,7 @@ def read_splits(
                 f"{val_dir} has classes that {train_dir} lacks: {', '.join(strangers)}; "
                 f"train's classes are {', '.join(class_names)}"
             )
-        val_readable, val_unreadable = readable_images(val_by_class, strict=strict, known=known)
+        val_readable, val_unreadable = readable_images(val_by_class, scan, strict=strict)
         unreadable += val_unreadable
         train, val = samples, _samples(root, val_readable, class_names)
         if not val:
@@ -85,14 +84,14 @@ def read_labelled(root: Path, class_names: Sequence[str], *, strict: bool = Fals
     Raises:
         DataError: No folder, no images, or a class that the map lacks.
     """
-    by_class, notes = _classes(_existing(root))
+    by_class, notes = class_images(_existing(root))
     strangers = sorted(set(by_class) - set(class_names))
     if strangers:
         raise DataError(
             f"{root} has classes that the model lacks: {', '.join(strangers)}; "
             f"the model's are {', '.join(class_names)}"
         )
-    readable, unreadable = readable_images(by_class, strict=strict)
+    readable, unreadable = readable_images(by_class, decode_all, strict=strict)
     samples = _samples(root, readable, class_names)
     if not samples:
         raise DataError(f"no readable images in {root}")
@@ -112,9 +111,9 @@ def split_folders(root: Path) -> tuple[Path, Path | None, list[str]]:
     val folder counts beside a train folder alone. Names are compared without regard to case.
     """
     _existing(root)
-    folders = {folder.name.lower(): folder for folder in _visible_folders(root)}
+    folders = {folder.name.lower(): folder for folder in visible_folders(root)}
     train_dir = next((folders[n] for n in TRAIN if n in folders), None)
-    if train_dir is None or not _visible_folders(train_dir):
+    if train_dir is None or not visible_folders(train_dir):
         return root, None, []
     val_dir = next((folders[n] for n in VAL if n in folders), None)
     others = sorted(f.name for f in folders.values() if f not in (train_dir, val_dir))
@@ -160,7 +159,12 @@ def _visible(folder: Path) -> list[Path]:
         raise DataError(f"can't list {shown(folder)}: {error.strerror}") from error
 
 
-def _visible_folders(folder: Path) -> list[Path]:
+def visible_folders(folder: Path) -> list[Path]:
+    """Its folders that are not hidden, sorted.
+
+    Raises:
+        DataError: It can't be listed.
+    """
     return [p for p in _visible(folder) if _is_folder(p)]
 
 
@@ -176,15 +180,19 @@ def _leads_back(class_dir: Path, folder: Path) -> bool:
     return class_dir.is_symlink() and folder.resolve().is_relative_to(class_dir.resolve())
 
 
-def _classes(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Image files by class, in the order of the class names; and notes on what was passed over."""
+def class_images(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """Image files by class, in the order of the class names; and notes on what was passed over.
+
+    Raises:
+        DataError: There are none, or a folder can't be listed.
+    """
     by_class: dict[str, list[Path]] = {}
     notes = []
     passed_over: Counter[str] = Counter()
     for path in _visible(folder):
         if path.is_symlink() and not path.exists():
             notes.append(f"{shown(path)} is no class: it is a link to nothing")
-    for class_dir in _visible_folders(folder):
+    for class_dir in visible_folders(folder):
         where = shown(class_dir)
         if _leads_back(class_dir, folder):
             notes.append(f"{where} is no class: it is a link to a folder that it lies in")

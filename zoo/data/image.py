@@ -68,12 +68,7 @@ def read_image(
         DataError: It is no file, can't be decoded, whole, holds several pictures (an animation or
             pages), or has an absurd size; names the path.
     """
-    image = open_image(path, same=same)
-    with _named(path):
-        if decode_at is not None:
-            image.draft(None, (decode_at, decode_at))
-        image.load()
-        return to_rgb(image)
+    return decoded(open_image(path, same=same), path, decode_at=decode_at)
 
 
 def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.ImageFile:
@@ -92,6 +87,24 @@ def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.Imag
         image = _opened(content)
         _refuse(image, content)
         return image
+
+
+def decoded(image: ImageFile.ImageFile, path: Path, *, decode_at: int | None = None) -> Image.Image:
+    """What `open_image` opened, as `read_image` gives it.
+
+    Args:
+        image: Opened.
+        path: Its file.
+        decode_at: As `read_image`.
+
+    Raises:
+        DataError: It can't be decoded, whole; names the path.
+    """
+    with _named(path):
+        if decode_at is not None:
+            image.draft(None, (decode_at, decode_at))
+        image.load()
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,11 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from zoo.data.files import Fingerprint
+
+if TYPE_CHECKING:
+    from zoo.data.doctor.examine import Examined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class Splits:
         val: Held-out images.
         notes: What was decided or left out, a line each.
         unreadable: What was wrong with each image that was left out.
+        examined: What was found in their files, to be remembered when training starts.
     """
 
     class_names: tuple[str, ...]
@@ -49,6 +54,7 @@ class Splits:
     val: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    examined: tuple[Examined, ...] = ()
 
     def counts(self, split: Sequence[Sample]) -> list[int]:
         """Images per class, in the order of `class_names`."""

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import PIL
 from torch import nn
 
 from zoo.backbone import Backbone
 from zoo.cache import Kind, Store, open_store
 from zoo.data.dataset import ImageDataset, Index
-from zoo.data.image import RULES
 from zoo.data.prepare import Prepare
 from zoo.data.transforms import Transform
 from zoo.engine.events import Listener, Note
 from zoo.engine.frozen import row_key
-from zoo.errors import CacheError
 from zoo.model.head import in_head
 from zoo.model.replay import Boundary
 from zoo.recipe import Recipe
@@ -34,9 +31,6 @@ _GIGABYTE = 10**9
 
 #: Width by height of photos, for a guess at what they take.
 _ASPECT = 1.5
-
-#: What is kept of an image that decodes.
-_NOTHING = np.empty(0, dtype=np.uint8)
 
 #: Libraries whose version may decide what a network gives.
 _DECIDING = ("torch", "torchvision", "timm")
@@ -64,17 +58,6 @@ def image_store(
     else:
         pixels = math.ceil(math.prod(prepare.cover) * _ASPECT)
     return _with_room("images", prepare.about(), np.uint8, keys, 3 * pixels, recipe, stores, listen)
-
-
-def readable_store() -> Store:
-    """Keys of the images that this Pillow has decoded."""
-    return open_store("readable", {"pillow": PIL.__version__, "rules": RULES}, dtype=np.uint8)
-
-
-def note_readable(keys: Iterable[bytes]) -> None:
-    """Remember that these images decode."""
-    with readable_store() as store, suppress(CacheError):  # It only saves time the next time.
-        store.append((key, _NOTHING) for key in keys)
 
 
 def backbone_sha256(model: nn.Module, backbone: Backbone) -> str:

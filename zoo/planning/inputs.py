@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.demo import demo_splits
+from zoo.data.doctor import Examined, examine_files, examined_store, warn_of
+from zoo.data.files import Fingerprint
 from zoo.data.folder import read_splits
 from zoo.data.split import Splits
 from zoo.engine.events import Listener, Note
-from zoo.engine.stores import readable_store
 from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.files import expand
 from zoo.model.size import needs_resizing, resized
@@ -51,19 +54,24 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
     if recipe.data is None:
         return demo_splits(val_split=recipe.val_split, seed=recipe.seed)
     listen(Note(text=f"reading the images of {recipe.data}"))
-    with readable_store() as known:
+    data = expand(recipe.data)
+    examined: dict[Path, Examined] = {}
+    with examined_store() as known:
+
+        def scan(files: Sequence[Path]) -> dict[Path, Fingerprint | str]:
+            examined.update(examine_files(files, known if recipe.cache_size else None))
+            return {file: examined[file].problem or examined[file].fingerprint for file in files}
+
         splits = read_splits(
-            expand(recipe.data),
-            val_split=recipe.val_split,
-            seed=recipe.seed,
-            strict=recipe.strict,
-            known=known if recipe.cache_size else None,
+            data, val_split=recipe.val_split, seed=recipe.seed, strict=recipe.strict, scan=scan
         )
     for problem in (*splits.notes, *splits.unreadable):
         listen(Note(text=problem, warning=True))
     if splits.unreadable:
         listen(Note(text=f"{len(splits.unreadable)} unreadable images left out", warning=True))
-    return splits
+    for finding in warn_of(splits, examined, data):
+        listen(Note(text=finding, warning=True))
+    return replace(splits, examined=tuple(examined.values()))
 
 
 def load_weights(

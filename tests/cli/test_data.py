@@ -1,0 +1,168 @@
+"""`zoo data check` as a person meets it; and what is said of data before training."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import zoo
+from tests.conftest import QUICK
+from tests.data.scenes import garble, make_scenes, make_split_scenes, save, scene, settle
+from zoo.cli import main
+from zoo.engine.events import Note
+from zoo.planning.inputs import read_data
+from zoo.recipe import make_recipe
+
+
+def zoo_(*args, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_split_scenes(tmp_path / "data")
+
+
+@pytest.fixture
+def leaking(root):
+    for n in range(2):
+        shutil.copy(root / "train" / "ants" / f"{n}.png", root / "val" / "ants" / f"leak-{n}.png")
+    return root
+
+
+def test_a_folder_with_nothing_wrong_is_a_table_and_exit_code_0(root):
+    lines = zoo_("data", "check", root).stdout.splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["class", "train", "val"],
+        ["ants", "4", "2"],
+        ["bees", "4", "2"],
+        ["all", "8", "4"],
+    ]
+    assert lines[-1] == "0 errors, 0 warnings, 0 notes; all paths: --format json"
+
+
+def test_errors_are_exit_code_1_and_said_with_examples_and_advice(leaking):
+    shown = zoo_("data", "check", leaking, code=1).stdout
+    assert "error    2 images of val are in train too (leakage)" in shown
+    assert "train/ants/0.png = val/ants/leak-0.png" in shown
+    assert "--fix-to leaves them out of train" in shown
+    assert "1 error, 0 warnings, 0 notes" in shown
+
+
+def test_json_is_all_there_is_on_stdout_and_has_every_path(leaking):
+    for n in range(30):
+        (leaking / "val" / "bees" / f"torn-{n}.png").write_bytes(b"torn")
+    report = json.loads(zoo_("data", "check", leaking, "--format", "json", code=1).stdout)
+    assert report["serious"] is True
+    assert report["images"] == 14
+    assert report["counts"]["val"] == {"ants": 4, "bees": 2}
+    unreadable = next(f for f in report["findings"] if f["kind"] == "unreadable")
+    assert len(unreadable["groups"]) == unreadable["count"] == 30
+    assert "and 25 more" in zoo_("data", "check", leaking, code=1).stdout
+
+
+def test_warnings_are_exit_code_1_with_strict_alone(root):
+    shutil.copy(root / "train/ants/0.png", root / "train/ants/copy.png")
+    zoo_("data", "check", root)
+    zoo_("data", "check", root, "--strict", code=1)
+
+
+@pytest.mark.parametrize("name", ["gone", "empty", "file"])
+def test_a_folder_that_can_not_be_used_is_one_line_and_exit_code_2(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    result = zoo_("data", "check", tmp_path / name, code=2)
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_clean_copy_is_left_and_said(leaking, tmp_path):
+    shown = zoo_("data", "check", leaking, "--fix-to", tmp_path / "clean", code=1).stdout
+    assert "left out     2 leakage" in shown
+    zoo_("data", "check", tmp_path / "clean")
+    shown = zoo_("data", "check", leaking, "--fix-to", tmp_path / "c2", "--format=json", code=1)
+    assert len(json.loads(shown.stdout)["fixed"]["left_out"]) == 2
+
+
+def test_a_place_for_the_copy_that_will_not_do_is_exit_code_2(root):
+    result = zoo_("data", "check", root, "--fix-to", root / "clean", code=2)
+    assert "is inside" in result.stderr
+
+
+def test_names_can_not_move_the_cursor(root):
+    save(scene(60), root / "train" / "ants" / "\x1b[2J\n\u202egnp.png")
+    shutil.copytree(root / "train" / "ants", root / "train" / "\x1b[31mred")
+    shown = zoo_("data", "check", root, code=1).stdout
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert r"\x1b[2J\n\u202egnp.png" in shown
+
+
+def test_the_cache_lists_what_is_remembered(root):
+    settle(root)
+    zoo_("data", "check", root)
+    assert zoo_("cache", "list").stdout.split()[:3] == ["examined", "12", "records"]
+
+
+def warned(root, **fields):
+    notes = []
+    read_data(make_recipe(None, data=str(root), **fields), notes.append)
+    return [note.text for note in notes if isinstance(note, Note) and note.warning]
+
+
+def test_training_says_nothing_of_data_with_nothing_wrong(root):
+    assert warned(root) == []
+
+
+def test_training_warns_of_what_bears_on_its_result_in_a_line_each(leaking):
+    shutil.copy(leaking / "train/ants/2.png", leaking / "train/bees/conflict.png")
+    shutil.copy(leaking / "train/ants/3.png", leaking / "train/ants/copy.png")
+    save(scene(501).resize((80, 60)), leaking / "train" / "ants" / "near.jpg")
+    save(scene(60, (20, 20)), leaking / "train" / "bees" / "tiny.png")
+    (leaking / "a.txt").write_text("not worth a line")
+    lines = warned(leaking)
+    assert [line.split(": ")[0] for line in lines] == [
+        "2 images of val are in train too (leakage)",
+        "1 image lies in more than one class",
+        "1 image of val looks like one of train (leakage)",
+        "1 image is the copy of another of the same class",
+        "1 image is less than 32 pixels wide or high",
+        f"zoo data check {leaking} shows all and what to do",
+    ]
+    assert "train/ants/0.png = val/ants/leak-0.png" in lines[0]
+
+
+def test_training_warns_where_its_own_split_parts_two_copies(tmp_path):
+    root = make_scenes(tmp_path / "flat", 10)
+    for n in range(10):
+        shutil.copy(root / "ants" / f"{n}.png", root / "ants" / f"copy-{n}.png")
+    assert "of val are in train too (leakage)" in warned(root)[0]
+
+
+def test_training_warns_of_rare_classes(tmp_path):
+    root = make_scenes(tmp_path / "flat", 4)
+    for n in range(60):
+        save(scene(100 + n), root / "ants" / f"more-{n}.png")
+    assert "class ants has" in warned(root)[0]
+
+
+def test_the_second_scan_before_training_opens_no_photo(root):
+    settle(root)
+    run = zoo.finetune(root, out="run", **{**QUICK, "train": "probe"})
+    assert run.info.val_accuracy >= 0
+    garble(root / "train" / "ants" / "0.png")
+    assert warned(root) == []
+    assert "unreadable" in warned(root, cache_size=0.0)[0]
+
+
+def test_python_hears_of_leakage_as_a_warning(leaking):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        zoo.finetune(leaking, out="run", **{**QUICK, "train": "probe"})
+    assert any("leakage" in str(warning.message) for warning in caught)
+    assert Path("run").is_dir()

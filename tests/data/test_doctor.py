@@ -1,0 +1,421 @@
+"""What is wrong with a data folder is found, each thing by planting it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+import zoo
+from tests.data.scenes import garble, make_scenes, make_split_scenes, save, scene, settle
+from zoo.data.doctor.hamming import close_pairs
+from zoo.data.image import read_image
+from zoo.errors import DataError
+
+
+def finding(root: Path, kind: str):
+    return next((f for f in zoo.check_data(root).findings if f.kind == kind), None)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_split_scenes(tmp_path / "data")
+
+
+@pytest.fixture
+def flat(tmp_path):
+    return make_scenes(tmp_path / "flat", 4)
+
+
+def test_nothing_is_said_of_a_folder_with_nothing_wrong(root, flat):
+    assert zoo.check_data(root).findings == ()
+    assert zoo.check_data(flat).findings == ()
+
+
+def test_images_are_counted_by_split_and_class(root, flat):
+    report = zoo.check_data(root)
+    assert report.counts == {"train": {"ants": 4, "bees": 4}, "val": {"ants": 2, "bees": 2}}
+    assert report.images == 12
+    assert report.formats == {"PNG": 12}
+    assert report.modes == {"RGB": 12}
+    assert zoo.check_data(str(flat)).counts == {"": {"ants": 4, "bees": 4}}
+
+
+def copy(root, source, target):
+    (root / target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(root / source, root / target)
+
+
+def imbalanced(root):
+    for n in range(40):
+        save(scene(100 + n), root / "train" / "ants" / f"more-{n}.png")
+
+
+def huge(root):
+    save(Image.new("1", (8000, 6400)), root / "train" / "ants" / "huge.png")
+
+
+def modes(root):
+    save(scene(70).convert("L"), root / "train" / "ants" / "grey.png")
+    save(scene(71).convert("CMYK"), root / "train" / "ants" / "print.jpg")
+    save(scene(72).convert("RGBA"), root / "train" / "bees" / "sticker.png")
+    deep = np.asarray(scene(73).convert("L")).astype(np.uint16) * 257
+    save(Image.fromarray(deep), root / "train" / "bees" / "deep.png")
+    save(scene(74).quantize(), root / "train" / "bees" / "palette.png")
+
+
+#: kind: (severity, count, what plants it, words of the text, paths)
+PLANTED = {
+    "leakage": (
+        "error",
+        1,
+        lambda root: copy(root, "train/ants/0.png", "val/ants/same.png"),
+        "1 image of val is in train too",
+        {"train/ants/0.png", "val/ants/same.png"},
+    ),
+    "label-conflict": (
+        "error",
+        1,
+        lambda root: copy(root, "train/ants/0.png", "train/bees/same.png"),
+        "1 image lies in more than one class",
+        {"train/ants/0.png", "train/bees/same.png"},
+    ),
+    "near-leakage": (
+        "error",
+        1,
+        lambda root: save(scene(0).resize((120, 90)), root / "val" / "ants" / "small.jpg"),
+        "1 image of val looks like one of train",
+        {"train/ants/0.png", "val/ants/small.jpg"},
+    ),
+    "near-conflict": (
+        "warning",
+        2,
+        lambda root: save(scene(0), root / "train" / "bees" / "other.jpg", quality=70),
+        "2 images look like one of another class",
+        {"train/ants/0.png", "train/bees/other.jpg"},
+    ),
+    "duplicates": (
+        "warning",
+        1,
+        lambda root: copy(root, "train/ants/0.png", "train/ants/copy.png"),
+        "1 image is the copy of another of the same class",
+        {"train/ants/0.png", "train/ants/copy.png"},
+    ),
+    "near-duplicates": (
+        "note",
+        1,
+        lambda root: save(scene(0), root / "train" / "ants" / "again.jpg", quality=70),
+        "1 image looks like another",
+        {"train/ants/0.png", "train/ants/again.jpg"},
+    ),
+    "unreadable": (
+        "error",
+        1,
+        lambda root: (root / "train" / "ants" / "0.png").write_bytes(b"broken"),
+        "1 image can't be read",
+        {"train/ants/0.png"},
+    ),
+    "imbalance": (
+        "warning",
+        2,
+        imbalanced,
+        "class ants has 44 images, bees only 4: 11 times",
+        set(),
+    ),
+    "unknown-classes": (
+        "error",
+        1,
+        lambda root: save(scene(60), root / "val" / "wasps" / "0.png"),
+        "1 class of val not in train",
+        {"wasps"},
+    ),
+    "classes-without-val": (
+        "warning",
+        1,
+        lambda root: save(scene(60), root / "train" / "wasps" / "0.png"),
+        "1 class of train without an image in val",
+        {"wasps"},
+    ),
+    "too-few-classes": (
+        "error",
+        1,
+        lambda root: shutil.rmtree(root / "train" / "bees"),
+        "one class only",
+        {"ants"},
+    ),
+    "empty-classes": (
+        "warning",
+        1,
+        lambda root: (root / "train" / "wasps").mkdir(),
+        "1 folder without a readable image",
+        {"train/wasps"},
+    ),
+    "alike-class-names": (
+        "warning",
+        2,
+        lambda root: save(scene(60), root / "train" / "Ants " / "0.png"),
+        "2 classes named alike",
+        {"ants", "Ants "},
+    ),
+    "odd-class-names": (
+        "warning",
+        2,
+        lambda root: [
+            save(scene(60 + n), root / "train" / c / "0.png")
+            for n, c in enumerate(("con", "bees: wild"))
+        ],
+        "2 classes named as another system can't",
+        {"con", "bees: wild"},
+    ),
+    "tiny": (
+        "warning",
+        1,
+        lambda root: save(scene(60, (31, 200)), root / "train" / "ants" / "thin.png"),
+        "1 image is less than 32 pixels",
+        {"train/ants/thin.png"},
+    ),
+    "huge": ("note", 1, huge, "1 image has more than 50 million", {"train/ants/huge.png"}),
+    "wrong-extension": (
+        "note",
+        1,
+        lambda root: save(scene(60), root / "train" / "ants" / "a.jpg", format="PNG"),
+        "1 image is of another format",
+        {"train/ants/a.jpg"},
+    ),
+    "colour-modes": ("note", 6, modes, "12 RGB, 1 ", set()),
+    "nested": (
+        "warning",
+        1,
+        lambda root: save(scene(60), root / "train" / "ants" / "more" / "a.png"),
+        "1 image deeper",
+        {"train/ants/more/a.png"},
+    ),
+    "loose": (
+        "warning",
+        2,
+        lambda root: [save(scene(60), root / "a.png"), save(scene(61), root / "train" / "b.png")],
+        "2 images beside",
+        {"a.png", "train/b.png"},
+    ),
+    "unused-folders": (
+        "note",
+        1,
+        lambda root: save(scene(60), root / "test" / "ants" / "a.png"),
+        "1 image in folders beside train and val",
+        {"test/ants/a.png"},
+    ),
+    "hidden": (
+        "note",
+        3,
+        lambda root: [
+            save(scene(60), root / "train" / ".trash" / "a.png"),
+            save(scene(60), root / "train" / "ants" / "._0.png"),
+            (root / "train" / "Thumbs.db").write_bytes(b"x"),
+        ],
+        "3 hidden files",
+        {"train/.trash", "train/ants/._0.png", "train/Thumbs.db"},
+    ),
+    "no-images": (
+        "note",
+        2,
+        lambda root: [
+            (root / "a.txt").write_text("x"),
+            (root / "train/ants/b.HEIC").write_text(""),
+        ],
+        "2 files not named as images: 1 .txt, 1 .heic",
+        {"a.txt", "train/ants/b.HEIC"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_is_planted_is_found_and_nothing_else_of_its_weight(root, kind):
+    severity, count, plant, words, paths = PLANTED[kind]
+    plant(root)
+    found = finding(root, kind)
+    assert found is not None
+    assert (found.severity, found.count) == (severity, count)
+    assert words in found.text
+    assert {path for group in found.groups for path in group} == paths
+    assert found.advice
+    errors = {f.kind for f in zoo.check_data(root).findings if f.severity == "error"}
+    # A class that train lost is unknown to it; that val has it remains to be said.
+    also = {"unknown-classes"} if kind == "too-few-classes" else set()
+    assert errors - also == ({kind} if severity == "error" else set())
+
+
+def test_every_kind_of_finding_is_on_the_page_with_its_severity(root):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for kind, (severity, *_) in PLANTED.items():
+        row = next(
+            line for line in page.splitlines() if line.startswith("| `") and f"`{kind}`" in line
+        )
+        assert f"| {severity} |" in row
+
+
+def brighter(image):
+    return ImageEnhance.Brightness(image).enhance(1.15)
+
+
+def cropped(image):
+    width, height = image.size
+    return image.crop((width // 100, height // 100, width - width // 100, height - height // 100))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda image: image.resize((80, 60)),
+        lambda image: image.resize((320, 240)),
+        brighter,
+        cropped,
+        lambda image: image.convert("L"),
+    ],
+)
+@pytest.mark.parametrize("form", ["png", "jpg", "webp"])
+def test_edited_copies_look_the_same(root, edit, form):
+    save(edit(scene(0)), root / "val" / "ants" / f"copy.{form}")
+    assert finding(root, "near-leakage").groups == (
+        ((f"val/ants/copy.{form}"), "train/ants/0.png"),
+    )
+
+
+def test_two_hundred_different_pictures_do_not_look_the_same(tmp_path):
+    make_scenes(tmp_path / "many", 100)
+    assert zoo.check_data(tmp_path / "many").findings == ()
+
+
+def test_plain_pictures_are_not_said_to_look_the_same(root):
+    for split, colour in (("train", "red"), ("train", "black"), ("val", "blue")):
+        save(Image.new("RGB", (64, 64), colour), root / split / "ants" / f"{colour}.png")
+    assert zoo.check_data(root).findings == ()
+
+
+def test_a_photo_turned_by_its_camera_is_the_same_as_one_turned_for_good(root):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    sideways = scene(0).transpose(Image.Transpose.ROTATE_90)
+    save(sideways, root / "val" / "ants" / "camera.jpg", exif=turned, quality=95)
+    assert finding(root, "near-leakage").count == 1
+
+
+def test_before_zoo_splits_copies_are_said_to_end_on_both_sides(flat):
+    copy(flat, "ants/0.png", "ants/copy.png")
+    save(scene(1), flat / "ants" / "again.jpg")
+    for kind in ("duplicates", "near-duplicates"):
+        found = finding(flat, kind)
+        assert found.severity == "warning"
+        assert "may put one into train and another into val" in found.text
+
+
+def test_one_copy_in_train_and_val_and_another_class_is_a_conflict_alone(root):
+    copy(root, "train/ants/0.png", "val/ants/same.png")
+    copy(root, "train/ants/0.png", "val/bees/same.png")
+    found = zoo.check_data(root).findings
+    assert [f.kind for f in found] == ["label-conflict"]
+    assert len(found[0].groups[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["gone", "file"])
+def test_what_is_no_folder_is_refused(tmp_path, name):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=name):
+        zoo.check_data(tmp_path / name)
+
+
+def test_a_link_that_leads_nowhere_is_named(root):
+    (root / "train" / "ants" / "gone.png").symlink_to("nowhere.png")
+    paths = {p for f in zoo.check_data(root).findings for g in f.groups for p in g}
+    assert "train/ants/gone.png" in paths
+
+
+def test_an_animation_is_named_as_training_would_leave_it_out(root):
+    frames = [scene(77 + n).quantize() for n in range(2)]
+    frames[0].save(root / "train" / "ants" / "a.gif", save_all=True, append_images=frames[1:])
+    assert finding(root, "unreadable").groups == (("train/ants/a.gif",),)
+
+
+def test_what_was_found_is_remembered_until_the_file_changes(root):
+    settle(root)
+    before = zoo.check_data(root)
+    photo = root / "train" / "ants" / "0.png"
+    garble(photo)
+    assert zoo.check_data(root) == before
+    os.utime(photo)
+    assert finding(root, "unreadable").groups == (("train/ants/0.png",),)
+
+
+def test_a_file_of_another_size_is_looked_at_again(root):
+    settle(root)
+    zoo.check_data(root)
+    photo = root / "train" / "ants" / "0.png"
+    stat = photo.stat()
+    photo.write_bytes(photo.read_bytes() + b"\0")
+    os.utime(photo, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    copy(root, "train/ants/0.png", "train/ants/copy.png")
+    assert finding(root, "duplicates").count == 1
+
+
+def test_a_file_that_changed_just_now_is_not_trusted_to_stay(root):
+    zoo.check_data(root)
+    garble(root / "train" / "ants" / "0.png")
+    assert finding(root, "unreadable").count == 1
+
+
+def test_what_can_not_be_read_is_tried_again(root):
+    photo = root / "train" / "ants" / "0.png"
+    good = photo.read_bytes()
+    photo.write_bytes(b"\0" * len(good))
+    settle(root)
+    assert finding(root, "unreadable").count == 1
+    stat = photo.stat()
+    photo.write_bytes(good)
+    os.utime(photo, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert finding(root, "unreadable") is None
+
+
+def test_without_room_to_remember_all_is_found_and_that_is_said(root, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "file"))
+    settle(root)
+    report = zoo.check_data(root)
+    assert report.findings == ()
+    assert "can't" in report.not_remembered
+
+
+def test_progress_is_told_of_every_image(root):
+    told = []
+    zoo.check_data(root, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (12, 12)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_a_torn_jpeg_is_found_though_it_is_decoded_at_a_part_of_its_size(root, share):
+    whole = save(scene(60, (1600, 1200)), root / "train" / "ants" / "torn.jpg", quality=90)
+    content = whole.read_bytes()
+    whole.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DataError, match="truncated"):
+        read_image(whole)
+    assert finding(root, "unreadable").groups == (("train/ants/torn.jpg",),)
+
+
+@pytest.mark.parametrize("within", [0, 3, 7])
+@pytest.mark.parametrize("seed", range(4))
+def test_close_pairs_are_those_that_comparing_each_with_each_finds(seed, within):
+    random = np.random.default_rng(seed)
+    centres = random.integers(0, 256, (20, 8), dtype=np.uint8)
+    hashes = centres[random.integers(0, 20, 300)]
+    flips = random.random((300, 64)) < random.choice([0.0, 0.02, 0.05], (300, 1))
+    hashes ^= np.packbits(flips, axis=1)
+    apart = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(axis=2)
+    expected = np.argwhere(np.triu(apart <= within, k=1))
+    assert len(expected) > 0
+    np.testing.assert_array_equal(close_pairs(hashes, within), expected)
+
+
+def test_close_pairs_of_nothing_and_of_one_are_none():
+    assert close_pairs(np.empty((0, 8), np.uint8), 4).shape == (0, 2)
+    assert close_pairs(np.zeros((1, 8), np.uint8), 4).shape == (0, 2)

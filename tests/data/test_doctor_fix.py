@@ -1,0 +1,184 @@
+"""A clean copy of a data folder holds what it should, or is not there."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import zoo
+from tests.data.scenes import make_scenes, make_split_scenes, save, scene
+from zoo.data.doctor.checking import checked
+from zoo.data.doctor.fix import fix
+from zoo.errors import DataError
+
+
+def contents(folder):
+    return {
+        file.relative_to(folder).as_posix(): (
+            hashlib.sha256(file.read_bytes()).hexdigest(),
+            file.stat().st_mtime_ns,
+        )
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with one of each that is left out, and some that is not."""
+    root = make_split_scenes(tmp_path / "data")
+    shutil.copy(root / "train/ants/0.png", root / "train/bees/conflict.png")
+    shutil.copy(root / "val/ants/0.png", root / "train/ants/leak.png")
+    shutil.copy(root / "train/ants/1.png", root / "train/ants/copy.png")
+    save(scene(501).resize((100, 75)), root / "train" / "ants" / "near.jpg")
+    save(scene(2), root / "train" / "ants" / "near-copy.jpg")
+    (root / "val" / "bees" / "torn.png").write_bytes(b"torn")
+    (root / "train" / "ants" / "notes.txt").write_text("kept")
+    save(scene(90), root / "train" / "ants" / "deeper" / "a.png")
+    return root
+
+
+LEFT_OUT = {
+    "train/ants/0.png": "label-conflict",
+    "train/bees/conflict.png": "label-conflict",
+    "train/ants/leak.png": "leakage",
+    "train/ants/copy.png": "duplicates",
+    "train/ants/near.jpg": "near-leakage",
+    "val/bees/torn.png": "unreadable",
+}
+
+
+def test_the_copy_lacks_what_spoils_results_and_nothing_else(root, tmp_path):
+    before = contents(root)
+    fixed = fix(checked(root), tmp_path / "clean")
+    assert {each.path: each.kind for each in fixed.left_out} == LEFT_OUT
+    expected = {path: content for path, content in before.items() if path not in LEFT_OUT}
+    made = contents(tmp_path / "clean")
+    made.pop("left-out.json")
+    assert made == expected
+    assert fixed.files == len(expected)
+    assert contents(root) == before
+
+
+def test_the_copy_says_what_it_lacks_and_why(root, tmp_path):
+    fix(checked(root), tmp_path / "clean")
+    report = json.loads((tmp_path / "clean" / "left-out.json").read_text())
+    assert report["copy_of"] == str(root)
+    leak = next(each for each in report["left_out"] if each["path"] == "train/ants/leak.png")
+    assert leak["reason"] == "the same image is in val"
+    assert leak["others"] == ["val/ants/0.png"]
+
+
+def test_the_copy_passes_a_second_check(root, tmp_path):
+    assert zoo.check_data(root).serious
+    fix(checked(root), tmp_path / "clean")
+    again = zoo.check_data(tmp_path / "clean")
+    assert not again.serious
+    assert {f.kind for f in again.findings} == {"near-duplicates", "nested", "no-images"}
+    twice = fix(checked(tmp_path / "clean"), tmp_path / "cleaner")
+    assert twice.left_out == ()
+
+
+def test_of_duplicates_in_a_folder_without_splits_one_remains(tmp_path):
+    root = make_scenes(tmp_path / "flat", 3)
+    for n in range(3):
+        shutil.copy(root / "ants" / "1.png", root / "ants" / f"copy-{n}.png")
+    fixed = fix(checked(root), tmp_path / "clean")
+    assert [each.path for each in fixed.left_out] == [f"ants/copy-{n}.png" for n in range(3)]
+
+
+def test_links_are_copied_as_the_files_that_they_lead_to(tmp_path):
+    root = make_scenes(tmp_path / "flat", 3)
+    elsewhere = save(scene(80), tmp_path / "elsewhere" / "a.png")
+    (root / "ants" / "link.png").symlink_to(elsewhere)
+    (root / "wasps").symlink_to(elsewhere.parent)
+    shutil.copy(root / "ants" / "0.png", elsewhere.parent / "b.png")
+    (root / "ants" / "gone.txt").symlink_to("nowhere")
+    fixed = fix(checked(root), tmp_path / "clean")
+    kinds = {each.path: each.kind for each in fixed.left_out}
+    assert kinds["ants/gone.txt"] == "no-file"
+    assert kinds["wasps"] == "link"
+    assert not (tmp_path / "clean" / "wasps" / "b.png").exists()
+    assert not any(file.is_symlink() for file in (tmp_path / "clean").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("data/clean", "is inside"),
+        ("data", "is inside"),
+        ("file", "is a file"),
+        ("full", "is not empty"),
+        ("gone/clean", "there is no folder"),
+    ],
+)
+def test_a_place_that_will_not_do_is_refused(root, tmp_path, target, message):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.txt").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(DataError, match=message):
+        fix(checked(root), tmp_path / target)
+    assert contents(tmp_path) == before
+
+
+def test_an_empty_folder_is_taken_as_the_place(root, tmp_path):
+    (tmp_path / "clean").mkdir()
+    fix(checked(root), tmp_path / "clean")
+    assert (tmp_path / "clean" / "val" / "ants" / "0.png").exists()
+
+
+def test_an_interrupt_leaves_nothing_half(root, tmp_path, monkeypatch):
+    copied = shutil.copy2
+    calls = iter(range(100))
+
+    def interrupted(source, target):
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return copied(source, target)
+
+    monkeypatch.setattr(shutil, "copy2", interrupted)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        fix(checked(root), tmp_path / "clean")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing_half(root, tmp_path):
+    """The system refuses to write more than some bytes into a file."""
+    noise = scene(90, (1200, 900))
+    save(noise, root / "train" / "ants" / "large.png")
+    before = sorted(tmp_path.iterdir())
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000));"
+        "from zoo.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "data", "check", root, "--fix-to", tmp_path / "clean"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "can't write the copy to" in done.stderr
+    assert "nothing of it is left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_named_as_an_image_and_is_no_file_is_left_out_once(tmp_path):
+    root = make_scenes(tmp_path / "flat", 3)
+    os.mkfifo(root / "ants" / "pipe.png")
+    (root / "ants" / "gone.png").symlink_to("nowhere")
+    save(scene(80), root / "ants" / "folder.png" / "inside.png")
+    fixed = fix(checked(root), tmp_path / "clean")
+    assert [(each.path, each.kind) for each in fixed.left_out] == [
+        ("ants/folder.png", "unreadable"),
+        ("ants/gone.png", "unreadable"),
+        ("ants/pipe.png", "unreadable"),
+    ]
+    assert zoo.check_data(tmp_path / "clean").findings == ()

@@ -1,0 +1,150 @@
+"""`zoo data`: check."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli.options import format_option
+from zoo.cli.words import count, echo, echo_json, shown
+from zoo.files import expand
+
+if TYPE_CHECKING:
+    from zoo.data.doctor import Report
+    from zoo.data.doctor.fix import Fixed
+
+#: Classes in the table, and examples of a finding, before the rest is counted.
+MOST_CLASSES = 30
+MOST_EXAMPLES = 5
+
+#: On a terminal.
+COLOURS = {"error": "red", "warning": "yellow", "note": None}
+
+
+@click.group("data", short_help="A data folder: check it, make a clean copy.")
+def command() -> None:
+    """See what is wrong with a data folder before it is trained on."""
+
+
+@command.command("check", short_help="Find duplicates, leakage, wrong labels, unreadable images.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--fix-to",
+    type=click.Path(path_type=Path),
+    metavar="NEW_DIR",
+    help="Leave a clean copy there, with left-out.json on what it lacks and why.",
+)
+@format_option("text", "json")
+@click.option("--strict", is_flag=True, help="Exit code 1 for warnings too.")
+def check(folder: Path, fix_to: Path | None, form: str, strict: bool) -> None:
+    """Look for what spoils results in DIR, a folder as `zoo finetune --data` takes it.
+
+    Images in both train and val, or looking the same there (leakage); the same image in several
+    classes; unreadable images; duplicates; classes that are missing, empty, rare, or named alike;
+    tiny, huge or misnamed images; files that are not used.
+
+    \b
+    Exit code 0  nothing serious
+              1  an error: leakage, an image in several classes, unreadable
+                 images, classes that can't be trained
+              2  DIR can't be used at all, or NEW_DIR not be written
+
+    What was found in a file is remembered until it changes. DIR itself is never changed. NEW_DIR
+    lacks unreadable images, all copies of an image in several classes, all but one of duplicates
+    within a class, and images of train that are in val too, or look the same there. The exit code
+    is about DIR.
+
+    \b
+      zoo data check photos
+      zoo data check photos --format json > report.json
+      zoo data check photos --fix-to clean
+    """
+    from zoo.data.doctor.checking import checked
+    from zoo.data.doctor.fix import check_target, fix
+
+    folder = expand(folder)
+    if fix_to is not None:
+        check_target(folder, fix_to)
+    with _Bar() as bar:
+        found = checked(folder, progress=bar)
+    fixed = None if fix_to is None else fix(found, fix_to)
+    report = found.report
+    if report.not_remembered:
+        echo(f"! not remembered for the next time: {report.not_remembered}", err=True)
+    if form == "json":
+        whole = {**asdict(report), "images": report.images, "serious": report.serious}
+        if fixed is not None:
+            whole["fixed"] = {**asdict(fixed), "path": str(fixed.path)}
+        echo_json(whole)
+    else:
+        _print(report)
+        if fixed is not None:
+            _print_fixed(fixed)
+    if report.serious or (strict and any(f.severity == "warning" for f in report.findings)):
+        raise SystemExit(1)
+
+
+class _Bar:
+    """A progress bar on a terminal's stderr; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("images", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+
+def _print(report: Report) -> None:
+    from zoo.data.doctor.findings import examples
+
+    _print_classes(report)
+    for finding in report.findings:
+        click.secho(f"\n{finding.severity:8} {shown(finding.text)}", fg=COLOURS[finding.severity])
+        for example in examples(finding, MOST_EXAMPLES):
+            echo(f"           {shown(example)}")
+        echo(f"         > {finding.advice}")
+    numbers = [
+        count(sum(f.severity == severity for f in report.findings), severity)
+        for severity in ("error", "warning", "note")
+    ]
+    echo(f"\n{', '.join(numbers)}; all paths: --format json")
+
+
+def _print_classes(report: Report) -> None:
+    names = sorted({name for of_split in report.counts.values() for name in of_split})
+    width = max(5, *(len(shown(name)) for name in names))
+    splits = list(report.counts)
+    echo(f"{'class':{width}}" + "".join(f"  {split or 'images':>7}" for split in splits))
+    for name in names[:MOST_CLASSES]:
+        numbers = (report.counts[split].get(name, 0) for split in splits)
+        echo(f"{shown(name):{width}}" + "".join(f"  {n:>7}" for n in numbers))
+    if len(names) > MOST_CLASSES:
+        echo(f"and {len(names) - MOST_CLASSES} classes more")
+    totals = (sum(report.counts[split].values()) for split in splits)
+    echo(f"{'all':{width}}" + "".join(f"  {n:>7}" for n in totals))
+
+
+def _print_fixed(fixed: Fixed) -> None:
+    from zoo.data.doctor.listing import LEFT_OUT
+
+    kinds: dict[str, int] = {}
+    for each in fixed.left_out:
+        kinds[each.kind] = kinds.get(each.kind, 0) + 1
+    listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing"
+    echo(f"\nclean copy   {fixed.path}, {count(fixed.files, 'file')}")
+    echo(f"left out     {listed}; which and why: {fixed.path / LEFT_OUT}")

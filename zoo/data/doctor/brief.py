@@ -1,0 +1,54 @@
+"""What is said of data before every training: the doctor's short form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from zoo.data.doctor.compare import Photo, compare
+from zoo.data.doctor.examine import Examined
+from zoo.data.doctor.findings import Finding, examples, of_comparison, of_images
+from zoo.data.split import Splits
+
+#: What bears on results; the rest is for `zoo data check`.
+_KINDS = frozenset(
+    {
+        "leakage",
+        "label-conflict",
+        "near-leakage",
+        "near-conflict",
+        "duplicates",
+        "imbalance",
+        "tiny",
+    }
+)
+
+_EXAMPLES = 3
+
+
+def warn_of(splits: Splits, examined: Mapping[Path, Examined], data: Path) -> list[str]:
+    """A line for each kind of finding that bears on results, with examples.
+
+    Args:
+        splits: As training will use them.
+        examined: What is known of their files.
+        data: The folder they come from.
+    """
+    photos = [
+        Photo(
+            path=sample.name,
+            label=splits.class_names[sample.label],
+            split=split,
+            examined=examined[sample.image],
+        )
+        for split, samples in (("train", splits.train), ("val", splits.val))
+        for sample in samples
+        if isinstance(sample.image, Path)
+    ]
+    findings = [*of_comparison(compare(photos), flat=False), *of_images(photos)]
+    lines = [_line(finding) for finding in findings if finding.kind in _KINDS]
+    return [*lines, f"zoo data check {data} shows all and what to do"] if lines else []
+
+
+def _line(finding: Finding) -> str:
+    return ": ".join([finding.text, ", ".join(examples(finding, _EXAMPLES))]).removesuffix(": ")

@@ -1,0 +1,131 @@
+"""Check a data folder, from its files to what there is to say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from zoo.data.doctor.compare import Comparison, Photo, compare
+from zoo.data.doctor.examine import Examined, examine_files
+from zoo.data.doctor.findings import Finding, of_comparison, of_images
+from zoo.data.doctor.folders import count_classes, of_classes, of_listing
+from zoo.data.doctor.listing import Listing, list_data
+from zoo.data.doctor.memory import examined_store, remember
+
+#: Files after which what was found is kept, so that an interrupt loses little.
+_BATCH = 1024
+
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What is known of a data folder.
+
+    Attributes:
+        root: The folder, as it was given.
+        counts: Readable images by class by split: `train` and `val`, or `""` where zoo is to split.
+        modes: Readable images by Pillow's colour mode.
+        formats: Readable images by Pillow's format.
+        findings: The worst first.
+        not_remembered: Why what was found could not be kept; empty if it was.
+    """
+
+    root: str
+    counts: Mapping[str, Mapping[str, int]]
+    modes: Mapping[str, int]
+    formats: Mapping[str, int]
+    findings: tuple[Finding, ...]
+    not_remembered: str = ""
+
+    @property
+    def images(self) -> int:
+        """How many images are readable."""
+        return sum(sum(of_split.values()) for of_split in self.counts.values())
+
+    @property
+    def serious(self) -> bool:
+        """Whether there is an error among the findings."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A checked folder, with all that making a clean copy of it takes."""
+
+    report: Report
+    listing: Listing
+    photos: tuple[Photo, ...]
+    comparison: Comparison
+
+
+def check_data(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Look for what is wrong with a data folder before it is trained on.
+
+    Args:
+        path: A folder as `zoo finetune --data` takes it.
+        progress: Told (done, all) of the image files as they are examined.
+
+    Raises:
+        DataError: It can't be listed, or no class folder has a file named as an image.
+    """
+    return checked(Path(path).expanduser(), progress=progress).report
+
+
+def checked(root: Path, *, progress: Callable[[int, int], None] | None = None) -> Checked:
+    """As `check_data`, with what it was found from."""
+    listing = list_data(root)
+    examined, not_remembered = _examined([image.file for image in listing.images], progress)
+    photos = tuple(
+        Photo(
+            path=image.path,
+            label=image.label,
+            split=image.split,
+            examined=examined[image.file],
+        )
+        for image in listing.images
+    )
+    comparison = compare(photos)
+    counts = count_classes(listing, photos)
+    findings = [
+        *of_classes(counts),
+        *of_images(photos),
+        *of_comparison(comparison, flat="" in counts),
+        *of_listing(listing),
+    ]
+    good = [photo.examined for photo in photos if not photo.examined.problem]
+    report = Report(
+        root=str(root),
+        counts=counts,
+        modes=_counted(each.mode for each in good),
+        formats=_counted(each.format for each in good),
+        findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])),
+        not_remembered=not_remembered,
+    )
+    return Checked(report=report, listing=listing, photos=photos, comparison=comparison)
+
+
+def _examined(
+    files: Sequence[Path], progress: Callable[[int, int], None] | None
+) -> tuple[dict[Path, Examined], str]:
+    examined: dict[Path, Examined] = {}
+    not_remembered = ""
+    with examined_store() as store:
+        for start in range(0, len(files), _BATCH):
+            batch = files[start : start + _BATCH]
+            found = examine_files(batch, store, partial(_told, progress, start, len(files)))
+            not_remembered = not_remembered or remember(store, found.values())
+            examined.update(found)
+    return examined, not_remembered
+
+
+def _told(progress: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
+    if progress:
+        progress(before + done, total)
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())

@@ -1,0 +1,233 @@
+"""What the doctor says: findings, each with how many, which, and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from zoo.data.doctor.compare import Comparison, Group, Photo
+
+Severity = Literal["error", "warning", "note"]
+
+#: With a shorter side an image holds little to learn from.
+TINY = 32
+
+#: With more pixels an image costs seconds to decode, each epoch if it is not cached.
+HUGE = 50_000_000
+
+#: From so many times the images of the smallest class on, the largest one drowns it.
+IMBALANCE = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about a data folder that its owner should know.
+
+    Attributes:
+        kind: A short name that stays, such as `leakage`.
+        severity: `error`: results would be wrong or images are lost; `warning`: better looked at;
+            `note`: good to know.
+        text: What, and how many.
+        count: How many images, or what else the text counts.
+        groups: The paths below the data folder that it is about; those of a group belong together.
+        advice: What to do.
+    """
+
+    kind: str
+    severity: Severity
+    text: str
+    count: int
+    groups: tuple[tuple[str, ...], ...] = ()
+    advice: str
+
+
+def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
+    """Findings about images that are the same or look the same.
+
+    Args:
+        found: What was compared.
+        flat: Whether zoo is still to split.
+    """
+    both = "; zoo's split may put one into train and another into val" if flat else ""
+    return [
+        finding
+        for finding in (
+            _finding(
+                "leakage",
+                "error",
+                "{} of val {is_are} in train too (leakage)",
+                found.leaks,
+                sum(photo.split == "val" for group in found.leaks for photo in group),
+                "val accuracy counts what was learnt by heart; --fix-to leaves them out of train",
+            ),
+            _finding(
+                "label-conflict",
+                "error",
+                "{} lie{s} in more than one class",
+                found.conflicts,
+                len(found.conflicts),
+                "keep each in the class it belongs to; --fix-to leaves all its copies out",
+            ),
+            _finding(
+                "near-leakage",
+                "error",
+                "{} of val look{s} like one of train (leakage)",
+                found.near_leaks,
+                len({photo.path for g in found.near_leaks for photo in g if photo.split == "val"}),
+                "resized or edited copies, or pictures of one series: look at them; --fix-to "
+                "leaves those of train out",
+            ),
+            _finding(
+                "near-conflict",
+                "warning",
+                "{} look{s} like one of another class",
+                found.near_conflicts,
+                sum(map(len, found.near_conflicts)),
+                "look at them: if they show the same, keep them in one class",
+            ),
+            _finding(
+                "duplicates",
+                "warning",
+                "{} {is_are} the copy of another of the same class" + both,
+                found.duplicates,
+                sum(len(group) - 1 for group in found.duplicates),
+                "they weigh more than others; --fix-to keeps one of each",
+            ),
+            _finding(
+                "near-duplicates",
+                "warning" if flat else "note",
+                "{} look{s} like another of the same class" + both,
+                found.near_duplicates,
+                sum(len(group) - 1 for group in found.near_duplicates),
+                "where they are of one series, put all of it into train/ or into val/"
+                if flat
+                else "nothing, unless a series should weigh no more than one image",
+            ),
+        )
+        if finding is not None
+    ]
+
+
+def of_images(photos: Sequence[Photo]) -> list[Finding]:
+    """Findings about what single images are like, and how many each class has."""
+    good = [photo for photo in photos if not photo.examined.problem]
+    listed = (
+        _listed(
+            "unreadable",
+            "error",
+            "{} can't be read",
+            [photo for photo in photos if photo.examined.problem],
+            "training leaves them out; replace them, or have --fix-to leave them out",
+        ),
+        imbalance(good),
+        _listed(
+            "tiny",
+            "warning",
+            f"{{}} {{is_are}} less than {TINY} pixels wide or high",
+            [p for p in good if min(p.examined.width, p.examined.height) < TINY],
+            "thumbnails or icons? Take the originals if there are any",
+        ),
+        _listed(
+            "huge",
+            "note",
+            f"{{}} {{has_have}} more than {HUGE // 1_000_000} million pixels",
+            [p for p in good if p.examined.width * p.examined.height > HUGE],
+            "make smaller copies: decoding these takes longer than training on them",
+        ),
+        _listed(
+            "wrong-extension",
+            "note",
+            "{} {is_are} of another format than the extension says",
+            [photo for photo in good if _misnamed(photo)],
+            "nothing for zoo, which looks at the content; other software may refuse them",
+        ),
+        _modes(good),
+    )
+    return [finding for finding in listed if finding is not None]
+
+
+def imbalance(photos: Iterable[Photo]) -> Finding | None:
+    """Whether the largest class to learn from has many times the images of the smallest."""
+    counts = Counter(photo.label for photo in photos if photo.split != "val")
+    if not counts:
+        return None
+    (most, highest), (least, lowest) = counts.most_common()[0], counts.most_common()[-1]
+    if highest <= IMBALANCE * lowest:
+        return None
+    return Finding(
+        kind="imbalance",
+        severity="warning",
+        text=f"class {most} has {highest} images, {least} only {lowest}: "
+        f"{highest / lowest:.3g} times as many",
+        count=len(counts),
+        advice="more images of small classes help most; --class-weights balanced weighs them up",
+    )
+
+
+def many(number: int, noun: str) -> str:
+    """A number of things, as "1 image" or "2,000 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def examples(finding: Finding, at_most: int) -> list[str]:
+    """Some of the finding's groups as text, and how many more there are."""
+    shown = []
+    for group in finding.groups[:at_most]:
+        more = f" = {len(group) - at_most:,} more" if len(group) > at_most else ""
+        shown.append(" = ".join(group[:at_most]) + more)
+    left = len(finding.groups) - at_most
+    return [*shown, f"and {left:,} more"] if left > 0 else shown
+
+
+def _finding(
+    kind: str, severity: Severity, text: str, groups: Sequence[Group], count: int, advice: str
+) -> Finding | None:
+    """A finding on groups of images, if there are any."""
+    if not groups:
+        return None
+    return Finding(
+        kind=kind,
+        severity=severity,
+        text=text.format(
+            many(count, "image"),
+            is_are="is" if count == 1 else "are",
+            has_have="has" if count == 1 else "have",
+            s="s" if count == 1 else "",
+        ),
+        count=count,
+        groups=tuple(tuple(photo.path for photo in group) for group in groups),
+        advice=advice,
+    )
+
+
+def _listed(
+    kind: str, severity: Severity, text: str, photos: Sequence[Photo], advice: str
+) -> Finding | None:
+    """A finding on images one by one, if there are any."""
+    return _finding(kind, severity, text, [(photo,) for photo in photos], len(photos), advice)
+
+
+def _misnamed(photo: Photo) -> bool:
+    extension = photo.path.rpartition(".")[2].lower()
+    named = Image.registered_extensions().get(f".{extension}", "")
+    # Phones write MPO, a JPEG with a second picture behind it, as .jpg.
+    return len({"JPEG" if form == "MPO" else form for form in (named, photo.examined.format)}) > 1
+
+
+def _modes(photos: Sequence[Photo]) -> Finding | None:
+    counts = Counter(photo.examined.mode for photo in photos)
+    if counts.keys() <= {"RGB"}:
+        return None
+    listed = ", ".join(f"{number:,} {mode}" for mode, number in counts.most_common())
+    return Finding(
+        kind="colour-modes",
+        severity="note",
+        text=f"colour modes: {listed}",
+        count=len(counts),
+        advice="nothing: all become 8-bit RGB, transparency over white. Where one class alone has "
+        "a mode, that may be what is learnt",
+    )

@@ -1,0 +1,196 @@
+"""A clean copy of a data folder: without what the doctor found to spoil results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from zoo.data.doctor.checking import Checked
+from zoo.data.doctor.compare import Comparison, Photo
+from zoo.data.doctor.listing import LEFT_OUT
+from zoo.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A file that the copy lacks.
+
+    Attributes:
+        path: Below the folder, with `/`.
+        kind: The kind of finding that it is left out for.
+        reason: Why, in words.
+        others: The files that it is like, if any.
+    """
+
+    path: str
+    kind: str
+    reason: str
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """A clean copy.
+
+    Attributes:
+        path: Its folder.
+        files: How many files it has, beside `left-out.json`.
+        left_out: What it lacks.
+    """
+
+    path: Path
+    files: int
+    left_out: tuple[LeftOut, ...]
+
+
+def check_target(root: Path, target: Path) -> Path:
+    """Where the copy of `root` will be, resolved.
+
+    Raises:
+        DataError: It is inside `root`, is there already, or its parent folder is not.
+    """
+    resolved = target.expanduser().resolve()
+    if resolved.is_relative_to(root.resolve()):
+        raise DataError(f"--fix-to {target} is inside {root}; give a folder elsewhere")
+    if resolved.exists() and not resolved.is_dir():
+        raise DataError(f"--fix-to {target} is a file; give a folder that doesn't exist yet")
+    if resolved.exists() and any(resolved.iterdir()):
+        raise DataError(f"--fix-to {target} is not empty; give a new or an empty folder")
+    if not resolved.parent.is_dir():
+        raise DataError(f"--fix-to {target}: there is no folder {resolved.parent}")
+    return resolved
+
+
+def fix(checked: Checked, target: Path) -> Fixed:
+    """Copy the folder to `target` without what spoils results; `left-out.json` there says what.
+
+    Unreadable images and all copies of an image in several classes are left out. Of images that
+    are the same within a class one remains. Images of train that are the same as one of val, or
+    look the same, are left out, so that val stays what it was. All other files are copied as they
+    are, with their times; links are followed. The folder itself is only read. `target` appears
+    when the copy is whole and on disk.
+
+    Raises:
+        DataError: `target` can't be used or written, or a file can't be copied; nothing is left.
+    """
+    root = checked.listing.root
+    place = check_target(root, target)
+    left_out = decide(checked.photos, checked.comparison)
+    files, links = _files(checked)
+    for path in links:
+        reason = "a link to a folder; of that only the images that training uses are copied"
+        left_out.append(LeftOut(path=path, kind="link", reason=reason))
+    lacking = {each.path for each in left_out}
+    # What is named as an image and is a folder is left out with all that is in it.
+    files = [p for p in files if not lacking & {p, *map(str, PurePosixPath(p).parents)}]
+    for path in [path for path in files if not (root / path).is_file()]:
+        reason = "no regular file, nor a link to one"
+        left_out.append(LeftOut(path=path, kind="no-file", reason=reason))
+        files.remove(path)
+    with _appearing(place, target) as beside:
+        _check_room(root, files, beside, target)
+        for path in files:
+            copy = beside / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / path, copy)
+        report = {
+            "copy_of": str(root.resolve()),
+            "files": len(files),
+            "left_out": [asdict(each) for each in left_out],
+        }
+        (beside / LEFT_OUT).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    return Fixed(path=target, files=len(files), left_out=tuple(left_out))
+
+
+def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
+    """Which images the copy lacks, in the order of their paths."""
+    left_out = {
+        photo.path: LeftOut(path=photo.path, kind="unreadable", reason=photo.examined.problem)
+        for photo in photos
+        if photo.examined.problem
+    }
+
+    def leave_out(photo: Photo, others: tuple[Photo, ...], kind: str, reason: str) -> None:
+        left_out.setdefault(
+            photo.path,
+            LeftOut(
+                path=photo.path,
+                kind=kind,
+                reason=reason,
+                others=tuple(other.path for other in others if other != photo),
+            ),
+        )
+
+    for group in found.conflicts:
+        for photo in group:
+            leave_out(photo, group, "label-conflict", "the same image is in more than one class")
+    for group in found.leaks:
+        for photo in group:
+            if photo.split == "train":
+                leave_out(photo, group, "leakage", "the same image is in val")
+        for photo in [photo for photo in group if photo.split == "val"][1:]:
+            leave_out(photo, group, "duplicates", "val has it once more")
+    for group in found.duplicates:
+        for photo in group[1:]:
+            leave_out(photo, group, "duplicates", "the class has it once more")
+    for group in found.near_leaks:
+        of_val = tuple(photo for photo in group if photo.split == "val")
+        for photo in group:
+            if photo.split == "train":
+                leave_out(photo, of_val, "near-leakage", "val has one that looks the same")
+    return [left_out[path] for path in sorted(left_out)]
+
+
+def _files(checked: Checked) -> tuple[list[str], list[str]]:
+    """All files but an earlier `left-out.json`; and links to folders, which are not followed."""
+    root = checked.listing.root
+    files = {photo.path for photo in checked.photos}
+    links = []
+    for parent, folders, names in os.walk(root):
+        below = Path(parent).relative_to(root)
+        files.update((below / name).as_posix() for name in names)
+        links += [(below / n).as_posix() for n in folders if (root / below / n).is_symlink()]
+    return sorted(files - {LEFT_OUT}), sorted(links)
+
+
+def _check_room(root: Path, files: list[str], beside: Path, target: Path) -> None:
+    needed = sum((root / path).stat().st_size for path in files)
+    free = shutil.disk_usage(beside).free
+    if needed > free:
+        raise DataError(
+            f"--fix-to {target} takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free "
+            f"there; give a folder on a larger disk"
+        )
+
+
+@contextmanager
+def _appearing(place: Path, target: Path) -> Iterator[Path]:
+    """A folder beside `place` that takes its place when all is in it and on disk, or goes."""
+    beside = None
+    try:
+        beside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+        # mkdtemp makes folders private; these are to be shared as any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o777 & ~umask)
+        yield beside
+        if hasattr(os, "sync"):
+            os.sync()  # A power cut after the renaming would else leave empty files.
+        if os.name == "nt" and place.exists():
+            place.rmdir()  # Elsewhere an empty folder is replaced.
+        beside.rename(place)
+    except BaseException as error:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DataError(
+                f"can't write the copy to {target}: {error.strerror or error}"
+                f"{f' ({error.filename})' if error.filename else ''}; nothing of it is left"
+            ) from error
+        raise

@@ -1,0 +1,195 @@
+"""Findings about a data folder's classes, their names, and what else lies in it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from zoo.data.doctor.compare import Photo
+from zoo.data.doctor.findings import Finding, Severity, many
+from zoo.data.doctor.listing import Listing
+
+#: Names that Windows keeps for devices, with any extension.
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)]
+)
+
+
+def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[str, int]]:
+    """Readable images by split and class, 0 for class folders without any."""
+    counts = {split: dict.fromkeys(names, 0) for split, names in listing.folders.items()}
+    for photo in photos:
+        if not photo.examined.problem:
+            counts[photo.split][photo.label] = counts[photo.split].get(photo.label, 0) + 1
+    return {split: dict(sorted(of_split.items())) for split, of_split in counts.items()}
+
+
+def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+    """Findings about which classes there are, from the images of each by split."""
+    found: list[Finding] = []
+    learnt = {name for name, count in _training(counts).items() if count}
+    if len(learnt) < 2:
+        found.append(
+            _names(
+                "too-few-classes",
+                "error",
+                f"there {'is one class only' if learnt else 'is no class'} to learn",
+                sorted(learnt),
+                "a classifier needs two at least: one folder per class",
+            )
+        )
+    val = {name for name, count in counts.get("val", {}).items() if count}
+    if unknown := sorted(val - learnt):
+        found.append(
+            _names(
+                "unknown-classes",
+                "error",
+                f"{_classes(len(unknown))} of val not in train",
+                unknown,
+                "training refuses them; name the folders alike in both, or take these away",
+            )
+        )
+    if "val" in counts and (missing := sorted(learnt - val)):
+        found.append(
+            _names(
+                "classes-without-val",
+                "warning",
+                f"{_classes(len(missing))} of train without an image in val",
+                missing,
+                "how well they are told apart will not be known; move some of their images to val",
+            )
+        )
+    empty = sorted(
+        f"{split}/{name}" if split else name
+        for split, of_split in counts.items()
+        for name, count in of_split.items()
+        if not count
+    )
+    if empty:
+        found.append(
+            _names(
+                "empty-classes",
+                "warning",
+                f"{many(len(empty), 'folder')} without a readable image",
+                empty,
+                "no classes to zoo; fill or delete them",
+            )
+        )
+    return found + _of_names({name for of_split in counts.values() for name in of_split})
+
+
+def of_listing(listing: Listing) -> list[Finding]:
+    """Findings about what training does not use."""
+    kinds: tuple[tuple[str, Severity, str, list[str], str], ...] = (
+        (
+            "nested",
+            "warning",
+            f"{many(len(listing.nested), 'image')} deeper than in a class folder, not used",
+            listing.nested,
+            "zoo does not search folders of class folders; move the images up",
+        ),
+        (
+            "loose",
+            "warning",
+            f"{many(len(listing.loose), 'image')} beside the class folders, not used",
+            listing.loose,
+            "put them into the folder of their class",
+        ),
+        (
+            "unused-folders",
+            "note",
+            f"{many(len(listing.unused), 'image')} in folders beside train and val, not used",
+            listing.unused,
+            "to compare them with train, check a folder with just the two",
+        ),
+        (
+            "hidden",
+            "note",
+            f"{many(len(listing.hidden), 'hidden file')} or folders, not used",
+            listing.hidden,
+            "nothing; systems make them",
+        ),
+        (
+            "no-images",
+            "note",
+            f"{many(len(listing.others), 'file')} not named as images{_extensions(listing.others)}",
+            listing.others,
+            "convert those that are pictures (HEIC, raw formats) to JPEG or PNG",
+        ),
+    )
+    return [
+        _names(kind, severity, text, paths, advice)
+        for kind, severity, text, paths, advice in kinds
+        if paths
+    ]
+
+
+def _of_names(names: set[str]) -> list[Finding]:
+    found: list[Finding] = []
+    by_core: dict[str, list[str]] = {}
+    for name in sorted(names):
+        core = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        by_core.setdefault(core, []).append(name)
+    alike = [tuple(group) for group in by_core.values() if len(group) > 1]
+    if alike:
+        found.append(
+            Finding(
+                kind="alike-class-names",
+                severity="warning",
+                text=f"{_classes(sum(map(len, alike)))} named alike but for case, blanks or the "
+                f"way letters are written",
+                count=sum(map(len, alike)),
+                groups=tuple(alike),
+                advice="one class under two names? On many systems their folders are one",
+            )
+        )
+    if odd := sorted(filter(_breaks, names)):
+        found.append(
+            _names(
+                "odd-class-names",
+                "warning",
+                f"{_classes(len(odd))} named as another system can't name a folder",
+                odd,
+                'leave out < > : " | ? * \\, control characters, blanks and dots at the end, and '
+                "names of devices such as CON",
+            )
+        )
+    return found
+
+
+def _breaks(name: str) -> bool:
+    """Whether a folder of that name can't be made, or not be found again, on some system."""
+    return (
+        not name.isprintable()
+        or name != name.strip()
+        or name.endswith(".")
+        or any(c in '<>:"|?*\\' for c in name)
+        or name.partition(".")[0].lower() in _DEVICES
+        or len(name.encode(errors="surrogateescape")) > 200
+    )
+
+
+def _training(counts: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
+    return counts["train"] if "train" in counts else counts[""]
+
+
+def _extensions(paths: Sequence[str]) -> str:
+    kinds = Counter(PurePosixPath(p).suffix.lower() or "no extension" for p in paths)
+    return ": " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
+
+
+def _classes(count: int) -> str:
+    return f"{count} class{'' if count == 1 else 'es'}"
+
+
+def _names(kind: str, severity: Severity, text: str, names: Sequence[str], advice: str) -> Finding:
+    return Finding(
+        kind=kind,
+        severity=severity,
+        text=text,
+        count=len(names),
+        groups=tuple((name,) for name in names),
+        advice=advice,
+    )
