@@ -1,5 +1,6 @@
 """Real images, real tiny models, a closed network."""
 
+import os
 import socket
 import sys
 import textwrap
@@ -14,6 +15,11 @@ import zoo
 from zoo import plugins
 from zoo.backbone import Preprocess
 from zoo.data.transforms import eval_transform, to_input
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Side by side, processes of as many threads as there are cores wait for each other.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 #: A real backbone of 0.4 M parameters, 160 pixels; 32 are enough for it.
 TINY = "timm/test_efficientnet"

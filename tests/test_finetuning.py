@@ -445,7 +445,16 @@ def test_the_demos_recipe_runs_again_to_the_same_weights():
 @pytest.mark.slow
 def test_two_processes_train_one_model(photos):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "zoo"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "zoo",
+    ]
     command = [*launch, "finetune", "--data", str(photos), "--out", "run", *flags, "--epochs=2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("run folder   run") == 1

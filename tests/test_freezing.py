@@ -311,7 +311,14 @@ def test_two_processes_unfreeze_together(photos, precision):
     fields["batch_norm"] = "frozen"
     Path("launched.toml").write_text(dump_recipe(make_recipe(**fields)))
     Path("launched.py").write_text(LAUNCHED)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run([*launch, "launched.py", str(photos)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     states = [

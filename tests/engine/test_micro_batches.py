@@ -292,7 +292,7 @@ main()
 
 def launch(folder, data, out, **environment):
     """`zoo finetune` in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     fields = {**FIELDS, "backbone": "limited/normed", "batch_norm": "frozen", "batch_size": 8}
     paths = [str(folder), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     root = str(Path(__file__).parents[2])

@@ -223,7 +223,14 @@ def launched(processes, out, recipe):
     Path("launched.py").write_text(
         f"import zoo\nzoo.finetune(out={out!r}, recipe='launched.toml')\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
     done = subprocess.run([*launch, "launched.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return zoo.load(out)

@@ -469,7 +469,8 @@ else:
 
 
 def launch(processes, what):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes)]
     return subprocess.run([*command, "launched.py", what], capture_output=True, text=True)
 
 
