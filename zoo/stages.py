@@ -59,6 +59,8 @@ def run_stages(
     """
     recipe = prepared.plan.recipe
     images = _images(prepared, keys)
+    if resumed is None:
+        state.micro_batch = prepared.plan.micro_batch
     if prepared.probe is not None and not state.probed:
         with Stores() as stores:
             end = _probe(prepared, prepared.probe, images, class_weights, stores, listen)

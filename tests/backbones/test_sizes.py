@@ -1,6 +1,8 @@
 """Backbones of fixed input size, at another: built, their weights resampled, trained, read back."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,6 +14,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 import zoo
 from tests.backbones.meta import no_values
 from tests.conftest import QUICK
+from tests.run.forging import forge, take_apart
 from tests.run.test_round_trip import our_logits
 from zoo import plugins
 from zoo.engine.events import Note
@@ -236,13 +239,10 @@ def test_the_command_line_names_backbone_size_and_reason(photos):
 
 
 def test_a_run_that_cannot_be_built_any_more_is_named(small_run, tmp_path):
-    from safetensors import safe_open
-
     run, _ = small_run
-    with safe_open(run.path / "model.safetensors", framework="pt") as content:
-        tensors = {k: content.get_tensor(k) for k in content.keys()}  # noqa: SIM118
-        details = content.metadata()
-    details["preprocess"] = json.dumps({**json.loads(details["preprocess"]), "size": 100})
-    save_file(tensors, tmp_path / "odd.safetensors", metadata=details)
+    odd = Path(shutil.copy(run.path / "model.safetensors", tmp_path / "odd.safetensors"))
+    header, _ = take_apart(odd)
+    preprocess = json.loads(header["__metadata__"]["preprocess"])
+    forge(odd, preprocess=json.dumps({**preprocess, "size": 100}))
     with pytest.raises(RunError, match=r"odd.safetensors: .*can't be built for 100: 100 is no"):
-        zoo.load(tmp_path / "odd.safetensors")
+        zoo.load(odd)

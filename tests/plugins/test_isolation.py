@@ -238,7 +238,7 @@ LATER = {
     "kind": (('head="5"', 'head="2"'), "its head has '2', a ReLU that no class count changes"),
     "declaration": (
         ("from torch import nn", "zoo.Preprocess(size=0)"),
-        "could not be built (num_classes=3, pretrained=False): Preprocess: size must be positive",
+        "could not be built (num_classes=3, pretrained=False): Preprocess: size is one or two ",
     ),
 }
 

@@ -236,13 +236,15 @@ def _training(plan: Plan) -> str:
     if recipe.train == "probe":
         views = f" and {recipe.views} augmented views" if recipe.views else ""
         return f"a probe on features of each image{views}, seed {recipe.seed}"
+    divided = plan.micro_batch is not None and plan.micro_batch < plan.batch_size
+    parts = f" ({plan.micro_batch} at a time)" if divided else ""
     probe = "a probe, then " if recipe.train == "probe+finetune" else ""
     momentum = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
     fates = {group.frozen for group in plan.groups if group.part == "backbone"}
     trained = "trained where not frozen" if True in fates else "trained"
     learns = recipe.batch_norm == "train" and False in fates
     return (
-        f"{probe}{recipe.epochs} epochs, batch {recipe.batch_size}{each}, "
+        f"{probe}{recipe.epochs} epochs, batch {recipe.batch_size}{parts}{each}, "
         f"{recipe.optimizer}{momentum}, {recipe.schedule} schedule, batch-norm statistics "
         f"{trained if learns else 'frozen'}, "
         f"seed {recipe.seed}"

@@ -16,6 +16,7 @@ from zoo.data.dataset import derive_seed
 from zoo.data.split import Splits
 from zoo.decisions import (
     choose_batch_size,
+    choose_micro_batch,
     choose_precision,
     choose_workers,
     decide_for_demo,
@@ -57,6 +58,7 @@ class Plan:
         device: Where it will compute.
         precision: `fp32`, `bf16` or `fp16`.
         batch_size: Images per step and process.
+        micro_batch: Of these, how many at a time; None: all.
         processes: How many train together.
         allocator: How the memory allocator is set.
         out: The run folder.
@@ -74,6 +76,7 @@ class Plan:
     device: str
     precision: str
     batch_size: int
+    micro_batch: int | None
     processes: int
     allocator: str
     out: Path
@@ -182,6 +185,7 @@ def prepare(
         device=str(accelerator.device),
         precision=precision,
         batch_size=batch_size,
+        micro_batch=choose_micro_batch(recipe, device),
         processes=accelerator.num_processes,
         allocator=allocator.state(),
         out=folder,
