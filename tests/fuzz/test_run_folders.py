@@ -147,7 +147,7 @@ def test_names_of_backbones_runs_and_files(examples, folder):
         run_cli(["backbones", "--", name], longest=10**6)
         run_cli(["show", "--", f"torchvision/{name}"])
         run_cli(["predict", "--", name, name])
-        run_cli(["verify", "--", name])
+        run_cli(["verify", "--", name], longest=10**6)
         run_cli(["weights", "list", "--", name])
 
     fuzz(check, names, examples)

@@ -210,3 +210,15 @@ def test_the_command_prints_a_line_a_file_and_exits_with_2_if_one_is_wrong(run, 
     assert found[str(folder)] == {**dict.fromkeys(FILES, "ok"), "config.json": "wrong"}
     assert found[str(run.path)] == dict.fromkeys(FILES, "ok")
     assert found["nowhere"] == {"": "wrong"}
+
+
+def test_a_folder_of_too_many_files_is_said_to_be_one(folder):
+    for parent in range(40):
+        for name in range(40):
+            path = folder / "more" / str(parent) / str(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    found = zoo.verify(folder)
+    assert len(found) < 220
+    assert found[-1].state == "wrong"
+    assert found[-1].detail.startswith("more than 200 files and folders that are not zoo's")

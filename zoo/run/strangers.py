@@ -39,23 +39,26 @@ _PROGRAMS = frozenset(
     ]
 )
 
-#: Files of a subfolder that are looked at.
-_MOST_FILES = 10_000
+#: Files and folders of a run folder that are looked at; a run has a dozen.
+MOST_FILES = 200
 
 #: Folders inside each other.
 _DEEPEST = 20
 
 
 def about(
-    root: Path, path: Path, depth: int = 0
+    root: Path, path: Path, looked_at: Iterator[int], depth: int = 0
 ) -> Iterator[tuple[str, Literal["unchecked", "wrong"], str]]:
     """(place in the run folder, state, what it is) of a file, or of each file below a folder.
 
     Args:
         root: The run folder.
         path: A file or folder in it.
+        looked_at: Counts files and folders; beyond `MOST_FILES` none is looked at.
         depth: How deep below the run folder that is.
     """
+    if next(looked_at) > MOST_FILES:
+        return
     name = path.relative_to(root).as_posix()
     try:
         mode = path.lstat().st_mode
@@ -69,8 +72,8 @@ def about(
             if depth == _DEEPEST:
                 yield name, "wrong", f"folders more than {_DEEPEST} deep"
                 return
-            for inner in sorted(itertools.islice(path.iterdir(), _MOST_FILES)):
-                yield from about(root, inner, depth + 1)
+            for inner in sorted(itertools.islice(path.iterdir(), MOST_FILES)):
+                yield from about(root, inner, looked_at, depth + 1)
         elif not stat.S_ISREG(mode):
             yield name, "wrong", "a pipe, a socket or a device"
         else:

@@ -23,15 +23,12 @@ from zoo.run.checkpoint import CHECKPOINT, DATA, LAST, LOCK, is_unfinished, read
 from zoo.run.metrics import check_metrics
 from zoo.run.parse import read_head
 from zoo.run.read import backbone_of, read_tensors
-from zoo.run.strangers import about
+from zoo.run.strangers import MOST_FILES, about
 from zoo.run.write import CARD, CONFIG, METRICS, MODEL, RECIPE, ModelInfo, config_of, versions
 from zoo.text import clip
 from zoo.weights.reading import is_file, leads_out
 
 State = Literal["ok", "unchecked", "wrong"]
-
-#: Files and folders of a run folder that are looked at; a run has a dozen.
-_MOST_FILES = 10_000
 
 #: Keys of config.json by which transformers is told of code to load.
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines"})
@@ -71,17 +68,24 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
     try:
         if not path.is_dir():
             raise RunError(f"no run at {path}: there is no such folder or file")
-        others = list(itertools.islice(path.iterdir(), _MOST_FILES))
+        others = list(itertools.islice(path.iterdir(), MOST_FILES))
     except OSError as error:
         raise RunError(f"can't look into {path}: {error.strerror}") from error
     file = path / MODEL
     found, info = (_broken(file), None) if _odd(path, file) else _model(file)
     findings = [found, *(_own(path, name, info) for name in CHECKS)]
+    looked_at = itertools.count(1)
     for other in sorted(p for p in others if p.name not in (MODEL, *CHECKS)):
         if other.name in FOLDERS and other.is_dir() and not other.is_symlink():
             findings += FOLDERS[other.name](other, info)
         else:
-            findings += [Finding(file=f, state=s, detail=d) for f, s, d in about(path, other)]
+            strangers = about(path, other, looked_at)
+            findings += [Finding(file=f, state=s, detail=d) for f, s, d in strangers]
+    if next(looked_at) > MOST_FILES:
+        text = (
+            f"more than {MOST_FILES} files and folders that are not zoo's; none more is looked at"
+        )
+        findings.append(Finding(file=".", state="wrong", detail=text))
     return tuple(findings)
 
 
@@ -229,7 +233,7 @@ def _card(file: Path, info: ModelInfo) -> str:
 #: the check gives what is fine about it, or raises ValueError with what is not.
 def _checkpoint(folder: Path, info: ModelInfo | None) -> list[Finding]:
     findings = []
-    for path in sorted(itertools.islice(folder.iterdir(), _MOST_FILES)):
+    for path in sorted(itertools.islice(folder.iterdir(), MOST_FILES)):
         name = f"{CHECKPOINT}/{path.name}"
         if path.name in (LAST, DATA):
             findings.append(_checkpoint_file(folder.parent, path))
@@ -238,7 +242,8 @@ def _checkpoint(folder: Path, info: ModelInfo | None) -> list[Finding]:
             findings.append(Finding(file=name, state="unchecked", detail=text))
         elif path.name != LOCK or path.is_symlink() or not path.is_file():
             findings += [
-                Finding(file=f, state=s, detail=d) for f, s, d in about(folder.parent, path)
+                Finding(file=f, state=s, detail=d)
+                for f, s, d in about(folder.parent, path, itertools.count(1))
             ]
     return findings
 
