@@ -6,17 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import zoo
 from tests.conftest import QUICK
 from tests.fuzz.conftest import fuzz, run_cli, sizes
-from tests.fuzz.strategies import changed, mutated
+from tests.fuzz.strategies import HOSTILE, changed, mutated
 from tests.stages.crash import Crash, crash_at
 from zoo.run.checkpoint import _sha256, read_checkpoint
 
-LAST = "checkpoint/last.safetensors"
+LAST, DATA = "checkpoint/last.safetensors", "checkpoint/data.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +71,50 @@ def test_checkpoints_whose_sums_are_right_and_whose_contents_are_hostile(example
 
     strategy = keys.flatmap(lambda key: st.tuples(st.just(key), changed(about[key])))
     fuzz(check, strategy, examples)
+
+
+FOREIGN = {
+    "a parameter's state of another shape": ("optimizer/", lambda tensor: tensor.new_zeros(2, 3)),
+    "the state of a parameter that is not there": ("optimizer/nowhere/step", torch.zeros),
+    "a state without a parameter": ("optimizer/x", torch.zeros),
+    "a weight of another shape": ("model/", lambda tensor: tensor.new_zeros(1, 2, 3)),
+    "a weight that is not there": ("model/nowhere", torch.zeros),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_tensors_of_another_training_are_refused(stopped, what):
+    checkpoint = read_checkpoint(stopped)
+    place, change = FOREIGN[what]
+    tensors = dict(checkpoint.tensors)
+    name = next((n for n in tensors if n.startswith(place)), place)
+    tensors[name] = change(tensors.get(name, 1))
+    forge(stopped / LAST, tensors, checkpoint.about)
+    answer = run_cli(["finetune", "--resume", stopped])
+    assert answer.code == 2
+    assert f"the checkpoint is another model's: {name.removeprefix('model/')}" in answer.err
+
+
+@sizes(150)
+def test_hostile_notes_of_what_a_run_learns_from(examples, stopped):
+    """Their bytes changed; or names, keys and counts of any content, with the right sums."""
+    path = stopped / DATA
+    original = path.read_bytes()
+
+    def check(change: bytes | tuple[bytes, bytes, object]) -> None:
+        if isinstance(change, bytes):
+            path.write_bytes(change)
+            same = change == original
+        else:
+            names, keys, train = change
+            given = {
+                "names": torch.tensor(list(names), dtype=torch.uint8),
+                "keys": torch.tensor(list(keys), dtype=torch.uint8),
+            }
+            forge(path, given, {"train": train})
+            same = False
+        if not same:
+            assert run_cli(["finetune", "--resume", stopped]).code == 2
+
+    contents = st.tuples(st.binary(max_size=99), st.binary(max_size=99), HOSTILE)
+    fuzz(check, mutated(original) | contents, examples)

@@ -117,7 +117,10 @@ def restore(
         optimizer.state.clear()
         for name, tensor in snapshot.tensors.items():
             if name.startswith(_OPTIMIZER):
-                parameter, key = name.removeprefix(_OPTIMIZER).rsplit("/", 1)
+                parameter, _, key = name.removeprefix(_OPTIMIZER).rpartition("/")
+                own_shape = parameters[parameter].shape if parameter in parameters else None
+                if own_shape is None or tensor.shape not in (own_shape, ()):
+                    raise RunError(f"the checkpoint is another model's: {name} differs")
                 optimizer.state[parameters[parameter]][key] = _like(parameters[parameter], tensor)
     scaler = getattr(accelerator, "scaler", None)
     if scaler is not None and snapshot.scaler:
