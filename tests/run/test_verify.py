@@ -5,13 +5,16 @@ import os
 import pickle
 import random
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import zoo
+from tests.conftest import QUICK
 from tests.run.forging import MODEL, copy, forge, put_together, take_apart
+from tests.stages.crash import Crash, crash_at
 from zoo.cli import main
 from zoo.errors import RunError, WeightsError
 
@@ -40,8 +43,6 @@ def test_a_run_as_it_was_written_is_ok(folder):
 
 @pytest.mark.parametrize("name", ["zoo/efficientnet_lite0", "torchvision/squeezenet1_1"])
 def test_runs_of_every_plugin_are_ok(photos, tmp_path, name):
-    from tests.conftest import QUICK
-
     zoo.finetune(photos, out=tmp_path / "run", **{**QUICK, "backbone": name})
     assert states(tmp_path / "run") == dict.fromkeys(FILES, "ok")
 
@@ -163,6 +164,31 @@ def test_a_link_out_of_the_folder_in_a_files_place_is_found(folder, tmp_path, na
     (folder / name).unlink()
     (folder / name).symlink_to(folder / name)
     assert "it is no file" in wrong(folder)[name]
+
+
+def test_a_run_that_is_not_complete_is_said_to_be_so_and_is_not_wrong(photos, tmp_path):
+    with suppress(Crash):
+        zoo.finetune(photos, out=tmp_path / "run", **QUICK, listen=crash_at(1))
+    left = tmp_path / "run" / "checkpoint" / ".last.safetensors.0a1b2c3d"
+    left.write_bytes(b"half")
+    found = {f.file: (f.state, f.detail) for f in zoo.verify(tmp_path / "run")}
+    for name in (MODEL, "config.json", "metrics.csv", "README.md"):
+        assert found[name] == ("unchecked", "not there yet: the run is not complete")
+    assert found[KEPT[1]] == ("ok", "the run is not complete and can go on")
+    assert found[f"checkpoint/{left.name}"][0] == "unchecked"
+    assert "left by a process that was killed" in found[f"checkpoint/{left.name}"][1]
+    assert CliRunner().invoke(main, ["verify", str(tmp_path / "run")]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_byte_flipped_in_a_checkpoint_is_found(folder, name):
+    original = (folder / name).read_bytes()
+    draw = random.Random(0)
+    for place in draw.sample(range(len(original)), 60):
+        content = bytearray(original)
+        content[place] ^= 1 << draw.randrange(8)
+        (folder / name).write_bytes(content)
+        assert wrong(folder).keys() == {name}, place
 
 
 class Payload:

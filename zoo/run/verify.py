@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
     file = path / MODEL
     found, info = (_broken(file), None) if _odd(path, file) else _model(file)
     findings = [found, *(_own(path, name, info) for name in CHECKS)]
+    if _goes_on(path):
+        findings = [_not_yet(f) if not os.path.lexists(path / f.file) else f for f in findings]
     looked_at = itertools.count(1)
     for other in sorted(p for p in others if p.name not in (MODEL, *CHECKS)):
         if other.name in FOLDERS and other.is_dir() and not other.is_symlink():
@@ -229,8 +232,6 @@ def _card(file: Path, info: ModelInfo) -> str:
     return f"{len(text):,} characters"
 
 
-#: How each file beside model.safetensors is checked: given its path and what the model file says,
-#: the check gives what is fine about it, or raises ValueError with what is not.
 def _checkpoint(folder: Path, info: ModelInfo | None) -> list[Finding]:
     findings = []
     for path in sorted(itertools.islice(folder.iterdir(), MOST_FILES)):
@@ -248,6 +249,21 @@ def _checkpoint(folder: Path, info: ModelInfo | None) -> list[Finding]:
     return findings
 
 
+def _goes_on(run: Path) -> bool:
+    """Whether its checkpoint can be read and says that the run is not complete."""
+    try:
+        if _odd(run, run / CHECKPOINT / LAST):
+            return False
+        return read_checkpoint(run).about.get("complete") is False
+    except RunError:
+        return False
+
+
+def _not_yet(finding: Finding) -> Finding:
+    detail = "not there yet: the run is not complete"
+    return Finding(file=finding.file, state="unchecked", detail=detail)
+
+
 def _checkpoint_file(run: Path, path: Path) -> Finding:
     name = f"{CHECKPOINT}/{path.name}"
     if why := _odd(run, path):
@@ -256,12 +272,14 @@ def _checkpoint_file(run: Path, path: Path) -> Finding:
         complete = read_checkpoint(run, path.name).about.get("complete")
     except RunError as error:
         return Finding(file=name, state="wrong", detail=str(error))
-    detail = "the run is complete" if complete else "the run can be gone on with"
+    detail = "the run is complete" if complete else "the run is not complete and can go on"
     if path.name == DATA:
         detail = "what the run learns from"
     return Finding(file=name, state="ok", detail=detail)
 
 
+#: How each file beside model.safetensors is checked: given its path and what the model file says,
+#: the check gives what is fine about it, or raises ValueError with what is not.
 CHECKS: dict[str, Callable[[Path, ModelInfo], str]] = {
     CONFIG: _config,
     RECIPE: _recipe,
