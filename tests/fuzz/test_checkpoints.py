@@ -16,6 +16,7 @@ from tests.fuzz.conftest import fuzz, run_cli, sizes
 from tests.fuzz.strategies import HOSTILE, changed, mutated
 from tests.stages.crash import Crash, crash_at
 from zoo.run.checkpoint import _sha256, read_checkpoint
+from zoo.weights.header import SEAL, UNSEALED, seal_file
 
 LAST, DATA = "checkpoint/last.safetensors", "checkpoint/data.safetensors"
 
@@ -39,7 +40,8 @@ def forge(path, tensors, about) -> None:
     """As `write_checkpoint`, but that it is not read back, which refuses most of this."""
     text = json.dumps(about)
     details = {"zoo_checkpoint": "1", "about": text, "sha256": _sha256(tensors, text)}
-    save_file(tensors, path, metadata=details)
+    save_file(tensors, path, metadata={**details, SEAL: UNSEALED})
+    seal_file(path)
 
 
 @sizes(500)

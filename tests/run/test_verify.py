@@ -184,7 +184,9 @@ def test_a_run_that_is_not_complete_is_said_to_be_so_and_is_not_wrong(photos, tm
 def test_a_byte_flipped_in_a_checkpoint_is_found(folder, name):
     original = (folder / name).read_bytes()
     draw = random.Random(0)
-    for place in draw.sample(range(len(original)), 60):
+    end = 8 + int.from_bytes(original[:8], "little")
+    places = [p for p in range(8, end) if original[p : p + 4] == b'"pt"']
+    for place in [*places, *draw.sample(range(end), 60), len(original) - 1]:
         content = bytearray(original)
         content[place] ^= 1 << draw.randrange(8)
         (folder / name).write_bytes(content)

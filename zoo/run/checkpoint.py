@@ -21,7 +21,7 @@ from zoo.files import replacing
 from zoo.parsing import parse_json
 from zoo.text import clip
 from zoo.weights import is_file, tensors_sha256
-from zoo.weights.header import read_header
+from zoo.weights.header import SEAL, UNSEALED, read_header, seal_file
 
 CHECKPOINT = "checkpoint"
 
@@ -76,11 +76,13 @@ def write_checkpoint(
         "zoo_checkpoint": FORMAT,
         "about": text,
         "sha256": _sha256(apart, text),
+        SEAL: UNSEALED,
     }
     try:
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as beside:
             save_file(apart, beside, metadata=details)
+            seal_file(beside)
             _read(beside)
     except OSError as error:
         raise RunError(f"can't write {path}: {error.strerror}") from error
@@ -144,7 +146,7 @@ def is_unfinished(path: Path) -> bool:
 
 def _read(path: Path) -> Checkpoint:
     try:
-        read_header(path)  # Within bounds, before anything is made of it.
+        header = read_header(path)  # Within bounds, before anything is made of it.
         with safe_open(path, framework="pt") as content:
             details = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
@@ -153,7 +155,7 @@ def _read(path: Path) -> Checkpoint:
     if details.get("zoo_checkpoint") != FORMAT:
         raise RunError(f"{path} is no checkpoint that this zoo reads")
     text = details.get("about", "")
-    if _sha256(tensors, text) != details.get("sha256"):
+    if header.seal != "intact" or _sha256(tensors, text) != details.get("sha256"):
         raise RunError(f"{path} is damaged: it is not what was written")
     try:
         about = parse_json(text)

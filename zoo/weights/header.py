@@ -90,6 +90,19 @@ def seal(content: bytes) -> tuple[bytes, memoryview]:
     return sealed, memoryview(content)[end:]
 
 
+def seal_file(path: Path) -> None:
+    """Seal the header of a file in place, whatever the size of its tensors.
+
+    Raises:
+        OSError: It can't be read or written.
+    """
+    with path.open("r+b") as file:
+        start = file.read(8)
+        header, _ = seal(start + file.read(int.from_bytes(start, "little")))
+        file.seek(0)
+        file.write(header)
+
+
 def _seal_of(header: bytes) -> str:
     found = list(_SEAL_IN_HEADER.finditer(header))
     if not found:
