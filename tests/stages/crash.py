@@ -46,7 +46,7 @@ def crashed_and_resumed(out, fields, crashes, **resumed_with):
 
 def check_equal(run, undisturbed):
     """The same weights to the bit, and the same metrics."""
-    assert sha256(run) == sha256(undisturbed)
+    assert sha256(run) == sha256(undisturbed), "other weights"
     differing = [
         pair for pair in zip(rows(run), rows(undisturbed), strict=True) if pair[0] != pair[1]
     ]
@@ -56,8 +56,8 @@ def check_equal(run, undisturbed):
 def check_whole(folder):
     """Nothing half-written is left, and the checkpoint says that the run is complete."""
     names = {p.name for p in Path(folder).rglob("*")}
-    assert names >= {"model.safetensors", "last.safetensors"}
-    assert not {name for name in names if name.startswith(".")} - {".lock"}
+    assert names >= {"model.safetensors", "last.safetensors"}, names
+    assert not {name for name in names if name.startswith(".")} - {".lock"}, names
 
 
 def killed_run(home, data, out, fields, kill_at, events=None):

@@ -76,6 +76,8 @@ def killed_again_and_again(begin, photos, kind, times, seed):
             killed += 1
         check_equal(zoo.load(run), undisturbed)
         check_whole(run)
+        model = "model.safetensors"
+        assert Path(run, model).read_bytes() == Path("undisturbed", model).read_bytes()
     return killed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -77,17 +78,28 @@ def seal(content: bytes) -> tuple[bytes, memoryview]:
     """A safetensors file's bytes, its header sealed: (the header, all that follows).
 
     The header is all of the file before the tensors: length, metadata, names, types, shapes,
-    places, padding. A byte of it that changes breaks the seal.
+    places, padding. A byte of it that changes breaks the seal. Its metadata is put in order, which
+    safetensors leaves to chance, so that the same run leaves the same bytes.
 
     Args:
         content: As safetensors writes it, with `UNSEALED` as the metadata's `SEAL`.
     """
     end = 8 + int.from_bytes(content[:8], "little")
-    header = content[:end]
+    header = _in_order(content[:end])
     digest = hashlib.sha256(header).hexdigest()
     mark = f'"{SEAL}":"'
     sealed = header.replace(f'{mark}{UNSEALED}"'.encode(), f'{mark}{digest}"'.encode())
     return sealed, memoryview(content)[end:]
+
+
+def _in_order(header: bytes) -> bytes:
+    """The header of the same length, its metadata first and sorted."""
+    about = json.loads(header[8:])
+    details = about.pop("__metadata__")
+    about = {"__metadata__": dict(sorted(details.items())), **about}
+    text = json.dumps(about, separators=(",", ":"), ensure_ascii=False).encode()
+    ordered = header[:8] + text.ljust(len(header) - 8)
+    return ordered if len(ordered) == len(header) else header
 
 
 def seal_file(path: Path) -> None:
