@@ -48,7 +48,9 @@ class CachedDataset(Dataset[Any]):  # torch has a loader yield what its data set
     @staticmethod
     def stack(rows: Sequence[np.ndarray]) -> Tensor:
         """(N, ...)."""
-        return torch.from_numpy(np.stack(rows))
+        # A copy, for torch aligns its memory and numpy does not: matrix multiplication may round
+        # otherwise by where its input happens to lie.
+        return torch.from_numpy(np.stack(rows)).clone()
 
     def __getitem__(self, index: Index) -> tuple[np.ndarray, int]:
         epoch, position = index
