@@ -19,7 +19,7 @@ from zoo.data.dataset import derive_seed
 from zoo.engine.events import Listener, Note
 from zoo.errors import TrainingError
 from zoo.model.freeze import learns_statistics
-from zoo.model.memory import free_memory, is_out_of_memory, out_of_memory_as
+from zoo.model.memory import free_memory, is_out_of_memory, leave_onednn, out_of_memory_as
 
 #: (what the network gives, labels) to (logits of the main head, mean loss of all heads), where the
 #: mean is weighted by the class weights of the labels, if there are any.
@@ -99,6 +99,7 @@ def step_gradients(
             more = _how_many(count, micro_batch, statistics)
             if more == parts:
                 raise TrainingError(_too_small(device, tried, statistics)) from error
+            left = leave_onednn(error)
         else:
             return StepSums(loss=loss, correct=correct, micro_batch=micro_batch)
         parts = more
@@ -108,7 +109,7 @@ def step_gradients(
                 for buffer, value in zip(model.buffers(), before, strict=True):
                     buffer.copy_(value)
         free_memory()
-        text = _halved(device, tried, micro_batch, statistics)
+        text = _halved(device, tried, micro_batch, statistics) + left
         if accelerator.is_main_process:
             listen(Note(text=text, warning=True))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,20 +14,37 @@ from zoo.errors import TrainingError
 
 #: What RuntimeErrors say for which torch has no class: the CPU's allocator (Linux, Windows), C++,
 #: Apple's GPUs, and NVIDIA's libraries, which allocate for themselves.
-_SAID = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "bad_alloc",
-    "MPS backend out of memory",
-    "STATUS_ALLOC_FAILED",
+_SAID = re.compile(
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory|bad_alloc|MPS backend out of memory"
+    r"|STATUS_ALLOC_FAILED"
 )
+
+#: What oneDNN says, with which torch computes on CPUs, when there is no memory for the code that it
+#: generates. That it has no such operation, it says of the primitive's descriptor.
+_NO_CODE = re.compile(r"could not create a primitive(?! descriptor)")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or this process, has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
+    said = str(error)
+    return isinstance(error, RuntimeError) and bool(_SAID.search(said) or _NO_CODE.search(said))
+
+
+def leave_onednn(error: BaseException) -> str:
+    """Compute without oneDNN from now on, if this error says that it had no memory for its code.
+
+    It fails in that thread from then on, however much memory there is again: its generator's error
+    (`Xbyak::GetError`) stays until it is cleared, which nothing outside can do.
+
+    Returns:
+        What was done, in words to go on with; empty if nothing was.
+    """
+    if not _NO_CODE.search(str(error)):
+        return ""
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # A property, untyped.
+    return "; and without oneDNN, which can't go on after that, so more slowly"
 
 
 def free_memory() -> None:
@@ -79,8 +97,9 @@ def in_parts(
     Raises:
         TrainingError: Memory is too small for one row.
     """
-    given = most
-    while (rows := _attempt(compute, batch, most)) is None:
+    given, left = most, ""
+    while isinstance(rows := _attempt(compute, batch, most), str):
+        left = left or rows
         if most == 1:
             raise TrainingError(
                 f"{device} has too little memory for {what} of a single image; "
@@ -89,14 +108,18 @@ def in_parts(
         free_memory()
         most = (most + 1) // 2
     if most < given:
-        say(f"{device} ran out of memory in computing {what}; went on with {most} images at a time")
+        say(
+            f"{device} ran out of memory in computing {what}; "
+            f"went on with {most} images at a time{left}"
+        )
     return rows, most
 
 
-def _attempt(compute: Callable[[Tensor, int], Tensor], batch: Tensor, most: int) -> Tensor | None:
+def _attempt(compute: Callable[[Tensor, int], Tensor], batch: Tensor, most: int) -> Tensor | str:
+    """The rows, or as `leave_onednn` says where memory ended."""
     try:
         return torch.cat([compute(part, most) for part in torch.split(batch, most)])
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return None
+        return leave_onednn(error)
