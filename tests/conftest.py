@@ -21,6 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
+#: Begins a command line that runs what follows in two processes, on a port of their own.
+IN_TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
 #: A real backbone of 0.4 M parameters, 160 pixels; 32 are enough for it.
 TINY = "timm/test_efficientnet"
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 import zoo
-from tests.conftest import QUICK, TINY
+from tests.conftest import IN_TWO, QUICK, TINY
 from zoo.engine.events import EpochEnd, Note, Progress, StepEnd
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
 from zoo.finetuning import execute, warn
@@ -445,17 +445,18 @@ def test_the_demos_recipe_runs_again_to_the_same_weights():
 @pytest.mark.slow
 def test_two_processes_train_one_model(photos):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
+    command = [
+        *IN_TWO,
         "-m",
         "zoo",
+        "finetune",
+        "--data",
+        str(photos),
+        "--out",
+        "run",
+        *flags,
+        "--epochs=2",
     ]
-    command = [*launch, "finetune", "--data", str(photos), "--out", "run", *flags, "--epochs=2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("run folder   run") == 1
     assert "2 processes" in done.stdout

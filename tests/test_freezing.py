@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import re
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import zoo
-from tests.conftest import QUICK, TINY
+from tests.conftest import IN_TWO, QUICK, TINY
 from zoo import plugins
 from zoo.cli import main
 from zoo.engine.events import EpochEnd, Note
@@ -287,14 +286,15 @@ from zoo.run.write import tensors_sha256
 
 train = zoo.stages.train
 
-def watched(*args, keep, **kwargs):
-    def note(model, end):
-        name = f"epoch{end.epoch}-rank{os.environ['RANK']}.txt"
-        with open(name, "w") as file:
-            for key, value in model.state_dict().items():
-                file.write(f"{key} {tensors_sha256({key: value})}\\n")
-        keep(model, end)
-    train(*args, keep=note, **kwargs)
+def watched(*args, save, **kwargs):
+    def note(snapshot, end):
+        if end is not None:
+            name = f"epoch{end.epoch}-rank{os.environ['RANK']}.txt"
+            with open(name, "w") as file:
+                for key, value in snapshot.model.items():
+                    file.write(f"{key} {tensors_sha256({key: value})}\\n")
+        save(snapshot, end)
+    train(*args, save=note, **kwargs)
 
 zoo.stages.train = watched
 zoo.finetune(sys.argv[1], out="run", recipe="launched.toml")
@@ -311,15 +311,7 @@ def test_two_processes_unfreeze_together(photos, precision):
     fields["batch_norm"] = "frozen"
     Path("launched.toml").write_text(dump_recipe(make_recipe(**fields)))
     Path("launched.py").write_text(LAUNCHED)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    done = subprocess.run([*launch, "launched.py", str(photos)], capture_output=True, text=True)
+    done = subprocess.run([*IN_TWO, "launched.py", str(photos)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     states = [
         dict(line.split() for line in Path(f"epoch{epoch}-rank{rank}.txt").read_text().splitlines())

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from zoo.data.split import names_sha256
 from zoo.engine.checkpointing import Snapshot
 from zoo.engine.epoch import TrainingState
@@ -53,6 +51,7 @@ class Keeper:
     Attributes:
         state: Where training is.
         resumed: What it goes on from; None: from its beginning.
+        kept: Whether there is more than a beginning.
     """
 
     def __init__(self, prepared: Prepared, folder: Path, checkpoint: Checkpoint | None) -> None:
@@ -61,7 +60,7 @@ class Keeper:
         self._checkpoint = checkpoint
         self._main = prepared.accelerator.is_main_process
         self._rows: list[dict[str, Any]] = []
-        self._kept = False
+        self.kept = False
         self.state = TrainingState()
         self.resumed: Snapshot | None = None
         self._start = {
@@ -75,7 +74,7 @@ class Keeper:
             snapshot = Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
             self.state = dataclasses.replace(snapshot.state)
             self._rows = list(checkpoint.about["rows"])
-            self._kept = bool(checkpoint.tensors)
+            self.kept = bool(checkpoint.tensors)
             self.resumed = snapshot if checkpoint.tensors else None
 
     def begin(self, keys: DataKeys) -> None:
@@ -85,7 +84,7 @@ class Keeper:
             RunError: It can't be written.
         """
         write_data(self._folder, self._prepared.splits, keys)
-        self._write({})
+        self._write(None)
         write_recipe(self._folder, self._prepared.plan.recipe)
 
     def go_on(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
@@ -114,7 +113,7 @@ class Keeper:
                 self.resumed.state.history = self.state.history
             write_data(self._folder, self._prepared.splits, keys)
             listen(Note(text=f"changed {line}", warning=True))
-        self._write({} if self.resumed is None else self.resumed.tensors)
+        self._write(self.resumed)
         write_recipe(self._folder, plan.recipe)
         if self._rows:
             end = EpochEnd(**self._rows[-1])
@@ -128,12 +127,12 @@ class Keeper:
         Raises:
             RunError: It can't be written; what was kept before is intact.
         """
-        self._kept = True
+        self.kept = True
         if end is not None:
             self._rows.append(dict(vars(end)))
         if not self._main:
             return
-        self._write(snapshot.tensors, snapshot)
+        self._write(snapshot)
         if end is None:
             return
         if end.best:
@@ -156,11 +155,11 @@ class Keeper:
             RunError: It can't be written.
         """
         if self._main:
-            self._write({}, complete=True)
+            self._write(None, complete=True)
 
     def drop(self) -> None:
         """Take away the folder of a run that came to nothing."""
-        if self._main and not self._kept:
+        if self._main and not self.kept:
             remove_traces(self._folder)
 
     def outcome(self) -> str:
@@ -173,14 +172,9 @@ class Keeper:
             lines.append(
                 f"kept the best so far in {self._folder}: {info.stage}, {info.val_accuracy:.2%}"
             )
-        if self._kept or not lines:
+        if self.kept or not lines:
             lines.append(f"go on with: zoo finetune --resume {shlex.quote(str(self._folder))}")
         return "\n".join(lines)
-
-    @property
-    def kept(self) -> bool:
-        """Whether there is more than a beginning."""
-        return self._kept
 
     def _model_epoch(self) -> int | None:
         """The epoch of the model that lies in the folder; None without a readable one."""
@@ -191,26 +185,17 @@ class Keeper:
 
     def _where(self) -> str:
         state, recipe = self.state, self._prepared.plan.recipe
-        if not self._kept:
+        if not self.kept:
             return "from its start"
         if state.epoch_step:
             return f"in epoch {state.epoch + 1} of {recipe.epochs}, after step {state.epoch_step}"
         return f"after {stage(state.epoch)}" + (f" of {recipe.epochs}" if state.epoch else "")
 
-    def _write(
-        self,
-        tensors: Mapping[str, Tensor],
-        snapshot: Snapshot | None = None,
-        *,
-        complete: bool = False,
-    ) -> None:
-        snapshot = snapshot or Snapshot(
-            tensors=tensors,
-            state=self.state,
-            scaler={} if self.resumed is None else self.resumed.scaler,
-        )
+    def _write(self, snapshot: Snapshot | None, *, complete: bool = False) -> None:
+        """Write a snapshot; without one the state alone."""
+        snapshot = snapshot or Snapshot(tensors={}, state=self.state, scaler={})
         about = {**self._start, **snapshot.about(), "rows": self._rows, "complete": complete}
-        write_checkpoint(self._folder, tensors, about)
+        write_checkpoint(self._folder, snapshot.tensors, about)
 
     def _write_best(self, snapshot: Snapshot, end: EpochEnd) -> None:
         plan, backbone = self._prepared.plan, self._prepared.backbone

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from torch.nn.functional import cross_entropy
 
 import zoo
-from tests.conftest import QUICK, write_plugin
+from tests.conftest import IN_TWO, QUICK, write_plugin
 from tests.stages.conftest import check_same, flags, hear, state
 from zoo.cli import main
 from zoo.engine.micro_batches import step_gradients
@@ -309,13 +309,12 @@ main()
 
 def launch(folder, data, out, **environment):
     """`zoo finetune` in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     fields = {**FIELDS, "backbone": "limited/normed", "batch_norm": "frozen", "batch_size": 8}
     paths = [str(folder), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     root = str(Path(__file__).parents[2])
     return subprocess.run(
         [
-            *command,
+            *IN_TWO,
             folder / "one_rank.py",
             "finetune",
             "--data",

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import IN_TWO, QUICK
 from tests.stages.conftest import flags, hear, rows, sha256, start, state
 from zoo import cache
 from zoo.cli import main
@@ -217,21 +216,13 @@ def test_a_dry_run_writes_nothing_at_all(split_photos, train, monkeypatch):
     assert sorted(Path().rglob("*")) == before
 
 
-def launched(processes, out, recipe):
-    """A run by so many processes."""
+def launched(out, recipe):
+    """A run by two processes."""
     Path("launched.toml").write_text(dump_recipe(recipe))
     Path("launched.py").write_text(
         f"import zoo\nzoo.finetune(out={out!r}, recipe='launched.toml')\n"
     )
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-    ]
-    done = subprocess.run([*launch, "launched.py"], capture_output=True, text=True)
+    done = subprocess.run([*IN_TWO, "launched.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return zoo.load(out)
 
@@ -259,20 +250,20 @@ def test_two_processes_fit_the_probe_of_one(split_photos, case):
     fields = start(train="probe", **case)
     one, _, _ = hear(split_photos, "one", **{**fields, "cache_size": 0.0})
     recipe = make_recipe(data=split_photos, **fields)
-    check_as_good(launched(2, "two", recipe), one)
+    check_as_good(launched("two", recipe), one)
     features = [store for store in cache.stored() if store.kind == "features"]
     assert bool(features) == (case.get("cache_size") != 0)
-    check_as_good(launched(2, "again", recipe), one)
+    check_as_good(launched("again", recipe), one)
     for store in features:
         (store.path / "index.bin").write_bytes((store.path / "index.bin").read_bytes()[:-52])
-    check_as_good(launched(2, "nearly", recipe), one)
+    check_as_good(launched("nearly", recipe), one)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_fine_tune_from_the_probe_of_one(split_photos):
     fields = start(train="probe+finetune", lr=1e-7)
-    two = launched(2, "two", make_recipe(data=split_photos, **fields))
+    two = launched("two", make_recipe(data=split_photos, **fields))
     one, _, _ = hear(split_photos, "one", **fields)
     assert [row["epoch"] for row in rows(two)] == [0, 1]
     assert rows(two)[0] == pytest.approx(rows(one)[0], abs=1e-5)

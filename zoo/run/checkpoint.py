@@ -119,16 +119,21 @@ def holding(folder: Path, *, patience: float = 0) -> Iterator[None]:
         RunError: Another process holds it, or the lock can't be made.
     """
     path = folder / CHECKPOINT / LOCK
+    lock = FileLock(path, timeout=patience)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=patience):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise RunError(
             f"another process is writing the run folder {folder}; wait for it, or stop it first"
         ) from error
-    except PermissionError as error:
+    except OSError as error:
         raise RunError(f"can't write the run folder {folder}: {error.strerror}") from error
+    # What goes wrong while it is held is none of the lock's affair.
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -184,5 +189,5 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _system_error(error: SafetensorError) -> str:
     """The system's own words in an error of safetensors, which wraps them up."""
-    found = re.search(r'message: "([^"]+)"', str(error))
+    found = re.search(r"error: ([^:]+?) \(os error", str(error))
     return found[1] if found else str(error)
