@@ -9,7 +9,7 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image, ImageOps
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, functional
 
 from zoo.backbone import Preprocess
 
@@ -76,12 +76,12 @@ def _middle(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     if preprocess.crop_mode == "border":
         image = _fit_inside(image, size=(height, width), preprocess=preprocess)
     elif preprocess.crop_mode == "squash":
-        image = v2.functional.resize(image, [height, width], interpolation)
+        image = functional.resize(image, [height, width], interpolation)
     elif height == width:
-        image = v2.functional.resize(image, [height], interpolation)
+        image = functional.resize(image, [height], interpolation)
     else:
         image = _cover(image, (height, width), preprocess.interpolation)
-    cropped: Image.Image = v2.functional.center_crop(image, list(preprocess.height_width))
+    cropped: Image.Image = functional.center_crop(image, list(preprocess.height_width))
     return cropped
 
 
@@ -92,6 +92,8 @@ def _reduced(
     shrink = min(image.height / size[0], image.width / size[1])
     if shrink <= 1:
         return np.asarray(image)
+    from torchvision.transforms import v2
+
     # torch's kernel is antialiased as Pillow's is, within one level of 255, in a fifth of its time.
     pixels = v2.functional.resize(
         v2.functional.pil_to_tensor(image),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
 from zoo.backbone import Preprocess
 from zoo.data.prepare import Prepare
 from zoo.model.device import place_images
+
+if TYPE_CHECKING:
+    from torchvision.transforms import InterpolationMode, v2
 
 Augment = Literal["none", "light", "strong"]
 
@@ -53,6 +55,8 @@ def train_transform(preprocess: Preprocess, augment: Augment, hflip: bool) -> Tr
     """
     if augment == "none":
         return eval_transform(preprocess)
+    from torchvision.transforms import InterpolationMode, v2
+
     smallest = SMALLEST_CROP[augment]
     steps: list[Callable[..., Any]] = [v2.RandomHorizontalFlip()] if hflip else []
     if augment == "strong":
@@ -109,6 +113,8 @@ class _RandomView:
         top, left = box["top"], box["left"]
         # torch's fast kernel for uint8 takes channels-last memory without gaps.
         cropped = base[top : top + box["height"], left : left + box["width"]].copy()
+        from torchvision.transforms import v2
+
         pixels = v2.functional.resize(
             torch.from_numpy(cropped).permute(2, 0, 1), self.crop.size, self.interpolation
         )

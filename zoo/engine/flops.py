@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
 def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False) -> float:
@@ -23,6 +22,9 @@ def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False)
         images: (N, C, H, W) of the size in question; N at least 2 if batch norm trains.
         backward: Count also the gradients of all that trains.
     """
+    # It brings a compiler for GPUs along, which nothing before this waits for.
+    from torch.utils.flop_counter import FlopCounterMode
+
     tensors: dict[int, Any] = {
         id(t): _without_values(t) for t in chain(model.parameters(), model.buffers())
     }
@@ -58,5 +60,7 @@ def _convolution_backward_flops(
     **shapes: Any,
 ) -> int:
     """Each gradient takes what the forward pass takes; torch's own count overlooks groups."""
+    from torch.utils.flop_counter import conv_flop_count
+
     forward = conv_flop_count(list(x_shape), list(w_shape), list(grad_out_shape), transposed)
     return forward * sum(output_mask[:2])
