@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -123,39 +124,47 @@ def command(
         raise click.UsageError(f"--resume {resume} says all that --out and --recipe would")
     if allow_changed and resume is None:
         raise click.UsageError("--allow-changed goes with --resume")
-    with starting(allocator_tuning=allocator_tuning):
-        from zoo.cli.console import TrainingConsole
-        from zoo.finetuning import execute, is_complete, prepare_again
-        from zoo.planning import prepare
-        from zoo.resuming import read_run
-        from zoo.run.checkpoint import has_checkpoint
-        from zoo.run.read import load
+    with ExitStack() as ahead:
+        with starting(allocator_tuning=allocator_tuning):
+            begun = None
+            if made.data is not None and resume in (None, "auto"):
+                from zoo.data.doctor import examining
 
-    with TrainingConsole() as console:
-        try:
-            folder = expand(out if out is not None else resume or ".")
-            checkpoint = None
-            if resume is not None and (resume != "auto" or has_checkpoint(folder)):
-                checkpoint = read_run(folder)
-            if checkpoint is not None and is_complete(checkpoint):
-                console.say("complete already: there is nothing to go on with")
-                console.result(load(folder))
-                return
-            if checkpoint is None:
-                prepared = prepare(made, out=out, listen=console)
-            else:
-                changed = {name: getattr(made, name) for name in made.model_fields_set}
-                prepared = prepare_again(folder, checkpoint, console, **changed)
-            main = prepared.accelerator.is_main_process
-            if not dry_run:
-                run = execute(prepared, console, checkpoint, allow_changed)
-        except Stopped as stopped:
-            console.stopped(stopped)
-            raise SystemExit(128 + stopped.signum) from None
-        except KeyboardInterrupt:
-            echo("! interrupted before anything was written", err=True)
-            raise SystemExit(130) from None
-        if main and dry_run:
-            console.say("dry run: nothing was trained or written")
-        elif main:
-            console.result(run)
+                remembered = made.cache_size != 0
+                begun = ahead.enter_context(examining(expand(made.data), remembered=remembered))
+            from zoo.cli.console import TrainingConsole
+            from zoo.finetuning import execute, is_complete, prepare_again
+            from zoo.planning import prepare
+            from zoo.resuming import read_run
+            from zoo.run.checkpoint import has_checkpoint
+            from zoo.run.read import load
+
+        with TrainingConsole() as console:
+            try:
+                folder = expand(out if out is not None else resume or ".")
+                checkpoint = None
+                if resume is not None and (resume != "auto" or has_checkpoint(folder)):
+                    checkpoint = read_run(folder)
+                if checkpoint is not None and is_complete(checkpoint):
+                    console.say("complete already: there is nothing to go on with")
+                    console.result(load(folder))
+                    return
+                if checkpoint is None:
+                    prepared = prepare(made, out=out, begun=begun, listen=console)
+                else:
+                    changed = {name: getattr(made, name) for name in made.model_fields_set}
+                    prepared = prepare_again(folder, checkpoint, console, **changed)
+                ahead.close()
+                main = prepared.accelerator.is_main_process
+                if not dry_run:
+                    run = execute(prepared, console, checkpoint, allow_changed)
+            except Stopped as stopped:
+                console.stopped(stopped)
+                raise SystemExit(128 + stopped.signum) from None
+            except KeyboardInterrupt:
+                echo("! interrupted before anything was written", err=True)
+                raise SystemExit(130) from None
+            if main and dry_run:
+                console.say("dry run: nothing was trained or written")
+            elif main:
+                console.result(run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.demo import demo_splits
-from zoo.data.doctor import Examined, examine_files, examined_store, warn_of
+from zoo.data.doctor import Begun, Examined, examine_files, examined_store, warn_of
 from zoo.data.files import Fingerprint
 from zoo.data.folder import read_splits
 from zoo.data.split import Splits
@@ -45,8 +45,13 @@ def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     return backbone, backbone.preprocess
 
 
-def read_data(recipe: Recipe, listen: Listener) -> Splits:
+def read_data(recipe: Recipe, listen: Listener, begun: Begun | None = None) -> Splits:
     """The recipe's images, split; without `data` the demo's.
+
+    Args:
+        recipe: Where they are, and how they are split.
+        listen: Hears what is wrong with them.
+        begun: Those that are being examined already.
 
     Raises:
         DataError: No folder, no images, or too few classes.
@@ -59,7 +64,8 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
     with examined_store() as known:
 
         def scan(files: Sequence[Path]) -> dict[Path, Fingerprint | str]:
-            examined.update(examine_files(files, known if recipe.cache_size else None))
+            remembered = known if recipe.cache_size else None
+            examined.update(examine_files(files, remembered, begun=begun))
             return {file: examined[file].problem or examined[file].fingerprint for file in files}
 
         splits = read_splits(

@@ -2,17 +2,19 @@
 
 from zoo.data.doctor.brief import warn_of
 from zoo.data.doctor.checking import Report, check_data
-from zoo.data.doctor.examine import Examined, examine_files
+from zoo.data.doctor.examine import Begun, Examined, examine_files, examining
 from zoo.data.doctor.findings import Finding
 from zoo.data.doctor.memory import examined_store, remember
 
 __all__ = [
+    "Begun",
     "Examined",
     "Finding",
     "Report",
     "check_data",
     "examine_files",
     "examined_store",
+    "examining",
     "remember",
     "warn_of",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from zoo.cache import Store
-from zoo.data.doctor.memory import file_key, recall
+from zoo.data.doctor.memory import examined_store, file_key, recall
 from zoo.data.files import Fingerprint, fingerprint
+from zoo.data.folder import images_in
 from zoo.data.image import decoded, open_image
 from zoo.errors import DataError
 
@@ -61,10 +63,39 @@ class Examined:
         return Fingerprint(key=bytes.fromhex(self.content), size=self.size, mtime_ns=self.mtime_ns)
 
 
+#: Files that are being examined.
+Begun = Mapping[Path, Future[Examined]]
+
+
+@contextmanager
+def examining(folder: Path, *, remembered: bool) -> Iterator[Begun]:
+    """Begin to examine the images below a folder, while libraries are still being imported.
+
+    Threads decode them meanwhile, until the context is left. A folder that can't be listed has
+    none: whoever reads it says so.
+
+    Args:
+        folder: Of the data.
+        remembered: Begin only with those that the cache does not know.
+    """
+    keys: dict[Path, bytes] = {}
+    with suppress(DataError):
+        keys = {file: file_key(file) for file in images_in(folder)}
+        if remembered:
+            with examined_store() as known:
+                keys = {file: key for file, key in keys.items() if recall(known, key) is None}
+    pool = ThreadPoolExecutor()
+    try:
+        yield {file: pool.submit(_examine, file, key) for file, key in keys.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def examine_files(
     files: Sequence[Path],
     known: Store | None = None,
     progress: Callable[[int], None] | None = None,
+    begun: Begun | None = None,
 ) -> dict[Path, Examined]:
     """What is known of each file; those that `known` has not are decoded, in threads.
 
@@ -72,6 +103,7 @@ def examine_files(
         files: Images, by their names.
         known: What was found before (`zoo.data.doctor.memory`).
         progress: Told how many are done.
+        begun: What `examining` has begun with.
     """
     keys = {file: file_key(file) for file in files}
     found: dict[Path, Examined] = {}
@@ -79,6 +111,10 @@ def examine_files(
         for file, key in keys.items():
             if (fields := recall(known, key)) is not None:
                 found[file] = Examined(key=key, **fields)
+    for file, future in (begun or {}).items():
+        # What changed in the meantime is examined again.
+        if file in keys and keys[file] and (each := future.result()).key == keys[file]:
+            found[file] = each
     rest = [file for file in keys if file not in found]
     with ThreadPoolExecutor() as pool:
         examined = pool.map(_examine, rest, [keys[file] for file in rest])
