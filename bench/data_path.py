@@ -5,7 +5,8 @@ python bench/data_path.py --data photos
 Without --data the photos are generated. Every way takes the same photos in the same process, in
 turn, `--rounds` times; the figures are medians, in images per second of CPU time of one thread, and
 ratios to the first way: each file opened anew by Pillow, transformed by torchvision.transforms.v2
-and normalised an image at a time. `kept`: bases that were made before, in a memory-mapped file.
+and normalised an image at a time. `kept`: bases that were made before, in a memory-mapped file;
+`for a GPU`: crops that it will resize, mirror and normalise itself.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torchvision.transforms import InterpolationMode, v2
 from zoo import allocator
 from zoo.backbone import Preprocess
 from zoo.data.bases import Bases, content_keys
-from zoo.data.dataset import Batches, eval_loader, train_loader
+from zoo.data.crops import CropDataset
+from zoo.data.dataset import Batches, ImageDataset, eval_loader, train_loader
 from zoo.data.folder import images_in
 from zoo.data.image import read_image
 from zoo.data.split import Sample
@@ -85,10 +87,14 @@ def main() -> None:
                 f"zoo {augment}, kept": Bases(samples, transform.prepare, store=store, keys=keys),
             }.items():
                 bases.fill()
-                batches, _ = train_loader(
-                    bases, transform.augment, batch_size=BATCH, seed=0, workers=0
-                )
+                images = ImageDataset(bases, transform.augment)
+                batches, _ = train_loader(images, batch_size=BATCH, seed=0, workers=0)
                 ways[name] = lambda batches=batches: through(batches, preprocess)
+                if augment == "light":
+                    crops, _ = train_loader(
+                        CropDataset(images, transform.augment), batch_size=BATCH, seed=0, workers=0
+                    )
+                    ways[f"{name}, for a GPU"] = lambda crops=crops: list(crops)
             kept[augment] = store.file.stat().st_size // len(samples)
         prepare = eval_transform(preprocess).prepare
         store = MappedBases(Path(folder) / "eval")
@@ -97,7 +103,7 @@ def main() -> None:
             "zoo eval, kept": Bases(samples, prepare, store=store, keys=keys),
         }.items():
             bases.fill()
-            batches = eval_loader(bases, batch_size=BATCH)
+            batches = eval_loader(ImageDataset(bases), batch_size=BATCH)
             ways[name] = lambda batches=batches: through(batches, preprocess)
         kept["eval"] = store.file.stat().st_size // len(samples)
         report(ways, len(samples), args.rounds)
@@ -117,7 +123,7 @@ def report(ways: dict[str, Callable[[], None]], images: int, rounds: int) -> Non
     first = next(iter(rates.values()))
     for name, rate in rates.items():
         low, high = images / max(seconds[name]), images / min(seconds[name])
-        print(f"{name:20} {rate:7.0f} images/s/core ({low:.0f} to {high:.0f})  x{rate / first:.1f}")
+        print(f"{name:26} {rate:7.0f} images/s/core ({low:.0f} to {high:.0f})  x{rate / first:.1f}")
 
 
 def through(batches: Batches, preprocess: Preprocess) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from zoo.errors import DataError
 #: (epoch, index): the epoch travels with the index, so that workers need not be told of it.
 Index = tuple[int, int]
 
-#: Batches of (pixels (N, 3, H, W) uint8, labels (N,) int64).
-Batches = DataLoader[tuple[Tensor, Tensor]]
+#: Batches of (what a network is fed, as its data set stacks it; labels (N,) int64).
+Batches = DataLoader[tuple[Any, Tensor]]
+
+Made = TypeVar("Made")
 
 
 def derive_seed(seed: int, *context: object) -> int:
@@ -78,12 +80,14 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
     def _view(self, index: Index, base: np.ndarray) -> np.ndarray:
-        if self.augment is None:
-            return base
+        return base if self.augment is None else self.drawing(index, self.augment, base)
+
+    def drawing(self, index: Index, change: Callable[[np.ndarray], Made], base: np.ndarray) -> Made:
+        """What `change`, which draws from torch's global generator, makes of an image's base."""
         epoch, position = index
         view, name = view_of(epoch, self.views), self.bases.samples[position].name
         with _seeded(derive_seed(self.seed, "augment", view, name)):
-            return self.augment(base)
+            return change(base)
 
 
 class Rows(Protocol):
@@ -91,11 +95,11 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Index) -> tuple[np.ndarray, int]: ...
+    def __getitem__(self, index: Index) -> tuple[Any, int]: ...
 
     @staticmethod
-    def stack(rows: Sequence[np.ndarray]) -> Tensor:
-        """(N, ...)."""
+    def stack(rows: Sequence[Any]) -> Any:
+        """A batch: a tensor, or a named tuple of some."""
 
 
 class EpochSampler(Sampler[Index]):
@@ -163,17 +167,17 @@ class _Telling(Dataset[Any]):
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
-    def __getitem__(self, index: Index) -> tuple[np.ndarray, int] | DataError:
+    def __getitem__(self, index: Index) -> tuple[Any, int] | DataError:
         try:
             return self.rows[index]
         except DataError as error:
             return error
 
 
-class _Loader(DataLoader[tuple[Tensor, Tensor]]):
+class _Loader(DataLoader[tuple[Any, Tensor]]):
     """A loader that raises the DataErrors among its batches."""
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, DataError):
                 try:
@@ -186,9 +190,9 @@ class _Loader(DataLoader[tuple[Tensor, Tensor]]):
 
 
 def _collate(
-    batch: list[tuple[np.ndarray, int] | DataError], stack: Callable[[Sequence[np.ndarray]], Tensor]
-) -> tuple[Tensor, Tensor] | DataError:
-    """Rows (N, ...) and labels (N,) int64; or the first error among them."""
+    batch: list[tuple[Any, int] | DataError], stack: Callable[[Sequence[Any]], Any]
+) -> tuple[Any, Tensor] | DataError:
+    """Rows and labels (N,) int64; or the first error among them."""
     for row in batch:
         if isinstance(row, DataError):
             return row

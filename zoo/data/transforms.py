@@ -22,6 +22,9 @@ Augment = Literal["none", "light", "strong"]
 #: Share of the picture that the smallest random crop keeps.
 SMALLEST_CROP: dict[Augment, float] = {"light": 0.5, "strong": 0.2}
 
+#: Share of the pictures that are mirrored.
+_MIRRORED = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
@@ -58,16 +61,17 @@ def train_transform(preprocess: Preprocess, augment: Augment, hflip: bool) -> Tr
     from torchvision.transforms import InterpolationMode, v2
 
     smallest = SMALLEST_CROP[augment]
-    steps: list[Callable[..., Any]] = [v2.RandomHorizontalFlip()] if hflip else []
+    steps: list[Callable[..., Any]] = []
     if augment == "strong":
         colour = tuple(round(255 * m) for m in preprocess.mean)
         # TrivialAugment is four times as fast on Pillow's images as on tensors.
-        steps += [v2.ToPILImage(), v2.TrivialAugmentWide(), v2.PILToTensor()]
+        steps = [v2.ToPILImage(), v2.TrivialAugmentWide(), v2.PILToTensor()]
         steps += [v2.RandomErasing(p=0.1, value=colour)]
     return Transform(
         prepare=Prepare(preprocess=preprocess, smallest_crop=smallest),
-        augment=_RandomView(
-            crop=v2.RandomResizedCrop(preprocess.height_width, scale=(smallest, 1.0)),
+        augment=RandomView(
+            box=v2.RandomResizedCrop(preprocess.height_width, scale=(smallest, 1.0)),
+            hflip=hflip,
             interpolation=InterpolationMode(preprocess.interpolation),
             steps=tuple(steps),
         ),
@@ -99,25 +103,48 @@ def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Te
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RandomView:
-    """A random crop of a base, resized to the input's size, then changed by `steps`."""
+class RandomView:
+    """A random crop of a base, resized to the input's size, perhaps mirrored, then changed further.
 
-    crop: v2.RandomResizedCrop
+    Attributes:
+        box: Draws where to crop, and knows the input's size.
+        hflip: Mirror every other picture.
+        interpolation: Of the resizing.
+        steps: What is changed then, of pixels (3, H, W) uint8.
+    """
+
+    box: v2.RandomResizedCrop
+    hflip: bool
     interpolation: InterpolationMode
     steps: tuple[Callable[..., Any], ...]
 
-    def __call__(self, base: np.ndarray) -> np.ndarray:
+    @property
+    def resizes_alone(self) -> bool:
+        """Whether `zoo.data.crops.resize_crops` does all that comes after the crop."""
+        return not self.steps and self.interpolation.value in ("bilinear", "bicubic")
+
+    def crop(self, base: np.ndarray) -> tuple[np.ndarray, bool]:
+        """A crop (H, W, 3) of a base, and whether it is to be mirrored."""
         height, width, channels = base.shape
         # An image without memory: where to crop is drawn from its size alone.
-        box = self.crop.make_params([torch.empty(1).expand(channels, height, width)])
+        box = self.box.make_params([torch.empty(1).expand(channels, height, width)])
         top, left = box["top"], box["left"]
-        # torch's fast kernel for uint8 takes channels-last memory without gaps.
-        cropped = base[top : top + box["height"], left : left + box["width"]].copy()
+        mirrored = self.hflip and bool(torch.rand(1) < _MIRRORED)
+        return base[top : top + box["height"], left : left + box["width"]], mirrored
+
+    def __call__(self, base: np.ndarray) -> np.ndarray:
+        """The view (H, W, 3) uint8 of a base (H, W, 3) uint8."""
         from torchvision.transforms import v2
 
+        cropped, mirrored = self.crop(base)
         pixels = v2.functional.resize(
-            torch.from_numpy(cropped).permute(2, 0, 1), self.crop.size, self.interpolation
+            # torch's fast kernel for uint8 takes channels-last memory without gaps.
+            torch.from_numpy(cropped.copy()).permute(2, 0, 1),
+            self.box.size,
+            self.interpolation,
         )
+        if mirrored:
+            pixels = v2.functional.horizontal_flip(pixels)
         for step in self.steps:
             pixels = step(pixels)
         view: np.ndarray = pixels.permute(1, 2, 0).numpy()

@@ -72,6 +72,7 @@ def train_epoch(
     backbone: Backbone,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
+    fed: Callable[[Any], Tensor],
     outputs_of: Callable[[Forward, Tensor], Any],
     loss_weights: Tensor | None,
     recipe: Recipe,
@@ -88,8 +89,9 @@ def train_epoch(
         model: In the mode in which it trains; perhaps wrapped.
         backbone: Says how its auxiliary heads count.
         optimizer: Of what trains.
-        batches: Of (what is fed, labels).
-        outputs_of: As in `Feed`.
+        batches: Of (what is loaded, labels).
+        fed: As in `Feed`.
+        outputs_of: Likewise.
         loss_weights: (classes,) on the device, or None.
         recipe: As resolved.
         accelerator: Averages gradients over processes.
@@ -119,13 +121,13 @@ def train_epoch(
 
     if state.epoch_step:
         set_rates(state.step - 1)  # Else an epoch that has no steps left would end with others.
-    for step, (batch, labels) in enumerate(waiting, start=state.epoch_step + 1):
+    for step, (loaded, labels) in enumerate(waiting, start=state.epoch_step + 1):
         set_rates(state.step)
         sums = step_gradients(
             model,
             partial(outputs_of, model),
             loss_of,
-            batch,
+            fed(loaded),
             labels,
             class_weights=loss_weights,
             # Dropout and stochastic depth become a function of it, whatever ran before.
@@ -190,7 +192,7 @@ class _Waiting:
         self.batches = batches
         self.seconds = 0.0
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         batches = iter(self.batches)
         while True:
             started = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from zoo.backbone import Preprocess
 from zoo.cache import Store
-from zoo.data.dataset import Batches, EpochSampler, ImageDataset, eval_loader, train_loader
-from zoo.data.transforms import to_input
+from zoo.data.crops import CropDataset, resize_crops
+from zoo.data.dataset import Batches, EpochSampler, ImageDataset, Rows, eval_loader, train_loader
+from zoo.data.transforms import RandomView, to_input
 from zoo.engine.frozen import CachedDataset
 from zoo.model.replay import Boundary, replay
 from zoo.run.inference import eval_batch_size
@@ -26,8 +28,9 @@ class Feed:
     """Batches, and how one becomes the network's output.
 
     Attributes:
-        train: Shuffled batches of (what is fed (N, ...), labels (N,)).
+        train: Shuffled batches of (what is loaded, labels (N,)).
         sampler: Of `train`; is told each epoch.
+        fed: What is loaded for training, on the device, to what is fed (N, ...).
         val: Batches for validation, in order.
         outputs: `(forward, batch) -> forward's output` for what is fed.
         image_size: (height, width) of images; None where they are not what is fed.
@@ -35,6 +38,7 @@ class Feed:
 
     train: Batches
     sampler: EpochSampler
+    fed: Callable[[Any], Tensor]
     val: Batches
     outputs: Callable[[Forward, Tensor], Any]
     image_size: tuple[int, int] | None
@@ -49,8 +53,16 @@ def image_feed(
     workers: int,
     device: torch.device,
 ) -> Feed:
-    """Images go through the whole network."""
-    batches, sampler = train_loader(train, batch_size=batch_size, seed=train.seed, workers=workers)
+    """Images go through the whole network.
+
+    A GPU resizes what is cropped from them a batch at a time, where nothing else is changed.
+    """
+    rows: Rows = train
+    fed: Callable[[Any], Tensor] = _as_it_is
+    view = train.augment
+    if device.type != "cpu" and isinstance(view, RandomView) and view.resizes_alone:
+        rows, fed = CropDataset(train, view), partial(resize_crops, preprocess=preprocess)
+    batches, sampler = train_loader(rows, batch_size=batch_size, seed=train.seed, workers=workers)
 
     def outputs(forward: Forward, pixels: Tensor) -> Any:
         return forward(to_input(pixels, preprocess, device))
@@ -58,6 +70,7 @@ def image_feed(
     return Feed(
         train=batches,
         sampler=sampler,
+        fed=fed,
         val=eval_loader(val, batch_size=eval_batch_size(preprocess), workers=workers),
         outputs=outputs,
         image_size=preprocess.height_width,
@@ -89,6 +102,7 @@ def activation_feed(
     return Feed(
         train=batches,
         sampler=sampler,
+        fed=_as_it_is,
         val=eval_loader(
             CachedDataset(val, val_store),
             batch_size=eval_batch_size(val.bases.prepare.preprocess),
@@ -97,3 +111,7 @@ def activation_feed(
         outputs=outputs,
         image_size=None,
     )
+
+
+def _as_it_is(loaded: Tensor) -> Tensor:
+    return loaded

@@ -154,6 +154,7 @@ def train(
                     backbone,
                     optimizer,
                     batches,
+                    feed.fed,
                     feed.outputs,
                     loss_weights,
                     recipe,
