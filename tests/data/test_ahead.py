@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import CancelledError
 
 import numpy as np
 from PIL import Image
@@ -20,21 +21,19 @@ def test_what_was_begun_is_taken_and_what_has_changed_since_is_looked_at_again(t
     same, changed, gone = (photo(tmp_path / f"{n}.png", n) for n in range(3))
     later = tmp_path / "later.png"
     with examining(tmp_path, remembered=False) as begun:
-        assert set(begun) == {same, changed, gone}
-        taken = begun[same].result()
-        for future in begun.values():
-            future.result()
+        taken = begun.result()
+        assert set(taken) == {same, changed, gone}
         changed.write_bytes(photo(later, 200).read_bytes() + b"more")
         gone.unlink()
         found = examine_files([same, changed, gone, later], begun=begun)
-    assert found[same] is taken
+    assert found[same] is taken[same]
     assert found == examine_files([same, changed, gone, later])
     assert "no such file" in found[gone].problem
 
 
 def test_a_folder_that_is_not_there_has_nothing_to_begin_with(tmp_path):
     with examining(tmp_path / "nowhere", remembered=True) as begun:
-        assert begun == {}
+        assert begun.result() == {}
 
 
 def test_leaving_waits_for_no_more_than_what_is_under_way(tmp_path):
@@ -45,4 +44,4 @@ def test_leaving_waits_for_no_more_than_what_is_under_way(tmp_path):
         os.link(tmp_path / "0.png", tmp_path / f"{n}.png")
     with examining(tmp_path, remembered=False) as begun:
         pass
-    assert any(future.cancelled() for future in begun.values())
+    assert isinstance(begun.exception(), CancelledError)

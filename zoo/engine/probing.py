@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -170,10 +171,13 @@ def _features(
     def forward(net: nn.Module, images: Tensor) -> Tensor:
         return activations(net, boundary, images)
 
-    net = fuse_batch_norms(model, example, forward).model
+    @functools.cache
+    def net() -> nn.Module:
+        """The network, folded once there is something to compute."""
+        return fuse_batch_norms(model, example, forward).model
 
     def compute(pixels: Tensor) -> Tensor:
-        return forward(net, to_input(pixels, preprocess, device)).flatten(1)
+        return forward(net(), to_input(pixels, preprocess, device)).flatten(1)
 
     return compute
 

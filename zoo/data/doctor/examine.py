@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,32 +64,40 @@ class Examined:
         return Fingerprint(key=bytes.fromhex(self.content), size=self.size, mtime_ns=self.mtime_ns)
 
 
-#: Files that are being examined.
-Begun = Mapping[Path, Future[Examined]]
+#: What comes of a folder's images, which are being examined.
+Begun = Future[dict[Path, Examined]]
 
 
 @contextmanager
 def examining(folder: Path, *, remembered: bool) -> Iterator[Begun]:
     """Begin to examine the images below a folder, while libraries are still being imported.
 
-    Threads decode them meanwhile, until the context is left. A folder that can't be listed has
-    none: whoever reads it says so.
+    Threads do so until all is done or the context is left. Of a folder that can't be listed nothing
+    comes: whoever reads it says so.
 
     Args:
         folder: Of the data.
-        remembered: Begin only with those that the cache does not know.
+        remembered: Take from the cache what it knows.
     """
-    keys: dict[Path, bytes] = {}
-    with suppress(DataError):
-        keys = {file: file_key(file) for file in images_in(folder)}
-        if remembered:
-            with examined_store() as known:
-                keys = {file: key for file, key in keys.items() if recall(known, key) is None}
-    pool = ThreadPoolExecutor()
-    try:
-        yield {file: pool.submit(_examine, file, key) for file, key in keys.items()}
-    finally:
-        pool.shutdown(cancel_futures=True)
+    left = threading.Event()
+
+    def go_on(done: int) -> None:
+        if left.is_set():
+            raise CancelledError
+
+    def examine() -> dict[Path, Examined]:
+        try:
+            files = images_in(folder)
+        except DataError:
+            return {}
+        with examined_store() as known:
+            return examine_files(files, known if remembered else None, go_on)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            yield pool.submit(examine)
+        finally:
+            left.set()
 
 
 def examine_files(
@@ -106,15 +115,13 @@ def examine_files(
         begun: What `examining` has begun with.
     """
     keys = {file: file_key(file) for file in files}
-    found: dict[Path, Examined] = {}
+    ahead = begun.result() if begun is not None else {}
+    # What changed in the meantime is examined again.
+    found = {f: ahead[f] for f, key in keys.items() if f in ahead and key and ahead[f].key == key}
     if known is not None:
-        for file, key in keys.items():
-            if (fields := recall(known, key)) is not None:
-                found[file] = Examined(key=key, **fields)
-    for file, future in (begun or {}).items():
-        # What changed in the meantime is examined again.
-        if file in keys and keys[file] and (each := future.result()).key == keys[file]:
-            found[file] = each
+        for file in keys.keys() - found.keys():
+            if (fields := recall(known, keys[file])) is not None:
+                found[file] = Examined(key=keys[file], **fields)
     rest = [file for file in keys if file not in found]
     with ThreadPoolExecutor() as pool:
         examined = pool.map(_examine, rest, [keys[file] for file in rest])
