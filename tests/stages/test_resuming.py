@@ -259,6 +259,7 @@ def test_resume_auto_begins_where_a_run_was_killed_before_its_first_checkpoint(p
     Path("run/checkpoint/.lock").touch()
     Path("run/checkpoint/data.safetensors").write_bytes(b"whole")
     Path("run/checkpoint/.last.safetensors.abcd1234").write_bytes(b"half")
+    Path("run/checkpoint/.tmpBfypvV").write_bytes(b"what safetensors itself was writing")
     zoo_("finetune", "--resume", "auto", "--out", "run", "--data", photos, *flags(QUICK))
     check_whole("run")
 
@@ -362,6 +363,31 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_line_and_earlier_work_intact(p
     assert "go on with: zoo finetune --resume run" in str(full.value)
     assert not list(Path("run").rglob(".*.*.????????"))
     check_equal(zoo.resume("run"), undisturbed)
+
+
+KILLED_WRITING = """
+import json, resource, signal, sys
+import zoo
+from zoo.engine.events import StepEnd
+
+def listen(event):
+    if isinstance(event, StepEnd) and event.step == 2:
+        # The first byte beyond that kills, without a chance to clear up.
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+
+zoo.finetune(out="run", listen=listen, **json.loads(sys.argv[1]))
+"""
+
+
+def test_a_process_killed_while_safetensors_writes_leaves_nothing_for_good(photos):
+    fields = {**start(train="finetune"), "data": str(photos), "checkpoint_every": 1}
+    undisturbed = zoo.finetune(out="undisturbed", **fields)
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITING, json.dumps(fields)], check=False)
+    assert killed.returncode == -signal.SIGXFSZ
+    assert [p for p in Path("run/checkpoint").iterdir() if p.name.startswith(".tmp")]
+    check_equal(zoo.resume("run"), undisturbed)
+    check_whole("run")
 
 
 def test_a_run_folder_that_can_not_be_written_any_more_is_said(photos):

@@ -34,8 +34,8 @@ LOCK = ".lock"
 #: Version of the layout.
 FORMAT = "1"
 
-#: As `zoo.files.replacing` names what it writes.
-_UNFINISHED = re.compile(r"\.[A-Za-z]+\.[a-z]+\.[a-z0-9_]{8}")
+#: As `zoo.files.replacing` names what it writes; and as safetensors does, beside that.
+_UNFINISHED = re.compile(r"\.[A-Za-z]+\.[a-z]+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
 
 #: Seconds for which the loader processes of a killed run may outlive it, and hold its lock.
 ORPHANS = 15.0
