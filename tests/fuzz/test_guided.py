@@ -1,0 +1,54 @@
+"""The parsers of what strangers wrote, with inputs that search for their branches."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+SCRIPT = Path(__file__).with_name("guided.py")
+
+RUNS = 20_000
+
+
+def examples(target: str, run: Path, folder: Path) -> None:
+    """Whole files to begin with."""
+    if target in ("header", "model"):
+        shutil.copy(run / "model.safetensors", folder / "model")
+    elif target == "recipe":
+        shutil.copy(run / "recipe.toml", folder / "recipe")
+    elif target == "pickle":
+        torch.save({"weight": torch.zeros(2, 3)}, folder / "zip")
+        torch.save({"weight": torch.zeros(2)}, folder / "old", _use_new_zipfile_serialization=False)
+    else:
+        picture = Image.effect_noise((20, 16), 60)
+        for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "JPEG2000"):
+            picture.save(folder / form, form)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("atheris"), reason="atheris is not installed")
+@pytest.mark.parametrize("target", ["header", "model", "pickle", "recipe", "image"])
+def test_no_input_that_finds_a_new_branch_hangs_or_crashes(target, run, tmp_path):
+    corpus, faults = tmp_path / "corpus", tmp_path / "faults"
+    corpus.mkdir()
+    faults.mkdir()
+    examples(target, run.path, corpus)
+    limits = [f"-runs={RUNS}", "-timeout=5", "-rss_limit_mb=4096", "-seed=1", "-max_len=40000"]
+    found = subprocess.run(
+        [sys.executable, SCRIPT, target, *limits, f"-artifact_prefix={faults}/", corpus],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
+    assert list(faults.iterdir()) == []
+    assert int(re.search(r"Done (\d+) runs", found.stderr)[1]) >= RUNS
+    assert len(list(corpus.iterdir())) > 20
