@@ -35,7 +35,7 @@ class Photos:
 
 
 def prepare_photos(data: Path | None, work: Path) -> Photos:
-    """Links to photos in the two splits; every image is read once, so all tools find them cached.
+    """The photos in the two splits; every image is read once, so all tools find them cached.
 
     Args:
         data: CLASS/IMAGE or train/CLASS/IMAGE and val/CLASS/IMAGE; None: scikit-learn's digits.
@@ -47,10 +47,10 @@ def prepare_photos(data: Path | None, work: Path) -> Photos:
     name = data.name if data else "scikit-learn's digits, 40 a class, at 96 pixels"
     splits = read_splits(data or _write_digits(work / "digits"), val_split=0.2, seed=0)
     learn, pick = stratified_split(splits.train, 0.3, seed=0)
-    _link(work / "report" / "train", splits.train, splits.class_names)
-    _link(work / "report" / "val", splits.val, splits.class_names)
-    _link(work / "pick" / "train", learn, splits.class_names)
-    _link(work / "pick" / "val", pick, splits.class_names)
+    _place(work / "report" / "train", splits.train, splits.class_names)
+    _place(work / "report" / "val", splits.val, splits.class_names)
+    _place(work / "pick" / "train", learn, splits.class_names)
+    _place(work / "pick" / "val", pick, splits.class_names)
     return Photos(
         report=work / "report",
         pick=work / "pick",
@@ -87,13 +87,13 @@ def _write_digits(folder: Path, per_class: int = 40) -> Path:
     return folder
 
 
-def _link(folder: Path, samples: Sequence[Sample], class_names: Sequence[str]) -> None:
+def _place(folder: Path, samples: Sequence[Sample], class_names: Sequence[str]) -> None:
     for name in class_names:
         (folder / name).mkdir(parents=True)
     for n, sample in enumerate(samples):
         assert isinstance(sample.image, Path)  # noqa: S101
-        link = folder / class_names[sample.label] / f"{n:06}{sample.image.suffix}"
+        place = folder / class_names[sample.label] / f"{n:06}{sample.image.suffix}"
         try:
-            link.symlink_to(sample.image.resolve())
-        except OSError:  # Windows without the right to make links.
-            shutil.copy(sample.image, link)
+            place.hardlink_to(sample.image.resolve())
+        except OSError:  # another disk, or a file of somebody else
+            shutil.copy(sample.image, place)
