@@ -28,8 +28,8 @@ from zoo.backbone import Preprocess
 from zoo.data.bases import Bases, content_keys
 from zoo.data.crops import CropDataset
 from zoo.data.dataset import Batches, ImageDataset, eval_loader, train_loader
-from zoo.data.folder import images_in
 from zoo.data.image import read_image
+from zoo.data.layout import images_in
 from zoo.data.split import Sample
 from zoo.data.transforms import eval_transform, to_input, train_transform
 from zoo.model.device import place_images

@@ -62,7 +62,14 @@ class Recipe(BaseModel):
     val_split: float = Field(
         0.2, gt=0, lt=1, description="Share of each class held out where there is no val folder."
     )
-    strict: bool = Field(False, description="Make an unreadable image an error.")
+    strict: bool = Field(
+        False,
+        description="Make an error of what is left out else: unreadable images, wrong extensions, "
+        "links that lead out of the data folder or in circles.",
+    )
+    follow_links: bool = Field(
+        False, description="Follow links in the data folder that lead out of it too."
+    )
     image_size: int | None = Field(
         None,
         ge=8,

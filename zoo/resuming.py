@@ -22,7 +22,7 @@ from zoo.run.write import versions
 from zoo.text import clip
 
 #: Fields on which weights don't depend, and the place of the images, which are compared themselves.
-_FREE = frozenset({"data", "workers", "cache_size", "checkpoint_every", "strict"})
+_FREE = frozenset({"data", "workers", "cache_size", "checkpoint_every", "strict", "follow_links"})
 
 #: Fields without which what the checkpoint holds fits nothing.
 _BOUND = frozenset({"backbone", "image_size", "train", "optimizer"})

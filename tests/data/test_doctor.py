@@ -149,8 +149,27 @@ PLANTED = {
         "warning",
         1,
         lambda root: (root / "train" / "wasps").mkdir(),
-        "1 folder without a readable image",
+        "1 folder without a usable image",
         {"train/wasps"},
+    ),
+    "outside-links": (
+        "error",
+        1,
+        lambda root: (root / "train" / "ants" / "more.png").symlink_to(
+            save(scene(60), root.parent / "elsewhere.png")
+        ),
+        "1 link leads out of the folder",
+        {"train/ants/more.png"},
+    ),
+    "broken-links": (
+        "warning",
+        2,
+        lambda root: [
+            (root / "train" / "round").symlink_to(".."),
+            (root / "gone").symlink_to("nowhere"),
+        ],
+        "2 links lead nowhere or in a circle",
+        {"train/round", "gone"},
     ),
     "alike-class-names": (
         "warning",
@@ -178,7 +197,7 @@ PLANTED = {
     ),
     "huge": ("note", 1, huge, "1 image has more than 50 million", {"train/ants/huge.png"}),
     "wrong-extension": (
-        "note",
+        "error",
         1,
         lambda root: save(scene(60), root / "train" / "ants" / "a.jpg", format="PNG"),
         "1 image is of another format",

@@ -91,19 +91,100 @@ def test_of_duplicates_in_a_folder_without_splits_one_remains(tmp_path):
     assert [each.path for each in fixed.left_out] == [f"ants/copy-{n}.png" for n in range(3)]
 
 
-def test_links_are_copied_as_the_files_that_they_lead_to(tmp_path):
+@pytest.fixture
+def linking(tmp_path):
+    """A folder with links out of it, within it, and to nothing."""
     root = make_scenes(tmp_path / "flat", 3)
     elsewhere = save(scene(80), tmp_path / "elsewhere" / "a.png")
     (root / "ants" / "link.png").symlink_to(elsewhere)
     (root / "wasps").symlink_to(elsewhere.parent)
     shutil.copy(root / "ants" / "0.png", elsewhere.parent / "b.png")
+    (elsewhere.parent / "c.txt").write_text("theirs")
+    (root / "ants" / "notes.txt").symlink_to(elsewhere.parent / "c.txt")
     (root / "ants" / "gone.txt").symlink_to("nowhere")
-    fixed = fix(checked(root), tmp_path / "clean")
+    save(scene(81), root / ".pool" / "d.png")
+    (root / "ants" / "inside.png").symlink_to("../.pool/d.png")
+    return root
+
+
+def test_links_out_of_the_folder_are_not_copied(linking, tmp_path):
+    fixed = fix(checked(linking), tmp_path / "clean")
     kinds = {each.path: each.kind for each in fixed.left_out}
-    assert kinds["ants/gone.txt"] == "no-file"
-    assert kinds["wasps"] == "link"
-    assert not (tmp_path / "clean" / "wasps" / "b.png").exists()
+    assert kinds == {
+        "ants/gone.txt": "no-file",
+        "ants/link.png": "outside-links",
+        "ants/notes.txt": "outside-links",
+        "wasps": "outside-links",
+    }
+    report = json.loads((tmp_path / "clean" / "left-out.json").read_text())
+    said = {each["path"]: each["reason"] for each in report["left_out"]}
+    assert str(tmp_path / "elsewhere" / "a.png") in said["ants/link.png"]
+    assert "--follow-links" in said["ants/link.png"]
+    made = contents(tmp_path / "clean")
+    assert made["ants/inside.png"] == contents(linking)[".pool/d.png"]
+    assert "wasps/a.png" not in made
     assert not any(file.is_symlink() for file in (tmp_path / "clean").rglob("*"))
+    again = zoo.check_data(tmp_path / "clean")
+    assert "outside-links" not in {finding.kind for finding in again.findings}
+
+
+def test_links_that_are_followed_are_copied_as_what_they_lead_to(linking, tmp_path):
+    fixed = fix(checked(linking, follow_links=True), tmp_path / "clean")
+    kinds = {each.path: each.kind for each in fixed.left_out}
+    assert kinds.pop("ants/gone.txt") == "no-file"
+    assert kinds.pop("wasps") == "link"
+    # The same picture as ants/0.png, in another class, and as ants/link.png.
+    assert set(kinds.values()) == {"label-conflict"}
+    made = contents(tmp_path / "clean")
+    assert (tmp_path / "clean" / "ants" / "notes.txt").read_text() == "theirs"
+    assert "ants/inside.png" in made
+    assert "wasps/b.png" not in made
+    assert not any(file.is_symlink() for file in (tmp_path / "clean").rglob("*"))
+
+
+def test_images_of_a_wrong_extension_are_copied_under_the_right_one(tmp_path):
+    root = make_scenes(tmp_path / "flat", 3)
+    save(scene(80), root / "ants" / "photo.JPG", format="PNG")
+    save(scene(81), root / "ants" / "0.webp", format="PNG")
+    save(scene(82), root / "ants" / "1.jpg", format="PNG")
+    save(scene(83), root / "ants" / "1-1.PNG")
+    save(scene(84), root / "bees" / "b.png", format="JPEG")
+    (root / "bees" / "b.jpg").mkdir()
+    (root / "bees" / "b.jpg" / "notes.txt").write_text("kept")
+    shutil.copy(root / "ants" / "2.png", root / "ants" / "copy.gif")
+    before = contents(root)
+    fixed = fix(checked(root), tmp_path / "clean")
+    names = {each.path: each.name for each in fixed.renamed}
+    assert names == {
+        "ants/photo.JPG": "ants/photo.png",
+        "ants/0.webp": "ants/0-1.png",
+        "ants/1.jpg": "ants/1-2.png",
+        "bees/b.png": "bees/b-1.jpg",
+    }
+    assert ("ants/copy.gif", "duplicates") in {(e.path, e.kind) for e in fixed.left_out}
+    made = contents(tmp_path / "clean")
+    for path, name in names.items():
+        assert made[name] == before[path]
+        assert path not in made
+    report = json.loads((tmp_path / "clean" / "left-out.json").read_text())
+    assert {each["path"]: each["name"] for each in report["renamed"]} == names
+    assert report["renamed"][-1]["reason"] == "it holds JPEG"
+    again = zoo.check_data(tmp_path / "clean")
+    assert again.images == 7 + 4
+    assert not again.serious
+    assert fix(checked(tmp_path / "clean"), tmp_path / "cleaner").renamed == ()
+
+
+def test_a_picture_of_a_format_without_an_extension_is_left_out(tmp_path):
+    root = make_scenes(tmp_path / "flat", 3)
+    picture = b"P7 332\n#END_OF_COMMENTS\n8 6 255\n" + bytes(range(48))
+    (root / "ants" / "thumb.png").write_bytes(picture)
+    fixed = fix(checked(root), tmp_path / "clean")
+    assert [(each.path, each.kind) for each in fixed.left_out] == [
+        ("ants/thumb.png", "wrong-extension")
+    ]
+    assert "XVThumb" in fixed.left_out[0].reason
+    assert fixed.renamed == ()
 
 
 @pytest.mark.parametrize(

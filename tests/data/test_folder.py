@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import COLOURS, make_photos, save_photo
-from zoo.data.folder import images_in, read_labelled, read_splits
+from zoo.data.folder import read_labelled, read_splits
+from zoo.data.layout import images_in
 from zoo.errors import DataError
 
 

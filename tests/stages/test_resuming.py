@@ -513,3 +513,25 @@ def test_two_processes_that_were_killed_go_on_to_the_same_weights(photos):
     resumed = launch(2, "resume")
     assert resumed.returncode == 0, resumed.stderr
     check_equal(zoo.load("run"), zoo.load("whole"))
+
+
+def test_a_run_that_follows_links_goes_on_following_them(photos, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for folder in photos.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    undisturbed = zoo.finetune(
+        out="undisturbed", **start(train="finetune", epochs=2), data=linked, follow_links=True
+    )
+    interrupted(linked, follow_links=True)
+    check_equal(zoo.resume("run"), undisturbed)
+
+
+def test_copies_may_take_the_place_of_links(photos, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for folder in photos.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    interrupted(linked, follow_links=True)
+    copied = shutil.copytree(photos, tmp_path / "copied")
+    zoo.resume("run", data=copied, follow_links=False)

@@ -39,23 +39,26 @@ def command() -> None:
 )
 @format_option("text", "json")
 @click.option("--strict", is_flag=True, help="Exit code 1 for warnings too.")
-def check(folder: Path, fix_to: Path | None, form: str, strict: bool) -> None:
+@click.option("--follow-links", is_flag=True, help="Follow links in DIR that lead out of it too.")
+def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_links: bool) -> None:
     """Look for what spoils results in DIR, a folder as `zoo finetune --data` takes it.
 
     Images in both train and val, or looking the same there (leakage); the same image in several
-    classes; unreadable images; duplicates; classes that are missing, empty, rare, or named alike;
-    tiny, huge or misnamed images; files that are not used.
+    classes; unreadable images; images of another format than their extension says; links that lead
+    out of DIR; duplicates; classes that are missing, empty, rare, or named alike; tiny or huge
+    images; files that are not used.
 
     \b
     Exit code 0  nothing serious
-              1  an error: leakage, an image in several classes, unreadable
-                 images, classes that can't be trained
+              1  an error: leakage, an image in several classes, images that
+                 training leaves out, classes that can't be trained
               2  DIR can't be used at all, or NEW_DIR not be written
 
     What was found in a file is remembered until it changes. DIR itself is never changed. NEW_DIR
-    lacks unreadable images, all copies of an image in several classes, all but one of duplicates
-    within a class, and images of train that are in val too, or look the same there. The exit code
-    is about DIR.
+    lacks unreadable images, links that lead out of DIR unless they are followed, all copies of an
+    image in several classes, all but one of duplicates within a class, and images of train that are
+    in val too, or look the same there; an image of a wrong extension has the right one there. The
+    exit code is about DIR.
 
     \b
       zoo data check photos
@@ -69,7 +72,7 @@ def check(folder: Path, fix_to: Path | None, form: str, strict: bool) -> None:
     if fix_to is not None:
         check_target(folder, fix_to)
     with _Bar() as bar:
-        found = checked(folder, progress=bar)
+        found = checked(folder, follow_links=follow_links, progress=bar)
     fixed = None if fix_to is None else fix(found, fix_to)
     report = found.report
     if report.not_remembered:
@@ -148,3 +151,5 @@ def _print_fixed(fixed: Fixed) -> None:
     listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing"
     echo(f"\nclean copy   {fixed.path}, {count(fixed.files, 'file')}")
     echo(f"left out     {listed}; which and why: {fixed.path / LEFT_OUT}")
+    if fixed.renamed:
+        echo(f"renamed      {count(len(fixed.renamed), 'image')} to the extension of the content")

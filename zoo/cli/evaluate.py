@@ -35,7 +35,18 @@ WIDEST_MATRIX = 20
     "all: every class folder of DATA.",
 )
 @format_option("table", "json")
-@click.option("--strict", is_flag=True, help="Make an unreadable image an error.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Make an error of what is left out else: unreadable images, wrong extensions, links that "
+    "lead out of the data folder or in circles.",
+)
+@click.option(
+    "--follow-links",
+    is_flag=True,
+    help="Follow links in the data folder that lead out of it too.  "
+    "[default: as training did, on the data it was trained on]",
+)
 @device_option
 @allocator_option
 def command(
@@ -44,6 +55,7 @@ def command(
     split: Split,
     form: str,
     strict: bool,
+    follow_links: bool,
     device: str,
     allocator_tuning: bool,
 ) -> None:
@@ -52,13 +64,15 @@ def command(
     RUN is a run folder or its model.safetensors.
     """
     with starting(allocator_tuning=allocator_tuning):
+        from zoo.data.folder import said_left_out
         from zoo.run.read import load
 
-    result = load(run, device=device).evaluate(data, split=split, strict=strict)
-    for problem in (*result.notes, *result.unreadable):
+    result = load(run, device=device).evaluate(
+        data, split=split, strict=strict, follow_links=follow_links
+    )
+    problems = said_left_out(result.unreadable, result.misnamed, result.links)
+    for problem in (*result.notes, *problems):
         echo(f"! {shown(problem)}", err=True)
-    if result.unreadable:
-        echo(f"! {len(result.unreadable)} unreadable images left out", err=True)
     if form == "json":
         echo_json(asdict(result))
     else:

@@ -98,7 +98,7 @@ def _predictions(
 def _files(paths: tuple[Path, ...]) -> list[Path]:
     """The images meant: files as given, folders searched."""
     from zoo.data.files import shown
-    from zoo.data.folder import images_in
+    from zoo.data.layout import images_in
 
     for path in paths:
         try:

@@ -144,7 +144,8 @@ def _formats() -> tuple[str, ...]:
 
 @functools.cache
 def _extensions() -> frozenset[str]:
-    formats = set(_formats())
+    # Pillow opens an MPO by the decoder of JPEG, and lists none for it.
+    formats = {*_formats(), "MPO"}
     return frozenset(e for e, f in Image.registered_extensions().items() if f in formats)
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from zoo.data.extensions import Misnamed
 from zoo.data.files import Fingerprint
+from zoo.data.links import Link
 
 if TYPE_CHECKING:
     from zoo.data.doctor.examine import Examined
@@ -46,6 +48,8 @@ class Splits:
         val: Held-out images.
         notes: What was decided or left out, a line each.
         unreadable: What was wrong with each image that was left out.
+        misnamed: Images that were left out for their extension.
+        links: Links that were left out.
         examined: What was found in their files, to be remembered when training starts.
     """
 
@@ -54,6 +58,8 @@ class Splits:
     val: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    misnamed: tuple[Misnamed, ...] = ()
+    links: tuple[Link, ...] = ()
     examined: tuple[Examined, ...] = ()
 
     def counts(self, split: Sequence[Sample]) -> list[int]:

@@ -10,9 +10,16 @@ from pathlib import Path
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.demo import demo_splits
-from zoo.data.doctor import Begun, Examined, examine_files, examined_store, warn_of
-from zoo.data.files import Fingerprint
-from zoo.data.folder import read_splits
+from zoo.data.doctor import (
+    Begun,
+    Examined,
+    examine_files,
+    examined_store,
+    verdict,
+    warn_of,
+)
+from zoo.data.folder import read_splits, said_left_out
+from zoo.data.scan import Verdict
 from zoo.data.split import Splits
 from zoo.engine.events import Listener, Note
 from zoo.errors import SizeError, WeightsUnavailableError
@@ -63,18 +70,22 @@ def read_data(recipe: Recipe, listen: Listener, begun: Begun | None = None) -> S
     examined: dict[Path, Examined] = {}
     with examined_store() as known:
 
-        def scan(files: Sequence[Path]) -> dict[Path, Fingerprint | str]:
+        def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
             remembered = known if recipe.cache_size else None
             examined.update(examine_files(files, remembered, begun=begun))
-            return {file: examined[file].problem or examined[file].fingerprint for file in files}
+            return {file: verdict(file, examined[file]) for file in files}
 
         splits = read_splits(
-            data, val_split=recipe.val_split, seed=recipe.seed, strict=recipe.strict, scan=scan
+            data,
+            val_split=recipe.val_split,
+            seed=recipe.seed,
+            strict=recipe.strict,
+            follow_links=recipe.follow_links,
+            scan=scan,
         )
-    for problem in (*splits.notes, *splits.unreadable):
+    problems = said_left_out(splits.unreadable, splits.misnamed, splits.links)
+    for problem in (*splits.notes, *problems):
         listen(Note(text=problem, warning=True))
-    if splits.unreadable:
-        listen(Note(text=f"{len(splits.unreadable)} unreadable images left out", warning=True))
     for finding in warn_of(splits, examined, data):
         listen(Note(text=finding, warning=True))
     return replace(splits, examined=tuple(examined.values()))

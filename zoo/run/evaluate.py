@@ -12,7 +12,10 @@ from torch import nn
 
 from zoo.data.bases import Bases
 from zoo.data.demo import demo_splits
-from zoo.data.folder import read_labelled, read_splits, split_folders
+from zoo.data.extensions import Misnamed
+from zoo.data.folder import read_labelled, read_splits
+from zoo.data.layout import is_val_name, left_out, split_folders
+from zoo.data.links import Link, describe, reach_of
 from zoo.data.split import Splits, names_sha256
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
@@ -46,6 +49,8 @@ class Evaluation:
         confusion: `confusion[i][j]`: images of class i that were taken for class j.
         notes: What was passed over.
         unreadable: What was wrong with each image that was left out.
+        misnamed: Images that were left out for their extension.
+        links: Links that were left out.
     """
 
     source: str
@@ -56,6 +61,8 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
     unreadable: tuple[str, ...]
+    misnamed: tuple[Misnamed, ...]
+    links: tuple[Link, ...]
 
 
 def evaluate(
@@ -65,6 +72,7 @@ def evaluate(
     *,
     split: Split = "val",
     strict: bool = False,
+    follow_links: bool = False,
 ) -> Evaluation:
     """Evaluate a classifier.
 
@@ -75,14 +83,16 @@ def evaluate(
         split: `val`: what training held out, if it is the folder the run was trained on; else the
             folder's val (or valid, validation, test) subfolder if it has one beside train; else all
             of it. `all`: every class folder of `data` itself.
-        strict: Make an unreadable image an error.
+        strict: Make what would be left out an error: unreadable images, wrong extensions, links.
+        follow_links: Follow links that lead out of the data folder too; of the folder that the run
+            was trained on it does so if training did.
 
     Raises:
         DataError: No folder, no images, or classes that the model lacks.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    splits, source = _images(info, data, split, strict)
+    splits, source = _images(info, data, split, strict=strict, follow_links=follow_links)
     labels = [sample.label for sample in splits.val]
     bases = Bases(splits.val, eval_transform(info.preprocess).prepare)
     logits = predict_logits(model, eval_batches(bases), info.preprocess)
@@ -112,10 +122,14 @@ def evaluate(
         ),
         notes=splits.notes,
         unreadable=splits.unreadable,
+        misnamed=splits.misnamed,
+        links=splits.links,
     )
 
 
-def _images(info: ModelInfo, data: Path | None, split: Split, strict: bool) -> tuple[Splits, str]:
+def _images(
+    info: ModelInfo, data: Path | None, split: Split, *, strict: bool, follow_links: bool
+) -> tuple[Splits, str]:
     """The images meant, as val, and which they are in words."""
     recipe = info.recipe
     if split not in get_args(Split):
@@ -131,19 +145,41 @@ def _images(info: ModelInfo, data: Path | None, split: Split, strict: bool) -> t
             return replace(splits, val=splits.train + splits.val), "all of the demo's digits"
         return splits, f"the demo's digits, the {recipe.val_split:.0%} that training held out"
     root = data if data is not None else Path(str(recipe.data))
-    if split == "all":
-        return read_labelled(root, info.class_names, strict=strict), f"all of {root}"
-    if recipe.data is not None and os.path.realpath(root) == os.path.realpath(recipe.data):
-        return _held_out(info, root, strict)
-    train_dir, val_dir, _ = split_folders(root)
-    folder = val_dir or train_dir
-    return read_labelled(folder, info.class_names, strict=strict), f"all of {folder}"
+    own = recipe.data is not None and os.path.realpath(root) == os.path.realpath(recipe.data)
+    follow_links = follow_links or (own and recipe.follow_links)
+    if own and split == "val":
+        return _held_out(info, root, strict=strict, follow_links=follow_links)
+    folder = root
+    astray: tuple[Link, ...] = ()
+    if split == "val":
+        layout = split_folders(root, reach_of(root, follow_links=follow_links))
+        of_val = [link for link in layout.links if is_val_name(link.path)]
+        if layout.val is None and of_val:
+            raise DataError(f"no val images in {root}{left_out(describe(of_val))}")
+        folder, astray = layout.val or layout.train, layout.links
+    splits = read_labelled(
+        folder,
+        info.class_names,
+        root=root,
+        astray=astray,
+        strict=strict,
+        follow_links=follow_links,
+    )
+    return splits, f"all of {folder}"
 
 
-def _held_out(info: ModelInfo, root: Path, strict: bool) -> tuple[Splits, str]:
+def _held_out(
+    info: ModelInfo, root: Path, *, strict: bool, follow_links: bool
+) -> tuple[Splits, str]:
     """What training held out of `root`, found again by the recipe."""
     recipe = info.recipe
-    splits = read_splits(root, val_split=recipe.val_split, seed=recipe.seed, strict=strict)
+    splits = read_splits(
+        root,
+        val_split=recipe.val_split,
+        seed=recipe.seed,
+        strict=strict,
+        follow_links=follow_links,
+    )
     if splits.class_names != info.class_names:
         raise DataError(
             f"{root} has other classes than when the run was trained on it: "

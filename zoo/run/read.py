@@ -108,11 +108,18 @@ class Run:
         ]
 
     def evaluate(
-        self, data: str | Path | None = None, *, split: Split = "val", strict: bool = False
+        self,
+        data: str | Path | None = None,
+        *,
+        split: Split = "val",
+        strict: bool = False,
+        follow_links: bool = False,
     ) -> Evaluation:
         """Measure accuracy on labelled images; see `zoo.run.evaluate.evaluate`."""
         where = None if data is None else expand(data)
-        return evaluate(self.model, self.info, where, split=split, strict=strict)
+        return evaluate(
+            self.model, self.info, where, split=split, strict=strict, follow_links=follow_links
+        )
 
 
 def load(path: str | Path, *, device: str = "auto") -> Run:

@@ -2,7 +2,7 @@
 
 from zoo.data.doctor.brief import warn_of
 from zoo.data.doctor.checking import Report, check_data
-from zoo.data.doctor.examine import Begun, Examined, examine_files, examining
+from zoo.data.doctor.examine import Begun, Examined, examine_files, examining, verdict
 from zoo.data.doctor.findings import Finding
 from zoo.data.doctor.memory import examined_store, remember
 
@@ -16,5 +16,6 @@ __all__ = [
     "examined_store",
     "examining",
     "remember",
+    "verdict",
     "warn_of",
 ]

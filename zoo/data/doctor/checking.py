@@ -27,9 +27,9 @@ class Report:
 
     Attributes:
         root: The folder, as it was given.
-        counts: Readable images by class by split: `train` and `val`, or `""` where zoo is to split.
-        modes: Readable images by Pillow's colour mode.
-        formats: Readable images by Pillow's format.
+        counts: Usable images by class by split: `train` and `val`, or `""` where zoo is to split.
+        modes: Usable images by Pillow's colour mode.
+        formats: Usable images by Pillow's format.
         findings: The worst first.
         not_remembered: Why what was found could not be kept; empty if it was.
     """
@@ -43,7 +43,7 @@ class Report:
 
     @property
     def images(self) -> int:
-        """How many images are readable."""
+        """How many images are usable."""
         return sum(sum(of_split.values()) for of_split in self.counts.values())
 
     @property
@@ -62,22 +62,34 @@ class Checked:
     comparison: Comparison
 
 
-def check_data(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Report:
+def check_data(
+    path: str | Path,
+    *,
+    follow_links: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Look for what is wrong with a data folder before it is trained on.
 
     Args:
         path: A folder as `zoo finetune --data` takes it.
+        follow_links: Follow links that lead out of the folder too.
         progress: Told (done, all) of the image files as they are examined.
 
     Raises:
         DataError: It can't be listed, or no class folder has a file named as an image.
     """
-    return checked(Path(path).expanduser(), progress=progress).report
+    root = Path(path).expanduser()
+    return checked(root, follow_links=follow_links, progress=progress).report
 
 
-def checked(root: Path, *, progress: Callable[[int, int], None] | None = None) -> Checked:
+def checked(
+    root: Path,
+    *,
+    follow_links: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checked:
     """As `check_data`, with what it was found from."""
-    listing = list_data(root)
+    listing = list_data(root, follow_links=follow_links)
     examined, not_remembered = _examined([image.file for image in listing.images], progress)
     photos = tuple(
         Photo(
@@ -96,7 +108,7 @@ def checked(root: Path, *, progress: Callable[[int, int], None] | None = None) -
         *of_comparison(comparison, flat="" in counts),
         *of_listing(listing),
     ]
-    good = [photo.examined for photo in photos if not photo.examined.problem]
+    good = [photo.examined for photo in photos if photo.used]
     report = Report(
         root=str(root),
         counts=counts,

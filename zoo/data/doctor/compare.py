@@ -9,6 +9,7 @@ import numpy as np
 
 from zoo.data.doctor.examine import HASH_SIZE, Examined
 from zoo.data.doctor.hamming import close_pairs
+from zoo.data.extensions import misnamed
 
 #: Images look the same if their hashes differ in at most so many of 256 bits (docs/data.md).
 CLOSE = 30
@@ -29,6 +30,17 @@ class Photo:
     label: str
     split: str
     examined: Examined
+
+    @property
+    def misnamed(self) -> bool:
+        """Whether it is an image of another format than its extension says."""
+        form = self.examined.format
+        return not self.examined.problem and misnamed(self.path, form) is not None
+
+    @property
+    def used(self) -> bool:
+        """Whether training uses it."""
+        return not (self.examined.problem or self.misnamed)
 
 
 Group = tuple[Photo, ...]
@@ -59,7 +71,10 @@ class Comparison:
 
 
 def compare(photos: Sequence[Photo]) -> Comparison:
-    """Find the images that are the same, or look the same; unreadable ones are passed over."""
+    """Find the images that are the same, or look the same; unreadable ones are passed over.
+
+    Those of a wrong extension are not: renamed, they will be used.
+    """
     readable = sorted((p for p in photos if not p.examined.problem), key=lambda p: p.path)
     conflicts: list[Group] = []
     leaks: list[Group] = []

@@ -15,9 +15,11 @@ from PIL import Image
 
 from zoo.cache import Store
 from zoo.data.doctor.memory import examined_store, file_key, recall
+from zoo.data.extensions import misnamed
 from zoo.data.files import Fingerprint, fingerprint
-from zoo.data.folder import images_in
 from zoo.data.image import decoded, open_image
+from zoo.data.layout import images_in
+from zoo.data.scan import Verdict
 from zoo.errors import DataError
 
 #: A hash has that many rows and columns of bits.
@@ -87,7 +89,8 @@ def examining(folder: Path, *, remembered: bool) -> Iterator[Begun]:
 
     def examine() -> dict[Path, Examined]:
         try:
-            files = images_in(folder)
+            # Where links lead, and whether that counts, is seen to later.
+            files = [file for file in images_in(folder) if not file.is_symlink()]
         except DataError:
             return {}
         with examined_store() as known:
@@ -130,6 +133,18 @@ def examine_files(
             if progress:
                 progress(len(found))
     return {file: found[file] for file in keys}
+
+
+def verdict(path: Path, examined: Examined) -> Verdict:
+    """What a file holds, or why it can't be used.
+
+    Its extension is judged here, each time, so that a rename or another zoo finds no old judgement.
+
+    Args:
+        path: The file.
+        examined: What is known of it.
+    """
+    return examined.problem or misnamed(path, examined.format) or examined.fingerprint
 
 
 def _examine(path: Path, key: bytes) -> Examined:

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image
-
 from zoo.data.doctor.compare import Comparison, Group, Photo
 
 Severity = Literal["error", "warning", "note"]
@@ -114,7 +112,7 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
 
 def of_images(photos: Sequence[Photo]) -> list[Finding]:
     """Findings about what single images are like, and how many each class has."""
-    good = [photo for photo in photos if not photo.examined.problem]
+    good = [photo for photo in photos if photo.used]
     listed = (
         _listed(
             "unreadable",
@@ -122,6 +120,13 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             "{} can't be read",
             [photo for photo in photos if photo.examined.problem],
             "training leaves them out; replace them, or have --fix-to leave them out",
+        ),
+        _listed(
+            "wrong-extension",
+            "error",
+            "{} {is_are} of another format than the extension says",
+            [photo for photo in photos if photo.misnamed],
+            "training leaves them out; rename them, or have --fix-to write them as what they are",
         ),
         imbalance(good),
         _listed(
@@ -137,13 +142,6 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             f"{{}} {{has_have}} more than {HUGE // 1_000_000} million pixels",
             [p for p in good if p.examined.width * p.examined.height > HUGE],
             "make smaller copies: decoding these takes longer than training on them",
-        ),
-        _listed(
-            "wrong-extension",
-            "note",
-            "{} {is_are} of another format than the extension says",
-            [photo for photo in good if _misnamed(photo)],
-            "nothing for zoo, which looks at the content; other software may refuse them",
         ),
         _modes(good),
     )
@@ -209,13 +207,6 @@ def _listed(
 ) -> Finding | None:
     """A finding on images one by one, if there are any."""
     return _finding(kind, severity, text, [(photo,) for photo in photos], len(photos), advice)
-
-
-def _misnamed(photo: Photo) -> bool:
-    extension = photo.path.rpartition(".")[2].lower()
-    named = Image.registered_extensions().get(f".{extension}", "")
-    # Phones write MPO, a JPEG with a second picture behind it, as .jpg.
-    return len({"JPEG" if form == "MPO" else form for form in (named, photo.examined.format)}) > 1
 
 
 def _modes(photos: Sequence[Photo]) -> Finding | None:

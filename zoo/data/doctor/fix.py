@@ -14,6 +14,9 @@ from pathlib import Path, PurePosixPath
 from zoo.data.doctor.checking import Checked
 from zoo.data.doctor.compare import Comparison, Photo
 from zoo.data.doctor.listing import LEFT_OUT
+from zoo.data.doctor.rename import Renamed, rename
+from zoo.data.extensions import extension_of
+from zoo.data.links import refused_link
 from zoo.errors import DataError
 
 
@@ -42,11 +45,13 @@ class Fixed:
         path: Its folder.
         files: How many files it has, beside `left-out.json`.
         left_out: What it lacks.
+        renamed: Which images have the extension of what they hold.
     """
 
     path: Path
     files: int
     left_out: tuple[LeftOut, ...]
+    renamed: tuple[Renamed, ...]
 
 
 def check_target(root: Path, target: Path) -> Path:
@@ -73,8 +78,9 @@ def fix(checked: Checked, target: Path) -> Fixed:
     Unreadable images and all copies of an image in several classes are left out. Of images that
     are the same within a class one remains. Images of train that are the same as one of val, or
     look the same, are left out, so that val stays what it was. All other files are copied as they
-    are, with their times; links are followed. The folder itself is only read. `target` appears
-    when the copy is whole and on disk.
+    are, with their times, images of a wrong extension under the one of what they hold. Links are
+    followed as the check followed them. The folder itself is only read. `target` appears when the
+    copy is whole and on disk.
 
     Raises:
         DataError: `target` can't be used or written, or a file can't be copied; nothing is left.
@@ -82,30 +88,45 @@ def fix(checked: Checked, target: Path) -> Fixed:
     root = checked.listing.root
     place = check_target(root, target)
     left_out = decide(checked.photos, checked.comparison)
-    files, links = _files(checked)
-    for path in links:
-        reason = "a link to a folder; of that only the images that training uses are copied"
-        left_out.append(LeftOut(path=path, kind="link", reason=reason))
+    files, folder_links = _files(checked)
     lacking = {each.path for each in left_out}
     # What is named as an image and is a folder is left out with all that is in it.
     files = [p for p in files if not lacking & {p, *map(str, PurePosixPath(p).parents)}]
-    for path in [path for path in files if not (root / path).is_file()]:
-        reason = "no regular file, nor a link to one"
-        left_out.append(LeftOut(path=path, kind="no-file", reason=reason))
-        files.remove(path)
+    for path in folder_links:
+        reason = "a link to a folder; of that only the images that training uses are copied"
+        astray = _astray(path, checked)
+        left_out.append(astray or LeftOut(path=path, kind="link", reason=reason))
+    kept = []
+    for path in files:
+        astray = _astray(path, checked)
+        if astray is not None:
+            left_out.append(astray)
+        elif not (root / path).is_file():
+            reason = "no regular file, nor a link to one"
+            left_out.append(LeftOut(path=path, kind="no-file", reason=reason))
+        else:
+            kept.append(path)
+    files = kept
+    copied = set(files)
+    # A name of what is left out, or of a folder, would mislead.
+    taken = {each.path for each in left_out} | copied
+    taken |= {str(folder) for path in taken for folder in PurePosixPath(path).parents}
+    renamed = rename([photo for photo in checked.photos if photo.path in copied], taken)
+    names = {each.path: each.name for each in renamed}
     with _appearing(place, target) as beside:
         _check_room(root, files, beside, target)
         for path in files:
-            copy = beside / path
+            copy = beside / names.get(path, path)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / path, copy)
         report = {
             "copy_of": str(root.resolve()),
             "files": len(files),
             "left_out": [asdict(each) for each in left_out],
+            "renamed": [asdict(each) for each in renamed],
         }
         (beside / LEFT_OUT).write_text(json.dumps(report, indent=2), encoding="utf-8")
-    return Fixed(path=target, files=len(files), left_out=tuple(left_out))
+    return Fixed(path=target, files=len(files), left_out=tuple(left_out), renamed=tuple(renamed))
 
 
 def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
@@ -115,6 +136,13 @@ def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
         for photo in photos
         if photo.examined.problem
     }
+    for photo in photos:
+        if photo.misnamed and not extension_of(photo.examined.format):
+            left_out[photo.path] = LeftOut(
+                path=photo.path,
+                kind="wrong-extension",
+                reason=f"it holds {photo.examined.format}, which has no extension of its own",
+            )
 
     def leave_out(photo: Photo, others: tuple[Photo, ...], kind: str, reason: str) -> None:
         left_out.setdefault(
@@ -157,6 +185,20 @@ def _files(checked: Checked) -> tuple[list[str], list[str]]:
         files.update((below / name).as_posix() for name in names)
         links += [(below / n).as_posix() for n in folders if (root / below / n).is_symlink()]
     return sorted(files - {LEFT_OUT}), sorted(links)
+
+
+def _astray(path: str, checked: Checked) -> LeftOut | None:
+    """Why a link is not copied as what it leads to; None if it is, or is no link."""
+    listing = checked.listing
+    if not (listing.root / path).is_symlink():
+        return None
+    link = refused_link(listing.root / path, listing.reach)
+    if link is None or link.leads == "nowhere":  # Of nothing it is said that it is no file.
+        return None
+    if link.leads == "circle":
+        return LeftOut(path=path, kind="broken-links", reason="a link that leads in a circle")
+    reason = f"a link out of the folder, to {link.target}; --follow-links copies that"
+    return LeftOut(path=path, kind="outside-links", reason=reason)
 
 
 def _check_room(root: Path, files: list[str], beside: Path, target: Path) -> None:

@@ -18,10 +18,10 @@ _DEVICES = frozenset(
 
 
 def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[str, int]]:
-    """Readable images by split and class, 0 for class folders without any."""
+    """Usable images by split and class, 0 for class folders without any."""
     counts = {split: dict.fromkeys(names, 0) for split, names in listing.folders.items()}
     for photo in photos:
-        if not photo.examined.problem:
+        if photo.used:
             counts[photo.split][photo.label] = counts[photo.split].get(photo.label, 0) + 1
     return {split: dict(sorted(of_split.items())) for split, of_split in counts.items()}
 
@@ -72,7 +72,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
             _names(
                 "empty-classes",
                 "warning",
-                f"{many(len(empty), 'folder')} without a readable image",
+                f"{many(len(empty), 'folder')} without a usable image",
                 empty,
                 "no classes to zoo; fill or delete them",
             )
@@ -82,7 +82,23 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
 
 def of_listing(listing: Listing) -> list[Finding]:
     """Findings about what training does not use."""
+    outside = [link.path for link in listing.links if link.leads == "out"]
+    broken = [link.path for link in listing.links if link.leads != "out"]
     kinds: tuple[tuple[str, Severity, str, list[str], str], ...] = (
+        (
+            "outside-links",
+            "error",
+            f"{_links(len(outside))} out of the folder",
+            outside,
+            "training leaves out what they lead to; copy that here, or follow it: --follow-links",
+        ),
+        (
+            "broken-links",
+            "warning",
+            f"{_links(len(broken))} nowhere or in a circle",
+            broken,
+            "training leaves them out; delete them, or make them lead to what was meant",
+        ),
         (
             "nested",
             "warning",
@@ -178,6 +194,10 @@ def _training(counts: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
 def _extensions(paths: Sequence[str]) -> str:
     kinds = Counter(PurePosixPath(p).suffix.lower() or "no extension" for p in paths)
     return ": " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
+
+
+def _links(count: int) -> str:
+    return f"{many(count, 'link')} lead{'s' if count == 1 else ''}"
 
 
 def _classes(count: int) -> str:

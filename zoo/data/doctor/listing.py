@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from zoo.data.files import is_hidden as is_hidden_by_zoo
 from zoo.data.files import shown
-from zoo.data.folder import class_images, split_folders, visible_folders
 from zoo.data.image import is_image_name
+from zoo.data.layout import class_images, split_folders, visible_folders
+from zoo.data.links import Link, Reach, reach_of
 from zoo.errors import DataError
 
 #: In a clean copy of a folder: what was left out of it, and why.
@@ -35,6 +36,7 @@ class Listing:
 
     Attributes:
         root: The folder.
+        reach: How far it reaches.
         images: The images of class folders.
         folders: Class folders, also those without an image, by split (`""`: zoo is still to split).
         nested: Images deeper than in a class folder, where they are not searched.
@@ -42,9 +44,11 @@ class Listing:
         unused: Images of folders beside train and val.
         hidden: Hidden files and folders, and what systems leave behind.
         others: Files that are not named as images.
+        links: Links that are not followed, where training would use what they lead to.
     """
 
     root: Path
+    reach: Reach
     images: tuple[Listed, ...]
     folders: dict[str, tuple[str, ...]]
     nested: list[str] = field(default_factory=list)
@@ -52,6 +56,7 @@ class Listing:
     unused: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    links: tuple[Link, ...] = ()
 
 
 def is_hidden(name: str) -> bool:
@@ -59,25 +64,40 @@ def is_hidden(name: str) -> bool:
     return is_hidden_by_zoo(name) or name.lower() in _SYSTEM
 
 
-def list_data(root: Path) -> Listing:
+def list_data(root: Path, *, follow_links: bool = False) -> Listing:
     """List a data folder as `read_splits` sees it.
+
+    Args:
+        root: The folder.
+        follow_links: Follow links that lead out of it too.
 
     Raises:
         DataError: No folder, no images in class folders, or a folder can't be listed.
     """
-    train_dir, val_dir, _ = split_folders(root)
-    splits = {"": train_dir} if val_dir is None else {"train": train_dir, "val": val_dir}
+    reach = reach_of(root, follow_links=follow_links)
+    layout = split_folders(root, reach)
+    splits = {"train": layout.train, "val": layout.val} if layout.val else {"": layout.train}
+    links = [*layout.links]
     images: list[Listed] = []
     folders: dict[str, tuple[str, ...]] = {}
     for split, split_dir in splits.items():
-        by_class, _ = class_images(split_dir)
+        found = class_images(split_dir, reach)
+        links += found.links
         images += [
             Listed(file=file, path=_below(root, file), label=label, split=split)
-            for label, files in by_class.items()
+            for label, files in found.images.items()
             for file in files
         ]
-        folders[split] = tuple(folder.name for folder in visible_folders(split_dir))
-    listing = Listing(root=root, images=tuple(images), folders=folders)
+        astray = {Path(link.path) for link in found.links}
+        class_dirs = [folder for folder in visible_folders(split_dir) if folder not in astray]
+        folders[split] = tuple(folder.name for folder in class_dirs)
+    listing = Listing(
+        root=root,
+        reach=reach,
+        images=tuple(images),
+        folders=folders,
+        links=tuple(replace(link, path=_below(root, Path(link.path))) for link in links),
+    )
     _sort_the_rest(listing, list(splits.values()))
     return listing
 
@@ -86,14 +106,15 @@ def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
     def refuse(error: OSError) -> None:
         raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
 
-    used = {image.file for image in listing.images}
+    told = {image.file for image in listing.images}
+    told |= {listing.root / LEFT_OUT, *(listing.root / link.path for link in listing.links)}
     for parent, names, files in os.walk(listing.root, onerror=refuse):
         folder = Path(parent)
         hidden = [name for name in (*names, *files) if is_hidden(name)]
         listing.hidden.extend(_below(listing.root, folder / name) for name in hidden)
         names[:] = sorted(name for name in names if not is_hidden(name))
         for file in sorted(folder / name for name in files if not is_hidden(name)):
-            if file not in used and file != listing.root / LEFT_OUT:
+            if file not in told:
                 _kind(listing, file, split_dirs).append(_below(listing.root, file))
 
 

@@ -1,0 +1,162 @@
+"""An image whose extension says another format than it holds: left out of data, but predicted."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import zoo
+from tests.conftest import QUICK, save_photo
+from tests.data.scenes import make_scenes, save, scene, settle
+from zoo.cli import main
+from zoo.data.folder import read_splits
+from zoo.errors import DataError
+
+
+def zoo_(*args, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def photo(form: str, **options) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, form, **options)
+    return file.getvalue()
+
+
+def two_views() -> bytes:
+    return photo("MPO", save_all=True, append_images=[Image.new("RGB", (64, 48))])
+
+
+def read(root: Path, **options):
+    return read_splits(root, val_split=0.2, seed=0, **options)
+
+
+@pytest.fixture
+def root(photos, tmp_path):
+    return shutil.copytree(photos, tmp_path / "data")
+
+
+WRONG = [
+    ("PNG", "x.jpg"),
+    ("JPEG", "x.png"),
+    ("WEBP", "x.jpg"),
+    ("TIFF", "x.JPG"),
+    ("GIF", "x.webp"),
+]
+
+
+@pytest.mark.parametrize(("form", "name"), WRONG)
+def test_an_image_of_another_format_is_named_and_left_out(root, form, name):
+    path = root / "red" / name
+    path.write_bytes(photo(form))
+    splits = read(root)
+    assert len(splits.train) + len(splits.val) == 30
+    assert [(each.path, each.format) for each in splits.misnamed] == [(str(path), form)]
+    assert splits.unreadable == ()
+    with pytest.raises(DataError) as error:
+        read(root, strict=True)
+    assert str(error.value) == (
+        f"1 image of another format than its extension says: {path} is {form}; rename, or "
+        f"zoo data check DIR --fix-to NEW_DIR writes copies with the right extension"
+    )
+
+
+def test_an_extension_of_the_format_or_its_family_is_right(root):
+    right = {
+        "JPEG": ["a.jpg", "b.JPEG", "c.jpe", "d.jfif", "e.mpo"],
+        "PNG": ["a.png", "b.apng"],
+        "TIFF": ["a.tif", "b.tiff"],
+        "PPM": ["a.ppm", "b.pnm", "c.pgm", "d.pbm"],
+        "JPEG2000": ["a.jp2", "b.j2k", "c.jpx"],
+        "BMP": ["a.bmp", "b.dib"],
+        "DIB": ["c.bmp", "d.dib"],
+        "SGI": ["a.sgi", "b.rgb", "c.bw"],
+    }
+    files = [(name, photo(form)) for form, names in right.items() for name in names]
+    files += [("two.jpg", two_views()), ("two.mpo", two_views())]
+    for name, content in files:
+        (root / "red" / name).write_bytes(content)
+    splits = read(root, strict=True)
+    assert len(splits.train) + len(splits.val) == 30 + len(files)
+
+
+@pytest.mark.parametrize("cache_size", [0.0, 1.0])
+def test_finetune_leaves_it_out_with_a_line_or_refuses_with_strict(root, cache_size):
+    for n in range(3):
+        (root / "red" / f"x{n}.jpg").write_bytes(photo("PNG"))
+    settle(root)
+    command = ["finetune", "--data", root, "--backbone", QUICK["backbone"], "--weights", "none"]
+    command += ["--image-size", 32, "--dry-run", "--cache-size", cache_size]
+    said = " ".join(zoo_(*command).output.split())
+    assert "left out: 3 images of another format than their extensions say, such as" in said
+    assert said.count("x0.jpg") == 1
+    assert "--fix-to" in said
+    # Also when what each file holds is remembered.
+    zoo_("data", "check", root, code=1)
+    assert "left out: 3 images" in " ".join(zoo_(*command).output.split())
+    assert "another format" in zoo_(*command, "--strict", code=2).stderr
+
+
+def test_evaluate_leaves_it_out_with_a_line_or_refuses_with_strict(run, root):
+    (root / "red" / "x.jpg").write_bytes(photo("PNG"))
+    command = ["evaluate", run.path, "--data", root]
+    result = zoo_(*command, "--format", "json")
+    assert json.loads(result.stdout)["images"] == 30
+    assert json.loads(result.stdout)["misnamed"] == [
+        {"path": str(root / "red" / "x.jpg"), "format": "PNG"}
+    ]
+    assert "! left out: 1 image of another format" in result.stderr
+    assert "another format" in zoo_(*command, "--strict", code=2).stderr
+
+
+def test_predict_goes_by_the_content(run, root):
+    plain = run.predict(root / "red" / "0.png")[0]
+    renamed = (root / "red" / "0.png").rename(root / "red" / "0.jpg")
+    (misnamed,) = run.predict(renamed)
+    assert misnamed.top == plain.top
+    listed = json.loads(zoo_("predict", run.path, root / "red", "--format", "json").stdout)
+    assert len(listed) == 10
+
+
+def test_data_check_does_not_count_it_and_a_class_of_such_alone_is_none(tmp_path):
+    root = make_scenes(tmp_path / "flat", 4)
+    for n in range(3):
+        save(scene(60 + n), root / "wasps" / f"{n}.jpg", format="PNG")
+    report = zoo.check_data(root)
+    assert report.counts == {"": {"ants": 4, "bees": 4, "wasps": 0}}
+    assert report.images == 8
+    assert report.serious
+    assert {finding.kind for finding in report.findings} == {"wrong-extension", "empty-classes"}
+    splits = read(root)
+    assert splits.class_names == ("ants", "bees")
+    assert len(splits.misnamed) == 3
+
+
+def test_where_too_little_remains_the_error_says_why(tmp_path):
+    for n in range(4):
+        save_photo(tmp_path / "data" / "red" / f"{n}.png", (200, 40, 40), n)
+        blue = save_photo(tmp_path / "data" / "blue" / f"{n}.png", (40, 40, 200), n)
+        blue.rename(blue.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"one class only \(red\).*\n  left out: 4 images of"):
+        read(tmp_path / "data")
+    (tmp_path / "data" / "red").rename(tmp_path / "red")
+    with pytest.raises(DataError, match=r"no readable images in .*\n  left out: 4 images of"):
+        read(tmp_path / "data")
+
+
+def test_a_renamed_image_is_judged_anew(tmp_path):
+    root = make_scenes(tmp_path / "flat", 4)
+    path = save(scene(60), root / "ants" / "a.jpg", format="PNG")
+    settle(root)
+    assert [f.kind for f in zoo.check_data(root).findings] == ["wrong-extension"]
+    assert [f.kind for f in zoo.check_data(root).findings] == ["wrong-extension"]
+    path.rename(path.with_suffix(".png"))
+    assert zoo.check_data(root).findings == ()
