@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from zoo.plugins import backbones
     from zoo.recipe import Recipe
     from zoo.run.read import Prediction, Run, load
-    from zoo.run.verify import Finding, verify
+    from zoo.verifying import verify
+    from zoo.verifying.finding import Finding
 
 __all__ = [
     "Backbone",
@@ -66,8 +67,8 @@ _HOME = {
     "Prediction": "zoo.run.read",
     "Run": "zoo.run.read",
     "load": "zoo.run.read",
-    "Finding": "zoo.run.verify",
-    "verify": "zoo.run.verify",
+    "Finding": "zoo.verifying.finding",
+    "verify": "zoo.verifying",
     "finetune": "zoo.finetuning",
     "resume": "zoo.finetuning",
 }

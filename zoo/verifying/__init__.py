@@ -1,0 +1,67 @@
+"""Check everything that a run folder holds, without running or changing any of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from zoo.errors import RunError
+from zoo.files import expand
+from zoo.run.checkpoint import CHECKPOINT
+from zoo.run.write import MODEL, ModelInfo
+from zoo.verifying.checkpoint import check_checkpoint, goes_on, not_yet
+from zoo.verifying.files import CHECKS, check_file
+from zoo.verifying.finding import Finding, broken, odd
+from zoo.verifying.model import check_model
+from zoo.verifying.strangers import MOST_FILES, about
+from zoo.weights.reading import is_file
+
+#: How each folder that a run may hold is checked, if it is there: given its path and what the model
+#: file says, if anything, the check gives a finding a file.
+FOLDERS: dict[str, Callable[[Path, ModelInfo | None], list[Finding]]] = {
+    CHECKPOINT: check_checkpoint,
+}
+
+
+def verify(path: str | Path) -> tuple[Finding, ...]:
+    """Check a run: that each file is there, whole, and agrees with the others.
+
+    model.safetensors is checked against the SHA-256s that it holds, of its tensors and of its
+    header, and the other files against what it says. Files that zoo didn't write are named; those
+    that could run code, and links that lead out of the folder, are wrong.
+
+    Args:
+        path: A run folder, or a model.safetensors alone.
+
+    Raises:
+        RunError: There is neither, or it can't be looked at.
+    """
+    path = expand(path)
+    if is_file(path):
+        return (check_model(path)[0],)
+    try:
+        if not path.is_dir():
+            raise RunError(f"no run at {path}: there is no such folder or file")
+        others = list(itertools.islice(path.iterdir(), MOST_FILES))
+    except OSError as error:
+        raise RunError(f"can't look into {path}: {error.strerror}") from error
+    file = path / MODEL
+    found, info = (broken(file), None) if odd(path, file) else check_model(file)
+    findings = [found, *(check_file(path, name, info) for name in CHECKS)]
+    if goes_on(path):
+        findings = [not_yet(f) if not os.path.lexists(path / f.file) else f for f in findings]
+    looked_at = itertools.count(1)
+    for other in sorted(p for p in others if p.name not in (MODEL, *CHECKS)):
+        if other.name in FOLDERS and other.is_dir() and not other.is_symlink():
+            findings += FOLDERS[other.name](other, info)
+        else:
+            strangers = about(path, other, looked_at)
+            findings += [Finding(file=f, state=s, detail=d) for f, s, d in strangers]
+    if next(looked_at) > MOST_FILES:
+        text = (
+            f"more than {MOST_FILES} files and folders that are not zoo's; none more is looked at"
+        )
+        findings.append(Finding(file=".", state="wrong", detail=text))
+    return tuple(findings)
