@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -49,7 +49,9 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(path)
         _sync_folder(path.parent)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        # Where the folder can't be written any more it stays; what went wrong is what to say.
+        with suppress(OSError):
+            beside.unlink()
         raise
 
 

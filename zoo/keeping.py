@@ -6,6 +6,7 @@ it, and are made again from it where a run was killed between the two.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Mapping
@@ -167,7 +168,8 @@ class Keeper:
         if not self._main:
             return ""
         lines = []
-        if (self._folder / MODEL).exists():
+        # What ended the run may be that nothing there can be read.
+        with contextlib.suppress(RunError):
             info = read_info(self._folder / MODEL)
             lines.append(
                 f"kept the best so far in {self._folder}: {info.stage}, {info.val_accuracy:.2%}"

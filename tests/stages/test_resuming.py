@@ -336,7 +336,7 @@ def test_a_checkpoint_holds_tensors_and_json_alone(photos):
     assert Path("run/checkpoint/last.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_a_line_and_earlier_work_intact(photos):
+def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_intact(photos):
     fields = {**start(train="finetune", epochs=2), "data": photos, "checkpoint_every": 1}
     undisturbed = zoo.finetune(out="undisturbed", **fields)
     size = Path("undisturbed/model.safetensors").stat().st_size
@@ -346,7 +346,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_line_and_earlier_work_intact(p
         if isinstance(event, StepEnd):
             steps.append(event)
             if len(steps) == 4:
-                # No file may grow beyond that any more: what writing to a full disk is like.
+                # No file may grow beyond that any more.
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -388,21 +388,6 @@ def test_a_process_killed_while_safetensors_writes_leaves_nothing_for_good(photo
     assert [p for p in Path("run/checkpoint").iterdir() if p.name.startswith(".tmp")]
     check_equal(zoo.resume("run"), undisturbed)
     check_whole("run")
-
-
-def test_a_run_folder_that_can_not_be_written_any_more_is_said(photos):
-    fields = {**start(train="finetune", epochs=2), "data": photos}
-
-    def listen(event):
-        if isinstance(event, EpochEnd):
-            Path("run/checkpoint").rename("away")
-            Path("run/checkpoint").write_text("in its place")
-
-    with pytest.raises(RunError, match="can't write run/checkpoint"):
-        zoo.finetune(out="run", **fields, listen=listen)
-    Path("run/checkpoint").unlink()
-    Path("away").rename("run/checkpoint")
-    assert zoo.resume("run").info.epoch
 
 
 def test_no_room_for_checkpoints_is_said_before_training(photos, monkeypatch):

@@ -135,7 +135,7 @@ def _with_room(
     if not needed:
         return store
     if store.blocked is not None:
-        listen(Note(text=f"{kind} are not cached: {store.blocked}"))
+        listen(Note(text=f"{kind} are not cached in {store.path}: {store.blocked}"))
     elif store.reserve(needed, int(recipe.cache_size * _GIGABYTE)):
         return store
     else:

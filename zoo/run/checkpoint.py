@@ -96,15 +96,18 @@ def read_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
     Raises:
         RunError: There is none, it is damaged, or another zoo's.
     """
-    path = folder / CHECKPOINT / name
-    if not is_file(path):
+    if not _is_there(folder / CHECKPOINT / name):
         raise RunError(f"no run to go on with at {folder}: there is no {CHECKPOINT}/{name}")
-    return _read(path)
+    return _read(folder / CHECKPOINT / name)
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one in the run folder."""
-    return is_file(folder / CHECKPOINT / LAST)
+    """Whether there is one in the run folder.
+
+    Raises:
+        RunError: There is no right to see that.
+    """
+    return _is_there(folder / CHECKPOINT / LAST)
 
 
 @contextmanager
@@ -137,16 +140,34 @@ def holding(folder: Path, *, patience: float = 0) -> Iterator[None]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Take away files that a killed process was writing; the folder is held."""
-    for place in (folder, folder / CHECKPOINT):
-        for left in place.iterdir() if place.is_dir() else ():
-            if is_unfinished(left):
-                left.unlink(missing_ok=True)
+    """Take away files that a killed process was writing; the folder is held.
+
+    Raises:
+        RunError: They can't be looked for, or taken away.
+    """
+    try:
+        for place in (folder, folder / CHECKPOINT):
+            for left in place.iterdir() if place.is_dir() else ():
+                if is_unfinished(left):
+                    left.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"can't use the run folder {folder}: {error.strerror}") from error
 
 
 def is_unfinished(path: Path) -> bool:
     """Whether it is a file of a run that was being written when its process was killed."""
     return bool(_UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except PermissionError as error:
+        # As if there were none would have another run begun.
+        raise RunError(f"can't look at {path}: {error.strerror}") from error
+    except (OSError, ValueError):
+        return False
+    return is_file(path)
 
 
 def _read(path: Path) -> Checkpoint:
@@ -155,7 +176,9 @@ def _read(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as content:
             details = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise RunError(f"can't read {path}: {error.strerror or clip(str(error))}") from error
+    except (SafetensorError, ValueError) as error:
         raise RunError(f"{path} is no readable checkpoint: {clip(str(error))}") from error
     if details.get("zoo_checkpoint") != FORMAT:
         raise RunError(f"{path} is no checkpoint that this zoo reads")

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import nn
@@ -104,14 +104,18 @@ def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Iterator[Path
 
 
 def remove_traces(folder: Path) -> None:
-    """Take away what this run has put into its folder, and the folder; no model came to be."""
-    for name in (RECIPE, METRICS, CONFIG, CARD):
-        (folder / name).unlink(missing_ok=True)
-    for name in (LAST, DATA, LOCK):
-        (folder / CHECKPOINT / name).unlink(missing_ok=True)
-    for place in (folder / CHECKPOINT, folder):
-        if place.is_dir() and not any(place.iterdir()):
-            place.rmdir()
+    """Take away what this run has put into its folder, and the folder; no model came to be.
+
+    Where that can't be done it stays: something else has gone wrong, which is to be said.
+    """
+    with suppress(OSError):
+        for name in (RECIPE, METRICS, CONFIG, CARD):
+            (folder / name).unlink(missing_ok=True)
+        for name in (LAST, DATA, LOCK):
+            (folder / CHECKPOINT / name).unlink(missing_ok=True)
+        for place in (folder / CHECKPOINT, folder):
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
 
 
 def _default_folders(recipe: Recipe) -> Iterator[Path]:

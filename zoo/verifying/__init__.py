@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zoo.errors import RunError
@@ -13,7 +13,7 @@ from zoo.run.checkpoint import CHECKPOINT
 from zoo.run.write import MODEL, ModelInfo
 from zoo.verifying.checkpoint import check_checkpoint, goes_on, not_yet
 from zoo.verifying.files import CHECKS, check_file
-from zoo.verifying.finding import Finding, broken, odd
+from zoo.verifying.finding import Finding, broken, closed, odd
 from zoo.verifying.model import check_model
 from zoo.verifying.strangers import MOST_FILES, about
 from zoo.weights.reading import is_file
@@ -54,14 +54,23 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
         findings = [not_yet(f) if not os.path.lexists(path / f.file) else f for f in findings]
     looked_at = itertools.count(1)
     for other in sorted(p for p in others if p.name not in (MODEL, *CHECKS)):
-        if other.name in FOLDERS and other.is_dir() and not other.is_symlink():
-            findings += FOLDERS[other.name](other, info)
-        else:
-            strangers = about(path, other, looked_at)
-            findings += [Finding(file=f, state=s, detail=d) for f, s, d in strangers]
+        findings += _other(path, other, info, looked_at)
     if next(looked_at) > MOST_FILES:
         text = (
             f"more than {MOST_FILES} files and folders that are not zoo's; none more is looked at"
         )
         findings.append(Finding(file=".", state="wrong", detail=text))
     return tuple(findings)
+
+
+def _other(
+    run: Path, other: Path, info: ModelInfo | None, looked_at: Iterator[int]
+) -> list[Finding]:
+    """The findings on a folder of the run's, or on what is none of its own."""
+    try:
+        if other.name in FOLDERS and other.is_dir() and not other.is_symlink():
+            return FOLDERS[other.name](other, info)
+    except OSError as error:
+        return [closed(other.name, error)]
+    strangers = about(run, other, looked_at)
+    return [Finding(file=f, state=s, detail=d) for f, s, d in strangers]

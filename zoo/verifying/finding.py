@@ -31,6 +31,8 @@ def odd(folder: Path, file: Path) -> str:
     """Why a file that a run must have is none, or not the folder's own; empty if it is."""
     try:
         kind = file.lstat().st_mode
+    except PermissionError as error:
+        return f"it can't be looked at: {error.strerror}"
     except OSError:
         return "it is missing"
     if (target := leads_out(folder, file)) is not None:
@@ -38,6 +40,11 @@ def odd(folder: Path, file: Path) -> str:
     if stat.S_ISREG(kind) or (stat.S_ISLNK(kind) and is_file(file)):
         return ""
     return "it is no file"
+
+
+def closed(file: str, error: OSError) -> Finding:
+    """The finding on what may not be looked at."""
+    return Finding(file=file, state="wrong", detail=f"it can't be looked at: {error.strerror}")
 
 
 def broken(file: Path) -> Finding:
