@@ -15,13 +15,15 @@ from click.testing import CliRunner
 from safetensors import safe_open
 
 import zoo
-from tests.conftest import QUICK, make_photos, save_photo
+from tests.conftest import QUICK, make_photos, save_photo, write_plugin
 from tests.stages.conftest import flags, start
 from tests.stages.crash import Crash, check_equal, check_whole, crash_at, crashed_and_resumed
 from zoo.cli import main
 from zoo.engine.events import EpochEnd, Note, Progress, StepEnd
 from zoo.errors import RunError, TrainingError
 from zoo.recipe import dump_recipe, make_recipe
+from zoo.run.checkpoint import read_checkpoint
+from zoo.weights import read_state_dict, tensors_sha256
 
 #: With which the tiny network diverges at once, and with a part of which it does not.
 LR_TOO_LARGE = 30.0
@@ -479,10 +481,10 @@ else:
 """
 
 
-def launch(processes, what):
+def launch(processes, what, **env):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes)]
-    return subprocess.run([*command, "launched.py", what], capture_output=True, text=True)
+    command += ["--nproc-per-node", str(processes), "launched.py", what]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
 
 
 @pytest.mark.slow
@@ -520,3 +522,64 @@ def test_copies_may_take_the_place_of_links(photos, tmp_path):
     interrupted(linked, follow_links=True)
     copied = shutil.copytree(photos, tmp_path / "copied")
     zoo.resume("run", data=copied, follow_links=False)
+
+
+#: A network with dropout, for which memory ends once: in the process that the environment names, in
+#: its second step.
+CROWDED = """
+import functools
+import os
+
+import torch
+import zoo
+
+
+@zoo.hookimpl
+def zoo_backbones():
+    import timm
+    import zoo_timm
+
+    name = "test_efficientnet"
+    cfg = timm.get_pretrained_cfg(name)
+    yield zoo_timm.declare(name, cfg, build=functools.partial(build, name), weights=None)
+
+
+def build(name, num_classes, pretrained):
+    import timm
+
+    steps = 0
+
+    def crowd(module, args):
+        nonlocal steps
+        steps += module.training
+        if steps == 2 and module.training and os.environ["RANK"] == os.environ.get("CROWDED"):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    net = timm.create_model(name, drop_rate=0.5, **classes)
+    net.register_forward_pre_hook(crowd)
+    return net
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_had_less_memory_goes_on_in_the_parts_it_had(photos, tmp_path):
+    write_plugin(tmp_path, "zoo-crowded", "crowded", "zoo_crowded", CROWDED)
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    fields = {**QUICK, "backbone": "crowded/test_efficientnet", "train": "finetune", "epochs": 2}
+    fields |= {"batch_size": 4, "checkpoint_every": 1}
+    Path("launched.toml").write_text(dump_recipe(make_recipe(data=photos, **fields)))
+    Path("launched.py").write_text(LAUNCHED)
+    whole = launch(2, "whole", PYTHONPATH=paths, CROWDED="1")
+    assert whole.returncode == 0, whole.stderr
+    assert "4 images at a time: from now on 2 at a time" in whole.stderr
+    assert launch(2, "killed", PYTHONPATH=paths, CROWDED="1").returncode != 0
+    about = read_checkpoint(Path("run")).about
+    assert about["training"]["micro_batches"][1] == 2
+    assert about["training"]["micro_batches"][0] != 2
+    resumed = launch(2, "resume", PYTHONPATH=paths)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "at a time" not in resumed.stderr
+    # The plugin is not installed here.
+    one, other = (read_state_dict(Path(run, "model.safetensors")) for run in ("run", "whole"))
+    assert tensors_sha256(one) == tensors_sha256(other)

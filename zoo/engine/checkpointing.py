@@ -112,6 +112,9 @@ def restore(
         tensor.copy_(given[name])
     for field in dataclasses.fields(TrainingState):
         setattr(state, field.name, getattr(snapshot.state, field.name))
+    # With another number of processes there is nothing better than the main one's.
+    if accelerator is not None and len(state.micro_batches) == accelerator.num_processes:
+        state.micro_batch = state.micro_batches[accelerator.process_index]
     if optimizer is not None:
         parameters = dict(model.named_parameters())
         optimizer.state.clear()

@@ -43,7 +43,9 @@ class TrainingState:
         lr_scale: What the learning rates are multiplied with, besides the schedule.
         rewinds: How often training went back to a checkpoint since the loss was not finite.
         history: What changed the run on its way, a line each.
-        micro_batch: Images whose gradients are computed at a time; None: a whole batch's.
+        micro_batch: Images whose gradients are computed at a time; None: a whole batch's. Of this
+            process, and in a checkpoint of the main one.
+        micro_batches: Of each of several processes, when it was last saved.
     """
 
     probed: bool = False
@@ -60,6 +62,7 @@ class TrainingState:
     rewinds: int = 0
     history: list[str] = field(default_factory=list)
     micro_batch: int | None = None
+    micro_batches: list[int | None] = field(default_factory=list)
 
     def improves(self, accuracy: float, loss: float) -> bool:
         """Whether this is the best epoch so far: by accuracy, between equals by loss."""

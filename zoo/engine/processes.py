@@ -38,6 +38,19 @@ def agree(accelerator: Accelerator, *flags: bool | torch.Tensor) -> list[bool]:
     return [up > 0 for up in accelerator.reduce(raised, reduction="sum").tolist()]
 
 
+def of_each(accelerator: Accelerator, value: int | None) -> list[int | None]:
+    """What each of several processes says, by rank; empty with one process.
+
+    Args:
+        accelerator: Of all of them, each of which calls this.
+        value: Of this process, above 0; or None.
+    """
+    if accelerator.num_processes == 1:
+        return []
+    mine = torch.tensor([value or 0], device=accelerator.device)
+    return [each or None for each in accelerator.gather(mine).tolist()]
+
+
 def make_accelerator(
     device: torch.device, precision: str, *, deterministic: bool = False
 ) -> Accelerator:

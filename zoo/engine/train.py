@@ -17,7 +17,7 @@ from zoo.engine.epoch import TrainingState, rate_of, smaller_rates, train_epoch
 from zoo.engine.events import EpochEnd, Listener, Note
 from zoo.engine.feed import Feed
 from zoo.engine.measure import most_images_per_second, validate
-from zoo.engine.processes import agree
+from zoo.engine.processes import agree, of_each
 from zoo.engine.stopping import StopRequest, deferring
 from zoo.errors import NonFiniteError, Stopped, TrainingError
 from zoo.model.depth import Depths
@@ -109,9 +109,13 @@ def train(
     clock = Clock.of(recipe)
     most: float | None = None
 
-    def keep() -> None:
+    def add_up() -> None:
         state.seen = accelerator.reduce(totals.clone(), reduction="sum").tolist()
         state.seconds = seconds + time.perf_counter() - started
+        state.micro_batches = of_each(accelerator, state.micro_batch)
+
+    def keep() -> None:
+        add_up()
         save(take(bare, state, optimizer, accelerator), None)
         clock.last = time.monotonic()
 
@@ -165,8 +169,7 @@ def train(
                     after_step,
                     listen,
                 )
-                state.seen = accelerator.reduce(totals, reduction="sum").tolist()
-                state.seconds = seconds + time.perf_counter() - started
+                add_up()
             val_loss, val_accuracy = validate(bare, feed, full_precision, listen)
             if not (math.isfinite(val_loss) and is_finite(bare)):
                 raise _non_finite(f"the val loss is {val_loss}", state, len(batches), optimizer)
