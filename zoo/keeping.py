@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +217,4 @@ class Keeper:
         write_card(self._folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
 
     def _write_metrics(self) -> None:
-        write_metrics(self._folder, [_without_best(row) for row in self._rows])
-
-
-def _without_best(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "best"}
+        write_metrics(self._folder, self._rows)

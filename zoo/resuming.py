@@ -102,8 +102,12 @@ def write_data(folder: Path, splits: Splits, keys: DataKeys) -> None:
     write_checkpoint(folder, tensors, {"train": len(splits.train)}, name=DATA)
 
 
-def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
-    """How the images differ from those that the run began with, a line a kind."""
+def read_data(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What `write_data` noted: the key of each train image by CLASS/NAME, and of each val image.
+
+    Raises:
+        RunError: There is nothing, it is damaged, or not what a run leaves.
+    """
     noted = read_checkpoint(folder, DATA)
     try:
         text = noted.tensors["names"].numpy().tobytes()
@@ -113,14 +117,16 @@ def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / CHECKPOINT / DATA} can't be understood: {error}") from error
     size = len(flat) // len(names)
-    before = {name: flat[n * size : (n + 1) * size] for n, name in enumerate(names)}
+    keyed = [(name, flat[n * size : (n + 1) * size]) for n, name in enumerate(names)]
+    return dict(keyed[:train]), dict(keyed[train:])
+
+
+def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
+    """How the images differ from those that the run began with, a line a kind."""
+    train, val = read_data(folder)
     return [
-        *_differences(
-            "train", dict(list(before.items())[:train]), _keyed(splits, splits.train, keys.train)
-        ),
-        *_differences(
-            "val", dict(list(before.items())[train:]), _keyed(splits, splits.val, keys.val)
-        ),
+        *_differences("train", train, _keyed(splits, splits.train, keys.train)),
+        *_differences("val", val, _keyed(splits, splits.val, keys.val)),
     ]
 
 

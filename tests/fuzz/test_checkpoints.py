@@ -1,6 +1,5 @@
 """Checkpoints: whatever a stranger's says, going on with it is refused in a line, or right."""
 
-import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -8,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 import zoo
 from tests.conftest import QUICK
 from tests.fuzz.conftest import fuzz, run_cli, sizes
 from tests.fuzz.strategies import HOSTILE, changed, mutated
+from tests.run.forging import forge_checkpoint
 from tests.stages.crash import Crash, crash_at
-from zoo.run.checkpoint import _sha256, read_checkpoint
-from zoo.weights.header import SEAL, UNSEALED, seal_file
+from zoo.run.checkpoint import read_checkpoint
 
 LAST, DATA = "checkpoint/last.safetensors", "checkpoint/data.safetensors"
 
@@ -34,14 +32,6 @@ def interrupted(photos, tmp_path_factory) -> Path:
 @pytest.fixture
 def stopped(interrupted, tmp_path) -> Path:
     return Path(shutil.copytree(interrupted, tmp_path / "run"))
-
-
-def forge(path, tensors, about) -> None:
-    """As `write_checkpoint`, but that it is not read back, which refuses most of this."""
-    text = json.dumps(about)
-    details = {"zoo_checkpoint": "1", "about": text, "sha256": _sha256(tensors, text)}
-    save_file(tensors, path, metadata={**details, SEAL: UNSEALED})
-    seal_file(path)
 
 
 @sizes(500)
@@ -68,8 +58,9 @@ def test_checkpoints_whose_sums_are_right_and_whose_contents_are_hostile(example
 
     def check(change: tuple[str, object]) -> None:
         key, value = change
-        forge(stopped / LAST, checkpoint.tensors, {**about, key: value})
+        forge_checkpoint(stopped / LAST, checkpoint.tensors, {**about, key: value})
         run_cli(["finetune", "--resume", stopped, "--dry-run"])
+        run_cli(["verify", stopped])
 
     strategy = keys.flatmap(lambda key: st.tuples(st.just(key), changed(about[key])))
     fuzz(check, strategy, examples)
@@ -91,10 +82,14 @@ def test_tensors_of_another_training_are_refused(stopped, what):
     tensors = dict(checkpoint.tensors)
     name = next((n for n in tensors if n.startswith(place)), place)
     tensors[name] = change(tensors.get(name, 1))
-    forge(stopped / LAST, tensors, checkpoint.about)
+    forge_checkpoint(stopped / LAST, tensors, checkpoint.about)
+    said = f"the checkpoint is another model's: {name.removeprefix('model/')}"
     answer = run_cli(["finetune", "--resume", stopped])
     assert answer.code == 2
-    assert f"the checkpoint is another model's: {name.removeprefix('model/')}" in answer.err
+    assert said in answer.err
+    verified = run_cli(["verify", stopped])
+    assert verified.code == 2
+    assert said in verified.out
 
 
 @sizes(150)
@@ -113,10 +108,11 @@ def test_hostile_notes_of_what_a_run_learns_from(examples, stopped):
                 "names": torch.tensor(list(names), dtype=torch.uint8),
                 "keys": torch.tensor(list(keys), dtype=torch.uint8),
             }
-            forge(path, given, {"train": train})
+            forge_checkpoint(path, given, {"train": train})
             same = False
         if not same:
             assert run_cli(["finetune", "--resume", stopped]).code == 2
+            run_cli(["verify", stopped])
 
     contents = st.tuples(st.binary(max_size=99), st.binary(max_size=99), HOSTILE)
     fuzz(check, mutated(original) | contents, examples)

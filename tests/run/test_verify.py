@@ -13,10 +13,12 @@ from click.testing import CliRunner
 
 import zoo
 from tests.conftest import QUICK
-from tests.run.forging import MODEL, copy, forge, put_together, take_apart
+from tests.run.forging import MODEL, copy, forge, forge_checkpoint, put_together, take_apart
 from tests.stages.crash import Crash, crash_at
 from zoo.cli import main
+from zoo.engine.events import EpochEnd
 from zoo.errors import RunError, WeightsError
+from zoo.run.checkpoint import read_checkpoint
 
 KEPT = ["checkpoint/data.safetensors", "checkpoint/last.safetensors"]
 FILES = [MODEL, "config.json", "recipe.toml", "metrics.csv", "README.md", *KEPT]
@@ -178,6 +180,97 @@ def test_a_run_that_is_not_complete_is_said_to_be_so_and_is_not_wrong(photos, tm
     assert found[f"checkpoint/{left.name}"][0] == "unchecked"
     assert "left by a process that was killed" in found[f"checkpoint/{left.name}"][1]
     assert CliRunner().invoke(main, ["verify", str(tmp_path / "run")]).exit_code == 0
+
+
+def crashed(photos, out, listen, **fields):
+    with pytest.raises(Crash):
+        zoo.finetune(photos, out=out, **{**QUICK, "train": "finetune", **fields}, listen=listen)
+    return Path(out)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training", None),
+        ("training", {"epoch": "one"}),
+        ("scaler", {"scale": "large"}),
+        ("recipe", {"epoch": 3}),
+        ("recipe", {"backbone": "timm/test_efficientnet", "epochs": -1}),
+        ("rows", [{"epoch": 1}]),
+        ("processes", "two"),
+        ("more", 1),
+    ],
+)
+def test_a_checkpoint_that_resuming_would_not_understand_is_wrong(run, folder, key, value):
+    checkpoint = read_checkpoint(folder)
+    given = dict(checkpoint.about)
+    if key == "training" and value:
+        value = {**given["training"], **value}
+    forge_checkpoint(folder / KEPT[1], checkpoint.tensors, {**given, key: value})
+    assert wrong(folder).keys() == {KEPT[1]}
+    assert "can't be understood" in wrong(folder)[KEPT[1]]
+    with pytest.raises(RunError, match="can't be understood"):
+        zoo.resume(folder)
+
+
+def test_notes_of_images_that_resuming_would_not_understand_are_wrong(folder):
+    noted = read_checkpoint(folder, KEPT[0].partition("/")[2])
+    forge_checkpoint(folder / KEPT[0], {"names": noted.tensors["names"]}, noted.about)
+    assert "can't be understood: 'keys'" in wrong(folder)[KEPT[0]]
+
+
+def test_a_checkpoint_of_another_network_is_wrong(photos, tmp_path):
+    run = crashed(photos, tmp_path / "run", crash_at(2), checkpoint_every=1)
+    assert states(run)[KEPT[1]] == "ok"
+    checkpoint = read_checkpoint(run)
+    about = {**checkpoint.about, "recipe": {**checkpoint.about["recipe"], "backbone": "acme/net"}}
+    forge_checkpoint(run / KEPT[1], checkpoint.tensors, about)
+    found = {f.file: f for f in zoo.verify(run)}[KEPT[1]]
+    assert found.state == "unchecked"
+    assert "whether it fits its backbone is not known" in found.detail
+    about["recipe"]["backbone"] = "timm/test_vit2"
+    forge_checkpoint(run / KEPT[1], checkpoint.tensors, about)
+    assert "the checkpoint" in wrong(run)[KEPT[1]]
+    few = {name: t for name, t in checkpoint.tensors.items() if not name.endswith("weight")}
+    forge_checkpoint(run / KEPT[1], few, checkpoint.about)
+    assert "is another model's" in wrong(run)[KEPT[1]]
+
+
+def test_metrics_that_a_killed_run_had_not_written_yet_are_not_wrong(photos, tmp_path):
+    out, before = tmp_path / "run", []
+
+    def listen(event):
+        if isinstance(event, EpochEnd):
+            before.append(Path(out, "metrics.csv").read_text())
+            if event.best and len(before) > 1:
+                raise Crash
+
+    run = crashed(photos, out, listen, epochs=12)
+    metrics = run / "metrics.csv"
+    # As it lies there when the process is killed just before it.
+    metrics.write_text(before[-2])
+    found = {f.file: (f.state, f.detail) for f in zoo.verify(run)}["metrics.csv"]
+    assert found == ("unchecked", "the run was interrupted while it wrote; resume it")
+    lines = before[-2].splitlines()
+    metrics.write_text("\n".join([lines[0], lines[1].replace("1,", "1,9", 1), *lines[2:], ""]))
+    assert "no line for epoch" in wrong(run)["metrics.csv"]
+    metrics.write_text(before[-2])
+    zoo.resume(run)
+    assert states(run) == dict.fromkeys(FILES, "ok")
+    metrics.write_text(before[0])
+    assert "no line for epoch" in wrong(run)["metrics.csv"]
+
+
+def test_a_recipe_that_a_resumed_run_was_told_otherwise_is_not_wrong(photos, tmp_path):
+    run = crashed(photos, tmp_path / "run", crash_at(1, EpochEnd), epochs=2)
+    with pytest.raises(Crash):
+        zoo.resume(run, workers=1, listen=crash_at(1))
+    found = {f.file: (f.state, f.detail) for f in zoo.verify(run)}["recipe.toml"]
+    assert found[0] == "ok"
+    assert found[1] == "as the run went on; the model was kept before it was told otherwise"
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("workers = 1", "workers = 2"))
+    assert "workers" in wrong(run)["recipe.toml"]
 
 
 @pytest.mark.parametrize("name", KEPT)

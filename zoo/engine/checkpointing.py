@@ -89,6 +89,25 @@ def take(
     )
 
 
+def check_fits(snapshot: Snapshot, model: nn.Module) -> None:
+    """See that a snapshot is one of this model, which may lie on the meta device.
+
+    Raises:
+        RunError: It is another model's.
+    """
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in snapshot.model.items()}
+    differing = {name for name, _ in own.items() ^ given.items()}
+    parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for name, tensor in snapshot.tensors.items():
+        if not name.startswith(_MODEL):
+            parameter, _, _ = name.removeprefix(_OPTIMIZER).rpartition("/")
+            if parameter not in parameters or tensor.shape not in (parameters[parameter], ()):
+                differing.add(name)
+    if differing:
+        raise RunError(f"the checkpoint is another model's: {sorted(differing)[0]} differs")
+
+
 @torch.no_grad()
 def restore(
     snapshot: Snapshot,
@@ -102,13 +121,9 @@ def restore(
     Raises:
         RunError: It is another model's.
     """
-    own, given = model.state_dict(), snapshot.model
-    differing = own.keys() ^ given.keys() | {
-        name for name in own.keys() & given.keys() if own[name].shape != given[name].shape
-    }
-    if differing:
-        raise RunError(f"the checkpoint is another model's: {sorted(differing)[0]} differs")
-    for name, tensor in own.items():
+    check_fits(snapshot, model)
+    given = snapshot.model
+    for name, tensor in model.state_dict().items():
         tensor.copy_(given[name])
     for field in dataclasses.fields(TrainingState):
         setattr(state, field.name, getattr(snapshot.state, field.name))
@@ -121,9 +136,6 @@ def restore(
         for name, tensor in snapshot.tensors.items():
             if name.startswith(_OPTIMIZER):
                 parameter, _, key = name.removeprefix(_OPTIMIZER).rpartition("/")
-                own_shape = parameters[parameter].shape if parameter in parameters else None
-                if own_shape is None or tensor.shape not in (own_shape, ()):
-                    raise RunError(f"the checkpoint is another model's: {name} differs")
                 optimizer.state[parameters[parameter]][key] = _like(parameters[parameter], tensor)
     scaler = getattr(accelerator, "scaler", None)
     if scaler is not None and snapshot.scaler:

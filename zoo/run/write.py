@@ -163,11 +163,20 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     Raises:
         RunError: No space or no right to write; an older file is intact.
     """
+    write_file(folder / METRICS, metrics_text(rows).encode())
+
+
+def metrics_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """What metrics.csv says: a line an epoch, below the names of the columns.
+
+    Whether an epoch was the best by then (`best`) is no column.
+    """
+    columns = [name for name in rows[0] if name != "best"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_file(folder / METRICS, text.getvalue().encode())
+    return text.getvalue()
 
 
 def write_file(path: Path, *parts: bytes | memoryview) -> None:

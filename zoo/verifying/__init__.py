@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from zoo.errors import RunError
 from zoo.files import expand
 from zoo.run.checkpoint import CHECKPOINT
 from zoo.run.write import MODEL, ModelInfo
-from zoo.verifying.checkpoint import check_checkpoint, goes_on, not_yet
+from zoo.verifying.checkpoint import check_checkpoint, explained, said_by_checkpoint
 from zoo.verifying.files import CHECKS, check_file
 from zoo.verifying.finding import Finding, broken, closed, odd
 from zoo.verifying.model import check_model
@@ -50,8 +49,8 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
     file = path / MODEL
     found, info = (broken(file), None) if odd(path, file) else check_model(file)
     findings = [found, *(check_file(path, name, info) for name in CHECKS)]
-    if goes_on(path):
-        findings = [not_yet(f) if not os.path.lexists(path / f.file) else f for f in findings]
+    if (said := said_by_checkpoint(path)) is not None:
+        findings = [explained(finding, path, said) for finding in findings]
     looked_at = itertools.count(1)
     for other in sorted(p for p in others if p.name not in (MODEL, *CHECKS)):
         findings += _other(path, other, info, looked_at)

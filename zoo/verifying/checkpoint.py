@@ -1,14 +1,27 @@
-"""What a run goes on from."""
+"""What a run goes on from, and what follows from it: files that were not written yet, or again."""
 
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from zoo.errors import RunError
-from zoo.run.checkpoint import CHECKPOINT, DATA, LAST, LOCK, is_unfinished, read_checkpoint
-from zoo.run.write import ModelInfo
-from zoo.verifying.finding import Finding, closed, odd
+from zoo import plugins
+from zoo.engine.checkpointing import Snapshot, check_fits
+from zoo.engine.events import ignore
+from zoo.errors import PluginError, RecipeError, RunError, ZooError
+from zoo.model.head import in_head
+from zoo.parsing import MAX_JSON, MAX_TOML, parse_toml, read_bounded
+from zoo.planning.inputs import for_size
+from zoo.recipe import checked_recipe
+from zoo.resuming import read_data, read_run
+from zoo.run.checkpoint import CHECKPOINT, DATA, LAST, LOCK, Checkpoint, is_unfinished
+from zoo.run.write import METRICS, RECIPE, ModelInfo, metrics_text
+from zoo.text import clip
+from zoo.verifying.finding import Finding, State, closed, odd
+from zoo.verifying.model import build_without_memory
 from zoo.verifying.strangers import MOST_FILES, about
 
 
@@ -23,25 +36,53 @@ def check_checkpoint(folder: Path, info: ModelInfo | None) -> list[Finding]:
     return findings
 
 
-def goes_on(run: Path) -> bool:
-    """Whether its checkpoint can be read and says that the run is not complete."""
+def said_by_checkpoint(run: Path) -> Mapping[str, Any] | None:
+    """What the run's checkpoint says beside its tensors; None if it can't be believed."""
     try:
-        if odd(run, run / CHECKPOINT / LAST):
-            return False
-        return read_checkpoint(run).about.get("complete") is False
+        return None if odd(run, run / CHECKPOINT / LAST) else read_run(run).about
     except RunError:
-        return False
+        return None
 
 
-def not_yet(finding: Finding) -> Finding:
-    """In place of the finding on a file that a run which goes on has not written."""
-    detail = "not there yet: the run is not complete"
-    return Finding(file=finding.file, state="unchecked", detail=detail)
+def explained(finding: Finding, run: Path, said: Mapping[str, Any]) -> Finding:
+    """A finding, or what to think of it where the checkpoint tells why it is so.
+
+    A checkpoint is written first, and the other files after it: a killed run may lack them, or have
+    them as they were before. What it says of the recipe holds where it was resumed with another.
+
+    Args:
+        finding: On one of zoo's files beside `checkpoint/`.
+        run: The run folder.
+        said: By its checkpoint.
+    """
+    path = run / finding.file
+    if finding.state != "wrong":
+        return finding
+    if not said["complete"] and not os.path.lexists(path):
+        detail = "not there yet: the run is not complete"
+        return Finding(file=finding.file, state="unchecked", detail=detail)
+    if odd(run, path):
+        return finding
+    try:
+        if finding.file == RECIPE:
+            own = checked_recipe(parse_toml(read_bounded(path, MAX_TOML).decode()))
+            if own == checked_recipe(said["recipe"]):
+                detail = "as the run went on; the model was kept before it was told otherwise"
+                return Finding(file=finding.file, state="ok", detail=detail)
+        before = [] if said["complete"] else said["rows"][:-1]
+        if finding.file == METRICS and before:
+            own_text = read_bounded(path, MAX_JSON).decode()
+            if own_text == metrics_text(before):
+                detail = "the run was interrupted while it wrote; resume it"
+                return Finding(file=finding.file, state="unchecked", detail=detail)
+    except (OSError, ValueError, RecipeError):
+        pass
+    return finding
 
 
 def _check(run: Path, path: Path) -> list[Finding]:
     if path.name in (LAST, DATA):
-        return [_checkpoint_file(run, path)]
+        return [_own(run, path)]
     if is_unfinished(path):
         text = "left by a process that was killed; going on with the run takes it away"
         return [Finding(file=f"{CHECKPOINT}/{path.name}", state="unchecked", detail=text)]
@@ -51,15 +92,49 @@ def _check(run: Path, path: Path) -> list[Finding]:
     return [Finding(file=f, state=s, detail=d) for f, s, d in strangers]
 
 
-def _checkpoint_file(run: Path, path: Path) -> Finding:
+def _own(run: Path, path: Path) -> Finding:
     name = f"{CHECKPOINT}/{path.name}"
     if why := odd(run, path):
         return Finding(file=name, state="wrong", detail=why)
     try:
-        complete = read_checkpoint(run, path.name).about.get("complete")
-    except RunError as error:
-        return Finding(file=name, state="wrong", detail=str(error))
-    detail = "the run is complete" if complete else "the run is not complete and can go on"
-    if path.name == DATA:
-        detail = "what the run learns from"
-    return Finding(file=name, state="ok", detail=detail)
+        state, detail = _data(run) if path.name == DATA else _last(run)
+    except ZooError as error:
+        return Finding(file=name, state="wrong", detail=clip(" ".join(str(error).split()), 400))
+    return Finding(file=name, state=state, detail=detail)
+
+
+def _data(run: Path) -> tuple[State, str]:
+    train, val = read_data(run)
+    return "ok", f"what the run learns from: {len(train)} train images, {len(val)} val"
+
+
+def _last(run: Path) -> tuple[State, str]:
+    """Whether resuming could understand it, and has a network to put it into.
+
+    Raises:
+        ZooError: It could not, or has not.
+    """
+    checkpoint = read_run(run)
+    if checkpoint.about["complete"]:
+        return "ok", "the run is complete"
+    detail = "the run is not complete and can go on"
+    if not checkpoint.tensors:
+        return "ok", detail
+    try:
+        _fits(run, checkpoint)
+    except PluginError as error:
+        return "unchecked", f"whether it fits its backbone is not known: {clip(str(error))}"
+    return "ok", detail
+
+
+def _fits(run: Path, checkpoint: Checkpoint) -> None:
+    recipe = checked_recipe(checkpoint.about["recipe"])
+    backbone, _ = for_size(plugins.get(recipe.backbone), recipe, ignore)
+    train, _ = read_data(run)
+    classes = len({name.partition("/")[0] for name in train})
+    snapshot = Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
+    heads = [t.shape for name, t in snapshot.model.items() if in_head(name, backbone.head_paths)]
+    # Not every network can be built without memory for its head.
+    if not any(classes in shape for shape in heads):
+        raise RunError(f"the checkpoint has no head of {recipe.backbone} for {classes:,} classes")
+    check_fits(snapshot, build_without_memory(backbone, classes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, RunError, ZooError
@@ -29,7 +30,7 @@ def check_model(file: Path) -> tuple[Finding, ModelInfo | None]:
         said.append("written by an older zoo, without a SHA-256 over its header and metadata")
     try:
         backbone = backbone_of(file, header, info)
-        own = shapes_of(backbone, len(info.class_names))
+        own = _shapes(backbone, len(info.class_names))
     except PluginError as error:
         state = "unchecked"
         said.append(f"whether it fits its backbone is not known: {clip(str(error))}")
@@ -48,12 +49,21 @@ def check_model(file: Path) -> tuple[Finding, ModelInfo | None]:
     return Finding(file=file.name, state=state, detail="; ".join(said)), info
 
 
-def shapes_of(backbone: Backbone, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Of each tensor of the backbone's network, which takes no memory for its weights."""
+def build_without_memory(backbone: Backbone, num_classes: int) -> nn.Module:
+    """The backbone's network, on the meta device where it can be built there.
+
+    Raises:
+        PluginError: It can't be built.
+    """
     try:
         with torch.device("meta"):
-            model = build_empty(backbone, num_classes)
+            return build_empty(backbone, num_classes)
     except PluginError:
         # Some read values while they are built, which the meta device has not.
-        model = build_empty(backbone, num_classes)
+        return build_empty(backbone, num_classes)
+
+
+def _shapes(backbone: Backbone, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Of each tensor of the backbone's network."""
+    model = build_without_memory(backbone, num_classes)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
