@@ -14,8 +14,8 @@ from typing import Any
 
 from zoo.data.split import names_sha256
 from zoo.engine.checkpointing import Snapshot
-from zoo.engine.epoch import TrainingState
 from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.state import TrainingState
 from zoo.engine.stores import backbone_sha256
 from zoo.errors import RunError
 from zoo.planning import Prepared

@@ -13,8 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zoo.data.split import Sample, Splits
-from zoo.engine.epoch import TrainingState
 from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.state import TrainingState
 from zoo.errors import RecipeError, RunError
 from zoo.recipe import Recipe, checked_recipe
 from zoo.run.checkpoint import CHECKPOINT, DATA, Checkpoint, read_checkpoint, write_checkpoint

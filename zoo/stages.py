@@ -15,11 +15,11 @@ from zoo.data.dataset import ImageDataset
 from zoo.data.doctor import examined_store, remember
 from zoo.data.transforms import Transform, eval_transform, to_input, train_transform
 from zoo.engine.checkpointing import Save, Snapshot, take
-from zoo.engine.epoch import TrainingState
 from zoo.engine.events import EpochEnd, Listener, Note, Progress
 from zoo.engine.feed import Feed, activation_feed, image_feed
 from zoo.engine.frozen import fill, views_of
 from zoo.engine.probing import train_probe
+from zoo.engine.state import TrainingState
 from zoo.engine.stopping import StopRequest, deferring
 from zoo.engine.stores import Stores, backbone_sha256, image_store, row_store
 from zoo.engine.train import train

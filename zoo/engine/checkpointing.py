@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from zoo.engine.epoch import TrainingState
 from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.state import TrainingState
 from zoo.errors import RunError
 from zoo.recipe import Recipe
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,54 +18,10 @@ from zoo.data.dataset import Batches, derive_seed
 from zoo.engine.events import Listener, StepEnd
 from zoo.engine.feed import Forward
 from zoo.engine.micro_batches import step_gradients
+from zoo.engine.state import TrainingState
 from zoo.errors import PluginError
 from zoo.model.optim import lr_factor, set_learning_rates
 from zoo.recipe import Recipe
-
-
-@dataclass
-class TrainingState:
-    """All that changes while training, besides model and optimizer; JSON-ready.
-
-    Attributes:
-        probed: Whether the probe is done.
-        epoch: Epochs that are done, validation included.
-        step: Steps taken in all.
-        epoch_step: Steps taken of the epoch under way.
-        seen: Of those the sum of losses, of right answers, of images.
-        seconds: The time that they took.
-        data_seconds: Of that the time in which they waited for images.
-        best_accuracy: The best val accuracy so far, -1 before the first.
-        best_loss: The val loss with it; None before the first.
-        stale_epochs: Epochs since then.
-        lr_scale: What the learning rates are multiplied with, besides the schedule.
-        rewinds: How often training went back to a checkpoint since the loss was not finite.
-        history: What changed the run on its way, a line each.
-        micro_batch: Images whose gradients are computed at a time; None: a whole batch's. Of this
-            process, and in a checkpoint of the main one.
-        micro_batches: Of each of several processes, when it was last saved.
-    """
-
-    probed: bool = False
-    epoch: int = 0
-    step: int = 0
-    epoch_step: int = 0
-    seen: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    seconds: float = 0.0
-    data_seconds: float = 0.0
-    best_accuracy: float = -1.0
-    best_loss: float | None = None
-    stale_epochs: int = 0
-    lr_scale: float = 1.0
-    rewinds: int = 0
-    history: list[str] = field(default_factory=list)
-    micro_batch: int | None = None
-    micro_batches: list[int | None] = field(default_factory=list)
-
-    def improves(self, accuracy: float, loss: float) -> bool:
-        """Whether this is the best epoch so far: by accuracy, between equals by loss."""
-        best_loss = math.inf if self.best_loss is None else self.best_loss
-        return (accuracy, -loss) > (self.best_accuracy, -best_loss)
 
 
 def train_epoch(
@@ -204,19 +158,3 @@ class _Waiting:
             if batch is None:
                 return
             yield batch
-
-
-def rate_of(optimizer: torch.optim.Optimizer, part: str) -> float:
-    """The learning rate of a part, where it trains; the backbone's is its deepest depth's."""
-    rates = [
-        group["lr"]
-        for group in optimizer.param_groups
-        if group["part"] == part and any(p.requires_grad for p in group["params"])
-    ]
-    return rates[-1] if rates else 0.0
-
-
-def smaller_rates(optimizer: torch.optim.Optimizer) -> str:
-    """The learning rates that a loss that isn't finite was reached with, and what to do."""
-    rates = ", ".join(f"{part} {rate_of(optimizer, part):g}" for part in ("backbone", "head"))
-    return f"learning rates: {rates}; try a smaller --lr or --head-lr-mult"

@@ -13,11 +13,18 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone
 from zoo.engine.checkpointing import Clock, Save, Snapshot, is_finite, restore, rewind, take
-from zoo.engine.epoch import TrainingState, rate_of, smaller_rates, train_epoch
-from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.epoch import train_epoch
+from zoo.engine.events import Listener, Note
 from zoo.engine.feed import Feed
 from zoo.engine.measure import most_images_per_second, validate
 from zoo.engine.processes import agree, of_each
+from zoo.engine.state import (
+    TrainingState,
+    close_epoch,
+    count_steps_again,
+    out_of_patience,
+    seen_so_far,
+)
 from zoo.engine.stopping import StopRequest, deferring
 from zoo.errors import NonFiniteError, Stopped, TrainingError
 from zoo.model.depth import Depths
@@ -25,7 +32,7 @@ from zoo.model.device import place
 from zoo.model.freeze import Freezing, freeze_parameters, train_mode
 from zoo.model.groups import parameter_groups
 from zoo.model.memory import out_of_memory_as
-from zoo.model.optim import make_optimizer
+from zoo.model.optim import make_optimizer, smaller_rates
 from zoo.recipe import Recipe
 
 #: Steps between two looks at the loss where looking costs time.
@@ -102,7 +109,7 @@ def train(
     bare = accelerator.unwrap_model(wrapped)
     if resumed is not None:
         restore(resumed, bare, state, optimizer, accelerator)
-        _count_steps_again(state, len(batches), recipe, accelerator)
+        count_steps_again(state, len(batches), recipe, accelerator)
     elif recipe.on_nan == "rewind" and not state.probed:
         save(take(bare, state), None)  # There must be something to go back to.
     loss_weights = None if class_weights is None else class_weights.to(accelerator.device)
@@ -137,7 +144,7 @@ def train(
         if stopping:
             raise Stopped(stop.signum or signal.SIGTERM)
 
-    while state.epoch < recipe.epochs and not _out_of_patience(state, recipe):
+    while state.epoch < recipe.epochs and not out_of_patience(state, recipe):
         epoch = state.epoch + 1
         feed.sampler.epoch = epoch
         before, frozen = frozen, freezing.frozen(epoch)
@@ -150,7 +157,11 @@ def train(
         train_mode(bare, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm)
         if most is None or frozen < before:
             most = most_images_per_second(bare, feed, accelerator)
-        started, seconds, totals = time.perf_counter(), state.seconds, _seen(state, accelerator)
+        started, seconds, totals = (
+            time.perf_counter(),
+            state.seconds,
+            seen_so_far(state, accelerator),
+        )
         try:
             with deferring(stop), out_of_memory_as(_too_small(accelerator)):
                 train_epoch(
@@ -196,7 +207,7 @@ def train(
             if state.epoch_step == len(batches):
                 save(take(bare, state, optimizer, accelerator), None)
             raise
-        end = _epoch_end(
+        end = close_epoch(
             state,
             val_loss,
             val_accuracy,
@@ -215,63 +226,6 @@ def _too_small(accelerator: Accelerator) -> str:
         f"{accelerator.device} has too little memory for a training step; "
         f"try a smaller --batch-size, --image-size or backbone"
     )
-
-
-def _seen(state: TrainingState, accelerator: Accelerator) -> Tensor:
-    """What was seen of the epoch; what all processes saw before a run was resumed counts once."""
-    seen = state.seen if accelerator.is_main_process else [0.0, 0.0, 0.0]
-    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    return torch.tensor(seen, dtype=dtype).to(accelerator.device)
-
-
-def _count_steps_again(
-    state: TrainingState, steps: int, recipe: Recipe, accelerator: Accelerator
-) -> None:
-    """Where training is, in steps of another size, if batches or images are others than before."""
-    if state.step == state.epoch * steps + state.epoch_step:
-        return
-    step_images = (recipe.batch_size or 1) * accelerator.num_processes
-    state.epoch_step = min(steps, round(state.seen[2] / step_images))
-    state.step = state.epoch * steps + state.epoch_step
-
-
-def _out_of_patience(state: TrainingState, recipe: Recipe) -> bool:
-    return bool(recipe.patience) and state.stale_epochs >= recipe.patience
-
-
-def _epoch_end(
-    state: TrainingState,
-    val_loss: float,
-    val_accuracy: float,
-    optimizer: torch.optim.Optimizer,
-    *,
-    seconds: float,
-    most: float | None,
-) -> EpochEnd:
-    """Close the epoch in the state, and say how it ended."""
-    loss_sum, correct_sum, images = state.seen
-    per_second = images / state.seconds
-    best = state.improves(val_accuracy, val_loss)
-    state.stale_epochs = 0 if val_accuracy > state.best_accuracy else state.stale_epochs + 1
-    if best:
-        state.best_accuracy, state.best_loss = val_accuracy, val_loss
-    end = EpochEnd(
-        epoch=state.epoch + 1,
-        train_loss=loss_sum / images,
-        train_accuracy=correct_sum / images,
-        val_loss=val_loss,
-        val_accuracy=val_accuracy,
-        lr_backbone=rate_of(optimizer, "backbone"),
-        lr_head=rate_of(optimizer, "head"),
-        seconds=seconds,
-        images_per_second=per_second,
-        data_seconds=state.data_seconds,
-        peak_share=None if most is None else per_second / most,
-        best=best,
-    )
-    state.epoch += 1
-    state.epoch_step, state.seen, state.seconds, state.data_seconds = 0, [0.0, 0.0, 0.0], 0.0, 0.0
-    return end
 
 
 def _non_finite(

@@ -48,3 +48,19 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's rate to its `initial_lr` times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
+
+
+def rate_of(optimizer: torch.optim.Optimizer, part: str) -> float:
+    """The learning rate of a part, where it trains; the backbone's is its deepest depth's."""
+    rates = [
+        group["lr"]
+        for group in optimizer.param_groups
+        if group["part"] == part and any(p.requires_grad for p in group["params"])
+    ]
+    return rates[-1] if rates else 0.0
+
+
+def smaller_rates(optimizer: torch.optim.Optimizer) -> str:
+    """The learning rates that a loss that isn't finite was reached with, and what to do."""
+    rates = ", ".join(f"{part} {rate_of(optimizer, part):g}" for part in ("backbone", "head"))
+    return f"learning rates: {rates}; try a smaller --lr or --head-lr-mult"
