@@ -46,7 +46,15 @@ class TrainingError(ZooError):
 
 
 class NonFiniteError(TrainingError):
-    """A loss or weights that are no numbers any more."""
+    """A loss or weights that are no numbers any more.
+
+    Attributes:
+        step: The step, of all that were taken, whose weights they are or came of.
+    """
+
+    def __init__(self, text: str, step: int = 0) -> None:
+        super().__init__(text)
+        self.step = step
 
 
 class BoundaryError(ZooError):

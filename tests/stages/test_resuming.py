@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -22,7 +23,7 @@ from zoo.cli import main
 from zoo.engine.events import EpochEnd, Note, Progress, StepEnd
 from zoo.errors import RunError, TrainingError
 from zoo.recipe import dump_recipe, make_recipe
-from zoo.run.checkpoint import read_checkpoint
+from zoo.run.checkpoint import read_checkpoint, write_checkpoint
 from zoo.weights import read_state_dict, tensors_sha256
 
 #: With which the tiny network diverges at once, and with a part of which it does not.
@@ -437,6 +438,25 @@ def test_a_run_that_never_gets_finite_gives_up(photos):
     with pytest.raises(TrainingError, match=r"is nan|not finite"):
         zoo.finetune(out="run", **fields, on_nan="rewind", listen=notes.append)
     assert len([n for n in notes if isinstance(n, Note) and "learning rates times" in n.text]) == 10
+
+
+def test_a_checkpoint_whose_weights_have_run_away_is_not_gone_back_to(photos):
+    fields = interrupted(photos, on_nan="rewind")
+    checkpoint = read_checkpoint(Path("run"))
+    # Still numbers, but too large for what is made of them.
+    tensors = {
+        name: tensor.sign() * 3e38 if name.startswith("model/classifier") else tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+    write_checkpoint(Path("run"), tensors, checkpoint.about)
+    assert fields["on_nan"] == "rewind"
+    refused = zoo_("finetune", "--resume", "run", code=2)
+    assert re.search(
+        r"the loss is (nan|inf) in epoch 2, step 2 of 3, with the very weights of the last "
+        r"checkpoint: .* going back to it does not help",
+        refused.stderr,
+    )
+    assert "learning rates times" not in refused.output
 
 
 def test_what_is_said_of_a_time_between_checkpoints():

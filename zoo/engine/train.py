@@ -79,7 +79,7 @@ def train(
 
     Raises:
         NonFiniteError: The loss is not finite, and the recipe says to stop then, or going back to
-            the last snapshot has helped too rarely.
+            the last snapshot has helped too rarely, or can't help.
         TrainingError: The device's memory is too small.
         PluginError: The model's output in train mode is not what the head declares.
         Stopped: A signal said so.
@@ -136,7 +136,8 @@ def train(
             accelerator, not totals[0].isfinite(), stop.signum is not None, clock.by_time()
         )
         if broken:
-            raise _non_finite(f"the loss is {totals[0].item()}", state, len(batches), optimizer)
+            what = f"the loss is {totals[0].item()}"
+            raise _non_finite(what, state, len(batches), optimizer, step=state.step - 1)
         if (due or late or stopping) and not is_finite(bare):
             raise _non_finite("weights are not finite", state, len(batches), optimizer)
         if due or late or stopping:
@@ -157,11 +158,8 @@ def train(
         train_mode(bare, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm)
         if most is None or frozen < before:
             most = most_images_per_second(bare, feed, accelerator)
-        started, seconds, totals = (
-            time.perf_counter(),
-            state.seconds,
-            seen_so_far(state, accelerator),
-        )
+        totals = seen_so_far(state, accelerator)
+        started, seconds = time.perf_counter(), state.seconds
         try:
             with deferring(stop), out_of_memory_as(_too_small(accelerator)):
                 train_epoch(
@@ -187,9 +185,11 @@ def train(
         except NonFiniteError as error:
             if recipe.on_nan == "stop" or state.rewinds >= _MOST_REWINDS:
                 raise
-            rewind(
-                last(), str(error).partition(";")[0], bare, state, optimizer, accelerator, listen
-            )
+            kept = last()
+            if error.step <= kept.state.step:
+                # No smaller rate changes what those weights give.
+                raise _run_away(error) from error
+            rewind(kept, str(error).partition(";")[0], bare, state, optimizer, accelerator, listen)
             continue
         except RuntimeError as error:
             if "deterministic" in str(error):
@@ -229,11 +229,26 @@ def _too_small(accelerator: Accelerator) -> str:
 
 
 def _non_finite(
-    what: str, state: TrainingState, steps: int, optimizer: torch.optim.Optimizer
+    what: str,
+    state: TrainingState,
+    steps: int,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int | None = None,
 ) -> NonFiniteError:
     return NonFiniteError(
         f"{what} in epoch {state.epoch + 1}, step {state.epoch_step} of {steps}; "
-        f"{smaller_rates(optimizer)}, or --on-nan rewind"
+        f"{smaller_rates(optimizer)}, or --on-nan rewind",
+        state.step if step is None else step,
+    )
+
+
+def _run_away(error: NonFiniteError) -> NonFiniteError:
+    what = str(error).partition(";")[0]
+    return NonFiniteError(
+        f"{what}, with the very weights of the last checkpoint: they have run away before it, and "
+        f"going back to it does not help; start a new run with a smaller --lr or --head-lr-mult",
+        error.step,
     )
 
 
