@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -124,14 +125,15 @@ def command(
         raise click.UsageError(f"--resume {resume} says all that --out and --recipe would")
     if allow_changed and resume is None:
         raise click.UsageError("--allow-changed goes with --resume")
-    with ExitStack() as ahead:
+    with ExitStack() as aside:
         with starting(allocator_tuning=allocator_tuning):
-            begun = None
-            if made.data is not None and resume in (None, "auto"):
+            ahead = None
+            # What runs zoo within itself has imported all that takes time.
+            if made.data is not None and resume in (None, "auto") and "torch" not in sys.modules:
                 from zoo.data.doctor import examining
 
                 remembered = made.cache_size != 0
-                begun = ahead.enter_context(examining(expand(made.data), remembered=remembered))
+                ahead = aside.enter_context(examining(expand(made.data), remembered=remembered))
             from zoo.cli.console import TrainingConsole
             from zoo.finetuning import execute, is_complete, prepare_again
             from zoo.planning import prepare
@@ -150,11 +152,11 @@ def command(
                     console.result(load(folder))
                     return
                 if checkpoint is None:
-                    prepared = prepare(made, out=out, begun=begun, listen=console)
+                    prepared = prepare(made, out=out, ahead=ahead, listen=console)
                 else:
                     changed = {name: getattr(made, name) for name in made.model_fields_set}
                     prepared = prepare_again(folder, checkpoint, console, **changed)
-                ahead.close()
+                aside.close()
                 main = prepared.accelerator.is_main_process
                 if not dry_run:
                     run = execute(prepared, console, checkpoint, allow_changed)

@@ -13,7 +13,7 @@ from torch import nn
 from zoo import allocator, plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.dataset import derive_seed
-from zoo.data.doctor import Begun
+from zoo.data.doctor import Ahead
 from zoo.data.split import Splits
 from zoo.decisions import (
     choose_batch_size,
@@ -104,7 +104,7 @@ def prepare(
     *,
     out: str | Path | None = None,
     resuming: bool = False,
-    begun: Begun | None = None,
+    ahead: Ahead | None = None,
     listen: Listener = ignore,
 ) -> Prepared:
     """Everything up to the first step: what a dry run does. Writes nothing.
@@ -113,7 +113,7 @@ def prepare(
         recipe: What the run is told; one that goes on: as resolved when it began, with changes.
         out: The run folder; None for a new one below `runs/`.
         resuming: The folder holds the run already.
-        begun: Images of the data that are being examined already.
+        ahead: Tells what is known of the data's images already.
         listen: Hears what is decided, and the plan.
 
     Raises:
@@ -133,7 +133,7 @@ def prepare(
     folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe, resuming=resuming))
     recipe = decide_for_demo(recipe, backbone, listen)
     backbone, preprocess = for_size(backbone, recipe, listen)
-    splits = read_data(recipe, listen, begun)
+    splits = read_data(recipe, listen, ahead)
     recipe, loaded = load_weights(recipe, backbone, listen)
     recipe = decide_rates(recipe, listen)
     batch_size = recipe.batch_size or choose_batch_size(len(splits.train), device)

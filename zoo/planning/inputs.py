@@ -11,7 +11,7 @@ from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.demo import demo_splits
 from zoo.data.doctor import (
-    Begun,
+    Ahead,
     Examined,
     examine_files,
     examined_store,
@@ -52,13 +52,13 @@ def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     return backbone, backbone.preprocess
 
 
-def read_data(recipe: Recipe, listen: Listener, begun: Begun | None = None) -> Splits:
+def read_data(recipe: Recipe, listen: Listener, ahead: Ahead | None = None) -> Splits:
     """The recipe's images, split; without `data` the demo's.
 
     Args:
         recipe: Where they are, and how they are split.
         listen: Hears what is wrong with them.
-        begun: Those that are being examined already.
+        ahead: Tells what is known of them already.
 
     Raises:
         DataError: No folder, no images, or too few classes.
@@ -68,11 +68,12 @@ def read_data(recipe: Recipe, listen: Listener, begun: Begun | None = None) -> S
     listen(Note(text=f"reading the images of {recipe.data}"))
     data = expand(recipe.data)
     examined: dict[Path, Examined] = {}
+    begun = ahead() if ahead else {}
     with examined_store() as known:
 
         def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
             remembered = known if recipe.cache_size else None
-            examined.update(examine_files(files, remembered, begun=begun))
+            examined.update(examine_files(files, remembered, ahead=begun))
             return {file: verdict(file, examined[file]) for file in files}
 
         splits = read_splits(

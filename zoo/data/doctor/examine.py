@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from zoo.cache import Store
-from zoo.data.doctor.memory import examined_store, file_key, recall
+from zoo.data.doctor.memory import file_key, recall
 from zoo.data.extensions import misnamed
 from zoo.data.files import Fingerprint, fingerprint
 from zoo.data.image import decoded, open_image
-from zoo.data.layout import images_in
 from zoo.data.scan import Verdict
 from zoo.errors import DataError
 
@@ -66,48 +63,11 @@ class Examined:
         return Fingerprint(key=bytes.fromhex(self.content), size=self.size, mtime_ns=self.mtime_ns)
 
 
-#: What comes of a folder's images, which are being examined.
-Begun = Future[dict[Path, Examined]]
-
-
-@contextmanager
-def examining(folder: Path, *, remembered: bool) -> Iterator[Begun]:
-    """Begin to examine the images below a folder, while libraries are still being imported.
-
-    Threads do so until all is done or the context is left. Of a folder that can't be listed nothing
-    comes: whoever reads it says so.
-
-    Args:
-        folder: Of the data.
-        remembered: Take from the cache what it knows.
-    """
-    left = threading.Event()
-
-    def go_on(done: int) -> None:
-        if left.is_set():
-            raise CancelledError
-
-    def examine() -> dict[Path, Examined]:
-        try:
-            # Where links lead, and whether that counts, is seen to later.
-            files = [file for file in images_in(folder) if not file.is_symlink()]
-        except DataError:
-            return {}
-        with examined_store() as known:
-            return examine_files(files, known if remembered else None, go_on)
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        try:
-            yield pool.submit(examine)
-        finally:
-            left.set()
-
-
 def examine_files(
     files: Sequence[Path],
     known: Store | None = None,
     progress: Callable[[int], None] | None = None,
-    begun: Begun | None = None,
+    ahead: Mapping[Path, Examined] | None = None,
 ) -> dict[Path, Examined]:
     """What is known of each file; those that `known` has not are decoded, in threads.
 
@@ -115,10 +75,10 @@ def examine_files(
         files: Images, by their names.
         known: What was found before (`zoo.data.doctor.memory`).
         progress: Told how many are done.
-        begun: What `examining` has begun with.
+        ahead: What is known of some of them by now.
     """
     keys = {file: file_key(file) for file in files}
-    ahead = begun.result() if begun is not None else {}
+    ahead = ahead or {}
     # What changed in the meantime is examined again.
     found = {f: ahead[f] for f, key in keys.items() if f in ahead and key and ahead[f].key == key}
     if known is not None:
