@@ -27,7 +27,7 @@ from zoo.resuming import (
     read_run,
     refuse,
     warn_of_environment,
-    write_data,
+    write_data_keys,
 )
 from zoo.run.card import write_card
 from zoo.run.checkpoint import Checkpoint, remove_unfinished, write_checkpoint
@@ -83,7 +83,7 @@ class Keeper:
         Raises:
             RunError: It can't be written.
         """
-        write_data(self._folder, self._prepared.splits, keys)
+        write_data_keys(self._folder, self._prepared.splits, keys)
         self._write(None)
         write_recipe(self._folder, self._prepared.plan.recipe)
 
@@ -111,7 +111,7 @@ class Keeper:
             self.state.history = [*self.state.history, line]
             if self.resumed is not None:
                 self.resumed.state.history = self.state.history
-            write_data(self._folder, self._prepared.splits, keys)
+            write_data_keys(self._folder, self._prepared.splits, keys)
             listen(Note(text=f"changed {line}", warning=True))
         self._write(self.resumed)
         write_recipe(self._folder, plan.recipe)

@@ -84,7 +84,7 @@ def environment() -> dict[str, str]:
     return {**versions(), "threads": str(torch.get_num_threads())}
 
 
-def write_data(folder: Path, splits: Splits, keys: DataKeys) -> None:
+def write_data_keys(folder: Path, splits: Splits, keys: DataKeys) -> None:
     """Note what the run learns from, for whoever goes on with it.
 
     Raises:
@@ -102,8 +102,8 @@ def write_data(folder: Path, splits: Splits, keys: DataKeys) -> None:
     write_checkpoint(folder, tensors, {"train": len(splits.train)}, name=DATA)
 
 
-def read_data(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """What `write_data` noted: the key of each train image by CLASS/NAME, and of each val image.
+def read_data_keys(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What `write_data_keys` noted: the key of each train and of each val image, by CLASS/NAME.
 
     Raises:
         RunError: There is nothing, it is damaged, or not what a run leaves.
@@ -123,7 +123,7 @@ def read_data(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
     """How the images differ from those that the run began with, a line a kind."""
-    train, val = read_data(folder)
+    train, val = read_data_keys(folder)
     return [
         *_differences("train", train, _keyed(splits, splits.train, keys.train)),
         *_differences("val", val, _keyed(splits, splits.val, keys.val)),

@@ -1,6 +1,8 @@
 """Images are examined while libraries are imported, and again only where they have changed."""
 
 import os
+import signal
+import subprocess
 import time
 
 import numpy as np
@@ -44,13 +46,27 @@ def test_of_a_folder_that_is_not_there_nothing_is_known(tmp_path):
         assert ahead() == {}
 
 
-def test_leaving_waits_for_nothing(tmp_path):
+def test_leaving_ends_the_process_in_the_midst_of_its_work(tmp_path, monkeypatch):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (3000, 3000, 3), np.uint8)).save(
         tmp_path / "0.png"
     )
     for n in range(1, 200):
         os.link(tmp_path / "0.png", tmp_path / f"{n}.png")
-    started = time.monotonic()
+    started = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
     with examining(tmp_path, remembered=False):
         pass
-    assert time.monotonic() - started < 10  # All take a minute.
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
+def test_without_another_process_nothing_is_known_ahead(tmp_path, monkeypatch):
+    photo(tmp_path / "a.png", 1)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "nowhere"))
+    with examining(tmp_path, remembered=False) as ahead:
+        assert ahead() == {}

@@ -51,7 +51,7 @@ def batches(device, preprocess, augment, hflip=True, epoch=1, workers=0):
     )
     feed.sampler.epoch = epoch
     loaded = list(feed.train)
-    return loaded, [(feed.fed(rows), labels) for rows, labels in loaded]
+    return loaded, [(feed.on_device(rows), labels) for rows, labels in loaded]
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

@@ -34,10 +34,9 @@ class _Later(ModuleType):
     __file__ = None
 
     def __getattr__(self, name: str) -> Any:
+        # `from ... import` asks each module whether it is a package.
         if (self.__name__, name) == (_UTILS, "__path__"):
-            raise AttributeError(
-                name
-            )  # `from ... import` asks each module whether it is a package.
+            raise AttributeError(name)
         return getattr(_loaded(self.__name__), name)
 
 

@@ -48,8 +48,9 @@ class CropDataset(Dataset[Any]):  # torch has a loader yield what its data set h
         return len(self.images)
 
     def __getitem__(self, index: Index) -> tuple[Crop, int]:
-        base, label = self.images.bases[index[1]], self.images.bases.samples[index[1]].label
-        return self.images.drawing(index, self.view.crop, base), label
+        _, position = index
+        base, label = self.images.bases[position], self.images.bases.samples[position].label
+        return self.images.draw(index, self.view.crop, base), label
 
     @staticmethod
     def stack(rows: Sequence[Crop]) -> Crops:

@@ -20,9 +20,10 @@ from zoo.errors import DataError
 #: (epoch, index): the epoch travels with the index, so that workers need not be told of it.
 Index = tuple[int, int]
 
-#: Batches of (what a network is fed, as its data set stacks it; labels (N,) int64).
+#: Batches of (rows, as their data set stacks them; labels (N,) int64).
 Batches = DataLoader[tuple[Any, Tensor]]
 
+#: What is made of an image.
 Made = TypeVar("Made")
 
 
@@ -80,9 +81,9 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
     def _view(self, index: Index, base: np.ndarray) -> np.ndarray:
-        return base if self.augment is None else self.drawing(index, self.augment, base)
+        return base if self.augment is None else self.draw(index, self.augment, base)
 
-    def drawing(self, index: Index, change: Callable[[np.ndarray], Made], base: np.ndarray) -> Made:
+    def draw(self, index: Index, change: Callable[[np.ndarray], Made], base: np.ndarray) -> Made:
         """What `change`, which draws from torch's global generator, makes of an image's base."""
         epoch, position = index
         view, name = view_of(epoch, self.views), self.bases.samples[position].name

@@ -119,7 +119,7 @@ class RandomView:
     steps: tuple[Callable[..., Any], ...]
 
     @property
-    def resizes_alone(self) -> bool:
+    def only_crops(self) -> bool:
         """Whether `zoo.data.crops.resize_crops` does all that comes after the crop."""
         return not self.steps and self.interpolation.value in ("bilinear", "bicubic")
 

@@ -29,7 +29,7 @@ def train_epoch(
     backbone: Backbone,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
-    fed: Callable[[Any], Tensor],
+    on_device: Callable[[Any], Tensor],
     outputs_of: Callable[[Forward, Tensor], Any],
     loss_weights: Tensor | None,
     recipe: Recipe,
@@ -47,7 +47,7 @@ def train_epoch(
         backbone: Says how its auxiliary heads count.
         optimizer: Of what trains.
         batches: Of (what is loaded, labels).
-        fed: As in `Feed`.
+        on_device: As in `Feed`.
         outputs_of: Likewise.
         loss_weights: (classes,) on the device, or None.
         recipe: As resolved.
@@ -84,7 +84,7 @@ def train_epoch(
             model,
             partial(outputs_of, model),
             loss_of,
-            fed(loaded),
+            on_device(loaded),
             labels,
             class_weights=loss_weights,
             # Dropout and stochastic depth become a function of it, whatever ran before.

@@ -30,7 +30,7 @@ class Feed:
     Attributes:
         train: Shuffled batches of (what is loaded, labels (N,)).
         sampler: Of `train`; is told each epoch.
-        fed: What is loaded for training, on the device, to what is fed (N, ...).
+        on_device: Makes what is fed (N, ...) of what was loaded for training, on the device.
         val: Batches for validation, in order.
         outputs: `(forward, batch) -> forward's output` for what is fed.
         image_size: (height, width) of images; None where they are not what is fed.
@@ -38,7 +38,7 @@ class Feed:
 
     train: Batches
     sampler: EpochSampler
-    fed: Callable[[Any], Tensor]
+    on_device: Callable[[Any], Tensor]
     val: Batches
     outputs: Callable[[Forward, Tensor], Any]
     image_size: tuple[int, int] | None
@@ -58,10 +58,11 @@ def image_feed(
     A GPU resizes what is cropped from them a batch at a time, where nothing else is changed.
     """
     rows: Rows = train
-    fed: Callable[[Any], Tensor] = _as_it_is
+    on_device: Callable[[Any], Tensor] = _as_it_is
     view = train.augment
-    if device.type != "cpu" and isinstance(view, RandomView) and view.resizes_alone:
-        rows, fed = CropDataset(train, view), partial(resize_crops, preprocess=preprocess)
+    if device.type != "cpu" and isinstance(view, RandomView) and view.only_crops:
+        rows = CropDataset(train, view)
+        on_device = partial(resize_crops, preprocess=preprocess)
     batches, sampler = train_loader(rows, batch_size=batch_size, seed=train.seed, workers=workers)
 
     def outputs(forward: Forward, pixels: Tensor) -> Any:
@@ -70,7 +71,7 @@ def image_feed(
     return Feed(
         train=batches,
         sampler=sampler,
-        fed=fed,
+        on_device=on_device,
         val=eval_loader(val, batch_size=eval_batch_size(preprocess), workers=workers),
         outputs=outputs,
         image_size=preprocess.height_width,
@@ -102,7 +103,7 @@ def activation_feed(
     return Feed(
         train=batches,
         sampler=sampler,
-        fed=_as_it_is,
+        on_device=_as_it_is,
         val=eval_loader(
             CachedDataset(val, val_store),
             batch_size=eval_batch_size(val.bases.prepare.preprocess),

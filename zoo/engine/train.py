@@ -115,6 +115,7 @@ def train(
     loss_weights = None if class_weights is None else class_weights.to(accelerator.device)
     clock = Clock.of(recipe)
     most: float | None = None
+    kept_at = state.step
 
     def add_up() -> None:
         state.seen = accelerator.reduce(totals.clone(), reduction="sum").tolist()
@@ -122,14 +123,17 @@ def train(
         state.micro_batches = of_each(accelerator, state.micro_batch)
 
     def keep() -> None:
+        nonlocal kept_at
         add_up()
         save(take(bare, state, optimizer, accelerator), None)
-        clock.last = time.monotonic()
+        clock.last, kept_at = time.monotonic(), state.step
 
     def after_step() -> None:
         due = clock.by_steps(state.step)
         # To look at a number on a GPU is to wait for it, and processes to agree to wait too.
-        looks = due or state.epoch_step == len(batches) or not state.epoch_step % _LOOKS_EVERY
+        regularly = due or state.epoch_step == len(batches) or not state.epoch_step % _LOOKS_EVERY
+        # The first loss after a checkpoint tells whether its own weights have run away.
+        looks = regularly or state.step == kept_at + 1
         if not looks and accelerator.device.type != "cpu":
             return
         broken, stopping, late = agree(
@@ -146,7 +150,7 @@ def train(
             raise Stopped(stop.signum or signal.SIGTERM)
 
     while state.epoch < recipe.epochs and not out_of_patience(state, recipe):
-        epoch = state.epoch + 1
+        epoch, kept_at = state.epoch + 1, state.step
         feed.sampler.epoch = epoch
         before, frozen = frozen, freezing.frozen(epoch)
         if frozen != before:
@@ -167,7 +171,7 @@ def train(
                     backbone,
                     optimizer,
                     batches,
-                    feed.fed,
+                    feed.on_device,
                     feed.outputs,
                     loss_weights,
                     recipe,

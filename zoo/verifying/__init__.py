@@ -49,7 +49,9 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
     file = path / MODEL
     found, info = (broken(file), None) if odd(path, file) else check_model(file)
     findings = [found, *(check_file(path, name, info) for name in CHECKS)]
-    if (said := said_by_checkpoint(path)) is not None:
+    wrong = any(finding.state == "wrong" for finding in findings)
+    # A checkpoint may be large: it is asked only where there is something to explain.
+    if wrong and (said := said_by_checkpoint(path)) is not None:
         findings = [explained(finding, path, said) for finding in findings]
     looked_at = itertools.count(1)
     for other in sorted(p for p in others if p.name not in (MODEL, *CHECKS)):

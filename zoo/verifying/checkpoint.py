@@ -16,7 +16,7 @@ from zoo.model.head import in_head
 from zoo.parsing import MAX_JSON, MAX_TOML, parse_toml, read_bounded
 from zoo.planning.inputs import for_size
 from zoo.recipe import checked_recipe
-from zoo.resuming import read_data, read_run
+from zoo.resuming import read_data_keys, read_run
 from zoo.run.checkpoint import CHECKPOINT, DATA, LAST, LOCK, Checkpoint, is_unfinished
 from zoo.run.write import METRICS, RECIPE, ModelInfo, metrics_text
 from zoo.text import clip
@@ -104,7 +104,7 @@ def _own(run: Path, path: Path) -> Finding:
 
 
 def _data(run: Path) -> tuple[State, str]:
-    train, val = read_data(run)
+    train, val = read_data_keys(run)
     return "ok", f"what the run learns from: {len(train)} train images, {len(val)} val"
 
 
@@ -130,7 +130,7 @@ def _last(run: Path) -> tuple[State, str]:
 def _fits(run: Path, checkpoint: Checkpoint) -> None:
     recipe = checked_recipe(checkpoint.about["recipe"])
     backbone, _ = for_size(plugins.get(recipe.backbone), recipe, ignore)
-    train, _ = read_data(run)
+    train, _ = read_data_keys(run)
     classes = len({name.partition("/")[0] for name in train})
     snapshot = Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
     heads = [t.shape for name, t in snapshot.model.items() if in_head(name, backbone.head_paths)]

@@ -37,7 +37,11 @@ def examining(folder: Path, *, remembered: bool) -> Iterator[Ahead]:
     # -P: what lies in the working folder is not to be imported.
     which = "remembered" if remembered else "new"
     command = [sys.executable, "-P", "-c", _PROGRAM, str(folder), which]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:  # Python's program is not known, or there is no memory for another.
+        yield dict
+        return
 
     def ahead() -> Mapping[Path, Examined]:
         answer, _ = process.communicate()
