@@ -18,23 +18,45 @@ def timms(name):
     return resolve_model_data_config(None, pretrained_cfg=cfg.to_dict())
 
 
-@pytest.mark.parametrize("name", TIMM)
-def test_preprocessing_declared_for_timm_is_timms(name):
-    ours, theirs = plugins.get(name).preprocess, timms(name)
-    assert (3, *ours.height_width) == tuple(theirs["input_size"])
-    assert (ours.mean, ours.std) == (tuple(theirs["mean"]), tuple(theirs["std"]))
-    assert ours.interpolation == theirs["interpolation"]
-    assert (ours.crop_pct, ours.crop_mode) == (theirs["crop_pct"], theirs["crop_mode"])
+def test_preprocessing_declared_for_timm_is_timms():
+    ours = {name: plugins.get(name).preprocess for name in TIMM}
+    theirs = {name: timms(name) for name in TIMM}
+    assert {
+        name: ((3, *p.height_width), p.mean, p.std, p.interpolation, p.crop_pct, p.crop_mode)
+        for name, p in ours.items()
+    } == {
+        name: (
+            tuple(t["input_size"]),
+            tuple(t["mean"]),
+            tuple(t["std"]),
+            t["interpolation"],
+            t["crop_pct"],
+            t["crop_mode"],
+        )
+        for name, t in theirs.items()
+    }
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_preprocessing_declared_for_torchvision_is_torchvisions(name):
-    ours = plugins.get(name).preprocess
-    theirs = models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
-    assert ours.height_width == (theirs.crop_size[0],) * 2
-    assert ours.resize == (theirs.resize_size[0],) * 2
-    assert (ours.mean, ours.std) == (tuple(theirs.mean), tuple(theirs.std))
-    assert (ours.interpolation, ours.crop_mode) == (theirs.interpolation.value, "center")
+def test_preprocessing_declared_for_torchvision_is_torchvisions():
+    ours = {name: plugins.get(name).preprocess for name in TORCHVISION}
+    theirs = {
+        name: models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
+        for name in TORCHVISION
+    }
+    assert {
+        name: (p.height_width, p.resize, p.mean, p.std, p.interpolation, p.crop_mode)
+        for name, p in ours.items()
+    } == {
+        name: (
+            (t.crop_size[0],) * 2,
+            (t.resize_size[0],) * 2,
+            tuple(t.mean),
+            tuple(t.std),
+            t.interpolation.value,
+            "center",
+        )
+        for name, t in theirs.items()
+    }
 
 
 @pytest.fixture(scope="module")
