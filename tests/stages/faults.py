@@ -13,15 +13,17 @@ import pytest
 
 _PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
-#: Several commands in one process, which has to import torch once only.
 _SEVERAL = """
-import json, sys
+import json, os, sys
 from click.testing import CliRunner
 from zoo.cli import main
 
-for args, env in json.loads(sys.argv[1]):
-    result = CliRunner().invoke(main, args, env=env)
-    print(json.dumps([result.exit_code, result.stdout, result.stderr]))
+for line in sys.stdin:
+    folder, env, commands = json.loads(line)
+    os.chdir(folder)
+    results = [CliRunner().invoke(main, args, env=env) for args in commands]
+    os.chdir("/")
+    print(json.dumps([[r.exit_code, r.stdout, r.stderr] for r in results]), flush=True)
 """
 
 
@@ -57,12 +59,25 @@ def end(process, code):
     return out, err
 
 
-def answers(prefix, commands, env=None):
-    """(exit code, stdout, stderr) of each command line, one after the other."""
-    given = json.dumps([([str(arg) for arg in command], env) for command in commands])
-    done = subprocess.run([*prefix, sys.executable, "-c", _SEVERAL, given], **_PIPES)
-    assert not done.returncode, done.stderr
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+@contextlib.contextmanager
+def answering(prefix):
+    """Begin a process that answers command lines; it has to import torch once only.
+
+    Gives a function that takes several and returns (exit code, stdout, stderr) of each.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*prefix, sys.executable, "-c", _SEVERAL], **pipes) as process:
+
+        def answers(commands, **env):
+            homes = {name: os.environ[name] for name in ("ZOO_HOME", "TORCH_HOME")}
+            given = [[str(arg) for arg in command] for command in commands]
+            process.stdin.write(f"{json.dumps([str(Path.cwd()), homes | env, given])}\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            assert line, f"ended with {process.wait()}"
+            return [tuple(answer) for answer in json.loads(line)]
+
+        yield answers
 
 
 @contextlib.contextmanager

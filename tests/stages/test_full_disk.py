@@ -11,7 +11,7 @@ import zoo
 from tests.conftest import QUICK
 from tests.stages.conftest import flags
 from tests.stages.crash import check_equal, check_whole
-from tests.stages.faults import Disk, answers, begin, contents, end, standing_still
+from tests.stages.faults import Disk, answering, begin, contents, end, standing_still
 from zoo.cli import main
 
 FIELDS = {**QUICK, "train": "finetune", "epochs": 12, "checkpoint_every": 1}
@@ -67,7 +67,8 @@ def test_a_full_disk_ends_the_run_with_a_line_and_freed_it_goes_on_to_the_same(
     assert error == f"Error: can't write {last}: No space left on device"
     assert kept.startswith(f"kept the best so far in {run}: epoch 1")
     assert how == f"go on with: zoo finetune --resume {run}"
-    ((code, _, again),) = answers(disk.enter, [["finetune", "--resume", run]])
+    with answering(disk.enter) as answers:
+        ((code, _, again),) = answers([["finetune", "--resume", run]])
     assert code == 2
     assert again.startswith(f"Error: no space for the run folder {run}: it needs ")
     assert len(again.splitlines()) == 1
@@ -88,7 +89,8 @@ def test_a_disk_that_becomes_read_only_ends_the_run_with_a_line(photos, disk):
         ["verify", run],
         ["predict", run, photos / "red"],
     ]
-    resumed, begun, *reading = answers(disk.enter, commands)
+    with answering(disk.enter) as answers:
+        resumed, begun, *reading = answers(commands)
     assert resumed[0] == begun[0] == 2
     assert resumed[2] == f"Error: can't write the run folder {run}: no right to write in {run}\n"
     assert (

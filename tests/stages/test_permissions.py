@@ -11,7 +11,7 @@ import zoo
 from tests.conftest import QUICK
 from tests.stages.conftest import flags
 from tests.stages.crash import Crash, check_equal, check_whole, crash_at
-from tests.stages.faults import answers, begin, contents, end, standing_still, unprivileged
+from tests.stages.faults import answering, begin, contents, end, standing_still, unprivileged
 from zoo.cli import main
 
 FIELDS = {**QUICK, "train": "finetune", "epochs": 12, "checkpoint_every": 1}
@@ -26,6 +26,13 @@ def _removable():
     for path in sorted(Path().rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """What somebody without root's rights is answered."""
+    with answering(unprivileged()) as answers:
+        yield answers
 
 
 @pytest.mark.slow
@@ -43,7 +50,7 @@ def _removable():
     ],
 )
 def test_permission_lost_in_mid_run_ends_it_with_a_line_and_given_back_it_comes_to_the_same(
-    photos, folder, mode, said, again
+    photos, answers, folder, mode, said, again
 ):
     undisturbed = zoo.finetune(photos, out="undisturbed", **FIELDS)
     process = begin(unprivileged(), "finetune", "--data", photos, "--out", "run", *flags(FIELDS))
@@ -52,7 +59,7 @@ def test_permission_lost_in_mid_run_ends_it_with_a_line_and_given_back_it_comes_
     _, err = end(process, 2)
     assert err.splitlines()[0] == f"Error: {said}: {DENIED}"
     assert err.splitlines()[-1] == "go on with: zoo finetune --resume run"
-    ((code, _, err),) = answers(unprivileged(), [["finetune", "--resume", "run"]])
+    ((code, _, err),) = answers([["finetune", "--resume", "run"]])
     assert code == 2
     assert again in err.splitlines()[0]
     Path(folder).chmod(0o755)
@@ -62,13 +69,13 @@ def test_permission_lost_in_mid_run_ends_it_with_a_line_and_given_back_it_comes_
     check_whole("run")
 
 
-def test_a_folder_for_runs_that_is_closed_is_named_before_training(photos):
+def test_a_folder_for_runs_that_is_closed_is_named_before_training(photos, answers):
     for name, mode in (("read", 0o555), ("closed", 0)):
         Path(name).mkdir()
         Path(name).chmod(mode)
     outs = ["read", "read/run", "read/deep/run", "closed/run"]
     commands = [["finetune", "--data", photos, *flags(FIELDS), "--out", out] for out in outs]
-    found = answers(unprivileged(), commands)
+    found = answers(commands)
     said = [f"can't write the run folder {out}: no right to write in " for out in outs[:3]]
     said.append(f"can't look at the run folder closed/run: {DENIED}")
     for (code, out, err), expected in zip(found, said, strict=True):
@@ -79,7 +86,9 @@ def test_a_folder_for_runs_that_is_closed_is_named_before_training(photos):
 
 
 @pytest.mark.parametrize("place", ["", "checkpoint"])
-def test_a_run_that_can_not_be_looked_at_is_never_begun_anew_nor_a_traceback(photos, place):
+def test_a_run_that_can_not_be_looked_at_is_never_begun_anew_nor_a_traceback(
+    photos, answers, place
+):
     with pytest.raises(Crash):
         zoo.finetune(photos, out="run", **FIELDS, listen=crash_at(5))
     before = contents(Path("run"))
@@ -96,7 +105,7 @@ def test_a_run_that_can_not_be_looked_at_is_never_begun_anew_nor_a_traceback(pho
             ["verify", run],
             ["predict", run, photos / "red"],
         ]
-    found = answers(unprivileged(), commands)
+    found = answers(commands)
     for command, (code, out, err) in zip(commands, found, strict=True):
         assert code in (0, 2), (command, out, err)
         assert code == 2 or command[0] in ("verify", "predict"), (command, out, err)
@@ -122,21 +131,21 @@ def test_a_run_that_can_not_be_looked_at_is_never_begun_anew_nor_a_traceback(pho
         (0, f"activations are not cached in {{home}}/cache/.*: it can't be used: {DENIED}"),
     ],
 )
-def test_a_cache_folder_that_is_closed_is_said_and_changes_no_result(photos, mode, said):
+def test_a_cache_folder_that_is_closed_is_said_and_changes_no_result(photos, answers, mode, said):
     fields = {**QUICK, "train": "finetune", "epochs": 2, "freeze": 4, "views": 2}
     undisturbed = zoo.finetune(photos, out="undisturbed", **fields)
     home = Path("home").absolute()
     home.mkdir(mode=0o755)
     home.chmod(mode)
     command = ["finetune", "--data", photos, "--out", "run", *flags(fields)]
-    ((code, out, err),) = answers(unprivileged(), [command], env={"ZOO_HOME": str(home)})
+    ((code, out, err),) = answers([command], ZOO_HOME=str(home))
     assert code == 0
     assert re.search(said.format(home=home), out + err)
     check_equal(zoo.load("run"), undisturbed)
     assert not contents(home)
 
 
-def test_photos_that_may_not_be_read_are_named(photos):
+def test_photos_that_may_not_be_read_are_named(photos, answers):
     for name in ("image", "class", "all"):
         shutil.copytree(photos, name)
     Path("image/red/3.png").chmod(0)
@@ -147,7 +156,7 @@ def test_photos_that_may_not_be_read_are_named(photos):
         for name in ("image", "class", "all")
         for command in (["finetune"], ["finetune", "--strict"])
     ]
-    left_out, strict, *closed = answers(unprivileged(), commands)
+    left_out, strict, *closed = answers(commands)
     assert left_out[0] == 0
     assert f"unreadable image image/red/3.png: {DENIED}" in left_out[2]
     assert "1 unreadable images left out" in left_out[2]
