@@ -1,5 +1,6 @@
 """Runs that are interrupted or killed while they fill a cache, and runs that share one."""
 
+import functools
 import multiprocessing
 import os
 import random
@@ -38,6 +39,19 @@ FILLING = {
 def many_photos(tmp_path_factory):
     """Enough that a cache is filled in several writes: 3 classes of 70. Not to be changed."""
     return make_photos(tmp_path_factory.mktemp("many") / "colours", 70)
+
+
+@pytest.fixture(scope="module")
+def plain(many_photos, tmp_path_factory):
+    """The run of a kind without a cache, made once. Not to be changed."""
+
+    @functools.cache
+    def plain(kind):
+        out = tmp_path_factory.mktemp("plain") / "run"
+        fields = {**start(**FILLING[kind]), "cache_size": 0.0}
+        return zoo.finetune(many_photos, out=out, listen=ignore, **fields)
+
+    return plain
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +95,8 @@ def finetune(home, data, out, fields, events=None, go=None, dies_at=0):
 
 
 @pytest.mark.parametrize("kind", FILLING)
-def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, kind):
+def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, plain, kind):
     fields = start(**FILLING[kind])
-    undisturbed, _, _ = hear(many_photos, "undisturbed", **fields, cache_size=0.0)
     interrupted_at = []
 
     def listen(event):
@@ -97,13 +110,15 @@ def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, kind):
     total = 168 + 42 * (kind == "images")
     assert interrupted_at == [128]
     assert computed[kind] == total - 128
-    check_same(run, undisturbed)
+    check_same(run, plain(kind))
 
 
 @pytest.mark.parametrize("kind", FILLING)
-def test_a_disk_that_fills_up_meanwhile_is_said_and_changes_nothing(many_photos, kind, monkeypatch):
+def test_a_disk_that_fills_up_meanwhile_is_said_and_changes_nothing(
+    many_photos, plain, kind, monkeypatch
+):
     fields = start(**FILLING[kind])
-    undisturbed, _, _ = hear(many_photos, "undisturbed", **fields, cache_size=0.0)
+    undisturbed = plain(kind)
     written = []
 
     def write_two(folder, *given):
@@ -165,12 +180,7 @@ def killed_at_random_moments(many_photos, processes, monkeypatch, kind, times, s
     assert sha256(run) == sha256(undisturbed)
 
 
-# The slow suite kills while the others are filled.
-@pytest.mark.parametrize("kind", ["features"])
-def test_a_killed_run_leaves_a_cache_that_gives_the_same(many_photos, processes, kind, monkeypatch):
-    killed_at_random_moments(many_photos, processes, monkeypatch, kind, 2)
-
-
+# That a store outlives its writer's kill is tested in tests/cache/test_damage.py, too, in a second.
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FILLING)
 @pytest.mark.parametrize("repeat", range(20))
@@ -234,7 +244,7 @@ def command(home, arguments, events):
     main(arguments)
 
 
-@pytest.mark.parametrize("kind", ["features", "activations"])
+@pytest.mark.parametrize("kind", ["activations", pytest.param("features", marks=pytest.mark.slow)])
 def test_ctrl_c_while_a_cache_is_filled_keeps_it_and_can_be_gone_on_with(
     many_photos, processes, kind, monkeypatch
 ):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -46,13 +47,51 @@ KINDS = {
 }
 
 
+#: Those whose state others hold too: momentum, the probe's, and statistics of batch norm.
+SLOW_KINDS = {"sgd", "probe, then fine-tuned", "batch norm trains"}
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A run of two epochs, undisturbed and crashed; not to be changed.
+
+    Attributes:
+        fields: What it was made with.
+        undisturbed: The run to its end.
+        crashed: The folder of the same run that ended in its second epoch.
+    """
+
+    fields: dict
+    undisturbed: zoo.Run
+    crashed: Path
+
+
+@pytest.fixture(scope="module")
+def twice(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("twice")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fields = interrupted(photos, out=folder / "crashed")
+        undisturbed = zoo.finetune(out=folder / "undisturbed", **fields)
+    return Twice(fields, undisturbed, folder / "crashed")
+
+
+@pytest.fixture
+def crashed(twice):
+    """The run that crashed, in the folder `run`; returns its fields."""
+    shutil.copytree(twice.crashed, "run")
+    return twice.fields
+
+
 def zoo_(*args, code=0):
     result = CliRunner().invoke(main, [str(arg) for arg in args])
     assert result.exit_code == code, result.output
     return result
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow if k in SLOW_KINDS else []) for k in KINDS]
+)
 def test_a_run_that_crashed_at_any_step_comes_to_the_same_weights(photos, kind):
     fields = {**start(**KINDS[kind]), "data": photos, "checkpoint_every": 1}
     undisturbed = zoo.finetune(out="undisturbed", **fields)
@@ -70,40 +109,37 @@ def test_a_run_that_crashed_in_its_probe_goes_on_to_the_same(photos):
     check_equal(run, undisturbed)
 
 
-@pytest.mark.parametrize("name", ["drops/test_efficientnet", "drops/test_vit"])
+@pytest.mark.parametrize(
+    "name",
+    ["drops/test_efficientnet", pytest.param("drops/test_vit", marks=pytest.mark.slow)],
+)
 def test_dropout_and_stochastic_depth_are_drawn_again_alike(photos, drops, name):
     fields = {**start(name, train="finetune", epochs=2), "data": photos, "checkpoint_every": 2}
     undisturbed = zoo.finetune(out="undisturbed", **fields)
     check_equal(crashed_and_resumed("run", fields, [(3, StepEnd), (2, StepEnd)]), undisturbed)
 
 
-def test_a_resumed_run_may_load_images_otherwise(photos):
-    fields = {**start(train="finetune", epochs=2), "data": photos, "checkpoint_every": 1}
-    undisturbed = zoo.finetune(out="undisturbed", **fields)
-    run = crashed_and_resumed("run", fields, [(2, StepEnd)], workers=2, cache_size=0.0)
-    check_equal(run, undisturbed)
+@pytest.mark.usefixtures("crashed")
+def test_a_resumed_run_may_load_images_otherwise(twice):
+    check_equal(zoo.resume("run", workers=2, cache_size=0.0), twice.undisturbed)
 
 
-def test_without_a_checkpoint_in_the_epoch_it_begins_again(photos):
+def test_without_a_checkpoint_in_the_epoch_it_begins_again(photos, twice):
     fields = {**start(train="finetune", epochs=2), "data": photos}
-    undisturbed = zoo.finetune(out="undisturbed", **fields)
     notes = []
     with pytest.raises(Crash):
         zoo.finetune(out="run", **fields, listen=crash_at(5))
     run = zoo.resume("run", listen=lambda e: notes.append(getattr(e, "text", "")))
     assert "going on with run after epoch 1 of 2" in notes
-    check_equal(run, undisturbed)
+    check_equal(run, twice.undisturbed)
 
 
-def test_the_folder_may_have_moved_and_the_photos_too(photos, tmp_path):
+def test_the_folder_may_have_moved_and_the_photos_too(photos, twice, tmp_path):
     own = shutil.copytree(photos, tmp_path / "here")
-    fields = {**start(train="finetune", epochs=2), "data": own, "checkpoint_every": 1}
-    undisturbed = zoo.finetune(out="undisturbed", **fields)
-    with pytest.raises(Crash):
-        zoo.finetune(out="run", **fields, listen=crash_at(2))
+    interrupted(own)
     own.rename(tmp_path / "there")
     Path("run").rename("moved")
-    check_equal(zoo.resume("moved", data=str(tmp_path / "there")), undisturbed)
+    check_equal(zoo.resume("moved", data=str(tmp_path / "there")), twice.undisturbed)
 
 
 def test_a_killed_run_whose_model_was_not_yet_written_gets_it_from_the_checkpoint(photos):
@@ -118,9 +154,8 @@ def test_a_killed_run_whose_model_was_not_yet_written_gets_it_from_the_checkpoin
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_finishes_the_step_and_says_how_to_go_on(photos, monkeypatch, signum, code):
-    fields = {**start(train="finetune", epochs=3), "data": photos}
-    undisturbed = zoo.finetune(out="undisturbed", **fields)
+def test_a_signal_finishes_the_step_and_says_how_to_go_on(photos, twice, monkeypatch, signum, code):
+    fields = {**start(train="finetune", epochs=2), "data": photos}
     steps = []
 
     def listen(self, event):
@@ -137,13 +172,11 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(photos, monkeypatch, s
     assert "kept the best so far in run: epoch 1" in kept
     assert how == "! go on with: zoo finetune --resume run"
     resumed = zoo_("finetune", "--resume", "run")
-    assert "in epoch 2 of 3, after step 2" in resumed.stdout
-    check_equal(zoo.load("run"), undisturbed)
+    assert "in epoch 2 of 2, after step 2" in resumed.stdout
+    check_equal(zoo.load("run"), twice.undisturbed)
 
 
-def test_a_second_signal_ends_at_once_and_loses_nothing(photos):
-    fields = {**start(train="finetune", epochs=2), "data": photos, "checkpoint_every": 1}
-    undisturbed = zoo.finetune(out="undisturbed", **fields)
+def test_a_second_signal_ends_at_once_and_loses_nothing(twice):
     steps = []
 
     def listen(event):
@@ -154,10 +187,10 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(photos):
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(zoo.Stopped) as stopped:
-        zoo.finetune(out="run", **fields, listen=listen)
+        zoo.finetune(out="run", **twice.fields, listen=listen)
     assert stopped.value.signum == signal.SIGINT
     assert len(steps) == 2
-    check_equal(zoo.resume("run"), undisturbed)
+    check_equal(zoo.resume("run"), twice.undisturbed)
 
 
 def test_a_program_keeps_its_own_signal_handler(photos):
@@ -183,8 +216,8 @@ def interrupted(photos, out="run", **fields):
     return fields
 
 
-def test_what_may_not_differ_is_refused_by_name(photos):
-    interrupted(photos)
+@pytest.mark.usefixtures("crashed")
+def test_what_may_not_differ_is_refused_by_name():
     before = sorted((p, p.read_bytes()) for p in Path("run").rglob("*") if p.is_file())
     refused = zoo_("finetune", "--resume", "run", "--batch-size=4", "--lr=0.5", code=2)
     assert "the run run would not go on as it began:" in refused.stderr
@@ -193,14 +226,14 @@ def test_what_may_not_differ_is_refused_by_name(photos):
     assert sorted((p, p.read_bytes()) for p in Path("run").rglob("*") if p.is_file()) == before
 
 
-def test_what_fits_nothing_is_refused_even_so(photos):
-    interrupted(photos)
+@pytest.mark.usefixtures("crashed")
+def test_what_fits_nothing_is_refused_even_so():
     refused = zoo_("finetune", "--resume", "run", "--optimizer=adamw", "--allow-changed", code=2)
     assert "can't go on with optimizer = 'adamw', was 'sgd'; start a new one" in refused.stderr
 
 
-def test_what_was_allowed_to_differ_is_recorded(photos):
-    interrupted(photos)
+@pytest.mark.usefixtures("crashed")
+def test_what_was_allowed_to_differ_is_recorded():
     zoo_("finetune", "--resume", "run", "--batch-size=4", "--epochs=3", "--allow-changed")
     (line,) = zoo.load("run").info.history
     assert line == "in epoch 2 of 3, after step 1: epochs = 3, was 2; batch_size = 4, was 8"
@@ -241,20 +274,16 @@ def test_other_starting_weights_are_refused(photos):
         zoo.resume("run")
 
 
-def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(photos):
-    fields = {**start(train="finetune", epochs=2), "data": photos, "checkpoint_every": 1}
-    undisturbed = zoo.finetune(out="undisturbed", **fields)
-    command = ["finetune", "--resume", "auto", "--out", "run", *flags(fields)]
-    with pytest.raises(Crash):
-        zoo.finetune(out="run", **fields, listen=crash_at(4))
+def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(crashed, twice):
+    command = ["finetune", "--resume", "auto", "--out", "run", *flags(crashed)]
     assert "going on with run in epoch 2" in zoo_(*command).stdout
-    check_equal(zoo.load("run"), undisturbed)
+    check_equal(zoo.load("run"), twice.undisturbed)
     again = zoo_(*command)
     assert "complete already" in again.stdout
     assert "zoo predict run" in again.stdout
-    fresh = zoo_("finetune", "--resume", "auto", "--out", "fresh", *flags(fields))
+    fresh = zoo_("finetune", "--resume", "auto", "--out", "fresh", *flags(crashed))
     assert "going on" not in fresh.stdout
-    check_equal(zoo.load("fresh"), undisturbed)
+    check_equal(zoo.load("fresh"), twice.undisturbed)
 
 
 def test_resume_auto_begins_where_a_run_was_killed_before_its_first_checkpoint(photos):
@@ -267,8 +296,8 @@ def test_resume_auto_begins_where_a_run_was_killed_before_its_first_checkpoint(p
     check_whole("run")
 
 
+@pytest.mark.usefixtures("crashed")
 def test_without_resume_a_run_is_never_overwritten_and_the_way_on_is_said(photos):
-    interrupted(photos)
     refused = zoo_("finetune", "--data", photos, "--out", "run", *flags(QUICK), code=2)
     assert "zoo never overwrites one. To go on with it: zoo finetune --resume run" in refused.stderr
 
@@ -283,8 +312,8 @@ def test_wrong_uses_of_resume_are_said(photos):
         assert said in zoo_("finetune", *args, code=2).stderr
 
 
+@pytest.mark.usefixtures("crashed")
 def test_a_run_that_another_process_writes_is_left_alone(photos, monkeypatch):
-    interrupted(photos)
     Path("new/checkpoint").mkdir(parents=True)
     monkeypatch.setattr("zoo.finetuning.ORPHANS", 0.2)
     holder = subprocess.Popen(
@@ -310,8 +339,8 @@ with FileLock("run/checkpoint/.lock"), FileLock("new/checkpoint/.lock"):
 """
 
 
-def test_a_damaged_checkpoint_is_not_gone_on_with(photos):
-    interrupted(photos)
+@pytest.mark.usefixtures("crashed")
+def test_a_damaged_checkpoint_is_not_gone_on_with():
     path = Path("run/checkpoint/last.safetensors")
     whole = path.read_bytes()
     for position in (3, 40, len(whole) // 2, len(whole) - 1):
@@ -339,10 +368,8 @@ def test_a_checkpoint_holds_tensors_and_json_alone(photos):
     assert Path("run/checkpoint/last.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_intact(photos):
-    fields = {**start(train="finetune", epochs=2), "data": photos, "checkpoint_every": 1}
-    undisturbed = zoo.finetune(out="undisturbed", **fields)
-    size = Path("undisturbed/model.safetensors").stat().st_size
+def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_intact(twice):
+    size = Path(twice.undisturbed.path, "model.safetensors").stat().st_size
     steps = []
 
     def listen(event):
@@ -358,14 +385,14 @@ def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_inta
         with pytest.raises(
             RunError, match=r"can't write run/checkpoint/last.safetensors: "
         ) as full:
-            zoo.finetune(out="run", **fields, listen=listen)
+            zoo.finetune(out="run", **twice.fields, listen=listen)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
     assert "File too large" in str(full.value)
     assert "go on with: zoo finetune --resume run" in str(full.value)
     assert not list(Path("run").rglob(".*.*.????????"))
-    check_equal(zoo.resume("run"), undisturbed)
+    check_equal(zoo.resume("run"), twice.undisturbed)
 
 
 KILLED_WRITING = """
@@ -383,6 +410,7 @@ zoo.finetune(out="run", listen=listen, **json.loads(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_safetensors_writes_leaves_nothing_for_good(photos):
     fields = {**start(train="finetune"), "data": str(photos), "checkpoint_every": 1}
     undisturbed = zoo.finetune(out="undisturbed", **fields)
@@ -522,16 +550,13 @@ def test_two_processes_that_were_killed_go_on_to_the_same_weights(photos):
     check_equal(zoo.load("run"), zoo.load("whole"))
 
 
-def test_a_run_that_follows_links_goes_on_following_them(photos, tmp_path):
+def test_a_run_that_follows_links_goes_on_following_them(photos, twice, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
     for folder in photos.iterdir():
         (linked / folder.name).symlink_to(folder)
-    undisturbed = zoo.finetune(
-        out="undisturbed", **start(train="finetune", epochs=2), data=linked, follow_links=True
-    )
     interrupted(linked, follow_links=True)
-    check_equal(zoo.resume("run"), undisturbed)
+    check_equal(zoo.resume("run"), twice.undisturbed)
 
 
 def test_copies_may_take_the_place_of_links(photos, tmp_path):
