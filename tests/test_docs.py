@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -31,6 +32,21 @@ def zoo_(*args: str) -> str:
     return result.stdout
 
 
+def test_the_readmes_commands_are_understood():
+    """Read as the command line reads them, and not run."""
+    make_photos(Path("photos"), 1)
+    shutil.copytree(ROOT / "recipes", "recipes")
+    commands = commands_in((ROOT / "README.md").read_text())
+    assert len(commands) >= 6
+    for line in commands:
+        words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+        command, context = main, click.Context(main)
+        while isinstance(command, click.Group):
+            command = command.get_command(context, words.pop(0))
+        command.make_context(command.name, words).close()
+
+
+@pytest.mark.slow
 def test_the_readmes_commands_run_in_their_order():
     """All but the demo's, which takes a minute (below)."""
     make_photos(Path("photos"), 6)
