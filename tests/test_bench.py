@@ -170,6 +170,7 @@ def test_a_row_that_finds_caches_comes_after_the_one_that_leaves_them():
     assert all(names.index(t.again) < names.index(t.name) for t in tools.TOOLS if t.again)
 
 
+@pytest.mark.slow
 def test_zoo_is_timed_by_the_lines_that_it_prints(split_photos, tmp_path):
     flags = [f"--data={split_photos}", "--backbone=timm/test_efficientnet", "--weights=none"]
     flags += ["--image-size=32", "--epochs=2", "--device=cpu"]

@@ -125,10 +125,10 @@ def test_a_freeze_goes_up_to_and_including_its_stage(photos):
 
 
 def test_unfreezing_moves_group_after_group_each_from_its_epoch_on(photos, each_epoch):
-    fields, before = start("torchvision/resnet18")
+    fields, before = start("timm/test_resnet")
     fields |= {"epochs": 4, "freeze": "layer4", "unfreeze_epoch": (2, 4)}
     kept, notes = each_epoch(photos, **fields)
-    layers = layers_of("torchvision/resnet18")
+    layers = layers_of("timm/test_resnet")
     states = [before, *kept]
     steps = [moved_depths(a, b, layers) for a, b in pairwise(states)]
     everything = set(range(len(layers)))
@@ -154,8 +154,15 @@ def test_one_unfreeze_epoch_lets_all_train_and_the_metrics_say_when(photos, each
     assert [float(row["lr_head"]) for row in rows] == [0.01, 0.01, 0.01]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [
+        ("sgd", "cosine"),
+        ("adamw", "constant"),
+        pytest.param("sgd", "constant", marks=pytest.mark.slow),
+        pytest.param("adamw", "cosine", marks=pytest.mark.slow),
+    ],
+)
 def test_layer_decay_shortens_the_steps_of_each_depth_by_its_factor(photos, optimizer, schedule):
     """One step from the same weights, with and without."""
     fields, before = start("timm/test_vit")

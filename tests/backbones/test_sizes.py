@@ -38,13 +38,14 @@ def own_weights(name, file):
     ("name", "size", "moved"),
     [
         ("test_vit", 96, "pos_embed"),
-        ("deit_tiny_distilled_patch16_224", 160, "pos_embed"),
+        pytest.param("deit_tiny_distilled_patch16_224", 160, "pos_embed", marks=pytest.mark.slow),
         ("test_vit_relpos", 96, ""),
         ("test_coatnet", 192, "stages.2.blocks.0.attn.rel_pos.relative_position_bias_table"),
-        (
+        pytest.param(
             "swin_tiny_patch4_window7_224",
             112,
             "layers.3.blocks.0.attn.relative_position_bias_table",
+            marks=pytest.mark.slow,
         ),
         pytest.param("swinv2_tiny_window8_256", 192, "", marks=pytest.mark.slow),
         pytest.param("swinv2_cr_tiny_ns_224", 256, "", marks=pytest.mark.slow),

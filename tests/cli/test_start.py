@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 
 def run(code: str) -> list[str]:
     """The lines that a fresh Python prints, whose compiler was put off."""
@@ -51,6 +53,7 @@ def test_the_compiler_comes_when_something_compiles():
     assert found == ["1.0 What it does.", "4.0", "True ['*']", "torch._dynamo.eval_frame", "1.0"]
 
 
+@pytest.mark.slow
 def test_modules_of_the_compiler_can_be_imported_by_name():
     found = run("""
         import torch._dynamo.config

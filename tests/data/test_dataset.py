@@ -92,8 +92,8 @@ def test_kept_bases_give_the_same_images_bit_for_bit(photos, augment):
 @pytest.mark.parametrize(
     "method",
     [
-        # It imports in a process what spawn imports, too.
-        pytest.param(method, marks=[pytest.mark.slow] if method == "forkserver" else [])
+        # All but fork import torch in a process of their own.
+        pytest.param(method, marks=[] if method == "fork" else pytest.mark.slow)
         for method in multiprocessing.get_all_start_methods()
     ],
 )

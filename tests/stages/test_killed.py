@@ -81,7 +81,9 @@ def killed_again_and_again(begin, photos, kind, times, seed):
     return killed
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k == "full" else pytest.mark.slow) for k in KINDS]
+)
 def test_a_killed_run_goes_on_to_the_same_weights(begin, photos, kind):
     assert killed_again_and_again(begin, photos, kind, 3, seed=1) >= 3
 

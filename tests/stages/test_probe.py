@@ -71,7 +71,14 @@ def test_a_probe_beats_chance_by_far_and_fine_tuning_starts_from_it(split_photos
     torch.testing.assert_close(state(both), state(probe), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("case", [{}, {"views": 2}, {"class_weights": "balanced"}])
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        pytest.param({"views": 2}, marks=pytest.mark.slow),
+        pytest.param({"class_weights": "balanced"}, marks=pytest.mark.slow),
+    ],
+)
 def test_running_a_probes_recipe_again_gives_the_same_weights(split_photos, monkeypatch, case):
     fields = start(train="probe", **case)
     if "views" not in case:
@@ -181,6 +188,7 @@ def test_what_a_probe_freezes_is_not_told_otherwise(photos):
         zoo.finetune(photos, **start(train="probe", freeze=2))
 
 
+@pytest.mark.slow
 def test_the_demo_can_be_a_probe():
     run, notes, _ = hear(None, "run", **{**QUICK, "train": "probe"})
     assert run.class_names == tuple("0123456789")
