@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -90,9 +90,7 @@ def fit_probe(
             "or --precision too low"
         )
     labels = labels.to(features.device)
-    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    # What never changes says nothing; the penalty keeps its weight at 0.
-    scale = torch.where(std > 1e-6 * (mean.abs() + 1), std, torch.ones_like(std))
+    mean, scale = _standardisation(features)
     rows = (features - mean) / scale
     weights = None if class_weights is None else class_weights.to(rows)
     problem = _Problem(rows, labels, num_classes, weights, label_smoothing)
@@ -114,6 +112,58 @@ def fit_probe(
         loss=cv_loss,
         accuracy=cv_accuracy,
     )
+
+
+def held_out_logits(
+    learnt: Sequence[Tensor],
+    labels: Tensor,
+    num_classes: int,
+    penalty: float,
+    asked: Sequence[Tensor],
+) -> list[Tensor]:
+    """Logits of images by probes that have not seen them, in cross-validation.
+
+    Args:
+        learnt: Rows (N, C) float32 to learn from: of each image one in each, in the same order.
+        labels: (N,) int64.
+        num_classes: Outputs.
+        penalty: Of the probes.
+        asked: Rows (N, C) of the same images to give logits of.
+
+    Returns:
+        (N, classes) on the CPU for each of `asked`; where one fold alone is held out, NaN for all
+        other images.
+    """
+    mean, scale = _standardisation(learnt[0])
+    rows = (torch.cat(list(learnt)) - mean) / scale
+    labels = labels.to(rows.device)
+    held_out = _held_out(
+        range(len(labels)), labels.tolist(), rows.shape[1] * num_classes, seed=0
+    ).to(rows.device)
+    chosen = ~held_out.repeat(len(learnt), 1)
+    with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
+        problem = _Problem(rows, labels.repeat(len(learnt)), num_classes, None, 0.0)
+        weights = problem.minimise(chosen, penalty, most_iterations=100)
+    found = []
+    for each in asked:
+        logits = replace(problem, rows=(each - mean) / scale).logits(weights)
+        by_own = logits.masked_fill(~held_out[:, :, None], 0).sum(dim=1)
+        found.append(by_own.masked_fill(~held_out.any(dim=1)[:, None], math.nan).cpu())
+    return found
+
+
+def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, scale) (C,) of features (N, C).
+
+    The scale is the standard deviation, but at least the median one. On images unlike those of
+    pretraining some features are nearly constant. Divided by their own deviation they would get
+    weights of any size, and gradients of that size would destroy a backbone that is fine-tuned.
+    """
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
+    varies = std > 1e-6 * (mean.abs() + 1)
+    if not bool(varies.any()):
+        return mean, torch.ones_like(std)
+    return mean, std.clamp_min(float(std[varies].median()))
 
 
 @dataclass(frozen=True)
