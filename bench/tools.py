@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from zoo import Recipe
-from zoo.decisions import PROBED
 
 PEERS = Path(__file__).parent / "peers"
 #: Learning rates and loader processes that `compare.py --search` chose.
@@ -61,7 +60,7 @@ class Tool:
         return None
 
 
-_RATE = float(PROBED["lr"])
+_RATE = float(Recipe.model_fields["lr"].default)
 _PROBE = ("--train=probe",)
 
 TOOLS = (

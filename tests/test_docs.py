@@ -99,6 +99,7 @@ def test_the_article_is_followed_to_the_letter():
         "head_lr_mult": 80.0,
         "weight_decay": 0.001,
         "wd_on_norms": True,
+        "clip_grad": 0.0,
         "momentum": 0.0,
         "epochs": 15,
         "schedule": "constant",

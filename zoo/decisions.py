@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from zoo.backbone import Backbone
 from zoo.data.demo import IMAGE_SIZE
+from zoo.data.transforms import MILD_CROP
 from zoo.engine.events import Listener, Note
+from zoo.engine.invariance import Change
 from zoo.errors import TrainingError
 from zoo.recipe import Recipe, change
 
 #: What the demo changes of the defaults: mirrored digits are no digits, and they are small.
 DEMO = {"hflip": False, "image_size": IMAGE_SIZE}
 
-#: What AdamW changes of the defaults, which are SGD's.
-ADAMW = {"lr": 1e-4}
+#: What SGD changes of the defaults, which are AdamW's; and where a probe comes first.
+SGD = {"lr": 1e-3, "weight_decay": 1e-4}
+SGD_AFTER_PROBE = {**SGD, "lr": 5e-4}
 
 #: What a probe changes of the defaults: its head has nothing to catch up.
-PROBED = {"lr": 5e-4, "head_lr_mult": 1.0}
-PROBED_ADAMW = {"head_lr_mult": 1.0}
+PROBED = {"head_lr_mult": 1.0}
 
 #: Rows from which on a probe needs no augmented views, and how many views it gets at most.
 _ROWS_ENOUGH, _MOST_VIEWS = 200, 4
 
 #: What random weights change of the defaults: all has to be learnt, batch-norm statistics too.
-FROM_SCRATCH = {"train": "finetune", "batch_norm": "train", "lr": 0.05, "head_lr_mult": 1.0}
-FROM_SCRATCH_ADAMW = {**FROM_SCRATCH, "lr": 1e-3}
+FROM_SCRATCH = {"train": "finetune", "batch_norm": "train", "lr": 1e-3, "head_lr_mult": 1.0}
+FROM_SCRATCH_SGD = {**FROM_SCRATCH, "lr": 0.05}
+
+#: Images of the largest class divided by those of the smallest from which on classes are strongly
+#: imbalanced.
+_IMBALANCED = 5
 
 #: Steps that an epoch should have before a batch is made larger.
 _FEWEST_STEPS = 32
@@ -60,18 +67,54 @@ def decide_stages(recipe: Recipe, train_images: int, listen: Listener) -> Recipe
         listen(Note(text=text))
     if recipe.train == "probe":
         return change(recipe, freeze="backbone")
-    changes = PROBED if recipe.optimizer == "sgd" else PROBED_ADAMW
-    return _decide(recipe, changes, "after a probe", listen)
+    return _decide(recipe, PROBED, "after a probe", listen)
 
 
 def decide_rates(recipe: Recipe, listen: Listener) -> Recipe:
-    """Learning rates, and batch norm, for random weights and for AdamW."""
+    """Learning rates, weight decay and batch norm, for random weights and for SGD."""
+    if recipe.optimizer == "sgd":
+        if recipe.weights == "none":
+            scratch = {**SGD, **FROM_SCRATCH_SGD}
+            return _decide(recipe, scratch, "from random weights, with SGD", listen)
+        changes = SGD if recipe.train == "finetune" else SGD_AFTER_PROBE
+        return _decide(recipe, changes, "with SGD", listen)
     if recipe.weights == "none":
-        changes = FROM_SCRATCH if recipe.optimizer == "sgd" else FROM_SCRATCH_ADAMW
-        return _decide(recipe, changes, "from random weights", listen)
-    if recipe.optimizer == "adamw":
-        return _decide(recipe, ADAMW, "with AdamW", listen)
+        return _decide(recipe, FROM_SCRATCH, "from random weights", listen)
     return recipe
+
+
+def decide_metric(recipe: Recipe, train_counts: Sequence[int], listen: Listener) -> Recipe:
+    """The metric that decides, where it is left open: by how unlike in size the classes are."""
+    if recipe.metric != "auto":
+        return recipe
+    ratio = max(train_counts) / max(1, min(train_counts))
+    if ratio < _IMBALANCED:
+        return change(recipe, metric="accuracy")
+    text = (
+        f"the largest class has {ratio:.0f} times the train images of the smallest: "
+        f"metric = balanced-accuracy"
+    )
+    listen(Note(text=text))
+    return change(recipe, metric="balanced-accuracy")
+
+
+def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[float, str]:
+    """The value of `hflip` or `crop_scale` after cross-validation with changed images, and why.
+
+    A mirrored image has lost nothing, so mirroring must cost no accuracy at all. A crop has, so
+    small crops are given up only where learning from them makes it worse too.
+    """
+    found = (
+        f"(log-loss {change.loss_without:.3f} without, {change.loss_with:.3f} with; accuracy "
+        f"{change.accuracy:.0%} as they are, {change.accuracy_changed:.0%} changed)"
+    )
+    if name == "hflip":
+        keeps = not (change.worse_learnt or change.worse_asked)
+        value = "mirrors" if keeps else "does not mirror"
+        return keeps, f"hflip = {'yes' if keeps else 'no'}: {value} training images {found}"
+    keeps = not (change.worse_learnt and change.worse_asked)
+    scale = smallest_crop if keeps else MILD_CROP
+    return scale, f"crop_scale = {scale:g}: {'small' if keeps else 'only large'} crops {found}"
 
 
 def choose_batch_size(train_images: int, device: torch.device) -> int:
@@ -134,7 +177,7 @@ def choose_workers(device: torch.device) -> int:
     return min(8, cores) if device.type != "cpu" else (2 if cores >= 8 else 0)
 
 
-def _decide(recipe: Recipe, changes: dict[str, Any], why: str, listen: Listener) -> Recipe:
+def _decide(recipe: Recipe, changes: Mapping[str, Any], why: str, listen: Listener) -> Recipe:
     changes = {k: v for k, v in changes.items() if k not in recipe.model_fields_set}
     if changes:
         listed = ", ".join(f"{key} = {value}" for key, value in changes.items())

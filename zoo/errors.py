@@ -45,16 +45,20 @@ class TrainingError(ZooError):
     """Training that can't start on this machine or can't go on."""
 
 
-class NonFiniteError(TrainingError):
-    """A loss or weights that are no numbers any more.
+class DivergenceError(TrainingError):
+    """Training that has destroyed what it started from.
 
     Attributes:
-        step: The step, of all that were taken, whose weights they are or came of.
+        step: The step, of all that were taken, at which it was seen.
     """
 
     def __init__(self, text: str, step: int = 0) -> None:
         super().__init__(text)
         self.step = step
+
+
+class NonFiniteError(DivergenceError):
+    """A loss or weights that are no numbers any more."""
 
 
 class BoundaryError(ZooError):

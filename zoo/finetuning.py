@@ -14,7 +14,9 @@ import torch
 
 from zoo.data.bases import content_keys
 from zoo.engine.events import Listener, Note, ignore
+from zoo.engine.measure import trivial_accuracy
 from zoo.engine.processes import decide_on_main
+from zoo.engine.state import TrainingState
 from zoo.engine.stopping import stoppable
 from zoo.errors import Stopped, ZooError
 from zoo.files import expand
@@ -26,6 +28,7 @@ from zoo.run.checkpoint import ORPHANS, Checkpoint, holding
 from zoo.run.folder import open_folder
 from zoo.run.read import Run, load
 from zoo.stages import run_stages
+from zoo.text import listed
 
 
 def finetune(
@@ -161,6 +164,7 @@ def execute(
                     prepared,
                     keys,
                     state=keeper.state,
+                    origin=keeper.origin,
                     resumed=keeper.resumed,
                     class_weights=_class_weights(plan.recipe, plan.train_counts),
                     save=keeper.save,
@@ -170,6 +174,8 @@ def execute(
                 )
                 accelerator.wait_for_everyone()
                 keeper.finish()
+                for text in doubts(keeper.state, plan):
+                    listen(Note(text=text, warning=True))
         except KeyboardInterrupt as stopped:
             signum = stopped.signum if isinstance(stopped, Stopped) else signal.SIGINT
             raise Stopped(signum, keeper.outcome()) from None
@@ -179,6 +185,21 @@ def execute(
             keeper.drop()
             raise
     return load(folder, device=plan.recipe.device)
+
+
+def doubts(state: TrainingState, plan: Plan) -> list[str]:
+    """Why the kept model may be of little use, a sentence each; mostly nothing."""
+    found = []
+    trivial = trivial_accuracy(plan.val_counts)
+    if state.best_accuracy <= trivial:
+        found.append(
+            f"val accuracy {state.best_accuracy:.2%} is no better than always naming the largest "
+            f"class, which has {trivial:.2%} of the val images"
+        )
+    if state.never_predicted:
+        names = [plan.class_names[label] for label in state.never_predicted]
+        found.append(f"classes that were predicted for no val image: {listed(names)}")
+    return found
 
 
 def _held(plan: Plan, held: ExitStack, listen: Listener, *, resuming: bool) -> Path:

@@ -15,10 +15,13 @@ from typing import Any
 from zoo.data.split import names_sha256
 from zoo.engine.checkpointing import Snapshot
 from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.interpolation import interpolate
 from zoo.engine.state import TrainingState
 from zoo.engine.stores import backbone_sha256
 from zoo.errors import RunError
+from zoo.model.head import in_head
 from zoo.planning import Prepared
+from zoo.recipe import Recipe, change
 from zoo.resuming import (
     DataKeys,
     changes_of_data,
@@ -51,6 +54,7 @@ class Keeper:
     Attributes:
         state: Where training is.
         resumed: What it goes on from; None: from its beginning.
+        origin: The state dict that fine-tuning begins with, on the CPU: a probe changes its head.
         kept: Whether there is more than a beginning.
     """
 
@@ -63,6 +67,10 @@ class Keeper:
         self.kept = False
         self.state = TrainingState()
         self.resumed: Snapshot | None = None
+        self.origin = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in prepared.model.state_dict().items()
+        }
         self._start = {
             "recipe": prepared.plan.recipe.model_dump(mode="json"),
             "weights_source": prepared.plan.weights_source,
@@ -76,6 +84,7 @@ class Keeper:
             self._rows = list(checkpoint.about["rows"])
             self.kept = bool(checkpoint.tensors)
             self.resumed = snapshot if checkpoint.tensors else None
+            self.origin.update(snapshot.origin)
 
     def begin(self, keys: DataKeys) -> None:
         """Leave what another process needs to go on from the start.
@@ -85,7 +94,7 @@ class Keeper:
         """
         write_data_keys(self._folder, self._prepared.splits, keys)
         self._write(None)
-        write_recipe(self._folder, self._prepared.plan.recipe)
+        write_recipe(self._folder, self._recipe)
 
     def go_on(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
         """See that the run goes on as it began, and make good what was killed half-way.
@@ -114,7 +123,7 @@ class Keeper:
             write_data_keys(self._folder, self._prepared.splits, keys)
             listen(Note(text=f"changed {line}", warning=True))
         self._write(self.resumed)
-        write_recipe(self._folder, plan.recipe)
+        write_recipe(self._folder, self._recipe)
         if self._rows:
             end = EpochEnd(**self._rows[-1])
             if self.resumed is not None and end.best and self._model_epoch() != end.epoch:
@@ -128,13 +137,23 @@ class Keeper:
             RunError: It can't be written; what was kept before is intact.
         """
         self.kept = True
+        # Fine-tuning that began again is as if its first attempt had not been.
+        abandoned = [row for row in self._rows if row["epoch"] > snapshot.state.epoch]
+        self._rows = [row for row in self._rows if row["epoch"] <= snapshot.state.epoch]
         if end is not None:
             self._rows.append(dict(vars(end)))
+            if end.epoch == 0:
+                for name in self._head():
+                    self.origin[name].copy_(snapshot.model[name])
         if not self._main:
             return
         self._write(snapshot)
         if end is None:
+            if abandoned:
+                self._write_metrics()
             return
+        if end.epoch == 0:
+            write_recipe(self._folder, self._recipe)
         if end.best:
             self._write_best(snapshot, end)
         self._write_metrics()
@@ -177,6 +196,11 @@ class Keeper:
             lines.append(f"go on with: zoo finetune --resume {shlex.quote(str(self._folder))}")
         return "\n".join(lines)
 
+    @property
+    def _recipe(self) -> Recipe:
+        """As resolved, with what was decided after the plan."""
+        return change(self._prepared.plan.recipe, **self.state.decided)
+
     def _model_epoch(self) -> int | None:
         """The epoch of the model that lies in the folder; None without a readable one."""
         try:
@@ -194,17 +218,27 @@ class Keeper:
 
     def _write(self, snapshot: Snapshot | None, *, complete: bool = False) -> None:
         """Write a snapshot; without one the state alone."""
-        snapshot = snapshot or Snapshot(tensors={}, state=self.state, scaler={})
+        if snapshot is None:
+            snapshot = Snapshot(tensors={}, state=self.state, scaler={})
+        elif snapshot.state.probed:
+            origin = {name: self.origin[name] for name in self._head()}
+            snapshot = dataclasses.replace(snapshot, origin=origin)
         about = {**self._start, **snapshot.about(), "rows": self._rows, "complete": complete}
-        write_checkpoint(self._folder, snapshot.tensors, about)
+        write_checkpoint(self._folder, snapshot.to_tensors(), about)
+
+    def _head(self) -> list[str]:
+        """Names of the tensors that a probe gives."""
+        paths = self._prepared.backbone.head_paths
+        return [name for name in self.origin if in_head(name, paths)]
 
     def _write_best(self, snapshot: Snapshot, end: EpochEnd) -> None:
         plan, backbone = self._prepared.plan, self._prepared.backbone
+        kept = interpolate(self.origin, snapshot.model, end.interpolation)
         info = ModelInfo(
             backbone=plan.backbone,
             class_names=plan.class_names,
             preprocess=plan.preprocess,
-            recipe=plan.recipe,
+            recipe=self._recipe,
             weights_source=plan.weights_source,
             epoch=end.epoch,
             val_accuracy=end.val_accuracy,
@@ -213,7 +247,7 @@ class Keeper:
             history=tuple(self.state.history),
         )
         write_config(self._folder, backbone, info)
-        write_model(self._folder, snapshot.model, info)
+        write_model(self._folder, kept, info)
         write_card(self._folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
 
     def _write_metrics(self) -> None:

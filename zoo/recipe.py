@@ -30,6 +30,9 @@ from zoo.parsing import MAX_TOML, parse_toml, read_bounded
 from zoo.problems import problem
 from zoo.text import clip
 
+#: Metrics on the val images by which the best epoch may be chosen.
+METRICS = ("accuracy", "balanced-accuracy", "f1", "log-loss")
+
 #: Of a whole number; whatever is above is a slip or worse.
 _MOST = 10**9
 
@@ -79,7 +82,19 @@ class Recipe(BaseModel):
     augment: Literal["none", "light", "strong"] = Field(
         "light", description="Random changes to training images: crops; strong adds TrivialAugment."
     )
-    hflip: bool = Field(True, description="Mirror training images at random.")
+    hflip: bool | None = Field(
+        None,
+        description="Mirror training images at random. Without it: where cross-validation of the "
+        "probe says that their labels stay what they are.",
+    )
+    crop_scale: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the picture that the smallest random crop keeps. Without it: 0.25 "
+        "(0.2 with strong augmentation), or 0.6 where cross-validation of the probe says that "
+        "smaller crops lose what the picture shows.",
+    )
     train: Literal["probe", "finetune", "probe+finetune"] = Field(
         "probe+finetune",
         description="probe: fit the head alone, on features that are computed once; finetune: "
@@ -93,7 +108,7 @@ class Recipe(BaseModel):
         "frozen; 0: a probe sees each image as it is, fine-tuning draws new ones each epoch. "
         "Without it: 0, but up to 4 for a probe of fewer than 200 images.",
     )
-    epochs: int = Field(5, ge=1, le=_MOST, description="Times that every training image is seen.")
+    epochs: int = Field(8, ge=1, le=_MOST, description="Times that every training image is seen.")
     batch_size: int | None = Field(
         None,
         ge=1,
@@ -101,11 +116,18 @@ class Recipe(BaseModel):
         description="Images per step, in parts where memory is too small for them. Without it: "
         "chosen for the machine.",
     )
-    lr: float = Field(1e-3, gt=0, description="Learning rate of the backbone.")
+    lr: float = Field(4e-4, gt=0, description="Learning rate of the backbone.")
     head_lr_mult: float = Field(
         10.0, gt=0, description="Learning rate of the head divided by the backbone's."
     )
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Optimizer.")
+    probe_scale: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="What the probe's weights are multiplied with when fine-tuning begins from "
+        "them: a probe that is sure of all train images leaves nothing to learn from.",
+    )
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="Optimizer.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     layer_decay: float = Field(
         1.0,
@@ -115,14 +137,17 @@ class Recipe(BaseModel):
         "deeper one; the deepest has --lr.",
     )
     weight_decay: float = Field(
-        1e-4, ge=0, description="Weight decay of what trains, but for biases and norms."
+        0.05, ge=0, description="Weight decay of what trains, but for biases and norms."
+    )
+    clip_grad: float = Field(
+        1.0, ge=0, description="Largest norm of a step's gradients; larger ones are scaled; 0: any."
     )
     wd_on_norms: bool = Field(False, description="Decay biases and norms too.")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="Learning rates over time: falling to 0 as a cosine, or constant."
     )
     warmup_epochs: float = Field(
-        0.5, ge=0, description="Epochs over which learning rates rise from 0."
+        1.0, ge=0, description="Epochs over which learning rates rise from 0."
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread evenly over the classes."
@@ -148,16 +173,28 @@ class Recipe(BaseModel):
     head_init: Literal["normal", "xavier_uniform", "library"] = Field(
         "normal", description="How the new head's weights start; library: as the backbone's own."
     )
+    interpolate: bool = Field(
+        True,
+        description="After the last epoch of a fine-tuning that a probe began, also try weights "
+        "between the probe's and the fine-tuned ones (WiSE-FT).",
+    )
+    metric: Literal["auto", "accuracy", "balanced-accuracy", "f1", "log-loss"] = Field(
+        "auto",
+        description="Metric on the val images by which the best epoch is chosen and patience "
+        "counts; auto: accuracy, or balanced accuracy where the classes are strongly imbalanced.",
+    )
     patience: int = Field(
         0,
         ge=0,
         le=_MOST,
-        description="Stop after so many epochs without a better val accuracy; 0: never.",
+        description="Stop after so many epochs without a better value of the metric; 0: never.",
     )
-    on_nan: Literal["stop", "rewind"] = Field(
-        "stop",
-        description="What to do when the loss is not finite any more; rewind: go back to the last "
-        "checkpoint, with half the learning rates.",
+    on_nan: Literal["restart", "rewind", "stop"] = Field(
+        "restart",
+        description="What to do when training diverges: the loss is not finite or far above where "
+        "it began, or val accuracy falls to chance. restart: begin fine-tuning again with 0.3 "
+        "times the learning rates, up to three times; rewind: where the loss is not finite, go "
+        "back to the last checkpoint with half the learning rates; stop: end with an error.",
     )
     checkpoint_every: Annotated[int | str, BeforeValidator(check_checkpoint_every)] = Field(
         "10m",

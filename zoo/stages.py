@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from zoo.cache import Store
 from zoo.data.bases import Bases
-from zoo.data.dataset import ImageDataset
+from zoo.data.dataset import ImageDataset, Index
 from zoo.data.doctor import examined_store, remember
-from zoo.data.transforms import Transform, eval_transform, to_input, train_transform
+from zoo.data.transforms import (
+    SMALLEST_CROP,
+    Transform,
+    eval_transform,
+    mirrored_transform,
+    to_input,
+    train_transform,
+)
+from zoo.decisions import decide_change
 from zoo.engine.checkpointing import Save, Snapshot, take
 from zoo.engine.events import EpochEnd, Listener, Note, Progress
 from zoo.engine.feed import Feed, activation_feed, image_feed
 from zoo.engine.frozen import fill, views_of
-from zoo.engine.probing import train_probe
+from zoo.engine.invariance import measure_change
+from zoo.engine.measure import Validation
+from zoo.engine.probe import fit_probe
+from zoo.engine.probing import Features, measure_probe, train_probe
 from zoo.engine.state import TrainingState
 from zoo.engine.stopping import StopRequest, deferring
 from zoo.engine.stores import Stores, backbone_sha256, image_store, row_store
@@ -26,6 +39,7 @@ from zoo.engine.train import train
 from zoo.errors import CacheError
 from zoo.model.replay import Boundary, activations
 from zoo.planning import Prepared
+from zoo.recipe import Recipe, change
 from zoo.resuming import DataKeys
 
 
@@ -34,6 +48,7 @@ def run_stages(
     keys: DataKeys,
     *,
     state: TrainingState,
+    origin: Mapping[str, Tensor],
     resumed: Snapshot | None,
     class_weights: Tensor | None,
     save: Save,
@@ -47,6 +62,7 @@ def run_stages(
         prepared: Ready to start.
         keys: Of the images' contents.
         state: Where training is: at its beginning, or as in `resumed`.
+        origin: The state dict that fine-tuning begins with; `save` puts the probe's head into it.
         resumed: What training goes on from.
         class_weights: Weight of each class in the loss (C,), or None.
         save: Keeps a snapshot: after the probe, after each epoch and within one.
@@ -57,20 +73,21 @@ def run_stages(
     Raises:
         ZooError, Stopped: As `train_probe` and `train`.
     """
-    recipe = prepared.plan.recipe
-    images = _images(prepared, keys)
     if resumed is None:
         state.micro_batch = prepared.plan.micro_batch
     if prepared.probe is not None and not state.probed:
         with Stores() as stores:
-            end = _probe(prepared, prepared.probe, images, class_weights, stores, listen)
+            probing = _Probing(prepared, prepared.probe, keys, class_weights, stores, listen)
+            end, val = probing.run(state)
         state.probed = True
-        state.best_accuracy, state.best_loss = end.val_accuracy, end.val_loss
+        state.keep_best(0, val, prepared.plan.recipe.metric)
         with deferring(stop):
             save(take(prepared.model, state), end)
             listen(end)
+    recipe = change(prepared.plan.recipe, **state.decided)
     if recipe.train == "probe":
         return
+    images = _images(prepared, recipe, keys)
     with Stores() as stores:
         feed = None
         if prepared.activations is not None:
@@ -84,7 +101,9 @@ def run_stages(
             accelerator=prepared.accelerator,
             feed=feed or _image_feed(prepared, images, stores, listen),
             state=state,
+            origin=origin,
             resumed=resumed,
+            val_counts=prepared.plan.val_counts,
             class_weights=class_weights,
             save=save,
             last=last,
@@ -112,11 +131,12 @@ class _Images:
     augmented: Transform
 
 
-def _images(prepared: Prepared, keys: DataKeys) -> _Images:
-    recipe, splits = prepared.plan.recipe, prepared.splits
-    seen = eval_transform(prepared.plan.preprocess)
-    augmented = train_transform(prepared.plan.preprocess, recipe.augment, recipe.hflip)
-
+def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
+    splits, preprocess = prepared.splits, prepared.plan.preprocess
+    seen = eval_transform(preprocess)
+    augmented = train_transform(
+        preprocess, recipe.augment, recipe.hflip is not False, recipe.crop_scale
+    )
     if recipe.cache_size and prepared.accelerator.is_main_process:
         with examined_store() as store:
             remember(store, splits.examined)
@@ -134,45 +154,125 @@ def _images(prepared: Prepared, keys: DataKeys) -> _Images:
     )
 
 
-def _probe(
-    prepared: Prepared,
-    boundary: Boundary,
-    images: _Images,
-    class_weights: Tensor | None,
-    stores: Stores,
-    listen: Listener,
-) -> EpochEnd:
-    recipe = prepared.plan.recipe
-    store = partial(
-        row_store,
-        "features",
-        boundary,
-        backbone=prepared.backbone,
-        weights_sha256=backbone_sha256(prepared.model, prepared.backbone),
-        precision="fp32",
-        recipe=recipe,
-        stores=stores,
-        listen=listen,
-    )
-    plain = [(images.plain, views_of(images.plain)), (images.val, views_of(images.val))]
-    views = views_of(images.views, range(1, (recipe.views or 0) + 1))
-    main = prepared.accelerator.is_main_process
-    return train_probe(
-        prepared.model,
-        prepared.backbone,
-        recipe,
-        boundary=boundary,
-        preprocess=prepared.plan.preprocess,
-        train=images.plain,
-        views=images.views,
-        val=images.val,
-        store=store(images.seen, plain) if main else None,
-        views_store=store(images.augmented, [(images.views, views)]) if main and views else None,
-        num_classes=len(prepared.plan.class_names),
-        class_weights=class_weights,
-        accelerator=prepared.accelerator,
-        listen=listen,
-    )
+class _Probing:
+    """The probe's stage: features, which changes keep the labels, the probe."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        boundary: Boundary,
+        keys: DataKeys,
+        class_weights: Tensor | None,
+        stores: Stores,
+        listen: Listener,
+    ) -> None:
+        self._prepared, self._keys = prepared, keys
+        self._class_weights, self._listen = class_weights, listen
+        plan = prepared.plan
+        self._num_classes = len(plan.class_names)
+        self._features = Features(
+            prepared.model, boundary, plan.preprocess, prepared.accelerator, listen
+        )
+        self._store = partial(
+            row_store,
+            "features",
+            boundary,
+            backbone=prepared.backbone,
+            weights_sha256=backbone_sha256(prepared.model, prepared.backbone),
+            precision="fp32",
+            recipe=plan.recipe,
+            stores=stores,
+            listen=listen,
+        )
+
+    def run(self, state: TrainingState) -> tuple[EpochEnd, Validation]:
+        """How the stage ended, as epoch 0; the model's head is the probe's from then on."""
+        started = time.perf_counter()
+        prepared, plan = self._prepared, self._prepared.plan
+        images = _images(prepared, plan.recipe, self._keys)
+        plain = [(images.plain, views_of(images.plain)), (images.val, views_of(images.val))]
+        store = self._kept(images.seen, plain)
+        features = self._features.of(images.plain, 0, store, "features")
+        val_features = self._features.of(images.val, 0, store, "val features")
+        labels, val_labels = (
+            torch.tensor([sample.label for sample in samples])
+            for samples in (prepared.splits.train, prepared.splits.val)
+        )
+        state.decided = self._decide(features, labels)
+        recipe = change(plan.recipe, **state.decided)
+        if recipe.views:
+            images = _images(prepared, recipe, self._keys)
+            views = views_of(images.views, range(1, recipe.views + 1))
+            store = self._kept(images.augmented, [(images.views, views)])
+            seen = self._features.of(images.views, recipe.views, store, "features of views")
+            features = torch.cat([features, seen])
+        probe = train_probe(
+            prepared.model,
+            prepared.backbone,
+            recipe,
+            features=features,
+            labels=labels,
+            num_classes=self._num_classes,
+            class_weights=self._class_weights,
+            listen=self._listen,
+        )
+        learnt = measure_probe(probe, features, labels.repeat(len(features) // len(labels)))
+        val = measure_probe(probe, val_features, val_labels)
+        end = EpochEnd(
+            epoch=0,
+            train_loss=learnt.loss,
+            train_accuracy=learnt.accuracy,
+            val_loss=val.loss,
+            val_accuracy=val.accuracy,
+            val_balanced_accuracy=val.balanced_accuracy,
+            val_f1=val.f1,
+            interpolation=0.0,
+            lr_backbone=0.0,
+            lr_head=0.0,
+            seconds=time.perf_counter() - started,
+            images_per_second=self._features.computed / self._features.seconds,
+            data_seconds=0.0,
+            peak_share=None,
+            best=True,
+        )
+        return end, val
+
+    def _kept(
+        self, transform: Transform, wanted: list[tuple[ImageDataset, list[Index]]]
+    ) -> Store | None:
+        """Where features of these images are kept; in the main process alone."""
+        if not self._prepared.accelerator.is_main_process:
+            return None
+        return self._store(transform, wanted)
+
+    def _decide(self, features: Tensor, labels: Tensor) -> dict[str, bool | int | float]:
+        """Fields of the recipe on augmentation that were left open, by cross-validation."""
+        recipe, preprocess = self._prepared.plan.recipe, self._prepared.plan.preprocess
+        augments = recipe.augment != "none" and (recipe.train != "probe" or recipe.views)
+        decided: dict[str, bool | int | float] = {}
+        if not augments:
+            return decided
+        penalty = None
+        smallest = SMALLEST_CROP[recipe.augment]
+        for name, transform in (
+            ("hflip", mirrored_transform(preprocess)),
+            ("crop_scale", train_transform(preprocess, "light", hflip=False, crop_scale=smallest)),
+        ):
+            if getattr(recipe, name) is not None:
+                continue
+            if penalty is None:
+                penalty = fit_probe(features, labels, self._num_classes, seed=recipe.seed).penalty
+            changed = ImageDataset(
+                Bases(self._prepared.splits.train, transform.prepare, keys=self._keys.train),
+                transform.augment,
+                seed=recipe.seed,
+            )
+            store = self._kept(transform, [(changed, views_of(changed, [1]))])
+            rows = self._features.of(changed, 1, store, "features of changed images")
+            found = measure_change(features, rows, labels, self._num_classes, penalty)
+            decided[name], text = decide_change(name, found, smallest)
+            self._listen(Note(text=text))
+        return decided
 
 
 def _image_feed(prepared: Prepared, images: _Images, stores: Stores, listen: Listener) -> Feed:

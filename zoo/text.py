@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 #: Unicode's categories of what a terminal obeys instead of showing it: control characters,
 #: direction overrides and other invisible ones, halves of characters, separators of lines.
@@ -56,3 +57,9 @@ def clip(text: str, most: int = 200) -> str:
         return text
     half = (most - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names with commas between them; of more than `most` the first, and how many follow."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -114,10 +114,9 @@ def test_settings_reach_the_probe(photos, tmp_path):
 
 def test_fine_tuning_that_destroys_the_probe_leaves_the_probe(split_photos):
     probe, _, _ = hear(split_photos, "probe", **start(train="probe"))
-    fields = start(train="probe+finetune", epochs=2, optimizer="adamw", lr=0.1)
+    fields = start(train="probe+finetune", epochs=2, optimizer="adamw", lr=30.0)
     both, _, _ = hear(split_photos, "both", **fields)
-    assert [row["epoch"] for row in rows(both)] == [0, 1, 2]
-    assert rows(both)[2]["val_accuracy"] < probe.info.val_accuracy
+    assert all(row["val_accuracy"] < probe.info.val_accuracy for row in rows(both)[1:])
     assert both.info.epoch == 0
     assert sha256(both) == sha256(probe)
 
@@ -125,7 +124,7 @@ def test_fine_tuning_that_destroys_the_probe_leaves_the_probe(split_photos):
 def test_fine_tuning_that_cannot_go_on_leaves_the_probe_and_says_so(split_photos):
     probe, _, _ = hear(split_photos, "probe", **start(train="probe"))
     with pytest.raises(TrainingError, match="kept the best so far in both: the probe, "):
-        hear(split_photos, "both", **start(train="probe+finetune", lr=1e30))
+        hear(split_photos, "both", **start(train="probe+finetune", lr=1e30, on_nan="stop"))
     assert sha256(zoo.load("both")) == sha256(probe)
 
 

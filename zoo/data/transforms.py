@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 Augment = Literal["none", "light", "strong"]
 
 #: Share of the picture that the smallest random crop keeps.
-SMALLEST_CROP: dict[Augment, float] = {"light": 0.5, "strong": 0.2}
+SMALLEST_CROP: dict[Augment, float] = {"light": 0.25, "strong": 0.2}
+
+#: The same where smaller crops lose what the picture shows.
+MILD_CROP = 0.6
 
 #: Share of the pictures that are mirrored.
 _MIRRORED = 0.5
@@ -34,10 +37,12 @@ class Transform:
         prepare: RGB image to its base; the same each time.
         augment: Base to pixels, with changes drawn from torch's global generator; None where the
             base is what the model gets.
+        about: All that decides what `augment` does, as JSON-ready data; None without it.
     """
 
     prepare: Prepare
     augment: Callable[[np.ndarray], np.ndarray] | None = None
+    about: list[Any] | None = None
 
 
 def eval_transform(preprocess: Preprocess) -> Transform:
@@ -45,22 +50,34 @@ def eval_transform(preprocess: Preprocess) -> Transform:
     return Transform(prepare=Prepare(preprocess=preprocess))
 
 
-def train_transform(preprocess: Preprocess, augment: Augment, hflip: bool) -> Transform:
+def mirrored_transform(preprocess: Preprocess) -> Transform:
+    """As the backbone was validated, then mirrored."""
+    return Transform(prepare=Prepare(preprocess=preprocess), augment=_mirrored, about=["mirrored"])
+
+
+def _mirrored(base: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(base[:, ::-1])
+
+
+def train_transform(
+    preprocess: Preprocess, augment: Augment, hflip: bool, crop_scale: float | None = None
+) -> Transform:
     """With random changes for training.
 
     Args:
         preprocess: Size, interpolation and normalisation.
-        augment: `none`: as `eval_transform`; `light`: a random crop of half to all of the picture,
-            resized (Szegedy et al., 2015); `strong`: crops from a fifth on, TrivialAugment (Müller
-            and Hutter, 2021) and random erasing (Zhong et al., 2020) with the mean colour, which
-            normalises to 0 but for rounding.
+        augment: `none`: as `eval_transform`; `light`: a random crop, resized (Szegedy et al.,
+            2015); `strong`: also TrivialAugment (Müller and Hutter, 2021) and random erasing (Zhong
+            et al., 2020) with the mean colour, which normalises to 0 but for rounding.
         hflip: Mirror every other picture (not for `none`).
+        crop_scale: Share (0..1] of the picture that the smallest crop keeps; default: as
+            `SMALLEST_CROP` has it.
     """
     if augment == "none":
         return eval_transform(preprocess)
     from torchvision.transforms import InterpolationMode, v2
 
-    smallest = SMALLEST_CROP[augment]
+    smallest = SMALLEST_CROP[augment] if crop_scale is None else crop_scale
     steps: list[Callable[..., Any]] = []
     if augment == "strong":
         colour = tuple(round(255 * m) for m in preprocess.mean)
@@ -75,6 +92,7 @@ def train_transform(preprocess: Preprocess, augment: Augment, hflip: bool) -> Tr
             interpolation=InterpolationMode(preprocess.interpolation),
             steps=tuple(steps),
         ),
+        about=[augment, hflip, smallest],
     )
 
 

@@ -17,7 +17,7 @@ from zoo.engine.state import TrainingState
 from zoo.errors import RunError
 from zoo.recipe import Recipe
 
-_MODEL, _OPTIMIZER = "model/", "optimizer/"
+_MODEL, _OPTIMIZER, _ORIGIN = "model/", "optimizer/", "origin/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,17 @@ class Snapshot:
         tensors: `model/NAME` of its state dict, and `optimizer/PARAMETER/KEY`. They are not copies.
         state: Where training is.
         scaler: Of mixed precision in fp16; empty without.
+        origin: The head that fine-tuning began with, by name, where a probe gave it; else empty.
     """
 
     tensors: Mapping[str, Tensor]
     state: TrainingState
     scaler: Mapping[str, Any]
+    origin: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All tensors by one name each, as `from_parts` takes them."""
+        return {**self.tensors, **{f"{_ORIGIN}{name}": t for name, t in self.origin.items()}}
 
     def about(self) -> dict[str, Any]:
         """All but the tensors, JSON-ready."""
@@ -50,7 +56,9 @@ class Snapshot:
         """
         try:
             state = TrainingState(**about["training"])
-            return cls(tensors=tensors, state=state, scaler=about["scaler"])
+            origin = {n.removeprefix(_ORIGIN): t for n, t in tensors.items() if _of_origin(n)}
+            own = {name: tensor for name, tensor in tensors.items() if not _of_origin(name)}
+            return cls(tensors=own, state=state, scaler=about["scaler"], origin=origin)
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"the checkpoint's training state can't be understood: {error}"
@@ -98,6 +106,7 @@ def check_fits(snapshot: Snapshot, model: nn.Module) -> None:
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     given = {name: tensor.shape for name, tensor in snapshot.model.items()}
     differing = {name for name, _ in own.items() ^ given.items()}
+    differing |= {n for n, tensor in snapshot.origin.items() if own.get(n) != tensor.shape}
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, tensor in snapshot.tensors.items():
         if not name.startswith(_MODEL):
@@ -122,9 +131,7 @@ def restore(
         RunError: It is another model's.
     """
     check_fits(snapshot, model)
-    given = snapshot.model
-    for name, tensor in model.state_dict().items():
-        tensor.copy_(given[name])
+    load_state(model, snapshot.model)
     for field in dataclasses.fields(TrainingState):
         setattr(state, field.name, getattr(snapshot.state, field.name))
     # With another number of processes there is nothing better than the main one's.
@@ -140,6 +147,17 @@ def restore(
     scaler = getattr(accelerator, "scaler", None)
     if scaler is not None and snapshot.scaler:
         scaler.load_state_dict(dict(snapshot.scaler))
+
+
+@torch.no_grad()
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a state dict into a model in place; each tensor keeps its device and layout."""
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(state[name])
+
+
+def _of_origin(name: str) -> bool:
+    return name.startswith(_ORIGIN)
 
 
 def rewind(

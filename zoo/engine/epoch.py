@@ -96,6 +96,8 @@ def train_epoch(
         state.micro_batch = sums.micro_batch
         images = labels.new_tensor(len(labels))
         totals += torch.stack([sums.loss * len(labels), sums.correct, images])
+        if recipe.clip_grad:
+            accelerator.clip_grad_norm_(model.parameters(), recipe.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state.step += 1

@@ -39,12 +39,14 @@ class EpochEnd:
     """An epoch is done; the fields are metrics.csv's columns. Epoch 0 is the probe.
 
     Losses are mean cross entropies in nats (train's with label smoothing and class weights, if
-    any), accuracies shares in 0..1 (train's on augmented images, while the model changed), learning
-    rates those of the epoch's last step (the backbone's is its deepest depth's, 0 while all of it
-    is frozen), `images_per_second` of training alone (the probe's: of computing features),
-    `data_seconds` the time in which training waited for images, `peak_share` the operations a
-    second of training as a share of what matrix multiplication reaches on this device (None for the
-    probe, and where cached activations stand for a part of the network).
+    any), accuracies and macro F1 shares in 0..1 (train's on augmented images, while the model
+    changed), `interpolation` where the measured weights lie between those that fine-tuning began
+    with (0) and those at the epoch's end (1), learning rates those of the epoch's last step (the
+    backbone's is its deepest depth's, 0 while all of it is frozen), `images_per_second` of training
+    alone (the probe's: of computing features), `data_seconds` the time in which training waited for
+    images, `peak_share` the operations a second of training as a share of what matrix
+    multiplication reaches on this device (None for the probe, and where cached activations stand
+    for a part of the network).
     """
 
     epoch: int
@@ -52,6 +54,9 @@ class EpochEnd:
     train_accuracy: float
     val_loss: float
     val_accuracy: float
+    val_balanced_accuracy: float
+    val_f1: float
+    interpolation: float
     lr_backbone: float
     lr_head: float
     seconds: float

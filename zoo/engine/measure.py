@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -19,10 +20,50 @@ from zoo.model.device import place_images
 from zoo.run.inference import all_logits
 
 
-def validate(
-    model: nn.Module, feed: Feed, forward: Forward, listen: Listener
-) -> tuple[float, float]:
-    """(mean cross entropy, accuracy) in full precision, as `zoo evaluate` computes them.
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Metrics on the val images.
+
+    Attributes:
+        loss: Mean cross entropy, in nats.
+        accuracy: Share classified correctly, 0..1.
+        balanced_accuracy: Mean recall over the classes that have val images, 0..1.
+        f1: Mean F1 score over the classes that have val images or are predicted, 0..1.
+        never_predicted: Labels of classes that have val images and are predicted for none.
+    """
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+    f1: float
+    never_predicted: tuple[int, ...]
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> Validation:
+        """Of logits (N, classes) and labels (N,); the definitions are scikit-learn's."""
+        classes = logits.shape[1]
+        predicted = logits.argmax(dim=1)
+        support = torch.bincount(labels, minlength=classes).double()
+        given = torch.bincount(predicted, minlength=classes).double()
+        right = torch.bincount(labels[predicted == labels], minlength=classes).double()
+        there, counted = support > 0, support + given > 0
+        return cls(
+            loss=float(cross_entropy(logits, labels)),
+            accuracy=float(right.sum() / len(labels)),
+            balanced_accuracy=float((right[there] / support[there]).mean()),
+            f1=float((2 * right[counted] / (support + given)[counted]).mean()),
+            never_predicted=tuple((there & (given == 0)).nonzero().flatten().tolist()),
+        )
+
+    def value(self, metric: str) -> float:
+        """The metric of that name (`zoo.recipe.METRICS`), so that more is better."""
+        return (
+            -self.loss if metric == "log-loss" else float(getattr(self, metric.replace("-", "_")))
+        )
+
+
+def validate(model: nn.Module, feed: Feed, forward: Forward, listen: Listener) -> Validation:
+    """The metrics in full precision, as `zoo evaluate` computes them.
 
     Raises:
         TrainingError: Memory is too small for a single image.
@@ -40,11 +81,14 @@ def validate(
         lambda batch: feed.outputs(forward, batch),
         lambda text: listen(Note(text=text, warning=True)),
     )
-    truth = torch.cat(labels)
-    accuracy = (logits.argmax(dim=1) == truth).double().mean()
     # All processes must agree on what is best and when to stop.
-    loss, accuracy = broadcast_object_list([float(cross_entropy(logits, truth)), float(accuracy)])
-    return loss, accuracy
+    found: list[Validation] = broadcast_object_list([Validation.of(logits, torch.cat(labels))])
+    return found[0]
+
+
+def trivial_accuracy(counts: Sequence[int]) -> float:
+    """The accuracy, 0..1, of always naming the largest class, by the images of each class."""
+    return max(counts) / sum(counts)
 
 
 @functools.cache

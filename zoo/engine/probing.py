@@ -9,14 +9,14 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from zoo.backbone import Backbone, Preprocess
 from zoo.cache import Store
-from zoo.data.dataset import ImageDataset, Index
+from zoo.data.dataset import ImageDataset
 from zoo.data.transforms import to_input
-from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.events import Listener, Note
 from zoo.engine.frozen import collect, views_of
+from zoo.engine.measure import Validation
 from zoo.engine.probe import Probe, fit_probe
 from zoo.errors import BoundaryError
 from zoo.model.boundary import find_boundary
@@ -65,100 +65,119 @@ def probe_boundary(
     return boundary
 
 
+class Features:
+    """Features (N, C) float32 of images by a frozen backbone.
+
+    Args:
+        model: On its device, in the layout of `zoo.model.device.place`.
+        boundary: From `probe_boundary`.
+        preprocess: Of the images.
+        accelerator: Many processes compute a share each.
+        listen: Hears `Progress`.
+
+    Attributes:
+        computed: Rows that were in no store.
+        rows: All rows.
+        seconds: That this took.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        boundary: Boundary,
+        preprocess: Preprocess,
+        accelerator: Accelerator,
+        listen: Listener,
+    ) -> None:
+        self._compute = _features(model, boundary, preprocess, accelerator.device)
+        self._accelerator = accelerator
+        self._listen = listen
+        self.computed = self.rows = 0
+        self.seconds = 0.0
+
+    def of(self, images: ImageDataset, views: int, store: Store | None, what: str) -> Tensor:
+        """Of each image, or of each of so many augmented views of it, view by view.
+
+        Args:
+            images: Whose.
+            views: 0: images that are not augmented.
+            store: In the main process: where they are kept, if they are.
+            what: What they are, for `Progress`.
+
+        Raises:
+            TrainingError: Memory is too small for one image.
+        """
+        started = time.perf_counter()
+        indices = views_of(images, range(1, views + 1)) if views else views_of(images)
+        found, computed = collect(
+            images,
+            indices,
+            self._compute,
+            store,
+            accelerator=self._accelerator,
+            what=what,
+            listen=self._listen,
+        )
+        self.computed += computed
+        self.rows += len(found)
+        self.seconds += time.perf_counter() - started
+        return found.to(self._accelerator.device)
+
+
 def train_probe(
     model: nn.Module,
     backbone: Backbone,
     recipe: Recipe,
     *,
-    boundary: Boundary,
-    preprocess: Preprocess,
-    train: ImageDataset,
-    views: ImageDataset,
-    val: ImageDataset,
-    store: Store | None,
-    views_store: Store | None,
+    features: Tensor,
+    labels: Tensor,
     num_classes: int,
     class_weights: Tensor | None,
-    accelerator: Accelerator,
     listen: Listener,
-) -> EpochEnd:
-    """Fit a probe to the images and put its weights into the model's head.
+) -> Probe:
+    """Fit a probe and put its weights into the model's head.
 
     Args:
-        model: On its device, in the layout of `zoo.model.device.place`.
+        model: Its head has one leaf, as `probe_boundary` sees to.
         backbone: Says where its head is.
-        recipe: As resolved: seed, views, label smoothing.
-        boundary: From `probe_boundary`.
-        preprocess: Of the images.
-        train: The images as prediction sees them.
-        views: The same, augmented: `recipe.views` of each are learnt from as well.
-        val: Held-out images, as prediction sees them.
-        store: Features of images as prediction sees them, in the main process, if they are kept.
-        views_store: Of augmented images, likewise.
+        recipe: As resolved: seed, label smoothing.
+        features: (views * N, C) float32 of the train images as prediction sees them, then of
+            augmented views.
+        labels: (N,) int64 of the images.
         num_classes: Of the head.
         class_weights: (classes,), or None.
-        accelerator: Many processes compute a share each.
-        listen: Hears `Progress`, and a `Note` on what was found.
-
-    Returns:
-        How good it is, as epoch 0.
+        listen: Hears a `Note` on what was found.
 
     Raises:
         TrainingError: A feature is not finite, or memory too small.
     """
-    started = time.perf_counter()
-    compute = _features(model, boundary, preprocess, accelerator.device)
-
-    computed = 0
-
-    def rows(images: ImageDataset, indices: list[Index], kept: Store | None, what: str) -> Tensor:
-        nonlocal computed
-        found, count = collect(
-            images, indices, compute, kept, accelerator=accelerator, what=what, listen=listen
-        )
-        computed += count
-        return found
-
-    features = rows(train, views_of(train), store, "features")
-    if recipe.views:
-        wanted = views_of(views, range(1, recipe.views + 1))
-        augmented = rows(views, wanted, views_store, "features of views")
-        features = torch.cat([features, augmented])
-    val_features = rows(val, views_of(val), store, "val features")
-    feature_seconds = time.perf_counter() - started
-    repeats = len(features) // len(train)
-    labels = _labels(train).repeat(repeats)
+    views = len(features) // len(labels)
     with out_of_memory_as(
-        f"{accelerator.device} has too little memory to fit a probe to {len(features)} rows of "
+        f"{features.device} has too little memory to fit a probe to {len(features)} rows of "
         f"{features.shape[1]} features; try fewer --views, another --device or --train finetune"
     ):
         probe = fit_probe(
-            features.to(accelerator.device),
-            labels,
+            features,
+            labels.repeat(views),
             num_classes,
-            images=torch.arange(len(train)).repeat(repeats),
+            images=torch.arange(len(labels)).repeat(views),
             class_weights=class_weights,
             label_smoothing=recipe.label_smoothing,
             seed=recipe.seed,
         )
     _put(model, backbone, probe)
-    listen(Note(text=_found(probe, computed, len(features) + len(val_features))))
-    train_loss, train_accuracy = _measured(probe, features, labels)
-    val_loss, val_accuracy = _measured(probe, val_features, _labels(val))
-    return EpochEnd(
-        epoch=0,
-        train_loss=train_loss,
-        train_accuracy=train_accuracy,
-        val_loss=val_loss,
-        val_accuracy=val_accuracy,
-        lr_backbone=0.0,
-        lr_head=0.0,
-        seconds=time.perf_counter() - started,
-        images_per_second=computed / feature_seconds,
-        data_seconds=0.0,
-        peak_share=None,
-        best=True,
+    text = (
+        f"probe: {len(features)} rows of {features.shape[1]} features, penalty "
+        f"{probe.penalty:.3g}; cross-validation: accuracy {probe.accuracy:.2%}, "
+        f"log-loss {probe.loss:.3f}"
     )
+    listen(Note(text=text))
+    return probe
+
+
+def measure_probe(probe: Probe, features: Tensor, labels: Tensor) -> Validation:
+    """The metrics of a probe on images, by their features (N, C) and labels (N,)."""
+    return Validation.of(probe.logits(features).cpu(), labels)
 
 
 def _features(
@@ -182,27 +201,9 @@ def _features(
     return compute
 
 
-def _labels(images: ImageDataset) -> Tensor:
-    return torch.tensor([sample.label for sample in images.bases.samples])
-
-
 @torch.no_grad()
 def _put(model: nn.Module, backbone: Backbone, probe: Probe) -> None:
     (leaf,) = head_leaves(model, backbone).values()
     for name, value in (("weight", probe.weight), ("bias", probe.bias)):
         parameter = leaf.get_parameter(name)
         parameter.copy_(value.view_as(parameter))
-
-
-def _measured(probe: Probe, features: Tensor, labels: Tensor) -> tuple[float, float]:
-    logits = probe.logits(features.to(probe.weight.device)).cpu()
-    accuracy = (logits.argmax(dim=1) == labels).double().mean()
-    return float(cross_entropy(logits, labels)), float(accuracy)
-
-
-def _found(probe: Probe, computed: int, total: int) -> str:
-    origin = "all from the cache" if not computed else f"{total - computed} of them from the cache"
-    return (
-        f"probe: {total} rows of {probe.weight.shape[1]} features, {origin}; "
-        f"penalty {probe.penalty:.3g}, {probe.accuracy:.2%} in cross-validation"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from zoo.engine.events import EpochEnd
+from zoo.engine.measure import Validation
 from zoo.model.optim import rate_of
 from zoo.recipe import Recipe
 
@@ -26,11 +26,18 @@ class TrainingState:
         seen: Of those the sum of losses, of right answers, of images.
         seconds: The time that they took.
         data_seconds: Of that the time in which they waited for images.
-        best_accuracy: The best val accuracy so far, -1 before the first.
-        best_loss: The val loss with it; None before the first.
+        best_epoch: The epoch whose model is kept, 0 for the probe; None before the first.
+        best_value: Its value of the deciding metric, more being better.
+        best_accuracy: Its val accuracy, 0..1.
+        best_loss: Its val loss.
+        never_predicted: Labels that it gives to no val image, of classes that have some.
         stale_epochs: Epochs since then.
         lr_scale: What the learning rates are multiplied with, besides the schedule.
         rewinds: How often training went back to a checkpoint since the loss was not finite.
+        restarts: How often fine-tuning began again because it diverged.
+        start_loss: The loss of fine-tuning's first step; None before it.
+        decided: Fields of the recipe that were left open, as decided after the plan.
+        looked: (step, sum of losses, images) of the epoch when the loss was last looked at.
         history: What changed the run on its way, a line each.
         micro_batch: Images whose gradients are computed at a time; None: a whole batch's. Of this
             process, and in a checkpoint of the main one.
@@ -44,19 +51,39 @@ class TrainingState:
     seen: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     seconds: float = 0.0
     data_seconds: float = 0.0
-    best_accuracy: float = -1.0
-    best_loss: float | None = None
+    best_epoch: int | None = None
+    best_value: float = 0.0
+    best_accuracy: float = 0.0
+    best_loss: float = 0.0
+    never_predicted: list[int] = field(default_factory=list)
     stale_epochs: int = 0
     lr_scale: float = 1.0
     rewinds: int = 0
+    restarts: int = 0
+    decided: dict[str, bool | int | float] = field(default_factory=dict)
+    start_loss: float | None = None
+    looked: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     history: list[str] = field(default_factory=list)
     micro_batch: int | None = None
     micro_batches: list[int | None] = field(default_factory=list)
 
-    def improves(self, accuracy: float, loss: float) -> bool:
-        """Whether this is the best epoch so far: by accuracy, between equals by loss."""
-        best_loss = math.inf if self.best_loss is None else self.best_loss
-        return (accuracy, -loss) > (self.best_accuracy, -best_loss)
+    def keep_best(self, epoch: int, val: Validation, metric: str) -> bool:
+        """Note the epoch as the best if it is: by the metric, between equals by loss.
+
+        Returns:
+            Whether it is. `stale_epochs` counts epochs without a better value of the metric.
+        """
+        value = val.value(metric)
+        if self.best_epoch is None or value > self.best_value:
+            self.stale_epochs = 0
+        else:
+            self.stale_epochs += 1
+            if (value, -val.loss) <= (self.best_value, -self.best_loss):
+                return False
+        self.best_epoch, self.best_value = epoch, value
+        self.best_accuracy, self.best_loss = val.accuracy, val.loss
+        self.never_predicted = list(val.never_predicted)
+        return True
 
 
 def seen_so_far(state: TrainingState, accelerator: Accelerator) -> Tensor:
@@ -77,41 +104,59 @@ def count_steps_again(
     state.step = state.epoch * steps + state.epoch_step
 
 
-def out_of_patience(state: TrainingState, recipe: Recipe) -> bool:
-    """Whether too many epochs in a row were no better, by the recipe."""
-    return bool(recipe.patience) and state.stale_epochs >= recipe.patience
+def out_of_patience(state: TrainingState, recipe: Recipe, val: Validation | None = None) -> bool:
+    """Whether too many epochs in a row were no better, by the recipe.
+
+    Args:
+        state: Of the epochs that are closed.
+        recipe: Says how many are too many, and by which metric.
+        val: Of one more epoch, which is not closed yet.
+    """
+    if not recipe.patience:
+        return False
+    stale = state.stale_epochs
+    if val is not None:
+        best = state.best_epoch is None or val.value(recipe.metric) > state.best_value
+        stale = 0 if best else stale + 1
+    return stale >= recipe.patience
 
 
 def close_epoch(
     state: TrainingState,
-    val_loss: float,
-    val_accuracy: float,
+    val: Validation,
+    metric: str,
     optimizer: torch.optim.Optimizer,
     *,
+    interpolation: float,
     seconds: float,
     most: float | None,
 ) -> EpochEnd:
     """Close the epoch in the state, and say how it ended."""
     loss_sum, correct_sum, images = state.seen
     per_second = images / state.seconds
-    best = state.improves(val_accuracy, val_loss)
-    state.stale_epochs = 0 if val_accuracy > state.best_accuracy else state.stale_epochs + 1
-    if best:
-        state.best_accuracy, state.best_loss = val_accuracy, val_loss
+    state.epoch += 1
     end = EpochEnd(
-        epoch=state.epoch + 1,
+        epoch=state.epoch,
         train_loss=loss_sum / images,
         train_accuracy=correct_sum / images,
-        val_loss=val_loss,
-        val_accuracy=val_accuracy,
+        val_loss=val.loss,
+        val_accuracy=val.accuracy,
+        val_balanced_accuracy=val.balanced_accuracy,
+        val_f1=val.f1,
+        interpolation=interpolation,
         lr_backbone=rate_of(optimizer, "backbone"),
         lr_head=rate_of(optimizer, "head"),
         seconds=seconds,
         images_per_second=per_second,
         data_seconds=state.data_seconds,
         peak_share=None if most is None else per_second / most,
-        best=best,
+        best=state.keep_best(state.epoch, val, metric),
     )
-    state.epoch += 1
-    state.epoch_step, state.seen, state.seconds, state.data_seconds = 0, [0.0, 0.0, 0.0], 0.0, 0.0
+    begin_epoch(state)
     return end
+
+
+def begin_epoch(state: TrainingState) -> None:
+    """Nothing of the epoch is done yet."""
+    state.epoch_step, state.seen, state.seconds, state.data_seconds = 0, [0.0, 0.0, 0.0], 0.0, 0.0
+    state.looked = [0.0, 0.0, 0.0]

@@ -109,7 +109,7 @@ def row_store(
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "images": transform.prepare.about(),
-        "augment": transform.augment and [recipe.augment, recipe.hflip],
+        "augment": transform.about,
         "versions": {k: v for k, v in versions().items() if k in _DECIDING},
     }
     dtype = np.float16 if kind == "activations" and recipe.cache_dtype == "fp16" else np.float32

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -13,9 +14,17 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone
 from zoo.engine.checkpointing import Clock, Save, Snapshot, is_finite, restore, rewind, take
+from zoo.engine.divergence import (
+    MOST_RESTARTS,
+    diverged_loss,
+    fell_to_chance,
+    restart,
+    window_loss,
+)
 from zoo.engine.epoch import train_epoch
 from zoo.engine.events import Listener, Note
 from zoo.engine.feed import Feed
+from zoo.engine.interpolation import best_interpolation
 from zoo.engine.measure import most_images_per_second, validate
 from zoo.engine.processes import agree, of_each
 from zoo.engine.state import (
@@ -26,11 +35,12 @@ from zoo.engine.state import (
     seen_so_far,
 )
 from zoo.engine.stopping import StopRequest, deferring
-from zoo.errors import NonFiniteError, Stopped, TrainingError
+from zoo.errors import DivergenceError, NonFiniteError, Stopped, TrainingError
 from zoo.model.depth import Depths
 from zoo.model.device import place
 from zoo.model.freeze import Freezing, freeze_parameters, train_mode
 from zoo.model.groups import parameter_groups
+from zoo.model.head import scale_head
 from zoo.model.memory import out_of_memory_as
 from zoo.model.optim import make_optimizer, smaller_rates
 from zoo.recipe import Recipe
@@ -52,7 +62,9 @@ def train(
     accelerator: Accelerator,
     feed: Feed,
     state: TrainingState,
+    origin: Mapping[str, Tensor],
     resumed: Snapshot | None,
+    val_counts: Sequence[int],
     class_weights: Tensor | None,
     save: Save,
     last: Callable[[], Snapshot],
@@ -60,6 +72,9 @@ def train(
     listen: Listener,
 ) -> None:
     """Train for the recipe's epochs, or until patience ends.
+
+    Training that diverges begins again with smaller learning rates, as `recipe.on_nan` says; where
+    that has not helped, it ends with the best so far.
 
     Args:
         model: With its head replaced; what the recipe freezes is frozen here.
@@ -70,7 +85,9 @@ def train(
         accelerator: Places model and batches.
         feed: Batches for training and validation.
         state: Where training is; its best is what an epoch must surpass.
+        origin: The state dict that training begins with.
         resumed: What training goes on from; None: from the model as it is.
+        val_counts: Val images of each class.
         class_weights: Weight of each class in the loss (C,), or None.
         save: Keeps a snapshot: after each epoch, and within one as the recipe says.
         last: The snapshot kept last.
@@ -78,8 +95,8 @@ def train(
         listen: Hears `StepEnd` and `EpochEnd`, and a `Note` when something unfreezes.
 
     Raises:
-        NonFiniteError: The loss is not finite, and the recipe says to stop then, or going back to
-            the last snapshot has helped too rarely, or can't help.
+        DivergenceError: Training diverged, and the recipe says to stop then, or going back has
+            helped too rarely and nothing was kept.
         TrainingError: The device's memory is too small.
         PluginError: The model's output in train mode is not what the head declares.
         Stopped: A signal said so.
@@ -136,12 +153,27 @@ def train(
         looks = regularly or state.step == kept_at + 1
         if not looks and accelerator.device.type != "cpu":
             return
-        broken, stopping, late = agree(
-            accelerator, not totals[0].isfinite(), stop.signum is not None, clock.by_time()
+        loss = window_loss(state, totals)
+        broken, diverged, stopping, late = agree(
+            accelerator,
+            not totals[0].isfinite(),
+            diverged_loss(loss, state, len(val_counts)),
+            stop.signum is not None,
+            clock.by_time(),
         )
         if broken:
             what = f"the loss is {totals[0].item()}"
             raise _non_finite(what, state, len(batches), optimizer, step=state.step - 1)
+        if diverged:
+            began = f"{state.start_loss:.3g}"
+            raise _diverged(
+                f"the train loss is {loss:.3g}, where it began at {began}"
+                if loss is not None
+                else "the train loss of another process has diverged",
+                state,
+                len(batches),
+                optimizer,
+            )
         if (due or late or stopping) and not is_finite(bare):
             raise _non_finite("weights are not finite", state, len(batches), optimizer)
         if due or late or stopping:
@@ -151,6 +183,8 @@ def train(
 
     while state.epoch < recipe.epochs and not out_of_patience(state, recipe):
         epoch, kept_at = state.epoch + 1, state.step
+        if state.probed and not state.step:
+            scale_head(bare, backbone, recipe.probe_scale)
         feed.sampler.epoch = epoch
         before, frozen = frozen, freezing.frozen(epoch)
         if frozen != before:
@@ -183,11 +217,36 @@ def train(
                     listen,
                 )
                 add_up()
-            val_loss, val_accuracy = validate(bare, feed, full_precision, listen)
-            if not (math.isfinite(val_loss) and is_finite(bare)):
-                raise _non_finite(f"the val loss is {val_loss}", state, len(batches), optimizer)
-        except NonFiniteError as error:
-            if recipe.on_nan == "stop" or state.rewinds >= _MOST_REWINDS:
+            measure = partial(validate, bare, feed, full_precision, listen)
+            val, share = measure(), 1.0
+            if not (math.isfinite(val.loss) and is_finite(bare)):
+                raise _non_finite(f"the val loss is {val.loss}", state, len(batches), optimizer)
+            if fell_to_chance(val, state.best_accuracy, val_counts):
+                raise _diverged(
+                    f"val accuracy fell to {val.accuracy:.2%}, that of guessing",
+                    state,
+                    len(batches),
+                    optimizer,
+                )
+            ends = epoch == recipe.epochs or out_of_patience(state, recipe, val)
+            if ends and recipe.interpolate and state.probed:
+                val, share = best_interpolation(bare, origin, val, measure, recipe.metric)
+        except DivergenceError as error:
+            if recipe.on_nan == "stop":
+                raise
+            if recipe.on_nan == "restart" or not isinstance(error, NonFiniteError):
+                what = str(error).partition(";")[0]
+                if state.best_epoch or state.restarts >= MOST_RESTARTS:
+                    if state.best_epoch is None:
+                        raise
+                    ended = f"{what}: fine-tuning ends here, the best so far is kept"
+                    state.history = [*state.history, ended]
+                    listen(Note(text=ended, warning=True))
+                    return
+                restart(what, origin, bare, state, optimizer, accelerator, listen)
+                save(take(bare, state, optimizer, accelerator), None)
+                continue
+            if state.rewinds >= _MOST_REWINDS:
                 raise
             kept = last()
             if error.step <= kept.state.step:
@@ -213,9 +272,10 @@ def train(
             raise
         end = close_epoch(
             state,
-            val_loss,
-            val_accuracy,
+            val,
+            recipe.metric,
             optimizer,
+            interpolation=share,
             seconds=seconds + time.perf_counter() - started,
             most=most,
         )
@@ -244,6 +304,16 @@ def _non_finite(
         f"{what} in epoch {state.epoch + 1}, step {state.epoch_step} of {steps}; "
         f"{smaller_rates(optimizer)}, or --on-nan rewind",
         state.step if step is None else step,
+    )
+
+
+def _diverged(
+    what: str, state: TrainingState, steps: int, optimizer: torch.optim.Optimizer
+) -> DivergenceError:
+    return DivergenceError(
+        f"{what} in epoch {state.epoch + 1}, step {state.epoch_step} of {steps}; "
+        f"{smaller_rates(optimizer)}",
+        state.step,
     )
 
 

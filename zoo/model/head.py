@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import nn
 
 from zoo import plugins
@@ -108,3 +109,11 @@ def _fresh(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> 
         f"class count changes: let `build` honour num_classes, or declare zoo.Head(paths=..., "
         f"replace=...), or, if it is a pretrained layer before the classifier, zoo.Head(neck=...)"
     )
+
+
+@torch.no_grad()
+def scale_head(model: nn.Module, backbone: Backbone, scale: float) -> None:
+    """Multiply the head's weights, and so its logits."""
+    for leaf in head_leaves(model, backbone).values():
+        for parameter in leaf.parameters(recurse=False):
+            parameter.mul_(scale)

@@ -21,6 +21,7 @@ from zoo.decisions import (
     choose_precision,
     choose_workers,
     decide_for_demo,
+    decide_metric,
     decide_rates,
     decide_stages,
     warn_of_slow_precision,
@@ -37,7 +38,7 @@ from zoo.model.group_plan import GroupPlan
 from zoo.model.optim import MOMENTS
 from zoo.model.replay import Boundary
 from zoo.planning.caching import plan_activations, plan_probe
-from zoo.planning.checks import check_forward, plan_what_trains
+from zoo.planning.checks import check_forward, plan_what_trains, warn_of_unmeasured
 from zoo.planning.inputs import for_size, load_weights, read_data
 from zoo.recipe import Recipe, change
 from zoo.run.folder import check_room, choose_folder
@@ -136,6 +137,10 @@ def prepare(
     splits = read_data(recipe, listen, ahead)
     recipe, loaded = load_weights(recipe, backbone, listen)
     recipe = decide_rates(recipe, listen)
+    train_counts = tuple(splits.counts(splits.train))
+    val_counts = tuple(splits.counts(splits.val))
+    recipe = decide_metric(recipe, train_counts, listen)
+    warn_of_unmeasured(splits.class_names, val_counts, listen)
     batch_size = recipe.batch_size or choose_batch_size(len(splits.train), device)
     recipe = change(recipe, batch_size=batch_size)
     torch.manual_seed(derive_seed(recipe.seed, "model"))
@@ -181,8 +186,8 @@ def prepare(
         recipe=recipe,
         groups=groups,
         class_names=splits.class_names,
-        train_counts=tuple(splits.counts(splits.train)),
-        val_counts=tuple(splits.counts(splits.val)),
+        train_counts=train_counts,
+        val_counts=val_counts,
         weights_source=loaded.source,
         preprocess=preprocess,
         device=str(accelerator.device),

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
+from zoo.engine.events import Listener, Note
 from zoo.errors import PluginError, RecipeError, TrainingError
 from zoo.model.depth import Depths
 from zoo.model.freeze import Freezing, learns_statistics, train_mode
 from zoo.model.group_plan import GroupPlan, plan_groups
 from zoo.model.groups import parameter_settings
 from zoo.recipe import Recipe
+from zoo.text import listed
+
+
+def warn_of_unmeasured(
+    class_names: Sequence[str], val_counts: Sequence[int], listen: Listener
+) -> None:
+    """Name the classes that have no val image, about which val metrics say nothing."""
+    names = [name for name, count in zip(class_names, val_counts, strict=True) if not count]
+    if names:
+        text = f"classes without val images are not measured: {listed(names)}"
+        listen(Note(text=text, warning=True))
 
 
 def check_forward(
