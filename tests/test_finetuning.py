@@ -104,7 +104,12 @@ def scripted(monkeypatch, *ends):
     def validate(*args):
         loss, accuracy = next(script)
         return Validation(
-            loss=loss, accuracy=accuracy, balanced_accuracy=accuracy, f1=0.5, never_predicted=()
+            images=6,
+            loss=loss,
+            accuracy=accuracy,
+            balanced_accuracy=accuracy,
+            f1=0.5,
+            never_predicted=(),
         )
 
     monkeypatch.setattr("zoo.engine.train.validate", validate)

@@ -11,9 +11,11 @@ import torch
 from zoo.backbone import Backbone
 from zoo.data.demo import IMAGE_SIZE
 from zoo.data.transforms import MILD_CROP
+from zoo.engine.budget import Speed, affordable_epochs
 from zoo.engine.events import Listener, Note
 from zoo.engine.invariance import Change
 from zoo.errors import TrainingError
+from zoo.fields import seconds_of
 from zoo.recipe import Recipe, change
 
 #: What the demo changes of the defaults: mirrored digits are no digits, and they are small.
@@ -36,6 +38,9 @@ FROM_SCRATCH_SGD = {**FROM_SCRATCH, "lr": 0.05}
 #: Images of the largest class divided by those of the smallest from which on classes are strongly
 #: imbalanced.
 _IMBALANCED = 5
+
+#: Epochs beyond which more time is not spent, unless more are asked for.
+_MOST_EPOCHS = 30
 
 #: Steps that an epoch should have before a batch is made larger.
 _FEWEST_STEPS = 32
@@ -96,6 +101,49 @@ def decide_metric(recipe: Recipe, train_counts: Sequence[int], listen: Listener)
     )
     listen(Note(text=text))
     return change(recipe, metric="balanced-accuracy")
+
+
+def decide_epochs(
+    recipe: Recipe,
+    speed: Speed,
+    *,
+    train_images: int,
+    val_images: int,
+    spent: float,
+    probed: bool = False,
+    listen: Listener,
+) -> int:
+    """As many epochs as fit into what is left of the recipe's `time`; 0: none does.
+
+    Args:
+        recipe: As resolved; its epochs are the most, if it was told any.
+        speed: As measured.
+        train_images: How many.
+        val_images: How many.
+        spent: Seconds since the run began.
+        probed: Whether the probe is done.
+        listen: Hears what was decided.
+    """
+    budget = seconds_of(str(recipe.time))
+    changes = (recipe.hflip is None) + (recipe.crop_scale is None)
+    passes = 0 if probed or recipe.train == "finetune" else 1 + changes + (recipe.views or 0)
+    probe = speed.forward * (passes * train_images + (val_images if passes else 0))
+    if recipe.train == "probe":
+        listen(Note(text=f"time {recipe.time}: about {spent + probe:.0f} s for a probe"))
+        return 0
+    most = recipe.epochs if "epochs" in recipe.model_fields_set else _MOST_EPOCHS
+    left = budget - spent - probe
+    epochs = affordable_epochs(left, speed, train_images, val_images, most)
+    each = speed.epoch(train_images, val_images)
+    known = f"{spent:.0f} s so far, " if probed else f"probe {probe:.0f} s, "
+    total = spent + probe + epochs * each
+    listen(
+        Note(
+            text=f"time {recipe.time}: {known}{epochs} epochs of {each:.0f} s; "
+            f"about {total:.0f} s in all"
+        )
+    )
+    return epochs
 
 
 def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[float, str]:

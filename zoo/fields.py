@@ -61,6 +61,19 @@ def check_checkpoint_every(value: object) -> object:
     return value
 
 
+def check_time(value: object) -> object:
+    """A time such as 30s, 10m or 2h, or None.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if value is None or (
+        isinstance(value, str) and _DURATION.fullmatch(value) and seconds_of(value) > 0
+    ):
+        return value
+    raise ValueError(f"time = {value!r}: give a time such as 30s, 10m or 2h")
+
+
 def seconds_of(time: str) -> float:
-    """A time as `check_checkpoint_every` takes it, in seconds."""
+    """A time such as 30s, 10m or 2h, in seconds."""
     return float(time[:-1]) * _SECONDS[time[-1]]

@@ -23,6 +23,7 @@ from zoo.errors import RecipeError
 from zoo.fields import (
     check_checkpoint_every,
     check_freeze,
+    check_time,
     check_unfreeze_epoch,
     seconds_of,
 )
@@ -109,6 +110,11 @@ class Recipe(BaseModel):
         "Without it: 0, but up to 4 for a probe of fewer than 200 images.",
     )
     epochs: int = Field(8, ge=1, le=_MOST, description="Times that every training image is seen.")
+    time: Annotated[str | None, BeforeValidator(check_time)] = Field(
+        None,
+        description="Time for the whole run, such as 90s, 10m or 2h: as many epochs as fit into "
+        "it after the probe (at most --epochs, or 30), by a measurement before the run starts.",
+    )
     batch_size: int | None = Field(
         None,
         ge=1,
@@ -183,11 +189,12 @@ class Recipe(BaseModel):
         description="Metric on the val images by which the best epoch is chosen and patience "
         "counts; auto: accuracy, or balanced accuracy where the classes are strongly imbalanced.",
     )
-    patience: int = Field(
-        0,
+    patience: int | None = Field(
+        None,
         ge=0,
         le=_MOST,
-        description="Stop after so many epochs without a better value of the metric; 0: never.",
+        description="Stop after so many epochs without a better value of the metric; 0: never. "
+        "Without it: half of the epochs, at least 4.",
     )
     on_nan: Literal["restart", "rewind", "stop"] = Field(
         "restart",
@@ -257,6 +264,13 @@ class Recipe(BaseModel):
                 f'leave it out, or use train = "probe+finetune"'
             )
         return self
+
+    @property
+    def most_stale_epochs(self) -> int | None:
+        """Epochs without a better value of the metric after which training stops; None: never."""
+        if self.patience is None:
+            return max(4, self.epochs // 2)
+        return self.patience or None
 
     @property
     def checkpoint_seconds(self) -> float | None:

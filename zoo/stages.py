@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.cache import Store
 from zoo.data.bases import Bases
-from zoo.data.dataset import ImageDataset, Index
+from zoo.data.dataset import ImageDataset, Index, derive_seed
 from zoo.data.doctor import examined_store, remember
 from zoo.data.transforms import (
     SMALLEST_CROP,
@@ -23,7 +23,7 @@ from zoo.data.transforms import (
     to_input,
     train_transform,
 )
-from zoo.decisions import decide_change
+from zoo.decisions import decide_change, decide_epochs
 from zoo.engine.checkpointing import Save, Snapshot, take
 from zoo.engine.events import EpochEnd, Listener, Note, Progress
 from zoo.engine.feed import Feed, activation_feed, image_feed
@@ -32,15 +32,20 @@ from zoo.engine.invariance import measure_change
 from zoo.engine.measure import Validation
 from zoo.engine.probe import fit_probe
 from zoo.engine.probing import Features, measure_probe, train_probe
+from zoo.engine.processes import decide_on_main
 from zoo.engine.state import TrainingState
 from zoo.engine.stopping import StopRequest, deferring
 from zoo.engine.stores import Stores, backbone_sha256, image_store, row_store
 from zoo.engine.train import train
 from zoo.errors import CacheError
+from zoo.fields import seconds_of
 from zoo.model.replay import Boundary, activations
 from zoo.planning import Prepared
 from zoo.recipe import Recipe, change
 from zoo.resuming import DataKeys
+
+#: Train images by which it is decided whether changed ones keep their labels.
+_MOST_CHANGED = 1000
 
 
 def run_stages(
@@ -92,6 +97,17 @@ def run_stages(
         feed = None
         if prepared.activations is not None:
             feed = _activation_feed(prepared, prepared.activations, images, stores, listen)
+        feed = feed or _image_feed(prepared, images, stores, listen)
+        deadline = None
+        if recipe.time is not None and resumed is None:
+            deadline = prepared.started + seconds_of(recipe.time)
+            epochs = decide_on_main(
+                prepared.accelerator, lambda: _epochs(prepared, recipe, state, listen)
+            )
+            if not epochs and state.probed:
+                return
+            state.decided["epochs"] = max(1, epochs)
+            recipe = change(recipe, epochs=max(1, epochs))
         train(
             prepared.model,
             prepared.backbone,
@@ -99,7 +115,8 @@ def run_stages(
             depths=prepared.depths,
             freezing=prepared.freezing,
             accelerator=prepared.accelerator,
-            feed=feed or _image_feed(prepared, images, stores, listen),
+            feed=feed,
+            deadline=deadline,
             state=state,
             origin=origin,
             resumed=resumed,
@@ -110,6 +127,21 @@ def run_stages(
             stop=stop,
             listen=listen,
         )
+
+
+def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Listener) -> int:
+    """How many epochs the recipe's time leaves."""
+    if prepared.speed is None:
+        return recipe.epochs
+    return decide_epochs(
+        recipe,
+        prepared.speed,
+        train_images=len(prepared.splits.train),
+        val_images=len(prepared.splits.val),
+        spent=time.perf_counter() - prepared.started,
+        probed=state.probed,
+        listen=listen,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +284,10 @@ class _Probing:
         decided: dict[str, bool | int | float] = {}
         if not augments:
             return decided
+        samples = self._prepared.splits.train
+        drawn = torch.Generator().manual_seed(derive_seed(recipe.seed, "changes"))
+        some = torch.randperm(len(samples), generator=drawn)[:_MOST_CHANGED].sort().values
+        features, labels = features[some.to(features.device)], labels[some]
         penalty = None
         smallest = SMALLEST_CROP[recipe.augment]
         for name, transform in (
@@ -263,13 +299,20 @@ class _Probing:
             if penalty is None:
                 penalty = fit_probe(features, labels, self._num_classes, seed=recipe.seed).penalty
             changed = ImageDataset(
-                Bases(self._prepared.splits.train, transform.prepare, keys=self._keys.train),
+                Bases(
+                    [samples[n] for n in some.tolist()],
+                    transform.prepare,
+                    keys=[self._keys.train[n] for n in some.tolist()],
+                ),
                 transform.augment,
                 seed=recipe.seed,
             )
             store = self._kept(transform, [(changed, views_of(changed, [1]))])
             rows = self._features.of(changed, 1, store, "features of changed images")
-            found = measure_change(features, rows, labels, self._num_classes, penalty)
+            found = decide_on_main(
+                self._prepared.accelerator,
+                partial(measure_change, features, rows, labels, self._num_classes, penalty),
+            )
             decided[name], text = decide_change(name, found, smallest)
             self._listen(Note(text=text))
         return decided

@@ -4,7 +4,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
 
@@ -107,6 +108,29 @@ def test_the_penalty_is_stronger_where_features_say_less():
     labels = torch.arange(60) % 3
     telling, telling_labels = clouds(count=60, spread=0.3)
     assert fit_probe(noise, labels, 3).penalty > 10 * fit_probe(telling, telling_labels, 3).penalty
+
+
+@pytest.mark.parametrize("per_class", [5, 10])
+def test_few_images_give_probabilities_that_are_worth_something(per_class):
+    """Two overlapping classes in many dimensions, which any weights tell apart on so few images."""
+    losses, theirs = [], []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(2 * per_class + 400) % 2
+        features = torch.randn(len(labels), 500, generator=generator)
+        features[:, :20] += 0.4 * (2.0 * labels[:, None] - 1)
+        train, rest = slice(0, 2 * per_class), slice(2 * per_class, None)
+        probe = fit_probe(features[train], labels[train], 2)
+        assert probe.penalty >= 1 / (2 * per_class)
+        logits = probe.logits(features[rest])
+        losses.append(float(torch.nn.functional.cross_entropy(logits, labels[rest])))
+        other = LogisticRegressionCV(
+            cv=5, scoring="neg_log_loss", l1_ratios=(0.0,), use_legacy_attributes=False
+        )
+        other.fit(features[train].numpy(), labels[train].numpy())
+        theirs.append(log_loss(labels[rest], other.predict_proba(features[rest].numpy())))
+    assert np.mean(losses) < 0.69  # guessing
+    assert np.mean(losses) < 1.05 * np.mean(theirs)
 
 
 def test_views_of_an_image_are_never_told_apart_by_cross_validation():

@@ -22,7 +22,12 @@ TOO_LARGE = 3.0
 
 def validation(accuracy):
     return Validation(
-        loss=1.0, accuracy=accuracy, balanced_accuracy=accuracy, f1=accuracy, never_predicted=()
+        images=100,
+        loss=1.0,
+        accuracy=accuracy,
+        balanced_accuracy=accuracy,
+        f1=accuracy,
+        never_predicted=(),
     )
 
 
@@ -146,7 +151,12 @@ def test_the_metric_decides_which_epoch_is_best(photos, monkeypatch, metric):
     def validate(*args):
         loss, accuracy, balanced, f1 = next(values)
         return Validation(
-            loss=loss, accuracy=accuracy, balanced_accuracy=balanced, f1=f1, never_predicted=()
+            images=6,
+            loss=loss,
+            accuracy=accuracy,
+            balanced_accuracy=balanced,
+            f1=f1,
+            never_predicted=(),
         )
 
     monkeypatch.setattr("zoo.engine.train.validate", validate)

@@ -44,7 +44,10 @@ def best_interpolation(
     validate: Callable[[], Validation],
     metric: str,
 ) -> tuple[Validation, float]:
-    """The best of the model's weights and those of `SHARES`, by the metric, then by loss.
+    """The best of the model's weights and those of `SHARES`.
+
+    Of those whose metric is within a standard error (of the accuracy) of the largest the one with
+    the least loss: val sets are small, and a loss says more than one image more or less.
 
     Args:
         model: Holds the last weights, also afterwards.
@@ -57,11 +60,12 @@ def best_interpolation(
         What the best weights reach, and their share of the way to the last ones.
     """
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    best, best_share = last, 1.0
+    found = [(last, 1.0)]
     for share in reversed(SHARES):
         load_state(model, interpolate(first, kept, share))
-        found = validate()
-        if (found.value(metric), -found.loss) > (best.value(metric), -best.loss):
-            best, best_share = found, share
+        found.append((validate(), share))
     load_state(model, kept)
-    return best, best_share
+    best = max((val for val, _ in found), key=lambda val: val.value(metric))
+    margin = 0.0 if metric == "log-loss" else best.error
+    close = [each for each in found if each[0].value(metric) >= best.value(metric) - margin]
+    return min(close, key=lambda each: each[0].loss)

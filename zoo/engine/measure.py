@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class Validation:
     """Metrics on the val images.
 
     Attributes:
+        images: How many.
         loss: Mean cross entropy, in nats.
         accuracy: Share classified correctly, 0..1.
         balanced_accuracy: Mean recall over the classes that have val images, 0..1.
@@ -32,6 +34,7 @@ class Validation:
         never_predicted: Labels of classes that have val images and are predicted for none.
     """
 
+    images: int
     loss: float
     accuracy: float
     balanced_accuracy: float
@@ -48,12 +51,18 @@ class Validation:
         right = torch.bincount(labels[predicted == labels], minlength=classes).double()
         there, counted = support > 0, support + given > 0
         return cls(
+            images=len(labels),
             loss=float(cross_entropy(logits, labels)),
             accuracy=float(right.sum() / len(labels)),
             balanced_accuracy=float((right[there] / support[there]).mean()),
             f1=float((2 * right[counted] / (support + given)[counted]).mean()),
             never_predicted=tuple((there & (given == 0)).nonzero().flatten().tolist()),
         )
+
+    @property
+    def error(self) -> float:
+        """Standard error of the accuracy."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
 
     def value(self, metric: str) -> float:
         """The metric of that name (`zoo.recipe.METRICS`), so that more is better."""

@@ -17,6 +17,10 @@ from zoo.errors import TrainingError
 #: Strengths of the penalty that are tried, the strongest first; half a decade apart.
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(1, -9, -1))
 
+#: The weakest penalty that is tried, times the number of images. Few images are told apart with any
+#: weights, so that cross-validation alone would choose ever weaker penalties and be sure of all.
+_WEAKEST = 1.0
+
 #: Parts that cross-validation cuts the images into.
 FOLDS = 5
 
@@ -68,8 +72,9 @@ def fit_probe(
 ) -> Probe:
     """Fit a probe by L-BFGS (Liu and Nocedal, 1989), its penalty chosen by cross-validation.
 
-    Features are standardised, and that is folded back into the weights. The objective is the mean
-    cross entropy plus half the penalty times the squared weights; the bias is free.
+    Features are standardised (nearly constant ones by the median deviation), and that is folded
+    back into the weights. The objective is the mean cross entropy plus half the penalty times the
+    squared weights; the bias is free. The penalty is at least 1 / images.
 
     Args:
         features: (N, C) float32, on the device that is to compute.
@@ -102,7 +107,8 @@ def fit_probe(
     )
     everything = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
     with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
-        penalty, cv_loss, cv_accuracy = _choose_penalty(problem, held_out.to(rows.device))
+        count = len(rows) if images is None else len(set(images.tolist()))
+        penalty, cv_loss, cv_accuracy = _choose_penalty(problem, held_out.to(rows.device), count)
         fitted = problem.minimise(everything, penalty, most_iterations=300)[0]
     weight = fitted[:, :-1] / scale
     return Probe(
@@ -247,16 +253,21 @@ def _threads_for(work: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _choose_penalty(problem: _Problem, held_out: Tensor) -> tuple[float, float, float]:
+def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[float, float, float]:
     """(penalty, loss, accuracy) of the least mean loss on what each probe did not see.
 
-    `held_out` (N, probes) says which rows those are.
+    Args:
+        problem: The rows.
+        held_out: (N, probes), which rows each probe does not see.
+        images: How many images the rows are of.
     """
     shares = held_out.sum(dim=0) / held_out.sum()
     chosen = ~held_out
     best = (PENALTIES[0], math.inf, 0.0)
     weights, worse = None, 0
     for penalty in PENALTIES:
+        if penalty < _WEAKEST / images and penalty != PENALTIES[0]:
+            break
         # A weaker penalty's weights lie beyond those of the stronger.
         weights = problem.minimise(chosen, penalty, weights, most_iterations=50)
         loss = float((problem.losses(weights, held_out) * shares).sum())

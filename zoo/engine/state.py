@@ -112,13 +112,14 @@ def out_of_patience(state: TrainingState, recipe: Recipe, val: Validation | None
         recipe: Says how many are too many, and by which metric.
         val: Of one more epoch, which is not closed yet.
     """
-    if not recipe.patience:
+    most = recipe.most_stale_epochs
+    if most is None:
         return False
     stale = state.stale_epochs
     if val is not None:
         best = state.best_epoch is None or val.value(recipe.metric) > state.best_value
         stale = 0 if best else stale + 1
-    return stale >= recipe.patience
+    return stale >= most
 
 
 def close_epoch(

@@ -61,6 +61,7 @@ def train(
     freezing: Freezing,
     accelerator: Accelerator,
     feed: Feed,
+    deadline: float | None,
     state: TrainingState,
     origin: Mapping[str, Tensor],
     resumed: Snapshot | None,
@@ -84,6 +85,8 @@ def train(
         freezing: How many of them stand still in which epoch.
         accelerator: Places model and batches.
         feed: Batches for training and validation.
+        deadline: No epoch begins that would end after it, by `time.perf_counter`; None: as many as
+            the recipe says.
         state: Where training is; its best is what an epoch must surpass.
         origin: The state dict that training begins with.
         resumed: What training goes on from; None: from the model as it is.
@@ -228,7 +231,11 @@ def train(
                     len(batches),
                     optimizer,
                 )
-            ends = epoch == recipe.epochs or out_of_patience(state, recipe, val)
+            spent = seconds + time.perf_counter() - started
+            (late,) = agree(
+                accelerator, deadline is not None and time.perf_counter() + spent > deadline
+            )
+            ends = epoch == recipe.epochs or late or out_of_patience(state, recipe, val)
             if ends and recipe.interpolate and state.probed:
                 val, share = best_interpolation(bare, origin, val, measure, recipe.metric)
         except DivergenceError as error:
@@ -283,6 +290,11 @@ def train(
             save(take(bare, state, optimizer, accelerator), end)
             clock.last = time.monotonic()
             listen(end)
+        if late and epoch < recipe.epochs:
+            text = f"no time is left for epoch {epoch + 1} of {recipe.epochs}: training ends here"
+            state.history = [*state.history, text]
+            listen(Note(text=text, warning=True))
+            return
 
 
 def _too_small(accelerator: Accelerator) -> str:

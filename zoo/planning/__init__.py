@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,14 @@ from zoo.decisions import (
     choose_micro_batch,
     choose_precision,
     choose_workers,
+    decide_epochs,
     decide_for_demo,
     decide_metric,
     decide_rates,
     decide_stages,
     warn_of_slow_precision,
 )
+from zoo.engine.budget import Speed, measure_speed
 from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import decide_on_main, make_accelerator
 from zoo.errors import TrainingError
@@ -87,8 +90,15 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """All that training needs, ready to start; nothing is written yet."""
+    """All that training needs, ready to start; nothing is written yet.
 
+    Attributes:
+        started: When planning began, by `time.perf_counter`.
+        speed: As measured, where the recipe says how long the run may take.
+    """
+
+    started: float
+    speed: Speed | None
     plan: Plan
     backbone: Backbone
     splits: Splits
@@ -120,7 +130,7 @@ def prepare(
     Raises:
         ZooError: As in `finetune`.
     """
-    given = recipe
+    given, started = recipe, time.perf_counter()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
     accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
@@ -163,6 +173,19 @@ def prepare(
         model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
     )
     groups = plan_what_trains(model, backbone, recipe, layers, freezing)
+    micro_batch = choose_micro_batch(recipe, device)
+    speed = None
+    if recipe.time is not None:
+        at_a_time = min(batch_size, micro_batch or batch_size)
+        speed = measure_speed(model, preprocess.height_width, at_a_time, accelerator.device)
+        decide_epochs(
+            recipe,
+            speed,
+            train_images=len(splits.train),
+            val_images=len(splits.val),
+            spent=time.perf_counter() - started,
+            listen=listen,
+        )
     activations = plan_activations(
         model,
         backbone,
@@ -193,7 +216,7 @@ def prepare(
         device=str(accelerator.device),
         precision=precision,
         batch_size=batch_size,
-        micro_batch=choose_micro_batch(recipe, device),
+        micro_batch=micro_batch,
         processes=accelerator.num_processes,
         allocator=allocator.state(),
         out=folder,
@@ -202,6 +225,8 @@ def prepare(
     check_room(folder, model, 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer])
     listen(plan)
     return Prepared(
+        started=started,
+        speed=speed,
         plan=plan,
         backbone=backbone,
         splits=splits,
