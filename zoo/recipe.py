@@ -109,7 +109,7 @@ class Recipe(BaseModel):
         "frozen; 0: a probe sees each image as it is, fine-tuning draws new ones each epoch. "
         "Without it: 0, but up to 4 for a probe of fewer than 200 images.",
     )
-    epochs: int = Field(8, ge=1, le=_MOST, description="Times that every training image is seen.")
+    epochs: int = Field(6, ge=1, le=_MOST, description="Times that every training image is seen.")
     time: Annotated[str | None, BeforeValidator(check_time)] = Field(
         None,
         description="Time for the whole run, such as 90s, 10m or 2h: as many epochs as fit into "
