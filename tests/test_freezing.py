@@ -18,6 +18,7 @@ from tests.conftest import IN_TWO, QUICK, TINY
 from zoo import plugins
 from zoo.cli import main
 from zoo.engine.events import EpochEnd, Note
+from zoo.engine.measure import Validation
 from zoo.errors import PluginError, RecipeError
 from zoo.model.depth import depths
 from zoo.planning import prepare
@@ -71,12 +72,23 @@ def moved_depths(before: dict, after: dict, layers) -> set[int]:
     return {layers.of[name] for name in moved(before, after) if name in layers.of}
 
 
+def validation(accuracy):
+    return Validation(
+        images=100,
+        loss=1.0,
+        accuracy=accuracy,
+        balanced_accuracy=accuracy,
+        f1=accuracy,
+        never_predicted=(),
+    )
+
+
 @pytest.fixture
 def each_epoch(monkeypatch):
     """Run and hear: what is kept after each epoch, because each is said to be the best so far."""
 
     def train(data, **fields):
-        script = iter((1.0, accuracy / 100) for accuracy in range(1, 100))
+        script = iter(validation(accuracy / 100) for accuracy in range(1, 100))
         monkeypatch.setattr("zoo.engine.train.validate", lambda *args: next(script))
         kept, notes = [], []
 
@@ -166,7 +178,7 @@ def test_one_unfreeze_epoch_lets_all_train_and_the_metrics_say_when(photos, each
 def test_layer_decay_shortens_the_steps_of_each_depth_by_its_factor(photos, optimizer, schedule):
     """One step from the same weights, with and without."""
     fields, before = start("timm/test_vit")
-    fields |= {"batch_size": 24, "momentum": 0.0, "weight_decay": 0.0}
+    fields |= {"batch_size": 24, "momentum": 0.0, "weight_decay": 0.0, "clip_grad": 0.0}
     fields |= {"optimizer": optimizer, "schedule": schedule}
     layers = layers_of("timm/test_vit")
     steps = []
@@ -264,10 +276,10 @@ def test_the_plan_shows_what_trains_from_when_and_what_does_not_decay(photos):
     frozen = plan_table(photos, *flags, "--freeze=layer2", "--layer-decay=0.5")
     assert [(row[0], *row[2:]) for row in frozen[:-1]] == [
         (f"{layers_of('torchvision/resnet18').label(0)} .. layer2.1", "-", "-", "-", "no (frozen)"),
-        ("layer3.0", "0.00125", "0.0001", "1,536", "yes"),
-        ("layer3.1", "0.0025", "0.0001", "1,024", "yes"),
-        ("layer4.0", "0.005", "0.0001", "3,072", "yes"),
-        ("layer4.1", "0.01", "0.0001", "2,048", "yes"),
+        ("layer3.0", "0.00125", "0.05", "1,536", "yes"),
+        ("layer3.1", "0.0025", "0.05", "1,024", "yes"),
+        ("layer4.0", "0.005", "0.05", "3,072", "yes"),
+        ("layer4.1", "0.01", "0.05", "2,048", "yes"),
     ]
     later = plan_table(photos, *flags, "--freeze=layer3", "--unfreeze-epoch=2,4", "--epochs=4")
     assert [row[5] for row in later] == ["from epoch 4", "from epoch 2", "yes", "yes"]

@@ -238,6 +238,7 @@ class _Probing:
             store = self._kept(images.augmented, [(images.views, views)])
             seen = self._features.of(images.views, recipe.views, store, "features of views")
             features = torch.cat([features, seen])
+        self._listen(Note(text=f"features of {self._features.origin}"))
         probe = train_probe(
             prepared.model,
             prepared.backbone,

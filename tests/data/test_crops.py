@@ -69,7 +69,7 @@ def test_a_gpu_is_fed_what_a_cpu_is_but_for_rounding(interpolation, size):
             apart = (pixels.float() - expected.float()).abs()
             # A CPU rounds, and cuts what bicubic overshoots, between the sides too.
             assert apart.mean() < 0.3
-            assert apart.max() <= 4
+            assert apart.max() <= 6
 
 
 def test_a_gpu_resizes_crops_and_a_cpu_loads_views():

@@ -119,6 +119,7 @@ def zoo_backbones():
 #: Steps that leave the starting weights well behind, on batches that classes weigh unevenly.
 FIELDS = {
     **QUICK,
+    "optimizer": "sgd",
     "backbone": "limited/plain",
     "epochs": 2,
     "batch_size": 16,

@@ -126,7 +126,7 @@ def test_weights_of_another_backbone_are_wrong(folder):
         ("metrics.csv", "val_accuracy", "accuracy", "does not name the columns"),
         ("metrics.csv", "\n1,", "\n3,", "don't follow each other"),
         ("metrics.csv", "\n1,", "\n1,x", "line 2: train_loss is 'x"),
-        ("metrics.csv", "\n2,", "\n2,1,", "line 3 has 12 cells, not 11"),
+        ("metrics.csv", "\n2,", "\n2,1,", "line 3 has 15 cells, not 14"),
         ("metrics.csv", "\n1,", '\n"1,', "it is no CSV"),
         ("README.md", "timm/test_efficientnet", "timm/test_vit", "not this run's"),
     ],

@@ -95,6 +95,12 @@ class Features:
         self.computed = self.rows = 0
         self.seconds = 0.0
 
+    @property
+    def origin(self) -> str:
+        """How many there are and where they came from, in words."""
+        cached = "all" if not self.computed else f"{self.rows - self.computed} of them"
+        return f"{self.rows} rows, {cached} from the cache"
+
     def of(self, images: ImageDataset, views: int, store: Store | None, what: str) -> Tensor:
         """Of each image, or of each of so many augmented views of it, view by view.
 
