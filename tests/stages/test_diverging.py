@@ -233,3 +233,24 @@ def test_epochs_without_a_better_value_end_training(split_photos):
     fields = start(train="probe+finetune", epochs=6, lr=1e-7, patience=2)
     zoo.finetune(split_photos, out="run", listen=listen, **fields)
     assert [end.epoch for end in ends] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("metric", ["balanced-accuracy", "f1", "log-loss"])
+def test_verify_asks_for_the_best_by_the_runs_own_metric(photos, monkeypatch, metric):
+    values = iter([(2.0, 0.9, 0.1, 0.1), (1.0, 0.5, 0.9, 0.9)])
+
+    def validate(*args):
+        loss, accuracy, balanced, f1 = next(values)
+        return Validation(
+            images=6,
+            loss=loss,
+            accuracy=accuracy,
+            balanced_accuracy=balanced,
+            f1=f1,
+            never_predicted=(),
+        )
+
+    monkeypatch.setattr("zoo.engine.train.validate", validate)
+    run, _, _ = hear(photos, "run", **start(train="finetune", epochs=2, metric=metric))
+    assert run.info.epoch == 2
+    assert all(finding.state == "ok" for finding in zoo.verify("run"))

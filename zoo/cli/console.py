@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from zoo.engine.events import EpochEnd, Note, StepEnd
 from zoo.engine.events import Progress as Done
+from zoo.engine.measure import trivial_accuracy
 from zoo.errors import Stopped
 from zoo.model.group_plan import GroupPlan
 from zoo.planning import Plan
+from zoo.recipe import Recipe
 from zoo.text import printable
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class TrainingConsole:
         self._epoch_started = 0.0
         self._images = 0
         self._headed = False
+        self._trivial = 0.0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -68,6 +71,7 @@ class TrainingConsole:
             case Note(text=text):
                 self.say(text)
             case Plan():
+                self._trivial = trivial_accuracy(event.val_counts)
                 self._plan(event)
             case Done():
                 self._done(event)
@@ -109,8 +113,9 @@ class TrainingConsole:
             ("data", recipe.data or "demo (scikit-learn's digits)"),
             ("classes", _classes(plan)),
             ("images", f"{sum(plan.train_counts)} train, {sum(plan.val_counts)} val"),
-            ("input", f"{height} x {width}, augment {recipe.augment}"),
+            ("input", f"{height} x {width}, {_augmentation(recipe)}"),
             ("training", _training(plan)),
+            ("best by", f"val {recipe.metric.replace('-', ' ')}"),
             ("device", f"{plan.device}, {plan.precision}"),
             ("allocator", plan.allocator),
             ("run folder", str(plan.out)),
@@ -158,12 +163,13 @@ class TrainingConsole:
             self._headed = True
             columns = "train loss  accuracy  val loss  accuracy  lr backbone     lr head  seconds"
             self.say(f"epoch  {columns}  waited", "bold")
+        good = end.best and end.val_accuracy > self._trivial
         self.say(
             f"{end.epoch or 'probe':>5}  {end.train_loss:10.4f}  {end.train_accuracy:8.2%}  "
             f"{end.val_loss:8.4f}  {end.val_accuracy:8.2%}  {end.lr_backbone:11.3g} "
             f"{end.lr_head:11.3g}  {end.seconds:7.1f}  {end.data_seconds:6.1f}"
-            f"{'  best' if end.best else ''}",
-            "green" if end.best else "",
+            f"{'  best' if good else '  no better than one class' if end.best else ''}",
+            "green" if good else "",
         )
 
 
@@ -176,6 +182,20 @@ def _classes(plan: Plan) -> str:
     ]
     shown = counts if len(counts) <= 12 else [*counts[:10], f"and {len(counts) - 10} more"]
     return f"{len(counts)} (train+val images): {', '.join(shown)}"
+
+
+def _augmentation(recipe: Recipe) -> str:
+    """How training images are changed, as far as it is known before the probe."""
+    if recipe.augment == "none":
+        return "no augmentation"
+    open_ones = [
+        what
+        for what, value in (("mirroring", recipe.hflip), ("small crops", recipe.crop_scale))
+        if value is None and recipe.train != "finetune"
+    ]
+    if not open_ones:
+        return f"{recipe.augment} augmentation"
+    return f"{recipe.augment} augmentation; {' and '.join(open_ones)} if labels survive them"
 
 
 def _groups(plan: Plan) -> list[str]:

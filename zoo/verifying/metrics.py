@@ -12,6 +12,13 @@ from zoo.text import clip
 #: What the rows are checked by; there are others.
 _NEEDED = ("epoch", "val_accuracy")
 
+#: The column of each metric by which the best epoch is chosen, and whether more of it is better.
+_COLUMNS = {
+    "balanced-accuracy": ("val_balanced_accuracy", 1),
+    "f1": ("val_f1", 1),
+    "log-loss": ("val_loss", -1),
+}
+
 
 def check_metrics(text: str, info: ModelInfo) -> str:
     """Check that the rows are numbers, an epoch each, and tell of the model's what it says.
@@ -54,9 +61,17 @@ def check_metrics(text: str, info: ModelInfo) -> str:
             f"{info.stage} has val accuracy {kept or 'none'} there, {info.val_accuracy!r} in the "
             f"model file"
         )
-    best = max(accuracies, key=lambda epoch: float(accuracies[epoch] or 0))
-    if float(accuracies[best] or 0) > info.val_accuracy:
-        raise ValueError(f"epoch {best} has a better val accuracy than {info.stage}, which is kept")
+    metric = info.recipe.metric
+    column, sign = _COLUMNS.get(metric, ("val_accuracy", 1))
+    if column in columns:
+        decided = {
+            epoch: sign * float(row[columns.index(column)] or 0)
+            for epoch, row in zip(epochs, values, strict=True)
+        }
+        best = max(decided, key=lambda epoch: decided[epoch])
+        if decided[best] > decided[str(info.epoch)]:
+            what = column.replace("_", " ")
+            raise ValueError(f"epoch {best} has a better {what} than {info.stage}, which is kept")
     return f"{len(values)} lines; that of {info.stage} as in the model file"
 
 
