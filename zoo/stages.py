@@ -30,7 +30,7 @@ from zoo.engine.feed import Feed, activation_feed, image_feed
 from zoo.engine.frozen import fill, views_of
 from zoo.engine.invariance import measure_change
 from zoo.engine.measure import Validation
-from zoo.engine.probe import fit_probe
+from zoo.engine.probe import Probe, fit_probe
 from zoo.engine.probing import Features, measure_probe, train_probe
 from zoo.engine.processes import decide_on_main
 from zoo.engine.state import TrainingState
@@ -230,7 +230,12 @@ class _Probing:
             torch.tensor([sample.label for sample in samples])
             for samples in (prepared.splits.train, prepared.splits.val)
         )
-        state.decided = self._decide(features, labels)
+        if plan.recipe.views:
+            penalty = fit_probe(features, labels, self._num_classes, seed=plan.recipe.seed).penalty
+        else:
+            probe = self._fit(features, labels)
+            penalty = probe.penalty
+        state.decided = self._decide(features, labels, penalty)
         recipe = change(plan.recipe, **state.decided)
         if recipe.views:
             images = _images(prepared, recipe, self._keys)
@@ -238,17 +243,8 @@ class _Probing:
             store = self._kept(images.augmented, [(images.views, views)])
             seen = self._features.of(images.views, recipe.views, store, "features of views")
             features = torch.cat([features, seen])
+            probe = self._fit(features, labels)
         self._listen(Note(text=f"features of {self._features.origin}"))
-        probe = train_probe(
-            prepared.model,
-            prepared.backbone,
-            recipe,
-            features=features,
-            labels=labels,
-            num_classes=self._num_classes,
-            class_weights=self._class_weights,
-            listen=self._listen,
-        )
         learnt = measure_probe(probe, features, labels.repeat(len(features) // len(labels)))
         val = measure_probe(probe, val_features, val_labels)
         end = EpochEnd(
@@ -270,6 +266,18 @@ class _Probing:
         )
         return end, val
 
+    def _fit(self, features: Tensor, labels: Tensor) -> Probe:
+        return train_probe(
+            self._prepared.model,
+            self._prepared.backbone,
+            self._prepared.plan.recipe,
+            features=features,
+            labels=labels,
+            num_classes=self._num_classes,
+            class_weights=self._class_weights,
+            listen=self._listen,
+        )
+
     def _kept(
         self, transform: Transform, wanted: list[tuple[ImageDataset, list[Index]]]
     ) -> Store | None:
@@ -278,7 +286,9 @@ class _Probing:
             return None
         return self._store(transform, wanted)
 
-    def _decide(self, features: Tensor, labels: Tensor) -> dict[str, bool | int | float]:
+    def _decide(
+        self, features: Tensor, labels: Tensor, penalty: float
+    ) -> dict[str, bool | int | float]:
         """Fields of the recipe on augmentation that were left open, by cross-validation."""
         recipe, preprocess = self._prepared.plan.recipe, self._prepared.plan.preprocess
         augments = recipe.augment != "none" and (recipe.train != "probe" or recipe.views)
@@ -289,7 +299,6 @@ class _Probing:
         drawn = torch.Generator().manual_seed(derive_seed(recipe.seed, "changes"))
         some = torch.randperm(len(samples), generator=drawn)[:_MOST_CHANGED].sort().values
         features, labels = features[some.to(features.device)], labels[some]
-        penalty = None
         smallest = SMALLEST_CROP[recipe.augment]
         for name, transform in (
             ("hflip", mirrored_transform(preprocess)),
@@ -297,8 +306,6 @@ class _Probing:
         ):
             if getattr(recipe, name) is not None:
                 continue
-            if penalty is None:
-                penalty = fit_probe(features, labels, self._num_classes, seed=recipe.seed).penalty
             changed = ImageDataset(
                 Bases(
                     [samples[n] for n in some.tolist()],

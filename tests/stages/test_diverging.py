@@ -104,11 +104,19 @@ def test_the_mean_loss_of_a_window_decides():
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "best", "fell"),
-    [(0.5, 0.9, True), (0.54, 0.9, True), (0.6, 0.9, False), (0.5, 0.55, False)],
+    ("accuracies", "best", "train_loss", "fell"),
+    [
+        ([0.5], 0.9, 0.8, [True]),  # Guessing between two has a loss of 0.69.
+        ([0.54, 0.5], 0.9, 0.3, [False, True]),
+        ([0.5, 0.8, 0.5], 0.9, 0.3, [False, False, False]),
+        ([0.6], 0.9, 0.8, [False]),
+        ([0.5, 0.5], 0.55, 0.8, [False, False]),
+    ],
 )
-def test_accuracy_falls_to_chance_only_from_far_above_it(accuracy, best, fell):
-    assert fell_to_chance(validation(accuracy), best, (50, 50)) is fell
+def test_accuracy_falls_to_chance_only_from_far_above_it(accuracies, best, train_loss, fell):
+    state = TrainingState(best_epoch=0, best_accuracy=best, seen=[10 * train_loss, 0.0, 10.0])
+    found = [fell_to_chance(validation(each), state, (50, 50)) for each in accuracies]
+    assert found == fell
 
 
 def test_a_result_no_better_than_naming_one_class_is_called_that(photos, monkeypatch):

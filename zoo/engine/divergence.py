@@ -49,14 +49,25 @@ def diverged_loss(loss: float | None, state: TrainingState, num_classes: int) ->
     return loss > _TIMES_WORSE * max(math.log(num_classes), state.start_loss or 0.0)
 
 
-def fell_to_chance(val: Validation, best_accuracy: float, val_counts: Sequence[int]) -> bool:
-    """Whether val accuracy is that of naming one class, where the best so far was far above it.
+def fell_to_chance(val: Validation, state: TrainingState, val_counts: Sequence[int]) -> bool:
+    """Whether val accuracy has fallen to that of naming one class, and not for a moment only.
 
-    Far is three standard errors of such an accuracy, near is one.
+    It has where the best so far was far above it (three standard errors; near is one), and the
+    epoch before was at chance too or the train loss is that of guessing.
+
+    Args:
+        val: Of the epoch that ends.
+        state: Its `at_chance` is counted on.
+        val_counts: Val images of each class.
     """
     chance = trivial_accuracy(val_counts)
     error = math.sqrt(chance * (1 - chance) / sum(val_counts))
-    return val.accuracy <= chance + error and best_accuracy > chance + 3 * error
+    if val.accuracy > chance + error or state.best_accuracy <= chance + 3 * error:
+        state.at_chance = 0
+        return False
+    state.at_chance += 1
+    loss_sum, _, images = state.seen
+    return state.at_chance > 1 or loss_sum / images > math.log(len(val_counts))
 
 
 def restart(
@@ -76,7 +87,7 @@ def restart(
         scaler.load_state_dict({**scaler.state_dict(), "scale": scaler._init_scale})
     state.lr_scale *= SMALLER
     state.restarts += 1
-    state.epoch = state.step = state.stale_epochs = 0
+    state.epoch = state.step = state.stale_epochs = state.at_chance = 0
     begin_epoch(state)
     text = f"{why}: fine-tuning begins again with learning rates times {state.lr_scale:g}"
     state.history = [*state.history, text]

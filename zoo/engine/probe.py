@@ -149,7 +149,7 @@ def held_out_logits(
     chosen = ~held_out.repeat(len(learnt), 1)
     with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
         problem = _Problem(rows, labels.repeat(len(learnt)), num_classes, None, 0.0)
-        weights = problem.minimise(chosen, penalty, most_iterations=100)
+        weights = problem.minimise(chosen, penalty, most_iterations=50)
     found = []
     for each in asked:
         logits = replace(problem, rows=(each - mean) / scale).logits(weights)

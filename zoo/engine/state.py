@@ -36,6 +36,7 @@ class TrainingState:
         rewinds: How often training went back to a checkpoint since the loss was not finite.
         restarts: How often fine-tuning began again because it diverged.
         start_loss: The loss of fine-tuning's first step; None before it.
+        at_chance: Epochs in a row whose val accuracy was that of naming one class.
         decided: Fields of the recipe that were left open, as decided after the plan.
         looked: (step, sum of losses, images) of the epoch when the loss was last looked at.
         history: What changed the run on its way, a line each.
@@ -60,6 +61,7 @@ class TrainingState:
     lr_scale: float = 1.0
     rewinds: int = 0
     restarts: int = 0
+    at_chance: int = 0
     decided: dict[str, bool | int | float] = field(default_factory=dict)
     start_loss: float | None = None
     looked: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])

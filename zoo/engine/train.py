@@ -224,7 +224,7 @@ def train(
             val, share = measure(), 1.0
             if not (math.isfinite(val.loss) and is_finite(bare)):
                 raise _non_finite(f"the val loss is {val.loss}", state, len(batches), optimizer)
-            if fell_to_chance(val, state.best_accuracy, val_counts):
+            if fell_to_chance(val, state, val_counts):
                 raise _diverged(
                     f"val accuracy fell to {val.accuracy:.2%}, that of guessing",
                     state,
