@@ -94,11 +94,9 @@ def run_stages(
         return
     images = _images(prepared, recipe, keys)
     with Stores() as stores:
-        feed = None
-        if prepared.activations is not None:
-            feed = _activation_feed(prepared, prepared.activations, images, stores, listen)
-        feed = feed or _image_feed(prepared, images, stores, listen)
-        deadline = None
+        feed, deadline = None, None
+        if prepared.activations is None:
+            feed = _image_feed(prepared, images, stores, listen)
         if recipe.time is not None and resumed is None:
             deadline = prepared.started + seconds_of(recipe.time)
             epochs = decide_on_main(
@@ -108,6 +106,8 @@ def run_stages(
                 return
             state.decided["epochs"] = max(1, epochs)
             recipe = change(recipe, epochs=max(1, epochs))
+        if prepared.activations is not None:
+            feed = _activation_feed(prepared, recipe, prepared.activations, images, stores, listen)
         train(
             prepared.model,
             prepared.backbone,
@@ -115,7 +115,7 @@ def run_stages(
             depths=prepared.depths,
             freezing=prepared.freezing,
             accelerator=prepared.accelerator,
-            feed=feed,
+            feed=feed or _image_feed(prepared, images, stores, listen),
             deadline=deadline,
             state=state,
             origin=origin,
@@ -348,13 +348,14 @@ def _image_feed(prepared: Prepared, images: _Images, stores: Stores, listen: Lis
 
 def _activation_feed(
     prepared: Prepared,
+    recipe: Recipe,
     boundary: Boundary,
     images: _Images,
     stores: Stores,
     listen: Listener,
 ) -> Feed | None:
     """Activations of all that training and validation will see; None where they can't be kept."""
-    recipe, accelerator, model = prepared.plan.recipe, prepared.accelerator, prepared.model
+    accelerator, model = prepared.accelerator, prepared.model
     views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
     weights_sha256 = backbone_sha256(model, prepared.backbone)
     kept: list[Store] = []

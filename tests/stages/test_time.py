@@ -47,6 +47,16 @@ def test_the_run_has_that_many_epochs_and_records_them(split_photos, monkeypatch
     assert sha256(again) == sha256(run)
 
 
+def test_activations_are_kept_for_the_epochs_that_fit(split_photos, monkeypatch):
+    with_speed(monkeypatch, train=1e-4, forward=1e-5)
+    fields = {**start(train="finetune", freeze=3), "time": "10m"}
+    del fields["epochs"]
+    monkeypatch.setattr("zoo.decisions._MOST_EPOCHS", 8)
+    run, _, computed = hear(split_photos, "run", **fields)
+    assert run.info.recipe.epochs == 8
+    assert computed["activations"] == 8 * 24
+
+
 def test_without_time_for_an_epoch_the_probe_is_the_result(split_photos, monkeypatch):
     with_speed(monkeypatch, train=10.0, forward=0.001)
     run, notes, _ = hear(split_photos, "run", **{**start(), "time": "20s"})
