@@ -146,23 +146,27 @@ def decide_epochs(
     return epochs
 
 
-def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[float, str]:
+def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[bool | float, str]:
     """The value of `hflip` or `crop_scale` after cross-validation with changed images, and why.
 
     A mirrored image has lost nothing, so mirroring must cost no accuracy at all. A crop has, so
     small crops are given up only where learning from them makes it worse too.
     """
-    found = (
-        f"(log-loss {change.loss_without:.3f} without, {change.loss_with:.3f} with; accuracy "
-        f"{change.accuracy:.0%} as they are, {change.accuracy_changed:.0%} changed)"
-    )
-    if name == "hflip":
+    mirrors = name == "hflip"
+    what, changed = ("mirroring", "mirrored") if mirrors else ("small crops", "cropped")
+    if mirrors:
         keeps = not (change.worse_learnt or change.worse_asked)
-        value = "mirrors" if keeps else "does not mirror"
-        return keeps, f"hflip = {'yes' if keeps else 'no'}: {value} training images {found}"
-    keeps = not (change.worse_learnt and change.worse_asked)
-    scale = smallest_crop if keeps else MILD_CROP
-    return scale, f"crop_scale = {scale:g}: {'small' if keeps else 'only large'} crops {found}"
+        value: bool | float = keeps
+        shown = "yes" if keeps else "no"
+    else:
+        keeps = not (change.worse_learnt and change.worse_asked)
+        value = smallest_crop if keeps else MILD_CROP
+        shown = f"{value:g}"
+    return value, (
+        f"{what} {'is' if mirrors else 'are'} {'used' if keeps else 'not used'}: {name} = {shown} "
+        f"(cross-validated log-loss {change.loss_without:.3f} without, {change.loss_with:.3f} "
+        f"with; accuracy {change.accuracy:.0%}, on {changed} images {change.accuracy_changed:.0%})"
+    )
 
 
 def choose_batch_size(train_images: int, device: torch.device) -> int:
