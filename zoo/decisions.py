@@ -89,18 +89,23 @@ def decide_rates(recipe: Recipe, listen: Listener) -> Recipe:
 
 
 def decide_metric(recipe: Recipe, train_counts: Sequence[int], listen: Listener) -> Recipe:
-    """The metric that decides, where it is left open: by how unlike in size the classes are."""
-    if recipe.metric != "auto":
-        return recipe
+    """The metric that decides and the classes' weights, where they are left open.
+
+    They depend on how unlike in size the classes are.
+    """
     ratio = max(train_counts) / max(1, min(train_counts))
-    if ratio < _IMBALANCED:
-        return change(recipe, metric="accuracy")
-    text = (
-        f"the largest class has {ratio:.0f} times the train images of the smallest: "
-        f"metric = balanced-accuracy"
-    )
-    listen(Note(text=text))
-    return change(recipe, metric="balanced-accuracy")
+    why = f"the largest class has {ratio:.0f} times the train images of the smallest"
+    if recipe.metric == "auto":
+        metric = "balanced-accuracy" if ratio >= _IMBALANCED else "accuracy"
+        if metric != "accuracy":
+            listen(Note(text=f"{why}: metric = {metric}"))
+        recipe = change(recipe, metric=metric)
+    if recipe.class_weights == "auto":
+        weights = "balanced" if recipe.metric == "balanced-accuracy" else "none"
+        if weights != "none":
+            listen(Note(text=f"balanced accuracy decides: class_weights = {weights}"))
+        recipe = change(recipe, class_weights=weights)
+    return recipe
 
 
 def decide_epochs(

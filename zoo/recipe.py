@@ -158,8 +158,10 @@ class Recipe(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread evenly over the classes."
     )
-    class_weights: Literal["none", "balanced"] = Field(
-        "none", description="Weight of a class in the loss; balanced: rare ones count more."
+    class_weights: Literal["auto", "none", "balanced"] = Field(
+        "auto",
+        description="Weight of a class in the loss; balanced: rare ones count more; auto: none, or "
+        "balanced where balanced accuracy decides.",
     )
     freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
         "none",

@@ -97,10 +97,10 @@ def test_the_mean_loss_of_a_window_decides():
     assert [n for n, loss in enumerate(losses, 1) if loss is not None] == [8, 16, 24]
     assert [losses[7], losses[15], losses[23]] == [1.0, 1.0, 100.0]
     assert state.start_loss == 1.0
-    assert not diverged_loss(1.0, state, 2)
+    assert not diverged_loss(2.9, state, 2)
     assert not diverged_loss(None, state, 2)
-    assert diverged_loss(2.1, state, 2)
-    assert not diverged_loss(2.1, state, 10)  # Guessing among 10 has a loss of 2.3.
+    assert diverged_loss(3.1, state, 2)
+    assert not diverged_loss(3.1, state, 10)  # Guessing among 10 has a loss of 2.3.
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,13 @@ def test_strongly_imbalanced_classes_are_judged_by_balanced_accuracy(photos, tmp
             copy.write_bytes(photo.read_bytes())
     run, notes, _ = hear(tmp_path / "few", "run", **start(train="probe"))
     assert run.info.recipe.metric == "balanced-accuracy"
+    assert run.info.recipe.class_weights == "balanced"
     assert any("metric = balanced-accuracy" in note for note in notes)
     balanced, _, _ = hear(photos, "balanced", **start(train="probe"))
     assert balanced.info.recipe.metric == "accuracy"
+    assert balanced.info.recipe.class_weights == "none"
+    asked, _, _ = hear(tmp_path / "few", "asked", **start(train="probe", metric="accuracy"))
+    assert asked.info.recipe.class_weights == "none"
 
 
 def test_classes_without_val_images_are_named(split_photos, tmp_path):

@@ -22,7 +22,7 @@ MOST_RESTARTS, SMALLER = 3, 0.3
 
 #: The mean loss of a window at which training has diverged, divided by that of guessing (the
 #: logarithm of the number of classes) or by that of the first step, whichever is larger.
-_TIMES_WORSE = 2.0
+_TIMES_WORSE = 3.0
 
 
 def window_loss(state: TrainingState, totals: Tensor) -> float | None:
