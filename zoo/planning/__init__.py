@@ -168,17 +168,12 @@ def prepare(
     # Where it will compute, and laid out as there.
     place(model, accelerator.device)
     recipe, probe = plan_probe(model, backbone, recipe, layers, preprocess, listen)
-    recipe = decide_stages(recipe, len(splits.train), listen)
-    freezing = plan_freezing(
-        model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
-    )
-    groups = plan_what_trains(model, backbone, recipe, layers, freezing)
     micro_batch = choose_micro_batch(recipe, device)
     speed = None
     if recipe.time is not None:
         at_a_time = min(batch_size, micro_batch or batch_size)
         speed = measure_speed(model, preprocess.height_width, at_a_time, accelerator.device)
-        decide_epochs(
+        epochs = decide_epochs(
             recipe,
             speed,
             train_images=len(splits.train),
@@ -186,6 +181,15 @@ def prepare(
             spent=time.perf_counter() - started,
             listen=listen,
         )
+        epochs = decide_on_main(accelerator, lambda: epochs)
+        if not epochs and recipe.train == "probe+finetune":
+            listen(Note(text="no time for fine-tuning: train = probe"))
+            recipe = change(recipe, train="probe")
+    recipe = decide_stages(recipe, len(splits.train), listen)
+    freezing = plan_freezing(
+        model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
+    )
+    groups = plan_what_trains(model, backbone, recipe, layers, freezing)
     activations = plan_activations(
         model,
         backbone,
