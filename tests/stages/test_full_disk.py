@@ -102,6 +102,11 @@ def test_a_disk_that_becomes_read_only_ends_the_run_with_a_line(photos, disk):
 
 
 @pytest.mark.slow
+def of_caches(err):
+    """The lines but for those that say how little a run of a second has learnt."""
+    return [line for line in err.splitlines() if "val image" not in line]
+
+
 def test_a_cache_on_a_full_disk_is_given_up_with_a_line_and_changes_no_result(photos, disk):
     undisturbed = zoo.finetune(photos, out="undisturbed", **CACHED)
     env = {**os.environ, "ZOO_HOME": str(disk.path / "home")}
@@ -118,11 +123,11 @@ def test_a_cache_on_a_full_disk_is_given_up_with_a_line_and_changes_no_result(ph
     with standing_still(process, filling):
         disk.fill()
     _, err = end(process, 0)
-    (line,) = err.splitlines()
+    (line,) = of_caches(err)
     assert line.startswith("! activations are not cached: can't write to the cache in ")
     assert "No space left on device; make room with `zoo cache clear`" in line
     check_equal(zoo.load("run"), undisturbed)
     disk.free()
     _, err = end(begun("again"), 0)
-    assert not err
+    assert not of_caches(err)
     check_equal(zoo.load("again"), undisturbed)
