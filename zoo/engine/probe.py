@@ -97,6 +97,8 @@ def fit_probe(
     labels = labels.to(features.device)
     mean, scale = _standardisation(features)
     rows = (features - mean) / scale
+    basis = _basis(rows)
+    rows = rows if basis is None else rows @ basis
     weights = None if class_weights is None else class_weights.to(rows)
     problem = _Problem(rows, labels, num_classes, weights, label_smoothing)
     held_out = _held_out(
@@ -110,7 +112,7 @@ def fit_probe(
         count = len(rows) if images is None else len(set(images.tolist()))
         penalty, cv_loss, cv_accuracy = _choose_penalty(problem, held_out.to(rows.device), count)
         fitted = problem.minimise(everything, penalty, most_iterations=300)[0]
-    weight = fitted[:, :-1] / scale
+    weight = (fitted[:, :-1] if basis is None else fitted[:, :-1] @ basis.T) / scale
     return Probe(
         weight=weight,
         bias=fitted[:, -1] - weight @ mean,
@@ -142,6 +144,8 @@ def held_out_logits(
     """
     mean, scale = _standardisation(learnt[0])
     rows = (torch.cat(list(learnt)) - mean) / scale
+    basis = _basis(rows)
+    rows = rows if basis is None else rows @ basis
     labels = labels.to(rows.device)
     held_out = _held_out(
         range(len(labels)), labels.tolist(), rows.shape[1] * num_classes, seed=0
@@ -151,8 +155,9 @@ def held_out_logits(
         problem = _Problem(rows, labels.repeat(len(learnt)), num_classes, None, 0.0)
         weights = problem.minimise(chosen, penalty, most_iterations=50)
     found = []
-    for each in asked:
-        logits = replace(problem, rows=(each - mean) / scale).logits(weights)
+    for given in asked:
+        each = (given - mean) / scale
+        logits = replace(problem, rows=each if basis is None else each @ basis).logits(weights)
         by_own = logits.masked_fill(~held_out[:, :, None], 0).sum(dim=1)
         found.append(by_own.masked_fill(~held_out.any(dim=1)[:, None], math.nan).cpu())
     return found
@@ -170,6 +175,18 @@ def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(varies.any()):
         return mean, torch.ones_like(std)
     return mean, std.clamp_min(float(std[varies].median()))
+
+
+def _basis(rows: Tensor) -> Tensor | None:
+    """An orthonormal basis (C, N) of what rows (N, C) span; None where that is all of it.
+
+    The best weights are a sum of rows, and their norm is the same in any such basis: of fewer
+    images than features the same probe is found in as many dimensions as there are images.
+    """
+    if len(rows) >= rows.shape[1]:
+        return None
+    basis: Tensor = torch.linalg.qr(rows.T).Q
+    return basis
 
 
 @dataclass(frozen=True)
