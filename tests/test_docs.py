@@ -40,10 +40,11 @@ def test_the_readmes_commands_are_understood():
     assert len(commands) >= 6
     for line in commands:
         words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
-        command, context = main, click.Context(main)
+        # With its parent, whose names of the help option a command would else remember otherwise.
+        command, context = main, click.Context(main, **main.context_settings)
         while isinstance(command, click.Group):
             command = command.get_command(context, words.pop(0))
-        command.make_context(command.name, words).close()
+        command.make_context(command.name, words, parent=context).close()
 
 
 @pytest.mark.slow

@@ -183,8 +183,8 @@ class Recipe(BaseModel):
     )
     interpolate: bool = Field(
         True,
-        description="After the last epoch of a fine-tuning that a probe began, and before patience "
-        "ends it, also try weights between the probe's and the fine-tuned ones (WiSE-FT).",
+        description="Also try weights between the probe's and those of the last epoch (WiSE-FT), "
+        "at the end and before patience ends training.",
     )
     metric: Literal["auto", "accuracy", "balanced-accuracy", "f1", "log-loss"] = Field(
         "auto",
