@@ -31,9 +31,6 @@ from zoo.parsing import MAX_TOML, parse_toml, read_bounded
 from zoo.problems import problem
 from zoo.text import clip
 
-#: Metrics on the val images by which the best epoch may be chosen.
-METRICS = ("accuracy", "balanced-accuracy", "f1", "log-loss")
-
 #: Of a whole number; whatever is above is a slip or worse.
 _MOST = 10**9
 

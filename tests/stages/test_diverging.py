@@ -1,6 +1,5 @@
 """Training that diverges: seen early, begun again with smaller rates, recorded; never "best"."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -20,13 +19,13 @@ from zoo.errors import DivergenceError
 TOO_LARGE = 3.0
 
 
-def validation(accuracy):
+def validation(accuracy, *, loss=1.0, balanced=None, f1=None):
     return Validation(
         images=100,
-        loss=1.0,
+        loss=loss,
         accuracy=accuracy,
-        balanced_accuracy=accuracy,
-        f1=accuracy,
+        balanced_accuracy=accuracy if balanced is None else balanced,
+        f1=accuracy if f1 is None else f1,
         never_predicted=(),
     )
 
@@ -138,7 +137,7 @@ def test_what_lies_between_is_a_mean_of_both_ends(split_photos, monkeypatch):
     """Halfway: each tensor of the file is the mean of the probe's and of the last epoch's."""
     fields = start(epochs=1, lr=1e-3)
     probe, _, _ = hear(split_photos, "probe", **{**fields, "train": "probe"})
-    better = dataclasses.replace(validation(1.0), loss=0.0)
+    better = validation(1.0, loss=0.0)
     monkeypatch.setattr("zoo.engine.train.best_interpolation", lambda *args: (better, 1.0))
     last, _, _ = hear(split_photos, "last", **fields)
     monkeypatch.setattr("zoo.engine.train.best_interpolation", lambda *args: (better, 0.5))
@@ -158,14 +157,7 @@ def test_the_metric_decides_which_epoch_is_best(photos, monkeypatch, metric):
 
     def validate(*args):
         loss, accuracy, balanced, f1 = next(values)
-        return Validation(
-            images=6,
-            loss=loss,
-            accuracy=accuracy,
-            balanced_accuracy=balanced,
-            f1=f1,
-            never_predicted=(),
-        )
+        return validation(accuracy, loss=loss, balanced=balanced, f1=f1)
 
     monkeypatch.setattr("zoo.engine.train.validate", validate)
     fields = start(train="finetune", epochs=4, metric=metric)
@@ -253,14 +245,7 @@ def test_verify_asks_for_the_best_by_the_runs_own_metric(photos, monkeypatch, me
 
     def validate(*args):
         loss, accuracy, balanced, f1 = next(values)
-        return Validation(
-            images=6,
-            loss=loss,
-            accuracy=accuracy,
-            balanced_accuracy=balanced,
-            f1=f1,
-            never_predicted=(),
-        )
+        return validation(accuracy, loss=loss, balanced=balanced, f1=f1)
 
     monkeypatch.setattr("zoo.engine.train.validate", validate)
     run, _, _ = hear(photos, "run", **start(train="finetune", epochs=2, metric=metric))

@@ -65,7 +65,7 @@ class Validation:
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
 
     def value(self, metric: str) -> float:
-        """The metric of that name (`zoo.recipe.METRICS`), so that more is better."""
+        """The metric of that name (as in `Recipe.metric`), so that more is better."""
         return (
             -self.loss if metric == "log-loss" else float(getattr(self, metric.replace("-", "_")))
         )
