@@ -181,8 +181,9 @@ def execute(
             raise Stopped(signum, keeper.outcome()) from None
         except ZooError as error:
             if checkpoint is not None or keeper.kept:
-                raise type(error)(f"{error}\n{keeper.outcome()}") from error
-            keeper.drop()
+                error.add_note(keeper.outcome())
+            else:
+                keeper.drop()
             raise
     return load(folder, device=plan.recipe.device)
 

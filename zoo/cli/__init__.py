@@ -61,7 +61,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ZooError as error:
-            raise _Failure(str(error)) from error
+            text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+            raise _Failure(text) from error
         except click.UsageError as error:
             # It tells the argument as it was given: `*` may stand for the name of any file.
             error.message = printable(error.message, lines=True)  # type: ignore[misc]

@@ -133,7 +133,10 @@ def collect(
         keeping = _try_to_keep(keys, rows, keeping, what, listen)
         listen(Progress(what=what, done=len(computed), total=len(mine)))
     if accelerator.num_processes > 1 and missing:
-        computed = {key: row for part in gather_object([computed]) for key, row in part.items()}
+        # One tensor: a row alone is a view, pickled with all of the chunk that it lies in.
+        rows = torch.stack(list(computed.values())) if computed else torch.empty(0)
+        parts = gather_object([(list(computed), rows)])
+        computed = {key: row for keys, rows in parts for key, row in zip(keys, rows, strict=True)}
         _try_to_keep(list(computed), torch.stack(list(computed.values())), keeping, what, listen)
     found = decide_on_main(
         accelerator,
@@ -174,8 +177,9 @@ def _computed(
     def say(text: str) -> None:
         listen(Note(text=f"{text}; their last digits may round otherwise", warning=True))
 
-    for start in range(0, len(missing), CHUNK):
-        keys = list(missing)[start : start + CHUNK]
+    wanted = list(missing)
+    for start in range(0, len(wanted), CHUNK):
+        keys = wanted[start : start + CHUNK]
         pixels = images.batch([missing[key] for key in keys])
         rows, size = in_parts(in_full, pixels, size, what=what, device=device, say=say)
         yield keys, rows
