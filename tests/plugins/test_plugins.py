@@ -7,8 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 import zoo
-from tests.plugins.conftest import GOOD
-from zoo import plugins
+from tests.conftest import QUICK
+from tests.plugins.conftest import GOOD, TRAINABLE
+from zoo import cache, plugins
 from zoo.cli import main
 from zoo.errors import PluginError, UnknownBackboneError
 
@@ -202,3 +203,23 @@ def test_the_documented_plugin_is_the_tested_one():
         assert (ACME / name).read_text() in document
     lines = (ACME / "zoo_acme.py").read_text().splitlines()
     assert sum(bool(line) for line in lines) <= 20
+
+
+@pytest.mark.parametrize("changed", ["acme-one", "acme-nets"])
+def test_features_are_computed_again_after_an_upgrade(install, tmp_path, photos, changed):
+    """Of the plugin, or of a library that it requires: what a network gives may have changed."""
+    install("acme-nets", "nets", "acme_nets", "")
+    install("acme-one", "one", "acme_one", TRAINABLE)
+    metadata = tmp_path / "acme_one-1.2.dist-info" / "METADATA"
+    metadata.write_text(f"{metadata.read_text()}Requires-Dist: acme-nets >= 1\n")
+    fields = {**QUICK, "backbone": "one/net", "train": "probe"}
+
+    def stores(out):
+        zoo.finetune(photos, out=out, **fields)
+        return [store.kind for store in cache.stored()].count("features")
+
+    first = stores("first")
+    assert stores("again") == first
+    metadata = tmp_path / f"{changed.replace('-', '_')}-1.2.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Version: 1.2", "Version: 1.3"))
+    assert stores("upgraded") == 2 * first

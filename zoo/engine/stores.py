@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
+from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.cache import Kind, Store, open_store
 from zoo.data.dataset import ImageDataset, Index
@@ -110,7 +111,10 @@ def row_store(
         "std": list(preprocess.std),
         "images": transform.prepare.about(),
         "augment": transform.about,
-        "versions": {k: v for k, v in versions().items() if k in _DECIDING},
+        "versions": {
+            **{k: v for k, v in versions().items() if k in _DECIDING},
+            **plugins.versions_behind(backbone.name.partition("/")[0]),
+        },
     }
     dtype = np.float16 if kind == "activations" and recipe.cache_dtype == "fp16" else np.float32
     row_bytes = math.prod(boundary.shape) * np.dtype(dtype).itemsize

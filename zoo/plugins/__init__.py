@@ -16,6 +16,7 @@ from zoo.plugins.loading import (
     load,
     load_all,
     of,
+    versions_behind,
 )
 from zoo.plugins.loading import _entry_points as _entry_points
 from zoo.plugins.loading import _imported as _imported
@@ -46,4 +47,5 @@ __all__ = [
     "load_all",
     "matching",
     "of",
+    "versions_behind",
 ]

@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Literal
@@ -127,6 +127,25 @@ def of(name: str) -> list[Plugin]:
 def found(name: str) -> Plugin:
     """The plugin of that name as its package's metadata has it; it is not loaded."""
     return _named(_entry_points()[name][0])
+
+
+def versions_behind(name: str) -> dict[str, str]:
+    """Versions of the distribution of a plugin of others, and of what it requires and is installed.
+
+    Of zoo's own plugins none: `zoo.run.write.versions` has those of their libraries.
+
+    Args:
+        name: The plugin's, or what precedes the slash in a backbone's name.
+    """
+    if name not in _entry_points() or found(name).distribution == _OWN:
+        return {}
+    plugin = found(name)
+    versions = {plugin.distribution: plugin.version}
+    for requirement in metadata.requires(plugin.distribution) or ():
+        if required := NAME.match(requirement):
+            with suppress(metadata.PackageNotFoundError):
+                versions[required[0]] = metadata.version(required[0])
+    return versions
 
 
 @contextmanager
