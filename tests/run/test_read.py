@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 from pathlib import Path
@@ -39,11 +40,29 @@ def test_images_in_memory_are_predicted_as_their_files(run, split_photos):
         run.predict(i)[0].top for i in (str(path), image, np.asarray(image))
     )
     assert of_file == of_image == of_array
+    assert run.predict(path.read_bytes())[0].top == of_file
+    with path.open("rb") as file:
+        assert run.predict(file)[0].top == of_file
+    assert [p.top for p in run.predict([io.BytesIO(path.read_bytes()), image])] == 2 * [of_file]
+    assert run.predict(np.asarray(image.convert("RGBA")))[0].top == of_file
+    grey = np.asarray(image.convert("L"))
+    assert run.predict(grey[..., None])[0].top == run.predict(grey)[0].top
     assert run.predict([]) == []
-    with pytest.raises(DataError, match=r"\(H, W\) uint8, got \(4, 4, 3\) float32"):
+    with pytest.raises(DataError, match=r"uint8, got \(4, 4, 3\) float32"):
         run.predict(np.zeros((4, 4, 3), np.float32))
-    with pytest.raises(DataError, match="a path, a Pillow image or an array"):
-        run.predict([3])
+    for wrong, named in (
+        (3, "int"),
+        (None, "NoneType"),
+        ([None], "NoneType"),
+        (io.StringIO("text"), "str"),
+        (b"text", "unreadable image given as bytes"),
+        (np.zeros((0, 4, 3), np.uint8), "pixels"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
+        (Image.new("RGB", (0, 0)), "pixels"),
+        ("https://example.org/a.png", "https://example.org/a.png is a URL"),
+    ):
+        with pytest.raises(DataError, match=named):
+            run.predict(wrong)
     with pytest.raises(DataError, match="top_k must be at least 1"):
         run.predict(image, top_k=0)
     with pytest.raises(DataError, match=r"unreadable image nowhere\.png"):

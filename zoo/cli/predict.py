@@ -97,14 +97,15 @@ def _predictions(
 
 def _files(paths: tuple[Path, ...]) -> list[Path]:
     """The images meant: files as given, folders searched."""
-    from zoo.data.files import shown
+    from zoo.data.files import is_url, shown
     from zoo.data.layout import images_in
 
     for path in paths:
         try:
             path.stat()
         except FileNotFoundError:
-            raise DataError(f"no such image or folder: {shown(path)}") from None
+            url = "; it is a URL: download it first" if is_url(path) else ""
+            raise DataError(f"no such image or folder: {shown(path)}{url}") from None
         except OSError as error:
             raise DataError(f"can't look at {shown(path)}: {error.strerror}") from error
     return [f for path in paths for f in (images_in(path) if path.is_dir() else [path])]

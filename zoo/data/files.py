@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,11 @@ def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
 def shown(text: object) -> str:
     """A path or a message on one line, whatever it holds: what can't be printed as in Python."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a path is a URL (https://, s3:// ...), of which a Path keeps one slash."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
 
 
 def is_hidden(name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from zoo.data.files import Fingerprint, read_file, shown
+from zoo.data.files import MAX_BYTES, Fingerprint, read_file, shown
 from zoo.data.headers import has_pages, refuse_size, refuse_traps
 from zoo.errors import DataError
 
@@ -81,20 +81,35 @@ def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.Imag
     Raises:
         DataError: As `read_image`, but for what only decoding shows.
     """
-    content = read_file(path, same=same)
-    with _named(path):
-        refuse_traps(content)
-        image = _opened(content)
-        _refuse(image, content)
-        return image
+    return _opened_content(read_file(path, same=same), path)
 
 
-def decoded(image: ImageFile.ImageFile, path: Path, *, decode_at: int | None = None) -> Image.Image:
+def image_from_bytes(content: bytes, name: object = "given as bytes") -> Image.Image:
+    """The picture of an encoded image in memory, as `read_image` reads a file's.
+
+    Args:
+        content: All bytes of the file.
+        name: What an error calls it.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    if len(content) > MAX_BYTES:
+        raise DataError(
+            f"unreadable image {shown(name)}: it has {len(content):,} bytes; zoo reads up to "
+            f"{MAX_BYTES:,}"
+        )
+    return decoded(_opened_content(content, name), name)
+
+
+def decoded(
+    image: ImageFile.ImageFile, path: object, *, decode_at: int | None = None
+) -> Image.Image:
     """What `open_image` opened, as `read_image` gives it.
 
     Args:
         image: Opened.
-        path: Its file.
+        path: Its file, for errors.
         decode_at: As `read_image`.
 
     Raises:
@@ -149,8 +164,16 @@ def _extensions() -> frozenset[str]:
     return frozenset(e for e, f in Image.registered_extensions().items() if f in formats)
 
 
+def _opened_content(content: bytes, name: object) -> ImageFile.ImageFile:
+    with _named(name):
+        refuse_traps(content)
+        image = _opened(content)
+        _refuse(image, content)
+        return image
+
+
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: object) -> Iterator[None]:
     """Raise as a DataError, which names the file, whatever is raised while it is decoded."""
     try:
         yield

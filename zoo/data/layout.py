@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.data.files import is_hidden, shown
+from zoo.data.files import is_hidden, is_url, shown
 from zoo.data.image import is_image_name
 from zoo.data.links import Link, Reach, describe, refused_link
 from zoo.errors import DataError
@@ -163,6 +163,7 @@ def existing(root: Path) -> Path:
         raise DataError(f"can't look at data folder {root}: {error.strerror}") from error
     if not is_folder:
         what = "is no folder" if exists else "does not exist"
+        what = "is a URL, and must be downloaded first" if is_url(root) and not exists else what
         raise DataError(f"data folder {root} {what}; give a folder with one subfolder per class")
     return root
 

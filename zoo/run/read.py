@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.data.bases import Bases
+from zoo.data.files import is_url
+from zoo.data.image import image_from_bytes
 from zoo.data.split import Sample
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, PluginError, RunError, SizeError, WeightsError
@@ -32,7 +35,7 @@ from zoo.weights import is_file, tensors_sha256
 from zoo.weights.header import Header
 from zoo.weights.reading import leads_out
 
-AnyImage = str | Path | Image.Image | np.ndarray
+AnyImage = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,9 @@ class Run:
         """Classify images.
 
         Args:
-            images: One or many: a path, a Pillow image, or an array (H, W, 3) or (H, W) uint8.
+            images: One or many: a path, the bytes of an image file, a file opened in binary mode, a
+                Pillow image, or an array uint8 of grey, (H, W) or (H, W, 1), RGB, (H, W, 3), or
+                RGBA, (H, W, 4), whose transparency is laid over white.
             top_k: How many classes to name, at most.
 
         Returns:
@@ -86,8 +91,7 @@ class Run:
         Raises:
             DataError: An image can't be read, or is of another kind, or top_k is below 1.
         """
-        many = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
-        return self.predict_samples([_sample(image) for image in many], top_k=top_k)
+        return self.predict_samples([_sample(i) for i in _as_list(images)], top_k=top_k)
 
     def predict_samples(self, samples: Sequence[Sample], *, top_k: int = 5) -> list[Prediction]:
         """As `predict`, for samples, whose labels are not read."""
@@ -225,18 +229,41 @@ def _refuse_more(file: Path, header: Header, model: nn.Module) -> None:
         )
 
 
+def _as_list(images: Any) -> list[Any]:
+    one = isinstance(images, str | Path | bytes | Image.Image | np.ndarray)
+    one = one or hasattr(images, "read") or not isinstance(images, Iterable)
+    return [images] if one else list(images)
+
+
 def _sample(image: AnyImage) -> Sample:
     if isinstance(image, str | Path):
+        if is_url(image) and not Path(image).exists():
+            raise DataError(f"{image} is a URL; download it, and give the file or its bytes")
         return Sample(name=str(image), label=0, image=Path(image))
+    if hasattr(image, "read"):
+        image = image.read()
+    if isinstance(image, bytes):
+        image = image_from_bytes(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
-            raise DataError(
-                f"an image array must be (H, W, 3) or (H, W) uint8, got {image.shape} {image.dtype}"
-            )
-        image = Image.fromarray(image)
+        image = _from_array(image)
     if not isinstance(image, Image.Image):
-        raise DataError(f"an image is a path, a Pillow image or an array, got {type(image)}")
+        raise DataError(
+            "an image is a path, bytes, a file opened in binary mode, a Pillow image or an array; "
+            f"got {type(image).__name__}"
+        )
+    if 0 in image.size:
+        raise DataError(f"an image must have pixels; this one has {image.width} x {image.height}")
     return Sample(name="", label=0, image=image)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = array.shape[2:]
+    if array.dtype != np.uint8 or array.ndim < 2 or channels not in ((), (1,), (3,), (4,)):
+        raise DataError(
+            "an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, "
+            f"got {array.shape} {array.dtype}"
+        )
+    return Image.fromarray(array[..., 0] if channels == (1,) else array)
 
 
 def _prediction(sample: Sample, probabilities: list[float], labels: list[str]) -> Prediction:
