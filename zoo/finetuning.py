@@ -23,7 +23,7 @@ from zoo.files import expand
 from zoo.keeping import Keeper
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
-from zoo.resuming import DataKeys, read_run
+from zoo.resuming import DataKeys, read_run, refuse_more
 from zoo.run.checkpoint import ORPHANS, Checkpoint, holding
 from zoo.run.folder import open_folder
 from zoo.run.read import Run, load
@@ -80,7 +80,7 @@ def resume(
         run = zoo.resume("runs/photos-resnet18")
 
     Args:
-        run: Its folder. One that is complete is only read.
+        run: Its folder. One that is complete is only read; to change it is an error.
         allow_changed: Go on although something that decides the result differs; the run says so.
         listen: As in `finetune`.
         **fields: Fields of `zoo.Recipe` that are to be others from now on.
@@ -95,6 +95,7 @@ def resume(
     listen = listen or warn
     checkpoint = read_run(expand(run))
     if is_complete(checkpoint):
+        refuse_more(expand(run), checkpoint, fields)
         return load(run)
     return execute(
         prepare_again(run, checkpoint, listen, **fields), listen, checkpoint, allow_changed

@@ -16,7 +16,7 @@ from zoo.data.split import Sample, Splits
 from zoo.engine.events import EpochEnd, Listener, Note
 from zoo.engine.state import TrainingState
 from zoo.errors import RecipeError, RunError
-from zoo.recipe import Recipe, checked_recipe
+from zoo.recipe import Recipe, checked_recipe, make_recipe
 from zoo.run.checkpoint import CHECKPOINT, DATA, Checkpoint, read_checkpoint, write_checkpoint
 from zoo.run.write import versions
 from zoo.text import clip
@@ -144,6 +144,33 @@ def changes_of_recipe(
     if checkpoint.about["processes"] != processes:
         changes.append(f"{processes} processes, were {checkpoint.about['processes']}")
     return changes, clashes
+
+
+def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any]) -> None:
+    """Refuse to change what a complete run was told: nothing would come of it.
+
+    Args:
+        folder: The run's.
+        checkpoint: Of it, complete.
+        fields: Of a recipe, given anew.
+
+    Raises:
+        RunError: One of them differs.
+    """
+    told = checked_recipe(checkpoint.about["recipe"])
+    recipe = make_recipe(told, **fields)
+    # What the run was told is resolved: "auto" has become a value, a place absolute.
+    compared = [name for name in fields if name not in _FREE | {"device", "weights"}]
+    changes = [
+        f"{name} = {new!r}, was {old!r}"
+        for name in compared
+        if (new := getattr(recipe, name)) not in ("auto", old := getattr(told, name))
+    ]
+    if changes:
+        raise RunError(
+            f"the run {folder} is complete and can't be changed ({'; '.join(changes)}); "
+            f"start a new one from its recipe, or from its weights with --weights {folder}"
+        )
 
 
 def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allowed: bool) -> None:

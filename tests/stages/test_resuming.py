@@ -280,6 +280,10 @@ def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(crashed, twice):
     check_equal(zoo.load("run"), twice.undisturbed)
     again = zoo_(*command)
     assert "complete already" in again.stdout
+    with pytest.raises(RunError, match=r"run is complete .*epochs = 9, was 2"):
+        zoo.resume("run", epochs=9)
+    longer = zoo_("finetune", "--resume", "run", "--epochs", "9", code=2)
+    assert "--weights run" in longer.stderr
     assert "zoo predict run" in again.stdout
     fresh = zoo_("finetune", "--resume", "auto", "--out", "fresh", *flags(crashed))
     assert "going on" not in fresh.stdout

@@ -137,7 +137,7 @@ def command(
             from zoo.cli.console import TrainingConsole
             from zoo.finetuning import execute, is_complete, prepare_again
             from zoo.planning import prepare
-            from zoo.resuming import read_run
+            from zoo.resuming import read_run, refuse_more
             from zoo.run.checkpoint import has_checkpoint
             from zoo.run.read import load
 
@@ -147,14 +147,15 @@ def command(
                 checkpoint = None
                 if resume is not None and (resume != "auto" or has_checkpoint(folder)):
                     checkpoint = read_run(folder)
+                changed = {name: getattr(made, name) for name in made.model_fields_set}
                 if checkpoint is not None and is_complete(checkpoint):
+                    refuse_more(folder, checkpoint, changed)
                     console.say("complete already: there is nothing to go on with")
                     console.result(load(folder))
                     return
                 if checkpoint is None:
                     prepared = prepare(made, out=out, ahead=ahead, listen=console)
                 else:
-                    changed = {name: getattr(made, name) for name in made.model_fields_set}
                     prepared = prepare_again(folder, checkpoint, console, **changed)
                 aside.close()
                 main = prepared.accelerator.is_main_process
