@@ -1,5 +1,7 @@
 """README, docs and recipes are true."""
 
+import functools
+import importlib
 import importlib.util
 import re
 import shlex
@@ -11,11 +13,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import QUICK, make_photos
+import zoo
+from tests.conftest import QUICK, TINY, make_photos
 from zoo.cli import COMMANDS, main
 from zoo.recipe import Recipe, make_recipe
 
 ROOT = Path(__file__).parents[1]
+
+#: What a reader has imported, beside what a block itself imports.
+LIBRARIES = ("safetensors.torch", "timm", "torch", "torchvision", "transformers", "zoo")
+
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
 
@@ -73,6 +80,35 @@ def test_the_demo_teaches_handwritten_digits(backbone):
     assert float(accuracy.group(1)) > 95
 
 
+def code_in(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if code_in(p)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
+    """Block after block, as it stands; only sizes and weights are others, which cost minutes."""
+    shutil.rmtree(make_photos(Path("photos"), 6) / "green")
+    shutil.copy("photos/red/0.png", "photo.jpg")
+    quick = {k: v for k, v in QUICK.items() if k not in ("backbone", "epochs")}
+    finetune, build = zoo.finetune, zoo.build
+    monkeypatch.setattr(zoo, "finetune", lambda *a, **fields: finetune(*a, **fields, **quick))
+    monkeypatch.setattr(zoo, "build", functools.partial(build, weights="none"))
+    for plugin, module in (("acme", "zoo_acme"), ("twins", "zoo_twins")):
+        code = ROOT / "tests" / plugin / f"{module}.py"
+        install(f"zoo-{plugin}", plugin, module, code.read_text())
+    shutil.copy(ROOT / "tests" / "twins" / "twinnet.py", tmp_path)
+    known = {}
+    exec("\n".join(f"import {name}" for name in LIBRARIES), known)
+    for n, code in enumerate(code_in(page)):
+        if page.name == "README.md" and n < 2:  # "bugs" is of timm here, and of torchvision there
+            shutil.rmtree("bugs", ignore_errors=True)
+            finetune("photos", out="bugs", **{**QUICK, "backbone": [TINY, "resnet18"][n]})
+        exec(compile(code, f"{page.name}, block {n}", "exec"), known)
+
+
 @pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_runs_as_it_stands(file):
     """With its own settings but for weights, size and length, which cost minutes and downloads."""
@@ -128,8 +164,6 @@ def test_the_defaults_page_states_the_defaults():
 
 
 def test_every_public_name_is_documented_in_the_python_page():
-    import zoo
-
     text = (ROOT / "docs" / "python.md").read_text()
     assert [n for n in zoo.__all__ if f"zoo.{n}" not in text] == []
 

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo import weights
+    from zoo import allocator, testing, weights
     from zoo.backbone import Backbone, Head, LeftOut, Preprocess, Weights
     from zoo.data.doctor import check_data
     from zoo.errors import Stopped, ZooError
@@ -38,6 +38,7 @@ __all__ = [
     "Stopped",
     "Weights",
     "ZooError",
+    "allocator",
     "backbones",
     "build",
     "check_data",
@@ -46,9 +47,12 @@ __all__ = [
     "load",
     "parameter_groups",
     "resume",
+    "testing",
     "verify",
     "weights",
 ]
+
+_MODULES = frozenset({"allocator", "testing", "weights"})
 
 _HOME = {
     "Backbone": "zoo.backbone",
@@ -75,8 +79,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "weights":
-        return importlib.import_module("zoo.weights")
+    if name in _MODULES:
+        return importlib.import_module(f"zoo.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")
