@@ -41,6 +41,8 @@ class Preprocess:
             to `resize`, whatever the aspect ratio, then centre crop. `border`: longer side to
             `resize`, padded with the mean colour, then centre crop.
         fixed_size: Whether the backbone takes no other input size than this.
+        value_range: Of images with more than 8 bits a channel, the values that become 0 and 255;
+            None: those of their type. A run's is found over its train images.
     """
 
     size: int | tuple[int, int]
@@ -50,6 +52,7 @@ class Preprocess:
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
     fixed_size: bool = False
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
@@ -72,6 +75,10 @@ class Preprocess:
             )
         if type(self.fixed_size) is not bool:
             raise PluginError(f"Preprocess: fixed_size is True or False, got {self.fixed_size!r}")
+        if self.value_range is not None and not _is_range(self.value_range):
+            raise PluginError(
+                f"Preprocess: value_range is a lower and a higher number, got {self.value_range!r}"
+            )
         if self.interpolation not in get_args(Interpolation):
             raise PluginError(f"Preprocess: unknown interpolation {self.interpolation!r}")
         if self.crop_mode not in get_args(CropMode):
@@ -91,7 +98,10 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready data."""
-        return asdict(self)
+        fields = asdict(self)
+        if self.value_range is None:
+            del fields["value_range"]  # Earlier versions know no such field.
+        return fields
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -241,6 +251,15 @@ class LeftOut:
 
     name: str
     reason: str
+
+
+def _is_range(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(map(_number, value))
+        and value[0] < value[1]
+    )
 
 
 def _number(value: object) -> bool:

@@ -85,7 +85,7 @@ def _predictions(
         for path in files[start : start + BATCH_SIZE]:
             try:
                 # Of a batch of photos in full size, one lies in memory at a time.
-                base = prepare(read_image(path))
+                base = prepare(read_image(path, value_range=prepare.preprocess.value_range))
                 samples.append(Sample(name=str(path), label=0, image=base))
                 paths.append(path)
             except DataError as error:

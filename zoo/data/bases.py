@@ -11,7 +11,7 @@ from PIL import Image
 
 from zoo.cache import Store, image_key
 from zoo.data.files import fingerprint
-from zoo.data.image import read_image, to_rgb
+from zoo.data.image import ValueRange, read_image, to_rgb
 from zoo.data.prepare import Prepare
 from zoo.data.split import Sample
 from zoo.errors import DataError
@@ -100,9 +100,15 @@ class Bases:
         if isinstance(sample.image, np.ndarray):
             return sample.image
         if isinstance(sample.image, Path):
-            at = self.prepare.decode_at
-            return self.prepare(read_image(sample.image, decode_at=at, same=sample.content))
-        return self.prepare(_in_memory(sample.image))
+            return self.prepare(
+                read_image(
+                    sample.image,
+                    decode_at=self.prepare.decode_at,
+                    same=sample.content,
+                    value_range=self.prepare.preprocess.value_range,
+                )
+            )
+        return self.prepare(_in_memory(sample.image, self.prepare.preprocess.value_range))
 
 
 def content_keys(samples: Sequence[Sample]) -> list[bytes]:
@@ -126,8 +132,8 @@ def _content_key(sample: Sample) -> bytes:
     return image_key(repr(image.size).encode() + image.tobytes())
 
 
-def _in_memory(image: Image.Image) -> Image.Image:
+def _in_memory(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
     try:
-        return to_rgb(image)
+        return to_rgb(image, value_range=value_range)
     except ValueError as error:
         raise DataError(f"an image can't be used: {error}") from error

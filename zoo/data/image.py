@@ -50,8 +50,16 @@ _LONGEST_REASON = 200
 _STRIP = 2**22
 
 
+#: Of deep images: the values that become 0 and 255.
+ValueRange = tuple[float, float]
+
+
 def read_image(
-    path: Path, *, decode_at: int | None = None, same: Fingerprint | None = None
+    path: Path,
+    *,
+    decode_at: int | None = None,
+    same: Fingerprint | None = None,
+    value_range: ValueRange | None = None,
 ) -> Image.Image:
     """The file's picture as RGB, upright according to its EXIF orientation.
 
@@ -63,12 +71,13 @@ def read_image(
             of 1/2, 1/4 and 1/8 of its size that has them: a photo of 12 megapixels in an eighth of
             the time. None: in full.
         same: What the file must still hold; None: anything.
+        value_range: As `to_rgb`.
 
     Raises:
         DataError: It is no file, can't be decoded, whole, holds several pictures (an animation or
             pages), or has an absurd size; names the path.
     """
-    return decoded(open_image(path, same=same), path, decode_at=decode_at)
+    return decoded(open_image(path, same=same), path, decode_at=decode_at, value_range=value_range)
 
 
 def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.ImageFile:
@@ -84,12 +93,18 @@ def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.Imag
     return _opened_content(read_file(path, same=same), path)
 
 
-def image_from_bytes(content: bytes, name: object = "given as bytes") -> Image.Image:
+def image_from_bytes(
+    content: bytes,
+    name: object = "given as bytes",
+    *,
+    value_range: ValueRange | None = None,
+) -> Image.Image:
     """The picture of an encoded image in memory, as `read_image` reads a file's.
 
     Args:
         content: All bytes of the file.
         name: What an error calls it.
+        value_range: As `to_rgb`.
 
     Raises:
         DataError: As `read_image`.
@@ -99,11 +114,15 @@ def image_from_bytes(content: bytes, name: object = "given as bytes") -> Image.I
             f"unreadable image {shown(name)}: it has {len(content):,} bytes; zoo reads up to "
             f"{MAX_BYTES:,}"
         )
-    return decoded(_opened_content(content, name), name)
+    return decoded(_opened_content(content, name), name, value_range=value_range)
 
 
 def decoded(
-    image: ImageFile.ImageFile, path: object, *, decode_at: int | None = None
+    image: ImageFile.ImageFile,
+    path: object,
+    *,
+    decode_at: int | None = None,
+    value_range: ValueRange | None = None,
 ) -> Image.Image:
     """What `open_image` opened, as `read_image` gives it.
 
@@ -111,6 +130,7 @@ def decoded(
         image: Opened.
         path: Its file, for errors.
         decode_at: As `read_image`.
+        value_range: As `to_rgb`.
 
     Raises:
         DataError: It can't be decoded, whole; names the path.
@@ -119,15 +139,20 @@ def decoded(
         if decode_at is not None:
             image.draft(None, (decode_at, decode_at))
         image.load()
-        return to_rgb(image)
+        return to_rgb(image, value_range=value_range)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, value_range: ValueRange | None = None) -> Image.Image:
     """Any Pillow image as upright 8-bit RGB.
 
-    Transparency is laid over white. 16-bit grey is scaled by 255/65535, where Pillow's own
-    conversion would clip it. 32-bit integers are taken as 0..255 or 0..65535, floats as 0..1,
-    whichever they fit; else they are stretched to their own range.
+    Transparency is laid over white. Deep grey (16 or 32 bits, floats) is scaled from `value_range`
+    to 0..255, where Pillow's own conversion would clip it.
+
+    Args:
+        image: Of any mode.
+        value_range: The values that become 0 and 255; None: 16 bits are taken as 0..65535, 32-bit
+            integers as 0..255 or 0..65535, floats as 0..1, whichever they fit; else they are
+            stretched to their own range.
 
     Raises:
         ValueError: It has an absurd size.
@@ -139,11 +164,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = image if turn is None else image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _from_deep(image)
+    if is_deep(image):
+        return _from_deep(image, value_range or _range_of_type(image))
     if image.has_transparency_data:
         return _in_strips(image, _over_white)
     return image.convert("RGB")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey with more than 8 bits a pixel."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def extremes(image: Image.Image) -> ValueRange | None:
+    """The smallest and the largest finite value of a deep image; None without one."""
+    low, high = float("inf"), float("-inf")
+    for box in _strips(image):
+        values = np.asarray(image.crop(box))
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return None if low > high else (low, high)
 
 
 def is_image_name(path: Path) -> bool:
@@ -244,9 +285,8 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _from_deep(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or floats, as RGB."""
-    low, high = _black_and_white(image)
+def _from_deep(image: Image.Image, value_range: ValueRange) -> Image.Image:
+    low, high = value_range
 
     def levels(strip: Image.Image) -> Image.Image:
         values = np.asarray(strip).astype(np.float64)
@@ -256,18 +296,10 @@ def _from_deep(image: Image.Image) -> Image.Image:
     return _in_strips(image, levels)
 
 
-def _black_and_white(image: Image.Image) -> tuple[float, float]:
-    """The values that become 0 and 255."""
+def _range_of_type(image: Image.Image) -> ValueRange:
     if image.mode.startswith("I;16"):
         return 0.0, 65535.0
-    low, high = float("inf"), float("-inf")
-    for box in _strips(image):
-        values = np.asarray(image.crop(box))
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    if low > high:  # not a number among them
-        return 0.0, 1.0
+    low, high = extremes(image) or (0.0, 1.0)
     if low < 0:
         return low, high
     steps = (1.0,) if image.mode == "F" else (255.0, 65535.0)

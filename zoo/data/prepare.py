@@ -56,7 +56,12 @@ class Prepare:
     def about(self) -> dict[str, Any]:
         """All that decides a base besides the image, as JSON-ready data."""
         preprocess = self.preprocess
-        made = {"pillow": PIL.__version__, "interpolation": preprocess.interpolation}
+        made: dict[str, Any] = {
+            "pillow": PIL.__version__,
+            "interpolation": preprocess.interpolation,
+        }
+        if preprocess.value_range is not None:
+            made["value_range"] = list(preprocess.value_range)
         if self.cover is not None:
             return {**made, "torch": torch.__version__, "cover": list(self.cover)}
         border = {"mean": list(preprocess.mean)} if preprocess.crop_mode == "border" else {}

@@ -19,6 +19,7 @@ from zoo.data.links import Link
 
 if TYPE_CHECKING:
     from zoo.data.doctor.examine import Examined
+    from zoo.data.image import ValueRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Splits:
         misnamed: Images that were left out for their extension.
         links: Links that were left out.
         examined: What was found in their files, to be remembered when training starts.
+        value_range: Of train's images with more than 8 bits a channel; None without any.
     """
 
     class_names: tuple[str, ...]
@@ -61,6 +63,7 @@ class Splits:
     misnamed: tuple[Misnamed, ...] = ()
     links: tuple[Link, ...] = ()
     examined: tuple[Examined, ...] = ()
+    value_range: ValueRange | None = None
 
     def counts(self, split: Sequence[Sample]) -> list[int]:
         """Images per class, in the order of `class_names`."""

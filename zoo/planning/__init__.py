@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -165,6 +165,7 @@ def prepare(
         size = "{} x {}".format(*preprocess.height_width)
         listen(Note(text=f"{backbone.name} can't take {recipe.image_size} pixels: {size} instead"))
         check_forward(model, backbone, preprocess, len(splits.class_names))
+    preprocess = replace(preprocess, value_range=splits.value_range)
     # Where it will compute, and laid out as there.
     place(model, accelerator.device)
     recipe, probe = plan_probe(model, backbone, recipe, layers, preprocess, listen)

@@ -21,6 +21,7 @@ from zoo.data.doctor import (
 from zoo.data.folder import read_splits, said_left_out
 from zoo.data.scan import Verdict
 from zoo.data.split import Splits
+from zoo.data.value_range import common_range
 from zoo.engine.events import Listener, Note
 from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.files import expand
@@ -89,7 +90,15 @@ def read_data(recipe: Recipe, listen: Listener, ahead: Ahead | None = None) -> S
         listen(Note(text=problem, warning=True))
     for finding in warn_of(splits, examined, data):
         listen(Note(text=finding, warning=True))
-    return replace(splits, examined=tuple(examined.values()))
+    of_train = [examined[s.image] for s in splits.train if isinstance(s.image, Path)]
+    value_range = common_range(of_train)
+    if value_range is not None:
+        low, high = value_range
+        depths = ", ".join(sorted({each.mode for each in of_train if each.extremes}))
+        listen(
+            Note(text=f"images of more than 8 bits ({depths}): {low:g} to {high:g} become 0 to 255")
+        )
+    return replace(splits, examined=tuple(examined.values()), value_range=value_range)
 
 
 def load_weights(

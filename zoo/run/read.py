@@ -17,7 +17,7 @@ from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.data.bases import Bases
 from zoo.data.files import is_url
-from zoo.data.image import image_from_bytes
+from zoo.data.image import ValueRange, image_from_bytes
 from zoo.data.split import Sample
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, PluginError, RunError, SizeError, WeightsError
@@ -91,7 +91,9 @@ class Run:
         Raises:
             DataError: An image can't be read, or is of another kind, or top_k is below 1.
         """
-        return self.predict_samples([_sample(i) for i in _as_list(images)], top_k=top_k)
+        return self.predict_samples(
+            [_sample(i, self.info.preprocess.value_range) for i in _as_list(images)], top_k=top_k
+        )
 
     def predict_samples(self, samples: Sequence[Sample], *, top_k: int = 5) -> list[Prediction]:
         """As `predict`, for samples, whose labels are not read."""
@@ -235,7 +237,7 @@ def _as_list(images: Any) -> list[Any]:
     return [images] if one else list(images)
 
 
-def _sample(image: AnyImage) -> Sample:
+def _sample(image: AnyImage, value_range: ValueRange | None) -> Sample:
     if isinstance(image, str | Path):
         if is_url(image) and not Path(image).exists():
             raise DataError(f"{image} is a URL; download it, and give the file or its bytes")
@@ -243,7 +245,7 @@ def _sample(image: AnyImage) -> Sample:
     if hasattr(image, "read"):
         image = image.read()
     if isinstance(image, bytes):
-        image = image_from_bytes(image)
+        image = image_from_bytes(image, value_range=value_range)
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     if not isinstance(image, Image.Image):

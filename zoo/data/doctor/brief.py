@@ -19,6 +19,7 @@ _KINDS = frozenset(
         "near-conflict",
         "duplicates",
         "imbalance",
+        "dropped-bands",
         "tiny",
     }
 )

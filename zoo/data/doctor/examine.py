@@ -9,13 +9,13 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from zoo.cache import Store
 from zoo.data.doctor.memory import file_key, recall
 from zoo.data.extensions import misnamed
 from zoo.data.files import Fingerprint, fingerprint
-from zoo.data.image import decoded, open_image
+from zoo.data.image import ValueRange, decoded, extremes, is_deep, open_image, to_rgb
 from zoo.data.scan import Verdict
 from zoo.errors import DataError
 
@@ -24,6 +24,9 @@ HASH_SIZE = 16
 
 #: Pixels a side that are enough for the hash, so that large JPEGs are decoded at a part of theirs.
 _DECODE_AT = 64
+
+#: The tag of a TIFF that says how many bands it has.
+_SAMPLES_PER_PIXEL = 277
 
 #: A grey picture with a smaller standard deviation (of 255 levels) has nothing to be told by.
 _PLAIN = 2.0
@@ -44,6 +47,8 @@ class Examined:
         height: Likewise.
         mode: Pillow's: RGB, L (grey), P (palette), RGBA, CMYK, I;16 (16 bits) ...
         format: Pillow's: JPEG, PNG ...
+        extremes: Of an image with more than 8 bits a channel, its smallest and largest value.
+        dropped: Bands that its file has beside those of the mode, which Pillow leaves out.
     """
 
     problem: str = ""
@@ -56,6 +61,8 @@ class Examined:
     height: int = 0
     mode: str = ""
     format: str = ""
+    extremes: ValueRange | None = None
+    dropped: int = 0
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -112,7 +119,10 @@ def _examine(path: Path, key: bytes) -> Examined:
         content = fingerprint(path)
         image = open_image(path, same=content)
         width, height, mode, form = *image.size, image.mode, image.format or ""
-        looks = _looks(decoded(image, path, decode_at=_DECODE_AT))
+        picture = decoded(image, path, decode_at=_DECODE_AT)
+        deep = extremes(image) if is_deep(image) else None
+        # A deep image is compared by its own range, of which its type's may be a small part.
+        looks = _looks(picture if deep is None else to_rgb(image, value_range=deep))
     except DataError as error:
         return Examined(problem=str(error))
     return Examined(
@@ -125,7 +135,15 @@ def _examine(path: Path, key: bytes) -> Examined:
         height=height,
         mode=mode,
         format=form,
+        extremes=deep,
+        dropped=_dropped_bands(image),
     )
+
+
+def _dropped_bands(image: ImageFile.ImageFile) -> int:
+    """A TIFF may hold any number of bands; Pillow opens four as RGB if none is called alpha."""
+    stored = getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 0)
+    return max(0, int(stored) - len(image.getbands()))
 
 
 def _looks(image: Image.Image) -> str:

@@ -143,6 +143,13 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             [p for p in good if p.examined.width * p.examined.height > HUGE],
             "make smaller copies: decoding these takes longer than training on them",
         ),
+        _listed(
+            "dropped-bands",
+            "warning",
+            "{} {has_have} bands beside red, green and blue that are not used",
+            [p for p in good if p.examined.dropped],
+            "convert them to the three bands that tell the classes apart",
+        ),
         _modes(good),
     )
     return [finding for finding in listed if finding is not None]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zoo.data.doctor.examine import Examined
 
 #: To be raised when something else is noted of a file.
-_NOTED = 1
+_NOTED = 2
 
 #: A file that changed less than so long ago may change again without another time: the clocks of
 #: file systems tick in milliseconds, those of memory cards every two seconds.
@@ -60,6 +60,7 @@ def recall(known: Store, key: bytes) -> dict[str, Any] | None:
     except KeyError:
         return None
     fields: dict[str, Any] = json.loads(record.tobytes())
+    fields["extremes"] = fields["extremes"] and tuple(fields["extremes"])
     return fields
 
 
