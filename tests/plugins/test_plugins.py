@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_a_plugin_can_be_left_out_by_flag(install):
         plugins.get("one/mynet")
     result = CliRunner().invoke(main, ["--no-plugin", "nope", "plugins"])
     assert result.exit_code == 2
-    assert "no plugin 'nope' to leave out; installed plugins: one, timm" in result.stderr
+    assert "no plugin 'nope' to leave out" in result.stderr
+    assert {"one", "timm"} <= set(re.findall(r"\w+", result.stderr.partition("plugins: ")[2]))
 
 
 def test_a_plugin_can_be_left_out_by_environment(monkeypatch, fresh_plugins):
@@ -173,7 +175,7 @@ def test_a_bare_name_of_several_plugins_is_refused(install):
         ("timm/resnet81", "nearest: timm/resnet18"),
         (
             "tim/resnet18",
-            "no plugin 'tim' is installed .*installed plugins: timm, torchvision, zoo",
+            "no plugin 'tim' is installed .*installed plugins: .*timm, torchvision, zoo",
         ),
         ("%%%", "`zoo backbones` lists all"),
     ],
