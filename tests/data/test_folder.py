@@ -40,7 +40,7 @@ def test_the_split_hardly_changes_when_photos_are_added(photos, tmp_path):
     assert len(before ^ after) <= 2
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "test", "Val"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
 def test_train_and_val_folders_are_taken_as_they_are(split_photos, tmp_path, val):
     root = shutil.copytree(split_photos, tmp_path / "data")
     (root / "val").rename(root / val)
@@ -48,6 +48,59 @@ def test_train_and_val_folders_are_taken_as_they_are(split_photos, tmp_path, val
     assert splits.counts(splits.train) == [8, 8, 8]
     assert splits.counts(splits.val) == [4, 4, 4]
     assert all(n.startswith(f"{val}/") for n in names(splits.val))
+
+
+def test_a_test_folder_chooses_no_model(split_photos, tmp_path):
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    (root / "val").rename(root / "test")
+    splits = read(root)
+    assert splits.counts(splits.train) == [6, 6, 6]
+    assert splits.counts(splits.val) == [2, 2, 2]
+    assert "--split test" in splits.notes[0]
+    for image in (root / "test").rglob("*.png"):
+        image.rename(root / "test" / f"{image.parent.name}-{image.name}")
+    for folder in (root / "test").iterdir():
+        if folder.is_dir():
+            folder.rmdir()
+    assert "no class folders" in read(root).notes[0]
+
+
+@pytest.mark.parametrize("name", ["cafe\u0301", "caf\u00e9 ", " caf\u00e9", "caf\u00e9"])
+def test_class_names_that_look_the_same_are_one_class(split_photos, tmp_path, name):
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    (root / "train" / "red").rename(root / "train" / "caf\u00e9")
+    (root / "val" / "red").rename(root / "val" / name)
+    splits = read(root)
+    assert splits.class_names == ("blue", "caf\u00e9", "green")
+    assert splits.counts(splits.val) == [4, 4, 4]
+    if name != "caf\u00e9":
+        shutil.copytree(root / "val" / name, root / "train" / name)
+        splits = read(root)
+        assert splits.counts(splits.train) == [8, 12, 8]
+        assert "look the same" in "".join(splits.notes)
+
+
+def test_a_class_of_val_that_differs_by_case_is_named_beside_the_one_of_train(
+    split_photos, tmp_path
+):
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    (root / "val" / "red").rename(root / "val" / "Red")
+    with pytest.raises(DataError, match=r"Red \(there is red\)"):
+        read(root)
+
+
+def test_a_class_that_is_left_without_images_says_why(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "data")
+    shutil.rmtree(root / "green")
+    for image in (root / "red").iterdir():
+        image.rename(image.with_suffix(".NEF"))
+    with pytest.raises(DataError, match=r"one class only \(blue\)[\s\S]*10 .nef: camera raw"):
+        read(root)
+    (root / "red" / "0.NEF").rename(root / "red" / "0.png")
+    for image in root.rglob("*.png"):
+        image.write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"no readable images[\s\S]*unreadable image[\s\S]*8 more"):
+        read(root)
 
 
 def test_a_train_folder_alone_is_split(split_photos, tmp_path):
@@ -84,7 +137,7 @@ def test_hidden_and_empty_folders_are_no_classes(photos, tmp_path):
     assert [note.split("/")[-1] for note in splits.notes] == [
         "empty is no class: it holds no images",
         "notes is no class: it holds no images",
-        "data: files that are no images to zoo were passed over: 1 .txt",
+        "data: skipped 1 .txt: not an image",
     ]
 
 

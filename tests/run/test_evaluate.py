@@ -48,8 +48,29 @@ def test_classes_may_be_called_like_splits(photos, tmp_path):
 
 
 def test_a_split_that_there_is_not_is_refused(run):
-    with pytest.raises(DataError, match="split is 'test'; give one of val, all"):
+    with pytest.raises(DataError, match="split is 'dev'; give one of val, train, test, all"):
+        run.evaluate(split="dev")
+    with pytest.raises(DataError, match="has no test folder"):
         run.evaluate(split="test")
+
+
+def test_each_split_is_measured(run, split_photos, photos, tmp_path):
+    assert run.evaluate(split="train").images == 24
+    assert run.evaluate(split="all").images == 36
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    shutil.copytree(photos, root / "test")
+    for split, images in (("val", 12), ("train", 24), ("test", 30), ("all", 66)):
+        assert run.evaluate(root, split=split).images == images
+    shutil.rmtree(root / "val")
+    assert run.evaluate(root).images == 30  # test, which the run has not seen
+    flat = zoo.finetune(photos, out=tmp_path / "run", **QUICK)
+    assert flat.evaluate(split="train").images == 24
+
+
+def test_a_class_without_images_is_not_taken_for_right(run, split_photos, tmp_path):
+    root = shutil.copytree(split_photos / "val", tmp_path / "data")
+    shutil.rmtree(root / "red")
+    assert "not measured: red" in "".join(run.evaluate(root).notes)
 
 
 def test_what_was_passed_over_is_said(run, photos, tmp_path):

@@ -29,7 +29,7 @@ def command() -> None:
     """See what is wrong with a data folder before it is trained on."""
 
 
-@command.command("check", short_help="Find duplicates, leakage, label conflicts, unreadable images.")
+@command.command("check", short_help="Find duplicates, leakage, label conflicts, unreadable files.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--fix-to",

@@ -28,18 +28,18 @@ WIDEST_MATRIX = 20
 )
 @click.option(
     "--split",
-    type=click.Choice(["val", "all"]),
+    type=click.Choice(["val", "train", "test", "all"]),
     default="val",
     show_default=True,
-    help="val: DATA/val, else what training held out of DATA, else all. "
-    "all: every class folder of DATA.",
+    help="val: DATA/val, else what training held out of DATA, else DATA/test, else all. "
+    "train, test: those folders, or what training learnt from. all: every labelled image.",
 )
 @format_option("table", "json")
 @click.option(
     "--strict",
     is_flag=True,
-    help="Make an error of what is left out else: unreadable images, wrong extensions, links that "
-    "lead out of the data folder or in circles.",
+    help="Make unreadable images, wrong extensions, and links that lead out of the data folder or "
+    "in circles an error.",
 )
 @click.option(
     "--follow-links",

@@ -57,7 +57,7 @@ def extension_of(form: str) -> str:
 
 
 def describe(found: Sequence[Misnamed]) -> list[str]:
-    """What is wrong with extensions and what to do: a line, or none.
+    """Which extensions are wrong and what to do: a line, or none.
 
     Args:
         found: Of a data folder.
@@ -69,5 +69,5 @@ def describe(found: Sequence[Misnamed]) -> list[str]:
         what = "1 image of another format than its extension says: "
     else:
         what = f"{len(found):,} images of another format than their extensions say, such as "
-    todo = "rename, or zoo data check DIR --fix-to NEW_DIR writes copies with the right extension"
-    return [f"{what}{shown(first.path)} is {first.format}; {todo}"]
+    todo = "zoo data check DIR --fix-to NEW_DIR writes copies with the right extension"
+    return [f"{what}{shown(first.path)} is {first.format}; read as what it is; {todo}"]

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from zoo.data import extensions, links
 from zoo.data.extensions import Misnamed
-from zoo.data.layout import class_images, existing, left_out, split_folders
+from zoo.data.layout import class_images, existing, left_out, normal_name, split_folders
 from zoo.data.links import Link, reach_of
 from zoo.data.scan import Contents, Scan, decode_all, readable_images
 from zoo.data.split import Sample, Splits, stratified_split
 from zoo.errors import DataError
+
+#: Unreadable images that an error names.
+_EXAMPLES = 3
 
 
 def read_splits(
@@ -25,18 +28,18 @@ def read_splits(
 ) -> Splits:
     """Classes and splits of `root/class/*` or `root/train/class/*` and `root/val/class/*`.
 
-    The val folder may also be called valid, validation or test. Without one, each class gives
-    `val_split` of its images to val. Hidden and empty folders are no classes; every image is
-    scanned once here, so that an unreadable one is known before training. What has an image's name
-    and is none, a pipe or a folder or a link to nothing, counts as unreadable too. Left out as well
-    are images of another format than their extension says, and links that lead out of `root` or in
-    circles.
+    The val folder may also be called valid or validation. Without one, each class gives `val_split`
+    of its images to val; a test folder is never used. Hidden and empty folders are no classes;
+    every image is scanned once here, so that an unreadable one is known before training. What has
+    an image's name and is none, a pipe or a folder or a link to nothing, counts as unreadable too.
+    Left out as well are links that lead out of `root` or in circles. An image of another format
+    than its extension says is read as what it is, and named.
 
     Args:
         root: The data folder.
         val_split: Share of each class held out, above 0 and below 1.
         seed: Decides which images are held out.
-        strict: Make what would be left out an error.
+        strict: Make what would be left out an error, and wrong extensions.
         follow_links: Follow links that lead out of `root` too.
         scan: Looks at the files.
 
@@ -55,29 +58,32 @@ def read_splits(
     unreadable, misnamed = [*looked.unreadable], [*looked.misnamed]
     class_names = tuple(looked.readable)
     if len(class_names) < 2:
-        raise _too_few_classes(layout.train, class_names, _because(misnamed, astray))
+        because = _because(of_train.notes, unreadable, astray)
+        raise _too_few_classes(layout.train, class_names, because)
     samples = _samples(root, looked.readable, class_names)
     if of_val is None:
         train, val = stratified_split(samples, val_split, seed)
         if not val or len({s.label for s in train}) < len(class_names):
             raise DataError(
                 f"{root}: too few images to hold out {val_split:g} of each class"
-                f"{_because(misnamed, astray)}"
+                f"{_because(of_train.notes, unreadable, astray)}"
             )
     else:
         notes += of_val.notes
         strangers = sorted(set(of_val.images) - set(class_names))
         if strangers:
             raise DataError(
-                f"{layout.val} has classes that {layout.train} lacks: {', '.join(strangers)}; "
-                f"train's classes are {', '.join(class_names)}{_because(misnamed, astray)}"
+                f"{layout.val} has classes that {layout.train} lacks: "
+                f"{_beside(strangers, class_names)}; train's classes are {', '.join(class_names)}"
+                f"{_because(of_train.notes, unreadable, astray)}"
             )
         looked = readable_images(of_val.images, scan, strict=strict)
         unreadable += looked.unreadable
         misnamed += looked.misnamed
         train, val = samples, _samples(root, looked.readable, class_names)
         if not val:
-            raise DataError(f"no readable images in {layout.val}{_because(misnamed, astray)}")
+            because = _because(of_val.notes, looked.unreadable, astray)
+            raise DataError(f"no readable images in {layout.val}{because}")
     return Splits(
         class_names=class_names,
         train=tuple(train),
@@ -116,16 +122,19 @@ def read_labelled(
     found = class_images(existing(folder), reach_of(root, follow_links=follow_links))
     astray = (*astray, *found.links)
     _refuse_links(astray, strict=strict)
-    strangers = sorted(set(found.images) - set(class_names))
+    # Runs of earlier versions have class names as their folders had them.
+    known = {normal_name(name): name for name in class_names}
+    strangers = sorted(found.images.keys() - known.keys())
     if strangers:
         raise DataError(
-            f"{folder} has classes that the model lacks: {', '.join(strangers)}; "
+            f"{folder} has classes that the model lacks: {_beside(strangers, class_names)}; "
             f"the model's are {', '.join(class_names)}"
         )
-    looked = readable_images(found.images, decode_all, strict=strict)
+    images = {known[name]: files for name, files in found.images.items()}
+    looked = readable_images(images, decode_all, strict=strict)
     samples = _samples(folder, looked.readable, class_names)
     if not samples:
-        because = _because(looked.misnamed, astray)
+        because = _because(found.notes, looked.unreadable, astray)
         raise DataError(f"no readable images in {folder}{because}")
     return Splits(
         class_names=tuple(class_names),
@@ -141,7 +150,7 @@ def read_labelled(
 def said_left_out(
     unreadable: Sequence[str], misnamed: Sequence[Misnamed], astray: Sequence[Link]
 ) -> list[str]:
-    """What of a data folder is left out, to be said: each unreadable image, a line of all else.
+    """What is wrong with a data folder, to be said: each unreadable image, a line of all else.
 
     Args:
         unreadable: As in `Splits`.
@@ -149,8 +158,8 @@ def said_left_out(
         astray: Its `links`.
     """
     count = [f"{len(unreadable)} unreadable images left out"] if unreadable else []
-    lines = [*extensions.describe(misnamed), *links.describe(astray)]
-    return [*unreadable, *count, *(f"left out: {line}" for line in lines)]
+    out = [f"left out: {line}" for line in links.describe(astray)]
+    return [*unreadable, *count, *extensions.describe(misnamed), *out]
 
 
 def _refuse_links(astray: Sequence[Link], *, strict: bool) -> None:
@@ -158,9 +167,20 @@ def _refuse_links(astray: Sequence[Link], *, strict: bool) -> None:
         raise DataError("\n".join(links.describe(astray)))
 
 
-def _because(misnamed: Sequence[Misnamed], astray: Sequence[Link]) -> str:
-    """What else was left out of a folder of which too little remains."""
-    return left_out([*extensions.describe(misnamed), *links.describe(astray)])
+def _because(notes: Sequence[str], unreadable: Sequence[str], astray: Sequence[Link]) -> str:
+    """What was left out of a folder of which too little remains."""
+    lines = [*unreadable[:_EXAMPLES]]
+    if len(unreadable) > _EXAMPLES:
+        lines.append(f"and {len(unreadable) - _EXAMPLES:,} more unreadable images")
+    noted = "".join(f"\n  {note}" for note in notes)
+    return noted + left_out([*lines, *links.describe(astray)])
+
+
+def _beside(strangers: Sequence[str], class_names: Sequence[str]) -> str:
+    """Class names that are not known, each beside a known one that it may stand for."""
+    folded = {name.casefold(): name for name in class_names}
+    told = [(name, folded.get(name.casefold())) for name in strangers]
+    return ", ".join(f"{name} (there is {near})" if near else name for name, near in told)
 
 
 def _samples(root: Path, by_class: dict[str, Contents], class_names: Sequence[str]) -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import struct
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from zoo.data.files import MAX_BYTES, Fingerprint, read_file, shown
 from zoo.data.headers import has_pages, refuse_size, refuse_traps
+from zoo.data.skipped import heic_reader
 from zoo.errors import DataError
 
 #: Goes up when less is taken for an image than before, so that what was known to be one is none.
@@ -195,6 +197,8 @@ def is_image_name(path: Path) -> bool:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    if (reader := heic_reader()) is not None:
+        importlib.import_module(reader).register_heif_opener()
     return tuple(sorted(Image.OPEN.keys() - _NOT_DECODED))
 
 

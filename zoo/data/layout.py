@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,13 @@ from pathlib import Path
 from zoo.data.files import is_hidden, is_url, shown
 from zoo.data.image import is_image_name
 from zoo.data.links import Link, Reach, describe, refused_link
+from zoo.data.skipped import NO_IMAGE, Skipped, reason_of, skipped
+from zoo.data.skipped import describe as describe_skipped
 from zoo.errors import DataError
 
 TRAIN = ("train", "training")
-VAL = ("val", "valid", "validation", "test")
+VAL = ("val", "valid", "validation")
+TEST = ("test", "testing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +27,14 @@ class Layout:
     Attributes:
         train: The folder of train's classes.
         val: Likewise of val's; None if there is none that can be used.
+        test: Likewise of test's, which training doesn't use; None without class folders in it.
         notes: What else lies there, or was decided.
         links: Folders that are left out: val, and those that lead in a circle or nowhere.
     """
 
     train: Path
     val: Path | None
+    test: Path | None = None
     notes: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
 
@@ -41,19 +46,21 @@ class ClassFolders:
     Attributes:
         images: Files by class, in the order of the class names.
         notes: What was passed over.
+        skipped: Files that are not named as images.
         links: Class folders and images that are left out.
     """
 
     images: dict[str, list[Path]]
     notes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
     links: tuple[Link, ...]
 
 
 def split_folders(root: Path, reach: Reach) -> Layout:
     """Where the images of `root` are.
 
-    The train folder is `root` itself where it has no subfolder train that holds class folders; a
-    val folder counts beside a train folder alone. Names are compared without regard to case.
+    The train folder is `root` itself where it has no subfolder train that holds class folders; val
+    and test folders count beside a train folder alone. Names are compared without regard to case.
 
     Raises:
         DataError: It is no folder, can't be listed, or train is a link that leads out of it.
@@ -66,18 +73,29 @@ def split_folders(root: Path, reach: Reach) -> Layout:
     if train is None or not visible_folders(train):
         return Layout(train=root, val=None)
     val = next((folders[n] for n in VAL if n in folders), None)
+    test = next((folders[n] for n in TEST if n in folders), None)
     # What lies beside the two is not used, so that it may lead where it will.
-    used = [link for link in refused if link.leads != "out" or Path(link.path) in (train, val)]
+    used = [
+        link for link in refused if link.leads != "out" or Path(link.path) in (train, val, test)
+    ]
     astray = {Path(link.path): link for link in used}
     if train in astray:
         because = left_out(describe([astray[train]]))
         raise DataError(f"no images to learn from in {root}{because}")
-    others = sorted(f.name for f in folders.values() if f not in (train, val))
+    others = sorted(f.name for f in folders.values() if f not in (train, val, test))
     notes = [f"{root}: not used beside {train.name}: {', '.join(others)}"] if others else []
+    if test is not None and test not in astray:
+        labelled = bool(visible_folders(test))
+        notes.append(
+            f"{shown(test)} is not used by training: "
+            + ("evaluate with --split test" if labelled else "it has no class folders")
+        )
+    if test in astray or (test is not None and not visible_folders(test)):
+        test = None
     if val is None or val in astray:
         notes.append(f"{root} has no val folder: a part of {train.name} is held out")
         val = None
-    return Layout(train=train, val=val, notes=tuple(notes), links=tuple(astray.values()))
+    return Layout(train=train, val=val, test=test, notes=tuple(notes), links=tuple(astray.values()))
 
 
 def class_images(folder: Path, reach: Reach) -> ClassFolders:
@@ -87,8 +105,9 @@ def class_images(folder: Path, reach: Reach) -> ClassFolders:
         DataError: There are none, or a folder can't be listed.
     """
     by_class: dict[str, list[Path]] = {}
+    folders: dict[str, list[Path]] = {}
     notes = []
-    passed_over: Counter[str] = Counter()
+    passed_over: list[Path] = []
     refused = _refused_below(folder, reach)
     astray = {Path(link.path): link for link in refused}
     class_dirs = visible_folders(folder)
@@ -98,19 +117,27 @@ def class_images(folder: Path, reach: Reach) -> ClassFolders:
             continue
         images, others, nested, out = _sorted_out(class_dir, reach)
         links += out
-        passed_over.update(shown(path.suffix.lower()) or "no extension" for path in others)
+        passed_over += others
         where = shown(class_dir)
         deeper = f"{nested} images lie in its subfolders, which are not searched"
         if images:
-            by_class[_storable(class_dir)] = images
+            name = class_name(class_dir)
+            by_class[name] = [*by_class.get(name, []), *images]
+            folders[name] = [*folders.get(name, []), class_dir]
             if nested:
                 notes.append(f"{where}: {deeper}")
         else:
             lacks = "its images are links that are left out" if out else "it holds no images"
-            notes.append(f"{where} is no class: {deeper if nested else lacks}")
-    if passed_over:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(6))
-        notes.append(f"{shown(folder)}: files that are no images to zoo were passed over: {kinds}")
+            pictures = [path for path in others if reason_of(path) != NO_IMAGE]
+            why = "".join(f"; skipped {line}" for line in describe_skipped(skipped(pictures)))
+            notes.append(f"{where} is no class: {deeper if nested else lacks}{why}")
+    notes += [
+        f"folders whose names look the same are one class: {', '.join(repr(d.name) for d in dirs)}"
+        for dirs in folders.values()
+        if len(dirs) > 1
+    ]
+    kinds = skipped(passed_over)
+    notes += [f"{shown(folder)}: skipped {line}" for line in describe_skipped(kinds)]
     if not by_class:
         entries = [(folder / entry.name, entry) for entry in _visible(folder)]
         loose = sum(is_image_name(path) and not _is_folder(entry) for path, entry in entries)
@@ -120,7 +147,12 @@ def class_images(folder: Path, reach: Reach) -> ClassFolders:
             f"no images in class folders below {folder} ({found}); "
             f"zoo expects {folder.name}/CLASS/IMAGE{because}"
         )
-    return ClassFolders(images=by_class, notes=tuple(notes), links=tuple(links))
+    return ClassFolders(
+        images=dict(sorted(by_class.items())),
+        notes=tuple(notes),
+        skipped=kinds,
+        links=tuple(links),
+    )
 
 
 def is_val_name(path: str) -> bool:
@@ -222,10 +254,23 @@ def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[Path], 
     return images, others, nested, out
 
 
-def _storable(class_dir: Path) -> str:
-    """The class name, if text files can hold it."""
+def normal_name(name: str) -> str:
+    """A class name with composed characters, single spaces, and none around it.
+
+    Names that look the same are the same: macOS and some archives store an accent apart from its
+    letter.
+    """
+    return " ".join(unicodedata.normalize("NFC", name).split()) or name
+
+
+def class_name(class_dir: Path) -> str:
+    """The name of a folder's class.
+
+    Raises:
+        DataError: Text files can't hold it.
+    """
     try:
         class_dir.name.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"class folder {str(class_dir)!r}: its name is no valid text") from error
-    return class_dir.name
+    return normal_name(class_dir.name)

@@ -16,8 +16,22 @@ from zoo.errors import DataError
 #: Image files of a class, with what each held when it was decoded.
 Contents = dict[Path, Fingerprint]
 
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a file that can be used holds.
+
+    Attributes:
+        content: When it was decoded.
+        misnamed: Set if its extension is that of another format.
+    """
+
+    content: Fingerprint
+    misnamed: Misnamed | None = None
+
+
 #: What a file holds, or why it can't be used.
-Verdict = Fingerprint | Misnamed | str
+Verdict = Found | str
 
 #: Looks at files.
 Scan = Callable[[Sequence[Path]], Mapping[Path, Verdict]]
@@ -30,7 +44,7 @@ class Scanned:
     Attributes:
         readable: The images, without classes that have none.
         unreadable: What is wrong with each file that is none.
-        misnamed: Images of another format than their extension says.
+        misnamed: Images of another format than their extension says, which are used all the same.
     """
 
     readable: dict[str, Contents]
@@ -41,7 +55,7 @@ class Scanned:
 def readable_images(
     by_class: Mapping[str, Sequence[Path]], scan: Scan, *, strict: bool = False
 ) -> Scanned:
-    """Which files are images of the format that their extension says.
+    """Which files are images.
 
     Args:
         by_class: Files that should be images.
@@ -53,11 +67,12 @@ def readable_images(
     """
     looked = scan([file for images in by_class.values() for file in images])
     unreadable = tuple(found for found in looked.values() if isinstance(found, str))
-    misnamed = tuple(found for found in looked.values() if isinstance(found, Misnamed))
+    found = [verdict for verdict in looked.values() if isinstance(verdict, Found)]
+    misnamed = tuple(each.misnamed for each in found if each.misnamed)
     if strict and (unreadable or misnamed):
         raise DataError("\n".join([*unreadable, *extensions.describe(misnamed)]))
     readable = {
-        name: {f: found for f in images if isinstance(found := looked[f], Fingerprint)}
+        name: {f: each.content for f in images if isinstance(each := looked[f], Found)}
         for name, images in by_class.items()
     }
     return Scanned(
@@ -80,4 +95,4 @@ def _look(path: Path) -> Verdict:
         decoded(image, path)
     except DataError as error:
         return str(error)
-    return extensions.misnamed(path, image.format or "") or content
+    return Found(content=content, misnamed=extensions.misnamed(path, image.format or ""))

@@ -49,7 +49,7 @@ class Splits:
         val: Held-out images.
         notes: What was decided or left out, a line each.
         unreadable: What was wrong with each image that was left out.
-        misnamed: Images that were left out for their extension.
+        misnamed: Images whose extension is that of another format; they are used.
         links: Links that were left out.
         examined: What was found in their files, to be remembered when training starts.
         value_range: Of train's images with more than 8 bits a channel; None without any.

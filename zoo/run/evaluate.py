@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,15 +15,16 @@ from zoo.data.bases import Bases
 from zoo.data.demo import demo_splits
 from zoo.data.extensions import Misnamed
 from zoo.data.folder import read_labelled, read_splits
-from zoo.data.layout import is_val_name, left_out, split_folders
+from zoo.data.layout import Layout, is_val_name, left_out, normal_name, split_folders
 from zoo.data.links import Link, describe, reach_of
 from zoo.data.split import Splits, names_sha256
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.run.inference import eval_batches, predict_logits
 from zoo.run.write import ModelInfo
+from zoo.text import listed
 
-Split = Literal["val", "all"]
+Split = Literal["val", "train", "test", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,9 @@ class Evaluation:
         loss: Mean cross entropy, in nats.
         classes: Metrics per class, in the order of the labels.
         confusion: `confusion[i][j]`: images of class i that were taken for class j.
-        notes: What was passed over.
+        notes: What was decided or passed over, a line each.
         unreadable: What was wrong with each image that was left out.
-        misnamed: Images that were left out for their extension.
+        misnamed: Images whose extension is that of another format.
         links: Links that were left out.
     """
 
@@ -81,9 +83,10 @@ def evaluate(
         info: Its class names, preprocessing, and the recipe it was trained by.
         data: A labelled folder; None for the data that the run was trained on.
         split: `val`: what training held out, if it is the folder the run was trained on; else the
-            folder's val (or valid, validation, test) subfolder if it has one beside train; else all
-            of it. `all`: every class folder of `data` itself.
-        strict: Make what would be left out an error: unreadable images, wrong extensions, links.
+            folder's val (or valid, validation) subfolder if it has one beside train, else its test
+            subfolder, else all of it. `train`: what training learnt from, or the train subfolder.
+            `test`: the test subfolder. `all`: every labelled image.
+        strict: Make unreadable images, wrong extensions and links out of the folder an error.
         follow_links: Follow links that lead out of the data folder too; of the folder that the run
             was trained on it does so if training did.
 
@@ -120,11 +123,16 @@ def evaluate(
             tuple(int(count) for count in row)
             for row in confusion_matrix(labels, predicted, labels=indices)
         ),
-        notes=splits.notes,
+        notes=(*splits.notes, *_unmeasured(info.class_names, support)),
         unreadable=splits.unreadable,
         misnamed=splits.misnamed,
         links=splits.links,
     )
+
+
+def _unmeasured(class_names: Sequence[str], support: Sequence[int]) -> list[str]:
+    names = [name for name, count in zip(class_names, support, strict=True) if not count]
+    return [f"classes without images are not measured: {listed(names)}"] if names else []
 
 
 def _images(
@@ -141,37 +149,62 @@ def _images(
                 "the recipe says that the run was trained on the demo, whose classes are others; "
                 "name a labelled folder with --data"
             )
+        if split == "test":
+            raise DataError("the demo has no test split; give --split val, train or all")
+        if split == "train":
+            return replace(splits, val=splits.train), "the demo's digits, those learnt from"
         if split == "all":
             return replace(splits, val=splits.train + splits.val), "all of the demo's digits"
         return splits, f"the demo's digits, the {recipe.val_split:.0%} that training held out"
     root = data if data is not None else Path(str(recipe.data))
     own = recipe.data is not None and os.path.realpath(root) == os.path.realpath(recipe.data)
     follow_links = follow_links or (own and recipe.follow_links)
-    if own and split == "val":
-        return _held_out(info, root, strict=strict, follow_links=follow_links)
-    folder = root
-    astray: tuple[Link, ...] = ()
-    if split == "val":
-        layout = split_folders(root, reach_of(root, follow_links=follow_links))
-        of_val = [link for link in layout.links if is_val_name(link.path)]
-        if layout.val is None and of_val:
-            raise DataError(f"no val images in {root}{left_out(describe(of_val))}")
-        folder, astray = layout.val or layout.train, layout.links
-    splits = read_labelled(
-        folder,
-        info.class_names,
-        root=root,
-        astray=astray,
-        strict=strict,
-        follow_links=follow_links,
+    if own and split in ("val", "train"):
+        return _of_training(info, root, split, strict=strict, follow_links=follow_links)
+    layout = split_folders(root, reach_of(root, follow_links=follow_links))
+    folders = _folders(root, layout, split)
+    read = [
+        read_labelled(
+            folder,
+            info.class_names,
+            root=root,
+            astray=layout.links if folder == folders[0] else (),
+            strict=strict,
+            follow_links=follow_links,
+        )
+        for folder in folders
+    ]
+    splits = replace(
+        read[0],
+        val=tuple(sample for each in read for sample in each.val),
+        notes=tuple(note for each in read for note in each.notes),
+        unreadable=tuple(problem for each in read for problem in each.unreadable),
+        misnamed=tuple(found for each in read for found in each.misnamed),
+        links=tuple(link for each in read for link in each.links),
     )
-    return splits, f"all of {folder}"
+    return splits, f"all of {', '.join(map(str, folders))}"
 
 
-def _held_out(
-    info: ModelInfo, root: Path, *, strict: bool, follow_links: bool
+def _folders(root: Path, layout: Layout, split: Split) -> list[Path]:
+    """The folders, each of class folders, that a split of `root` is made of."""
+    if split == "test":
+        if layout.test is None:
+            raise DataError(f"{root} has no test folder with class folders beside a train folder")
+        return [layout.test]
+    if split == "train":
+        return [layout.train]
+    if split == "all":
+        return [folder for folder in (layout.train, layout.val, layout.test) if folder]
+    of_val = [link for link in layout.links if is_val_name(link.path)]
+    if layout.val is None and of_val:
+        raise DataError(f"no val images in {root}{left_out(describe(of_val))}")
+    return [layout.val or layout.test or layout.train]
+
+
+def _of_training(
+    info: ModelInfo, root: Path, split: Split, *, strict: bool, follow_links: bool
 ) -> tuple[Splits, str]:
-    """What training held out of `root`, found again by the recipe."""
+    """What training learnt from or held out of `root`, found again by the recipe."""
     recipe = info.recipe
     splits = read_splits(
         root,
@@ -180,13 +213,19 @@ def _held_out(
         strict=strict,
         follow_links=follow_links,
     )
-    if splits.class_names != info.class_names:
+    if splits.class_names != tuple(map(normal_name, info.class_names)):
         raise DataError(
             f"{root} has other classes than when the run was trained on it: "
             f"{', '.join(splits.class_names)} instead of {', '.join(info.class_names)}; "
             f"--split all measures them as they are"
         )
+    changed = names_sha256(splits.val) != info.val_sha256
+    if split == "train":
+        source = f"{root}, what training learnt from"
+        if changed:
+            source += "; BUT the folder has changed since: some may be new"
+        return replace(splits, val=splits.train), source
     source = f"{root}, what training held out"
-    if names_sha256(splits.val) != info.val_sha256:
+    if changed:
         source += "; BUT the folder has changed since: some may have been trained on"
     return splits, source

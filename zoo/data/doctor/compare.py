@@ -40,7 +40,7 @@ class Photo:
     @property
     def used(self) -> bool:
         """Whether training uses it."""
-        return not (self.examined.problem or self.misnamed)
+        return not self.examined.problem
 
 
 Group = tuple[Photo, ...]
@@ -71,10 +71,7 @@ class Comparison:
 
 
 def compare(photos: Sequence[Photo]) -> Comparison:
-    """Find the images that are the same, or look the same; unreadable ones are passed over.
-
-    Those of a wrong extension are not: renamed, they will be used.
-    """
+    """Find the images that are the same, or look the same; unreadable ones are passed over."""
     readable = sorted((p for p in photos if not p.examined.problem), key=lambda p: p.path)
     conflicts: list[Group] = []
     leaks: list[Group] = []

@@ -16,7 +16,7 @@ from zoo.data.doctor.memory import file_key, recall
 from zoo.data.extensions import misnamed
 from zoo.data.files import Fingerprint, fingerprint
 from zoo.data.image import ValueRange, decoded, extremes, is_deep, open_image, to_rgb
-from zoo.data.scan import Verdict
+from zoo.data.scan import Found, Verdict
 from zoo.errors import DataError
 
 #: A hash has that many rows and columns of bits.
@@ -111,7 +111,9 @@ def verdict(path: Path, examined: Examined) -> Verdict:
         path: The file.
         examined: What is known of it.
     """
-    return examined.problem or misnamed(path, examined.format) or examined.fingerprint
+    if examined.problem:
+        return examined.problem
+    return Found(content=examined.fingerprint, misnamed=misnamed(path, examined.format))
 
 
 def _examine(path: Path, key: bytes) -> Examined:

@@ -123,10 +123,11 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
         ),
         _listed(
             "wrong-extension",
-            "error",
+            "warning",
             "{} {is_are} of another format than the extension says",
             [photo for photo in photos if photo.misnamed],
-            "training leaves them out; rename them, or have --fix-to write them as what they are",
+            "zoo reads them as what they are, other software may not; rename them, or have "
+            "--fix-to do so",
         ),
         imbalance(good),
         _listed(

@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo.data.files import is_hidden as is_hidden_by_zoo
 from zoo.data.files import shown
 from zoo.data.image import is_image_name
-from zoo.data.layout import class_images, split_folders, visible_folders
+from zoo.data.layout import class_images, normal_name, split_folders, visible_folders
 from zoo.data.links import Link, Reach, reach_of
 from zoo.errors import DataError
 
@@ -90,7 +90,7 @@ def list_data(root: Path, *, follow_links: bool = False) -> Listing:
         ]
         astray = {Path(link.path) for link in found.links}
         class_dirs = [folder for folder in visible_folders(split_dir) if folder not in astray]
-        folders[split] = tuple(folder.name for folder in class_dirs)
+        folders[split] = tuple(dict.fromkeys(normal_name(folder.name) for folder in class_dirs))
     listing = Listing(
         root=root,
         reach=reach,
