@@ -1,5 +1,6 @@
 """The command line as a person meets it: what is printed, where, and the exit code."""
 
+import base64
 import csv
 import io
 import json
@@ -124,6 +125,10 @@ def test_predict_json_is_all_there_is_on_stdout(run, split_photos, tmp_path):
     (folder / "red" / "bad.jpg").write_bytes(b"x")
     result = zoo_("predict", run.path, folder, "--format", "json", "--top-k", "2")
     predictions = json.loads(result.stdout)
+    (unread,) = (p for p in predictions if p["label"] is None)
+    assert unread["path"] == str(folder / "red" / "bad.jpg")
+    assert "unreadable image" in unread["error"]
+    predictions.remove(unread)
     assert len(predictions) == 12
     assert predictions[0].keys() == {"path", "label", "probability", "top"}
     assert predictions[0]["top"][0] == {
@@ -133,6 +138,78 @@ def test_predict_json_is_all_there_is_on_stdout(run, split_photos, tmp_path):
     assert len(predictions[0]["top"]) == 2
     assert "unreadable image" in result.stderr
     assert "1 unreadable images left out" in result.stderr
+
+
+#: A red picture of 64 x 64 pixels, by libheif.
+HEIC = (
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAVZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAA"
+    "AAAAAAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABegABAAAAAAAAABgAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAA"
+    "AAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA1mlwcnAAAAC3aXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34"
+    "+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqSSmu"
+    "bgIaDAgAAAMAyAAAAwAIQGIAAQAHRAHBcrAiQAAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAA"
+    "QAAAABBwaXhpAAAAAAMICAgAAAAXaXBtYQAAAAAAAAABAAEEgQIDBAAAACBtZGF0AAAAFCgBrwQY/Hk46//4bI/I"
+    "QFv6pHQ4"
+)
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
+def test_predict_leaves_no_file_out_without_a_word(run, split_photos, tmp_path, form):
+    folder = shutil.copytree(split_photos / "val" / "red", tmp_path / "photos")
+    for name in ("a.jxl", "b.JXL", "c.nef", "notes.txt", ".hidden"):
+        (folder / name).write_bytes(b"x")
+    result = zoo_("predict", run.path, folder, "--format", form)
+    for counted in ("2 .jxl: JPEG XL", "1 .nef: camera raw", "1 .txt: not an image"):
+        assert f"! skipped {counted}" in result.stderr
+    if form.startswith("json"):
+        lines = result.stdout.splitlines()
+        told = json.loads(result.stdout) if form == "json" else [json.loads(x) for x in lines]
+        assert len(told) == 8
+        names = [Path(entry["path"]).name for entry in told if entry["label"] is None]
+        assert names == ["a.jxl", "b.JXL", "c.nef", "notes.txt"]
+        assert all(entry["error"] for entry in told if entry["label"] is None)
+    for image in folder.glob("*.png"):
+        image.unlink()
+    assert "2 .jxl: JPEG XL" in zoo_("predict", run.path, folder, "--format", form, code=2).stderr
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
+def test_interrupted_predict_keeps_what_is_done(run, split_photos, monkeypatch, form):
+    from zoo.data import image
+    from zoo.run import inference
+
+    read = image.read_image
+    calls = iter(range(99))
+
+    def interrupt_sixth(*args, **kwargs):
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(inference, "BATCH_SIZE", 2)
+    monkeypatch.setattr(image, "read_image", interrupt_sixth)
+    result = zoo_("predict", run.path, split_photos / "val", "--format", form, code=130)
+    assert "4 of 12 images are done" in result.stderr
+    if form == "json":
+        assert len(json.loads(result.stdout)) == 4
+    else:
+        assert len(result.stdout.splitlines()) == 4 + (form == "csv")
+
+
+def test_any_command_that_is_interrupted_exits_with_130(run, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.run.read.load", interrupt)
+    assert "! interrupted" in zoo_("evaluate", run.path, code=130).stderr
+
+
+def test_predict_reads_heic_where_a_reader_is_installed(run, tmp_path):
+    pi_heif = pytest.importorskip("pi_heif")
+    assert pi_heif  # Registered by zoo itself, in a process that has not imported it.
+    photo = tmp_path / "a.HEIC"
+    photo.write_bytes(base64.b64decode(HEIC))
+    told = json.loads(zoo_("predict", run.path, tmp_path, "--format", "json").stdout)
+    assert [(entry["path"], "error" in entry) for entry in told] == [(str(photo), False)]
 
 
 def test_predict_csv_and_table(run, split_photos):

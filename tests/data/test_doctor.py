@@ -241,10 +241,10 @@ PLANTED = {
         2,
         lambda root: [
             (root / "a.txt").write_text("x"),
-            (root / "train/ants/b.HEIC").write_text(""),
+            (root / "train/ants/b.JXL").write_text(""),
         ],
-        "2 files not named as images: 1 .txt, 1 .heic",
-        {"a.txt", "train/ants/b.HEIC"},
+        "2 files not named as images: 1 .txt, 1 .jxl",
+        {"a.txt", "train/ants/b.JXL"},
     ),
 }
 

@@ -211,9 +211,9 @@ def test_images_are_found_in_subfolders_but_not_in_hidden_ones(tmp_path):
 
 def test_files_that_no_decoder_knows_are_counted(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
-    for name in ("a.heic", "b.HEIC", "noext", "c.eps"):
+    for name in ("a.jxl", "b.JXL", "noext", "c.eps"):
         (root / "red" / name).write_bytes(b"x")
-    assert "2 .heic" in read(root).notes[0]
+    assert "2 .jxl" in read(root).notes[0]
     assert read(root).unreadable == ()
 
 

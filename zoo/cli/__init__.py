@@ -63,6 +63,11 @@ class _Commands(click.Group):
         except ZooError as error:
             text = "\n".join([str(error), *getattr(error, "__notes__", ())])
             raise _Failure(text) from error
+        except KeyboardInterrupt:
+            from zoo.cli.words import echo
+
+            echo("! interrupted", err=True)
+            raise SystemExit(130) from None
         except click.UsageError as error:
             # It tells the argument as it was given: `*` may stand for the name of any file.
             error.message = printable(error.message, lines=True)  # type: ignore[misc]

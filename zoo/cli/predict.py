@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 import click
 
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
-from zoo.cli.words import echo, echo_json, shown
+from zoo.cli.words import echo, echo_json_lines, echo_json_list, shown
 from zoo.errors import DataError
 from zoo.text import spreadsheet_cell
 
 if TYPE_CHECKING:
+    from zoo.data.split import Sample
     from zoo.run.read import Prediction, Run
 
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE_OR_DIR..."
 )
-@format_option("table", "json", "csv")
+@format_option("table", "json", "jsonl", "csv")
 @click.option(
     "--top-k",
     type=click.IntRange(1),
@@ -45,9 +46,13 @@ def command(
     """Classify images with RUN, a run folder or its model.safetensors.
 
     Folders are searched for images, subfolders too. What can't be read, or holds several pictures
-    (an animation, pages), is named on stderr and left out. In a table and in CSV, control
-    characters in names are shown as in Python (\\x1b), and in CSV ' is put before a name that a
-    spreadsheet would take for a formula; JSON has them exactly.
+    (an animation, pages), is named on stderr; files that are not named as images are counted there
+    by extension. In JSON each of these files is an entry with an error in place of a label. In a
+    table and in CSV, control characters in names are shown as in Python (\\x1b), and in CSV ' is
+    put before a name that a spreadsheet would take for a formula; JSON has them exactly.
+
+    Ctrl-C: what is done is printed, the exit code is 130. With jsonl each line is printed when its
+    batch is done.
 
     \b
       zoo predict runs/photos-resnet18 a.jpg holiday/
@@ -57,23 +62,54 @@ def command(
         raise click.UsageError("--top-k goes with table and json; csv names the best class")
     with starting(allocator_tuning=allocator_tuning):
         from zoo.data.files import shown
+        from zoo.data.skipped import describe, skipped
         from zoo.run.read import load
 
     loaded = load(run, device=device)
-    files = _files(images)
-    write = {"json": _write_json, "csv": _write_csv, "table": _write_table}[form]
-    unreadable: list[Path] = []
-    write(_predictions(loaded, files, top_k or 5, unreadable))
+    files, others = _files(images)
+    write = _WRITERS[form]
+    done: list[Entry] = []
+    try:
+        write(_entries(loaded, files, others, top_k or 5, done))
+    except KeyboardInterrupt:
+        echo(f"! interrupted: {len(done)} of {len(files)} images are done", err=True)
+        raise SystemExit(130) from None
+    unreadable = sum(isinstance(entry, Unread) for entry in done)
     if unreadable:
-        echo(f"! {len(unreadable)} unreadable images left out", err=True)
-    if len(unreadable) == len(files):
-        raise DataError(f"no readable images in {', '.join(map(shown, images))}")
+        echo(f"! {unreadable} unreadable images left out", err=True)
+    lines = [f"skipped {line}" for line in describe(skipped(others))]
+    for line in lines:
+        echo(f"! {line}", err=True)
+    if unreadable == len(files):
+        because = "".join(f"\n  {line}" for line in lines)
+        raise DataError(f"no readable images in {', '.join(map(shown, images))}{because}")
 
 
-def _predictions(
-    run: Run, files: list[Path], top_k: int, unreadable: list[Path]
-) -> Iterator[Prediction]:
-    """Predictions as they are made, batch by batch; adds to `unreadable` what can't be."""
+@dataclass(frozen=True)
+class Unread:
+    """A file of which nothing is predicted, and why."""
+
+    path: Path
+    error: str
+
+
+Entry = Union["Prediction", Unread]
+
+
+def _entries(
+    run: Run, files: list[Path], others: list[Path], top_k: int, done: list[Entry]
+) -> Iterator[Entry]:
+    """An entry for each file, as they are made, batch by batch; those of `files` go to `done`."""
+    from zoo.data.skipped import reason_of
+
+    for entry in _predictions(run, files, top_k):
+        done.append(entry)
+        yield entry
+    for path in others:
+        yield Unread(path, f"skipped: {reason_of(path)}")
+
+
+def _predictions(run: Run, files: list[Path], top_k: int) -> Iterator[Entry]:
     from zoo.data.image import read_image
     from zoo.data.split import Sample
     from zoo.data.transforms import eval_transform
@@ -81,24 +117,26 @@ def _predictions(
 
     prepare = eval_transform(run.info.preprocess).prepare
     for start in range(0, len(files), BATCH_SIZE):
-        samples, paths = [], []
+        samples: list[Sample] = []
+        read: list[Path | Unread] = []
         for path in files[start : start + BATCH_SIZE]:
             try:
                 # Of a batch of photos in full size, one lies in memory at a time.
                 base = prepare(read_image(path, value_range=prepare.preprocess.value_range))
                 samples.append(Sample(name=str(path), label=0, image=base))
-                paths.append(path)
+                read.append(path)
             except DataError as error:
-                unreadable.append(path)
+                read.append(Unread(path, str(error)))
                 echo(f"! {shown(error)}", err=True)
-        for path, prediction in zip(paths, run.predict_samples(samples, top_k=top_k), strict=True):
-            yield replace(prediction, path=path)
+        predictions = iter(run.predict_samples(samples, top_k=top_k))
+        for each in read:
+            yield each if isinstance(each, Unread) else replace(next(predictions), path=each)
 
 
-def _files(paths: tuple[Path, ...]) -> list[Path]:
-    """The images meant: files as given, folders searched."""
+def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
+    """The images meant, files as given and folders searched; and the other files of folders."""
     from zoo.data.files import is_url, shown
-    from zoo.data.layout import images_in
+    from zoo.data.layout import files_in
 
     for path in paths:
         try:
@@ -108,31 +146,54 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
             raise DataError(f"no such image or folder: {shown(path)}{url}") from None
         except OSError as error:
             raise DataError(f"can't look at {shown(path)}: {error.strerror}") from error
-    return [f for path in paths for f in (images_in(path) if path.is_dir() else [path])]
+    images, others = [], []
+    for path in paths:
+        found = files_in(path) if path.is_dir() else ([path], [])
+        images += found[0]
+        others += found[1]
+    return images, others
 
 
-def _write_json(predictions: Iterator[Prediction]) -> None:
-    echo_json([_as_dict(p) for p in predictions])
+def _write_json(entries: Iterator[Entry]) -> None:
+    echo_json_list(map(_as_dict, entries))
 
 
-def _write_csv(predictions: Iterator[Prediction]) -> None:
+def _write_jsonl(entries: Iterator[Entry]) -> None:
+    echo_json_lines(map(_as_dict, entries))
+
+
+def _write_csv(entries: Iterator[Entry]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "label", "probability"])
-    for p in predictions:
+    for p in _predicted(entries):
         cells = (spreadsheet_cell(text) for text in (str(p.path), p.label))
         writer.writerow([*cells, f"{p.probability:.6f}"])
 
 
-def _write_table(predictions: Iterator[Prediction]) -> None:
-    for p in predictions:
+def _write_table(entries: Iterator[Entry]) -> None:
+    for p in _predicted(entries):
         top = "  ".join(f"{shown(label)} {probability:.1%}" for label, probability in p.top)
         echo(f"{shown(p.path)}  {top}")
 
 
-def _as_dict(prediction: Prediction) -> dict[str, object]:
+def _predicted(entries: Iterator[Entry]) -> Iterator[Prediction]:
+    return (entry for entry in entries if not isinstance(entry, Unread))
+
+
+def _as_dict(entry: Entry) -> dict[str, object]:
+    if isinstance(entry, Unread):
+        return {"path": str(entry.path), "label": None, "error": entry.error}
     return {
-        "path": str(prediction.path),
-        "label": prediction.label,
-        "probability": prediction.probability,
-        "top": [{"label": label, "probability": p} for label, p in prediction.top],
+        "path": str(entry.path),
+        "label": entry.label,
+        "probability": entry.probability,
+        "top": [{"label": label, "probability": p} for label, p in entry.top],
     }
+
+
+_WRITERS: dict[str, Callable[[Iterator[Entry]], None]] = {
+    "json": _write_json,
+    "jsonl": _write_jsonl,
+    "csv": _write_csv,
+    "table": _write_table,
+}

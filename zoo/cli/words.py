@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
+from collections.abc import Iterable
 
 import click
 
@@ -22,8 +24,29 @@ def echo(text: str = "", *, err: bool = False) -> None:
 
 def echo_json(value: object) -> None:
     """Print a value as JSON: exact when read, and harmless where it is shown."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    click.echo(_OBEYED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    click.echo(_json(value, indent=2))
+
+
+def echo_json_list(values: Iterable[object]) -> None:
+    """As `echo_json` of a list, value by value; a list is printed whatever ends the iteration."""
+    between = "["
+    try:
+        for value in values:
+            click.echo(f"{between}\n{textwrap.indent(_json(value, indent=2), '  ')}", nl=False)
+            between = ","
+    finally:
+        click.echo("[]" if between == "[" else "\n]")
+
+
+def echo_json_lines(values: Iterable[object]) -> None:
+    """Print a line of JSON for each value, as it comes."""
+    for value in values:
+        click.echo(_json(value))
+
+
+def _json(value: object, *, indent: int | None = None) -> str:
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _OBEYED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def shown(name: object) -> str:

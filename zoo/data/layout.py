@@ -166,7 +166,14 @@ def left_out(lines: Sequence[str]) -> str:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Every image below a folder, sorted; not in hidden folders, nor behind links to folders.
+    """The images of `files_in`."""
+    return files_in(folder)[0]
+
+
+def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(images, other files) below a folder, sorted, told apart by their names.
+
+    Not in hidden folders, nor behind links to folders.
 
     Raises:
         DataError: A folder can't be listed.
@@ -175,12 +182,13 @@ def images_in(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
 
-    found = []
+    images: list[Path] = []
+    others: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [f for f in folders if not is_hidden(f)]
-        paths = (Path(parent) / name for name in names if not is_hidden(name))
-        found += [path for path in paths if is_image_name(path)]
-    return sorted(found)
+        for path in (Path(parent) / name for name in names if not is_hidden(name)):
+            (images if is_image_name(path) else others).append(path)
+    return sorted(images), sorted(others)
 
 
 def existing(root: Path) -> Path:
