@@ -70,19 +70,19 @@ TOOLS = (
         name="Hugging Face Trainer",
         module="transfer_hf",
         libraries=("transformers", "accelerate", "torch", "torchvision", "timm"),
-        rates=(2e-4, 8e-4, 2e-3, 5e-3),
+        rates=(2e-4, 8e-4, 2e-3, 5e-3, 1e-2),
     ),
     Tool(
         name="timm recipe",
         module="transfer_timm",
         libraries=("timm", "torch", "torchvision"),
-        rates=(3e-4, 1e-3, 3e-3, 1e-2),
+        rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     ),
     Tool(
         name="fastai",
         module="transfer_fastai",
         libraries=("fastai", "torch", "torchvision", "timm"),
-        rates=(5e-4, 2e-3, 8e-3),
+        rates=(5e-4, 2e-3, 8e-3, 2e-2),
     ),
     _zoo("zoo"),
     _zoo("zoo probe", train="probe"),
@@ -328,10 +328,13 @@ def one(args: argparse.Namespace) -> None:
 
 
 def search(rates: Sequence[float], run: Callable[[float], Record]) -> float:
-    """The best of some rates by val: the second and third, and those beyond the better of both."""
+    """The best rate by val: of the second, the third, and those beyond while they are better."""
     tried = [run(rates[1]), run(rates[2])]
-    beyond = rates[:1] if best_rate(tried) == rates[1] else rates[3:]
-    return best_rate([*tried, *map(run, beyond)])
+    for rate in rates[:1] if best_rate(tried) == rates[1] else rates[3:]:
+        tried.append(run(rate))
+        if best_rate(tried) != rate:
+            break
+    return best_rate(tried)
 
 
 def _fields(tool: Tool, records: Path, name: str) -> dict[str, Any]:

@@ -57,24 +57,9 @@ def test_the_list_of_classes_is_whole():
     assert classes <= listed
 
 
-#: Beside timm's own test networks: two heads, a neck, odd depths; each within a second.
-QUICK_CLASSES = {
-    "deit_tiny_distilled_patch16_224",
-    "efficientvim_m1_dist",
-    "poolformerv2_s12",
-    "regnetx_002",
-    "cs3darknet_focus_s",
-    "ese_vovnet19b_slim_dw",
-    "resnetv2_18",
-    "vgg11",
-}
-
-
 #: All others pass the same checks in the sweep of test_page.py.
-@pytest.mark.parametrize(
-    "name", [name for name in ONE_PER_CLASS if name.startswith("test_") or name in QUICK_CLASSES]
-)
-def test_quick_classes_of_timm_pass_every_check_of_shapes(name):
+@pytest.mark.parametrize("name", [name for name in ONE_PER_CLASS if name.startswith("test_")])
+def test_timms_test_networks_pass_every_check_of_shapes(name):
     results = check_backbone(f"timm/{name}", shapes_only=True)
     assert {r.check: r.message for r in results if r.status == "failed"} == {}
     assert sum(r.status == "passed" for r in results) >= 14
@@ -101,7 +86,25 @@ def test_small_ones_pass_every_check_with_values_too(name):
     assert sum(r.status == "passed" for r in results) >= 22
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+#: One of each family.
+QUICK_TORCHVISION = {
+    f"torchvision/{name}"
+    for name in (
+        "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet "
+        "inception_v3 maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 "
+        "resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t swin_v2_t vgg11 vit_b_16 "
+        "wide_resnet50_2"
+    ).split()
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK_TORCHVISION else pytest.mark.slow)
+        for name in TORCHVISION
+    ],
+)
 def test_head_and_depths_of_torchvision(name):
     check(name)
 

@@ -137,7 +137,12 @@ def test_a_head_of_another_class_count_does_not_hinder_resampling():
     ("name", "size", "reason"),
     [
         ("timm/test_vit", 100, "100 is no multiple of its patches' 16 pixels"),
-        ("timm/cait_xxs24_224", 256, "can't resample its weights: its pos_embed has another"),
+        pytest.param(
+            "timm/cait_xxs24_224",
+            256,
+            "can't resample its weights: its pos_embed has another",
+            marks=pytest.mark.slow,
+        ),
         ("timm/vit_small_resnet26d_224", 256, "without fetching those of its stem"),
         ("torchvision/vit_b_32", 100, "100 is no multiple of its patches' 32 pixels"),
         ("torchvision/maxvit_t", 256, "not divisible by partition size 7"),
@@ -149,7 +154,10 @@ def test_a_size_that_cannot_be_is_refused_with_the_reason(name, size, reason):
         zoo.build(name, 3, weights="none", image_size=size)
 
 
-@pytest.mark.parametrize(("name", "size"), [("maxvit_t", 448), ("inception_v3", 320)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [pytest.param("maxvit_t", 448, marks=pytest.mark.slow), ("inception_v3", 320)],
+)
 def test_torchvisions_others_take_the_sizes_that_fit_their_layers(name, size):
     with no_values():
         other = resized(plugins.get(f"torchvision/{name}"), size)
@@ -221,7 +229,7 @@ def test_a_run_serves_as_weights_at_its_own_size_and_at_others(small_run, photos
                 "backbone": "timm/test_vit",
                 "image_size": size,
                 "weights": str(run.path),
-                "freeze": "backbone",
+                "train": "probe",
             },
         )
         same = torch.equal(

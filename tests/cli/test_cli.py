@@ -298,6 +298,6 @@ def test_a_torchvision_backbone_imports_no_timm(photos):
     flags = ["--backbone=torchvision/squeezenet1_1", "--weights=none", "--image-size=64"]
     command = [sys.executable, "-c", code, "finetune", "--data", str(photos), "--out", "run"]
     done = subprocess.run(
-        [*command, *flags, "--epochs=1"], capture_output=True, text=True, check=True
+        [*command, *flags, "--epochs=1", "--train=finetune"], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "False True"

@@ -24,6 +24,7 @@ def test_libraries_are_imported_without_torchs_compiler():
     assert found == ["False False"]
 
 
+@pytest.mark.slow
 def test_the_compiler_comes_when_something_compiles():
     found = run("""
         import torch, torchvision

@@ -290,6 +290,7 @@ def test_activations_may_be_of_another_dtype_and_are_not_changed():
     assert torch.equal(cached, before)
 
 
+@pytest.mark.slow
 def test_mixed_precision_goes_on_from_full_precision_too():
     backbone = plugins.get("torchvision/resnet18")
     model = training(backbone, 0.5, "frozen")

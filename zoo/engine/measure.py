@@ -18,6 +18,7 @@ from zoo.engine.feed import Feed, Forward
 from zoo.engine.flops import flops_per_image
 from zoo.engine.machine import matmul_peak
 from zoo.model.device import place_images
+from zoo.model.memory import is_out_of_memory
 from zoo.run.inference import all_logits
 
 
@@ -106,7 +107,10 @@ def _peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def most_images_per_second(model: nn.Module, feed: Feed, accelerator: Accelerator) -> float | None:
-    """Images a second if training computed as fast as matrices are multiplied here."""
+    """Images a second if training computed as fast as matrices are multiplied here.
+
+    None where what trains is not fed with images, and where two of them don't fit into memory.
+    """
     if feed.image_size is None:
         return None
     device = accelerator.device
@@ -114,5 +118,10 @@ def most_images_per_second(model: nn.Module, feed: Feed, accelerator: Accelerato
         accelerator.mixed_precision, torch.float32
     )
     images = place_images(torch.zeros(2, 3, *feed.image_size), device)
-    flops = flops_per_image(model, images, backward=True)
+    try:
+        flops = flops_per_image(model, images, backward=True)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
     return float(accelerator.num_processes * _peak(device, dtype) / flops)

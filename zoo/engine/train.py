@@ -194,11 +194,10 @@ def train(
             freeze_parameters(trainable, depths, frozen)
             wrapped = _wrap_again(accelerator, wrapped)
         if frozen < before:
+            most = None
             unfrozen = depths.span(frozen, before - 1)
             listen(Note(text=f"epoch {epoch}: {unfrozen} trains from now on"))
         train_mode(bare, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm)
-        if most is None or frozen < before:
-            most = most_images_per_second(bare, feed, accelerator)
         totals = seen_so_far(state, accelerator)
         started, seconds = time.perf_counter(), state.seconds
         try:
@@ -220,6 +219,8 @@ def train(
                     listen,
                 )
                 add_up()
+            if most is None:
+                most = most_images_per_second(bare, feed, accelerator)
             measure = partial(validate, bare, feed, full_precision, listen)
             val, share = measure(), 1.0
             if not (math.isfinite(val.loss) and is_finite(bare)):

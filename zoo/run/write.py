@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import platform
@@ -95,7 +96,8 @@ def stage(epoch: int) -> str:
     return f"epoch {epoch}" if epoch else "the probe"
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Versions of Python and of the distributions that decide a run's result."""
     found = {"python": platform.python_version()}
     for name in ("zoo", "torch", "torchvision", "timm", "accelerate", "pillow", "safetensors"):
