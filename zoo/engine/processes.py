@@ -3,17 +3,68 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, broadcast_object_list
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    GradientAccumulationPlugin,
+    TorchDynamoPlugin,
+    broadcast_object_list,
+)
 
-from zoo.errors import ZooError
+from zoo.errors import TrainingError, ZooError
 
 T = TypeVar("T")
+
+#: Variables by which `accelerate launch` has something else train than zoo does, and what that is.
+_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "fully sharded data parallelism (FSDP)",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
+}
+
+#: Variables of accelerate's that say how it runs and logs, not what it computes.
+_HARMLESS = frozenset({"ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL"})
+
+#: Variables that choose kernels or their precision, so that results differ in their last bits or,
+#: as with reduced precision in place of float32, in more.
+_NUMERIC = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDNN_CONV_WSCAP_DBG",
+    "DISABLE_ADDMM_CUDA_LT",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "KMP_DETERMINISTIC_REDUCTION",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NCCL_ALGO",
+    "NCCL_BUFFSIZE",
+    "NCCL_MAX_NCHANNELS",
+    "NCCL_MIN_NCHANNELS",
+    "NCCL_NVLS_ENABLE",
+    "NCCL_PROTO",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+    "PYTORCH_MPS_FAST_MATH",
+    "PYTORCH_MPS_PREFER_METAL",
+    "PYTORCH_TUNABLEOP_ENABLED",
+    "PYTORCH_TUNABLEOP_TUNING",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_USE_HEURISTIC_MODE_B",
+    "TORCH_CUDNN_V8_API_DISABLED",
+)
 
 
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
@@ -58,20 +109,99 @@ def make_accelerator(
 
     `deterministic` is torch's setting for the whole process: an operation that knows no other way
     than one whose bits differ from time to time raises a RuntimeError.
+
+    Nothing in the environment changes what it computes.
+
+    Raises:
+        TrainingError: The environment asks for an engine that zoo does not support.
     """
     if deterministic and device.type != "cpu":
         torch.use_deterministic_algorithms(True)
         # cuBLAS asks for it, before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _refuse_engines()
     options = {
         "cpu": device.type == "cpu",
         "mixed_precision": "no" if precision == "fp32" else precision,
+        "gradient_accumulation_plugin": GradientAccumulationPlugin(num_steps=1),
+        "dynamo_plugin": TorchDynamoPlugin(
+            backend="no", mode="default", fullgraph=False, use_regional_compilation=False
+        ),
         # A GPU computes on while the next batch comes from pinned memory.
         "dataloader_config": DataLoaderConfiguration(non_blocking=True),
     }
+    with _without_settings():
+        try:
+            accelerator = Accelerator(**options)
+        except ValueError:
+            # An earlier one's state outlives it and refuses another device or precision.
+            AcceleratorState._reset_state(reset_partial_state=True)
+            accelerator = Accelerator(**options)
+    if accelerator.device.type != device.type:
+        raise TrainingError(
+            f"accelerate computes on {accelerator.device} here, not on {device.type} as asked for; "
+            f"uninstall torch_xla or set USE_TORCH_XLA=0 if that is what takes its place"
+        )
+    return accelerator
+
+
+def overruled_settings(device: torch.device, precision: str) -> list[str]:
+    """Settings of accelerate's in the environment that zoo's own take the place of, as NAME=VALUE.
+
+    Those that `accelerate launch` always writes, and that ask for nothing, are left out.
+    """
+    agreed = {
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),
+        "ACCELERATE_MIXED_PRECISION": ("no", precision),
+        "ACCELERATE_DYNAMO_BACKEND": ("no",),
+        "ACCELERATE_TORCH_DEVICE": (device.type,),
+    }
+    found = [
+        f"{name}={os.environ[name]}"
+        for name, values in agreed.items()
+        if name in os.environ and os.environ[name].lower() not in values
+    ]
+    if device.type != "cpu" and _is_on("ACCELERATE_USE_CPU"):
+        found.append(f"ACCELERATE_USE_CPU={os.environ['ACCELERATE_USE_CPU']}")
+    return found
+
+
+def numeric_settings() -> dict[str, str]:
+    """Variables of the environment that change what libraries compute, as far as they are set."""
+    return {name: os.environ[name] for name in _NUMERIC if name in os.environ}
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on", "y", "t")
+
+
+def _refuse_engines() -> None:
+    engines = dict(_ENGINES)
+    if os.environ.get("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE", "NO").upper() != "NO":
+        engines["ACCELERATE_USE_SAGEMAKER"] = "SageMaker's data parallelism"
+    for name, engine in engines.items():
+        if _is_on(name):
+            raise TrainingError(
+                f"{name}={os.environ[name]} asks for {engine}, which zoo does not support: each of "
+                f"its processes trains the whole model on its share of the images; unset {name}, "
+                f"or launch zoo with torchrun"
+            )
+
+
+@contextmanager
+def _without_settings() -> Iterator[None]:
+    """Keep accelerate from reading settings from the environment that it is not given.
+
+    Not all of them have an argument, and a version to come may read others.
+    """
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("ACCELERATE_") and name not in _HARMLESS
+    }
+    for name in hidden:
+        del os.environ[name]
     try:
-        return Accelerator(**options)
-    except ValueError:
-        # An earlier one's state outlives it and refuses another device or precision.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        return Accelerator(**options)
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -30,7 +30,7 @@ from zoo.decisions import (
 )
 from zoo.engine.budget import Speed, measure_speed
 from zoo.engine.events import Listener, Note, ignore
-from zoo.engine.processes import decide_on_main, make_accelerator
+from zoo.engine.processes import decide_on_main, make_accelerator, overruled_settings
 from zoo.errors import TrainingError
 from zoo.files import expand
 from zoo.model.build import build_from
@@ -136,6 +136,9 @@ def prepare(
     accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
     listen = listen if accelerator.is_main_process else ignore
     warn_of_slow_precision(precision, device, listen)
+    if overruled := overruled_settings(device, precision):
+        text = f"{', '.join(overruled)} in the environment has no effect: the recipe decides"
+        listen(Note(text=text, warning=True))
     backbone = plugins.get(recipe.backbone)
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
