@@ -15,7 +15,7 @@ import torch
 from zoo.data.bases import content_keys
 from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.measure import trivial_accuracy
-from zoo.engine.processes import decide_on_main
+from zoo.engine.processes import decide_on_main, together
 from zoo.engine.state import TrainingState
 from zoo.engine.stopping import stoppable
 from zoo.errors import Stopped, ZooError
@@ -150,8 +150,10 @@ def execute(
         folder = decide_on_main(
             accelerator, lambda: _held(plan, held, listen, resuming=checkpoint is not None)
         )
-        keys = DataKeys(
-            train=content_keys(prepared.splits.train), val=content_keys(prepared.splits.val)
+        keys = together(
+            lambda: DataKeys(
+                train=content_keys(prepared.splits.train), val=content_keys(prepared.splits.val)
+            )
         )
         keeper = Keeper(prepared, folder, checkpoint)
         try:

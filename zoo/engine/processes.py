@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
@@ -77,8 +78,63 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
             decided = error
     shared: list[T | ZooError] = broadcast_object_list([decided])
     if isinstance(shared[0], ZooError):
+        shared[0].shared = accelerator.num_processes > 1
         raise shared[0]
     return shared[0]
+
+
+def exchange(value: T) -> list[T]:
+    """What each process says, by rank; each of them calls this."""
+    if not dist.is_available() or not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def together(do: Callable[[], T]) -> T:
+    """What `do` gives in this process; a ZooError in any of them is raised in all.
+
+    Else the others would wait for one that has ended.
+    """
+    done: T | None = None
+    failure: ZooError | None = None
+    try:
+        done = do()
+    except ZooError as error:
+        failure = error
+    failures = exchange(failure)
+    if len(failures) == 1 and failure is not None:
+        raise failure
+    failed = [rank for rank, each in enumerate(failures) if each is not None]
+    if failed:
+        raise _shared(failures, failed) from failure
+    return cast(T, done)
+
+
+def report_once(report: Callable[[], None]) -> None:
+    """Have the main process report what all have raised, before the launcher stops any of them."""
+    if not dist.get_rank():
+        report()
+    exchange(None)
+
+
+def _shared(failures: Sequence[ZooError | None], failed: Sequence[int]) -> ZooError:
+    """One error of all those that some processes have raised."""
+    texts = {rank: str(failures[rank]) for rank in failed}
+    error = failures[failed[0]] or ZooError()
+    error.shared = True
+    if len(failed) < len(failures) or len(set(texts.values())) > 1:
+        ranks_of: dict[str, list[str]] = {}
+        for rank, text in texts.items():
+            ranks_of.setdefault(text, []).append(str(rank))
+        error.args = (
+            "\n".join(
+                f"process {', '.join(ranks)} of {len(failures)}: {text}"
+                for text, ranks in ranks_of.items()
+            ),
+        )
+    return error
 
 
 def agree(accelerator: Accelerator, *flags: bool | torch.Tensor) -> list[bool]:

@@ -1,0 +1,88 @@
+"""Several processes that don't see the same files: they end together, with one message."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import IN_TWO
+from tests.stages.conftest import flags, start
+
+#: Runs command lines one after the other: of each process its own. Leaves of each how it ended and
+#: what it said, for torch's launcher mixes that of all, and stops who has not ended yet.
+LAUNCHED = """
+import json, os, sys
+from pathlib import Path
+
+rank = os.environ["RANK"]
+from zoo.cli import main
+
+for name, commands in json.loads(Path("commands.json").read_text()).items():
+    folder = Path("ended", name, rank).absolute()
+    folder.mkdir(parents=True)
+    sys.stdout = sys.stderr = (folder / "said").open("w", buffering=1)
+    os.chdir(commands[int(rank)]["cwd"])
+    try:
+        main(commands[int(rank)]["args"])
+    except SystemExit as ended:
+        (folder / "code").write_text(str(ended.code))
+"""
+
+
+def in_two(cases):
+    """{case: (exit codes of both processes, all that they said)}; of each case both commands."""
+    Path("launched.py").write_text(LAUNCHED)
+    Path("commands.json").write_text(json.dumps(cases))
+    done = subprocess.run(
+        [*IN_TWO, "launched.py"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for name in cases:
+        folders = [Path("ended", name, rank) for rank in "01"]
+        found[name] = (
+            [int((folder / "code").read_text()) for folder in folders],
+            "".join((folder / "said").read_text() for folder in folders),
+        )
+    return found
+
+
+def finetune(data, out, cwd=".", **fields):
+    asked = {**start(train="finetune"), **fields, "data": str(data), "out": str(out)}
+    return {"args": ["finetune", *flags(asked)], "cwd": str(Path(cwd).absolute())}
+
+
+@pytest.mark.slow
+def test_processes_that_see_other_data_end_before_the_first_step(split_photos):
+    def other(name):
+        return Path(shutil.copytree(split_photos, name)).absolute()
+
+    renamed, fewer, swapped, unseen = map(other, ("renamed", "fewer", "swapped", "unseen"))
+    for split in ("train", "val"):
+        (renamed / split / "red").rename(renamed / split / "amber")
+    (fewer / "train" / "red" / "0.png").unlink()
+    shutil.copy(swapped / "train/red/1.png", swapped / "train/red/0.png")
+    shutil.rmtree(unseen)
+    expected = {
+        renamed: ["process 1 on ", "classes (has amber, lacks red)"],
+        fewer: ["process 1 on ", "number of images (23 train and 12 val instead of 24 and 12)"],
+        swapped: ["process 1 on ", "contents of images"],
+        unseen: ["process 1 of 2: ", str(unseen)],
+    }
+    found = in_two(
+        {data.name: [finetune(split_photos, "run"), finetune(data, "run")] for data in expected}
+    )
+    for data, parts in expected.items():
+        codes, said = found[data.name]
+        assert codes == [2, 2], said
+        assert said.count("Error: ") == 1
+        assert all(part in said for part in parts), said
+    assert "contents" not in found["fewer"][1]
+    assert not Path("run").exists()
