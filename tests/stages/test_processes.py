@@ -19,6 +19,19 @@ from pathlib import Path
 
 rank = os.environ["RANK"]
 from zoo.cli import main
+from zoo.engine import train
+
+validate = train.validate
+
+
+def validate_then_remove(*args):
+    found = validate(*args)
+    for path in commands[int(rank)].get("vanishing", []):
+        Path(path).unlink(missing_ok=True)
+    return found
+
+
+train.validate = validate_then_remove
 
 for name, commands in json.loads(Path("commands.json").read_text()).items():
     folder = Path("ended", name, rank).absolute()
@@ -86,3 +99,22 @@ def test_processes_that_see_other_data_end_before_the_first_step(split_photos):
         assert all(part in said for part in parts), said
     assert "contents" not in found["fewer"][1]
     assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_a_photo_that_vanishes_for_one_process_ends_all(split_photos):
+    data = Path(shutil.copytree(split_photos, "data")).absolute()
+    reds = [str(path) for path in (data / "train" / "red").iterdir()]
+    fields = {"cache_size": 0.0, "epochs": 3, "workers": 2}
+    found = in_two(
+        {
+            "training": [
+                finetune(split_photos, "run", **fields),
+                finetune(data, "run", **fields) | {"vanishing": reds},
+            ]
+        }
+    )
+    codes, said = found["training"]
+    assert codes == [2, 2], said
+    assert said.count("Error: process 1 of 2: unreadable image ") == 1
+    assert said.count("kept the best so far in run: epoch 1") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,11 +113,24 @@ def together(do: Callable[[], T]) -> T:
     return cast(T, done)
 
 
+def in_any(flag: bool) -> bool:
+    """Whether the flag is up in any process; no GPU is waited for."""
+    raised = torch.tensor(int(flag))
+    dist.all_reduce(raised, dist.ReduceOp.MAX, group=_without_gpus())
+    return bool(raised)
+
+
 def report_once(report: Callable[[], None]) -> None:
     """Have the main process report what all have raised, before the launcher stops any of them."""
     if not dist.get_rank():
         report()
     exchange(None)
+
+
+@functools.cache
+def _without_gpus() -> Any:  # torch declares a number beside its group
+    """All processes; None: torch's own group of them."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 def _shared(failures: Sequence[ZooError | None], failed: Sequence[int]) -> ZooError:
