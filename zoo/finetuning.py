@@ -23,10 +23,11 @@ from zoo.files import expand
 from zoo.keeping import Keeper
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
-from zoo.resuming import DataKeys, read_run
+from zoo.resuming import DataKeys
 from zoo.run.checkpoint import ORPHANS, Checkpoint, holding
 from zoo.run.folder import open_folder
 from zoo.run.read import Run, load
+from zoo.sharing import check_shared, find_run
 from zoo.stages import run_stages
 from zoo.text import listed
 
@@ -93,8 +94,8 @@ def resume(
         zoo.Stopped: As in `finetune`.
     """
     listen = listen or warn
-    checkpoint = read_run(expand(run))
-    if is_complete(checkpoint):
+    checkpoint = find_run(expand(run))
+    if checkpoint is None or is_complete(checkpoint):
         return load(run)
     return execute(
         prepare_again(run, checkpoint, listen, **fields), listen, checkpoint, allow_changed
@@ -157,6 +158,7 @@ def execute(
         )
         keeper = Keeper(prepared, folder, checkpoint)
         try:
+            check_shared(folder)
             if checkpoint is None:
                 decide_on_main(accelerator, lambda: keeper.begin(keys))
             else:

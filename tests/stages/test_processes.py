@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import zoo
 from tests.conftest import IN_TWO
 from tests.stages.conftest import flags, start
+from tests.stages.faults import contents
+from zoo.engine.events import EpochEnd
+from zoo.errors import Stopped
 
 #: Runs command lines one after the other: of each process its own. Leaves of each how it ended and
 #: what it said, for torch's launcher mixes that of all, and stops who has not ended yet.
@@ -17,7 +21,7 @@ LAUNCHED = """
 import json, os, sys
 from pathlib import Path
 
-rank = os.environ["RANK"]
+root, rank = Path.cwd(), os.environ["RANK"]
 from zoo.cli import main
 from zoo.engine import train
 
@@ -34,7 +38,7 @@ def validate_then_remove(*args):
 train.validate = validate_then_remove
 
 for name, commands in json.loads(Path("commands.json").read_text()).items():
-    folder = Path("ended", name, rank).absolute()
+    folder = root / "ended" / name / rank
     folder.mkdir(parents=True)
     sys.stdout = sys.stderr = (folder / "said").open("w", buffering=1)
     os.chdir(commands[int(rank)]["cwd"])
@@ -70,6 +74,11 @@ def in_two(cases):
 def finetune(data, out, cwd=".", **fields):
     asked = {**start(train="finetune"), **fields, "data": str(data), "out": str(out)}
     return {"args": ["finetune", *flags(asked)], "cwd": str(Path(cwd).absolute())}
+
+
+def stop_after_an_epoch(event):
+    if isinstance(event, EpochEnd):
+        raise KeyboardInterrupt
 
 
 @pytest.mark.slow
@@ -118,3 +127,38 @@ def test_a_photo_that_vanishes_for_one_process_ends_all(split_photos):
     assert codes == [2, 2], said
     assert said.count("Error: process 1 of 2: unreadable image ") == 1
     assert said.count("kept the best so far in run: epoch 1") == 1
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_share_the_run_folder_end_before_training(split_photos):
+    fields = start(train="finetune", epochs=2)
+    with pytest.raises(Stopped):
+        zoo.finetune(split_photos, out="begun/run", listen=stop_after_an_epoch, **fields)
+    zoo.finetune(split_photos, out="whole/run", **fields)
+    Path("new").mkdir()
+    Path("empty").mkdir()
+    before = contents(Path("begun")), contents(Path("whole"))
+
+    def case(one, other, **more):
+        return [finetune(split_photos, "run", cwd, epochs=2, **more) for cwd in (one, other)]
+
+    found = in_two(
+        {
+            # First, while the processes have no device yet.
+            "found by the first": case("begun", "empty", resume="auto"),
+            "found by the second": case("empty", "begun", resume="auto"),
+            "other runs": case("begun", "whole", resume="auto"),
+            "shared": case("whole", "whole", resume="auto"),
+            "both new": case("new", "empty"),
+        }
+    )
+    codes, said = found.pop("shared")
+    assert codes == [0, 0], said
+    assert said.count("complete already") == 1
+    for codes, said in found.values():
+        assert codes == [2, 2], said
+        assert said.count("Error: ") == 1
+        assert said.count("give a folder that all processes of a run see") == 1
+        assert "process 1" in said
+    assert contents(Path("new")) == contents(Path("empty")) == {}
+    assert (contents(Path("begun")), contents(Path("whole"))) == before

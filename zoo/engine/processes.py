@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -18,10 +20,15 @@ from accelerate.utils import (
     TorchDynamoPlugin,
     broadcast_object_list,
 )
+from torch.distributed.rendezvous import rendezvous
 
+from zoo import errors
 from zoo.errors import TrainingError, ZooError
 
 T = TypeVar("T")
+
+#: Of exchanges through the store, of which each needs keys of its own.
+_TURNS = itertools.count()
 
 #: Variables by which `accelerate launch` has something else train than zoo does, and what that is.
 _ENGINES = {
@@ -84,13 +91,48 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     return shared[0]
 
 
+def decide_early(decide: Callable[[], T]) -> T:
+    """As `decide_on_main`, also before there is an accelerator; what JSON can say."""
+    decided: T | None = None
+    failure: ZooError | None = None
+    if is_main():
+        try:
+            decided = decide()
+        except ZooError as error:
+            failure = error
+    everywhere = exchange((decided, _told(failure)))
+    if len(everywhere) == 1 and failure is not None:
+        raise failure
+    decided, told = everywhere[0]
+    if told is not None:
+        raise _shared(*told) from failure
+    return cast(T, decided)
+
+
 def exchange(value: T) -> list[T]:
-    """What each process says, by rank; each of them calls this."""
-    if not dist.is_available() or not dist.is_initialized():
+    """What each process says, by rank; each of them calls this.
+
+    Before there is an accelerator it must be something that JSON can say.
+    """
+    if dist.is_available() and dist.is_initialized():
+        values: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values
+    launched = _launched()
+    if launched is None:
         return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+    store, rank, processes = launched
+    turn = next(_TURNS)
+    store.set(f"zoo/{turn}/{rank}", json.dumps(value))
+    return [json.loads(store.get(f"zoo/{turn}/{each}")) for each in range(processes)]
+
+
+def is_main() -> bool:
+    """Whether this is the first process, or the only one; also before there is an accelerator."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    launched = _launched()
+    return launched is None or launched[1] == 0
 
 
 def together(do: Callable[[], T]) -> T:
@@ -104,13 +146,23 @@ def together(do: Callable[[], T]) -> T:
         done = do()
     except ZooError as error:
         failure = error
-    failures = exchange(failure)
-    if len(failures) == 1 and failure is not None:
+    everywhere = exchange(_told(failure))
+    if len(everywhere) == 1 and failure is not None:
         raise failure
-    failed = [rank for rank, each in enumerate(failures) if each is not None]
-    if failed:
-        raise _shared(failures, failed) from failure
-    return cast(T, done)
+    ranks_of: dict[str, list[str]] = {}
+    for rank, told in enumerate(everywhere):
+        if told is not None:
+            ranks_of.setdefault(told[1], []).append(str(rank))
+    if not ranks_of:
+        return cast(T, done)
+    kind = next(told[0] for told in everywhere if told is not None)
+    text = "\n".join(
+        text
+        if len(ranks) == len(everywhere)
+        else f"process {', '.join(ranks)} of {len(everywhere)}: {text}"
+        for text, ranks in ranks_of.items()
+    )
+    raise _shared(kind, text) from failure
 
 
 def in_any(flag: bool) -> bool:
@@ -122,9 +174,21 @@ def in_any(flag: bool) -> bool:
 
 def report_once(report: Callable[[], None]) -> None:
     """Have the main process report what all have raised, before the launcher stops any of them."""
-    if not dist.get_rank():
+    if is_main():
         report()
     exchange(None)
+
+
+@functools.cache
+def _launched() -> tuple[Any, int, int] | None:
+    """Of several launched processes their store, this one's rank, and how many there are.
+
+    Collectives need a device, which a run that goes on finds in its checkpoint.
+    """
+    if int(os.environ.get("LOCAL_RANK", -1)) < 0 or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return None
+    store, rank, processes = next(rendezvous("env://"))
+    return store, rank, processes
 
 
 @functools.cache
@@ -133,21 +197,17 @@ def _without_gpus() -> Any:  # torch declares a number beside its group
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
-def _shared(failures: Sequence[ZooError | None], failed: Sequence[int]) -> ZooError:
-    """One error of all those that some processes have raised."""
-    texts = {rank: str(failures[rank]) for rank in failed}
-    error = failures[failed[0]] or ZooError()
+def _told(error: ZooError | None) -> tuple[str, str] | None:
+    """What the others are told of an error: its kind, by the name that zoo.errors has, and text."""
+    if error is None:
+        return None
+    kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
+    return kind.__name__, str(error)
+
+
+def _shared(kind: str, text: str) -> ZooError:
+    error: ZooError = getattr(errors, kind)(text)
     error.shared = True
-    if len(failed) < len(failures) or len(set(texts.values())) > 1:
-        ranks_of: dict[str, list[str]] = {}
-        for rank, text in texts.items():
-            ranks_of.setdefault(text, []).append(str(rank))
-        error.args = (
-            "\n".join(
-                f"process {', '.join(ranks)} of {len(failures)}: {text}"
-                for text, ranks in ranks_of.items()
-            ),
-        )
     return error
 
 

@@ -237,7 +237,8 @@ def prepare(
         out=folder,
         default_out=out is None,
     )
-    check_room(folder, model, 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer])
+    moments = 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer]
+    decide_on_main(accelerator, lambda: check_room(folder, model, moments))
     listen(plan)
     return Prepared(
         started=started,
