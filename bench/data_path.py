@@ -27,7 +27,7 @@ from zoo import allocator
 from zoo.backbone import Preprocess
 from zoo.data.bases import Bases, content_keys
 from zoo.data.crops import CropDataset
-from zoo.data.dataset import Batches, ImageDataset, eval_loader, train_loader
+from zoo.data.dataset import Batches, ImageDataset, eval_loader, raising, train_loader
 from zoo.data.image import read_image
 from zoo.data.layout import images_in
 from zoo.data.split import Sample
@@ -127,7 +127,7 @@ def report(ways: dict[str, Callable[[], None]], images: int, rounds: int) -> Non
 
 
 def through(batches: Batches, preprocess: Preprocess) -> None:
-    for pixels, _ in batches:
+    for pixels, _ in raising(batches):
         to_input(pixels, preprocess, torch.device("cpu"))
 
 

@@ -2,7 +2,13 @@
 
 
 class ZooError(Exception):
-    """Base of all errors that zoo raises on purpose; the CLI prints it and exits with code 2."""
+    """Base of all errors that zoo raises on purpose; the CLI prints it and exits with code 2.
+
+    Attributes:
+        shared: Whether each of several processes raises it, so that one alone needs to print it.
+    """
+
+    shared = False
 
 
 class RecipeError(ZooError):

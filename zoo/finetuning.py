@@ -15,7 +15,7 @@ import torch
 from zoo.data.bases import content_keys
 from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.measure import trivial_accuracy
-from zoo.engine.processes import decide_on_main
+from zoo.engine.processes import decide_on_main, together
 from zoo.engine.state import TrainingState
 from zoo.engine.stopping import stoppable
 from zoo.errors import Stopped, ZooError
@@ -23,10 +23,11 @@ from zoo.files import expand
 from zoo.keeping import Keeper
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
-from zoo.resuming import DataKeys, read_run, refuse_more
+from zoo.resuming import DataKeys, refuse_more
 from zoo.run.checkpoint import ORPHANS, Checkpoint, holding
 from zoo.run.folder import open_folder
 from zoo.run.read import Run, load
+from zoo.sharing import check_shared, find_run
 from zoo.stages import run_stages
 from zoo.text import listed
 
@@ -93,7 +94,9 @@ def resume(
         zoo.Stopped: As in `finetune`.
     """
     listen = listen or warn
-    checkpoint = read_run(expand(run))
+    checkpoint = find_run(expand(run))
+    if checkpoint is None:
+        return load(run)
     if is_complete(checkpoint):
         refuse_more(expand(run), checkpoint, fields)
         return load(run)
@@ -151,11 +154,14 @@ def execute(
         folder = decide_on_main(
             accelerator, lambda: _held(plan, held, listen, resuming=checkpoint is not None)
         )
-        keys = DataKeys(
-            train=content_keys(prepared.splits.train), val=content_keys(prepared.splits.val)
+        keys = together(
+            lambda: DataKeys(
+                train=content_keys(prepared.splits.train), val=content_keys(prepared.splits.val)
+            )
         )
         keeper = Keeper(prepared, folder, checkpoint)
         try:
+            check_shared(folder)
             if checkpoint is None:
                 decide_on_main(accelerator, lambda: keeper.begin(keys))
             else:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zoo.data.split import Sample, Splits
 from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.processes import numeric_settings
 from zoo.engine.state import TrainingState
 from zoo.errors import RecipeError, RunError
 from zoo.recipe import Recipe, checked_recipe, make_recipe
@@ -81,7 +82,7 @@ def read_run(folder: Path) -> Checkpoint:
 
 def environment() -> dict[str, str]:
     """What else decides a run's last bits."""
-    return {**versions(), "threads": str(torch.get_num_threads())}
+    return {**versions(), "threads": str(torch.get_num_threads()), **numeric_settings()}
 
 
 def write_data_keys(folder: Path, splits: Splits, keys: DataKeys) -> None:
@@ -190,7 +191,7 @@ def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allo
 
 
 def warn_of_environment(checkpoint: Checkpoint, listen: Listener) -> None:
-    """Say which versions differ, so that the last bits may."""
+    """Say which versions or settings differ, so that the last bits may."""
     before: Mapping[str, str] = checkpoint.about["environment"]
     now = environment()
     differing = [

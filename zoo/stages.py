@@ -32,7 +32,7 @@ from zoo.engine.invariance import measure_change
 from zoo.engine.measure import Validation
 from zoo.engine.probe import Probe, fit_probe
 from zoo.engine.probing import Features, measure_probe, train_probe
-from zoo.engine.processes import decide_on_main
+from zoo.engine.processes import decide_on_main, together
 from zoo.engine.state import TrainingState
 from zoo.engine.stopping import StopRequest, deferring
 from zoo.engine.stores import Stores, backbone_sha256, image_store, row_store
@@ -332,8 +332,9 @@ def _image_feed(prepared: Prepared, images: _Images, stores: Stores, listen: Lis
     for dataset, transform in ((images.views, images.augmented), (images.val, images.seen)):
         bases = dataset.bases
         bases.store = image_store(transform.prepare, bases.keys, recipe, stores, listen)
+        progress = partial(_say_progress, listen)
         try:
-            bases.fill(lambda done, total: listen(Progress(what="images", done=done, total=total)))
+            together(partial(bases.fill, progress))
         except CacheError as error:
             listen(Note(text=f"images are not cached any further: {error}", warning=True))
     return image_feed(
@@ -344,6 +345,10 @@ def _image_feed(prepared: Prepared, images: _Images, stores: Stores, listen: Lis
         workers=recipe.workers or 0,
         device=accelerator.device,
     )
+
+
+def _say_progress(listen: Listener, done: int, total: int) -> None:
+    listen(Progress(what="images", done=done, total=total))
 
 
 def _activation_feed(

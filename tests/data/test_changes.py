@@ -16,9 +16,10 @@ from zoo import planning
 from zoo.cache import image_key
 from zoo.cli import main
 from zoo.data.bases import Bases, content_keys
-from zoo.data.dataset import ImageDataset, eval_loader
+from zoo.data.dataset import ImageDataset, eval_loader, raising
 from zoo.data.folder import read_splits
 from zoo.data.transforms import eval_transform
+from zoo.engine import train as training
 from zoo.errors import DataError
 
 FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
@@ -58,7 +59,7 @@ def test_a_loader_says_which_photo_it_is_and_ends(root, run, spoil, message, wor
     bases = Bases(splits.train, eval_transform(run.info.preprocess).prepare)
     loader = eval_loader(ImageDataset(bases), batch_size=4, workers=workers)
     with within(20), pytest.raises(DataError) as error:
-        list(loader)
+        list(raising(loader))
     assert str(error.value) == message.format(path)
     del loader, error
     gc.collect()
@@ -84,6 +85,32 @@ def test_finetune_ends_with_one_line_and_exit_code_2(root, monkeypatch, train):
     )
     assert result.exit_code == 2
     assert result.stderr == f"Error: unreadable image {path}: there is no such file\n"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_photo_that_changes_between_two_epochs_ends_the_run(
+    split_photos, tmp_path, monkeypatch, split, workers
+):
+    root = shutil.copytree(split_photos, tmp_path / "data")
+    path = root / split / "red" / "1.png"
+    validate = training.validate
+
+    def validate_then_change(*args):
+        found = validate(*args)
+        change(path)
+        return found
+
+    monkeypatch.setattr(training, "validate", validate_then_change)
+    asked = [f"--data={root}", "--out=run", "--train=finetune", *FLAGS, "--epochs=3"]
+    result = CliRunner().invoke(
+        main, ["finetune", *asked, "--cache-size=0", f"--workers={workers}"]
+    )
+    assert result.exit_code == 2, result.output
+    said, kept, resume = result.stderr.splitlines()
+    assert said == f"Error: {path} has changed since it was first read; start again"
+    assert kept.startswith("kept the best so far in run: epoch 1")
+    assert resume == "go on with: zoo finetune --resume run"
 
 
 def test_what_is_kept_is_never_another_picture_s(root, run):

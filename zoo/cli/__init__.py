@@ -62,7 +62,13 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except ZooError as error:
             text = "\n".join([str(error), *getattr(error, "__notes__", ())])
-            raise _Failure(text) from error
+            failure = _Failure(text)
+            if error.shared:
+                from zoo.engine.processes import report_once
+
+                report_once(failure.show)
+                raise SystemExit(failure.exit_code) from error
+            raise failure from error
         except KeyboardInterrupt:
             from zoo.cli.words import echo
 

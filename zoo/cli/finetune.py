@@ -135,23 +135,25 @@ def command(
                 remembered = made.cache_size != 0
                 ahead = aside.enter_context(examining(expand(made.data), remembered=remembered))
             from zoo.cli.console import TrainingConsole
+            from zoo.engine.processes import is_main
             from zoo.finetuning import execute, is_complete, prepare_again
             from zoo.planning import prepare
-            from zoo.resuming import read_run, refuse_more
-            from zoo.run.checkpoint import has_checkpoint
+            from zoo.resuming import refuse_more
             from zoo.run.read import load
+            from zoo.sharing import find_run
 
         with TrainingConsole() as console:
             try:
                 folder = expand(out if out is not None else resume or ".")
                 checkpoint = None
-                if resume is not None and (resume != "auto" or has_checkpoint(folder)):
-                    checkpoint = read_run(folder)
+                if resume is not None:
+                    checkpoint = find_run(folder, or_begin=resume == "auto")
                 changed = {name: getattr(made, name) for name in made.model_fields_set}
                 if checkpoint is not None and is_complete(checkpoint):
                     refuse_more(folder, checkpoint, changed)
-                    console.say("complete already: there is nothing to go on with")
-                    console.result(load(folder))
+                    if is_main():
+                        console.say("complete already: there is nothing to go on with")
+                        console.result(load(folder))
                     return
                 if checkpoint is None:
                     prepared = prepare(made, out=out, ahead=ahead, listen=console)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -20,8 +20,11 @@ from zoo.errors import DataError
 #: (epoch, index): the epoch travels with the index, so that workers need not be told of it.
 Index = tuple[int, int]
 
-#: Batches of (rows, as their data set stacks them; labels (N,) int64).
-Batches = DataLoader[tuple[Any, Tensor]]
+#: A batch: (rows, as their data set stacks them; labels (N,) int64); or the error in its place.
+Loaded = tuple[Any, Tensor] | DataError
+
+#: Such batches: `raising` gives those that are none.
+Batches = DataLoader[Loaded]
 
 #: What is made of an image.
 Made = TypeVar("Made")
@@ -125,7 +128,7 @@ class EpochSampler(Sampler[Index]):
 def train_loader(
     dataset: Rows, *, batch_size: int, seed: int, workers: int
 ) -> tuple[Batches, EpochSampler]:
-    """Shuffled batches, once the sampler's `epoch` is set.
+    """Shuffled batches, for `raising`, once the sampler's `epoch` is set.
 
     A last batch of a single image joins no batch statistics and is left out, if there are others.
     `zoo.data.transforms.to_input` makes pixels a model's input.
@@ -137,14 +140,14 @@ def train_loader(
 
 
 def eval_loader(dataset: Rows, *, batch_size: int, workers: int = 0) -> Batches:
-    """Batches in the samples' own order."""
+    """Batches in the samples' own order, for `raising`."""
     return _loader(dataset, EpochSampler(len(dataset)), batch_size, workers)
 
 
 def _loader(
     dataset: Rows, sampler: EpochSampler, batch_size: int, workers: int, *, drop_last: bool = False
 ) -> Batches:
-    return _Loader(
+    return DataLoader(
         _Telling(dataset),
         batch_size=batch_size,
         sampler=sampler,
@@ -175,24 +178,23 @@ class _Telling(Dataset[Any]):
             return error
 
 
-class _Loader(DataLoader[tuple[Any, Tensor]]):
-    """A loader that raises the DataErrors among its batches."""
+def raising(batches: Iterable[Loaded]) -> Iterator[tuple[Any, Tensor]]:
+    """The batches of a loader, whose DataErrors are raised.
 
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                try:
-                    raise batch
-                finally:
-                    del (
-                        batch
-                    )  # Else it holds itself, and with it the workers, until they are killed.
-            yield batch
+    What wraps a loader (accelerate does) makes a plain one of it, so its user has to look.
+    """
+    for batch in batches:
+        if isinstance(batch, DataError):
+            try:
+                raise batch
+            finally:
+                del batch  # Else it holds itself, and with it the workers, until they are killed.
+        yield batch
 
 
 def _collate(
     batch: list[tuple[Any, int] | DataError], stack: Callable[[Sequence[Any]], Any]
-) -> tuple[Any, Tensor] | DataError:
+) -> Loaded:
     """Rows and labels (N,) int64; or the first error among them."""
     for row in batch:
         if isinstance(row, DataError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch.nn.functional import cross_entropy
 
 from zoo import plugins
 from zoo.backbone import Backbone
-from zoo.data.dataset import Batches, derive_seed
+from zoo.data.dataset import Batches, Loaded, derive_seed, raising
 from zoo.engine.events import Listener, StepEnd
 from zoo.engine.feed import Forward
 from zoo.engine.micro_batches import step_gradients
+from zoo.engine.processes import in_any, together
 from zoo.engine.state import TrainingState
-from zoo.errors import PluginError
+from zoo.errors import DataError, PluginError
 from zoo.model.optim import lr_factor, set_learning_rates
 from zoo.recipe import Recipe
 
@@ -59,6 +60,7 @@ def train_epoch(
         listen: Hears `StepEnd`, and a `Note` where memory ends.
 
     Raises:
+        DataError: A photo can't be read any more, or has changed.
         TrainingError: Memory is too small for the smallest micro-batch.
         PluginError: The model's output in train mode is not what the head declares.
     """
@@ -78,7 +80,8 @@ def train_epoch(
 
     if state.epoch_step:
         set_rates(state.step - 1)  # Else an epoch that has no steps left would end with others.
-    for step, (loaded, labels) in enumerate(waiting, start=state.epoch_step + 1):
+    whole = raising(waiting if accelerator.num_processes == 1 else _agreed(waiting))
+    for step, (loaded, labels) in enumerate(whole, start=state.epoch_step + 1):
         set_rates(state.step)
         sums = step_gradients(
             model,
@@ -144,6 +147,14 @@ def _loss(
     return logits, torch.stack(losses).sum()
 
 
+def _agreed(batches: Iterable[Loaded]) -> Iterator[Loaded]:
+    """Batches, as long as each process has one; else the error of one is raised in all."""
+    for batch in batches:
+        if in_any(isinstance(batch, DataError)):
+            together(partial(list, raising([batch])))
+        yield batch
+
+
 class _Waiting:
     """Batches, and the seconds that it took to get them."""
 
@@ -151,7 +162,7 @@ class _Waiting:
         self.batches = batches
         self.seconds = 0.0
 
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+    def __iter__(self) -> Iterator[Loaded]:
         batches = iter(self.batches)
         while True:
             started = time.perf_counter()
@@ -160,3 +171,4 @@ class _Waiting:
             if batch is None:
                 return
             yield batch
+            del batch  # An error that is held would hold the loader's workers.

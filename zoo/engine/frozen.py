@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from zoo.cache import Store, derived_key
 from zoo.data.dataset import ImageDataset, Index, view_of
 from zoo.engine.events import Listener, Note, Progress
-from zoo.engine.processes import decide_on_main
+from zoo.engine.processes import decide_on_main, together
 from zoo.errors import CacheError
 from zoo.model.memory import in_parts
 
@@ -118,6 +118,7 @@ def collect(
         The rows, and how many of them were not in the store.
 
     Raises:
+        DataError: A photo can't be read any more, or has changed.
         TrainingError: Memory is too small for one image.
     """
     wanted = _one_each(images, indices)
@@ -128,10 +129,15 @@ def collect(
     computed: dict[bytes, Tensor] = {}
     keeping = store
     share = {key: wanted[key] for key in mine}
-    for keys, rows in _computed(images, share, compute, accelerator.device, what, listen):
-        computed.update(zip(keys, rows, strict=True))
-        keeping = _try_to_keep(keys, rows, keeping, what, listen)
-        listen(Progress(what=what, done=len(computed), total=len(mine)))
+
+    def compute_share() -> None:
+        nonlocal keeping
+        for keys, rows in _computed(images, share, compute, accelerator.device, what, listen):
+            computed.update(zip(keys, rows, strict=True))
+            keeping = _try_to_keep(keys, rows, keeping, what, listen)
+            listen(Progress(what=what, done=len(computed), total=len(mine)))
+
+    together(compute_share)
     if accelerator.num_processes > 1 and missing:
         # One tensor: a row alone is a view, pickled with all of the chunk that it lies in.
         rows = torch.stack(list(computed.values())) if computed else torch.empty(0)

@@ -13,10 +13,12 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from zoo.data.dataset import raising
 from zoo.engine.events import Listener, Note
 from zoo.engine.feed import Feed, Forward
 from zoo.engine.flops import flops_per_image
 from zoo.engine.machine import matmul_peak
+from zoo.engine.processes import together
 from zoo.model.device import place_images
 from zoo.model.memory import is_out_of_memory
 from zoo.run.inference import all_logits
@@ -76,20 +78,23 @@ def validate(model: nn.Module, feed: Feed, forward: Forward, listen: Listener) -
     """The metrics in full precision, as `zoo evaluate` computes them.
 
     Raises:
+        DataError: A photo can't be read any more, or has changed.
         TrainingError: Memory is too small for a single image.
     """
     labels: list[Tensor] = []
 
     def noting_labels() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, batch_labels in feed.val:
+        for batch, batch_labels in raising(feed.val):
             labels.append(batch_labels)
             yield batch, batch_labels
 
-    logits = all_logits(
-        model,
-        noting_labels(),
-        lambda batch: feed.outputs(forward, batch),
-        lambda text: listen(Note(text=text, warning=True)),
+    logits = together(
+        lambda: all_logits(
+            model,
+            noting_labels(),
+            lambda batch: feed.outputs(forward, batch),
+            lambda text: listen(Note(text=text, warning=True)),
+        )
     )
     # All processes must agree on what is best and when to stop.
     found: list[Validation] = broadcast_object_list([Validation.of(logits, torch.cat(labels))])

@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 import os
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, broadcast_object_list
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    GradientAccumulationPlugin,
+    TorchDynamoPlugin,
+    broadcast_object_list,
+)
+from torch.distributed.rendezvous import rendezvous
 
-from zoo.errors import ZooError
+from zoo import errors
+from zoo.errors import TrainingError, ZooError
 
 T = TypeVar("T")
+
+#: Of exchanges through the store, of which each needs keys of its own.
+_TURNS = itertools.count()
+
+#: Variables by which `accelerate launch` has something else train than zoo does, and what that is.
+_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "fully sharded data parallelism (FSDP)",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
+}
+
+#: Variables of accelerate's that say how it runs and logs, not what it computes.
+_HARMLESS = frozenset({"ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL"})
+
+#: Variables that choose kernels or their precision, so that results differ in their last bits or,
+#: as with reduced precision in place of float32, in more.
+_NUMERIC = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDNN_CONV_WSCAP_DBG",
+    "DISABLE_ADDMM_CUDA_LT",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "KMP_DETERMINISTIC_REDUCTION",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NCCL_ALGO",
+    "NCCL_BUFFSIZE",
+    "NCCL_MAX_NCHANNELS",
+    "NCCL_MIN_NCHANNELS",
+    "NCCL_NVLS_ENABLE",
+    "NCCL_PROTO",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+    "PYTORCH_MPS_FAST_MATH",
+    "PYTORCH_MPS_PREFER_METAL",
+    "PYTORCH_TUNABLEOP_ENABLED",
+    "PYTORCH_TUNABLEOP_TUNING",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_USE_HEURISTIC_MODE_B",
+    "TORCH_CUDNN_V8_API_DISABLED",
+)
 
 
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
@@ -26,8 +86,129 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
             decided = error
     shared: list[T | ZooError] = broadcast_object_list([decided])
     if isinstance(shared[0], ZooError):
+        shared[0].shared = accelerator.num_processes > 1
         raise shared[0]
     return shared[0]
+
+
+def decide_early(decide: Callable[[], T]) -> T:
+    """As `decide_on_main`, also before there is an accelerator; what JSON can say."""
+    decided: T | None = None
+    failure: ZooError | None = None
+    if is_main():
+        try:
+            decided = decide()
+        except ZooError as error:
+            failure = error
+    everywhere = exchange((decided, _told(failure)))
+    if len(everywhere) == 1 and failure is not None:
+        raise failure
+    decided, told = everywhere[0]
+    if told is not None:
+        raise _shared(*told) from failure
+    return cast(T, decided)
+
+
+def exchange(value: T) -> list[T]:
+    """What each process says, by rank; each of them calls this.
+
+    Before there is an accelerator it must be something that JSON can say.
+    """
+    if dist.is_available() and dist.is_initialized():
+        values: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values
+    launched = _launched()
+    if launched is None:
+        return [value]
+    store, rank, processes = launched
+    turn = next(_TURNS)
+    store.set(f"zoo/{turn}/{rank}", json.dumps(value))
+    return [json.loads(store.get(f"zoo/{turn}/{each}")) for each in range(processes)]
+
+
+def is_main() -> bool:
+    """Whether this is the first process, or the only one; also before there is an accelerator."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    launched = _launched()
+    return launched is None or launched[1] == 0
+
+
+def together(do: Callable[[], T]) -> T:
+    """What `do` gives in this process; a ZooError in any of them is raised in all.
+
+    Else the others would wait for one that has ended.
+    """
+    done: T | None = None
+    failure: ZooError | None = None
+    try:
+        done = do()
+    except ZooError as error:
+        failure = error
+    everywhere = exchange(_told(failure))
+    if len(everywhere) == 1 and failure is not None:
+        raise failure
+    ranks_of: dict[str, list[str]] = {}
+    for rank, told in enumerate(everywhere):
+        if told is not None:
+            ranks_of.setdefault(told[1], []).append(str(rank))
+    if not ranks_of:
+        return cast(T, done)
+    kind = next(told[0] for told in everywhere if told is not None)
+    text = "\n".join(
+        text
+        if len(ranks) == len(everywhere)
+        else f"process {', '.join(ranks)} of {len(everywhere)}: {text}"
+        for text, ranks in ranks_of.items()
+    )
+    raise _shared(kind, text) from failure
+
+
+def in_any(flag: bool) -> bool:
+    """Whether the flag is up in any process; no GPU is waited for."""
+    raised = torch.tensor(int(flag))
+    dist.all_reduce(raised, dist.ReduceOp.MAX, group=_without_gpus())
+    return bool(raised)
+
+
+def report_once(report: Callable[[], None]) -> None:
+    """Have the main process report what all have raised, before the launcher stops any of them."""
+    if is_main():
+        report()
+    exchange(None)
+
+
+@functools.cache
+def _launched() -> tuple[Any, int, int] | None:
+    """Of several launched processes their store, this one's rank, and how many there are.
+
+    Collectives need a device, which a run that goes on finds in its checkpoint.
+    """
+    if int(os.environ.get("LOCAL_RANK", -1)) < 0 or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return None
+    store, rank, processes = next(rendezvous("env://"))
+    return store, rank, processes
+
+
+@functools.cache
+def _without_gpus() -> Any:  # torch declares a number beside its group
+    """All processes; None: torch's own group of them."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+def _told(error: ZooError | None) -> tuple[str, str] | None:
+    """What the others are told of an error: its kind, by the name that zoo.errors has, and text."""
+    if error is None:
+        return None
+    kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
+    return kind.__name__, str(error)
+
+
+def _shared(kind: str, text: str) -> ZooError:
+    error: ZooError = getattr(errors, kind)(text)
+    error.shared = True
+    return error
 
 
 def agree(accelerator: Accelerator, *flags: bool | torch.Tensor) -> list[bool]:
@@ -58,20 +239,99 @@ def make_accelerator(
 
     `deterministic` is torch's setting for the whole process: an operation that knows no other way
     than one whose bits differ from time to time raises a RuntimeError.
+
+    Nothing in the environment changes what it computes.
+
+    Raises:
+        TrainingError: The environment asks for an engine that zoo does not support.
     """
     if deterministic and device.type != "cpu":
         torch.use_deterministic_algorithms(True)
         # cuBLAS asks for it, before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _refuse_engines()
     options = {
         "cpu": device.type == "cpu",
         "mixed_precision": "no" if precision == "fp32" else precision,
+        "gradient_accumulation_plugin": GradientAccumulationPlugin(num_steps=1),
+        "dynamo_plugin": TorchDynamoPlugin(
+            backend="no", mode="default", fullgraph=False, use_regional_compilation=False
+        ),
         # A GPU computes on while the next batch comes from pinned memory.
         "dataloader_config": DataLoaderConfiguration(non_blocking=True),
     }
+    with _without_settings():
+        try:
+            accelerator = Accelerator(**options)
+        except ValueError:
+            # An earlier one's state outlives it and refuses another device or precision.
+            AcceleratorState._reset_state(reset_partial_state=True)
+            accelerator = Accelerator(**options)
+    if accelerator.device.type != device.type:
+        raise TrainingError(
+            f"accelerate computes on {accelerator.device} here, not on {device.type} as asked for; "
+            f"uninstall torch_xla or set USE_TORCH_XLA=0 if that is what takes its place"
+        )
+    return accelerator
+
+
+def overruled_settings(device: torch.device, precision: str) -> list[str]:
+    """Settings of accelerate's in the environment that zoo's own take the place of, as NAME=VALUE.
+
+    Those that `accelerate launch` always writes, and that ask for nothing, are left out.
+    """
+    agreed = {
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),
+        "ACCELERATE_MIXED_PRECISION": ("no", precision),
+        "ACCELERATE_DYNAMO_BACKEND": ("no",),
+        "ACCELERATE_TORCH_DEVICE": (device.type,),
+    }
+    found = [
+        f"{name}={os.environ[name]}"
+        for name, values in agreed.items()
+        if name in os.environ and os.environ[name].lower() not in values
+    ]
+    if device.type != "cpu" and _is_on("ACCELERATE_USE_CPU"):
+        found.append(f"ACCELERATE_USE_CPU={os.environ['ACCELERATE_USE_CPU']}")
+    return found
+
+
+def numeric_settings() -> dict[str, str]:
+    """Variables of the environment that change what libraries compute, as far as they are set."""
+    return {name: os.environ[name] for name in _NUMERIC if name in os.environ}
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on", "y", "t")
+
+
+def _refuse_engines() -> None:
+    engines = dict(_ENGINES)
+    if os.environ.get("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE", "NO").upper() != "NO":
+        engines["ACCELERATE_USE_SAGEMAKER"] = "SageMaker's data parallelism"
+    for name, engine in engines.items():
+        if _is_on(name):
+            raise TrainingError(
+                f"{name}={os.environ[name]} asks for {engine}, which zoo does not support: each of "
+                f"its processes trains the whole model on its share of the images; unset {name}, "
+                f"or launch zoo with torchrun"
+            )
+
+
+@contextmanager
+def _without_settings() -> Iterator[None]:
+    """Keep accelerate from reading settings from the environment that it is not given.
+
+    Not all of them have an argument, and a version to come may read others.
+    """
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("ACCELERATE_") and name not in _HARMLESS
+    }
+    for name in hidden:
+        del os.environ[name]
     try:
-        return Accelerator(**options)
-    except ValueError:
-        # An earlier one's state outlives it and refuses another device or precision.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        return Accelerator(**options)
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +31,12 @@ from zoo.decisions import (
 )
 from zoo.engine.budget import Speed, measure_speed
 from zoo.engine.events import Listener, Note, ignore
-from zoo.engine.processes import decide_on_main, make_accelerator
+from zoo.engine.processes import (
+    decide_on_main,
+    make_accelerator,
+    overruled_settings,
+    together,
+)
 from zoo.errors import TrainingError
 from zoo.files import expand
 from zoo.model.build import build_from
@@ -43,6 +49,7 @@ from zoo.model.replay import Boundary
 from zoo.planning.caching import plan_activations, plan_probe
 from zoo.planning.checks import check_forward, plan_what_trains, warn_of_unmeasured
 from zoo.planning.inputs import for_size, load_weights, read_data
+from zoo.planning.same_data import check_same_data
 from zoo.recipe import Recipe, change
 from zoo.run.folder import check_room, choose_folder
 
@@ -136,6 +143,9 @@ def prepare(
     accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
     listen = listen if accelerator.is_main_process else ignore
     warn_of_slow_precision(precision, device, listen)
+    if overruled := overruled_settings(device, precision):
+        text = f"{', '.join(overruled)} in the environment has no effect: the recipe decides"
+        listen(Note(text=text, warning=True))
     backbone = plugins.get(recipe.backbone)
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
@@ -144,8 +154,9 @@ def prepare(
     folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe, resuming=resuming))
     recipe = decide_for_demo(recipe, backbone, listen)
     backbone, preprocess = for_size(backbone, recipe, listen)
-    splits = read_data(recipe, listen, ahead)
-    recipe, loaded = load_weights(recipe, backbone, listen)
+    splits = together(partial(read_data, recipe, listen, ahead))
+    check_same_data(accelerator, splits)
+    recipe, loaded = together(partial(load_weights, recipe, backbone, listen))
     recipe = decide_rates(recipe, listen)
     train_counts = tuple(splits.counts(splits.train))
     val_counts = tuple(splits.counts(splits.val))
@@ -227,7 +238,8 @@ def prepare(
         out=folder,
         default_out=out is None,
     )
-    check_room(folder, model, 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer])
+    moments = 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer]
+    decide_on_main(accelerator, lambda: check_room(folder, model, moments))
     listen(plan)
     return Prepared(
         started=started,

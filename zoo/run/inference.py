@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.backbone import Preprocess
 from zoo.data.bases import Bases
-from zoo.data.dataset import Batches, ImageDataset, eval_loader
+from zoo.data.dataset import Batches, ImageDataset, Loaded, eval_loader, raising
 from zoo.data.transforms import to_input
 from zoo.errors import RunError
 from zoo.model.memory import in_parts
@@ -60,7 +60,7 @@ def _warn(text: str) -> None:
 @torch.inference_mode()
 def all_logits(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Loaded],
     compute: Callable[[Tensor], Tensor],
     say: Callable[[str], None] = _warn,
 ) -> Tensor:
@@ -72,7 +72,7 @@ def all_logits(
     device = next(model.parameters()).device
     most = BATCH_SIZE
     logits = []
-    for batch, _ in batches:
+    for batch, _ in raising(batches):
         rows, most = in_parts(
             lambda part, _: compute(part).float().cpu(),
             batch,

@@ -1,0 +1,105 @@
+"""Processes that train one model must see one set of images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+
+from zoo.data.bases import content_keys
+from zoo.data.split import Splits
+from zoo.engine.processes import exchange, together
+from zoo.errors import DataError
+from zoo.text import listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """The data as one process sees it.
+
+    Attributes:
+        host: Its machine.
+        classes: In the order of the labels.
+        images: How many in train and in val.
+        names: Digest of the images' names and labels, split by split, in their order.
+        contents: Likewise of their contents.
+    """
+
+    host: str
+    classes: tuple[str, ...]
+    images: tuple[int, int]
+    names: str
+    contents: str
+
+    def differences(self, main: _Seen) -> list[str]:
+        """In what it differs from what the main process sees.
+
+        Where classes or numbers differ, names and contents do for that reason.
+        """
+        found = []
+        if self.classes != main.classes:
+            extra = [name for name in self.classes if name not in main.classes]
+            missing = [name for name in main.classes if name not in self.classes]
+            named = [f"has {listed(extra)}"] if extra else []
+            named += [f"lacks {listed(missing)}"] if missing else []
+            found.append(f"classes ({', '.join(named) or 'in another order'})")
+        if self.images != main.images:
+            (train, val), (main_train, main_val) = self.images, main.images
+            found.append(
+                f"number of images ({train} train and {val} val instead of {main_train} and "
+                f"{main_val})"
+            )
+        if not found and self.names != main.names:
+            found.append("names of images")
+        if not found and self.contents != main.contents:
+            found.append("contents of images")
+        return found
+
+
+def check_same_data(accelerator: Accelerator, splits: Splits) -> None:
+    """See that all processes have the same classes and images, in the same order.
+
+    Raises:
+        DataError: They don't, in each of them; or an image can't be read.
+    """
+    if accelerator.num_processes == 1:
+        return
+    everywhere = exchange(together(lambda: _seen(splits)))
+    main = everywhere[0]
+    lines = []
+    for rank, seen in enumerate(everywhere):
+        if differences := seen.differences(main):
+            lines.append(f"\n  process {rank} on {seen.host}: other {', other '.join(differences)}")
+    if lines:
+        error = DataError(
+            f"the processes of this run see different data than process 0 on {main.host}:"
+            f"{''.join(lines)}\n"
+            f"give all of them the same files, or one folder that all of them see"
+        )
+        error.shared = True
+        raise error
+
+
+def _seen(splits: Splits) -> _Seen:
+    both = [splits.train, splits.val]
+    return _Seen(
+        host=platform.node(),
+        classes=splits.class_names,
+        images=(len(splits.train), len(splits.val)),
+        names=_digest(
+            [os.fsencode(f"{sample.label}/{sample.name}") for sample in split] for split in both
+        ),
+        contents=_digest(content_keys(split) for split in both),
+    )
+
+
+def _digest(parts: Iterable[Sequence[bytes]]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        for entry in part:
+            digest.update(len(entry).to_bytes(8, "big") + entry)
+    return digest.hexdigest()
