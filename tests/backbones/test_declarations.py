@@ -88,13 +88,27 @@ def test_small_ones_pass_every_check_with_values_too(name):
 
 #: One of each family.
 QUICK_TORCHVISION = {
-    f"torchvision/{name}"
-    for name in (
-        "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet "
-        "inception_v3 maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 "
-        "resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t swin_v2_t vgg11 vit_b_16 "
-        "wide_resnet50_2"
-    ).split()
+    "torchvision/alexnet",
+    "torchvision/convnext_tiny",
+    "torchvision/densenet121",
+    "torchvision/efficientnet_b0",
+    "torchvision/efficientnet_v2_s",
+    "torchvision/googlenet",
+    "torchvision/inception_v3",
+    "torchvision/maxvit_t",
+    "torchvision/mnasnet0_5",
+    "torchvision/mobilenet_v2",
+    "torchvision/mobilenet_v3_small",
+    "torchvision/regnet_y_400mf",
+    "torchvision/resnet18",
+    "torchvision/resnext50_32x4d",
+    "torchvision/shufflenet_v2_x0_5",
+    "torchvision/squeezenet1_0",
+    "torchvision/swin_t",
+    "torchvision/swin_v2_t",
+    "torchvision/vgg11",
+    "torchvision/vit_b_16",
+    "torchvision/wide_resnet50_2",
 }
 
 
