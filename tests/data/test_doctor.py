@@ -176,7 +176,7 @@ PLANTED = {
         2,
         lambda root: save(scene(60), root / "train" / "Ants " / "0.png"),
         "2 classes named alike",
-        {"ants", "Ants "},
+        {"ants", "Ants"},
     ),
     "odd-class-names": (
         "warning",
@@ -197,7 +197,7 @@ PLANTED = {
     ),
     "huge": ("note", 1, huge, "1 image has more than 50 million", {"train/ants/huge.png"}),
     "wrong-extension": (
-        "error",
+        "warning",
         1,
         lambda root: save(scene(60), root / "train" / "ants" / "a.jpg", format="PNG"),
         "1 image is of another format",

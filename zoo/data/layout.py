@@ -263,12 +263,12 @@ def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[Path], 
 
 
 def normal_name(name: str) -> str:
-    """A class name with composed characters, single spaces, and none around it.
+    """A class name with composed characters, and without blanks around it.
 
     Names that look the same are the same: macOS and some archives store an accent apart from its
     letter.
     """
-    return " ".join(unicodedata.normalize("NFC", name).split()) or name
+    return unicodedata.normalize("NFC", name).strip() or name
 
 
 def class_name(class_dir: Path) -> str:
