@@ -394,7 +394,7 @@ def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_inta
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
     assert "File too large" in str(full.value)
-    assert "go on with: zoo finetune --resume run" in str(full.value)
+    assert "go on with: zoo finetune --resume run" in full.value.__notes__[0]
     assert not list(Path("run").rglob(".*.*.????????"))
     check_equal(zoo.resume("run"), twice.undisturbed)
 
