@@ -79,6 +79,12 @@ def shown(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
+def extension(path: str | Path) -> str:
+    """The extension of a file, with its dot, in small letters; empty if it has none."""
+    # pathlib takes several times as long for it, and it is asked for every file of a folder.
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is the system's, not the user's."""
     return name.startswith(".") or name in _NOT_OURS

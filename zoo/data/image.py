@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from zoo.data.files import Fingerprint, read_file, shown
+from zoo.data.files import Fingerprint, extension, read_file, shown
 from zoo.data.headers import has_pages, refuse_size, refuse_traps
 from zoo.errors import DataError
 
@@ -131,9 +131,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def is_image_name(path: Path) -> bool:
+def is_image_name(path: str | Path) -> bool:
     """Whether the file's extension is one that Pillow decodes."""
-    return path.suffix.lower() in _extensions()
+    return extension(path) in _extensions()
 
 
 @functools.cache
