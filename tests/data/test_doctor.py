@@ -10,7 +10,6 @@ from PIL import Image, ImageEnhance
 
 import zoo
 from tests.data.scenes import garble, make_scenes, make_split_scenes, save, scene, settle
-from zoo.data.doctor.hamming import close_pairs
 from zoo.data.image import read_image
 from zoo.errors import DataError
 
@@ -419,22 +418,3 @@ def test_a_torn_jpeg_is_found_though_it_is_decoded_at_a_part_of_its_size(root, s
     with pytest.raises(DataError, match="truncated"):
         read_image(whole)
     assert finding(root, "unreadable").groups == (("train/ants/torn.jpg",),)
-
-
-@pytest.mark.parametrize("within", [0, 3, 7])
-@pytest.mark.parametrize("seed", range(4))
-def test_close_pairs_are_those_that_comparing_each_with_each_finds(seed, within):
-    random = np.random.default_rng(seed)
-    centres = random.integers(0, 256, (20, 8), dtype=np.uint8)
-    hashes = centres[random.integers(0, 20, 300)]
-    flips = random.random((300, 64)) < random.choice([0.0, 0.02, 0.05], (300, 1))
-    hashes ^= np.packbits(flips, axis=1)
-    apart = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(axis=2)
-    expected = np.argwhere(np.triu(apart <= within, k=1))
-    assert len(expected) > 0
-    np.testing.assert_array_equal(close_pairs(hashes, within), expected)
-
-
-def test_close_pairs_of_nothing_and_of_one_are_none():
-    assert close_pairs(np.empty((0, 8), np.uint8), 4).shape == (0, 2)
-    assert close_pairs(np.zeros((1, 8), np.uint8), 4).shape == (0, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from zoo.data.files import shown
+from zoo.data.files import extension, shown
 
 #: Formats that go by the name of another: phones write MPO, a JPEG with a second picture behind it,
 #: as .jpg; a DIB is a BMP without its first 14 bytes, and both are found under both extensions.
@@ -38,7 +38,7 @@ def misnamed(path: str | Path, form: str) -> Misnamed | None:
         path: Its file.
         form: Pillow's name of what it holds.
     """
-    named = Image.registered_extensions().get(Path(path).suffix.lower(), "")
+    named = Image.registered_extensions().get(extension(path), "")
     if _FAMILY.get(named, named) == _FAMILY.get(form, form):
         return None
     return Misnamed(path=str(path), format=form)
@@ -51,7 +51,7 @@ def extension_of(form: str) -> str:
         form: Pillow's name of it.
     """
     form = _FAMILY.get(form, form)
-    known = [extension for extension, of in Image.registered_extensions().items() if of == form]
+    known = [each for each, of in Image.registered_extensions().items() if of == form]
     usual = _USUAL.get(form, f".{form.lower()}")
     return usual if usual in known else next(iter(known), "")
 

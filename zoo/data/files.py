@@ -85,6 +85,12 @@ def is_url(path: str | Path) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
 
 
+def extension(path: str | Path) -> str:
+    """The extension of a file, with its dot, in small letters; empty if it has none."""
+    # pathlib takes several times as long for it, and it is asked for every file of a folder.
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is the system's, not the user's."""
     return name.startswith(".") or name in _NOT_OURS

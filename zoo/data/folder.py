@@ -7,7 +7,14 @@ from pathlib import Path
 
 from zoo.data import extensions, links
 from zoo.data.extensions import Misnamed
-from zoo.data.layout import class_images, existing, left_out, normal_name, split_folders
+from zoo.data.layout import (
+    class_images,
+    existing,
+    left_out,
+    names_below,
+    normal_name,
+    split_folders,
+)
 from zoo.data.links import Link, reach_of
 from zoo.data.scan import Contents, Scan, decode_all, readable_images
 from zoo.data.split import Sample, Splits, stratified_split
@@ -186,14 +193,11 @@ def _beside(strangers: Sequence[str], class_names: Sequence[str]) -> str:
 def _samples(root: Path, by_class: dict[str, Contents], class_names: Sequence[str]) -> list[Sample]:
     labels = {name: label for label, name in enumerate(class_names)}
     return [
-        Sample(
-            name=image.relative_to(root).as_posix(),
-            label=labels[name],
-            image=image,
-            content=content,
-        )
+        Sample(name=below, label=labels[name], image=image, content=content)
         for name, images in by_class.items()
-        for image, content in images.items()
+        for below, (image, content) in zip(
+            names_below(root, [*images]), images.items(), strict=True
+        )
     ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from zoo.data.files import MAX_BYTES, Fingerprint, read_file, shown
+from zoo.data.files import MAX_BYTES, Fingerprint, extension, read_file, shown
 from zoo.data.headers import has_pages, refuse_size, refuse_traps
 from zoo.data.skipped import heic_reader
 from zoo.errors import DataError
@@ -189,9 +189,9 @@ def extremes(image: Image.Image) -> ValueRange | None:
     return None if low > high else (low, high)
 
 
-def is_image_name(path: Path) -> bool:
+def is_image_name(path: str | Path) -> bool:
     """Whether the file's extension is one that Pillow decodes."""
-    return path.suffix.lower() in _extensions()
+    return extension(path) in _extensions()
 
 
 @functools.cache

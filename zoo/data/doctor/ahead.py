@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from zoo.data.doctor.examine import Examined, examine_files
@@ -68,5 +67,5 @@ def examine() -> None:
         # Where links lead, and whether that counts, is seen to later.
         files = [file for file in images_in(folder) if not file.is_symlink()]
         found = examine_files(files, known if remembered else None)
-        fields = {file: asdict(each) for file, each in found.items()}
+        fields = {file: dict(vars(each)) for file, each in found.items()}
         json.dump([(str(f), each.pop("key").hex(), each) for f, each in fields.items()], sys.stdout)

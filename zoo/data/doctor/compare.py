@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zoo.data.doctor.examine import HASH_SIZE, Examined
 from zoo.data.doctor.hamming import close_pairs
@@ -57,9 +58,10 @@ class Comparison:
         conflicts: The same under several labels.
         leaks: The same in train and in val, under one label.
         duplicates: The same within a split, under one label.
-        near_leaks: One or more of val, then those of train that look the same.
-        near_conflicts: Within a split, looking the same under several labels.
-        near_duplicates: Within a split, looking the same under one label.
+        near_leaks: One of val, or several of one hash, then those of train that look like it more
+            than like others of val; where there are none, one that looks the same.
+        near_conflicts: Within a split, looking the same under several labels, over others too.
+        near_duplicates: Within a split, looking the same under one label, over others too.
     """
 
     conflicts: tuple[Group, ...]
@@ -78,6 +80,9 @@ def compare(photos: Sequence[Photo]) -> Comparison:
     duplicates: list[Group] = []
     remaining: list[Photo] = []
     for group in _grouped(readable, lambda photo: photo.examined.content):
+        if len(group) == 1:
+            remaining += group
+            continue
         if len({photo.label for photo in group}) > 1:
             conflicts.append(group)
             continue
@@ -87,8 +92,7 @@ def compare(photos: Sequence[Photo]) -> Comparison:
             remaining.append(next(photo for photo in group if photo.split == "val"))
             continue
         remaining.append(group[0])
-        if len(group) > 1:
-            duplicates.append(group)
+        duplicates.append(group)
     near_leaks, near_conflicts, near_duplicates = _alike(remaining)
     return Comparison(
         conflicts=tuple(conflicts),
@@ -110,52 +114,84 @@ def _alike(photos: Sequence[Photo]) -> tuple[tuple[Group, ...], ...]:
     hashes = np.frombuffer(
         bytes.fromhex("".join(node[0].examined.looks for node in nodes)), dtype=np.uint8
     ).reshape(len(nodes), HASH_SIZE * HASH_SIZE // 8)
-    leaked: dict[int, list[int]] = {}
-    conflicting: list[tuple[int, int]] = []
-    same = [(n, n) for n, node in enumerate(nodes) if len(node) > 1]
-    for one, other in close_pairs(hashes, CLOSE).tolist():
-        first, second = nodes[one][0], nodes[other][0]
-        if first.split != second.split:
-            val, train = (one, other) if first.split == "val" else (other, one)
-            leaked.setdefault(val, []).append(train)
-        elif first.label != second.label:
-            conflicting.append((one, other))
-        else:
-            same.append((one, other))
-    near_leaks = [
-        (*nodes[val], *(photo for train in trains for photo in nodes[train]))
-        for val, trains in sorted(leaked.items())
-    ]
+    splits = _numbered([node[0].split for node in nodes])
+    labels = _numbered([node[0].label for node in nodes])
+    conflicting, same = np.arange(len(nodes)), np.arange(len(nodes))
+    # Of each node, the node of the other split that differs least, and in how many bits.
+    nearest, least = np.arange(len(nodes)), np.full(len(nodes), CLOSE + 1, np.uint16)
+    for left, right, apart in close_pairs(hashes, CLOSE, splits, labels):
+        leak = splits[left] != splits[right]
+        conflict = ~leak & (labels[left] != labels[right])
+        duplicate = ~leak & ~conflict
+        _join(conflicting, left[conflict], right[conflict])
+        _join(same, left[duplicate], right[duplicate])
+        for one, other in ((left[leak], right[leak]), (right[leak], left[leak])):
+            _keep_nearest(nearest, least, one, other, apart[leak])
+    images = np.array([len(node) for node in nodes], dtype=np.intp)
     return (
-        tuple(near_leaks),
-        *(
-            tuple(
-                tuple(sorted((p for n in each for p in nodes[n]), key=lambda p: p.path))
-                for each in _connected(edges)
-            )
-            for edges in (conflicting, same)
-        ),
+        _leaks(nodes, nearest),
+        _groups(nodes, conflicting, np.ones_like(images)),
+        _groups(nodes, same, images),
     )
 
 
-def _connected(edges: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Groups of numbers that edges connect, over others too."""
-    leader: dict[int, int] = {}
+def _leaks(nodes: Sequence[Group], nearest: NDArray[np.intp]) -> tuple[Group, ...]:
+    """Of val each node that leaks, with the nodes of train that it is the nearest of.
 
-    def lead(number: int) -> int:
-        path = []
-        while leader.setdefault(number, number) != number:
-            path.append(number)
-            number = leader[number]
-        leader.update(dict.fromkeys(path, number))
-        return number
+    Where it is that of none, with one image of the nearest in train: a node of train may be the
+    nearest of thousands, and with all of its images in each of their groups these would be many.
+    """
+    leaked: dict[int, list[Photo]] = {}
+    ends = [(n, int(nearest[n])) for n in np.flatnonzero(nearest != np.arange(len(nodes))).tolist()]
+    for train, val in ends:
+        if nodes[train][0].split != "val":
+            leaked.setdefault(val, []).extend(nodes[train])
+    for val, train in ends:
+        if nodes[val][0].split == "val":
+            leaked.setdefault(val, [nodes[train][0]])
+    return tuple((*nodes[val], *trains) for val, trains in sorted(leaked.items()))
 
-    for one, other in edges:
-        leader[lead(one)] = lead(other)
-    groups: dict[int, list[int]] = {}
-    for number in sorted(leader):
-        groups.setdefault(lead(number), []).append(number)
-    return list(groups.values())
+
+def _groups(
+    nodes: Sequence[Group], leaders: NDArray[np.intp], counts: NDArray[np.intp]
+) -> tuple[Group, ...]:
+    """The images of the nodes that share a leader, where their counts come to more than one."""
+    members: dict[int, list[Photo]] = {}
+    shared = np.bincount(leaders, counts)[leaders] > 1
+    for n in np.flatnonzero(shared).tolist():
+        members.setdefault(int(leaders[n]), []).extend(nodes[n])
+    return tuple(tuple(sorted(group, key=lambda photo: photo.path)) for group in members.values())
+
+
+def _join(leaders: NDArray[np.intp], left: NDArray[np.intp], right: NDArray[np.intp]) -> None:
+    """Let each pair have the same leader, the smallest index of all that are connected."""
+    while True:
+        one, other = leaders[left], leaders[right]
+        apart = one != other
+        if not apart.any():
+            return
+        left, right, one, other = left[apart], right[apart], one[apart], other[apart]
+        np.minimum.at(leaders, np.maximum(one, other), np.minimum(one, other))
+        while (above := leaders[leaders]).tobytes() != leaders.tobytes():
+            leaders[:] = above
+
+
+def _keep_nearest(
+    nearest: NDArray[np.intp],
+    least: NDArray[np.uint16],
+    one: NDArray[np.intp],
+    other: NDArray[np.intp],
+    apart: NDArray[np.uint16],
+) -> None:
+    """Note `other` as the nearest of `one` where it differs less than what is noted."""
+    np.minimum.at(least, one, apart)
+    found = apart == least[one]
+    nearest[one[found]] = other[found]
+
+
+def _numbered(names: Sequence[str]) -> NDArray[np.intp]:
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([numbers[name] for name in names], dtype=np.intp)
 
 
 def _grouped(photos: Iterable[Photo], key: Callable[[Photo], Hashable]) -> list[Group]:

@@ -112,20 +112,25 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
 
 def of_images(photos: Sequence[Photo]) -> list[Finding]:
     """Findings about what single images are like, and how many each class has."""
-    good = [photo for photo in photos if photo.used]
+    unreadable: list[Photo] = []
+    misnamed: list[Photo] = []
+    good: list[Photo] = []
+    for photo in photos:
+        kind = unreadable if photo.examined.problem else misnamed if photo.misnamed else good
+        kind.append(photo)
     listed = (
         _listed(
             "unreadable",
             "error",
             "{} can't be read",
-            [photo for photo in photos if photo.examined.problem],
+            unreadable,
             "training leaves them out; replace them, or have --fix-to leave them out",
         ),
         _listed(
             "wrong-extension",
             "warning",
             "{} {is_are} of another format than the extension says",
-            [photo for photo in photos if photo.misnamed],
+            misnamed,
             "zoo reads them as what they are, other software may not; rename them, or have "
             "--fix-to do so",
         ),

@@ -19,6 +19,9 @@ from zoo.data.extensions import extension_of
 from zoo.data.links import refused_link
 from zoo.errors import DataError
 
+#: So many of the files that one is like are named in `left-out.json`.
+_NAMED = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
@@ -28,13 +31,15 @@ class LeftOut:
         path: Below the folder, with `/`.
         kind: The kind of finding that it is left out for.
         reason: Why, in words.
-        others: The files that it is like, if any.
+        others: Files that it is like, if any: the first ten.
+        more: How many more it is like.
     """
 
     path: str
     kind: str
     reason: str
     others: tuple[str, ...] = ()
+    more: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,14 +149,18 @@ def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
                 reason=f"it holds {photo.examined.format}, which has no extension of its own",
             )
 
-    def leave_out(photo: Photo, others: tuple[Photo, ...], kind: str, reason: str) -> None:
+    def leave_out(photo: Photo, like: tuple[Photo, ...], kind: str, reason: str) -> None:
+        # A list of all of them for each of them would grow with the square of their number.
+        named = [other.path for other in like[: _NAMED + 1] if other is not photo][:_NAMED]
+        others = len(like) - (kind != "near-leakage")
         left_out.setdefault(
             photo.path,
             LeftOut(
                 path=photo.path,
                 kind=kind,
                 reason=reason,
-                others=tuple(other.path for other in others if other != photo),
+                others=tuple(named),
+                more=others - len(named),
             ),
         )
 

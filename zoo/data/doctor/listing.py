@@ -9,7 +9,13 @@ from pathlib import Path
 from zoo.data.files import is_hidden as is_hidden_by_zoo
 from zoo.data.files import shown
 from zoo.data.image import is_image_name
-from zoo.data.layout import class_images, normal_name, split_folders, visible_folders
+from zoo.data.layout import (
+    class_images,
+    names_below,
+    normal_name,
+    split_folders,
+    visible_folders,
+)
 from zoo.data.links import Link, Reach, reach_of
 from zoo.errors import DataError
 
@@ -84,9 +90,9 @@ def list_data(root: Path, *, follow_links: bool = False) -> Listing:
         found = class_images(split_dir, reach)
         links += found.links
         images += [
-            Listed(file=file, path=_below(root, file), label=label, split=split)
+            Listed(file=file, path=path, label=label, split=split)
             for label, files in found.images.items()
-            for file in files
+            for file, path in zip(files, names_below(root, files), strict=True)
         ]
         astray = {Path(link.path) for link in found.links}
         class_dirs = [folder for folder in visible_folders(split_dir) if folder not in astray]
@@ -106,16 +112,18 @@ def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
     def refuse(error: OSError) -> None:
         raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
 
-    told = {image.file for image in listing.images}
-    told |= {listing.root / LEFT_OUT, *(listing.root / link.path for link in listing.links)}
+    told = {LEFT_OUT, *(image.path for image in listing.images)}
+    told |= {link.path for link in listing.links}
     for parent, names, files in os.walk(listing.root, onerror=refuse):
         folder = Path(parent)
+        below = "" if folder == listing.root else f"{_below(listing.root, folder)}/"
         hidden = [name for name in (*names, *files) if is_hidden(name)]
-        listing.hidden.extend(_below(listing.root, folder / name) for name in hidden)
+        listing.hidden.extend(below + name for name in hidden)
         names[:] = sorted(name for name in names if not is_hidden(name))
-        for file in sorted(folder / name for name in files if not is_hidden(name)):
-            if file not in told:
-                _kind(listing, file, split_dirs).append(_below(listing.root, file))
+        # Only what is in no class folder is looked at, which is little as a rule.
+        for name in sorted(name for name in files if not is_hidden(name)):
+            if below + name not in told:
+                _kind(listing, folder / name, split_dirs).append(below + name)
 
 
 def _kind(listing: Listing, file: Path, split_dirs: list[Path]) -> list[str]:
