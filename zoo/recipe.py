@@ -65,8 +65,8 @@ class Recipe(BaseModel):
     )
     strict: bool = Field(
         False,
-        description="Make an error of what is left out else: unreadable images, wrong extensions, "
-        "links that lead out of the data folder or in circles.",
+        description="Make unreadable images, wrong extensions, and links that lead out of the data "
+        "folder or in circles an error.",
     )
     follow_links: bool = Field(
         False, description="Follow links in the data folder that lead out of it too."

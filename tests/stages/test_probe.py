@@ -225,10 +225,10 @@ def test_a_dry_run_writes_nothing_at_all(split_photos, train, monkeypatch):
 
 
 def launched(out, recipe):
-    """A run by two processes."""
+    """A run by two processes; TOML can't say that a field, such as `views`, is None on purpose."""
     Path("launched.toml").write_text(dump_recipe(recipe))
     Path("launched.py").write_text(
-        f"import zoo\nzoo.finetune(out={out!r}, recipe='launched.toml')\n"
+        f"import zoo\nzoo.finetune(out={out!r}, recipe='launched.toml', views={recipe.views})\n"
     )
     done = subprocess.run([*IN_TWO, "launched.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -77,11 +77,11 @@ def read_splits(
             )
     else:
         notes += of_val.notes
-        strangers = sorted(set(of_val.images) - set(class_names))
-        if strangers:
+        unknown = sorted(set(of_val.images) - set(class_names))
+        if unknown:
             raise DataError(
                 f"{layout.val} has classes that {layout.train} lacks: "
-                f"{_beside(strangers, class_names)}; train's classes are {', '.join(class_names)}"
+                f"{_beside(unknown, class_names)}; train's classes are {', '.join(class_names)}"
                 f"{_because(of_train.notes, unreadable, astray)}"
             )
         looked = readable_images(of_val.images, scan, strict=strict)
@@ -131,10 +131,10 @@ def read_labelled(
     _refuse_links(astray, strict=strict)
     # Runs of earlier versions have class names as their folders had them.
     known = {normal_name(name): name for name in class_names}
-    strangers = sorted(found.images.keys() - known.keys())
-    if strangers:
+    unknown = sorted(found.images.keys() - known.keys())
+    if unknown:
         raise DataError(
-            f"{folder} has classes that the model lacks: {_beside(strangers, class_names)}; "
+            f"{folder} has classes that the model lacks: {_beside(unknown, class_names)}; "
             f"the model's are {', '.join(class_names)}"
         )
     images = {known[name]: files for name, files in found.images.items()}
@@ -183,10 +183,10 @@ def _because(notes: Sequence[str], unreadable: Sequence[str], astray: Sequence[L
     return noted + left_out([*lines, *links.describe(astray)])
 
 
-def _beside(strangers: Sequence[str], class_names: Sequence[str]) -> str:
+def _beside(unknown: Sequence[str], class_names: Sequence[str]) -> str:
     """Class names that are not known, each beside a known one that it may stand for."""
     folded = {name.casefold(): name for name in class_names}
-    told = [(name, folded.get(name.casefold())) for name in strangers]
+    told = [(name, folded.get(name.casefold())) for name in unknown]
     return ", ".join(f"{name} (there is {near})" if near else name for name, near in told)
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 from zoo.data.files import shown
 
-#: Distributions that teach Pillow to read HEIC; the first is what `zoo-finetune[heic]` installs.
+#: Modules that teach Pillow to read HEIC; the first is what the extra `heic` installs.
 HEIC_READERS = ("pi_heif", "pillow_heif")
 
 HEIC = frozenset({".heic", ".heif", ".hif"})
@@ -18,7 +18,7 @@ HEIC = frozenset({".heic", ".heif", ".hif"})
 #: Of what is none, by its name.
 NO_IMAGE = "not an image"
 
-_HEIC_REASON = "HEIC needs pi-heif or pillow-heif: pip install 'zoo-finetune[heic]'"
+_HEIC_REASON = "HEIC needs pi-heif or pillow-heif: pip install pi-heif"
 
 _REASONS = (
     (".jxl", "JPEG XL, which Pillow does not read: convert to PNG or JPEG"),

@@ -15,7 +15,6 @@ from zoo.data.doctor.checking import Checked
 from zoo.data.doctor.compare import Comparison, Photo
 from zoo.data.doctor.listing import LEFT_OUT
 from zoo.data.doctor.rename import Renamed, rename
-from zoo.data.extensions import extension_of
 from zoo.data.links import refused_link
 from zoo.errors import DataError
 
@@ -141,13 +140,6 @@ def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
         for photo in photos
         if photo.examined.problem
     }
-    for photo in photos:
-        if photo.misnamed and not extension_of(photo.examined.format):
-            left_out[photo.path] = LeftOut(
-                path=photo.path,
-                kind="wrong-extension",
-                reason=f"it holds {photo.examined.format}, which has no extension of its own",
-            )
 
     def leave_out(photo: Photo, like: tuple[Photo, ...], kind: str, reason: str) -> None:
         # A list of all of them for each of them would grow with the square of their number.

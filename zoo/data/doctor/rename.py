@@ -37,9 +37,9 @@ def rename(photos: Sequence[Photo], taken: Iterable[str]) -> list[Renamed]:
     folded = {name.casefold() for name in taken}
     renamed = []
     for photo in photos:
-        if not photo.misnamed:
-            continue
         form = photo.examined.format
+        if not photo.misnamed or not extension_of(form):
+            continue
         name = next(n for n in _names(photo.path, form) if n.casefold() not in folded)
         folded.add(name.casefold())
         renamed.append(Renamed(path=photo.path, name=name, reason=f"it holds {form}"))
