@@ -83,7 +83,7 @@ def test_a_folder_that_can_not_be_used_is_one_line_and_exit_code_2(tmp_path, nam
 
 def test_a_clean_copy_is_left_and_said(leaking, tmp_path):
     shown = zoo_("data", "check", leaking, "--fix-to", tmp_path / "clean", code=1).stdout
-    assert "left out     2 leakage" in shown
+    assert "left out    2 leakage" in shown
     zoo_("data", "check", tmp_path / "clean")
     shown = zoo_("data", "check", leaking, "--fix-to", tmp_path / "c2", "--format=json", code=1)
     assert len(json.loads(shown.stdout)["fixed"]["left_out"]) == 2
@@ -106,7 +106,7 @@ def test_names_can_not_move_the_cursor(root):
 def test_the_cache_lists_what_is_remembered(root):
     settle(root)
     zoo_("data", "check", root)
-    assert zoo_("cache", "list").stdout.split()[:3] == ["examined", "12", "records"]
+    assert zoo_("cache", "list").stdout.splitlines()[1].split()[:2] == ["examined", "12"]
 
 
 def warned(root, **fields):

@@ -87,7 +87,7 @@ def test_plugins_are_listed_with_package_state_and_cause(install):
     assert (listed["timm"]["state"], listed["timm"]["distribution"]) == ("ok", "zoo")
     assert listed["timm"]["backbones"] > 1300
     table = CliRunner().invoke(main, ["plugins"]).stdout
-    assert "broken       acme-broken 1.2  broken: OSError: boom" in table
+    assert re.search(r"^broken +acme-broken 1\.2 +broken: OSError: boom$", table, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("_may_disable")
@@ -96,9 +96,10 @@ def test_a_plugin_can_be_left_out_by_flag(install):
     assert plugins.get("mynet").name == "one/mynet"
     plugins.load.cache_clear()
     result = CliRunner().invoke(main, ["--no-plugin", "one", "plugins"])
-    assert (
-        "one          acme-one 1.2  disabled: by ZOO_DISABLE_PLUGINS or --no-plugin"
-        in result.stdout
+    assert re.search(
+        r"^one +acme-one 1\.2 +disabled: by ZOO_DISABLE_PLUGINS or --no-plugin$",
+        result.stdout,
+        re.MULTILINE,
     )
     with pytest.raises(PluginError, match=r"plugin one .* can't be used: disabled"):
         plugins.get("one/mynet")
@@ -148,7 +149,8 @@ def test_no_package_can_take_the_name_of_zoos_own_plugin(install):
     (thief,) = (p for p in plugins.load_all() if p.distribution == "acme-thief")
     assert thief.state == "duplicate"
     assert "the name is that of one of zoo's own plugins: acme-thief, zoo" in thief.cause
-    assert "acme-thief 1.2  duplicate: " in CliRunner().invoke(main, ["plugins"]).stdout
+    listed = CliRunner().invoke(main, ["plugins"]).stdout
+    assert re.search(r"acme-thief 1\.2 +duplicate: ", listed)
 
 
 def test_bare_names_prefer_torchvision_then_the_only_plugin(install):

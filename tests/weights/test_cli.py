@@ -90,7 +90,7 @@ def test_the_list_has_name_size_and_place_of_what_is_here(file):
         "by": "added with `zoo weights add`",
     }
     table = cli("weights", "list", "test_eff")
-    assert table.stdout.startswith(f"{TINY}   1.44 MB  {weights.added_path(TINY)}")
+    assert table.stdout.startswith(f"{TINY}  1.44 MB  {weights.added_path(TINY)}")
     assert table.stderr == "1 file, 1.44 MB in all\n"
 
 

@@ -80,7 +80,10 @@ class _Commands(click.Group):
             raise
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 @click.version_option(package_name="zoo", message="zoo %(version)s")
 @click.option(
     "--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Leave out the plugin NAME."

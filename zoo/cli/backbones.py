@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from zoo.cli.options import format_option
+from zoo.cli.tables import label, print_table, text
 from zoo.cli.words import echo
+
+if TYPE_CHECKING:
+    from zoo.backbone import Backbone
 
 
 @click.command("backbones", short_help="List what there is to start from.")
@@ -42,14 +47,16 @@ def command(pattern: str, form: str) -> None:
             )
         )
     else:
-        width = max([len(b.name) for b in found], default=0)
-        for b in found:
-            height, width_px = b.preprocess.height_width
-            weights = (b.weights.license or "licence not stated") if b.weights else "no weights"
-            echo(f"{b.name:{width}}  {height}x{width_px}  {weights}")
+        print_table([text(), label(), text()], [_row(b) for b in found])
         echo(f"{len(found)} backbones", err=True)
     for network in plugins.left_out(pattern):
         echo(f"- {network.name} is no backbone: {network.reason}", err=True)
     for plugin in plugins.load_all():
         if plugin.state not in ("ok", "disabled"):
             echo(f"! plugin {plugin} was left out: {plugin.state}: {plugin.cause}", err=True)
+
+
+def _row(backbone: Backbone) -> tuple[str, str, str]:
+    weights = backbone.weights
+    licence = (weights.license or "licence not stated") if weights else "no weights"
+    return backbone.name, "x".join(map(str, backbone.preprocess.height_width)), licence

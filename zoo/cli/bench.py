@@ -10,6 +10,7 @@ import click
 
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
+from zoo.cli.tables import number, print_facts, print_table, text
 from zoo.cli.words import echo
 from zoo.recipe import make_recipe
 
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 #: Images at once, where nothing else is said.
 BATCH_SIZES = {"cpu": (1, 8, 16, 32), "mps": (1, 16, 64), "cuda": (1, 32, 128, 256)}
 
-_ROW = "{:35}  {:>5}  {:>10}  {:>10}  {:>11}  {}"
+#: Printed batch by batch, so each is as wide as what may come.
+_COLUMNS = (
+    text("measured"),
+    number("batch"),
+    number("images/s", least=9),
+    number("GFLOP/s", least=9),
+    number("of the peak"),
+    text(),
+)
 
 
 @click.command("bench", short_help="Measure how fast a backbone predicts and trains here.")
@@ -91,13 +100,12 @@ def command(
     setup = bench.setup
     if form == "text":
         _print_setup(setup)
-        echo(_ROW.format("", "batch", "images/s", "GFLOP/s", "of the peak", "").rstrip())
     speeds: list[Speed] = []
     for batch_size in batch_sizes or BATCH_SIZES[setup.device]:
         measured = measure(bench, batch_size, seconds=seconds, compiled=compiled)
         speeds += measured
-        for speed in measured if form == "text" else ():
-            echo(_row(speed).rstrip())
+        if form == "text":
+            print_table(_COLUMNS, map(_row, measured), header=len(speeds) == len(measured))
     memory = peak_memory(torch.device(setup.device))
     if form == "text":
         held = "not known" if memory is None else f"{memory / 1e9:.2f} GB, all of this together"
@@ -116,7 +124,7 @@ def _print_setup(setup: Setup) -> None:
     peak = f"{setup.peak / 1e9:,.0f} GFLOP/s in fp32"
     if setup.precision != "fp32":
         peak += f", {setup.training_peak / 1e9:,.0f} GFLOP/s in {setup.precision}"
-    for name, value in (
+    facts = (
         ("device", f"{setup.device}, {setup.device_name}{threads}, torch {setup.torch}"),
         ("allocator", setup.allocator),
         ("peak", f"{peak}, multiplying matrices"),
@@ -125,15 +133,15 @@ def _print_setup(setup: Setup) -> None:
         ("prediction", f"{setup.forward_flops / 1e9:.3g} GFLOP an image, in fp32"),
         ("training", f"{setup.training_flops / 1e9:.3g} GFLOP an image, in {setup.precision}"),
         ("batch norm", f"{setup.folded} can be folded into convolutions"),
-    ):
-        echo(f"{name:10}  {value}")
-    echo("")
+    )
+    print_facts(facts)
+    echo()
 
 
-def _row(speed: Speed) -> str:
-    return _ROW.format(
+def _row(speed: Speed) -> tuple[str, ...]:
+    return (
         speed.what,
-        speed.batch_size,
+        str(speed.batch_size),
         f"{speed.images_per_second:,.1f}",
         f"{speed.flops_per_second / 1e9:,.1f}",
         f"{speed.share_of_peak:.0%}",

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
+from zoo.cli.tables import label, number, print_facts, print_table
 from zoo.cli.words import count, echo, echo_json, human_size
 
 if TYPE_CHECKING:
     from zoo.cache import Kind
+
+#: Printed store by store, so each is as wide as what may come.
+_COLUMNS = (
+    label("kind", least=11),
+    number("records", least=9),
+    number("size", least=7),
+    label("last used", least=16),
+)
 
 KINDS = ("features", "activations", "images", "examined")
 
@@ -48,10 +57,11 @@ def list_(form: str) -> None:
         return
     for store in stores:
         used = store.used.astimezone().strftime("%Y-%m-%d %H:%M")
-        records = count(store.records, "record")
-        echo(f"{store.kind:11}  {records:>16}  {human_size(store.bytes):>8}  used {used}")
-        if store.about:
-            echo(f"    {', '.join(f'{name} {_short(v)}' for name, v in store.about.items())}")
+        row = (store.kind, str(store.records), human_size(store.bytes), used)
+        print_table(_COLUMNS, [row], header=store is stores[0])
+        about = ", ".join(f"{name} {_short(v)}" for name, v in store.about.items())
+        if about:
+            print_facts([("  ", about)])
     total = human_size(sum(store.bytes for store in stores))
     echo(f"{count(len(stores), 'store')}, {total} in all, in {cache.root()}", err=True)
 

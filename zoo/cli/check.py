@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
+from zoo.cli.tables import label, print_table, text
 from zoo.cli.words import echo, echo_json
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ def _print(name: str, results: list[CheckResult], verbose: bool) -> None:
     counts = Counter(r.status for r in results)
     summary = ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
     echo(f"{name}  {summary}, {sum(r.seconds for r in results):.1f} s")
-    for r in results:
-        if r.status == "failed" or verbose:
-            echo(f"  {r.status:8}  {r.check}" + (f": {r.message}" if r.message else ""))
+    print_table(
+        [label(), text()],
+        [
+            (f"  {r.status}", f"{r.check}: {r.message}" if r.message else r.check)
+            for r in results
+            if r.status == "failed" or verbose
+        ],
+    )

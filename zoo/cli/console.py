@@ -9,9 +9,17 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zoo.cli.tables import (
+    label,
+    least_width,
+    number,
+    plain_console,
+    print_facts,
+    print_table,
+    text,
+)
 from zoo.engine.events import EpochEnd, Note, StepEnd
 from zoo.engine.events import Progress as Done
 from zoo.engine.measure import trivial_accuracy
@@ -24,6 +32,28 @@ from zoo.text import printable
 if TYPE_CHECKING:
     from zoo.run.read import Run
 
+#: Of the table of epochs, each with its width: its rows are printed one by one.
+_EPOCH_COLUMNS = {
+    "epoch": 5,
+    "train loss": 8,
+    "train acc": 7,
+    "val loss": 8,
+    "val acc": 7,
+    "lr backbone": 8,
+    "lr head": 8,
+    "seconds": 7,
+    "waited": 6,
+}
+
+_GROUP_COLUMNS = (
+    text("group"),
+    number("parameters"),
+    number("learning rate"),
+    number("weight decay"),
+    number("not decayed"),
+    text("trains"),
+)
+
 #: Rows of the plan's groups that train alike but for their rates, before some are drawn together.
 _MOST_ROWS = 8
 
@@ -32,12 +62,12 @@ class TrainingConsole:
     """Listens to training and prints; a context manager that cleans up the progress bar."""
 
     def __init__(self) -> None:
-        self.out = Console(highlight=False, soft_wrap=True, markup=False)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        self.out = plain_console()
+        self.err = plain_console(stderr=True)
         self._started = time.perf_counter()
         self._epoch_started = 0.0
         self._images = 0
-        self._headed = False
+        self._epoch_columns: list[str] = []
         self._trivial = 0.0
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -81,8 +111,9 @@ class TrainingConsole:
                 self._epoch(event)
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line, on a terminal in a style of rich's."""
-        self.out.print(printable(text, lines=True), style=style)
+        """Print a line, on a terminal in a style of rich's and broken between words."""
+        plain = not self.out.is_terminal
+        self.out.print(printable(text, lines=True), style=style, soft_wrap=plain)
 
     def result(self, run: Run) -> None:
         """Say what came of it."""
@@ -95,8 +126,10 @@ class TrainingConsole:
         )
         if run.info.recipe.weights == "none":
             self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
-        self.say(f"run folder   {run.path}")
-        self.say(f"use it       zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR...")
+        # In one piece each, to be copied.
+        self.out.print(printable(f"run folder   {run.path}"))
+        command = f"zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR..."
+        self.out.print(printable(f"use it       {command}"))
 
     def stopped(self, stopped: Stopped) -> None:
         """Say what a signal left behind."""
@@ -107,7 +140,7 @@ class TrainingConsole:
 
     def _plan(self, plan: Plan) -> None:
         recipe, (height, width) = plan.recipe, plan.preprocess.height_width
-        for name, value in (
+        facts = (
             ("backbone", plan.backbone),
             ("weights", plan.weights_source),
             ("data", recipe.data or "demo (scikit-learn's digits)"),
@@ -119,11 +152,10 @@ class TrainingConsole:
             ("device", f"{plan.device}, {plan.precision}"),
             ("allocator", plan.allocator),
             ("run folder", str(plan.out)),
-        ):
-            self.say(f"{name:10}  {printable(value)}")
+        )
+        print_facts(facts, console=self.out)
         self.say("")
-        for n, line in enumerate(_groups(plan)):
-            self.say(line, "" if n else "bold")
+        print_table(_GROUP_COLUMNS, _groups(plan), console=self.out)
         self.say("")
 
     def _done(self, event: Done) -> None:
@@ -159,18 +191,42 @@ class TrainingConsole:
         )
 
     def _epoch(self, end: EpochEnd) -> None:
-        if not self._headed:
-            self._headed = True
-            columns = "train loss  accuracy  val loss  accuracy  lr backbone     lr head  seconds"
-            self.say(f"epoch  {columns}  waited", "bold")
+        first = not self._epoch_columns
+        if first:
+            self._choose_epoch_columns()
         good = end.best and end.val_accuracy > self._trivial
-        self.say(
-            f"{end.epoch or 'probe':>5}  {end.train_loss:10.4f}  {end.train_accuracy:8.2%}  "
-            f"{end.val_loss:8.4f}  {end.val_accuracy:8.2%}  {end.lr_backbone:11.3g} "
-            f"{end.lr_head:11.3g}  {end.seconds:7.1f}  {end.data_seconds:6.1f}"
-            f"{'  best' if good else '  no better than one class' if end.best else ''}",
-            "green" if good else "",
-        )
+        cells = {
+            "epoch": str(end.epoch or "probe"),
+            "train loss": f"{end.train_loss:.4f}",
+            "train acc": f"{end.train_accuracy:.2%}",
+            "val loss": f"{end.val_loss:.4f}",
+            "val acc": f"{end.val_accuracy:.2%}",
+            "lr backbone": f"{end.lr_backbone:.3g}",
+            "lr head": f"{end.lr_head:.3g}",
+            "seconds": f"{end.seconds:.1f}",
+            "waited": f"{end.data_seconds:.1f}",
+        }
+        columns = [number(name, least=_EPOCH_COLUMNS[name]) for name in self._epoch_columns]
+        row = [cells[name] for name in self._epoch_columns]
+        note = "best" if good else "no better than one class" if end.best else ""
+        if least_width([*columns, label()], [[*row, note]]) <= self.out.width:
+            columns, row, note = [*columns, label()], [*row, note], ""
+        style = "green" if good else None
+        print_table(columns, [row], console=self.out, header=first, style=style)
+        if note:
+            self.say(f"{'':5}  {note}")
+
+    def _choose_epoch_columns(self) -> None:
+        """Leave out what a narrow terminal has no room for, and say so."""
+        self._epoch_columns, left_out = list(_EPOCH_COLUMNS), []
+        for name in ("waited", "lr head", "lr backbone", "seconds"):
+            columns = [number(each, least=_EPOCH_COLUMNS[each]) for each in self._epoch_columns]
+            if least_width([*columns, label(least=len("best"))], []) <= self.out.width:
+                break
+            self._epoch_columns.remove(name)
+            left_out.append(name)
+        if left_out:
+            self.say(f"left out for lack of room: {', '.join(left_out)} (metrics.csv has all)")
 
 
 def _classes(plan: Plan) -> str:
@@ -198,9 +254,9 @@ def _augmentation(recipe: Recipe) -> str:
     return f"{recipe.augment} augmentation; {' and '.join(open_ones)} if labels survive them"
 
 
-def _groups(plan: Plan) -> list[str]:
-    """The table of parameter groups, header first, columns as wide as they need."""
-    cells = [("group", "parameters", "learning rate", "weight decay", "not decayed", "trains")]
+def _groups(plan: Plan) -> list[tuple[str, ...]]:
+    """The rows of the table of parameter groups."""
+    cells: list[tuple[str, ...]] = []
     for rows in _shortened(plan.groups):
         first, last = rows[0], rows[-1]
         rates = (
@@ -217,17 +273,7 @@ def _groups(plan: Plan) -> list[str]:
                 _trains(first),
             )
         )
-    widths = [max(len(row[column]) for row in cells) for column in range(5)]
-    return [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:5], widths[1:], strict=True)),
-                row[5],
-            ]
-        )
-        for row in cells
-    ]
+    return cells
 
 
 def _shortened(groups: tuple[GroupPlan, ...]) -> list[tuple[GroupPlan, ...]]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
-from zoo.cli.words import count, echo, echo_json, shown
+from zoo.cli.tables import number, print_facts, print_table, text
+from zoo.cli.words import count, echo, echo_json
 from zoo.files import expand
 
 if TYPE_CHECKING:
@@ -116,11 +117,14 @@ def _print(report: Report) -> None:
     from zoo.data.doctor.findings import examples
 
     _print_classes(report)
+    width = max(map(len, COLOURS))
     for finding in report.findings:
-        click.secho(f"\n{finding.severity:8} {shown(finding.text)}", fg=COLOURS[finding.severity])
-        for example in examples(finding, MOST_EXAMPLES):
-            echo(f"           {shown(example)}")
-        echo(f"         > {finding.advice}")
+        echo()
+        print_facts(
+            [(finding.severity, finding.text)], least=width, style=COLOURS[finding.severity]
+        )
+        below = [*(f"  {e}" for e in examples(finding, MOST_EXAMPLES)), f"> {finding.advice}"]
+        print_facts([("", line) for line in below], least=width)
     numbers = [
         count(sum(f.severity == severity for f in report.findings), severity)
         for severity in ("error", "warning", "note")
@@ -130,16 +134,14 @@ def _print(report: Report) -> None:
 
 def _print_classes(report: Report) -> None:
     names = sorted({name for of_split in report.counts.values() for name in of_split})
-    width = max(5, *(len(shown(name)) for name in names))
-    splits = list(report.counts)
-    echo(f"{'class':{width}}" + "".join(f"  {split or 'images':>7}" for split in splits))
-    for name in names[:MOST_CLASSES]:
-        numbers = (report.counts[split].get(name, 0) for split in splits)
-        echo(f"{shown(name):{width}}" + "".join(f"  {n:>7}" for n in numbers))
+    splits = report.counts.values()
+    rows = [(name, *(str(s.get(name, 0)) for s in splits)) for name in names[:MOST_CLASSES]]
     if len(names) > MOST_CLASSES:
-        echo(f"and {len(names) - MOST_CLASSES} classes more")
-    totals = (sum(report.counts[split].values()) for split in splits)
-    echo(f"{'all':{width}}" + "".join(f"  {n:>7}" for n in totals))
+        rest = names[MOST_CLASSES:]
+        more = (str(sum(s.get(name, 0) for name in rest)) for s in splits)
+        rows.append((f"and {len(rest)} classes more", *more))
+    rows.append(("all", *(str(sum(s.values())) for s in splits)))
+    print_table([text("class"), *(number(split or "images") for split in report.counts)], rows)
 
 
 def _print_fixed(fixed: Fixed) -> None:
@@ -149,7 +151,12 @@ def _print_fixed(fixed: Fixed) -> None:
     for each in fixed.left_out:
         kinds[each.kind] = kinds.get(each.kind, 0) + 1
     listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing"
-    echo(f"\nclean copy   {fixed.path}, {count(fixed.files, 'file')}")
-    echo(f"left out     {listed}; which and why: {fixed.path / LEFT_OUT}")
+    facts = [
+        ("clean copy", f"{fixed.path}, {count(fixed.files, 'file')}"),
+        ("left out", f"{listed}; which and why: {fixed.path / LEFT_OUT}"),
+    ]
     if fixed.renamed:
-        echo(f"renamed      {count(len(fixed.renamed), 'image')} to the extension of the content")
+        images = count(len(fixed.renamed), "image")
+        facts.append(("renamed", f"{images} to the extension of the content"))
+    echo()
+    print_facts(facts)

@@ -10,13 +10,24 @@ import click
 
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
+from zoo.cli.tables import (
+    least_width,
+    number,
+    plain_console,
+    print_facts,
+    print_table,
+    text,
+)
 from zoo.cli.words import echo, echo_json, shown
 
 if TYPE_CHECKING:
     from zoo.run.evaluate import Evaluation, Split
 
-#: With more classes a confusion matrix fits no terminal.
+#: With more classes a confusion matrix is no longer read.
 WIDEST_MATRIX = 20
+
+#: Pairs of classes that are listed in its place.
+MOST_CONFUSIONS = 20
 
 
 @click.command("evaluate", short_help="Measure a run on labelled images.")
@@ -81,14 +92,44 @@ def command(
 
 def _print(result: Evaluation) -> None:
     correct = sum(row[i] for i, row in enumerate(result.confusion))
-    echo(f"images    {shown(result.source)}")
-    echo(f"accuracy  {result.accuracy:.2%} ({correct} of {result.images})")
-    echo(f"loss      {result.loss:.4f}\n")
-    names = [shown(c.name) for c in result.classes]
-    width = max(5, *map(len, names))
-    echo(f"{'class':{width}}  precision  recall      f1  images")
-    for name, c in zip(names, result.classes, strict=True):
-        echo(f"{name:{width}}  {c.precision:9.2%} {c.recall:7.2%} {c.f1:7.2%}  {c.images:6}")
+    print_facts(
+        [
+            ("images", result.source),
+            ("accuracy", f"{result.accuracy:.2%} ({correct} of {result.images})"),
+            ("loss", f"{result.loss:.4f}"),
+        ]
+    )
+    echo()
+    print_table(
+        [text("class"), *map(number, ("precision", "recall", "f1", "images"))],
+        [
+            (c.name, f"{c.precision:.2%}", f"{c.recall:.2%}", f"{c.f1:.2%}", str(c.images))
+            for c in result.classes
+        ],
+    )
+    echo()
+    if len(result.classes) > WIDEST_MATRIX or not _print_matrix(result):
+        _print_confusions(result)
+
+
+def _print_matrix(result: Evaluation) -> bool:
+    """Print the confusion matrix; False, and nothing is printed, where it does not fit."""
+    console = plain_console()
+    numbers = [str(n) for n, _ in enumerate(result.classes, 1)]
+    columns = [number("row"), text("truth"), *map(number, numbers)]
+    rows = [
+        (n, c.name, *map(str, row))
+        for n, c, row in zip(numbers, result.classes, result.confusion, strict=True)
+    ]
+    if least_width(columns, rows) > console.width:
+        return False
+    echo("confusion (rows: truth, columns: taken for, by row number)")
+    print_table(columns, rows, console=console)
+    return True
+
+
+def _print_confusions(result: Evaluation) -> None:
+    names = [c.name for c in result.classes]
     mistakes = sorted(
         (
             (count, names[truth], names[taken])
@@ -98,14 +139,9 @@ def _print(result: Evaluation) -> None:
         ),
         key=lambda mistake: (-mistake[0], *mistake[1:]),
     )
-    if len(result.classes) > WIDEST_MATRIX:
-        echo(f"\nmost frequent of {len(mistakes)} confusions (all: --format json)")
-        for count, truth, taken in mistakes[:WIDEST_MATRIX]:
-            echo(f"{count:6}  {truth} taken for {taken}")
-        return
-    echo("\nconfusion: rows are the truth, columns (by row number) what it was taken for")
-    column = max(4, *(len(str(n)) for row in result.confusion for n in row))
-    numbers = range(1, len(result.classes) + 1)
-    echo(f"{'':{width + 4}}" + "".join(f"  {n:>{column}}" for n in numbers))
-    for n, name, row in zip(numbers, names, result.confusion, strict=True):
-        echo(f"{n:2}  {name:{width}}" + "".join(f"  {k:>{column}}" for k in row))
+    listed = mistakes[:MOST_CONFUSIONS]
+    echo(f"{len(listed)} most frequent of {len(mistakes)} confusions (all: --format json)")
+    print_table(
+        [number("images"), text("truth"), text("taken for")],
+        [(str(count), truth, taken) for count, truth, taken in listed],
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from zoo.cli.options import format_option
-from zoo.cli.words import echo, echo_json
+from zoo.cli.tables import label, print_table, text
+from zoo.cli.words import echo_json
 
 
 @click.command("plugins", short_help="List the plugins found, and why any was left out.")
@@ -36,10 +37,11 @@ def command(form: str) -> None:
         ]
         echo_json(listed)
         return
-    width = max((len(p.name) for p in found), default=0)
+    rows = []
     for p in found:
         state = f"{len(p.backbones)} backbones" if p.state == "ok" else f"{p.state}: {p.cause}"
         left_out = f", {len(p.left_out)} left out" if p.left_out else ""
-        echo(f"{p.name:{width}}  {p.distribution} {p.version}  {state}{left_out}")
+        rows.append((p.name, f"{p.distribution} {p.version}", f"{state}{left_out}"))
         if p.printed:
-            echo(f"{'':{width}}  printed while loading: {p.printed}")
+            rows.append(("", "", f"printed while loading: {p.printed}"))
+    print_table([label(), text(), text()], rows)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import click
+from rich.cells import cell_len
 
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
+from zoo.cli.tables import label, number, plain_console, print_table, text
 from zoo.cli.words import echo, echo_json_lines, echo_json_list, shown
 from zoo.errors import DataError
 from zoo.text import spreadsheet_cell
@@ -171,9 +173,17 @@ def _write_csv(entries: Iterator[Entry]) -> None:
 
 
 def _write_table(entries: Iterator[Entry]) -> None:
+    console = plain_console()
     for p in _predicted(entries):
         top = "  ".join(f"{shown(label)} {probability:.1%}" for label, probability in p.top)
-        echo(f"{shown(p.path)}  {top}")
+        line = f"{shown(p.path)}  {top}"
+        if cell_len(line) <= console.width:
+            echo(line)
+        else:
+            # The path in one piece, to be copied.
+            echo(shown(p.path))
+            rows = [("", f"{probability:.1%}", label_) for label_, probability in p.top]
+            print_table([label(), number(), text()], rows, console=console)
 
 
 def _predicted(entries: Iterator[Entry]) -> Iterator[Prediction]:

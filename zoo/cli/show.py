@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
 
+from zoo.cli.tables import number, print_facts, print_table, text
 from zoo.cli.words import echo
 
 if TYPE_CHECKING:
@@ -36,42 +36,49 @@ def command(name: str, depth: int) -> None:
     backbone = plugins.get(name)
     model = plugins.build(backbone, None, False)
     height, width = backbone.preprocess.height_width
-    summary = torchinfo.summary(
-        model,
-        input_size=(1, 3, height, width),
-        depth=depth,
-        col_names=("output_size", "num_params"),
-        row_settings=("var_names",),
-        verbose=0,
-        mode="eval",
+    summary = torchinfo.summary(model, input_size=(1, 3, height, width), verbose=0, mode="eval")
+    print_table(
+        [text("layer"), text("type"), number("output"), number("parameters")],
+        [
+            (
+                f"{'  ' * layer.depth}{layer.var_name}",
+                layer.class_name,
+                " x ".join(map(str, layer.output_size[1:])),
+                f"{layer.num_params:,}",
+            )
+            for layer in summary.summary_list
+            if layer.depth <= depth
+        ],
     )
-    # torchinfo prints units of its own as Python's enum does: Units.GIGABYTES.
-    echo(re.sub(r"Units\.(\w)\w+", r"\1", str(summary)))
     layers = depths(model, backbone)
     of_backbone, of_head = split_parameters(model, backbone)
     preprocess, weights = backbone.preprocess, backbone.weights
-    echo(f"\nbackbone       {backbone.name}")
-    for path, leaf in head_leaves(model, backbone).items():
-        echo(f"head           {path}: {leaf}")
-    if backbone.neck:
-        echo(f"neck           {', '.join(backbone.neck)}")
-    for depth, paths in enumerate(layers.stages if layers.declared else ()):
-        echo(f"{'' if depth else 'stages':15}{depth + 1:2}  {', '.join(paths)}")
-    echo(f"groups         backbone {sum(p.numel() for p in of_backbone):,} parameters")
-    head = f"head {sum(p.numel() for p in of_head):,} parameters" if of_head else "no head yet"
-    echo(f"               {head} (a new one is made for your classes)")
-    echo(
-        f"preprocessing  resize {'x'.join(map(str, preprocess.resize))} "
-        f"({preprocess.interpolation}, {preprocess.crop_mode}), crop {height}x{width}"
-        f"{_size_note(backbone)}"
+    new_head = f"head {sum(p.numel() for p in of_head):,} parameters" if of_head else "no head yet"
+    resize = (
+        f"resize {'x'.join(map(str, preprocess.resize))} "
+        f"({preprocess.interpolation}, {preprocess.crop_mode})"
     )
-    echo(f"               mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}")
-    if weights is None:
-        echo("weights        none")
-        return
-    echo(f"weights        {weights.tag or 'pretrained'}, from {weights.place}")
-    echo(f"sha256         {weights.sha256 or 'none to check against'}")
-    echo(f"licence        {weights.license or 'not stated'}")
+    facts = [
+        ("backbone", backbone.name),
+        ("work", f"{summary.total_mult_adds / 1e9:.3g} G multiply-adds an image"),
+        *(("head", f"{path}: {leaf}") for path, leaf in head_leaves(model, backbone).items()),
+    ]
+    if backbone.neck:
+        facts.append(("neck", ", ".join(backbone.neck)))
+    for stage, paths in enumerate(layers.stages if layers.declared else (), 1):
+        facts.append(("stages" if stage == 1 else "", f"{stage:2}  {', '.join(paths)}"))
+    facts += [
+        ("groups", f"backbone {sum(p.numel() for p in of_backbone):,} parameters"),
+        ("", f"{new_head} (a new one is made for your classes)"),
+        ("preprocessing", f"{resize}, crop {height}x{width}{_size_note(backbone)}"),
+        ("", f"mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}"),
+        ("weights", f"{weights.tag or 'pretrained'}, from {weights.place}" if weights else "none"),
+    ]
+    if weights is not None:
+        facts.append(("sha256", weights.sha256 or "none to check against"))
+        facts.append(("licence", weights.license or "not stated"))
+    echo()
+    print_facts(facts)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

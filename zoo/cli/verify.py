@@ -10,6 +10,7 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.start import starting
+from zoo.cli.tables import label, print_table, text
 from zoo.cli.words import count, echo, echo_json, shown
 from zoo.errors import RunError
 
@@ -57,6 +58,7 @@ def command(runs: tuple[Path, ...], form: str) -> None:
 def _print(run: Path, findings: tuple[Finding, ...], *, titled: bool) -> None:
     if titled:
         echo(shown(run))
-    width = max(len(shown(finding.file)) for finding in findings)
-    for finding in findings:
-        echo(f"{finding.state:9}  {shown(finding.file):{width}}  {shown(finding.detail)}".rstrip())
+    print_table(
+        [label(), label(), text()],
+        [(finding.state, finding.file, finding.detail) for finding in findings],
+    )

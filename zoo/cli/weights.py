@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
+from zoo.cli.tables import number, print_facts, print_table, text
 from zoo.cli.words import count, echo, echo_json, human_size
 
 if TYPE_CHECKING:
@@ -54,10 +55,13 @@ def list_(pattern: str, form: str) -> None:
         ]
         echo_json(listed)
         return
-    width = max((len(name) for name, *_ in rows), default=0)
-    for name, file, by, kind in rows:
-        said = "" if kind == "own" else f"  ({by})"
-        echo(f"{name:{width}}  {human_size(_size(file)):>8}  {file}{said}")
+    print_table(
+        [text(), number(), text()],
+        [
+            (name, human_size(_size(file)), f"{file}{'' if kind == 'own' else f'  ({by})'}")
+            for name, file, by, kind in rows
+        ],
+    )
     # Two backbones may have one file.
     sizes = {os.path.realpath(file): _size(file) for _, file, *_ in rows}
     echo(f"{count(len(sizes), 'file')}, {human_size(sum(sizes.values()))} in all", err=True)
@@ -81,16 +85,20 @@ def where(name: str) -> None:
     _warn(notes)
     echo(f"{backbone.name}: {count(len(found), 'place')}")
     first = next((p for p in found if p.file is not None or p.remote), None)
-    for number, place in enumerate(found, 1):
+    for n, place in enumerate(found, 1):
         own = place.kind == "own"
         here = f"no, not at {looked_in(place.weights, own=own)}"
         if place.file is not None:
             here = f"yes, {place.file} ({human_size(_size(place.file))})"
-        echo(f"{'->' if place is first else '  '} {number}  {place.weights.place}")
-        echo(f"      said by          {place.by}")
-        echo(f"      on this machine  {here}")
-        echo(f"      sha256           {place.weights.sha256 or 'none declared'}")
-        echo(f"      licence          {place.weights.license or 'not stated'}")
+        echo(f"{'->' if place is first else '  '} {n}  {place.weights.place}")
+        print_facts(
+            [
+                ("      said by", place.by),
+                ("      on this machine", here),
+                ("      sha256", place.weights.sha256 or "none declared"),
+                ("      licence", place.weights.license or "not stated"),
+            ]
+        )
     if not any(place.kind == "added" for place in found):
         echo(
             f"nothing was added with `zoo weights add`; it would be {added_path(backbone.name)}",
