@@ -139,3 +139,28 @@ def test_a_failed_write_keeps_the_older_file(monkeypatch):
 def test_files_have_the_rights_that_the_umask_gives(run):
     Path("plain").touch()
     assert (run.path / MODEL).stat().st_mode == Path("plain").stat().st_mode
+
+
+def test_a_run_is_shown_in_one_line(run):
+    shown = repr(run)
+    assert len(shown) < 200
+    assert shown.isprintable()
+    for fact in (
+        repr(run.path.name),
+        run.info.backbone,
+        "classes=3",
+        f"val_accuracy={run.info.val_accuracy:.4g}",
+        f"epoch={run.info.epoch}",
+    ):
+        assert fact in shown
+
+
+def test_a_notebook_shows_a_run_with_its_name_escaped(run, tmp_path):
+    folder = tmp_path / "<b>&\x1b[31m"
+    shutil.copytree(run.path, folder)
+    shown = zoo.load(folder)._repr_html_()
+    assert r"&lt;b&gt;&amp;\x1b[31m" in shown
+    assert "<b>" not in shown
+    assert run.info.backbone in shown
+    assert f"{run.info.val_accuracy:.4g}" in shown
+    assert len(shown) < 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +31,7 @@ from zoo.run.evaluate import Evaluation, Split, evaluate
 from zoo.run.inference import eval_batches, predict_logits
 from zoo.run.parse import read_head
 from zoo.run.write import MODEL, ModelInfo
-from zoo.text import clip
+from zoo.text import clip, printable
 from zoo.weights import is_file, tensors_sha256
 from zoo.weights.header import Header
 from zoo.weights.reading import leads_out
@@ -70,6 +71,27 @@ class Run:
     info: ModelInfo
     backbone: Backbone
     model: nn.Module
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value!r}" for name, value in self._facts().items())
+        return f"Run({facts})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = "".join(
+            f"<tr><th>{name.replace('_', ' ')}</th><td>{escape(printable(str(value)))}</td></tr>"
+            for name, value in self._facts().items()
+        )
+        return f"<table>{rows}</table>"
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "name": self.path.resolve().name,
+            "backbone": self.info.backbone,
+            "classes": len(self.class_names),
+            "val_accuracy": round(self.info.val_accuracy, 4),
+            "epoch": self.info.epoch,
+        }
 
     @property
     def class_names(self) -> tuple[str, ...]:
