@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 #: What a reader has imported, beside what a block itself imports.
 LIBRARIES = ("safetensors.torch", "timm", "torch", "torchvision", "transformers", "zoo")
 
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted((ROOT / "zoo" / "recipes").glob("*.toml"))
 
 
 def commands_in(markdown: str) -> list[str]:
@@ -42,7 +42,6 @@ def zoo_(*args: str) -> str:
 def test_the_readmes_commands_are_understood():
     """Read as the command line reads them, and not run."""
     make_photos(Path("photos"), 1)
-    shutil.copytree(ROOT / "recipes", "recipes")
     commands = commands_in((ROOT / "README.md").read_text())
     assert len(commands) >= 6
     for line in commands:
@@ -59,7 +58,6 @@ def test_the_readmes_commands_run_in_their_order():
     """All but the demo's, which takes a minute (below)."""
     make_photos(Path("photos"), 6)
     shutil.copy(Path("photos/red/0.png"), "photo.jpg")
-    shutil.copytree(ROOT / "recipes", "recipes")
     commands = commands_in((ROOT / "README.md").read_text())
     assert len(commands) >= 6
     for command in commands:
@@ -115,17 +113,17 @@ def test_every_recipe_runs_as_it_stands(file):
     make_photos(Path("photos"), 6)
     quick = {k: v for k, v in QUICK.items() if k not in ("backbone", "batch_size")}
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in quick.items()]
-    zoo_("finetune", "--recipe", str(file), "--data", "photos", "--out", "run", *flags)
+    zoo_("finetune", "--recipe", file.stem, "--data", "photos", "--out", "run", *flags)
     ran = tomllib.loads(Path("run/recipe.toml").read_text())
     given = tomllib.loads(file.read_text())
     assert {k: v for k, v in ran.items() if k in given and k not in quick | {"backbone": 0}} == {
         k: v for k, v in given.items() if k not in quick | {"backbone": 0}
     }
-    assert file.read_text().startswith(f"# zoo finetune --recipe recipes/{file.name}")
+    assert file.read_text().startswith(f"# zoo finetune --recipe {file.stem} ")
 
 
 def test_the_article_is_followed_to_the_letter():
-    recipe = make_recipe(ROOT / "recipes" / "article.toml")
+    recipe = make_recipe("article")
     told = {
         "backbone": "torchvision/resnet18",
         "train": "finetune",

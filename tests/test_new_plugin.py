@@ -156,7 +156,7 @@ def test_the_folder_to_write_into_must_be_there():
     assert "Directory 'nowhere' does not exist" in result.stderr
 
 
-def test_the_template_is_in_the_wheel(tmp_path):
+def test_the_template_and_the_recipes_are_in_the_wheel(tmp_path):
     sources = tmp_path / "sources"
     ignore = shutil.ignore_patterns(".git", ".*_cache", "__pycache__", "tests", "bench", "docs")
     shutil.copytree(ROOT, sources, ignore=ignore)
@@ -164,6 +164,8 @@ def test_the_template_is_in_the_wheel(tmp_path):
     subprocess.run(build, cwd=sources, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("zoo-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        packed = {n for n in archive.namelist() if n.startswith("zoo/plugin_template/")}
-    template = ROOT / "zoo" / "plugin_template"
-    assert packed == {f"zoo/plugin_template/{p.name}" for p in template.iterdir()}
+        packed = set(archive.namelist())
+    for folder in ("plugin_template", "recipes"):
+        files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "zoo" / folder).iterdir()}
+        assert files
+        assert files <= packed

@@ -107,3 +107,30 @@ def test_freezing_that_cannot_be_is_refused_when_it_is_read(fields, message):
     with pytest.raises(RecipeError, match=message) as error:
         make_recipe(**fields)
     assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["article", "frozen", "quick"])
+def test_a_name_finds_a_recipe_that_comes_with_zoo(name):
+    assert make_recipe(name).model_fields_set
+    assert make_recipe("quick", seed=3).seed == 3
+
+
+@pytest.mark.parametrize("file", ["quick", "quick.toml"])
+def test_a_file_of_a_packaged_recipes_name_is_not_passed_over_silently(file):
+    Path(file).write_text("seed = 7\n")
+    with pytest.raises(RecipeError, match=rf"write \./{file} for the file"):
+        make_recipe("quick")
+    assert make_recipe(f"./{file}").seed == make_recipe(Path(file)).seed == 7
+    assert make_recipe("frozen").freeze == "backbone"
+
+
+def test_an_unknown_name_lists_the_known_ones_and_a_file_that_may_be_meant():
+    with pytest.raises(RecipeError, match=r"no recipe 'quik'; known: article, frozen, quick$"):
+        make_recipe("quik")
+    Path("mine").write_text("seed = 7\n")
+    with pytest.raises(RecipeError, match=r"known: article, .*; write \./mine for the file here"):
+        make_recipe("mine")
+    with pytest.raises(RecipeError, match="no recipe"):
+        make_recipe("x" * 300)
+    with pytest.raises(RecipeError, match="no recipe"):
+        make_recipe("")

@@ -48,7 +48,8 @@ def finetune(
         data: Folder with `CLASS/IMAGE`, or `train/CLASS/IMAGE` and `val/CLASS/IMAGE`; None for the
             recipe's, or the demo.
         out: The run folder, which must not hold a run; default: a new one below `runs/`.
-        recipe: TOML file with fields, or a `zoo.Recipe`; those given here win.
+        recipe: TOML file with fields, the name of a recipe that zoo brings (`quick`), or a
+            `zoo.Recipe`; fields given here win.
         listen: Called with a `Note`, `Plan`, `Progress`, `StepEnd` or `EpochEnd` as it happens.
             By default only a warning makes itself heard, as a UserWarning.
         **fields: Fields of `zoo.Recipe`.

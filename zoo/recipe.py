@@ -27,9 +27,13 @@ from zoo.fields import (
     check_unfreeze_epoch,
     seconds_of,
 )
+from zoo.files import is_file
 from zoo.parsing import MAX_TOML, parse_toml, read_bounded
 from zoo.problems import problem
 from zoo.text import clip
+
+#: The recipes that zoo brings, by name.
+PACKAGED = {file.stem: file for file in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
 
 #: Of a whole number; whatever is above is a slip or worse.
 _MOST = 10**9
@@ -292,10 +296,17 @@ def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) ->
 
     What neither says has its default.
 
+    Args:
+        base: A file; as text without a folder and `.toml`, one of the recipes that zoo brings.
+        **overrides: By field.
+
     Raises:
-        RecipeError: The file can't be read, or keys or values are wrong: all of them, at once.
+        RecipeError: There is no such recipe, the file can't be read, or keys or values are wrong:
+            all of them, at once.
     """
-    file = Path(base) if isinstance(base, str | Path) else None
+    file = _packaged(base) if isinstance(base, str) and _is_name(base) else None
+    if file is None and isinstance(base, str | Path):
+        file = Path(base)
     values = _read(file) if file else {}
     if isinstance(base, Recipe):
         values = base.model_dump(exclude_unset=True)
@@ -333,6 +344,28 @@ def dump_recipe(recipe: Recipe, heading: str = "") -> str:
 def change(recipe: Recipe, **values: Any) -> Recipe:
     """The recipe with other values, which count as given from then on."""
     return recipe.model_copy(update=values)
+
+
+def _is_name(text: str) -> bool:
+    return Path(text).name == text and Path(text).suffix.lower() != ".toml"
+
+
+def _packaged(name: str) -> Path:
+    """The recipe of that name that zoo brings.
+
+    Raises:
+        RecipeError: There is none, or a file here has that name too.
+    """
+    here = next((file for file in (name, f"{name}.toml") if is_file(Path(file))), None)
+    if name not in PACKAGED:
+        meant = f"; write ./{here} for the file here" if here else ""
+        raise RecipeError(f"no recipe {clip(name)!r}; known: {', '.join(PACKAGED)}{meant}")
+    if here:
+        raise RecipeError(
+            f"recipe {name!r} is one of zoo's and a file here; "
+            f"write ./{here} for the file, or rename it for zoo's"
+        )
+    return PACKAGED[name]
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -266,6 +266,8 @@ def test_show_tells_layers_head_groups_preprocessing_and_weights():
         (["finetune", "--backbone", "resnet81"], "no backbone named 'resnet81'; nearest: resnet18"),
         (["finetune", "--data", "nowhere"], "data folder nowhere does not exist"),
         (["finetune", "--recipe", "nowhere.toml"], "can't read recipe nowhere.toml"),
+        (["finetune", "--recipe", "./quick"], "can't read recipe quick"),
+        (["finetune", "--recipe", "quik"], "no recipe 'quik'; known: article, frozen, quick"),
         (["finetune", "--weights", "nowhere.pth"], "no weights file nowhere.pth"),
         (["finetune", "--epochs", "0"], "epochs = 0: input should be greater than or equal to 1"),
         (["finetune", "--optimizer", "sdg"], "'sdg' is not one of 'sgd', 'adamw'"),

@@ -16,7 +16,7 @@ from zoo.cli.start import starting
 from zoo.cli.words import echo
 from zoo.errors import Stopped
 from zoo.files import expand
-from zoo.recipe import Recipe, make_recipe
+from zoo.recipe import PACKAGED, Recipe, make_recipe
 
 #: What the help shows where the type alone would mislead.
 _METAVARS = {"freeze": "[none|backbone|N|STAGE]", "unfreeze_epoch": "N[,N...]"}
@@ -72,8 +72,10 @@ def _shown(default: object) -> str:
 @click.command("finetune", short_help="Train a classifier on your images.")
 @click.option(
     "--recipe",
-    type=click.Path(path_type=Path),
-    help="TOML file with any of the options below; options given here win.",
+    metavar="FILE|NAME",
+    help="TOML file with any of the options below, or the name of a recipe that comes with zoo: "
+    f"{', '.join(PACKAGED)}. A file whose name has no .toml is given with its folder (./NAME). "
+    "Options given here win.",
 )
 @click.option(
     "--out",
@@ -95,7 +97,7 @@ def _shown(default: object) -> str:
 @_recipe_options
 @allocator_option
 def command(
-    recipe: Path | None,
+    recipe: str | None,
     out: Path | None,
     resume: str | None,
     allow_changed: bool,
@@ -112,6 +114,7 @@ def command(
       zoo finetune --data photos                      the default backbone, best settings
       zoo finetune --data photos --backbone resnet18  another one
       zoo finetune --data photos --freeze backbone    train the head only: fastest
+      zoo finetune --data photos --recipe quick       a first answer in seconds
       zoo finetune --recipe runs/x/recipe.toml        the same run again
       zoo finetune --resume runs/x                    go on with one that was interrupted
 

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.errors import RunError
-from zoo.files import replacing
+from zoo.files import is_file, replacing
 from zoo.parsing import parse_json
 from zoo.text import clip
-from zoo.weights import is_file, tensors_sha256
+from zoo.weights import tensors_sha256
 from zoo.weights.header import SEAL, UNSEALED, read_header, seal_file
 
 CHECKPOINT = "checkpoint"

@@ -8,12 +8,12 @@ from typing import Any
 
 from zoo.backbone import Preprocess
 from zoo.errors import PluginError, RecipeError, RunError
+from zoo.files import is_file
 from zoo.parsing import parse_json, parse_toml
 from zoo.recipe import checked_recipe
 from zoo.run.write import FORMAT, FORMATS, ModelInfo
 from zoo.text import clip
 from zoo.weights.header import Header, read_header
-from zoo.weights.reading import is_file
 
 #: Characters of a class name, of a backbone's; folders and plugins have shorter ones.
 LONGEST_NAME = 1000

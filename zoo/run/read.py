@@ -22,7 +22,7 @@ from zoo.data.image import ValueRange, image_from_bytes
 from zoo.data.split import Sample
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, PluginError, RunError, SizeError, WeightsError
-from zoo.files import expand
+from zoo.files import expand, is_file
 from zoo.model.build import build_empty, load_whole
 from zoo.model.device import choose_device, place
 from zoo.model.head import in_head
@@ -32,7 +32,7 @@ from zoo.run.inference import eval_batches, predict_logits
 from zoo.run.parse import read_head
 from zoo.run.write import MODEL, ModelInfo
 from zoo.text import clip, printable
-from zoo.weights import is_file, tensors_sha256
+from zoo.weights import tensors_sha256
 from zoo.weights.header import Header
 from zoo.weights.reading import leads_out
 

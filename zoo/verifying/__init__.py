@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zoo.errors import RunError
-from zoo.files import expand
+from zoo.files import expand, is_file
 from zoo.run.checkpoint import CHECKPOINT
 from zoo.run.write import MODEL, ModelInfo
 from zoo.verifying.checkpoint import check_checkpoint, explained, said_by_checkpoint
@@ -15,7 +15,6 @@ from zoo.verifying.files import CHECKS, check_file
 from zoo.verifying.finding import Finding, broken, closed, odd
 from zoo.verifying.model import check_model
 from zoo.verifying.strangers import MOST_FILES, about
-from zoo.weights.reading import is_file
 
 #: How each folder that a run may hold is checked, if it is there: given its path and what the model
 #: file says, if anything, the check gives a finding a file.

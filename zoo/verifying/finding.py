@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zoo.weights.reading import is_file, leads_out
+from zoo.files import is_file
+from zoo.weights.reading import leads_out
 
 State = Literal["ok", "unchecked", "wrong"]
 

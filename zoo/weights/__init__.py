@@ -1,10 +1,11 @@
 """Where weights come from: found, fetched, checked by SHA-256, read without running their code."""
 
+from zoo.files import is_file
 from zoo.weights.added import add, added, added_path, remove
 from zoo.weights.getting import cache_path, fetch, is_reachable, obtain
 from zoo.weights.loading import LoadedWeights, describe, load
 from zoo.weights.place import Place, places
-from zoo.weights.reading import check_sha256, is_file, read_state_dict, tensors_sha256
+from zoo.weights.reading import check_sha256, read_state_dict, tensors_sha256
 from zoo.weights.verifying import Verdict, verify
 
 __all__ = [

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from zoo import plugins
 from zoo.backbone import Backbone, Weights
 from zoo.errors import PluginError, WeightsError, WeightsUnavailableError
-from zoo.files import expand
+from zoo.files import expand, is_file
 from zoo.weights.added import read_added
 from zoo.weights.getting import locate, looked_in, obtain
 from zoo.weights.place import Place, ask
-from zoo.weights.reading import fit, is_file, leads_out, read_state_dict
+from zoo.weights.reading import fit, leads_out, read_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, WeightsError
+from zoo.files import is_file
 from zoo.weights.header import read_header
 from zoo.weights.pickles import inflated, is_program, refusal
 
@@ -118,14 +119,6 @@ def tensors_sha256(state_dict: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; False too where that can't be known."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def leads_out(folder: Path, file: Path) -> Path | None:
