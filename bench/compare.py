@@ -35,6 +35,8 @@ from runs import (
 )
 from tools import CHOSEN, Tool, all_tools, arguments, chosen, described
 
+from zoo.hookspecs import DISTRIBUTION
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -244,7 +246,7 @@ def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("zoo", "torch", "torchvision", "timm", "fastai", "transformers", "ultralytics"):
         try:
-            found[name] = metadata.version(name)
+            found[name] = metadata.version(DISTRIBUTION if name == "zoo" else name)
         except metadata.PackageNotFoundError:
             continue
     return found

@@ -30,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.hookspecs import DISTRIBUTION
+
 HERE = Path(__file__).parent
 RECORDS = HERE / "transfer.jsonl"
 SEEDS = (0, 1, 2)
@@ -377,7 +379,9 @@ def _files(folder: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray
 
 
 def _versions(tool: Tool) -> dict[str, str]:
-    found = {name: metadata.version(name) for name in tool.libraries}
+    found = {
+        name: metadata.version(DISTRIBUTION if name == "zoo" else name) for name in tool.libraries
+    }
     if "zoo" in found:
         folder = Path(importlib.import_module("zoo").__file__ or "").parent
         told = subprocess.run(

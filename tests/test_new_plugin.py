@@ -56,6 +56,8 @@ def test_every_name_is_put_in_its_place(name):
     assert module.isidentifier()
     assert project["project"]["name"] == f"zoo-{name}"
     assert project["project"]["entry-points"]["zoo"] == {name: module}
+    own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    assert project["project"]["dependencies"] == ["torch", own]
     assert (
         f'conformance_suite(plugin="{name}")'
         in (package / "tests" / "test_conformance.py").read_text()
@@ -106,9 +108,18 @@ def test_a_name_that_is_none_is_refused(name):
 def test_the_name_of_an_installed_plugin_is_refused(name):
     result = new_plugin(name)
     assert result.exit_code == 2
-    assert f"the name {name!r} is taken by the installed plugin {name.lower()} (zoo 0." in (
-        result.stderr
+    assert (
+        f"the name {name!r} is taken by the installed plugin {name.lower()} (zoo-finetune 0."
+        in (result.stderr)
     )
+    assert everything(Path.cwd()) == []
+
+
+@pytest.mark.parametrize("name", ["finetune", "Finetune"])
+def test_the_name_whose_package_would_be_zoos_own_is_refused(name):
+    result = new_plugin(name)
+    assert result.exit_code == 2
+    assert "taken by zoo itself" in result.stderr
     assert everything(Path.cwd()) == []
 
 
@@ -162,7 +173,7 @@ def test_the_template_and_the_recipes_are_in_the_wheel(tmp_path):
     shutil.copytree(ROOT, sources, ignore=ignore)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=sources, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("zoo-*.whl")
+    (wheel,) = tmp_path.glob("zoo_finetune-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
     for folder in ("plugin_template", "recipes"):

@@ -9,6 +9,9 @@ from zoo.backbone import Backbone, LeftOut, Weights
 #: Entry-point group that plugins register in, and pluggy's project name.
 PROJECT = "zoo"
 
+#: The distribution that zoo is installed from; PyPI's `zoo` is another project.
+DISTRIBUTION = "zoo-finetune"
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

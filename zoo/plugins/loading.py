@@ -30,9 +30,6 @@ DISABLE = "ZOO_DISABLE_PLUGINS"
 #: What a backbone's bare name looks like.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-#: The distribution that this file is part of.
-_OWN = "zoo"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
@@ -137,9 +134,11 @@ def versions_behind(name: str) -> dict[str, str]:
     Args:
         name: The plugin's, or what precedes the slash in a backbone's name.
     """
-    if name not in _entry_points() or found(name).distribution == _OWN:
+    if name not in _entry_points():
         return {}
     plugin = found(name)
+    if _is_own(plugin):
+        return {}
     versions = {plugin.distribution: plugin.version}
     for requirement in metadata.requires(plugin.distribution) or ():
         if required := NAME.match(requirement):
@@ -185,7 +184,7 @@ def disable(names: Sequence[str]) -> None:
 @functools.cache
 def _imported(name: str) -> Plugin:
     plugin = found(name)
-    if len(_entry_points()[name]) > 1 and plugin.distribution != _OWN:
+    if len(_entry_points()[name]) > 1 and not _is_own(plugin):
         return _duplicate(plugin)
     return _isolated(plugin, _register)
 
@@ -237,13 +236,13 @@ def _declare(plugin: Plugin) -> Plugin:
 def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
     """By name, those that claim it, zoo's own first."""
     found: dict[str, list[metadata.EntryPoint]] = {}
-    for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
-        # One distribution can be seen twice (an editable install beside its own source tree).
+    claims = metadata.entry_points(group=hookspecs.PROJECT)
+    for entry_point in sorted(claims, key=lambda e: (not _is_own(_named(e)), e.value)):
+        # One distribution can be seen twice (an editable install beside its own source tree), or
+        # under the name that it had before.
         known = found.setdefault(entry_point.name, [])
         if entry_point.value not in [e.value for e in known]:
             known.append(entry_point)
-    for claims in found.values():
-        claims.sort(key=lambda claim: (_named(claim).distribution != _OWN, claim.value))
     return found
 
 
@@ -264,6 +263,10 @@ def _named(entry_point: metadata.EntryPoint) -> Plugin:
     )
 
 
+def _is_own(plugin: Plugin) -> bool:
+    return plugin.distribution == hookspecs.DISTRIBUTION
+
+
 def _disabled(plugin: Plugin) -> Plugin:
     return replace(plugin, state="disabled", cause=f"by {DISABLE} or --no-plugin")
 
@@ -274,7 +277,7 @@ def _duplicate(plugin: Plugin) -> Plugin:
     But zoo's own plugins keep their names, so that no package can take the default backbone away.
     """
     rivals = sorted(_named(claim).distribution for claim in _entry_points()[plugin.name])
-    if _OWN in rivals:
+    if hookspecs.DISTRIBUTION in rivals:
         cause = f"the name is that of one of zoo's own plugins: {', '.join(rivals)}"
     else:
         cause = f"several packages claim this name: {', '.join(rivals)}"

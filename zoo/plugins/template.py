@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from zoo.errors import PluginError
+from zoo.hookspecs import DISTRIBUTION
 from zoo.plugins.loading import found, installed
 
 _VALID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
@@ -74,6 +75,8 @@ def module_name(name: str) -> str:
 
 
 def _refuse_taken(name: str, module: str) -> None:
+    if module_name(name) == DISTRIBUTION.replace("-", "_"):
+        raise PluginError(f"the name {name!r} is taken by zoo itself; choose another")
     # As pip compares: neither case nor '-' and '_' tell two packages apart.
     for other in installed():
         if module_name(other) == module:

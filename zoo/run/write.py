@@ -21,6 +21,7 @@ from torch import Tensor
 from zoo.backbone import Backbone, Preprocess
 from zoo.errors import RunError
 from zoo.files import replacing
+from zoo.hookspecs import DISTRIBUTION
 from zoo.recipe import Recipe, dump_recipe
 from zoo.weights import tensors_sha256
 from zoo.weights.header import SEAL, UNSEALED, seal
@@ -102,7 +103,7 @@ def versions() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for name in ("zoo", "torch", "torchvision", "timm", "accelerate", "pillow", "safetensors"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
+            found[name] = metadata.version(DISTRIBUTION if name == "zoo" else name)
     return found
 
 
