@@ -107,7 +107,14 @@ def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
         exec(compile(code, f"{page.name}, block {n}", "exec"), known)
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=[] if file.stem == "quick" else pytest.mark.slow)
+        for file in RECIPES
+    ],
+    ids=lambda file: file.stem,
+)
 def test_every_recipe_runs_as_it_stands(file):
     """With its own settings but for weights, size and length, which cost minutes and downloads."""
     make_photos(Path("photos"), 6)

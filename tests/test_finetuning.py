@@ -400,6 +400,7 @@ def test_sgd_has_rates_of_its_own(photos):
         assert plan.recipe.weight_decay == (1e-4 if optimizer == "sgd" else 0.05)
 
 
+@pytest.mark.slow
 def test_every_torchvision_family_comes_back_from_its_file(photos, tmp_path):
     """mnasnet asks for versions while loading; densenet and others have buffers and ties."""
     for name in ("mnasnet0_5", "densenet121", "shufflenet_v2_x0_5", "regnet_y_400mf"):
@@ -410,7 +411,10 @@ def test_every_torchvision_family_comes_back_from_its_file(photos, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("googlenet", 64), pytest.param("inception_v3", 299, marks=pytest.mark.slow)],
+    [
+        pytest.param("googlenet", 64, marks=pytest.mark.slow),
+        pytest.param("inception_v3", 299, marks=pytest.mark.slow),
+    ],
 )
 def test_auxiliary_heads_are_replaced_and_learn(photos, name, size):
     fields = {**QUICK, "backbone": name, "image_size": size, "lr": 0.001, "head_lr_mult": 10.0}
@@ -461,6 +465,7 @@ def test_a_recipe_can_be_given_as_an_object(photos):
     assert (made.info.recipe.seed, made.info.recipe.batch_size) == (3, 8)
 
 
+@pytest.mark.slow
 def test_the_demos_recipe_runs_again_to_the_same_weights():
     fields = {**QUICK, "batch_size": 256}
     del fields["image_size"]

@@ -107,7 +107,7 @@ def each_epoch(monkeypatch):
 @pytest.mark.parametrize(
     "name",
     [
-        "torchvision/resnet18",
+        pytest.param("torchvision/resnet18", marks=pytest.mark.slow),
         pytest.param("torchvision/swin_t", marks=pytest.mark.slow),
         TINY,
         "timm/test_vit",

@@ -185,6 +185,7 @@ def small_run(photos, tmp_path_factory):
     return run, notes
 
 
+@pytest.mark.slow
 def test_a_run_at_another_size_says_so_and_comes_back(small_run, photos):
     run, notes = small_run
     assert (
@@ -218,6 +219,7 @@ def test_timm_and_transformers_load_a_run_at_another_size(small_run, photos):
         assert torch.allclose(theirs.softmax(dim=1)[0], ours, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_serves_as_weights_at_its_own_size_and_at_others(small_run, photos):
     run, _ = small_run
     for size in (96, 128):

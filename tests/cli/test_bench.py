@@ -71,6 +71,7 @@ def test_a_backbone_without_batch_norm_has_nothing_to_fold():
     assert "batch norm folded" not in text
 
 
+@pytest.mark.slow
 def test_a_backbone_with_auxiliary_heads_trains_too():
     args = ["--device=cpu", "--image-size=64", "--seconds=0.02", "--batch-size=2"]
     assert "training step" in bench("torchvision/googlenet", *args).stdout

@@ -35,7 +35,9 @@ def of_8_bits(tmp_path_factory):
     return root, zoo.finetune(root, out=tmp_path_factory.mktemp("run") / "8", **fields)
 
 
-@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize(
+    "bits", [10, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (12, 16))]
+)
 def test_bits_that_a_camera_leaves_unused_change_nothing(tmp_path, of_8_bits, bits):
     small, expected = of_8_bits
     root = grey_photos(tmp_path / "deep", bits)

@@ -101,9 +101,9 @@ def fuzz(
 
 
 def sizes(slow: int) -> Any:
-    """Parametrise `examples`: 8 of the inputs, and in the slow suite all of them."""
+    """Parametrise `examples`: 3 of the inputs, and in the slow suite all of them."""
     return pytest.mark.parametrize(
-        "examples", [8, pytest.param(slow, marks=pytest.mark.slow)], ids=["few", "many"]
+        "examples", [3, pytest.param(slow, marks=pytest.mark.slow)], ids=["few", "many"]
     )
 
 

@@ -86,7 +86,8 @@ def distance(some, others):
         ),
         ("torchvision/squeezenet1_1", 64, 0.5),
         pytest.param("torchvision/densenet121", 64, 0.5, marks=pytest.mark.slow),
-        ("torchvision/googlenet", 64, 0.5),  # auxiliary heads in train mode
+        # Auxiliary heads in train mode.
+        pytest.param("torchvision/googlenet", 64, 0.5, marks=pytest.mark.slow),
         pytest.param("torchvision/swin_t", 64, 0.5, marks=pytest.mark.slow),
     ],
 )

@@ -333,6 +333,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_dozen_faulty_plugins_in_one_process_hurt_nobody(tmp_path, photos):
     for name, (code, _, _) in FAULTS.items():
         write_plugin(tmp_path, f"acme-{name}", name, f"acme_{name}", code)

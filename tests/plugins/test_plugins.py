@@ -196,6 +196,7 @@ def test_all_backbones_are_listed_by_full_name():
     ]
 
 
+@pytest.mark.slow
 def test_one_plugins_backbone_does_not_load_the_others():
     code = "import sys, zoo.plugins; zoo.plugins.get('resnet18'); sys.exit('timm' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -209,7 +210,7 @@ def test_the_documented_plugin_is_the_tested_one():
     assert sum(bool(line) for line in lines) <= 20
 
 
-@pytest.mark.parametrize("changed", ["acme-one", "acme-nets"])
+@pytest.mark.parametrize("changed", ["acme-one", pytest.param("acme-nets", marks=pytest.mark.slow)])
 def test_features_are_computed_again_after_an_upgrade(install, tmp_path, photos, changed):
     """Of the plugin, or of a library that it requires: what a network gives may have changed."""
     install("acme-nets", "nets", "acme_nets", "")

@@ -54,7 +54,10 @@ def test_transformers_loads_the_folder(timm_run, photo):
     assert np.allclose(scores.numpy(), our_logits(timm_run, photo), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    ["squeezenet1_1", "mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.slow)],
+)
 def test_torchvision_loads_the_weights(name, photos, photo, tmp_path):
     from torchvision import models
 

@@ -234,7 +234,9 @@ def test_files_that_never_end_are_not_read_to_the_end():
         make_recipe("/dev/zero")
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize(
+    "umask", [0o077, *(pytest.param(umask, marks=pytest.mark.slow) for umask in (0o022, 0o002))]
+)
 def test_every_file_of_a_run_has_the_rights_that_the_umask_gives(photos, tmp_path, umask):
     from tests.conftest import QUICK
 

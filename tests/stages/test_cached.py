@@ -26,7 +26,7 @@ FROZEN = {
 def each_case():
     """The first cases with one net in turn; all with all where minutes are allowed."""
     return [
-        pytest.param(name, case, marks=[] if n < 4 and (n - m) % 3 == 0 else pytest.mark.slow)
+        pytest.param(name, case, marks=[] if n < 2 and n == m else pytest.mark.slow)
         for n, case in enumerate(FROZEN)
         for m, name in enumerate(DROPPING)
     ]
@@ -59,7 +59,9 @@ def test_a_probe_on_cached_features_equals_one_without(photos, drops, name):
     check_probe_from_cache(photos, start(name, train="probe"))
 
 
-@pytest.mark.parametrize("case", [{"views": 2}, {"views": 1, "augment": "none"}])
+@pytest.mark.parametrize(
+    "case", [{"views": 2}, pytest.param({"views": 1, "augment": "none"}, marks=pytest.mark.slow)]
+)
 def test_a_probe_on_cached_views_equals_one_without(photos, case):
     check_probe_from_cache(photos, start(train="probe", **case))
 
@@ -84,7 +86,7 @@ def check_probe_from_cache(photos, fields):
     "case",
     [
         {},
-        {"augment": "strong", "views": 1},
+        pytest.param({"augment": "strong", "views": 1}, marks=pytest.mark.slow),
         pytest.param({"augment": "none"}, marks=pytest.mark.slow),
     ],
 )
@@ -133,8 +135,8 @@ def test_half_precision_takes_half_the_room_and_gives_nearly_the_same(photos):
     ("kind", "case"),
     [
         ("features", {"train": "probe"}),
-        ("activations", {"train": "finetune", "freeze": 3}),
-        ("images", {"train": "finetune"}),
+        pytest.param("activations", {"train": "finetune", "freeze": 3}, marks=pytest.mark.slow),
+        pytest.param("images", {"train": "finetune"}, marks=pytest.mark.slow),
     ],
 )
 def test_what_does_not_fit_is_said_and_changes_nothing(photos, kind, case):
@@ -147,7 +149,12 @@ def test_what_does_not_fit_is_said_and_changes_nothing(photos, kind, case):
 
 
 @pytest.mark.parametrize(
-    "case", [{"train": "probe"}, {"train": "finetune", "freeze": 3}, {"train": "finetune"}]
+    "case",
+    [
+        {"train": "probe"},
+        pytest.param({"train": "finetune", "freeze": 3}, marks=pytest.mark.slow),
+        pytest.param({"train": "finetune"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_cache_that_cannot_be_written_is_said_and_changes_nothing(photos, monkeypatch, case):
     fields = start(**case)
@@ -165,8 +172,8 @@ def test_a_cache_that_cannot_be_written_is_said_and_changes_nothing(photos, monk
     ("kind", "case"),
     [
         ("features", {"train": "probe"}),
-        ("activations", {"train": "finetune", "freeze": 3}),
-        ("images", {"train": "finetune"}),
+        pytest.param("activations", {"train": "finetune", "freeze": 3}, marks=pytest.mark.slow),
+        pytest.param("images", {"train": "finetune"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_record_is_computed_again(photos, kind, case):
@@ -217,7 +224,12 @@ def test_of_one_changed_photo_alone_features_are_computed(split_photos, tmp_path
 
 
 @pytest.mark.parametrize(
-    "change", [{"image_size": 48}, {"seed": 1}, {"backbone": "timm/test_resnet"}]
+    "change",
+    [
+        {"image_size": 48},
+        pytest.param({"seed": 1}, marks=pytest.mark.slow),
+        pytest.param({"backbone": "timm/test_resnet"}, marks=pytest.mark.slow),
+    ],
 )
 def test_another_network_or_size_gets_features_of_its_own(split_photos, change):
     hear(split_photos, "first", **start(train="probe"))

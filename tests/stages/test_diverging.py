@@ -30,7 +30,7 @@ def validation(accuracy, *, loss=1.0, balanced=None, f1=None):
     )
 
 
-@pytest.mark.parametrize("lr", [TOO_LARGE, 1e30])
+@pytest.mark.parametrize("lr", [TOO_LARGE, pytest.param(1e30, marks=pytest.mark.slow)])
 def test_it_begins_again_with_smaller_rates_and_ends_no_worse_than_the_probe(split_photos, lr):
     probe, _, _ = hear(split_photos, "probe", **start(train="probe"))
     events = []
@@ -124,6 +124,7 @@ def test_a_result_no_better_than_naming_one_class_is_called_that(photos, monkeyp
     assert any("no better than always naming the largest class" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_the_best_of_all_weights_between_the_probe_and_the_last_is_kept(split_photos):
     run, _, _ = hear(split_photos, "run", **start(epochs=2, lr=1e-3))
     off, _, _ = hear(split_photos, "off", **start(epochs=2, lr=1e-3, interpolate=False))

@@ -107,6 +107,7 @@ def of_caches(err):
     return [line for line in err.splitlines() if "val image" not in line]
 
 
+@pytest.mark.slow
 def test_a_cache_on_a_full_disk_is_given_up_with_a_line_and_changes_no_result(photos, disk):
     undisturbed = zoo.finetune(photos, out="undisturbed", **CACHED)
     env = {**os.environ, "ZOO_HOME": str(disk.path / "home")}

@@ -33,6 +33,10 @@ FILLING = {
     "activations": {"train": "finetune", "freeze": 4, "batch_size": 64},
     "images": {"train": "finetune", "batch_size": 64},
 }
+FIRST_FAST = [
+    "activations",
+    *(pytest.param(k, marks=pytest.mark.slow) for k in ("features", "images")),
+]
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +98,7 @@ def finetune(home, data, out, fields, events=None, go=None, dies_at=0):
     zoo.finetune(data, out=out, listen=listen, **fields)
 
 
-@pytest.mark.parametrize("kind", FILLING)
+@pytest.mark.parametrize("kind", FIRST_FAST)
 def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, plain, kind):
     fields = start(**FILLING[kind])
     interrupted_at = []
@@ -113,7 +117,7 @@ def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, plain, kind)
     check_same(run, plain(kind))
 
 
-@pytest.mark.parametrize("kind", FILLING)
+@pytest.mark.parametrize("kind", FIRST_FAST)
 def test_a_disk_that_fills_up_meanwhile_is_said_and_changes_nothing(
     many_photos, plain, kind, monkeypatch
 ):
@@ -214,14 +218,8 @@ def test_of_two_runs_that_make_a_cache_the_second_leaves_it_to_the_first(photos)
         keep(stores[1])
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "activations",
-        pytest.param("features", marks=pytest.mark.slow),
-        pytest.param("images", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FILLING)
 def test_two_runs_that_fill_one_cache_at_once_give_the_same(photos, processes, kind):
     begin, context = processes
     fields = start(**FILLING[kind])

@@ -69,6 +69,7 @@ def test_permission_lost_in_mid_run_ends_it_with_a_line_and_given_back_it_comes_
     check_whole("run")
 
 
+@pytest.mark.slow
 def test_a_folder_for_runs_that_is_closed_is_named_before_training(photos, answers):
     for name, mode in (("read", 0o555), ("closed", 0)):
         Path(name).mkdir()
@@ -124,6 +125,7 @@ def test_a_run_that_can_not_be_looked_at_is_never_begun_anew_nor_a_traceback(
         assert contents(Path(f"run{mode:o}")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "said"),
     [

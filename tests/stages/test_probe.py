@@ -196,6 +196,7 @@ def test_the_demo_can_be_a_probe():
     assert any("1797 rows" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_the_commands_take_a_probes_run(split_photos):
     asked = flags({**start(train="probe"), "data": split_photos, "out": "run"})
     result = CliRunner().invoke(main, ["finetune", *asked])

@@ -48,7 +48,13 @@ KINDS = {
 
 
 #: Those whose state others hold too: momentum, the probe's, and statistics of batch norm.
-SLOW_KINDS = {"sgd", "probe, then fine-tuned", "batch norm trains"}
+SLOW_KINDS = {
+    "sgd",
+    "probe, then fine-tuned",
+    "batch norm trains",
+    "unfrozen on the way",
+    "stopped by patience",
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ def test_dropout_and_stochastic_depth_are_drawn_again_alike(photos, drops, name)
     check_equal(crashed_and_resumed("run", fields, [(3, StepEnd), (2, StepEnd)]), undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("crashed")
 def test_a_resumed_run_may_load_images_otherwise(twice):
     check_equal(zoo.resume("run", workers=2, cache_size=0.0), twice.undisturbed)

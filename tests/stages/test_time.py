@@ -34,7 +34,9 @@ def with_speed(monkeypatch, **seconds):
     monkeypatch.setattr("zoo.planning.measure_speed", lambda *args: Speed(**seconds))
 
 
-@pytest.mark.parametrize("train", ["probe+finetune", "finetune"])
+@pytest.mark.parametrize(
+    "train", ["probe+finetune", pytest.param("finetune", marks=pytest.mark.slow)]
+)
 def test_the_run_has_that_many_epochs_and_records_them(split_photos, monkeypatch, train):
     with_speed(monkeypatch, train=0.4, forward=0.001)
     fields = {**start(train=train), "time": "30s"}
@@ -47,6 +49,7 @@ def test_the_run_has_that_many_epochs_and_records_them(split_photos, monkeypatch
     assert sha256(again) == sha256(run)
 
 
+@pytest.mark.slow
 def test_activations_are_kept_for_the_epochs_that_fit(split_photos, monkeypatch):
     with_speed(monkeypatch, train=1e-4, forward=1e-5)
     fields = {**start(train="finetune", freeze=3), "time": "10m"}

@@ -171,6 +171,7 @@ for args in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_the_hubs_files_are_fetched_found_and_verified(hub):
     def run(*commands):
         done = subprocess.run(

@@ -277,6 +277,7 @@ def test_the_hub_is_not_asked_where_the_users_environment_says_offline(monkeypat
     assert server[1] == []
 
 
+@pytest.mark.slow
 def test_a_torchvision_backbones_places_are_known_without_importing_timm():
     code = (
         "import sys\n"
