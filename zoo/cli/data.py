@@ -47,7 +47,8 @@ def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_lin
     Images in both train and val, or looking the same there (leakage); the same image in several
     classes; unreadable images; images of another format than their extension says; links that lead
     out of DIR; duplicates; classes that are missing, empty, rare, or named alike; tiny or huge
-    images; files that are not used.
+    images; files that are not used. Hashes of images are sorted, not compared each with each: among
+    hundreds of thousands of images, a few pairs that barely look the same may be missed.
 
     \b
     Exit code 0  nothing serious
