@@ -172,7 +172,7 @@ def test_every_optimizer_setting_trains(photos):
 
 
 def test_balanced_class_weights_count_rare_classes_more(photos, tmp_path):
-    from zoo.finetuning import _class_weights
+    from zoo.stages import _class_weights
 
     weights = _class_weights(Recipe(class_weights="balanced"), [30, 10])
     assert weights.tolist() == [pytest.approx(40 / 60), 2.0]

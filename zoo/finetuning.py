@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from zoo.data.bases import content_keys
 from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.measure import trivial_accuracy
 from zoo.engine.processes import decide_on_main, together
+from zoo.engine.setup import Control
 from zoo.engine.state import TrainingState
 from zoo.engine.stopping import stoppable
 from zoo.errors import Stopped, ZooError
@@ -171,14 +169,10 @@ def execute(
                 run_stages(
                     prepared,
                     keys,
-                    state=keeper.state,
+                    keeper.state,
+                    Control(save=keeper.save, last=keeper.last, stop=stop, listen=listen),
                     origin=keeper.origin,
                     resumed=keeper.resumed,
-                    class_weights=_class_weights(plan.recipe, plan.train_counts),
-                    save=keeper.save,
-                    last=keeper.last,
-                    stop=stop,
-                    listen=listen,
                 )
                 accelerator.wait_for_everyone()
                 keeper.finish()
@@ -220,10 +214,3 @@ def _held(plan: Plan, held: ExitStack, listen: Listener, *, resuming: bool) -> P
     if folder != plan.out:
         listen(Note(text=f"run folder {folder}: another run has taken {plan.out}", warning=True))
     return folder
-
-
-def _class_weights(recipe: Recipe, counts: Sequence[int]) -> torch.Tensor | None:
-    """Inverse frequency, with mean 1 over the images (scikit-learn's `balanced`)."""
-    if recipe.class_weights == "none":
-        return None
-    return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])

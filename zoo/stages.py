@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ from zoo.data.transforms import (
     train_transform,
 )
 from zoo.decisions import decide_change, decide_epochs
-from zoo.engine.checkpointing import Save, Snapshot, take
+from zoo.engine.checkpointing import Snapshot, take
 from zoo.engine.events import EpochEnd, Listener, Note, Progress
 from zoo.engine.feed import Feed, activation_feed, image_feed
 from zoo.engine.frozen import fill, views_of
@@ -33,9 +33,10 @@ from zoo.engine.measure import Validation
 from zoo.engine.probe import Probe, fit_probe
 from zoo.engine.probing import Features, measure_probe, train_probe
 from zoo.engine.processes import decide_on_main, together
+from zoo.engine.setup import Control, Setup
 from zoo.engine.state import TrainingState
-from zoo.engine.stopping import StopRequest, deferring
-from zoo.engine.stores import Stores, backbone_sha256, image_store, row_store
+from zoo.engine.stopping import deferring
+from zoo.engine.stores import FrozenPart, Stores, image_store, row_store
 from zoo.engine.train import train
 from zoo.errors import CacheError
 from zoo.fields import seconds_of
@@ -51,15 +52,11 @@ _MOST_CHANGED = 1000
 def run_stages(
     prepared: Prepared,
     keys: DataKeys,
-    *,
     state: TrainingState,
+    control: Control,
+    *,
     origin: Mapping[str, Tensor],
     resumed: Snapshot | None,
-    class_weights: Tensor | None,
-    save: Save,
-    last: Callable[[], Snapshot],
-    stop: StopRequest,
-    listen: Listener,
 ) -> None:
     """Probe and fine-tune, as the recipe says.
 
@@ -67,29 +64,27 @@ def run_stages(
         prepared: Ready to start.
         keys: Of the images' contents.
         state: Where training is: at its beginning, or as in `resumed`.
-        origin: The state dict that fine-tuning begins with; `save` puts the probe's head into it.
+        control: How it is heard of, kept and stopped.
+        origin: The state dict that fine-tuning begins with; saving puts the probe's head into it.
         resumed: What training goes on from.
-        class_weights: Weight of each class in the loss (C,), or None.
-        save: Keeps a snapshot: after the probe, after each epoch and within one.
-        last: The snapshot kept last.
-        stop: Whether to stop.
-        listen: Hears what happens.
 
     Raises:
         ZooError, Stopped: As `train_probe` and `train`.
     """
+    plan, listen = prepared.plan, control.listen
+    class_weights = _class_weights(plan.recipe, plan.train_counts)
     if resumed is None:
-        state.micro_batch = prepared.plan.micro_batch
+        state.micro_batch = plan.micro_batch
     if prepared.probe is not None and not state.probed:
         with Stores() as stores:
             probing = _Probing(prepared, prepared.probe, keys, class_weights, stores, listen)
             end, val = probing.run(state)
         state.probed = True
-        state.keep_best(0, val, prepared.plan.recipe.metric)
-        with deferring(stop):
-            save(take(prepared.model, state), end)
+        state.keep_best(0, val, plan.recipe.metric)
+        with deferring(control.stop):
+            control.save(take(prepared.model, state), end)
             listen(end)
-    recipe = change(prepared.plan.recipe, **state.decided)
+    recipe = change(plan.recipe, **state.decided)
     if recipe.train == "probe":
         return
     images = _images(prepared, recipe, keys)
@@ -108,25 +103,27 @@ def run_stages(
             recipe = change(recipe, epochs=max(1, epochs))
         if prepared.activations is not None:
             feed = _activation_feed(prepared, recipe, prepared.activations, images, stores, listen)
-        train(
-            prepared.model,
-            prepared.backbone,
-            recipe,
+        setup = Setup(
+            model=prepared.model,
+            backbone=prepared.backbone,
+            recipe=recipe,
             depths=prepared.depths,
             freezing=prepared.freezing,
             accelerator=prepared.accelerator,
             feed=feed or _image_feed(prepared, images, stores, listen),
-            deadline=deadline,
-            state=state,
             origin=origin,
-            resumed=resumed,
-            val_counts=prepared.plan.val_counts,
+            val_counts=plan.val_counts,
             class_weights=class_weights,
-            save=save,
-            last=last,
-            stop=stop,
-            listen=listen,
+            deadline=deadline,
         )
+        train(setup, state, control, resumed)
+
+
+def _class_weights(recipe: Recipe, counts: Sequence[int]) -> Tensor | None:
+    """Inverse frequency, with mean 1 over the images (scikit-learn's `balanced`)."""
+    if recipe.class_weights == "none":
+        return None
+    return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
 
 
 def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Listener) -> int:
@@ -208,10 +205,7 @@ class _Probing:
         self._store = partial(
             row_store,
             "features",
-            boundary,
-            backbone=prepared.backbone,
-            weights_sha256=backbone_sha256(prepared.model, prepared.backbone),
-            precision="fp32",
+            FrozenPart.of(prepared.model, prepared.backbone, boundary),
             recipe=plan.recipe,
             stores=stores,
             listen=listen,
@@ -362,7 +356,7 @@ def _activation_feed(
     """Activations of all that training and validation will see; None where they can't be kept."""
     accelerator, model = prepared.accelerator, prepared.model
     views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
-    weights_sha256 = backbone_sha256(model, prepared.backbone)
+    part = FrozenPart.of(model, prepared.backbone, boundary)
     kept: list[Store] = []
     for what, dataset, transform, indices, precision in (
         ("activations", images.views, images.augmented, views, prepared.plan.precision),
@@ -370,12 +364,9 @@ def _activation_feed(
     ):
         store = row_store(
             "activations",
-            boundary,
+            replace(part, precision=precision),
             transform,
             [(dataset, indices)],
-            backbone=prepared.backbone,
-            weights_sha256=weights_sha256,
-            precision=precision,
             recipe=recipe,
             stores=stores,
             listen=listen,

@@ -20,7 +20,7 @@ import zoo
 from tests.conftest import IN_TWO, QUICK, write_plugin
 from tests.stages.conftest import check_same, flags, hear, state
 from zoo.cli import main
-from zoo.engine.micro_batches import step_gradients
+from zoo.engine.micro_batches import Objective, step_gradients
 from zoo.engine.processes import make_accelerator
 from zoo.model.memory import is_out_of_memory
 
@@ -219,11 +219,12 @@ def test_an_attempt_that_failed_leaves_no_trace(limited, monkeypatch):
         model = zoo.build("limited/dropping", 3, weights="none").train()
         sums = step_gradients(
             model,
-            model,
-            lambda logits, truth: (logits, cross_entropy(logits, truth)),
+            Objective(
+                outputs_of=model,
+                loss_of=lambda logits, truth: (logits, cross_entropy(logits, truth)),
+            ),
             batch,
             labels,
-            class_weights=None,
             seed=7,
             micro_batch=micro_batch,
             accelerator=accelerator,

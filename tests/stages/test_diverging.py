@@ -12,7 +12,7 @@ from tests.stages.conftest import hear, rows, sha256, start, state
 from zoo.engine.divergence import diverged_loss, fell_to_chance, window_loss
 from zoo.engine.events import EpochEnd, Note, StepEnd
 from zoo.engine.measure import Validation
-from zoo.engine.state import TrainingState
+from zoo.engine.state import Seen, TrainingState
 from zoo.errors import DivergenceError
 
 #: Far too large for AdamW.
@@ -91,8 +91,8 @@ def test_the_mean_loss_of_a_window_decides():
     losses = []
     for step in range(1, 25):
         state.epoch_step = step
-        totals = torch.tensor([step * 4.0 if step < 17 else 64 + (step - 16) * 400.0, 0, step * 4])
-        losses.append(window_loss(state, totals))
+        loss_sum = step * 4.0 if step < 17 else 64 + (step - 16) * 400.0
+        losses.append(window_loss(state, Seen(loss_sum, 0, step * 4)))
     assert [n for n, loss in enumerate(losses, 1) if loss is not None] == [8, 16, 24]
     assert [losses[7], losses[15], losses[23]] == [1.0, 1.0, 100.0]
     assert state.start_loss == 1.0

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from zoo.engine.events import EpochEnd, Listener, Note
+from zoo.engine.events import EpochEnd
 from zoo.engine.state import TrainingState
 from zoo.errors import RunError
 from zoo.recipe import Recipe
@@ -158,25 +158,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _of_origin(name: str) -> bool:
     return name.startswith(_ORIGIN)
-
-
-def rewind(
-    snapshot: Snapshot,
-    why: str,
-    model: nn.Module,
-    state: TrainingState,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    listen: Listener,
-) -> None:
-    """Go back to a snapshot, with half the learning rates from there on."""
-    scale, rewinds, micro_batch = state.lr_scale / 2, state.rewinds + 1, state.micro_batch
-    restore(snapshot, model, state, optimizer, accelerator)
-    place = f"epoch {state.epoch + 1}, step {state.epoch_step}"
-    text = f"{why}: back to the checkpoint of {place}, learning rates times {scale:g} from there"
-    state.lr_scale, state.rewinds, state.micro_batch = scale, rewinds, micro_batch
-    state.history = [*state.history, text]
-    listen(Note(text=text, warning=True))
 
 
 def is_finite(model: nn.Module) -> bool:

@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-
-from zoo.engine.checkpointing import load_state
-from zoo.engine.events import Listener, Note
+from zoo.engine.checkpointing import Snapshot, load_state, restore
+from zoo.engine.events import Note
 from zoo.engine.measure import Validation, trivial_accuracy
-from zoo.engine.state import TrainingState, begin_epoch
+from zoo.engine.setup import Loop
+from zoo.engine.state import Look, Seen, TrainingState, begin_epoch
+from zoo.errors import DivergenceError, NonFiniteError
+from zoo.model.optim import smaller_rates
 
 #: Steps whose mean loss is looked at together.
 WINDOW = 8
 
 #: How often fine-tuning begins again before it is given up, and what that does to its rates.
-MOST_RESTARTS, SMALLER = 3, 0.3
+_MOST_RESTARTS, _SMALLER = 3, 0.3
+
+#: How often training goes back to a checkpoint before it gives up.
+_MOST_REWINDS = 10
 
 #: The mean loss of a window at which training has diverged, divided by that of guessing (the
 #: logarithm of the number of classes) or by that of the first step, whichever is larger.
 _TIMES_WORSE = 3.0
 
 
-def window_loss(state: TrainingState, totals: Tensor) -> float | None:
+def window_loss(state: TrainingState, seen: Seen) -> float | None:
     """The mean train loss since the last look, if that was a window ago; then this is the last.
 
     Args:
         state: Says when the last look was.
-        totals: (3,) of the epoch so far: sum of losses, right answers, images.
+        seen: Of the epoch so far.
     """
-    loss_sum, _, images = totals.tolist()
     if state.start_loss is None:
-        state.start_loss = loss_sum / images
-    step, loss_before, images_before = state.looked
-    if state.epoch_step - step < WINDOW:
+        state.start_loss = seen.loss
+    last = state.looked
+    if state.epoch_step - last.step < WINDOW:
         return None
-    state.looked = [state.epoch_step, loss_sum, images]
-    return float((loss_sum - loss_before) / (images - images_before))
+    state.looked = Look(state.epoch_step, seen.loss_sum, seen.images)
+    return (seen.loss_sum - last.loss_sum) / (seen.images - last.images)
 
 
 def diverged_loss(loss: float | None, state: TrainingState, num_classes: int) -> bool:
@@ -66,29 +67,87 @@ def fell_to_chance(val: Validation, state: TrainingState, val_counts: Sequence[i
         state.at_chance = 0
         return False
     state.at_chance += 1
-    loss_sum, _, images = state.seen
-    return state.at_chance > 1 or loss_sum / images > math.log(len(val_counts))
+    return state.at_chance > 1 or state.seen.loss > math.log(len(val_counts))
 
 
-def restart(
-    why: str,
-    origin: Mapping[str, Tensor],
-    model: nn.Module,
-    state: TrainingState,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    listen: Listener,
-) -> None:
+def diverged(what: str, loop: Loop) -> DivergenceError:
+    """The error that says so, and where."""
+    text = f"{what} in {loop.where}; {smaller_rates(loop.optimizer)}"
+    return DivergenceError(text, loop.state.step)
+
+
+def non_finite(what: str, loop: Loop, *, step: int | None = None) -> NonFiniteError:
+    """The error that says so, and where; of this step, or of the one given."""
+    text = f"{what} in {loop.where}; {smaller_rates(loop.optimizer)}, or --on-nan rewind"
+    return NonFiniteError(text, loop.state.step if step is None else step)
+
+
+def recover(error: DivergenceError, loop: Loop) -> bool:
+    """Begin again, or go back to the last checkpoint, with smaller learning rates.
+
+    Returns:
+        Whether training goes on; else the best so far is what remains.
+
+    Raises:
+        DivergenceError: The recipe says to stop then, nothing better can be hoped for and nothing
+            was kept, or the checkpoint's own weights give such a loss.
+    """
+    recipe, state = loop.setup.recipe, loop.state
+    if recipe.on_nan == "stop":
+        raise error
+    what = str(error).partition(";")[0]
+    if recipe.on_nan == "restart" or not isinstance(error, NonFiniteError):
+        if state.best_epoch or state.restarts >= _MOST_RESTARTS:
+            if state.best_epoch is None:
+                raise error
+            _note(f"{what}: fine-tuning ends here, the best so far is kept", loop)
+            return False
+        _restart(what, loop)
+        loop.control.save(loop.snapshot(), None)
+        return True
+    if state.rewinds >= _MOST_REWINDS:
+        raise error
+    kept = loop.control.last()
+    if error.step <= kept.state.step:
+        # No smaller rate changes what those weights give.
+        raise NonFiniteError(
+            f"{what}, with the very weights of the last checkpoint: they have run away before it, "
+            f"and going back to it does not help; start a new run with a smaller --lr or "
+            f"--head-lr-mult",
+            error.step,
+        ) from error
+    _rewind(kept, what, loop)
+    return True
+
+
+def _restart(why: str, loop: Loop) -> None:
     """Begin fine-tuning again, from the weights it began with and with smaller learning rates."""
-    load_state(model, origin)
-    optimizer.state.clear()
-    scaler = getattr(accelerator, "scaler", None)
+    state = loop.state
+    load_state(loop.setup.model, loop.setup.origin)
+    loop.optimizer.state.clear()
+    scaler = getattr(loop.setup.accelerator, "scaler", None)
     if scaler is not None:
         scaler.load_state_dict({**scaler.state_dict(), "scale": scaler._init_scale})
-    state.lr_scale *= SMALLER
+    state.lr_scale *= _SMALLER
     state.restarts += 1
     state.epoch = state.step = state.stale_epochs = state.at_chance = 0
     begin_epoch(state)
-    text = f"{why}: fine-tuning begins again with learning rates times {state.lr_scale:g}"
-    state.history = [*state.history, text]
-    listen(Note(text=text, warning=True))
+    _note(f"{why}: fine-tuning begins again with learning rates times {state.lr_scale:g}", loop)
+
+
+def _rewind(snapshot: Snapshot, why: str, loop: Loop) -> None:
+    """Go back to a snapshot, with half the learning rates from there on."""
+    state = loop.state
+    scale, rewinds, micro_batch = state.lr_scale / 2, state.rewinds + 1, state.micro_batch
+    restore(snapshot, loop.setup.model, state, loop.optimizer, loop.setup.accelerator)
+    state.lr_scale, state.rewinds, state.micro_batch = scale, rewinds, micro_batch
+    place = f"epoch {loop.epoch}, step {state.epoch_step}"
+    _note(
+        f"{why}: back to the checkpoint of {place}, learning rates times {scale:g} from there", loop
+    )
+
+
+def _note(text: str, loop: Loop) -> None:
+    """Say what changed the run, and note it in its history."""
+    loop.state.history = [*loop.state.history, text]
+    loop.control.listen(Note(text=text, warning=True))

@@ -8,66 +8,49 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator, skip_first_batches
-from torch import Tensor, nn
+from accelerate import skip_first_batches
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.data.dataset import Batches, Loaded, derive_seed, raising
-from zoo.engine.events import Listener, StepEnd
-from zoo.engine.feed import Forward
-from zoo.engine.micro_batches import step_gradients
+from zoo.engine.events import StepEnd
+from zoo.engine.micro_batches import Objective, step_gradients
 from zoo.engine.processes import in_any, together
-from zoo.engine.state import TrainingState
+from zoo.engine.setup import Loop
 from zoo.errors import DataError, PluginError
 from zoo.model.optim import lr_factor, set_learning_rates
-from zoo.recipe import Recipe
 
 
-def train_epoch(
-    model: nn.Module,
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    on_device: Callable[[Any], Tensor],
-    outputs_of: Callable[[Forward, Tensor], Any],
-    loss_weights: Tensor | None,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    state: TrainingState,
-    epoch: int,
-    totals: Tensor,
-    after_step: Callable[[], None],
-    listen: Listener,
-) -> None:
+def train_epoch(loop: Loop, after_step: Callable[[Loop], None]) -> None:
     """Take a step on each batch that the epoch has left.
 
     Args:
-        model: In the mode in which it trains; perhaps wrapped.
-        backbone: Says how its auxiliary heads count.
-        optimizer: Of what trains.
-        batches: Of (what is loaded, labels).
-        on_device: As in `Feed`.
-        outputs_of: Likewise.
-        loss_weights: (classes,) on the device, or None.
-        recipe: As resolved.
-        accelerator: Averages gradients over processes.
-        state: Its steps are counted on, its micro-batch halved where memory ends.
-        epoch: From 1.
-        totals: (3,) on the device; what this process saw is added: losses, right answers, images.
+        loop: Its model is in the mode in which it trains. The steps of its state are counted on,
+            its micro-batch is halved where memory ends.
         after_step: Called after each step, when the state is one to go on from.
-        listen: Hears `StepEnd`, and a `Note` where memory ends.
 
     Raises:
         DataError: A photo can't be read any more, or has changed.
         TrainingError: Memory is too small for the smallest micro-batch.
         PluginError: The model's output in train mode is not what the head declares.
     """
-    steps = len(batches)
-    waiting = _Waiting(_left(batches, state.epoch_step))
+    setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
+    accelerator, listen = setup.accelerator, loop.control.listen
+    steps, epoch = len(loop.batches), loop.epoch
+    waiting = _Waiting(_left(loop.batches, state.epoch_step))
     data_seconds = state.data_seconds
-    loss_of = partial(_loss, backbone=backbone, recipe=recipe, loss_weights=loss_weights)
+    objective = Objective(
+        outputs_of=partial(setup.feed.outputs, loop.model),
+        loss_of=partial(
+            _loss,
+            backbone=setup.backbone,
+            label_smoothing=recipe.label_smoothing,
+            class_weights=loop.class_weights,
+        ),
+        class_weights=loop.class_weights,
+    )
 
     def set_rates(step: int) -> None:
         factor = lr_factor(
@@ -76,7 +59,7 @@ def train_epoch(
             warmup_steps=round(steps * recipe.warmup_epochs),
             schedule=recipe.schedule,
         )
-        set_learning_rates(optimizer, factor * state.lr_scale)
+        set_learning_rates(loop.optimizer, factor * state.lr_scale)
 
     if state.epoch_step:
         set_rates(state.step - 1)  # Else an epoch that has no steps left would end with others.
@@ -84,12 +67,10 @@ def train_epoch(
     for step, (loaded, labels) in enumerate(whole, start=state.epoch_step + 1):
         set_rates(state.step)
         sums = step_gradients(
-            model,
-            partial(outputs_of, model),
-            loss_of,
-            on_device(loaded),
+            loop.model,
+            objective,
+            setup.feed.on_device(loaded),
             labels,
-            class_weights=loss_weights,
             # Dropout and stochastic depth become a function of it, whatever ran before.
             seed=derive_seed(recipe.seed, "step", state.step, accelerator.process_index),
             micro_batch=state.micro_batch,
@@ -98,15 +79,15 @@ def train_epoch(
         )
         state.micro_batch = sums.micro_batch
         images = labels.new_tensor(len(labels))
-        totals += torch.stack([sums.loss * len(labels), sums.correct, images])
+        loop.totals += torch.stack([sums.loss * len(labels), sums.correct, images])
         if recipe.clip_grad:
-            accelerator.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            accelerator.clip_grad_norm_(loop.model.parameters(), recipe.clip_grad)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.epoch_step = step
         state.data_seconds = data_seconds + waiting.seconds
-        after_step()
+        after_step(loop)
         listen(
             StepEnd(epoch=epoch, epochs=recipe.epochs, step=step, steps=steps, images=len(labels))
         )
@@ -124,8 +105,8 @@ def _loss(
     outputs: Any,
     labels: Tensor,
     backbone: Backbone,
-    recipe: Recipe,
-    loss_weights: Tensor | None,
+    label_smoothing: float,
+    class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """(logits of the main head, loss of all heads)."""
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -139,9 +120,7 @@ def _loss(
     shares = (1.0, *backbone.aux)
     losses = [
         share
-        * cross_entropy(
-            each.float(), labels, weight=loss_weights, label_smoothing=recipe.label_smoothing
-        )
+        * cross_entropy(each.float(), labels, weight=class_weights, label_smoothing=label_smoothing)
         for share, each in zip(shares, (logits, *auxiliary), strict=bool(auxiliary))
     ]
     return logits, torch.stack(losses).sum()

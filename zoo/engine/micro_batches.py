@@ -27,6 +27,21 @@ LossOf = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a step minimises.
+
+    Attributes:
+        outputs_of: What is fed (n, ...) to the model's output.
+        loss_of: The loss of that.
+        class_weights: (classes,) on the device, with which `loss_of` weights; or None.
+    """
+
+    outputs_of: Callable[[Tensor], Any]
+    loss_of: LossOf
+    class_weights: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepSums:
     """What a step saw; the gradients are in the parameters.
 
@@ -43,12 +58,10 @@ class StepSums:
 
 def step_gradients(
     model: nn.Module,
-    outputs_of: Callable[[Tensor], Any],
-    loss_of: LossOf,
+    objective: Objective,
     batch: Tensor,
     labels: Tensor,
     *,
-    class_weights: Tensor | None,
     seed: int,
     micro_batch: int | None,
     accelerator: Accelerator,
@@ -63,11 +76,9 @@ def step_gradients(
 
     Args:
         model: In the mode in which it trains, without gradients; perhaps wrapped.
-        outputs_of: What is fed (n, ...) to the model's output.
-        loss_of: The loss of that.
+        objective: What to minimise.
         batch: What is fed (N, ...).
         labels: (N,) on the device.
-        class_weights: (classes,) on the device, with which `loss_of` weights; or None.
         seed: Of the step, and of the process.
         micro_batch: Images at a time, as the last step left it.
         accelerator: Averages gradients over processes, once a step.
@@ -86,11 +97,9 @@ def step_gradients(
     before = [buffer.clone() for buffer in model.buffers()] if statistics else []
     parts = _how_many(count, micro_batch or count, statistics)
     while True:
-        shares = _shares(labels, class_weights, parts)
+        shares = _shares(labels, objective.class_weights, parts)
         try:
-            loss, correct = _accumulate(
-                model, outputs_of, loss_of, batch, labels, shares, seed, accelerator
-            )
+            loss, correct = _accumulate(model, objective, batch, labels, shares, seed, accelerator)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -132,8 +141,7 @@ def _shares(labels: Tensor, class_weights: Tensor | None, parts: int) -> list[Te
 
 def _accumulate(
     model: nn.Module,
-    outputs_of: Callable[[Tensor], Any],
-    loss_of: LossOf,
+    objective: Objective,
     batch: Tensor,
     labels: Tensor,
     shares: list[Tensor | float],
@@ -148,11 +156,11 @@ def _accumulate(
         _seed(seed if parts == 1 else derive_seed(seed, "part", n))
         last = n == parts
         with nullcontext() if last else accelerator.no_sync(model):
-            outputs = outputs_of(piece)
+            outputs = objective.outputs_of(piece)
             # What processes have begun together none can begin again alone.
             together = last and accelerator.num_processes > 1
             with out_of_memory_as(_together(device)) if together else nullcontext():
-                logits, loss = loss_of(outputs, piece_labels)
+                logits, loss = objective.loss_of(outputs, piece_labels)
                 if parts > 1:
                     loss = loss * share
                 accelerator.backward(loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,32 @@ from zoo.model.optim import rate_of
 from zoo.recipe import Recipe
 
 
+class Seen(NamedTuple):
+    """What training saw: the sum of losses, right answers, images."""
+
+    loss_sum: float = 0.0
+    correct: float = 0.0
+    images: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """The mean."""
+        return self.loss_sum / self.images
+
+    @property
+    def accuracy(self) -> float:
+        """Share classified correctly, 0..1."""
+        return self.correct / self.images
+
+
+class Look(NamedTuple):
+    """What was seen of the epoch when the loss was last looked at."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    images: float = 0.0
+
+
 @dataclass
 class TrainingState:
     """All that changes while training, besides model and optimizer; JSON-ready.
@@ -23,7 +50,7 @@ class TrainingState:
         epoch: Epochs that are done, validation included.
         step: Steps taken in all.
         epoch_step: Steps taken of the epoch under way.
-        seen: Of those the sum of losses, of right answers, of images.
+        seen: Of those.
         seconds: The time that they took.
         data_seconds: Of that the time in which they waited for images.
         best_epoch: The epoch whose model is kept, 0 for the probe; None before the first.
@@ -38,7 +65,7 @@ class TrainingState:
         start_loss: The loss of fine-tuning's first step; None before it.
         at_chance: Epochs in a row whose val accuracy was that of naming one class.
         decided: Fields of the recipe that were left open, as decided after the plan.
-        looked: (step, sum of losses, images) of the epoch when the loss was last looked at.
+        looked: When the loss was last looked at.
         history: What changed the run on its way, a line each.
         micro_batch: Images whose gradients are computed at a time; None: a whole batch's. Of this
             process, and in a checkpoint of the main one.
@@ -49,7 +76,7 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     epoch_step: int = 0
-    seen: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    seen: Seen = field(default_factory=Seen)
     seconds: float = 0.0
     data_seconds: float = 0.0
     best_epoch: int | None = None
@@ -64,10 +91,14 @@ class TrainingState:
     at_chance: int = 0
     decided: dict[str, bool | int | float] = field(default_factory=dict)
     start_loss: float | None = None
-    looked: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    looked: Look = field(default_factory=Look)
     history: list[str] = field(default_factory=list)
     micro_batch: int | None = None
     micro_batches: list[int | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """JSON gives lists for the tuples of a checkpoint."""
+        self.seen, self.looked = Seen(*self.seen), Look(*self.looked)
 
     def keep_best(self, epoch: int, val: Validation, metric: str) -> bool:
         """Note the epoch as the best if it is: by the metric, between equals by loss.
@@ -90,7 +121,7 @@ class TrainingState:
 
 def seen_so_far(state: TrainingState, accelerator: Accelerator) -> Tensor:
     """What was seen of the epoch; what all processes saw before a run was resumed counts once."""
-    seen = state.seen if accelerator.is_main_process else [0.0, 0.0, 0.0]
+    seen = state.seen if accelerator.is_main_process else Seen()
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     return torch.tensor(seen, dtype=dtype).to(accelerator.device)
 
@@ -102,7 +133,7 @@ def count_steps_again(
     if state.step == state.epoch * steps + state.epoch_step:
         return
     step_images = (recipe.batch_size or 1) * accelerator.num_processes
-    state.epoch_step = min(steps, round(state.seen[2] / step_images))
+    state.epoch_step = min(steps, round(state.seen.images / step_images))
     state.step = state.epoch * steps + state.epoch_step
 
 
@@ -135,13 +166,13 @@ def close_epoch(
     most: float | None,
 ) -> EpochEnd:
     """Close the epoch in the state, and say how it ended."""
-    loss_sum, correct_sum, images = state.seen
-    per_second = images / state.seconds
+    seen = state.seen
+    per_second = seen.images / state.seconds
     state.epoch += 1
     end = EpochEnd(
         epoch=state.epoch,
-        train_loss=loss_sum / images,
-        train_accuracy=correct_sum / images,
+        train_loss=seen.loss,
+        train_accuracy=seen.accuracy,
         val_loss=val.loss,
         val_accuracy=val.accuracy,
         val_balanced_accuracy=val.balanced_accuracy,
@@ -161,5 +192,5 @@ def close_epoch(
 
 def begin_epoch(state: TrainingState) -> None:
     """Nothing of the epoch is done yet."""
-    state.epoch_step, state.seen, state.seconds, state.data_seconds = 0, [0.0, 0.0, 0.0], 0.0, 0.0
-    state.looked = [0.0, 0.0, 0.0]
+    state.epoch_step, state.seen, state.looked = 0, Seen(), Look()
+    state.seconds = state.data_seconds = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,15 +73,34 @@ def backbone_sha256(model: nn.Module, backbone: Backbone) -> str:
     )
 
 
+@dataclass(frozen=True)
+class FrozenPart:
+    """The part of a network whose output is kept.
+
+    Attributes:
+        backbone: Whose.
+        weights_sha256: As `backbone_sha256` gives it.
+        boundary: Where the output is read.
+        precision: In which it computes.
+    """
+
+    backbone: Backbone
+    weights_sha256: str
+    boundary: Boundary
+    precision: str = "fp32"
+
+    @classmethod
+    def of(cls, model: nn.Module, backbone: Backbone, boundary: Boundary) -> FrozenPart:
+        """Of a model, in full precision."""
+        return cls(backbone, backbone_sha256(model, backbone), boundary)
+
+
 def row_store(
     kind: Literal["features", "activations"],
-    boundary: Boundary,
+    part: FrozenPart,
     transform: Transform,
     wanted: Iterable[tuple[ImageDataset, Sequence[Index]]],
     *,
-    backbone: Backbone,
-    weights_sha256: str,
-    precision: str,
     recipe: Recipe,
     stores: Stores,
     listen: Listener,
@@ -89,35 +109,32 @@ def row_store(
 
     Args:
         kind: Features are kept as they are, activations in `recipe.cache_dtype`.
-        boundary: Where they are read.
+        part: What gives them.
         transform: How all of the images are made.
         wanted: The images, and which of their views.
-        backbone: Whose.
-        weights_sha256: Of the backbone.
-        precision: In which it computes.
         recipe: Says how much may be kept.
         stores: Closes it.
         listen: Hears why something is not kept.
     """
     preprocess = transform.prepare.preprocess
     about = {
-        "backbone": backbone.name,
-        "weights": weights_sha256,
-        "boundary": boundary.name,
-        "image_size": list(boundary.image_size),
+        "backbone": part.backbone.name,
+        "weights": part.weights_sha256,
+        "boundary": part.boundary.name,
+        "image_size": list(part.boundary.image_size),
         "device": recipe.device,
-        "precision": precision,
+        "precision": part.precision,
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "images": transform.prepare.about(),
         "augment": transform.about,
         "versions": {
             **{k: v for k, v in versions().items() if k in _DECIDING},
-            **plugins.versions_behind(backbone.name.partition("/")[0]),
+            **plugins.versions_behind(part.backbone.name.partition("/")[0]),
         },
     }
     dtype = np.float16 if kind == "activations" and recipe.cache_dtype == "fp16" else np.float32
-    row_bytes = math.prod(boundary.shape) * np.dtype(dtype).itemsize
+    row_bytes = math.prod(part.boundary.shape) * np.dtype(dtype).itemsize
     keys = [row_key(images, index) for images, indices in wanted for index in indices]
     return _with_room(kind, about, dtype, keys, row_bytes, recipe, stores, listen)
 
