@@ -122,12 +122,7 @@ def command(
     """
     given = {k: v for k, v in fields.items() if v is not None}
     made = make_recipe(recipe, **given)
-    if resume == "auto" and out is None:
-        raise click.UsageError("--resume auto needs --out, the folder of the run")
-    if resume not in (None, "auto") and (out is not None or recipe is not None):
-        raise click.UsageError(f"--resume {resume} says all that --out and --recipe would")
-    if allow_changed and resume is None:
-        raise click.UsageError("--allow-changed goes with --resume")
+    _check_options(recipe, out, resume, allow_changed)
     with ExitStack() as aside:
         with starting(allocator_tuning=allocator_tuning):
             ahead = None
@@ -176,3 +171,14 @@ def command(
                 console.say("dry run: nothing was trained or written")
             elif main:
                 console.result(run)
+
+
+def _check_options(
+    recipe: str | None, out: Path | None, resume: str | None, allow_changed: bool
+) -> None:
+    if resume == "auto" and out is None:
+        raise click.UsageError("--resume auto needs --out, the folder of the run")
+    if resume not in (None, "auto") and (out is not None or recipe is not None):
+        raise click.UsageError(f"--resume {resume} says all that --out and --recipe would")
+    if allow_changed and resume is None:
+        raise click.UsageError("--allow-changed goes with --resume")

@@ -43,7 +43,7 @@ def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False)
     return counter.get_total_flops() / len(images)
 
 
-def _convolution_backward_flops(
+def _convolution_backward_flops(  # noqa: PLR0913  the operator's own
     grad_out_shape: Sequence[int],
     x_shape: Sequence[int],
     w_shape: Sequence[int],

@@ -167,15 +167,7 @@ def prepare(
     torch.manual_seed(derive_seed(recipe.seed, "model"))
     model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
     layers = depths(model, backbone)
-    try:
-        check_forward(model, backbone, preprocess, len(splits.class_names))
-    except TrainingError:
-        if given.image_size is not None or preprocess == backbone.preprocess:
-            raise
-        preprocess = backbone.preprocess
-        size = "{} x {}".format(*preprocess.height_width)
-        listen(Note(text=f"{backbone.name} can't take {recipe.image_size} pixels: {size} instead"))
-        check_forward(model, backbone, preprocess, len(splits.class_names))
+    preprocess = _fitting(model, backbone, preprocess, given, len(splits.class_names), listen)
     preprocess = replace(preprocess, value_range=splits.value_range)
     # Where it will compute, and laid out as there.
     place(model, accelerator.device)
@@ -185,18 +177,7 @@ def prepare(
     if recipe.time is not None:
         at_a_time = min(batch_size, micro_batch or batch_size)
         speed = measure_speed(model, preprocess.height_width, at_a_time, accelerator.device)
-        epochs = decide_epochs(
-            recipe,
-            speed,
-            train_images=len(splits.train),
-            val_images=len(splits.val),
-            spent=time.perf_counter() - started,
-            listen=listen,
-        )
-        epochs = decide_on_main(accelerator, lambda: epochs)
-        if not epochs and recipe.train == "probe+finetune":
-            listen(Note(text="no time for fine-tuning: train = probe"))
-            recipe = change(recipe, train="probe")
+        recipe = _fit_time(recipe, speed, splits, started, accelerator, listen)
     recipe = decide_stages(recipe, len(splits.train), listen)
     freezing = plan_freezing(
         model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
@@ -254,3 +235,52 @@ def prepare(
         probe=probe,
         activations=activations,
     )
+
+
+def _fit_time(
+    recipe: Recipe,
+    speed: Speed,
+    splits: Splits,
+    started: float,
+    accelerator: Accelerator,
+    listen: Listener,
+) -> Recipe:
+    """Leave out fine-tuning where the recipe's time is too short for an epoch."""
+    epochs = decide_epochs(
+        recipe,
+        speed,
+        train_images=len(splits.train),
+        val_images=len(splits.val),
+        spent=time.perf_counter() - started,
+        listen=listen,
+    )
+    if decide_on_main(accelerator, lambda: epochs) or recipe.train != "probe+finetune":
+        return recipe
+    listen(Note(text="no time for fine-tuning: train = probe"))
+    return change(recipe, train="probe")
+
+
+def _fitting(
+    model: nn.Module,
+    backbone: Backbone,
+    preprocess: Preprocess,
+    given: Recipe,
+    num_classes: int,
+    listen: Listener,
+) -> Preprocess:
+    """The preprocessing, or the backbone's own where a size that zoo chose does not fit.
+
+    Raises:
+        TrainingError: The model can't take images of that size.
+    """
+    try:
+        check_forward(model, backbone, preprocess, num_classes)
+    except TrainingError:
+        own = backbone.preprocess
+        if given.image_size is not None or preprocess == own:
+            raise
+        size = "{} x {}".format(*own.height_width)
+        listen(Note(text=f"{backbone.name} can't take {preprocess.size} pixels: {size} instead"))
+        check_forward(model, backbone, own, num_classes)
+        return own
+    return preprocess

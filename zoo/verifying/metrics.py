@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Mapping
 
 from zoo.run.write import ModelInfo
 from zoo.text import clip
@@ -50,29 +51,32 @@ def check_metrics(text: str, info: ModelInfo) -> str:
     first = 1 if epochs[:1] == ["1"] else 0  # Without a probe there is no line for it.
     if not epochs or epochs != [str(n) for n in range(first, first + len(epochs))]:
         raise ValueError(f"its epochs don't follow each other: {clip(', '.join(epochs), 50)}")
-    accuracies = dict(
-        zip(epochs, (row[columns.index("val_accuracy")] for row in values), strict=True)
-    )
-    kept = accuracies.get(str(info.epoch))
-    if kept is None:
+    by_epoch = {
+        epoch: dict(zip(columns, row, strict=True))
+        for epoch, row in zip(epochs, values, strict=True)
+    }
+    _check_kept(by_epoch, info)
+    return f"{len(values)} lines; that of {info.stage} as in the model file"
+
+
+def _check_kept(by_epoch: Mapping[str, Mapping[str, str]], info: ModelInfo) -> None:
+    """See that the model's epoch is there as its file has it, and none is better."""
+    if str(info.epoch) not in by_epoch:
         raise ValueError(f"it has no line for {info.stage}, which the model file is of")
+    kept = by_epoch[str(info.epoch)]["val_accuracy"]
     if not kept or float(kept) != info.val_accuracy:
         raise ValueError(
             f"{info.stage} has val accuracy {kept or 'none'} there, {info.val_accuracy!r} in the "
             f"model file"
         )
-    metric = info.recipe.metric
-    column, sign = _COLUMNS.get(metric, ("val_accuracy", 1))
-    if column in columns:
-        decided = {
-            epoch: sign * float(row[columns.index(column)] or 0)
-            for epoch, row in zip(epochs, values, strict=True)
-        }
-        best = max(decided, key=lambda epoch: decided[epoch])
-        if decided[best] > decided[str(info.epoch)]:
-            what = column.replace("_", " ")
-            raise ValueError(f"epoch {best} has a better {what} than {info.stage}, which is kept")
-    return f"{len(values)} lines; that of {info.stage} as in the model file"
+    column, sign = _COLUMNS.get(info.recipe.metric, ("val_accuracy", 1))
+    if column not in by_epoch[str(info.epoch)]:
+        return
+    decided = {epoch: sign * float(row[column] or 0) for epoch, row in by_epoch.items()}
+    best = max(decided, key=lambda epoch: decided[epoch])
+    if decided[best] > decided[str(info.epoch)]:
+        what = column.replace("_", " ")
+        raise ValueError(f"epoch {best} has a better {what} than {info.stage}, which is kept")
 
 
 def _is_number(cell: str) -> bool:

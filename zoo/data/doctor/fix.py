@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from zoo.data.doctor.checking import Checked
-from zoo.data.doctor.compare import Comparison, Photo
+from zoo.data.doctor.compare import Comparison, Group, Photo
 from zoo.data.doctor.listing import LEFT_OUT
 from zoo.data.doctor.rename import Renamed, rename
 from zoo.data.links import refused_link
@@ -135,11 +135,7 @@ def fix(checked: Checked, target: Path) -> Fixed:
 
 def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
     """Which images the copy lacks, in the order of their paths."""
-    left_out = {
-        photo.path: LeftOut(path=photo.path, kind="unreadable", reason=photo.examined.problem)
-        for photo in photos
-        if photo.examined.problem
-    }
+    left_out = {each.path: each for each in _unreadable(photos)}
 
     def leave_out(photo: Photo, like: tuple[Photo, ...], kind: str, reason: str) -> None:
         # A list of all of them for each of them would grow with the square of their number.
@@ -160,20 +156,31 @@ def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
         for photo in group:
             leave_out(photo, group, "label-conflict", "the same image is in more than one class")
     for group in found.leaks:
-        for photo in group:
-            if photo.split == "train":
-                leave_out(photo, group, "leakage", "the same image is in val")
-        for photo in [photo for photo in group if photo.split == "val"][1:]:
+        train, val = _by_split(group)
+        for photo in train:
+            leave_out(photo, group, "leakage", "the same image is in val")
+        for photo in val[1:]:
             leave_out(photo, group, "duplicates", "val has it once more")
     for group in found.duplicates:
         for photo in group[1:]:
             leave_out(photo, group, "duplicates", "the class has it once more")
     for group in found.near_leaks:
-        of_val = tuple(photo for photo in group if photo.split == "val")
-        for photo in group:
-            if photo.split == "train":
-                leave_out(photo, of_val, "near-leakage", "val has one that looks the same")
+        train, val = _by_split(group)
+        for photo in train:
+            leave_out(photo, val, "near-leakage", "val has one that looks the same")
     return [left_out[path] for path in sorted(left_out)]
+
+
+def _unreadable(photos: Iterable[Photo]) -> Iterator[LeftOut]:
+    for photo in photos:
+        if photo.examined.problem:
+            yield LeftOut(path=photo.path, kind="unreadable", reason=photo.examined.problem)
+
+
+def _by_split(group: Group) -> tuple[Group, Group]:
+    """Those of train and those of val."""
+    train, val = (tuple(p for p in group if p.split == split) for split in ("train", "val"))
+    return train, val
 
 
 def _files(checked: Checked) -> tuple[list[str], list[str]]:
