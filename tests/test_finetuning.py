@@ -194,7 +194,7 @@ def test_interrupted_before_the_first_epoch_it_can_be_gone_on_with(photos):
         if isinstance(event, StepEnd):
             raise KeyboardInterrupt
 
-    with pytest.raises(zoo.Stopped, match=r"^go on with: zoo finetune --resume run$"):
+    with pytest.raises(zoo.Stopped, match=r"^resume with: zoo finetune --resume run$"):
         zoo.finetune(photos, out="run", listen=listen, **QUICK)
     assert zoo.resume("run").info.epoch == 1
 

@@ -60,7 +60,7 @@ def decide_for_demo(recipe: Recipe, backbone: Backbone, listen: Listener) -> Rec
 
 
 def decide_stages(recipe: Recipe, train_images: int, listen: Listener) -> Recipe:
-    """What a probe learns from, what stands still under it, and how fast its head trains after."""
+    """What a probe learns from, what is frozen under it, and how fast its head trains after."""
     if recipe.train != "finetune" and train_images < _ROWS_ENOUGH:
         views = min(_MOST_VIEWS, _ROWS_ENOUGH // train_images)
         recipe = _decide(recipe, {"views": views}, f"with {train_images} images", listen)

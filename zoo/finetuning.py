@@ -49,7 +49,7 @@ def finetune(
         recipe: TOML file with fields, the name of a recipe that zoo brings (`quick`), or a
             `zoo.Recipe`; fields given here win.
         listen: Called with a `Note`, `Plan`, `Progress`, `StepEnd` or `EpochEnd` as it happens.
-            By default only a warning makes itself heard, as a UserWarning.
+            By default warnings are passed to `warnings.warn`, all else is ignored.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:

@@ -114,7 +114,7 @@ class Keeper:
         refuse(self._folder, changes, clashes, allowed=allow_changed)
         warn_of_environment(checkpoint, listen)
         remove_unfinished(self._folder)
-        listen(Note(text=f"going on with {self._folder} {self._where()}"))
+        listen(Note(text=f"resuming {self._folder} {self._where()}"))
         if changes:
             line = f"{self._where()}: {'; '.join(changes)}"
             self.state.history = [*self.state.history, line]
@@ -193,7 +193,7 @@ class Keeper:
                 f"kept the best so far in {self._folder}: {info.stage}, {info.val_accuracy:.2%}"
             )
         if self.kept or not lines:
-            lines.append(f"go on with: zoo finetune --resume {shlex.quote(str(self._folder))}")
+            lines.append(f"resume with: zoo finetune --resume {shlex.quote(str(self._folder))}")
         return "\n".join(lines)
 
     @property

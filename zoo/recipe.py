@@ -41,6 +41,42 @@ _MOST = 10**9
 #: Wrong keys and values that are told at once.
 _MOST_PROBLEMS = 20
 
+#: Fields by what they are about, for help and documentation.
+SECTIONS = {
+    "Data": ("data", "val_split", "strict", "follow_links", "image_size"),
+    "Model": ("backbone", "weights", "head_init", "freeze", "unfreeze_epoch", "batch_norm"),
+    "Training": (
+        "train",
+        "epochs",
+        "time",
+        "batch_size",
+        "views",
+        "probe_scale",
+        "interpolate",
+        "metric",
+        "patience",
+        "on_nan",
+        "checkpoint_every",
+        "seed",
+    ),
+    "Optimizer and loss": (
+        "lr",
+        "head_lr_mult",
+        "optimizer",
+        "momentum",
+        "layer_decay",
+        "weight_decay",
+        "wd_on_norms",
+        "clip_grad",
+        "schedule",
+        "warmup_epochs",
+        "label_smoothing",
+        "class_weights",
+    ),
+    "Augmentation": ("augment", "hflip", "crop_scale"),
+    "Machine": ("device", "precision", "deterministic", "workers", "cache_size", "cache_dtype"),
+}
+
 
 class Recipe(BaseModel):
     """What `zoo finetune` is told. docs/defaults.md says how the defaults were measured.
@@ -55,84 +91,88 @@ class Recipe(BaseModel):
     weights: str = Field(
         "pretrained",
         min_length=1,
-        description="Weights to start from: pretrained, none (random), or a file (.safetensors, "
-        ".pth, or a run folder): all but its head is taken.",
+        description="Initial weights: pretrained, none (random), or a file (.safetensors, .pth or "
+        "a run folder), of which everything but the head is used.",
     )
     data: str | None = Field(
         None,
         min_length=1,
-        description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE. "
-        "Without it: the demo, scikit-learn's handwritten digits.",
+        description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE. If "
+        "omitted: the demo, scikit-learn's handwritten digits.",
     )
     val_split: float = Field(
-        0.2, gt=0, lt=1, description="Share of each class held out where there is no val folder."
+        0.2,
+        gt=0,
+        lt=1,
+        description="Fraction of each class held out for validation if there is no val folder.",
     )
     strict: bool = Field(
         False,
-        description="Make unreadable images, wrong extensions, and links that lead out of the data "
-        "folder or in circles an error.",
+        description="Treat unreadable images, wrong extensions, and links that lead out of the "
+        "data folder or in circles as errors.",
     )
     follow_links: bool = Field(
-        False, description="Follow links in the data folder that lead out of it too."
+        False, description="Also follow links in the data folder that lead out of it."
     )
     image_size: int | None = Field(
         None,
         ge=8,
         le=MAX_IMAGE_SIZE,
-        description="Side of the input in pixels. Without it: the backbone's own.",
+        description="Height and width of the input in pixels. Default: the backbone's.",
     )
     augment: Literal["none", "light", "strong"] = Field(
-        "light", description="Random changes to training images: crops; strong adds TrivialAugment."
+        "light",
+        description="Augmentation of training images: random crops; strong adds TrivialAugment.",
     )
     hflip: bool | None = Field(
         None,
-        description="Mirror training images at random. Without it: where cross-validation of the "
-        "probe says that their labels stay what they are.",
+        description="Random horizontal flips of training images. Default: decided by "
+        "cross-validation of the probe on flipped images.",
     )
     crop_scale: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Share of the picture that the smallest random crop keeps. Without it: 0.25 "
-        "(0.2 with strong augmentation), or 0.6 where cross-validation of the probe says that "
-        "smaller crops lose what the picture shows.",
+        description="Smallest area of a random crop, as a fraction of the image. Default: 0.25 "
+        "(0.2 with strong augmentation), or 0.6 if cross-validation of the probe shows that "
+        "smaller crops lose the object.",
     )
     train: Literal["probe", "finetune", "probe+finetune"] = Field(
         "probe+finetune",
-        description="probe: fit the head alone, on features that are computed once; finetune: "
-        "train by gradient descent; both: the probe's head starts the fine-tuning (LP-FT).",
+        description="probe: fit only the head, on features computed once; finetune: train by "
+        "gradient descent; probe+finetune: fine-tuning starts from the probe's head (LP-FT).",
     )
     views: int | None = Field(
         None,
         ge=0,
         le=_MOST,
-        description="Augmented views of each training image, computed once where the backbone is "
-        "frozen; 0: a probe sees each image as it is, fine-tuning draws new ones each epoch. "
-        "Without it: 0, but up to 4 for a probe of fewer than 200 images.",
+        description="Augmented views of each training image that are computed once if the "
+        "backbone is frozen; 0: a probe sees each image unaugmented, fine-tuning draws new views "
+        "each epoch. Default: 0, or up to 4 for a probe on fewer than 200 images.",
     )
-    epochs: int = Field(6, ge=1, le=_MOST, description="Times that every training image is seen.")
+    epochs: int = Field(6, ge=1, le=_MOST, description="Number of epochs.")
     time: Annotated[str | None, BeforeValidator(check_time)] = Field(
         None,
-        description="Time for the whole run, such as 90s, 10m or 2h: as many epochs as fit into "
-        "it after the probe (at most --epochs, or 30), by a measurement before the run starts.",
+        description="Time limit for the whole run, such as 90s, 10m or 2h: as many epochs as fit "
+        "after the probe (at most --epochs, or 30), estimated before the run starts.",
     )
     batch_size: int | None = Field(
         None,
         ge=1,
         le=_MOST,
-        description="Images per step, in parts where memory is too small for them. Without it: "
-        "chosen for the machine.",
+        description="Images per step and process; split if memory is too small. Default: chosen "
+        "for the machine.",
     )
     lr: float = Field(4e-4, gt=0, description="Learning rate of the backbone.")
     head_lr_mult: float = Field(
-        10.0, gt=0, description="Learning rate of the head divided by the backbone's."
+        10.0, gt=0, description="Learning rate of the head as a multiple of the backbone's."
     )
     probe_scale: float = Field(
         0.25,
         gt=0,
         le=1,
-        description="What the probe's weights are multiplied with when fine-tuning begins from "
-        "them: a probe that is sure of all train images leaves nothing to learn from.",
+        description="Factor on the probe's weights at the start of fine-tuning. A probe that is "
+        "certain about every training image leaves no loss to learn from.",
     )
     optimizer: Literal["sgd", "adamw"] = Field("adamw", description="Optimizer.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
@@ -140,102 +180,101 @@ class Recipe(BaseModel):
         1.0,
         gt=0,
         le=1,
-        description="Learning rate of each depth of the backbone divided by that of the next "
-        "deeper one; the deepest has --lr.",
+        description="Layer-wise learning-rate decay: factor from each depth of the backbone to "
+        "the one before it; the deepest has --lr.",
     )
     weight_decay: float = Field(
-        0.05, ge=0, description="Weight decay of what trains, but for biases and norms."
+        0.05, ge=0, description="Weight decay, not applied to biases and norms."
     )
-    clip_grad: float = Field(
-        1.0, ge=0, description="Largest norm of a step's gradients; larger ones are scaled; 0: any."
-    )
-    wd_on_norms: bool = Field(False, description="Decay biases and norms too.")
+    clip_grad: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
+    wd_on_norms: bool = Field(False, description="Apply weight decay to biases and norms too.")
     schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="Learning rates over time: falling to 0 as a cosine, or constant."
+        "cosine", description="Learning-rate schedule: cosine decay to 0, or constant."
     )
-    warmup_epochs: float = Field(
-        1.0, ge=0, description="Epochs over which learning rates rise from 0."
-    )
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="Share of the target spread evenly over the classes."
-    )
+    warmup_epochs: float = Field(1.0, ge=0, description="Epochs of linear learning-rate warm-up.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing, 0 to 1.")
     class_weights: Literal["auto", "none", "balanced"] = Field(
         "auto",
-        description="Weight of a class in the loss; balanced: rare ones count more; auto: none, or "
-        "balanced where balanced accuracy decides.",
+        description="Class weights in the loss; balanced: inverse class frequency; auto: balanced "
+        "if balanced accuracy is the deciding metric, else none.",
     )
     freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
         "none",
-        description="Part of the backbone that stands still, buffers included: its first N depths, "
+        description="Part of the backbone that is frozen, buffers included: its first N depths, "
         "or all up to and including STAGE (zoo show lists them).",
     )
     unfreeze_epoch: Annotated[
         int | tuple[int, ...] | None, BeforeValidator(check_unfreeze_epoch)
     ] = Field(
         None,
-        description="Epoch from whose start on what was frozen trains too. Several: a part of it "
-        "at each, the deepest first.",
+        description="Epoch at which the frozen part starts to train. Several: gradual unfreezing, "
+        "a part at each, the deepest first.",
     )
     batch_norm: Literal["frozen", "train"] = Field(
-        "frozen", description="Whether a backbone that trains also moves batch-norm statistics."
+        "frozen",
+        description="Whether batch-norm statistics of the trained part are updated (train) or "
+        "fixed (frozen).",
     )
     head_init: Literal["normal", "xavier_uniform", "library"] = Field(
-        "normal", description="How the new head's weights start; library: as the backbone's own."
+        "normal",
+        description="Initialization of the new head; library: as the backbone's library does it.",
     )
     interpolate: bool = Field(
         True,
-        description="Also try weights between the probe's and those of the last epoch (WiSE-FT), "
-        "at the end and before patience ends training.",
+        description="At the end, and before early stopping, also evaluate weights interpolated "
+        "between the probe's and the last epoch's (WiSE-FT).",
     )
     metric: Literal["auto", "accuracy", "balanced-accuracy", "f1", "log-loss"] = Field(
         "auto",
-        description="Metric on the val images by which the best epoch is chosen and patience "
-        "counts; auto: accuracy, or balanced accuracy where the classes are strongly imbalanced.",
+        description="Validation metric for choosing the best epoch and for early stopping; auto: "
+        "accuracy, or balanced accuracy if the classes are strongly imbalanced.",
     )
     patience: int | None = Field(
         None,
         ge=0,
         le=_MOST,
-        description="Stop after so many epochs without a better value of the metric; 0: never. "
-        "Without it: half of the epochs, at least 4.",
+        description="Early stopping: epochs without improvement of the metric; 0: off. Default: "
+        "half of the epochs, at least 4.",
     )
     on_nan: Literal["restart", "rewind", "stop"] = Field(
         "restart",
-        description="What to do when training diverges: the loss is not finite or far above where "
-        "it began, or val accuracy falls to chance. restart: begin fine-tuning again with 0.3 "
-        "times the learning rates, up to three times; rewind: where the loss is not finite, go "
-        "back to the last checkpoint with half the learning rates; stop: end with an error.",
+        description="If training diverges (the loss is not finite or far above its initial value, "
+        "or val accuracy drops to chance): restart: restart fine-tuning with 0.3 times the "
+        "learning rates, up to three times; rewind: if the loss is not finite, return to the "
+        "last checkpoint with half the learning rates; stop: exit with an error.",
     )
     checkpoint_every: Annotated[int | str, BeforeValidator(check_checkpoint_every)] = Field(
         "10m",
-        description="How often to write a checkpoint besides at each epoch's end: after N steps, "
-        "or after a time such as 30s, 10m or 2h.",
+        description="Checkpoint interval within an epoch, in steps or as a time such as 30s, 10m "
+        "or 2h. A checkpoint is always written at the end of an epoch.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Decides everything random.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed.")
     deterministic: bool = Field(
         False,
-        description="On a GPU: only algorithms that give the same bits each time; slower. "
-        "A CPU's do.",
+        description="Use only deterministic algorithms on a GPU; slower. On a CPU results are "
+        "always deterministic.",
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Device to compute on."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Mixed precision; auto: bf16 on GPUs that have it, else fp32."
+        "auto", description="Mixed precision; auto: bf16 on GPUs that support it, else fp32."
     )
     workers: int | None = Field(
         None,
         ge=0,
         le=1024,
-        description="Processes that load images. Without it: chosen for the machine.",
+        description="Data-loading processes. Default: chosen for the machine.",
     )
     cache_size: float = Field(
         10.0,
         ge=0,
         le=_MOST,
-        description="Gigabytes that all caches on this machine may take together; 0: nothing is "
-        "kept. Results don't depend on it.",
+        description="Maximum size of all caches on this machine in GB; 0: no caching. Does not "
+        "affect results.",
     )
     cache_dtype: Literal["fp32", "fp16"] = Field(
-        "fp32", description="Precision of cached activations; fp16 takes half the room."
+        "fp32", description="Precision of cached activations; fp16 halves their size."
     )
 
     @field_validator("backbone", "weights", "data")

@@ -64,7 +64,7 @@ def run_stages(
         prepared: Ready to start.
         keys: Of the images' contents.
         state: Where training is: at its beginning, or as in `resumed`.
-        control: How it is heard of, kept and stopped.
+        control: Where events and snapshots go, and what stops it.
         origin: The state dict that fine-tuning begins with; saving puts the probe's head into it.
         resumed: What training goes on from.
 

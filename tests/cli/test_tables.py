@@ -124,12 +124,12 @@ def test_finetune_fits_the_terminal_and_names_each_column_once(width, terminal, 
             "lr backbone",
             "lr head",
             "seconds",
-            "waited",
+            "data wait",
         ]
     else:
         assert head[0].split()[:4] == ["train", "train", "val", "val"]
         assert head[1].split()[:5] == ["epoch", "loss", "acc", "loss", "acc"]
-        assert re.search(r"waited.*metrics\.csv", " ".join(lines))
+        assert re.search(r"data wait.*metrics\.csv", " ".join(lines))
     rows = [line.split()[0] for line in lines[epochs + 1 :] if line.count("%") == 2]
     assert rows == ["probe", "1", "2"]
 

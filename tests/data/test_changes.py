@@ -110,7 +110,7 @@ def test_a_photo_that_changes_between_two_epochs_ends_the_run(
     said, kept, resume = result.stderr.splitlines()
     assert said == f"Error: {path} has changed since it was first read; start again"
     assert kept.startswith("kept the best so far in run: epoch 1")
-    assert resume == "go on with: zoo finetune --resume run"
+    assert resume == "resume with: zoo finetune --resume run"
 
 
 def test_what_is_kept_is_never_another_picture_s(root, run):

@@ -66,7 +66,7 @@ def test_a_full_disk_ends_the_run_with_a_line_and_freed_it_goes_on_to_the_same(
     last = run / "checkpoint" / "last.safetensors"
     assert error == f"Error: can't write {last}: No space left on device"
     assert kept.startswith(f"kept the best so far in {run}: epoch 1")
-    assert how == f"go on with: zoo finetune --resume {run}"
+    assert how == f"resume with: zoo finetune --resume {run}"
     with answering(disk.enter) as answers:
         ((code, _, again),) = answers([["finetune", "--resume", run]])
     assert code == 2

@@ -58,7 +58,7 @@ def test_permission_lost_in_mid_run_ends_it_with_a_line_and_given_back_it_comes_
         Path(folder).chmod(mode)
     _, err = end(process, 2)
     assert err.splitlines()[0] == f"Error: {said}: {DENIED}"
-    assert err.splitlines()[-1] == "go on with: zoo finetune --resume run"
+    assert err.splitlines()[-1] == "resume with: zoo finetune --resume run"
     ((code, _, err),) = answers([["finetune", "--resume", "run"]])
     assert code == 2
     assert again in err.splitlines()[0]

@@ -137,7 +137,7 @@ def test_without_a_checkpoint_in_the_epoch_it_begins_again(photos, twice):
     with pytest.raises(Crash):
         zoo.finetune(out="run", **fields, listen=crash_at(5))
     run = zoo.resume("run", listen=lambda e: notes.append(getattr(e, "text", "")))
-    assert "going on with run after epoch 1 of 2" in notes
+    assert "resuming run after epoch 1 of 2" in notes
     check_equal(run, twice.undisturbed)
 
 
@@ -177,7 +177,7 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(photos, twice, monkeyp
     assert len(steps) == 4
     *_, kept, how = stopped.stderr.splitlines()
     assert "kept the best so far in run: epoch 1" in kept
-    assert how == "! go on with: zoo finetune --resume run"
+    assert how == "! resume with: zoo finetune --resume run"
     resumed = zoo_("finetune", "--resume", "run")
     assert "in epoch 2 of 2, after step 2" in resumed.stdout
     check_equal(zoo.load("run"), twice.undisturbed)
@@ -283,7 +283,7 @@ def test_other_starting_weights_are_refused(photos):
 
 def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(crashed, twice):
     command = ["finetune", "--resume", "auto", "--out", "run", *flags(crashed)]
-    assert "going on with run in epoch 2" in zoo_(*command).stdout
+    assert "resuming run in epoch 2" in zoo_(*command).stdout
     check_equal(zoo.load("run"), twice.undisturbed)
     again = zoo_(*command)
     assert "complete already" in again.stdout
@@ -401,7 +401,7 @@ def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_inta
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
     assert "File too large" in str(full.value)
-    assert "go on with: zoo finetune --resume run" in full.value.__notes__[0]
+    assert "resume with: zoo finetune --resume run" in full.value.__notes__[0]
     assert not list(Path("run").rglob(".*.*.????????"))
     check_equal(zoo.resume("run"), twice.undisturbed)
 

@@ -71,7 +71,7 @@ def test_where_shows_every_place_in_order_and_marks_the_first_to_be_used(says, f
         f"-> 2  {file}",
         "   3  Hugging Face hub, timm/test_efficientnet.r160_in1k",
     ]
-    assert "said by          plugin acme (zoo-acme 1.2)" in shown.stdout
+    assert "source           plugin acme (zoo-acme 1.2)" in shown.stdout
     assert "on this machine  no, not at /nowhere/a.pth" in shown.stdout
     assert f"it would be {weights.added_path(TINY)}" in shown.stderr
     cli("weights", "add", TINY, file)

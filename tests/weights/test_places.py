@@ -71,7 +71,7 @@ def test_a_plugins_folder_is_loaded_before_the_backbones_own(says, file):
     found = weights.places(plugins.get(TINY))
     assert [(p.kind, p.by, p.file) for p in found] == [
         ("plugin", "plugin acme (zoo-acme 1.2)", file),
-        ("own", "the backbone's own", None),
+        ("own", "timm (default)", None),
     ]
 
 
@@ -143,10 +143,10 @@ def test_where_nothing_works_every_place_is_named_with_its_answer(says):
         load()
     message = str(error.value)
     for part in (
-        "said by:   plugin acme (zoo-acme 1.2)",
-        "answer:    there is no file /nowhere/tiny.pth",
-        "said by:   the backbone's own",
-        "then at:   Hugging Face hub, timm/test_efficientnet",
+        "source:     plugin acme (zoo-acme 1.2)",
+        "error:      there is no file /nowhere/tiny.pth",
+        "source:     timm (default)",
+        "then at:    Hugging Face hub, timm/test_efficientnet",
         f"zoo weights add {TINY} FILE",
     ):
         assert part in message
@@ -194,7 +194,7 @@ def test_a_hook_that_fails_is_named_and_the_others_are_heard(says, file, stateme
     loaded = load()
     assert same(loaded.state_dict, state_dict(1))
     (note,) = loaded.notes
-    assert note.startswith("plugin bad (zoo-bad 1.2) was not heard on where weights are: ")
+    assert note.startswith("plugin bad (zoo-bad 1.2) failed while listing weights: ")
     assert cause in note
     with pytest.warns(UserWarning, match="plugin bad"):
         assert len(weights.places(plugins.get(TINY))) == 2
@@ -209,7 +209,7 @@ def test_a_hook_that_hangs_is_stopped_and_one_that_prints_is_kept_off_stdout(
     loaded = load()
     assert same(loaded.state_dict, state_dict(1))
     hangs, prints = loaded.notes
-    assert "plugin hangs (zoo-hangs 1.2) was not heard on where weights are: still load" in hangs
+    assert "plugin hangs (zoo-hangs 1.2) failed while listing weights: still load" in hangs
     assert "plugin prints (zoo-prints 1.2), asked where weights are, printed: hello" in prints
     assert capfd.readouterr().out == ""
 

@@ -99,7 +99,13 @@ def test_without_a_network_the_error_says_where_it_looked_and_the_ways_out(name,
         zoo.build(name, 3)
     message = str(error.value)
     assert place in message
-    for part in ("looked in:", "then at:", "ways out:", "--weights FILE", "efficientnet_lite0"):
+    for part in (
+        "looked in:",
+        "then at:",
+        "to fix this, one of:",
+        "--weights FILE",
+        "efficientnet_lite0",
+    ):
         assert part in message
 
 

@@ -42,7 +42,7 @@ _EPOCH_COLUMNS = {
     "lr backbone": 8,
     "lr head": 8,
     "seconds": 7,
-    "waited": 6,
+    "data wait": 9,
 }
 
 _GROUP_COLUMNS = (
@@ -204,7 +204,7 @@ class TrainingConsole:
             "lr backbone": f"{end.lr_backbone:.3g}",
             "lr head": f"{end.lr_head:.3g}",
             "seconds": f"{end.seconds:.1f}",
-            "waited": f"{end.data_seconds:.1f}",
+            "data wait": f"{end.data_seconds:.1f}",
         }
         columns = [number(name, least=_EPOCH_COLUMNS[name]) for name in self._epoch_columns]
         row = [cells[name] for name in self._epoch_columns]
@@ -219,7 +219,7 @@ class TrainingConsole:
     def _choose_epoch_columns(self) -> None:
         """Leave out what a narrow terminal has no room for, and say so."""
         self._epoch_columns, left_out = list(_EPOCH_COLUMNS), []
-        for name in ("waited", "lr head", "lr backbone", "seconds"):
+        for name in ("data wait", "lr head", "lr backbone", "seconds"):
             columns = [number(each, least=_EPOCH_COLUMNS[each]) for each in self._epoch_columns]
             if least_width([*columns, label(least=len("best"))], []) <= self.out.width:
                 break

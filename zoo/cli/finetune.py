@@ -16,10 +16,15 @@ from zoo.cli.start import starting
 from zoo.cli.words import echo
 from zoo.errors import Stopped
 from zoo.files import expand
-from zoo.recipe import PACKAGED, Recipe, make_recipe
+from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
 
 #: What the help shows where the type alone would mislead.
-_METAVARS = {"freeze": "[none|backbone|N|STAGE]", "unfreeze_epoch": "N[,N...]"}
+_METAVARS = {
+    "freeze": "[none|backbone|N|STAGE]",
+    "unfreeze_epoch": "N[,N...]",
+    "checkpoint_every": "N|TIME",
+    "time": "TIME",
+}
 
 
 def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,29 +74,41 @@ def _shown(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-@click.command("finetune", short_help="Train a classifier on your images.")
+class _Sectioned(click.Command):
+    """A command whose help lists the recipe's options by section, after all others."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        records = {p.name: p.get_help_record(ctx) for p in self.get_params(ctx)}
+        sections = {"Options": [name for name in records if name not in Recipe.model_fields]}
+        for title, names in (sections | SECTIONS).items():
+            with formatter.section(title):
+                formatter.write_dl([record for name in names if (record := records[name])])
+
+
+@click.command("finetune", cls=_Sectioned, short_help="Train a classifier on your images.")
 @click.option(
     "--recipe",
     metavar="FILE|NAME",
-    help="TOML file with any of the options below, or the name of a recipe that comes with zoo: "
-    f"{', '.join(PACKAGED)}. A file whose name has no .toml is given with its folder (./NAME). "
-    "Options given here win.",
+    help="TOML file with any of the options below, or the name of a packaged recipe: "
+    f"{', '.join(PACKAGED)}. A file without .toml needs its folder (./NAME). "
+    "Options on the command line take precedence.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Run folder, a new or empty one.  [default: a new one below runs/]",
+    help="Run folder, new or empty.  [default: a new one in runs/]",
 )
 @click.option(
     "--resume",
     metavar="RUN|auto",
-    help="Go on with an interrupted run, from its folder, to the same weights; options given here "
-    "change it. auto: with --out, begin the run or go on with it.",
+    help="Resume an interrupted run from its folder, to the same weights; options given here "
+    "change it. auto: with --out, start the run or resume it.",
 )
 @click.option(
     "--allow-changed",
     is_flag=True,
-    help="Go on with a run although images or options differ; the run says so.",
+    help="Resume although images or options differ; the differences are recorded in the run.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @_recipe_options
@@ -105,9 +122,9 @@ def command(
     allocator_tuning: bool,
     **fields: object,
 ) -> None:
-    """Fine-tune a pretrained backbone on a folder of images and leave a run folder.
+    """Fine-tune a pretrained backbone on a folder of images and write a run folder.
 
-    Some defaults differ for the demo, for AdamW and for random weights; the plan says which.
+    Some defaults differ for the demo, for SGD and for random weights; the plan lists them.
 
     \b
       zoo finetune                                    the demo
@@ -116,9 +133,9 @@ def command(
       zoo finetune --data photos --freeze backbone    train the head only: fastest
       zoo finetune --data photos --recipe quick       a first answer in seconds
       zoo finetune --recipe runs/x/recipe.toml        the same run again
-      zoo finetune --resume runs/x                    go on with one that was interrupted
+      zoo finetune --resume runs/x                    resume an interrupted run
 
-    Ctrl-C or SIGTERM: the step is finished and a checkpoint written; the exit code is 130 or 143.
+    Ctrl-C or SIGTERM writes a checkpoint after the current step; the exit code is 130 or 143.
     """
     given = {k: v for k, v in fields.items() if v is not None}
     made = make_recipe(recipe, **given)

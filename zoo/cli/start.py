@@ -16,7 +16,7 @@ from zoo.cli.later import put_off_compiler
 def starting(*, allocator_tuning: bool = True) -> Iterator[None]:
     """Import what computes in here, before anything else allocates.
 
-    Garbage collection stands still meanwhile, and passes over all that is there from then on: what
+    Garbage collection is off meanwhile, and passes over all that is there from then on: what
     modules define stays anyway, and looking through it again and again takes a fifth of the time.
     For the same reason nothing is collected when the process ends, which takes a second.
 

@@ -93,7 +93,7 @@ def where(name: str) -> None:
         echo(f"{'->' if place is first else '  '} {n}  {place.weights.place}")
         print_facts(
             [
-                ("      said by", place.by),
+                ("      source", place.by),
                 ("      on this machine", here),
                 ("      sha256", place.weights.sha256 or "none declared"),
                 ("      licence", place.weights.license or "not stated"),

@@ -60,7 +60,7 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """How training is heard of, kept and stopped.
+    """Where events and snapshots go, and what stops training.
 
     Attributes:
         save: Keeps a snapshot: after the probe, after each epoch, and within one as the recipe
@@ -83,7 +83,7 @@ class Loop:
     Attributes:
         setup: What it was made of.
         state: Where it is; its best is what an epoch must surpass.
-        control: How it is heard of, kept and stopped.
+        control: Where events and snapshots go, and what stops it.
         model: As it is called in training, perhaps wrapped; `setup.model` is the model itself.
         validated: The model's forward pass in full precision.
         optimizer: Of all that will ever train.

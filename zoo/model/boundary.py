@@ -40,7 +40,7 @@ _RECORDED, _COMPARED = 3, 2
 def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int, int]) -> Boundary:
     """The last place at which one tensor holds all that the rest of the network needs.
 
-    Candidates are the outputs of modules that stand still and the inputs of the head's leaves. They
+    Candidates are the outputs of frozen modules and the inputs of the head's leaves. They
     are tried from the last one back until one is right: what `replay` computes for random images
     must equal the network's outputs, in eval and in train mode (with the same random numbers for
     dropout). Replaying puts NaN in the place of all else that is frozen, so whatever still reads it
@@ -49,7 +49,7 @@ def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int
 
     Args:
         model: As it is trained: parameters that are frozen need no gradient (`freeze_parameters`),
-            modules that stand still are in eval mode (`train_mode`). Afterwards it is as it was.
+            frozen modules are in eval mode (`train_mode`). Afterwards it is as it was.
         backbone: Says where the head is.
         image_size: (height, width) of the images.
 

@@ -1,4 +1,4 @@
-"""What stands still while the rest trains: frozen means parameters and buffers alike."""
+"""Freezing: parameters and buffers of a part of the backbone do not change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BatchNorm = Literal["frozen", "train"]
 
 @dataclass(frozen=True, kw_only=True)
 class Freezing:
-    """How many of the backbone's depths, from the stem on, stand still in which epoch.
+    """How many of the backbone's depths, from the stem on, are frozen in which epoch.
 
     Attributes:
         steps: (epoch, frozen depths from its start on), the first of epoch 1; epochs rise, depths
@@ -33,7 +33,7 @@ class Freezing:
     steps: tuple[tuple[int, int], ...]
 
     def frozen(self, epoch: int) -> int:
-        """How many depths stand still in an epoch, counted from 1."""
+        """How many depths are frozen in an epoch, counted from 1."""
         return [frozen for start, frozen in self.steps if start <= epoch][-1]
 
     @property
@@ -54,7 +54,7 @@ def plan_freezing(
     freeze: int | str = "none",
     unfreeze_epochs: tuple[int, ...] = (),
 ) -> Freezing:
-    """What stands still when, from what the recipe says.
+    """Which depths are frozen in which epoch, as the recipe says.
 
     Gradual unfreezing, the deepest first, is Howard and Ruder's (2018).
 
@@ -100,13 +100,13 @@ def freeze_parameters(
 def train_mode(
     model: nn.Module, backbone: Backbone, depths: Depths, *, frozen: int, batch_norm: BatchNorm
 ) -> None:
-    """Put the model into train mode but for what must stand still.
+    """Put the model into train mode except for its frozen part.
 
     What lies in the first `frozen` depths is in eval mode: batch-norm statistics don't move and
     dropout and stochastic depth are off, so that frozen features are the ones that prediction will
     see. A module is in eval mode if all of its parameters and buffers are frozen; one that has none
-    goes with the one before it. With `batch_norm="frozen"` the statistics of every batch norm stand
-    still though its weight and bias train: small batches give statistics too poor to replace
+    goes with the one before it. With `batch_norm="frozen"` the statistics of every batch norm are
+    fixed although its weight and bias train: small batches give statistics too poor to replace
     pretrained ones.
     """
     if frozen == len(depths):

@@ -138,18 +138,19 @@ def _unavailable(
     for place, error in answers:
         own = place.kind == "own"
         lines += [
-            f"  said by:   {place.by}",
-            f"  looked in: {looked_in(place.weights, own=own)}",
-            *([f"  then at:   {place.weights.place}"] if place.remote else []),
-            f"  answer:    {(str(error) or type(error).__name__).splitlines()[0]}",
+            f"  source:     {place.by}",
+            f"  looked in:  {looked_in(place.weights, own=own)}",
+            *([f"  then at:    {place.weights.place}"] if place.remote else []),
+            f"  error:      {(str(error) or type(error).__name__).splitlines()[0]}",
         ]
-    lines += [f"  besides:   {note}" for note in notes]
+    lines += [f"  also:       {note}" for note in notes]
     return WeightsUnavailableError(
         "\n".join(lines) + f"\n"
-        f"  ways out:  `zoo weights fetch {backbone.name}` where there is a network, and copy the\n"
-        f"             cache here;\n"
-        f"             `zoo weights add {backbone.name} FILE` with the weights in a file\n"
-        f"             (.safetensors or .pth), or --weights FILE for this once;\n"
-        f"             --backbone efficientnet_lite0, whose weights come with zoo;\n"
-        f"             --weights none to start from random weights"
+        f"  to fix this, one of:\n"
+        f"    `zoo weights fetch {backbone.name}` on a machine with network access, then copy\n"
+        f"    the cache here;\n"
+        f"    `zoo weights add {backbone.name} FILE` if you have the weights as a file\n"
+        f"    (.safetensors or .pth), or --weights FILE for this run only;\n"
+        f"    --backbone efficientnet_lite0, whose weights are installed with zoo;\n"
+        f"    --weights none to train from random weights"
     )

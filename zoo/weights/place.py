@@ -24,7 +24,7 @@ class Place:
 
     Attributes:
         weights: The place as declared.
-        kind: `added` with `zoo weights add`, said by a `plugin`, or the backbone's `own`.
+        kind: `added` with `zoo weights add`, declared by a `plugin`, or the backbone's `own`.
         by: Who says so, in words.
         file: The file, if it is on this machine.
     """
@@ -74,11 +74,11 @@ def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
             raise
         except BaseException as error:  # noqa: BLE001 - foreign code raises anything, SystemExit too
             cause = plugins.explain(error)
-            notes.append(f"plugin {plugin} was not heard on where weights are: {cause}")
+            notes.append(f"plugin {plugin} failed while listing weights: {cause}")
         notes += [f"plugin {plugin}, asked where weights are, printed: {text}" for text in printed]
     if backbone.weights is not None:
         file_or_none = locate(backbone.weights, own=True)
-        by = "the backbone's own"
+        by = f"{backbone.name.partition('/')[0]} (default)"
         found.append(Place(weights=backbone.weights, kind="own", by=by, file=file_or_none))
     return found, tuple(notes)
 
