@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 import zoo
 from tests.conftest import IN_TWO, QUICK, TINY
-from zoo.engine.events import EpochEnd, Note, Progress, StepEnd
 from zoo.engine.measure import Validation
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
+from zoo.events import EpochEnd, Note, Progress, StepEnd
 from zoo.finetuning import execute, warn
 from zoo.planning import Plan, prepare
 from zoo.recipe import Recipe, make_recipe
@@ -157,6 +157,18 @@ def test_events_come_in_the_order_in_which_things_happen(photos):
     assert kinds(out="probe", **probe) == [Plan, Progress, Progress, EpochEnd]
     both = kinds(out="both", **{**probe, "train": "probe+finetune"})
     assert both == [Plan, Progress, Progress, EpochEnd, *training]  # mirrored, cropped
+
+
+def test_steps_tell_their_loss_and_learning_rates(photos):
+    events = hear(photos, train="finetune", epochs=2, head_lr_mult=3.0)
+    for epoch in (1, 2):
+        steps = [e for e in events if isinstance(e, StepEnd) and e.epoch == epoch]
+        (end,) = [e for e in events if isinstance(e, EpochEnd) and e.epoch == epoch]
+        images = sum(step.images for step in steps)
+        loss = sum(step.loss * step.images for step in steps) / images
+        assert loss == pytest.approx(end.train_loss)
+        assert (steps[-1].lr_backbone, steps[-1].lr_head) == (end.lr_backbone, end.lr_head)
+        assert all(step.lr_head == pytest.approx(3 * step.lr_backbone) for step in steps)
 
 
 def test_every_optimizer_setting_trains(photos):

@@ -17,9 +17,9 @@ import zoo
 from tests.conftest import IN_TWO, QUICK, TINY
 from zoo import plugins
 from zoo.cli import main
-from zoo.engine.events import EpochEnd, Note
 from zoo.engine.measure import Validation
 from zoo.errors import PluginError, RecipeError
+from zoo.events import EpochEnd, Note
 from zoo.model.depth import depths
 from zoo.planning import prepare
 from zoo.recipe import dump_recipe, make_recipe

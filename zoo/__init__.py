@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo import allocator, testing, weights
+    from zoo import allocator, events, testing, weights
     from zoo.backbone import Backbone, Head, LeftOut, Preprocess, Weights
     from zoo.data.doctor import check_data
     from zoo.errors import Stopped, ZooError
@@ -42,6 +42,7 @@ __all__ = [
     "backbones",
     "build",
     "check_data",
+    "events",
     "finetune",
     "hookimpl",
     "load",
@@ -52,7 +53,7 @@ __all__ = [
     "weights",
 ]
 
-_MODULES = frozenset({"allocator", "testing", "weights"})
+_MODULES = frozenset({"allocator", "events", "testing", "weights"})
 
 _HOME = {
     "Backbone": "zoo.backbone",

@@ -18,10 +18,10 @@ from zoo import allocator, plugins
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone
 from zoo.decisions import choose_precision
-from zoo.engine.events import ignore
 from zoo.engine.flops import flops_per_image
 from zoo.engine.machine import device_name, matmul_peak, synchronise
 from zoo.errors import TrainingError
+from zoo.events import ignore
 from zoo.model.build import build_from
 from zoo.model.depth import depths
 from zoo.model.device import choose_device, place, place_images

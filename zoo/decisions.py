@@ -12,9 +12,9 @@ from zoo.backbone import Backbone
 from zoo.data.demo import IMAGE_SIZE
 from zoo.data.transforms import MILD_CROP
 from zoo.engine.budget import Speed, affordable_epochs
-from zoo.engine.events import Listener, Note
 from zoo.engine.invariance import Change
 from zoo.errors import TrainingError
+from zoo.events import Listener, Note
 from zoo.fields import seconds_of
 from zoo.recipe import Recipe, change
 

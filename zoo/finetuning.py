@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.bases import content_keys
-from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.measure import trivial_accuracy
 from zoo.engine.processes import decide_on_main, together
 from zoo.engine.setup import Control
 from zoo.engine.state import TrainingState
 from zoo.engine.stopping import stoppable
 from zoo.errors import Stopped, ZooError
+from zoo.events import Listener, Note, ignore
 from zoo.files import expand
 from zoo.keeping import Keeper
 from zoo.planning import Plan, Prepared, prepare

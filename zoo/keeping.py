@@ -14,11 +14,11 @@ from typing import Any
 
 from zoo.data.split import names_sha256
 from zoo.engine.checkpointing import Snapshot
-from zoo.engine.events import EpochEnd, Listener, Note
 from zoo.engine.interpolation import interpolate
 from zoo.engine.state import TrainingState
 from zoo.engine.stores import backbone_sha256
 from zoo.errors import RunError
+from zoo.events import EpochEnd, Listener, Note
 from zoo.model.head import in_head
 from zoo.planning import Prepared
 from zoo.recipe import Recipe, change

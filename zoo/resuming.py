@@ -13,10 +13,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zoo.data.split import Sample, Splits
-from zoo.engine.events import EpochEnd, Listener, Note
 from zoo.engine.processes import numeric_settings
 from zoo.engine.state import TrainingState
 from zoo.errors import RecipeError, RunError
+from zoo.events import EpochEnd, Listener, Note
 from zoo.recipe import Recipe, checked_recipe, make_recipe
 from zoo.run.checkpoint import CHECKPOINT, DATA, Checkpoint, read_checkpoint, write_checkpoint
 from zoo.run.write import versions

@@ -25,7 +25,6 @@ from zoo.data.transforms import (
 )
 from zoo.decisions import decide_change, decide_epochs
 from zoo.engine.checkpointing import Snapshot, take
-from zoo.engine.events import EpochEnd, Listener, Note, Progress
 from zoo.engine.feed import Feed, activation_feed, image_feed
 from zoo.engine.frozen import fill, views_of
 from zoo.engine.invariance import measure_change
@@ -39,6 +38,7 @@ from zoo.engine.stopping import deferring
 from zoo.engine.stores import FrozenPart, Stores, image_store, row_store
 from zoo.engine.train import train
 from zoo.errors import CacheError
+from zoo.events import EpochEnd, Listener, Note, Progress
 from zoo.fields import seconds_of
 from zoo.model.replay import Boundary, activations
 from zoo.planning import Prepared

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import zoo
-from zoo.engine.events import EpochEnd, ignore
+from zoo.events import EpochEnd, ignore
 
 if TYPE_CHECKING:
     from transfer import Job, Predict, Watch

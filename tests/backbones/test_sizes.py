@@ -17,8 +17,8 @@ from tests.conftest import QUICK
 from tests.run.forging import forge, take_apart
 from tests.run.test_round_trip import our_logits
 from zoo import plugins
-from zoo.engine.events import Note
 from zoo.errors import RunError, SizeError
+from zoo.events import Note
 from zoo.model.build import build
 from zoo.model.head import in_head
 from zoo.model.size import resized

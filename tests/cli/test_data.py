@@ -12,7 +12,7 @@ import zoo
 from tests.conftest import QUICK
 from tests.data.scenes import garble, make_scenes, make_split_scenes, save, scene, settle
 from zoo.cli import main
-from zoo.engine.events import Note
+from zoo.events import Note
 from zoo.planning.inputs import read_data
 from zoo.recipe import make_recipe
 

@@ -11,7 +11,7 @@ import zoo
 from tests.conftest import QUICK
 from zoo.cli import main
 from zoo.data.image import read_image
-from zoo.engine.events import Note
+from zoo.events import Note
 
 
 def grey_photos(root: Path, bits: int) -> Path:

@@ -340,7 +340,7 @@ import sys
 import torch
 
 import zoo
-from zoo.engine.events import Note
+from zoo.events import Note
 from zoo.planning import Plan
 
 torch.set_num_threads(1)

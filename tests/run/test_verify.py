@@ -16,8 +16,8 @@ from tests.conftest import QUICK
 from tests.run.forging import MODEL, copy, forge, forge_checkpoint, put_together, take_apart
 from tests.stages.crash import Crash, crash_at
 from zoo.cli import main
-from zoo.engine.events import EpochEnd
 from zoo.errors import RunError, WeightsError
+from zoo.events import EpochEnd
 from zoo.run.checkpoint import read_checkpoint
 
 KEPT = ["checkpoint/data.safetensors", "checkpoint/last.safetensors"]

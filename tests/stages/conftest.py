@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import zoo
 from tests.conftest import QUICK, TINY
-from zoo.engine.events import Note, Progress
+from zoo.events import Note, Progress
 from zoo.weights import read_state_dict, tensors_sha256
 
 #: A plugin with timm's tiny nets as people train them: with dropout and stochastic depth.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import zoo
 from tests.stages.conftest import rows, sha256
-from zoo.engine.events import EpochEnd, Progress, StepEnd
+from zoo.events import EpochEnd, Progress, StepEnd
 
 
 class Crash(BaseException):

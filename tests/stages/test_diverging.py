@@ -10,10 +10,10 @@ from safetensors import safe_open
 import zoo
 from tests.stages.conftest import hear, rows, sha256, start, state
 from zoo.engine.divergence import diverged_loss, fell_to_chance, window_loss
-from zoo.engine.events import EpochEnd, Note, StepEnd
 from zoo.engine.measure import Validation
 from zoo.engine.state import Seen, TrainingState
 from zoo.errors import DivergenceError
+from zoo.events import EpochEnd, Note, StepEnd
 
 #: Far too large for AdamW.
 TOO_LARGE = 3.0

@@ -23,9 +23,9 @@ from zoo.data.bases import Bases, content_keys
 from zoo.data.dataset import ImageDataset
 from zoo.data.folder import read_splits
 from zoo.data.transforms import eval_transform
-from zoo.engine.events import Progress, ignore
 from zoo.engine.frozen import fill, views_of
 from zoo.errors import CacheError
+from zoo.events import Progress, ignore
 
 #: What a run fills its cache with, by its fields.
 FILLING = {

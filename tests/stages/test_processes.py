@@ -12,8 +12,8 @@ import zoo
 from tests.conftest import IN_TWO
 from tests.stages.conftest import flags, start
 from tests.stages.faults import contents
-from zoo.engine.events import EpochEnd
 from zoo.errors import Stopped
+from zoo.events import EpochEnd
 
 #: Runs command lines one after the other: of each process its own. Leaves of each how it ended and
 #: what it said, for torch's launcher mixes that of all, and stops who has not ended yet.

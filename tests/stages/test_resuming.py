@@ -21,8 +21,8 @@ from tests.conftest import QUICK, make_photos, save_photo, write_plugin
 from tests.stages.conftest import flags, start
 from tests.stages.crash import Crash, check_equal, check_whole, crash_at, crashed_and_resumed
 from zoo.cli import main
-from zoo.engine.events import EpochEnd, Note, Progress, StepEnd
 from zoo.errors import RunError, TrainingError
+from zoo.events import EpochEnd, Note, Progress, StepEnd
 from zoo.recipe import dump_recipe, make_recipe
 from zoo.run.checkpoint import read_checkpoint, write_checkpoint
 from zoo.weights import read_state_dict, tensors_sha256
@@ -409,7 +409,7 @@ def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_inta
 KILLED_WRITING = """
 import json, resource, signal, sys
 import zoo
-from zoo.engine.events import StepEnd
+from zoo.events import StepEnd
 
 def listen(event):
     if isinstance(event, StepEnd) and event.step == 2:
@@ -521,7 +521,7 @@ def test_by_the_clock_a_checkpoint_is_written_within_an_epoch(tmp_path):
 LAUNCHED = """
 import os, signal, sys
 import zoo
-from zoo.engine.events import StepEnd
+from zoo.events import StepEnd
 
 steps = 0
 

@@ -20,10 +20,10 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
-from zoo.engine.events import EpochEnd, Note, StepEnd
-from zoo.engine.events import Progress as Done
 from zoo.engine.measure import trivial_accuracy
 from zoo.errors import Stopped
+from zoo.events import EpochEnd, Note, StepEnd
+from zoo.events import Progress as Done
 from zoo.model.group_plan import GroupPlan
 from zoo.planning import Plan
 from zoo.recipe import Recipe

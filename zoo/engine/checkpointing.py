@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from zoo.engine.events import EpochEnd
 from zoo.engine.state import TrainingState
 from zoo.errors import RunError
+from zoo.events import EpochEnd
 from zoo.recipe import Recipe
 
 _MODEL, _OPTIMIZER, _ORIGIN = "model/", "optimizer/", "origin/"

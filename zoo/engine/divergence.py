@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from zoo.engine.checkpointing import Snapshot, load_state, restore
-from zoo.engine.events import Note
 from zoo.engine.measure import Validation, trivial_accuracy
 from zoo.engine.setup import Loop
 from zoo.engine.state import Look, Seen, TrainingState, begin_epoch
 from zoo.errors import DivergenceError, NonFiniteError
+from zoo.events import Note
 from zoo.model.optim import smaller_rates
 
 #: Steps whose mean loss is looked at together.

@@ -15,21 +15,22 @@ from torch.nn.functional import cross_entropy
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.data.dataset import Batches, Loaded, derive_seed, raising
-from zoo.engine.events import StepEnd
 from zoo.engine.micro_batches import Objective, step_gradients
 from zoo.engine.processes import in_any, together
 from zoo.engine.setup import Loop
 from zoo.errors import DataError, PluginError
-from zoo.model.optim import lr_factor, set_learning_rates
+from zoo.events import StepEnd
+from zoo.model.optim import lr_factor, rate_of, set_learning_rates
 
 
-def train_epoch(loop: Loop, after_step: Callable[[Loop], None]) -> None:
+def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
     """Take a step on each batch that the epoch has left.
 
     Args:
         loop: Its model is in the mode in which it trains. The steps of its state are counted on,
             its micro-batch is halved where memory ends.
-        after_step: Called after each step, when the state is one to go on from.
+        after_step: Called after each step, when the state is one to go on from. Returns whether
+            the device has been waited for.
 
     Raises:
         DataError: A photo can't be read any more, or has changed.
@@ -87,9 +88,18 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], None]) -> None:
         state.step += 1
         state.epoch_step = step
         state.data_seconds = data_seconds + waiting.seconds
-        after_step(loop)
+        waited = after_step(loop)
         listen(
-            StepEnd(epoch=epoch, epochs=recipe.epochs, step=step, steps=steps, images=len(labels))
+            StepEnd(
+                epoch=epoch,
+                epochs=recipe.epochs,
+                step=step,
+                steps=steps,
+                images=len(labels),
+                loss=float(sums.loss) if waited else None,
+                lr_backbone=rate_of(loop.optimizer, "backbone"),
+                lr_head=rate_of(loop.optimizer, "head"),
+            )
         )
 
 

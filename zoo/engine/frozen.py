@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from zoo.cache import Store, derived_key
 from zoo.data.dataset import ImageDataset, Index, view_of
-from zoo.engine.events import Listener, Note, Progress
 from zoo.engine.processes import decide_on_main, together
 from zoo.errors import CacheError
+from zoo.events import Listener, Note, Progress
 from zoo.model.memory import in_parts
 
 #: Images decoded, computed and written to disk together.

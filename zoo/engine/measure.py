@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from zoo.data.dataset import raising
-from zoo.engine.events import Listener, Note
 from zoo.engine.feed import Feed, Forward
 from zoo.engine.flops import flops_per_image
 from zoo.engine.machine import matmul_peak
 from zoo.engine.processes import together
+from zoo.events import Listener, Note
 from zoo.model.device import place_images
 from zoo.model.memory import is_out_of_memory
 from zoo.run.inference import all_logits

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.data.dataset import derive_seed
-from zoo.engine.events import Listener, Note
 from zoo.errors import TrainingError
+from zoo.events import Listener, Note
 from zoo.model.freeze import learns_statistics
 from zoo.model.memory import free_memory, is_out_of_memory, leave_onednn, out_of_memory_as
 

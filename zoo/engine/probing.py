@@ -14,11 +14,11 @@ from zoo.backbone import Backbone, Preprocess
 from zoo.cache import Store
 from zoo.data.dataset import ImageDataset
 from zoo.data.transforms import to_input
-from zoo.engine.events import Listener, Note
 from zoo.engine.frozen import collect, views_of
 from zoo.engine.measure import Validation
 from zoo.engine.probe import Probe, fit_probe
 from zoo.errors import BoundaryError
+from zoo.events import Listener, Note
 from zoo.model.boundary import find_boundary
 from zoo.model.depth import Depths
 from zoo.model.freeze import frozen_meanwhile

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone
 from zoo.data.dataset import Batches
 from zoo.engine.checkpointing import Clock, Save, Snapshot, restore, take
-from zoo.engine.events import Listener
 from zoo.engine.feed import Feed
 from zoo.engine.processes import of_each
 from zoo.engine.state import Seen, TrainingState, count_steps_again, seen_so_far
 from zoo.engine.stopping import StopRequest
+from zoo.events import Listener
 from zoo.model.depth import Depths
 from zoo.model.device import place
 from zoo.model.freeze import Freezing, freeze_parameters

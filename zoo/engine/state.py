@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from zoo.engine.events import EpochEnd
 from zoo.engine.measure import Validation
+from zoo.events import EpochEnd
 from zoo.model.optim import rate_of
 from zoo.recipe import Recipe
 

@@ -18,8 +18,8 @@ from zoo.cache import Kind, Store, open_store
 from zoo.data.dataset import ImageDataset, Index
 from zoo.data.prepare import Prepare
 from zoo.data.transforms import Transform
-from zoo.engine.events import Listener, Note
 from zoo.engine.frozen import row_key
+from zoo.events import Listener, Note
 from zoo.model.head import in_head
 from zoo.model.replay import Boundary
 from zoo.recipe import Recipe

@@ -20,7 +20,6 @@ from zoo.engine.divergence import (
     window_loss,
 )
 from zoo.engine.epoch import train_epoch
-from zoo.engine.events import Note
 from zoo.engine.interpolation import best_interpolation
 from zoo.engine.measure import Validation, most_images_per_second, validate
 from zoo.engine.processes import agree
@@ -28,6 +27,7 @@ from zoo.engine.setup import Control, Loop, Setup
 from zoo.engine.state import Seen, TrainingState, close_epoch, out_of_patience, seen_so_far
 from zoo.engine.stopping import deferring
 from zoo.errors import DivergenceError, Stopped, TrainingError
+from zoo.events import Note
 from zoo.model.freeze import train_mode
 from zoo.model.head import scale_head
 from zoo.model.memory import out_of_memory_as
@@ -116,11 +116,14 @@ def _begin_epoch(loop: Loop) -> None:
     loop.started, loop.before = time.perf_counter(), state.seconds
 
 
-def _after_step(loop: Loop) -> None:
+def _after_step(loop: Loop) -> bool:
     """See whether the loss is still one, whether a checkpoint is due, and whether to stop.
 
     To look at a number on a GPU is to wait for it, and processes to agree to wait too: there it
     is not done after every step.
+
+    Returns:
+        Whether it was done after this one.
     """
     state, accelerator, stop = loop.state, loop.setup.accelerator, loop.control.stop
     due = loop.clock.by_steps(state.step)
@@ -129,7 +132,7 @@ def _after_step(loop: Loop) -> None:
     after_checkpoint = state.step == loop.kept_at + 1
     looks = due or ends or after_checkpoint or not state.epoch_step % _LOOKS_EVERY
     if not looks and accelerator.device.type != "cpu":
-        return
+        return False
     seen = Seen(*loop.totals.tolist())
     loss = window_loss(state, seen)
     broken, worse, stopping, late = agree(
@@ -155,6 +158,7 @@ def _after_step(loop: Loop) -> None:
         loop.keep()
     if stopping:
         raise Stopped(stop.signum or signal.SIGTERM)
+    return True
 
 
 def _validate(loop: Loop) -> _Result:

@@ -30,7 +30,6 @@ from zoo.decisions import (
     warn_of_slow_precision,
 )
 from zoo.engine.budget import Speed, measure_speed
-from zoo.engine.events import Listener, Note, ignore
 from zoo.engine.processes import (
     decide_on_main,
     make_accelerator,
@@ -38,6 +37,7 @@ from zoo.engine.processes import (
     together,
 )
 from zoo.errors import TrainingError
+from zoo.events import Listener, Note, ignore
 from zoo.files import expand
 from zoo.model.build import build_from
 from zoo.model.depth import Depths, depths

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from zoo.backbone import Backbone, Preprocess
-from zoo.engine.events import Listener, Note
 from zoo.engine.probing import probe_boundary
 from zoo.errors import BoundaryError, TrainingError
+from zoo.events import Listener, Note
 from zoo.model.boundary import find_boundary
 from zoo.model.depth import Depths
 from zoo.model.freeze import Freezing, frozen_meanwhile

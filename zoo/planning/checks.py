@@ -9,8 +9,8 @@ from torch import nn
 
 from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
-from zoo.engine.events import Listener, Note
 from zoo.errors import PluginError, RecipeError, TrainingError
+from zoo.events import Listener, Note
 from zoo.model.depth import Depths
 from zoo.model.freeze import Freezing, learns_statistics, train_mode
 from zoo.model.group_plan import GroupPlan, plan_groups

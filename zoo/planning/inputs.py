@@ -22,8 +22,8 @@ from zoo.data.folder import read_splits, said_left_out
 from zoo.data.scan import Verdict
 from zoo.data.split import Splits
 from zoo.data.value_range import common_range
-from zoo.engine.events import Listener, Note
 from zoo.errors import SizeError, WeightsUnavailableError
+from zoo.events import Listener, Note
 from zoo.files import expand
 from zoo.model.size import needs_resizing, resized
 from zoo.recipe import Recipe, change

@@ -10,8 +10,8 @@ from typing import Any
 
 from zoo import plugins
 from zoo.engine.checkpointing import Snapshot, check_fits
-from zoo.engine.events import ignore
 from zoo.errors import PluginError, RecipeError, RunError, ZooError
+from zoo.events import ignore
 from zoo.model.head import in_head
 from zoo.parsing import MAX_JSON, MAX_TOML, parse_toml, read_bounded
 from zoo.planning.inputs import for_size

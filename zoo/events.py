@@ -1,4 +1,8 @@
-"""What training tells whoever listens: plain data, in the order in which it happens."""
+"""Events of a run, passed to `zoo.finetune(..., listen=...)` in the order in which they happen.
+
+A listener is a function of one event. What it raises ends the run as an error; KeyboardInterrupt
+ends it as Ctrl-C does, with a checkpoint of the last epoch.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +29,24 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class StepEnd:
-    """A training step is done: `step` of `steps` in `epoch` of `epochs`, all from 1."""
+    """A training step is done: `step` of `steps` in `epoch` of `epochs`, all from 1.
+
+    Attributes:
+        images: Of this process's batch.
+        loss: Mean over the batch, in nats. None on a GPU but for every 16th step, since reading it
+            waits for the device.
+        lr_backbone: Learning rate of the step, of the deepest depth; 0 while all of it is frozen.
+        lr_head: Of the head.
+    """
 
     epoch: int
     epochs: int
     step: int
     steps: int
     images: int
+    loss: float | None
+    lr_backbone: float
+    lr_head: float
 
 
 @dataclass(frozen=True, kw_only=True)
