@@ -16,7 +16,7 @@ import zoo
 from tests.conftest import IN_TWO, QUICK, TINY
 from zoo.engine.measure import Validation
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
-from zoo.events import EpochEnd, Note, Progress, StepEnd
+from zoo.events import EpochEnd, Note, Progress, RunEnd, RunStart, StepEnd
 from zoo.finetuning import execute, warn
 from zoo.planning import Plan, prepare
 from zoo.recipe import Recipe, make_recipe
@@ -150,13 +150,14 @@ def test_events_come_in_the_order_in_which_things_happen(photos):
         return [type(e) for e in hear(photos, **fields) if not isinstance(e, Note)]
 
     training = [*[StepEnd] * 3, EpochEnd]
-    assert kinds(cache_size=0.0) == [Plan, *training]
-    assert kinds(out="caching") == [Plan, Progress, Progress, *training]
-    assert kinds(out="cached") == [Plan, *training]
+    assert kinds(cache_size=0.0) == [Plan, RunStart, *training, RunEnd]
+    assert kinds(out="caching") == [Plan, RunStart, Progress, Progress, *training, RunEnd]
+    assert kinds(out="cached") == [Plan, RunStart, *training, RunEnd]
     probe = {"train": "probe", "views": None}
-    assert kinds(out="probe", **probe) == [Plan, Progress, Progress, EpochEnd]
+    probed = [Plan, RunStart, Progress, Progress, EpochEnd]
+    assert kinds(out="probe", **probe) == [*probed, RunEnd]
     both = kinds(out="both", **{**probe, "train": "probe+finetune"})
-    assert both == [Plan, Progress, Progress, EpochEnd, *training]  # mirrored, cropped
+    assert both == [*probed, *training, RunEnd]  # mirrored, cropped
 
 
 def test_steps_tell_their_loss_and_learning_rates(photos):

@@ -6,8 +6,9 @@ ends it as Ctrl-C does, with a checkpoint of the last epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,36 @@ class Note:
 
     text: str
     warning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """Training begins, or goes on; the plan came before.
+
+    Attributes:
+        folder: The run folder.
+        recipe: All settings, as resolved; JSON-ready.
+        step: Training steps that are done already.
+        resumed: Whether an interrupted run goes on.
+    """
+
+    folder: Path
+    recipe: Mapping[str, object]
+    step: int
+    resumed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """Training has ended.
+
+    Attributes:
+        folder: The run folder.
+        error: Why it ended early; None if it is complete.
+    """
+
+    folder: Path
+    error: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

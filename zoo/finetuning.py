@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from zoo.engine.setup import Control
 from zoo.engine.state import TrainingState
 from zoo.engine.stopping import stoppable
 from zoo.errors import Stopped, ZooError
-from zoo.events import Listener, Note, ignore
+from zoo.events import Listener, Note, RunEnd, RunStart, ignore
 from zoo.files import expand
 from zoo.keeping import Keeper
+from zoo.loggers import open_loggers, with_loggers
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
 from zoo.resuming import DataKeys, refuse_more
@@ -36,6 +38,7 @@ def finetune(
     out: str | Path | None = None,
     recipe: str | Path | Recipe | None = None,
     listen: Listener | None = None,
+    loggers: Sequence[str] = (),
     **fields: Any,
 ) -> Run:
     """Fine-tune a backbone and leave a run folder.
@@ -48,8 +51,9 @@ def finetune(
         out: The run folder, which must not hold a run; default: a new one below `runs/`.
         recipe: TOML file with fields, the name of a recipe that zoo brings (`quick`), or a
             `zoo.Recipe`; fields given here win.
-        listen: Called with a `Note`, `Plan`, `Progress`, `StepEnd` or `EpochEnd` as it happens.
-            By default warnings are passed to `warnings.warn`, all else is ignored.
+        listen: Called with each event of `zoo.events`, and the `Plan`, as it happens. By default
+            warnings are passed to `warnings.warn`, all else is ignored.
+        loggers: Names of loggers that plugins declare, such as `tensorboard`.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:
@@ -62,7 +66,7 @@ def finetune(
             checkpoint written; `zoo.resume` goes on from there. Signals are left alone outside the
             main thread, and where the program handles them itself.
     """
-    listen = listen or warn
+    listen = with_loggers(listen or warn, open_loggers(loggers))
     if data is not None:
         fields["data"] = data
     return execute(prepare(make_recipe(recipe, **fields), out=out, listen=listen), listen)
@@ -73,6 +77,7 @@ def resume(
     *,
     allow_changed: bool = False,
     listen: Listener | None = None,
+    loggers: Sequence[str] = (),
     **fields: Any,
 ) -> Run:
     """Go on with a run that was interrupted, and come to the very weights it would have come to.
@@ -83,6 +88,7 @@ def resume(
         run: Its folder. One that is complete is only read; to change it is an error.
         allow_changed: Go on although something that decides the result differs; the run says so.
         listen: As in `finetune`.
+        loggers: As in `finetune`.
         **fields: Fields of `zoo.Recipe` that are to be others from now on.
 
     Returns:
@@ -92,7 +98,7 @@ def resume(
         ZooError: There is nothing to go on from, it is damaged, or something differs.
         zoo.Stopped: As in `finetune`.
     """
-    listen = listen or warn
+    listen = with_loggers(listen or warn, open_loggers(loggers))
     checkpoint = find_run(expand(run))
     if checkpoint is None:
         return load(run)
@@ -165,6 +171,14 @@ def execute(
                 decide_on_main(accelerator, lambda: keeper.begin(keys))
             else:
                 decide_on_main(accelerator, lambda: keeper.go_on(keys, allow_changed, listen))
+            listen(
+                RunStart(
+                    folder=folder,
+                    recipe=plan.recipe.model_dump(mode="json"),
+                    step=keeper.state.step,
+                    resumed=checkpoint is not None,
+                )
+            )
             with stoppable() as stop:
                 run_stages(
                     prepared,
@@ -178,10 +192,13 @@ def execute(
                 keeper.finish()
                 for text in doubts(keeper.state, plan):
                     listen(Note(text=text, warning=True))
+                listen(RunEnd(folder=folder, error=None))
         except KeyboardInterrupt as stopped:
             signum = stopped.signum if isinstance(stopped, Stopped) else signal.SIGINT
+            listen(RunEnd(folder=folder, error="interrupted"))
             raise Stopped(signum, keeper.outcome()) from None
         except ZooError as error:
+            listen(RunEnd(folder=folder, error=str(error)))
             if checkpoint is not None or keeper.kept:
                 error.add_note(keeper.outcome())
             else:

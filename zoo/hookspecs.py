@@ -1,6 +1,6 @@
 """The hooks that a plugin may implement: the whole contract between zoo and its plugins."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import pluggy
 
@@ -57,4 +57,27 @@ def zoo_weights(backbone: Backbone) -> Iterable[Weights]:  # type: ignore[empty-
 
     Returns:
         Places, tried in this order, before the backbone's own.
+    """
+
+
+@hookspec
+def zoo_loggers() -> Mapping[str, Callable[[], Callable[[object], None]]]:  # type: ignore[empty-body]
+    """Declare loggers, which receive what happens during a run.
+
+    Called when a run is started with `--logger NAME`. Import your own library in the function that
+    makes the logger; a ModuleNotFoundError there is reported as the package to install.
+
+        @zoo.hookimpl
+        def zoo_loggers():
+            return {"acme": AcmeLogger}
+
+        class AcmeLogger:
+            def __call__(self, event):
+                if isinstance(event, zoo.events.EpochEnd):
+                    print(event.epoch, event.val_loss, event.val_accuracy)
+
+    Returns:
+        Functions without arguments by the logger's name. Each gives a function of one event of
+        `zoo.events`, called in the main process only; the first event after the plan is `RunStart`,
+        the last `RunEnd`. A logger that raises is switched off with a warning.
     """

@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -17,6 +17,9 @@ from zoo.cli.words import echo
 from zoo.errors import Stopped
 from zoo.files import expand
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
+
+if TYPE_CHECKING:
+    from zoo.data.doctor import Ahead
 
 #: What the help shows where the type alone would mislead.
 _METAVARS = {
@@ -110,6 +113,13 @@ class _Sectioned(click.Command):
     is_flag=True,
     help="Resume although images or options differ; the differences are recorded in the run.",
 )
+@click.option(
+    "--logger",
+    "loggers",
+    multiple=True,
+    metavar="NAME",
+    help="Also log to NAME, such as tensorboard; zoo plugins lists them. May be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @_recipe_options
 @allocator_option
@@ -118,6 +128,7 @@ def command(
     out: Path | None,
     resume: str | None,
     allow_changed: bool,
+    loggers: tuple[str, ...],
     dry_run: bool,
     allocator_tuning: bool,
     **fields: object,
@@ -142,16 +153,11 @@ def command(
     _check_options(recipe, out, resume, allow_changed)
     with ExitStack() as aside:
         with starting(allocator_tuning=allocator_tuning):
-            ahead = None
-            # What runs zoo within itself has imported all that takes time.
-            if made.data is not None and resume in (None, "auto") and "torch" not in sys.modules:
-                from zoo.data.doctor import examining
-
-                remembered = made.cache_size != 0
-                ahead = aside.enter_context(examining(expand(made.data), remembered=remembered))
+            ahead = _examine(made, aside) if resume in (None, "auto") else None
             from zoo.cli.console import TrainingConsole
             from zoo.engine.processes import is_main
             from zoo.finetuning import execute, is_complete, prepare_again
+            from zoo.loggers import open_loggers, with_loggers
             from zoo.planning import prepare
             from zoo.resuming import refuse_more
             from zoo.run.read import load
@@ -159,6 +165,7 @@ def command(
 
         with TrainingConsole() as console:
             try:
+                listen = with_loggers(console, open_loggers(loggers))
                 folder = expand(out if out is not None else resume or ".")
                 checkpoint = None
                 if resume is not None:
@@ -171,13 +178,13 @@ def command(
                         console.result(load(folder))
                     return
                 if checkpoint is None:
-                    prepared = prepare(made, out=out, ahead=ahead, listen=console)
+                    prepared = prepare(made, out=out, ahead=ahead, listen=listen)
                 else:
-                    prepared = prepare_again(folder, checkpoint, console, **changed)
+                    prepared = prepare_again(folder, checkpoint, listen, **changed)
                 aside.close()
                 main = prepared.accelerator.is_main_process
                 if not dry_run:
-                    run = execute(prepared, console, checkpoint, allow_changed)
+                    run = execute(prepared, listen, checkpoint, allow_changed)
             except Stopped as stopped:
                 console.stopped(stopped)
                 raise SystemExit(128 + stopped.signum) from None
@@ -188,6 +195,16 @@ def command(
                 console.say("dry run: nothing was trained or written")
             elif main:
                 console.result(run)
+
+
+def _examine(made: Recipe, aside: ExitStack) -> Ahead | None:
+    """Examine the images in another process, until `aside` is closed, while torch is imported."""
+    # What runs zoo within itself has imported all that takes time.
+    if made.data is None or "torch" in sys.modules:
+        return None
+    from zoo.data.doctor import examining
+
+    return aside.enter_context(examining(expand(made.data), remembered=made.cache_size != 0))
 
 
 def _check_options(

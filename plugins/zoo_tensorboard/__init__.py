@@ -1,0 +1,68 @@
+"""A logger for TensorBoard: `zoo finetune --logger tensorboard`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import zoo
+from zoo.events import EpochEnd, RunEnd, RunStart, StepEnd
+
+#: Columns of metrics.csv and their tags.
+TAGS = {
+    "train_loss": "loss/train",
+    "val_loss": "loss/val",
+    "train_accuracy": "accuracy/train",
+    "val_accuracy": "accuracy/val",
+    "val_balanced_accuracy": "balanced_accuracy/val",
+    "val_f1": "f1/val",
+}
+
+
+@zoo.hookimpl
+def zoo_loggers() -> Mapping[str, Callable[[], TensorBoard]]:
+    """The one logger of this plugin."""
+    return {"tensorboard": TensorBoard}
+
+
+class TensorBoard:
+    """Writes scalars into `tensorboard/` of the run folder, by the number of training steps.
+
+    `step/` has the loss and the learning rates of each step, the other tags the metrics of each
+    epoch, at its last step. A resumed run replaces what was logged after its checkpoint.
+
+    Raises:
+        ModuleNotFoundError: tensorboard is not installed.
+    """
+
+    def __init__(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._make_writer = SummaryWriter
+        self._writer: Any = None
+        self._step = 0
+
+    def __call__(self, event: object) -> None:
+        """Log an event."""
+        match event:
+            case RunStart():
+                self._step = event.step
+                purge = event.step + 1 if event.resumed else None
+                self._writer = self._make_writer(
+                    str(event.folder / "tensorboard"), purge_step=purge
+                )
+            case StepEnd():
+                self._step = (event.epoch - 1) * event.steps + event.step
+                if event.loss is not None:
+                    self._add("step/loss", event.loss)
+                self._add("step/lr_backbone", event.lr_backbone)
+                self._add("step/lr_head", event.lr_head)
+            case EpochEnd():
+                for name, tag in TAGS.items():
+                    self._add(tag, getattr(event, name))
+                self._writer.flush()
+            case RunEnd():
+                self._writer.close()
+
+    def _add(self, tag: str, value: float) -> None:
+        self._writer.add_scalar(tag, value, self._step)

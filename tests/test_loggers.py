@@ -1,0 +1,123 @@
+"""Loggers: declared by plugins, chosen by name, told what happens."""
+
+import csv
+import sys
+
+import pytest
+from click.testing import CliRunner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import zoo
+from tests.conftest import QUICK
+from tests.stages.crash import Crash, crash_at
+from zoo.cli import main
+from zoo.errors import PluginError
+from zoo.events import EpochEnd, Note, Progress, RunEnd, RunStart, StepEnd
+
+FIELDS = {**QUICK, "train": "finetune", "epochs": 2}
+
+
+def scalars(run):
+    """(step, value) of each tag, as TensorBoard reads them."""
+    log = EventAccumulator(str(run / "tensorboard"))
+    log.Reload()
+    return {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
+
+
+def metrics(run):
+    return list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+
+
+def check_logged(run):
+    logged = scalars(run)
+    for column, tag in (("val_loss", "loss/val"), ("train_accuracy", "accuracy/train")):
+        expected = [(3 * int(row["epoch"]), float(row[column])) for row in metrics(run)]
+        assert logged[tag] == [(step, pytest.approx(value)) for step, value in expected]
+    assert [step for step, _ in logged["step/loss"]] == list(range(1, 7))
+    assert logged["step/lr_head"][-1][1] == pytest.approx(float(metrics(run)[-1]["lr_head"]))
+
+
+def test_tensorboard_shows_what_metrics_csv_has(photos):
+    run = zoo.finetune(photos, out="run", loggers=["tensorboard"], **FIELDS)
+    check_logged(run.path)
+
+
+def test_a_resumed_run_logs_each_step_once(photos):
+    """It crashes after more steps than its checkpoint has."""
+    fields = {**FIELDS, "checkpoint_every": 2}
+    with pytest.raises(Crash):
+        zoo.finetune(
+            photos, out="run", loggers=["tensorboard"], listen=crash_at(5, StepEnd), **fields
+        )
+    check_logged(zoo.resume("run", loggers=["tensorboard"]).path)
+
+
+LOGGER = """
+import zoo
+
+TOLD = []
+
+@zoo.hookimpl
+def zoo_loggers():
+    return {"told": Told, "failing": Failing, "missing": missing}
+
+class Told:
+    def __call__(self, event):
+        TOLD.append(event)
+
+class Failing:
+    def __call__(self, event):
+        if isinstance(event, zoo.events.StepEnd):
+            raise ValueError("no connection")
+
+def missing():
+    import a_tracker
+"""
+
+
+@pytest.fixture
+def told(install):
+    install("zoo-acme", "acme", "acme_logger", LOGGER)
+
+    def events():
+        return sys.modules["acme_logger"].TOLD
+
+    return events
+
+
+def test_a_plugins_logger_is_told_from_start_to_end(photos, told):
+    run = zoo.finetune(photos, out="run", loggers=["told"], **FIELDS)
+    kinds = [type(e) for e in told() if not isinstance(e, Note | Progress)]
+    assert kinds[1:] == [RunStart, *2 * [StepEnd, StepEnd, StepEnd, EpochEnd], RunEnd]
+    (start,) = [e for e in told() if isinstance(e, RunStart)]
+    assert (start.folder, start.step, start.resumed) == (run.path, 0, False)
+    assert start.recipe["epochs"] == 2
+    assert told()[-1] == RunEnd(folder=run.path, error=None)
+
+
+def test_of_an_interrupted_run_a_logger_is_told_so(photos, told):
+    def interrupt(event):
+        if isinstance(event, StepEnd):
+            raise KeyboardInterrupt
+
+    with pytest.raises(zoo.Stopped):
+        zoo.finetune(photos, out="run", loggers=["told"], listen=interrupt, **FIELDS)
+    assert told()[-1].error == "interrupted"
+
+
+def test_a_logger_that_fails_is_switched_off_and_the_run_goes_on(photos, told):
+    with pytest.warns(UserWarning, match="logger failing failed and is off now: .*no connection"):
+        run = zoo.finetune(photos, out="run", loggers=["failing", "told"], **FIELDS)
+    assert run.info.epoch > 0
+    assert isinstance(told()[-1], RunEnd)
+
+
+def test_what_is_no_logger_or_lacks_its_library_is_said_before_anything_begins(photos, told):
+    result = CliRunner().invoke(main, ["finetune", "--data", str(photos), "--logger", "wandbb"])
+    assert result.exit_code == 2
+    assert "no logger 'wandbb'" in result.stderr
+    assert "failing, missing, tensorboard, told" in result.stderr
+    with pytest.raises(PluginError, match="logger missing needs a_tracker"):
+        zoo.finetune(photos, out="run", loggers=["missing"], **FIELDS)
+    listed = CliRunner().invoke(main, ["plugins"])
+    assert "logger failing, logger missing, logger told" in listed.stdout

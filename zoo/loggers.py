@@ -1,0 +1,92 @@
+"""Loggers: listeners that plugins declare, chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from zoo import plugins
+from zoo.errors import PluginError
+from zoo.events import Listener, Note
+
+
+def available() -> Mapping[str, Callable[[], Listener]]:
+    """The loggers of all plugins, by name; of plugins that can't be asked, none.
+
+    Raises:
+        PluginError: Two plugins declare loggers of one name.
+    """
+    found: dict[str, Callable[[], Listener]] = {}
+    owners: dict[str, plugins.Plugin] = {}
+    for plugin in plugins.connect_all():
+        for name, make in declared(plugin).items():
+            if name in owners:
+                raise PluginError(f"two plugins declare logger {name!r}: {owners[name]}, {plugin}")
+            found[name], owners[name] = make, plugin
+    return found
+
+
+def declared(plugin: plugins.Plugin) -> Mapping[str, Callable[[], Listener]]:
+    """The loggers of a plugin, by name; none of one that was left out.
+
+    Raises:
+        PluginError: Its hook fails.
+    """
+    if plugin.hooks is None:
+        return {}
+    found: dict[str, Callable[[], Listener]] = {}
+    printed: list[str] = []
+    try:
+        with plugins.guarded(plugin, printed):
+            for each in plugin.hooks.hook.zoo_loggers():
+                found.update(each)
+    except Exception as error:
+        raise PluginError(
+            f"plugin {plugin} failed while listing loggers: {plugins.explain(error)}"
+        ) from error
+    return found
+
+
+def open_loggers(names: Sequence[str]) -> dict[str, Listener]:
+    """Make the loggers of these names, before a run is prepared.
+
+    Raises:
+        PluginError: There is none of that name, or it can't be made.
+    """
+    known = available() if names else {}
+    made: dict[str, Listener] = {}
+    for name in names:
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise PluginError(f"no logger {name!r} is installed; installed loggers: {listed}")
+        try:
+            made[name] = known[name]()
+        except ModuleNotFoundError as error:
+            missing = error.name
+            raise PluginError(
+                f"logger {name} needs {missing}, which is not installed: pip install {missing}"
+            ) from error
+        except Exception as error:
+            raise PluginError(f"logger {name} failed: {plugins.explain(error)}") from error
+    return made
+
+
+def with_loggers(listen: Listener, loggers: Mapping[str, Listener]) -> Listener:
+    """A listener that passes each event on to the loggers too.
+
+    A logger that fails is not called again, and a warning says so: it must not end a run.
+    """
+    if not loggers:
+        return listen
+    working = dict(loggers)
+
+    def tell(event: object) -> None:
+        listen(event)
+        for name, logger in list(working.items()):
+            try:
+                logger(event)
+            except Exception as error:  # noqa: BLE001 - foreign code raises anything
+                del working[name]
+                cause = plugins.explain(error)
+                listen(Note(text=f"logger {name} failed and is off now: {cause}", warning=True))
+
+    return tell
