@@ -48,9 +48,7 @@ def tables(records: Sequence[Record], sets: Sequence[ImageSet]) -> str:
         ),
         "Log-loss": _by_set(runs, names, lambda r: r["test"]["log_loss"], "{:.3f}"),
         "ECE, %": _by_set(runs, names, lambda r: 100 * r["test"]["ece"], "{:.1f}"),
-        "Seconds a run, median": _by_set(
-            runs, names, lambda r: r["cpu_seconds"], "{:.0f}", of=statistics.median
-        ),
+        "Seconds a run": _by_set(_timed(runs), names, _seconds, "{:.0f}"),
         "Learning rates": _rates(runs, names),
         "Versions": _versions(runs),
     }
@@ -66,6 +64,17 @@ def tested(records: Iterable[Record], names: Sequence[str]) -> Runs:
     order = [tool.name for tool in TOOLS]
     known = sorted(found, key=lambda t: (order.index(t) if t in order else len(order), t))
     return {tool: found[tool] for tool in known}
+
+
+def _timed(runs: Runs) -> Runs:
+    """Those of the first seed, for which all tools take turns on the same machine."""
+    return {
+        tool: {
+            name: [record for record in some if record["seed"] == min(r["seed"] for r in some)]
+            for name, some in found.items()
+        }
+        for tool, found in runs.items()
+    }
 
 
 def _sets(sets: Sequence[ImageSet], records: Sequence[Record]) -> str:
@@ -103,6 +112,7 @@ def _summary(runs: Runs, names: Sequence[str], records: Sequence[Record]) -> str
         gaps = means[position] - best_peer
         worst = int(gaps.argmin())
         mine = [record for n in shared for record in runs[tool][n]]
+        timed = [record for n in shared for record in _timed(runs)[tool][n]]
         every = [r for r in records if r["tool"] == tool and r["set"] in shared]
         rows.append(
             [
@@ -110,7 +120,7 @@ def _summary(runs: Runs, names: Sequence[str], records: Sequence[Record]) -> str
                 f"{means[position].mean():.2f}",
                 f"{ranks[position].mean():.2f}",
                 f"{gaps[worst]:+.1f} ({shared[worst]})",
-                f"{statistics.median(record['seconds'] for record in mine):.0f}",
+                f"{statistics.median(record['cpu_seconds'] for record in timed):.0f}",
                 _below_probe(mine, runs),
                 f"{sum(map(diverged, every))} of {len(every)}",
             ]
@@ -156,7 +166,6 @@ def _by_set(
     figure: Callable[[Record], float],
     form: str,
     *,
-    of: Callable[[list[float]], float] = statistics.fmean,
     spread: bool = False,
 ) -> str:
     """A row a set, a column a tool."""
@@ -166,28 +175,28 @@ def _by_set(
         if not values:
             return "-"
         deviation = f" ± {form.format(statistics.stdev(values))}" if len(values) > 1 else ""
-        return form.format(of(values)) + deviation * spread
+        return form.format(statistics.fmean(values)) + deviation * spread
 
     rows = [[name, *(cell(found.get(name, [])) for found in runs.values())] for name in names]
     return _table(["set", *runs], rows)
 
 
 def _equal_time(runs: Runs, names: Sequence[str]) -> str:
-    rows = []
+    rows, timed = [], _timed(runs)
     for name in names:
         mine = runs.get(ZOO, {}).get(name)
         peers = {peer: runs[peer][name] for peer in PEERS if name in runs.get(peer, {})}
         if not mine or not peers:
             continue
-        seconds = statistics.median(record["cpu_seconds"] for record in mine)
-        by_then = {peer: _mean(some, partial(_val, within=seconds)) for peer, some in peers.items()}
+        seconds = _mean(timed[ZOO][name], _seconds)
+        by_then = {peer: _mean(timed[peer][name], partial(_val, within=seconds)) for peer in peers}
         best = max(by_then, key=by_then.__getitem__)
         whole, of_best = _best_peer(peers)
-        theirs = statistics.median(record["cpu_seconds"] for record in peers[whole])
+        theirs = _mean(timed[whole][name], _seconds)
         rows.append(
             [
                 name,
-                f"{_mean(mine, _val):.1f}",
+                f"{_mean(timed[ZOO][name], _val):.1f}",
                 f"{by_then[best]:.1f} ({best})",
                 f"{_mean(mine, _accuracy):.1f}",
                 f"{of_best:.1f} ({whole})",
@@ -213,7 +222,6 @@ def _quarter(runs: Runs, names: Sequence[str]) -> str:
         }
         best = max(early, key=early.__getitem__)
         whole, of_best = _best_peer(peers)
-        seconds = statistics.median(record["cpu_seconds"] for record in mine)
         accuracy = _mean(mine, _accuracy)
         rows.append(
             [
@@ -222,7 +230,7 @@ def _quarter(runs: Runs, names: Sequence[str]) -> str:
                 f"{early[best]:.1f} ({best})",
                 f"{of_best:.1f} ({whole})",
                 f"{accuracy - of_best:+.1f}",
-                f"{seconds:.0f}",
+                f"{_mean(mine, _seconds):.0f}",
             ]
         )
     if not rows:
@@ -247,6 +255,10 @@ def _best_peer(peers: dict[str, list[Record]]) -> tuple[str, float]:
     means = {peer: _mean(some, _accuracy) for peer, some in peers.items()}
     best = max(means, key=means.__getitem__)
     return best, means[best]
+
+
+def _seconds(record: Record) -> float:
+    return float(record["cpu_seconds"])
 
 
 def _accuracy(record: Record) -> float:
