@@ -238,5 +238,5 @@ def _decide(recipe: Recipe, changes: Mapping[str, Any], why: str, listen: Listen
     changes = {k: v for k, v in changes.items() if k not in recipe.model_fields_set}
     if changes:
         listed = ", ".join(f"{key} = {value}" for key, value in changes.items())
-        listen(Note(text=f"{why}: {listed} (where you say nothing else)"))
+        listen(Note(text=f"{why}: {listed} (unless set explicitly)"))
     return change(recipe, **changes)

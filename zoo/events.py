@@ -13,10 +13,17 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A decision or a finding that the user should know of; a warning must not be missed."""
+    """A decision or a finding.
+
+    Attributes:
+        text: It, in words.
+        warning: It must not be missed.
+        detail: It is of interest to those who look closely; `zoo finetune -v` prints it.
+    """
 
     text: str
     warning: bool = False
+    detail: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

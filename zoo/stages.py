@@ -238,7 +238,7 @@ class _Probing:
             seen = self._features.of(images.views, recipe.views, store, "features of views")
             features = torch.cat([features, seen])
             probe = self._fit(features, labels)
-        self._listen(Note(text=f"features of {self._features.origin}"))
+        self._listen(Note(text=f"features of {self._features.origin}", detail=True))
         learnt = measure_probe(probe, features, labels.repeat(len(features) // len(labels)))
         val = measure_probe(probe, val_features, val_labels)
         end = EpochEnd(

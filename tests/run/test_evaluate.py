@@ -21,7 +21,7 @@ def test_the_held_out_images_of_a_flat_folder_are_found_again(photos, tmp_path):
     assert evaluation.images == 6
     assert evaluation.accuracy == run.info.val_accuracy
     assert run.evaluate() == evaluation
-    assert evaluation.source.endswith("what training held out")
+    assert evaluation.source.endswith("validation images")
     assert run.evaluate(photos, split="all").images == 30
     moved = shutil.copytree(photos, tmp_path / "moved")
     assert run.evaluate(moved).images == 30

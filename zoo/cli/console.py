@@ -59,9 +59,14 @@ _MOST_ROWS = 8
 
 
 class TrainingConsole:
-    """Listens to training and prints; a context manager that cleans up the progress bar."""
+    """Listens to training and prints; a context manager that cleans up the progress bar.
 
-    def __init__(self) -> None:
+    Args:
+        verbose: Print details too.
+    """
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
         self.out = plain_console()
         self.err = plain_console(stderr=True)
         self._started = time.perf_counter()
@@ -94,12 +99,13 @@ class TrainingConsole:
         self._progress.stop()
 
     def __call__(self, event: object) -> None:
-        """Hear an event."""
+        """Print an event."""
         match event:
             case Note(text=text, warning=True):
                 self.err.print(printable(f"! {text}", lines=True), style="bold yellow")
-            case Note(text=text):
-                self.say(text)
+            case Note(text=text, detail=detail):
+                if self._verbose or not detail:
+                    self.say(text)
             case Plan():
                 self._trivial = trivial_accuracy(event.val_counts)
                 self._plan(event)
@@ -150,7 +156,7 @@ class TrainingConsole:
             ("training", _training(plan)),
             ("best by", f"val {recipe.metric.replace('-', ' ')}"),
             ("device", f"{plan.device}, {plan.precision}"),
-            ("allocator", plan.allocator),
+            *([("allocator", plan.allocator)] if self._verbose else []),
             ("run folder", str(plan.out)),
         )
         print_facts(facts, console=self.out)

@@ -42,20 +42,20 @@ MOST_CONFUSIONS = 20
     type=click.Choice(["val", "train", "test", "all"]),
     default="val",
     show_default=True,
-    help="val: DATA/val, else what training held out of DATA, else DATA/test, else all. "
-    "train, test: those folders, or what training learnt from. all: every labelled image.",
+    help="val: DATA/val, else the images held out of DATA in training, else DATA/test, else all. "
+    "train: DATA/train, or the training images. test: DATA/test. all: every labelled image.",
 )
 @format_option("table", "json")
 @click.option(
     "--strict",
     is_flag=True,
-    help="Make unreadable images, wrong extensions, and links that lead out of the data folder or "
-    "in circles an error.",
+    help="Treat unreadable images, wrong extensions, and links that lead out of the data folder or "
+    "in circles as errors.",
 )
 @click.option(
     "--follow-links",
     is_flag=True,
-    help="Follow links in the data folder that lead out of it too.  "
+    help="Also follow links in the data folder that lead out of it.  "
     "[default: as training did, on the data it was trained on]",
 )
 @device_option
@@ -116,14 +116,14 @@ def _print_matrix(result: Evaluation) -> bool:
     """Print the confusion matrix; False, and nothing is printed, where it does not fit."""
     console = plain_console()
     numbers = [str(n) for n, _ in enumerate(result.classes, 1)]
-    columns = [number("row"), text("truth"), *map(number, numbers)]
+    columns = [number("row"), text("true class"), *map(number, numbers)]
     rows = [
         (n, c.name, *map(str, row))
         for n, c, row in zip(numbers, result.classes, result.confusion, strict=True)
     ]
     if least_width(columns, rows) > console.width:
         return False
-    echo("confusion (rows: truth, columns: taken for, by row number)")
+    echo("confusion matrix (rows: true class, columns: predicted)")
     print_table(columns, rows, console=console)
     return True
 
@@ -142,6 +142,6 @@ def _print_confusions(result: Evaluation) -> None:
     listed = mistakes[:MOST_CONFUSIONS]
     echo(f"{len(listed)} most frequent of {len(mistakes)} confusions (all: --format json)")
     print_table(
-        [number("images"), text("truth"), text("taken for")],
+        [number("images"), text("true class"), text("predicted")],
         [(str(count), truth, taken) for count, truth, taken in listed],
     )

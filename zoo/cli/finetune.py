@@ -121,6 +121,12 @@ class _Sectioned(click.Command):
     help="Also log to NAME, such as tensorboard; zoo plugins lists them. May be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Also print the memory allocator, cache use and the fit of the probe.",
+)
 @_recipe_options
 @allocator_option
 def command(
@@ -130,6 +136,7 @@ def command(
     allow_changed: bool,
     loggers: tuple[str, ...],
     dry_run: bool,
+    verbose: bool,
     allocator_tuning: bool,
     **fields: object,
 ) -> None:
@@ -163,7 +170,7 @@ def command(
             from zoo.run.read import load
             from zoo.sharing import find_run
 
-        with TrainingConsole() as console:
+        with TrainingConsole(verbose=verbose) as console:
             try:
                 listen = with_loggers(console, open_loggers(loggers))
                 folder = expand(out if out is not None else resume or ".")

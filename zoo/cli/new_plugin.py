@@ -37,6 +37,6 @@ def command(name: str, out: Path) -> None:
         f"  cd {package}\n"
         f"  pip install -e '.[test]' && pytest\n"
         f"  zoo finetune --backbone {name}/smallnet --weights none\n"
-        f"then put your own network into {declaration / 'smallnet.py'}\n"
-        f"and what zoo must know about it into {declaration / '__init__.py'}."
+        f"Then put your own network into {declaration / 'smallnet.py'}\n"
+        f"and its declaration into {declaration / '__init__.py'}."
     )

@@ -60,7 +60,7 @@ def command(name: str, depth: int) -> None:
     )
     facts = [
         ("backbone", backbone.name),
-        ("work", f"{summary.total_mult_adds / 1e9:.3g} G multiply-adds an image"),
+        ("work", f"{summary.total_mult_adds / 1e9:.3g} G multiply-adds per image"),
         *(("head", f"{path}: {leaf}") for path, leaf in head_leaves(model, backbone).items()),
     ]
     if backbone.neck:

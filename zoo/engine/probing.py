@@ -177,7 +177,7 @@ def train_probe(
         f"{probe.penalty:.3g}; cross-validation: accuracy {probe.accuracy:.2%}, "
         f"log-loss {probe.loss:.3f}"
     )
-    listen(Note(text=text))
+    listen(Note(text=text, detail=True))
     return probe
 
 

@@ -152,10 +152,10 @@ def _images(
         if split == "test":
             raise DataError("the demo has no test split; give --split val, train or all")
         if split == "train":
-            return replace(splits, val=splits.train), "the demo's digits, those learnt from"
+            return replace(splits, val=splits.train), "the demo's digits, training images"
         if split == "all":
             return replace(splits, val=splits.train + splits.val), "all of the demo's digits"
-        return splits, f"the demo's digits, the {recipe.val_split:.0%} that training held out"
+        return splits, f"the demo's digits, the {recipe.val_split:.0%} held out for validation"
     root = data if data is not None else Path(str(recipe.data))
     own = recipe.data is not None and os.path.realpath(root) == os.path.realpath(recipe.data)
     follow_links = follow_links or (own and recipe.follow_links)
@@ -221,11 +221,11 @@ def _of_training(
         )
     changed = names_sha256(splits.val) != info.val_sha256
     if split == "train":
-        source = f"{root}, what training learnt from"
+        source = f"{root}, training images"
         if changed:
-            source += "; BUT the folder has changed since: some may be new"
+            source += "; the folder has changed since training: some images may be new"
         return replace(splits, val=splits.train), source
-    source = f"{root}, what training held out"
+    source = f"{root}, validation images"
     if changed:
-        source += "; BUT the folder has changed since: some may have been trained on"
+        source += "; the folder has changed since training: some images may have been trained on"
     return splits, source
