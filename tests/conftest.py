@@ -1,6 +1,7 @@
 """Real images, real tiny models, a closed network."""
 
 import os
+import signal
 import socket
 import sys
 import textwrap
@@ -21,6 +22,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Side by side, processes of as many threads as there are cores wait for each other.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is inherited by what a shell runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Begins a command line that runs what follows in two processes, on a port of their own.
 IN_TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
