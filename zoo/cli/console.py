@@ -232,7 +232,7 @@ class TrainingConsole:
             self._epoch_columns.remove(name)
             left_out.append(name)
         if left_out:
-            self.say(f"left out for lack of room: {', '.join(left_out)} (metrics.csv has all)")
+            self.say(f"columns hidden: {', '.join(left_out)} (all are in metrics.csv)")
 
 
 def _classes(plan: Plan) -> str:

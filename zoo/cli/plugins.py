@@ -9,7 +9,7 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import label, print_table, text
-from zoo.cli.words import echo_json
+from zoo.cli.words import count, echo_json
 
 if TYPE_CHECKING:
     from zoo.plugins import Plugin
@@ -57,7 +57,7 @@ def _state(plugin: Plugin, loggers: Iterable[str]) -> str:
         return f"{plugin.state}: {plugin.cause}"
     parts = [f"logger {name}" for name in sorted(loggers)]
     if plugin.backbones or not parts:
-        parts.insert(0, f"{len(plugin.backbones)} backbones")
+        parts.insert(0, count(len(plugin.backbones), "backbone"))
     if plugin.left_out:
         parts.append(f"{len(plugin.left_out)} left out")
     return ", ".join(parts)
