@@ -298,22 +298,22 @@ def test_the_plan_of_a_deep_network_is_short(photos):
 
 
 LAUNCHED = """
-import os, sys
+import dataclasses, os, sys
 import zoo
 import zoo.stages
 from zoo.run.write import tensors_sha256
 
 train = zoo.stages.train
 
-def watched(*args, save, **kwargs):
+def watched(setup, state, control, resumed):
     def note(snapshot, end):
         if end is not None:
             name = f"epoch{end.epoch}-rank{os.environ['RANK']}.txt"
             with open(name, "w") as file:
                 for key, value in snapshot.model.items():
                     file.write(f"{key} {tensors_sha256({key: value})}\\n")
-        save(snapshot, end)
-    train(*args, save=note, **kwargs)
+        control.save(snapshot, end)
+    train(setup, state, dataclasses.replace(control, save=note), resumed)
 
 zoo.stages.train = watched
 zoo.finetune(sys.argv[1], out="run", recipe="launched.toml")
