@@ -281,7 +281,7 @@ def test_what_is_left_out_is_counted_and_listed_with_its_reason(install):
     install("zoo-acme", "acme", "acme_left_out", code)
     assert (listed()["acme"]["backbones"], listed()["acme"]["left_out"]) == (1, 1)
     table = CliRunner().invoke(main, ["plugins"]).stdout
-    assert re.search(r"zoo-acme 1\.2 +1 backbones, 1 left out", table)
+    assert re.search(r"zoo-acme 1\.2 +1 backbone, 1 left out", table)
     line = "- acme/net_encoder is no backbone: a pure encoder, without a classifier\n"
     for form in ("table", "json"):
         found = CliRunner().invoke(main, ["backbones", "acme/*", "--format", form])
