@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo import allocator, events, testing, weights
     from zoo.backbone import Backbone, Head, LeftOut, Preprocess, Weights
-    from zoo.data.doctor import check_data
+    from zoo.data.check import check_data
     from zoo.errors import Stopped, ZooError
     from zoo.finetuning import finetune, resume
     from zoo.hookspecs import hookimpl
@@ -66,7 +66,7 @@ _HOME = {
     "hookimpl": "zoo.hookspecs",
     "backbones": "zoo.plugins",
     "Recipe": "zoo.recipe",
-    "check_data": "zoo.data.doctor",
+    "check_data": "zoo.data.check",
     "build": "zoo.model.build",
     "parameter_groups": "zoo.model.groups",
     "Prediction": "zoo.run.read",

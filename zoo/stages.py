@@ -13,8 +13,8 @@ from torch import Tensor
 
 from zoo.cache import Store
 from zoo.data.bases import Bases
+from zoo.data.check import examined_store, remember
 from zoo.data.dataset import ImageDataset, Index, derive_seed
-from zoo.data.doctor import examined_store, remember
 from zoo.data.transforms import (
     SMALLEST_CROP,
     Transform,

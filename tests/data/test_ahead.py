@@ -8,7 +8,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from zoo.data.doctor import examine_files, examining
+from zoo.data.check import examine_files, examining
 
 
 def photo(path, value):

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from zoo.data.doctor.compare import CLOSE, Photo, compare
-from zoo.data.doctor.examine import Examined
-from zoo.data.doctor.findings import of_comparison
-from zoo.data.doctor.fix import decide
-from zoo.data.doctor.hamming import close_pairs
+from zoo.data.check.compare import CLOSE, Photo, compare
+from zoo.data.check.examine import Examined
+from zoo.data.check.findings import of_comparison
+from zoo.data.check.fix import decide
+from zoo.data.check.hamming import close_pairs
 
 
 def flipped(centres, share, random):

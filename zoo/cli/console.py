@@ -223,7 +223,7 @@ class TrainingConsole:
             self.say(f"{'':5}  {note}")
 
     def _choose_epoch_columns(self) -> None:
-        """Leave out what a narrow terminal has no room for, and say so."""
+        """Hide the columns that do not fit a narrow terminal, and say so."""
         self._epoch_columns, left_out = list(_EPOCH_COLUMNS), []
         for name in ("data wait", "lr head", "lr backbone", "seconds"):
             columns = [number(each, least=_EPOCH_COLUMNS[each]) for each in self._epoch_columns]

@@ -14,8 +14,8 @@ from zoo.cli.words import count, echo, echo_json
 from zoo.files import expand
 
 if TYPE_CHECKING:
-    from zoo.data.doctor import Report
-    from zoo.data.doctor.fix import Fixed
+    from zoo.data.check import Report
+    from zoo.data.check.fix import Fixed
 
 #: Classes in the table, and examples of a finding, before the rest is counted.
 MOST_CLASSES = 30
@@ -67,8 +67,8 @@ def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_lin
       zoo data check photos --format json > report.json
       zoo data check photos --fix-to clean
     """
-    from zoo.data.doctor.checking import checked
-    from zoo.data.doctor.fix import check_target, fix
+    from zoo.data.check.checking import checked
+    from zoo.data.check.fix import check_target, fix
 
     folder = expand(folder)
     if fix_to is not None:
@@ -115,7 +115,7 @@ class _Bar:
 
 
 def _print(report: Report) -> None:
-    from zoo.data.doctor.findings import examples
+    from zoo.data.check.findings import examples
 
     _print_classes(report)
     width = max(map(len, COLOURS))
@@ -146,7 +146,7 @@ def _print_classes(report: Report) -> None:
 
 
 def _print_fixed(fixed: Fixed) -> None:
-    from zoo.data.doctor.listing import LEFT_OUT
+    from zoo.data.check.listing import LEFT_OUT
 
     kinds: dict[str, int] = {}
     for each in fixed.left_out:

@@ -19,7 +19,7 @@ from zoo.files import expand
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
 
 if TYPE_CHECKING:
-    from zoo.data.doctor import Ahead
+    from zoo.data.check import Ahead
 
 #: What the help shows where the type alone would mislead.
 _METAVARS = {
@@ -209,7 +209,7 @@ def _examine(made: Recipe, aside: ExitStack) -> Ahead | None:
     # What runs zoo within itself has imported all that takes time.
     if made.data is None or "torch" in sys.modules:
         return None
-    from zoo.data.doctor import examining
+    from zoo.data.check import examining
 
     return aside.enter_context(examining(expand(made.data), remembered=made.cache_size != 0))
 

@@ -18,7 +18,7 @@ from zoo.data.files import Fingerprint
 from zoo.data.links import Link
 
 if TYPE_CHECKING:
-    from zoo.data.doctor.examine import Examined
+    from zoo.data.check.examine import Examined
     from zoo.data.image import ValueRange
 
 

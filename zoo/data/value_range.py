@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zoo.data.image import ValueRange
 
 if TYPE_CHECKING:
-    from zoo.data.doctor.examine import Examined
+    from zoo.data.check.examine import Examined
 
 
 def common_range(examined: Iterable[Examined]) -> ValueRange | None:

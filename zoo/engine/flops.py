@@ -43,22 +43,16 @@ def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False)
     return counter.get_total_flops() / len(images)
 
 
-def _convolution_backward_flops(  # noqa: PLR0913  the operator's own
+def _convolution_backward_flops(
     grad_out_shape: Sequence[int],
     x_shape: Sequence[int],
     w_shape: Sequence[int],
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    output_mask: Sequence[bool],
+    *others: Any,
     **shapes: Any,
 ) -> int:
     """Each gradient takes what the forward pass takes; torch's own count overlooks groups."""
     from torch.utils.flop_counter import conv_flop_count
 
+    _bias, _stride, _padding, _dilation, transposed, _out_padding, _groups, output_mask = others
     forward = conv_flop_count(list(x_shape), list(w_shape), list(grad_out_shape), transposed)
-    return forward * sum(output_mask[:2])
+    return int(forward * sum(output_mask[:2]))

@@ -14,8 +14,8 @@ from torch import nn
 
 from zoo import allocator, plugins
 from zoo.backbone import Backbone, Preprocess
+from zoo.data.check import Ahead
 from zoo.data.dataset import derive_seed
-from zoo.data.doctor import Ahead
 from zoo.data.split import Splits
 from zoo.decisions import (
     choose_batch_size,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
-from zoo.data.demo import demo_splits
-from zoo.data.doctor import (
+from zoo.data.check import (
     Ahead,
     Examined,
     examine_files,
@@ -18,6 +17,7 @@ from zoo.data.doctor import (
     verdict,
     warn_of,
 )
+from zoo.data.demo import demo_splits
 from zoo.data.folder import read_splits, said_left_out
 from zoo.data.scan import Verdict
 from zoo.data.split import Splits

@@ -1,4 +1,4 @@
-"""What the doctor found, remembered by path, size and time of change of each file."""
+"""What was found, remembered by path, size and time of change of each file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zoo.data.image import RULES
 from zoo.errors import CacheError
 
 if TYPE_CHECKING:
-    from zoo.data.doctor.examine import Examined
+    from zoo.data.check.examine import Examined
 
 #: To be raised when something else is noted of a file.
 _NOTED = 2

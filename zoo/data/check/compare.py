@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.doctor.examine import HASH_SIZE, Examined
-from zoo.data.doctor.hamming import close_pairs
+from zoo.data.check.examine import HASH_SIZE, Examined
+from zoo.data.check.hamming import close_pairs
 from zoo.data.extensions import misnamed
 
 #: Images look the same if their hashes differ in at most so many of 256 bits (docs/data.md).

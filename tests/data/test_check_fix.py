@@ -11,8 +11,8 @@ import pytest
 
 import zoo
 from tests.data.scenes import make_scenes, make_split_scenes, save, scene
-from zoo.data.doctor.checking import checked
-from zoo.data.doctor.fix import fix
+from zoo.data.check.checking import checked
+from zoo.data.check.fix import fix
 from zoo.errors import DataError
 
 

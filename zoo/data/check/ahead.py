@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from zoo.data.doctor.examine import Examined, examine_files
-from zoo.data.doctor.memory import examined_store
+from zoo.data.check.examine import Examined, examine_files
+from zoo.data.check.memory import examined_store
 from zoo.data.layout import images_in
 from zoo.errors import DataError
 
 #: Waits for what is known of a folder's images by then; nothing, if looking at them failed.
 Ahead = Callable[[], Mapping[Path, Examined]]
 
-_PROGRAM = "from zoo.data.doctor.ahead import examine; examine()"
+_PROGRAM = "from zoo.data.check.ahead import examine; examine()"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the doctor wants to know of one image file."""
+"""What is checked of one image file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from zoo.cache import Store
-from zoo.data.doctor.memory import file_key, recall
+from zoo.data.check.memory import file_key, recall
 from zoo.data.extensions import misnamed
 from zoo.data.files import Fingerprint, fingerprint
 from zoo.data.image import ValueRange, decoded, extremes, is_deep, open_image, to_rgb
@@ -80,7 +80,7 @@ def examine_files(
 
     Args:
         files: Images, by their names.
-        known: What was found before (`zoo.data.doctor.memory`).
+        known: What was found before (`zoo.data.check.memory`).
         progress: Told how many are done.
         ahead: What is known of some of them by now.
     """

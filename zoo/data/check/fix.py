@@ -1,4 +1,4 @@
-"""A clean copy of a data folder: without what the doctor found to spoil results."""
+"""A clean copy of a data folder, without the images that would spoil results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from zoo.data.doctor.checking import Checked
-from zoo.data.doctor.compare import Comparison, Group, Photo
-from zoo.data.doctor.listing import LEFT_OUT
-from zoo.data.doctor.rename import Renamed, rename
+from zoo.data.check.checking import Checked
+from zoo.data.check.compare import Comparison, Group, Photo
+from zoo.data.check.listing import LEFT_OUT
+from zoo.data.check.rename import Renamed, rename
 from zoo.data.links import refused_link
 from zoo.errors import DataError
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from zoo.data.doctor.compare import Comparison, Photo, compare
-from zoo.data.doctor.examine import Examined, examine_files
-from zoo.data.doctor.findings import Finding, of_comparison, of_images
-from zoo.data.doctor.folders import count_classes, of_classes, of_listing
-from zoo.data.doctor.listing import Listing, list_data
-from zoo.data.doctor.memory import examined_store, remember
+from zoo.data.check.compare import Comparison, Photo, compare
+from zoo.data.check.examine import Examined, examine_files
+from zoo.data.check.findings import Finding, of_comparison, of_images
+from zoo.data.check.folders import count_classes, of_classes, of_listing
+from zoo.data.check.listing import Listing, list_data
+from zoo.data.check.memory import examined_store, remember
 
 #: Files after which what was found is kept, so that an interrupt loses little.
 _BATCH = 1024

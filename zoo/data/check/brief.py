@@ -1,13 +1,13 @@
-"""What is said of data before every training: the doctor's short form."""
+"""The most serious findings, reported before every training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from zoo.data.doctor.compare import Photo, compare
-from zoo.data.doctor.examine import Examined
-from zoo.data.doctor.findings import Finding, examples, of_comparison, of_images
+from zoo.data.check.compare import Photo, compare
+from zoo.data.check.examine import Examined
+from zoo.data.check.findings import Finding, examples, of_comparison, of_images
 from zoo.data.split import Splits
 
 #: What bears on results; the rest is for `zoo data check`.

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from zoo.data.doctor.compare import Photo
-from zoo.data.doctor.findings import Finding, Severity, many
-from zoo.data.doctor.listing import Listing
+from zoo.data.check.compare import Photo
+from zoo.data.check.findings import Finding, Severity, many
+from zoo.data.check.listing import Listing
 
 #: Names that Windows keeps for devices, with any extension.
 _DEVICES = frozenset(

@@ -1,4 +1,4 @@
-"""What the doctor says: findings, each with how many, which, and what to do."""
+"""Findings: how many, which, and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.data.doctor.compare import Comparison, Group, Photo
+from zoo.data.check.compare import Comparison, Group, Photo
 
 Severity = Literal["error", "warning", "note"]
 

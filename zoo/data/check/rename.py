@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
 
-from zoo.data.doctor.compare import Photo
+from zoo.data.check.compare import Photo
 from zoo.data.extensions import extension_of
 
 
