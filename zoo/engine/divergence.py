@@ -10,7 +10,6 @@ from zoo.engine.measure import Validation, trivial_accuracy
 from zoo.engine.setup import Loop
 from zoo.engine.state import Look, Seen, TrainingState, begin_epoch
 from zoo.errors import DivergenceError, NonFiniteError
-from zoo.events import Note
 from zoo.model.optim import smaller_rates
 
 #: Steps whose mean loss is looked at together.
@@ -100,7 +99,7 @@ def recover(error: DivergenceError, loop: Loop) -> bool:
         if state.best_epoch or state.restarts >= _MOST_RESTARTS:
             if state.best_epoch is None:
                 raise error
-            _note(f"{what}: fine-tuning ends here, the best so far is kept", loop)
+            loop.record(f"{what}: fine-tuning ends here, the best so far is kept")
             return False
         _restart(what, loop)
         loop.control.save(loop.snapshot(), None)
@@ -132,7 +131,7 @@ def _restart(why: str, loop: Loop) -> None:
     state.restarts += 1
     state.epoch = state.step = state.stale_epochs = state.at_chance = 0
     begin_epoch(state)
-    _note(f"{why}: fine-tuning begins again with learning rates times {state.lr_scale:g}", loop)
+    loop.record(f"{why}: fine-tuning begins again with learning rates times {state.lr_scale:g}")
 
 
 def _rewind(snapshot: Snapshot, why: str, loop: Loop) -> None:
@@ -142,12 +141,6 @@ def _rewind(snapshot: Snapshot, why: str, loop: Loop) -> None:
     restore(snapshot, loop.setup.model, state, loop.optimizer, loop.setup.accelerator)
     state.lr_scale, state.rewinds, state.micro_batch = scale, rewinds, micro_batch
     place = f"epoch {loop.epoch}, step {state.epoch_step}"
-    _note(
-        f"{why}: back to the checkpoint of {place}, learning rates times {scale:g} from there", loop
+    loop.record(
+        f"{why}: back to the checkpoint of {place}, learning rates times {scale:g} from there"
     )
-
-
-def _note(text: str, loop: Loop) -> None:
-    """Say what changed the run, and note it in its history."""
-    loop.state.history = [*loop.state.history, text]
-    loop.control.listen(Note(text=text, warning=True))

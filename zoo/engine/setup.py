@@ -17,7 +17,7 @@ from zoo.engine.feed import Feed
 from zoo.engine.processes import of_each
 from zoo.engine.state import Seen, TrainingState, count_steps_again, seen_so_far
 from zoo.engine.stopping import StopRequest
-from zoo.events import Listener
+from zoo.events import Listener, Note
 from zoo.model.depth import Depths
 from zoo.model.device import place
 from zoo.model.freeze import Freezing, freeze_parameters
@@ -208,6 +208,11 @@ class Loop:
         self.add_up()
         self.control.save(self.snapshot(), None)
         self.clock.last, self.kept_at = time.monotonic(), self.state.step
+
+    def record(self, text: str) -> None:
+        """Note in the run's history what changed its course, and warn of it."""
+        self.state.history = [*self.state.history, text]
+        self.control.listen(Note(text=text, warning=True))
 
     def freeze(self, frozen: int) -> None:
         """Freeze so many depths, from the stem on."""

@@ -73,7 +73,10 @@ def train(
         else:
             _end_epoch(loop, result)
             if result.late and state.epoch < setup.recipe.epochs:
-                _say_late(loop)
+                epochs = setup.recipe.epochs
+                loop.record(
+                    f"no time is left for epoch {loop.epoch} of {epochs}: training ends here"
+                )
                 return
 
 
@@ -203,13 +206,6 @@ def _end_epoch(loop: Loop, result: _Result) -> None:
         loop.control.save(loop.snapshot(), end)
         loop.clock.last = time.monotonic()
         loop.control.listen(end)
-
-
-def _say_late(loop: Loop) -> None:
-    epochs = loop.setup.recipe.epochs
-    text = f"no time is left for epoch {loop.epoch} of {epochs}: training ends here"
-    loop.state.history = [*loop.state.history, text]
-    loop.control.listen(Note(text=text, warning=True))
 
 
 @contextmanager
