@@ -1,5 +1,6 @@
 """Real images, real tiny models, a closed network."""
 
+import math
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import zoo
 from zoo import plugins
 from zoo.backbone import Preprocess
 from zoo.data.transforms import eval_transform, to_input
+from zoo.tasks import Metrics
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Side by side, processes of as many threads as there are cores wait for each other.
@@ -108,6 +110,22 @@ def install(tmp_path, monkeypatch, fresh_plugins):
         fresh_plugins()
 
     return install
+
+
+def validation(
+    accuracy: float, *, loss: float = 1.0, balanced: float | None = None, f1: float | None = None
+) -> Metrics:
+    """Metrics as a validation of 100 images with one label each gives them."""
+    return Metrics(
+        images=100,
+        values={
+            "loss": loss,
+            "accuracy": accuracy,
+            "balanced_accuracy": accuracy if balanced is None else balanced,
+            "f1": accuracy if f1 is None else f1,
+        },
+        error=math.sqrt(accuracy * (1 - accuracy) / 100),
+    )
 
 
 def save_photo(path: Path, colour: tuple[int, int, int], seed: int) -> Path:

@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 
 import zoo
-from tests.conftest import IN_TWO, QUICK, TINY
-from zoo.engine.measure import Validation
+from tests.conftest import IN_TWO, QUICK, TINY, validation
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
 from zoo.events import EpochEnd, Note, Progress, RunEnd, RunStart, StepEnd
 from zoo.finetuning import execute, warn
 from zoo.planning import Plan, prepare
 from zoo.recipe import Recipe, make_recipe
+from zoo.tasks import SINGLE_LABEL
 from zoo.weights import read_state_dict, tensors_sha256
 
 
@@ -49,14 +49,15 @@ def test_the_run_folder_holds_what_it_promises(run, split_photos):
     rows = list(csv.DictReader((run.path / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert max(float(row["val_accuracy"]) for row in rows) == run.info.val_accuracy
-    assert f"{run.info.val_accuracy:.2%} of 12" in (run.path / "README.md").read_text()
+    card = (run.path / "README.md").read_text()
+    assert f"accuracy on 12 held-out images | {run.info.val_accuracy:.2%}" in card
 
 
 def test_it_learns(photos):
     """Three colours are told apart within a few epochs from random weights."""
     epochs = [e for e in hear(photos, epochs=6) if isinstance(e, EpochEnd)]
-    assert max(e.val_accuracy for e in epochs) == 1.0
-    assert epochs[-1].train_loss < epochs[0].train_loss
+    assert max(e.metrics["val_accuracy"] for e in epochs) == 1.0
+    assert epochs[-1].metrics["train_loss"] < epochs[0].metrics["train_loss"]
 
 
 def test_running_the_runs_recipe_again_gives_the_same_weights(run, tmp_path):
@@ -103,14 +104,7 @@ def scripted(monkeypatch, *ends):
 
     def validate(*args):
         loss, accuracy = next(script)
-        return Validation(
-            images=6,
-            loss=loss,
-            accuracy=accuracy,
-            balanced_accuracy=accuracy,
-            f1=0.5,
-            never_predicted=(),
-        )
+        return validation(accuracy, loss=loss, f1=0.5)
 
     monkeypatch.setattr("zoo.engine.train.validate", validate)
 
@@ -167,7 +161,7 @@ def test_steps_tell_their_loss_and_learning_rates(photos):
         (end,) = [e for e in events if isinstance(e, EpochEnd) and e.epoch == epoch]
         images = sum(step.images for step in steps)
         loss = sum(step.loss * step.images for step in steps) / images
-        assert loss == pytest.approx(end.train_loss)
+        assert loss == pytest.approx(end.metrics["train_loss"])
         assert (steps[-1].lr_backbone, steps[-1].lr_head) == (end.lr_backbone, end.lr_head)
         assert all(step.lr_head == pytest.approx(3 * step.lr_backbone) for step in steps)
 
@@ -184,10 +178,8 @@ def test_every_optimizer_setting_trains(photos):
         assert made.info.recipe.model_dump().items() >= fields.items()
 
 
-def test_balanced_class_weights_count_rare_classes_more(photos, tmp_path):
-    from zoo.stages import _class_weights
-
-    weights = _class_weights(Recipe(class_weights="balanced"), [30, 10])
+def test_balanced_class_weights_count_rare_classes_more():
+    weights = SINGLE_LABEL.class_weights([30, 10], 40)
     assert weights.tolist() == [pytest.approx(40 / 60), 2.0]
 
 

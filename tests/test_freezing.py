@@ -14,10 +14,9 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import zoo
-from tests.conftest import IN_TWO, QUICK, TINY
+from tests.conftest import IN_TWO, QUICK, TINY, validation
 from zoo import plugins
 from zoo.cli import main
-from zoo.engine.measure import Validation
 from zoo.errors import PluginError, RecipeError
 from zoo.events import EpochEnd, Note
 from zoo.model.depth import depths
@@ -70,17 +69,6 @@ def moved(before: dict, after: dict) -> set[str]:
 
 def moved_depths(before: dict, after: dict, layers) -> set[int]:
     return {layers.of[name] for name in moved(before, after) if name in layers.of}
-
-
-def validation(accuracy):
-    return Validation(
-        images=100,
-        loss=1.0,
-        accuracy=accuracy,
-        balanced_accuracy=accuracy,
-        f1=accuracy,
-        never_predicted=(),
-    )
 
 
 @pytest.fixture

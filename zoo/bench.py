@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from zoo import allocator, plugins
 from zoo import weights as zoo_weights
@@ -33,6 +32,7 @@ from zoo.model.optim import make_optimizer
 from zoo.planning.checks import check_forward
 from zoo.planning.inputs import for_size
 from zoo.recipe import Recipe
+from zoo.tasks import SINGLE_LABEL
 
 Model = Callable[[Tensor], Any]
 Step = Callable[[], object]
@@ -253,7 +253,7 @@ def _training(bench: Bench, model: Model, images: Tensor) -> Step:
         with torch.autocast(setup.device, _DTYPES[setup.precision], enabled=mixed):
             outputs = model(images)
         each = outputs if isinstance(outputs, tuple) else (outputs,)
-        loss = torch.stack([cross_entropy(o.float(), labels) for o in each]).sum()
+        loss = torch.stack([SINGLE_LABEL.loss(o.float(), labels) for o in each]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

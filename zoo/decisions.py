@@ -10,13 +10,15 @@ import torch
 
 from zoo.backbone import Backbone
 from zoo.data.demo import IMAGE_SIZE
+from zoo.data.split import Splits
 from zoo.data.transforms import MILD_CROP
 from zoo.engine.budget import Speed, affordable_epochs
 from zoo.engine.invariance import Change
-from zoo.errors import TrainingError
+from zoo.errors import RecipeError, TrainingError
 from zoo.events import Listener, Note
 from zoo.fields import seconds_of
 from zoo.recipe import Recipe, change
+from zoo.tasks import MULTI_LABEL, TASKS
 
 #: What the demo changes of the defaults: mirrored digits are no digits, and they are small.
 DEMO = {"hflip": False, "image_size": IMAGE_SIZE}
@@ -88,11 +90,43 @@ def decide_rates(recipe: Recipe, listen: Listener) -> Recipe:
     return recipe
 
 
+def decide_task(recipe: Recipe, splits: Splits, listen: Listener) -> Recipe:
+    """The task, where it is left open: by how many labels images have.
+
+    Raises:
+        RecipeError: It is single-label, and an image has several labels or none.
+    """
+    labels = [len(sample.labels) for sample in (*splits.train, *splits.val)]
+    several, none = sum(n > 1 for n in labels), labels.count(0)
+    found = f"{several} images have several labels, {none} have none"
+    if recipe.task == "single-label" and several + none:
+        raise RecipeError(f"task is single-label, but {found}; leave --task out, or correct them")
+    if recipe.task != "auto":
+        return recipe
+    task = "multi-label" if several + none else "single-label"
+    if several + none:
+        listen(Note(text=f"{found}: task = {task}"))
+    return change(recipe, task=task)
+
+
 def decide_metric(recipe: Recipe, train_counts: Sequence[int], listen: Listener) -> Recipe:
     """The metric that decides and the classes' weights, where they are left open.
 
     They depend on how unlike in size the classes are.
+
+    Raises:
+        RecipeError: The task has no such metric.
     """
+    task = TASKS[recipe.task]
+    if recipe.metric not in ("auto", *task.metrics):
+        raise RecipeError(
+            f"metric {recipe.metric} is not one of {task.name}; "
+            f"give one of {', '.join(task.metrics)}"
+        )
+    if task is MULTI_LABEL:
+        metric = task.metrics[0] if recipe.metric == "auto" else recipe.metric
+        weights = "none" if recipe.class_weights == "auto" else recipe.class_weights
+        return change(recipe, metric=metric, class_weights=weights)
     ratio = max(train_counts) / max(1, min(train_counts))
     why = f"the largest class has {ratio:.0f} times the train images of the smallest"
     if recipe.metric == "auto":

@@ -91,24 +91,21 @@ class StepEnd:
 class EpochEnd:
     """An epoch is done; the fields are metrics.csv's columns. Epoch 0 is the probe.
 
-    Losses are mean cross entropies in nats (train's with label smoothing and class weights, if
-    any), accuracies and macro F1 shares in 0..1 (train's on augmented images, while the model
-    changed), `interpolation` where the measured weights lie between those that fine-tuning began
-    with (0) and those at the epoch's end (1), learning rates those of the epoch's last step (the
-    backbone's is its deepest depth's, 0 while all of it is frozen), `images_per_second` of training
-    alone (the probe's: of computing features), `data_seconds` the time in which training waited for
-    images, `peak_share` the operations a second of training as a share of what matrix
-    multiplication reaches on this device (None for the probe, and where cached activations stand
-    for a part of the network).
+    `metrics` are by name and split, such as `train_loss` and `val_accuracy`: losses are means in
+    nats (train's with label smoothing and class weights, if any), all else is in 0..1 (train's on
+    augmented images, while the model changed). Which there are is the task's: `val_accuracy`,
+    `val_balanced_accuracy` and `val_f1` of one label an image; `val_map`, `val_f1` and
+    `val_accuracy` (all labels right) of several. `interpolation` is where the measured weights lie
+    between those that fine-tuning began with (0) and those at the epoch's end (1), learning rates
+    those of the epoch's last step (the backbone's is its deepest depth's, 0 while all of it is
+    frozen), `images_per_second` of training alone (the probe's: of computing features),
+    `data_seconds` the time in which training waited for images, `peak_share` the operations a
+    second of training as a share of what matrix multiplication reaches on this device (None for the
+    probe, and where cached activations stand for a part of the network).
     """
 
     epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    val_balanced_accuracy: float
-    val_f1: float
+    metrics: Mapping[str, float]
     interpolation: float
     lr_backbone: float
     lr_head: float
@@ -117,6 +114,14 @@ class EpochEnd:
     data_seconds: float
     peak_share: float | None
     best: bool
+
+
+def epoch_metrics(train: Mapping[str, float], val: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of both splits, by names such as `val_loss`."""
+    return {
+        **{f"train_{name}": value for name, value in train.items()},
+        **{f"val_{name}": value for name, value in val.items()},
+    }
 
 
 Listener = Callable[[object], None]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.bases import content_keys
-from zoo.engine.measure import trivial_accuracy
 from zoo.engine.processes import decide_on_main, together
 from zoo.engine.setup import Control
 from zoo.engine.state import TrainingState
@@ -29,6 +28,7 @@ from zoo.run.folder import open_folder
 from zoo.run.read import Run, load
 from zoo.sharing import check_shared, find_run
 from zoo.stages import run_stages
+from zoo.tasks import TASKS, metric_label
 from zoo.text import listed
 
 
@@ -210,11 +210,12 @@ def execute(
 def doubts(state: TrainingState, plan: Plan) -> list[str]:
     """Why the kept model may be of little use, a sentence each; mostly nothing."""
     found = []
-    trivial = trivial_accuracy(plan.val_counts)
-    if state.best_accuracy <= trivial:
+    task = TASKS[plan.recipe.task]
+    baseline = task.baseline(plan.val_counts, plan.val_images)
+    if state.best_score <= baseline.value:
         found.append(
-            f"val accuracy {state.best_accuracy:.2%} is no better than always naming the largest "
-            f"class, which has {trivial:.2%} of the val images"
+            f"val {metric_label(task.main)} {state.best_score:.2%} is no better than "
+            f"{baseline.what} ({baseline.value:.2%})"
         )
     if state.never_predicted:
         names = [plan.class_names[label] for label in state.never_predicted]

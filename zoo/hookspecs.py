@@ -74,7 +74,7 @@ def zoo_loggers() -> Mapping[str, Callable[[], Callable[[object], None]]]:  # ty
         class AcmeLogger:
             def __call__(self, event):
                 if isinstance(event, zoo.events.EpochEnd):
-                    print(event.epoch, event.val_loss, event.val_accuracy)
+                    print(event.epoch, event.metrics["val_loss"])
 
     Returns:
         Functions without arguments by the logger's name. Each gives a function of one event of

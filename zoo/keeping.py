@@ -189,9 +189,7 @@ class Keeper:
         # What ended the run may be that nothing there can be read.
         with contextlib.suppress(RunError):
             info = read_info(self._folder / MODEL)
-            lines.append(
-                f"kept the best so far in {self._folder}: {info.stage}, {info.val_accuracy:.2%}"
-            )
+            lines.append(f"kept the best so far in {self._folder}: {info.stage}, {info.score:.2%}")
         if self.kept or not lines:
             lines.append(f"resume with: zoo finetune --resume {shlex.quote(str(self._folder))}")
         return "\n".join(lines)
@@ -241,14 +239,26 @@ class Keeper:
             recipe=self._recipe,
             weights_source=plan.weights_source,
             epoch=end.epoch,
-            val_accuracy=end.val_accuracy,
+            task=plan.recipe.task,
+            val_metrics={
+                name.removeprefix("val_"): value
+                for name, value in end.metrics.items()
+                if name.startswith("val_")
+            },
             val_sha256=names_sha256(self._prepared.splits.val),
             versions=versions(),
             history=tuple(self.state.history),
         )
         write_config(self._folder, backbone, info)
         write_model(self._folder, kept, info)
-        write_card(self._folder, info, backbone, train=plan.train_counts, val=plan.val_counts)
+        write_card(
+            self._folder,
+            info,
+            backbone,
+            train=plan.train_counts,
+            val=plan.val_counts,
+            val_images=plan.val_images,
+        )
 
     def _write_metrics(self) -> None:
         write_metrics(self._folder, self._rows)

@@ -43,7 +43,7 @@ _MOST_PROBLEMS = 20
 
 #: Fields by what they are about, for help and documentation.
 SECTIONS = {
-    "Data": ("data", "val_split", "strict", "follow_links", "image_size"),
+    "Data": ("data", "task", "val_split", "strict", "follow_links", "image_size"),
     "Model": ("backbone", "weights", "head_init", "freeze", "unfreeze_epoch", "batch_norm"),
     "Training": (
         "train",
@@ -99,6 +99,11 @@ class Recipe(BaseModel):
         min_length=1,
         description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE. If "
         "omitted: the demo, scikit-learn's handwritten digits.",
+    )
+    task: Literal["auto", "single-label", "multi-label"] = Field(
+        "auto",
+        description="single-label: each image has one label; multi-label: any number of labels; "
+        "auto: multi-label if some image has several labels or none.",
     )
     val_split: float = Field(
         0.2,
@@ -195,8 +200,9 @@ class Recipe(BaseModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing, 0 to 1.")
     class_weights: Literal["auto", "none", "balanced"] = Field(
         "auto",
-        description="Class weights in the loss; balanced: inverse class frequency; auto: balanced "
-        "if balanced accuracy is the deciding metric, else none.",
+        description="Class weights in the loss; balanced: inverse class frequency (multi-label: "
+        "negatives by positives of each label); auto: balanced if balanced accuracy is the "
+        "deciding metric, else none.",
     )
     freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
         "none",
@@ -224,10 +230,11 @@ class Recipe(BaseModel):
         description="At the end, and before early stopping, also evaluate weights interpolated "
         "between the probe's and the last epoch's (WiSE-FT).",
     )
-    metric: Literal["auto", "accuracy", "balanced-accuracy", "f1", "log-loss"] = Field(
+    metric: Literal["auto", "accuracy", "balanced-accuracy", "f1", "map", "log-loss"] = Field(
         "auto",
         description="Validation metric for choosing the best epoch and for early stopping; auto: "
-        "accuracy, or balanced accuracy if the classes are strongly imbalanced.",
+        "accuracy, or balanced accuracy if the classes are strongly imbalanced; with several "
+        "labels an image, map (mean average precision).",
     )
     patience: int | None = Field(
         None,

@@ -206,7 +206,7 @@ def warn_of_environment(checkpoint: Checkpoint, listen: Listener) -> None:
 
 def _name(splits: Splits, sample: Sample) -> str:
     """Class and name: an image that moved to another class is another."""
-    return f"{splits.class_names[sample.label]}/{sample.name}"
+    return f"{splits.labels_of(sample)}/{sample.name}"
 
 
 def _keyed(splits: Splits, samples: Sequence[Sample], keys: Sequence[bytes]) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,6 @@ from zoo.engine.checkpointing import Snapshot, take
 from zoo.engine.feed import Feed, activation_feed, image_feed
 from zoo.engine.frozen import fill, views_of
 from zoo.engine.invariance import measure_change
-from zoo.engine.measure import Validation
 from zoo.engine.probe import Probe, fit_probe
 from zoo.engine.probing import Features, measure_probe, train_probe
 from zoo.engine.processes import decide_on_main, together
@@ -38,12 +37,13 @@ from zoo.engine.stopping import deferring
 from zoo.engine.stores import FrozenPart, Stores, image_store, row_store
 from zoo.engine.train import train
 from zoo.errors import CacheError
-from zoo.events import EpochEnd, Listener, Note, Progress
+from zoo.events import EpochEnd, Listener, Note, Progress, epoch_metrics
 from zoo.fields import seconds_of
 from zoo.model.replay import Boundary, activations
 from zoo.planning import Prepared
 from zoo.recipe import Recipe, change
 from zoo.resuming import DataKeys
+from zoo.tasks import TASKS, Metrics
 
 #: Train images by which it is decided whether changed ones keep their labels.
 _MOST_CHANGED = 1000
@@ -72,7 +72,10 @@ def run_stages(
         ZooError, Stopped: As `train_probe` and `train`.
     """
     plan, listen = prepared.plan, control.listen
-    class_weights = _class_weights(plan.recipe, plan.train_counts)
+    task = TASKS[plan.recipe.task]
+    class_weights = None
+    if plan.recipe.class_weights != "none":
+        class_weights = task.class_weights(plan.train_counts, plan.train_images)
     if resumed is None:
         state.micro_batch = plan.micro_batch
     if prepared.probe is not None and not state.probed:
@@ -80,7 +83,7 @@ def run_stages(
             probing = _Probing(prepared, prepared.probe, keys, class_weights, stores, listen)
             end, val = probing.run(state)
         state.probed = True
-        state.keep_best(0, val, plan.recipe.metric)
+        state.keep_best(0, val, plan.recipe.metric, task.main)
         with deferring(control.stop):
             control.save(take(prepared.model, state), end)
             listen(end)
@@ -112,18 +115,12 @@ def run_stages(
             accelerator=prepared.accelerator,
             feed=feed or _image_feed(prepared, images, stores, listen),
             origin=origin,
-            val_counts=plan.val_counts,
+            task=task,
+            baseline=task.baseline(plan.val_counts, plan.val_images),
             class_weights=class_weights,
             deadline=deadline,
         )
         train(setup, state, control, resumed)
-
-
-def _class_weights(recipe: Recipe, counts: Sequence[int]) -> Tensor | None:
-    """Inverse frequency, with mean 1 over the images (scikit-learn's `balanced`)."""
-    if recipe.class_weights == "none":
-        return None
-    return torch.tensor([sum(counts) / (len(counts) * count) for count in counts])
 
 
 def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Listener) -> int:
@@ -162,6 +159,11 @@ class _Images:
 
 def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
     splits, preprocess = prepared.splits, prepared.plan.preprocess
+    task, classes = TASKS[recipe.task], len(splits.class_names)
+    targets, val_targets = (
+        task.targets([sample.labels for sample in samples], classes)
+        for samples in (splits.train, splits.val)
+    )
     seen = eval_transform(preprocess)
     augmented = train_transform(
         preprocess, recipe.augment, recipe.hflip is not False, recipe.crop_scale
@@ -170,14 +172,15 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
         with examined_store() as store:
             remember(store, splits.examined)
     return _Images(
-        plain=ImageDataset(Bases(splits.train, seen.prepare, keys=keys.train)),
+        plain=ImageDataset(Bases(splits.train, seen.prepare, keys=keys.train), targets),
         views=ImageDataset(
             Bases(splits.train, augmented.prepare, keys=keys.train),
+            targets,
             augmented.augment,
             seed=recipe.seed,
             views=recipe.views or None,
         ),
-        val=ImageDataset(Bases(splits.val, seen.prepare, keys=keys.val)),
+        val=ImageDataset(Bases(splits.val, seen.prepare, keys=keys.val), val_targets),
         seen=seen,
         augmented=augmented,
     )
@@ -199,6 +202,7 @@ class _Probing:
         self._class_weights, self._listen = class_weights, listen
         plan = prepared.plan
         self._num_classes = len(plan.class_names)
+        self._task = TASKS[plan.recipe.task]
         self._features = Features(
             prepared.model, boundary, plan.preprocess, prepared.accelerator, listen
         )
@@ -211,7 +215,7 @@ class _Probing:
             listen=listen,
         )
 
-    def run(self, state: TrainingState) -> tuple[EpochEnd, Validation]:
+    def run(self, state: TrainingState) -> tuple[EpochEnd, Metrics]:
         """How the stage ended, as epoch 0; the model's head is the probe's from then on."""
         started = time.perf_counter()
         prepared, plan = self._prepared, self._prepared.plan
@@ -220,16 +224,15 @@ class _Probing:
         store = self._kept(images.seen, plain)
         features = self._features.of(images.plain, 0, store, "features")
         val_features = self._features.of(images.val, 0, store, "val features")
-        labels, val_labels = (
-            torch.tensor([sample.label for sample in samples])
-            for samples in (prepared.splits.train, prepared.splits.val)
-        )
+        targets, val_targets = images.plain.targets, images.val.targets
         if plan.recipe.views:
-            penalty = fit_probe(features, labels, self._num_classes, seed=plan.recipe.seed).penalty
+            penalty = fit_probe(
+                features, targets, self._num_classes, task=self._task, seed=plan.recipe.seed
+            ).penalty
         else:
-            probe = self._fit(features, labels)
+            probe = self._fit(features, targets)
             penalty = probe.penalty
-        state.decided = self._decide(features, labels, penalty)
+        state.decided = self._decide(features, targets, penalty)
         recipe = change(plan.recipe, **state.decided)
         if recipe.views:
             images = _images(prepared, recipe, self._keys)
@@ -237,18 +240,16 @@ class _Probing:
             store = self._kept(images.augmented, [(images.views, views)])
             seen = self._features.of(images.views, recipe.views, store, "features of views")
             features = torch.cat([features, seen])
-            probe = self._fit(features, labels)
+            probe = self._fit(features, targets)
         self._listen(Note(text=f"features of {self._features.origin}", detail=True))
-        learnt = measure_probe(probe, features, labels.repeat(len(features) // len(labels)))
-        val = measure_probe(probe, val_features, val_labels)
+        repeated = torch.cat([targets] * (len(features) // len(targets)))
+        learnt = measure_probe(probe, features, repeated, self._task)
+        val = measure_probe(probe, val_features, val_targets, self._task)
         end = EpochEnd(
             epoch=0,
-            train_loss=learnt.loss,
-            train_accuracy=learnt.accuracy,
-            val_loss=val.loss,
-            val_accuracy=val.accuracy,
-            val_balanced_accuracy=val.balanced_accuracy,
-            val_f1=val.f1,
+            metrics=epoch_metrics(
+                {name: learnt.values[name] for name in ("loss", "accuracy")}, val.values
+            ),
             interpolation=0.0,
             lr_backbone=0.0,
             lr_head=0.0,
@@ -260,13 +261,13 @@ class _Probing:
         )
         return end, val
 
-    def _fit(self, features: Tensor, labels: Tensor) -> Probe:
+    def _fit(self, features: Tensor, targets: Tensor) -> Probe:
         return train_probe(
             self._prepared.model,
             self._prepared.backbone,
             self._prepared.plan.recipe,
             features=features,
-            labels=labels,
+            targets=targets,
             num_classes=self._num_classes,
             class_weights=self._class_weights,
             listen=self._listen,
@@ -281,7 +282,7 @@ class _Probing:
         return self._store(transform, wanted)
 
     def _decide(
-        self, features: Tensor, labels: Tensor, penalty: float
+        self, features: Tensor, targets: Tensor, penalty: float
     ) -> dict[str, bool | int | float]:
         """Fields of the recipe on augmentation that were left open, by cross-validation."""
         recipe, preprocess = self._prepared.plan.recipe, self._prepared.plan.preprocess
@@ -292,7 +293,7 @@ class _Probing:
         samples = self._prepared.splits.train
         drawn = torch.Generator().manual_seed(derive_seed(recipe.seed, "changes"))
         some = torch.randperm(len(samples), generator=drawn)[:_MOST_CHANGED].sort().values
-        features, labels = features[some.to(features.device)], labels[some]
+        features, targets = features[some.to(features.device)], targets[some]
         smallest = SMALLEST_CROP[recipe.augment]
         for name, transform in (
             ("hflip", mirrored_transform(preprocess)),
@@ -306,14 +307,22 @@ class _Probing:
                     transform.prepare,
                     keys=[self._keys.train[n] for n in some.tolist()],
                 ),
-                transform.augment,
+                augment=transform.augment,
                 seed=recipe.seed,
             )
             store = self._kept(transform, [(changed, views_of(changed, [1]))])
             rows = self._features.of(changed, 1, store, "features of changed images")
             found = decide_on_main(
                 self._prepared.accelerator,
-                partial(measure_change, features, rows, labels, self._num_classes, penalty),
+                partial(
+                    measure_change,
+                    features,
+                    rows,
+                    targets,
+                    self._num_classes,
+                    penalty,
+                    self._task,
+                ),
             )
             decided[name], text = decide_change(name, found, smallest)
             self._listen(Note(text=text))

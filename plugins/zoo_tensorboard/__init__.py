@@ -8,16 +8,6 @@ from typing import Any
 import zoo
 from zoo.events import EpochEnd, RunEnd, RunStart, StepEnd
 
-#: Columns of metrics.csv and their tags.
-TAGS = {
-    "train_loss": "loss/train",
-    "val_loss": "loss/val",
-    "train_accuracy": "accuracy/train",
-    "val_accuracy": "accuracy/val",
-    "val_balanced_accuracy": "balanced_accuracy/val",
-    "val_f1": "f1/val",
-}
-
 
 @zoo.hookimpl
 def zoo_loggers() -> Mapping[str, Callable[[], TensorBoard]]:
@@ -58,8 +48,9 @@ class TensorBoard:
                 self._add("step/lr_backbone", event.lr_backbone)
                 self._add("step/lr_head", event.lr_head)
             case EpochEnd():
-                for name, tag in TAGS.items():
-                    self._add(tag, getattr(event, name))
+                for name, value in event.metrics.items():
+                    split, _, metric = name.partition("_")
+                    self._add(f"{metric}/{split}", value)
                 self._writer.flush()
             case RunEnd():
                 self._writer.close()

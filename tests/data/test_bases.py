@@ -16,7 +16,7 @@ PREPARE = Prepare(preprocess=Preprocess(size=16), smallest_crop=0.5)
 
 def samples_in(folder, count):
     return [
-        Sample(name=str(n), label=0, image=save_photo(folder / f"{n}.png", (90, 90, 90), n))
+        Sample(name=str(n), labels=(0,), image=save_photo(folder / f"{n}.png", (90, 90, 90), n))
         for n in range(count)
     ]
 
@@ -80,7 +80,7 @@ def test_an_image_that_vanished_is_an_error_that_names_it(tmp_path):
 
 def test_a_key_is_the_content_alone(tmp_path):
     one, other = samples_in(tmp_path, 2)
-    copy = Sample(name="copy", label=1, image=tmp_path / "copy.png")
+    copy = Sample(name="copy", labels=(1,), image=tmp_path / "copy.png")
     copy.image.write_bytes(one.image.read_bytes())
     first, second, third = content_keys([one, other, copy])
     assert first == third != second
@@ -89,7 +89,7 @@ def test_a_key_is_the_content_alone(tmp_path):
 
 def test_a_picture_in_memory_has_the_key_of_its_pixels(tmp_path):
     def sample(image):
-        return Sample(name="", label=0, image=image)
+        return Sample(name="", labels=(0,), image=image)
 
     wide, high = Image.new("L", (4, 2), 7), Image.new("L", (2, 4), 7)
     keys = content_keys([sample(i) for i in (wide, wide.copy(), high, Image.new("L", (4, 2), 8))])
@@ -102,7 +102,7 @@ def test_a_large_jpeg_gives_nearly_the_base_of_its_full_decoding(tmp_path):
     coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     large = coarse.resize((1200, 960), Image.Resampling.BICUBIC)
     large.save(tmp_path / "large.jpg", quality=95)
-    sample = Sample(name="", label=0, image=tmp_path / "large.jpg")
+    sample = Sample(name="", labels=(0,), image=tmp_path / "large.jpg")
     assert read_image(sample.image, decode_at=PREPARE.decode_at).size == (150, 120)
     full = PREPARE(read_image(sample.image)).astype(int)
     assert np.abs(Bases([sample], PREPARE)[0] - full).mean() < 1

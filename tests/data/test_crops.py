@@ -33,7 +33,7 @@ def samples():
         coarse = Image.fromarray(draw.integers(0, 256, (4, 5, 3), dtype=np.uint8))
         values = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(int)
         noisy = (values + draw.normal(0, 10, values.shape)).clip(0, 255).astype(np.uint8)
-        found.append(Sample(name=f"{n}.png", label=n % 3, image=Image.fromarray(noisy)))
+        found.append(Sample(name=f"{n}.png", labels=(n % 3,), image=Image.fromarray(noisy)))
     return found
 
 
@@ -41,8 +41,9 @@ def batches(device, preprocess, augment, hflip=True, epoch=1, workers=0):
     """What training is fed where it computes on such a device: pixels and labels of an epoch."""
     train = train_transform(preprocess, augment, hflip)
     seen = eval_transform(preprocess)
+    labels = torch.arange(len(SIZES)) % 3
     feed = image_feed(
-        ImageDataset(Bases(samples(), train.prepare), train.augment, seed=3),
+        ImageDataset(Bases(samples(), train.prepare), labels, train.augment, seed=3),
         ImageDataset(Bases(samples(), seen.prepare)),
         preprocess,
         batch_size=4,

@@ -10,6 +10,7 @@ from zoo.data.bases import Bases, content_keys
 from zoo.data.dataset import ImageDataset, eval_loader, train_loader, view_of
 from zoo.data.folder import read_splits
 from zoo.data.transforms import train_transform
+from zoo.tasks import SINGLE_LABEL
 
 PREPROCESS = plugins.get("timm/test_efficientnet").preprocess
 
@@ -46,6 +47,7 @@ def batches(
     loader, sampler = train_loader(
         ImageDataset(
             Bases(samples, transform.prepare, store=store, keys=keys),
+            SINGLE_LABEL.targets([sample.labels for sample in samples], 2),
             transform.augment,
             seed=seed,
             views=views,
@@ -105,7 +107,7 @@ def test_kept_bases_go_to_workers_however_they_start(photos, method):
     )
     bases = Bases(samples, transform.prepare, store=store, keys=content_keys(samples))
     bases.fill()
-    dataset = ImageDataset(bases, transform.augment)
+    dataset = ImageDataset(bases, augment=transform.augment)
     loader = DataLoader(
         dataset,
         sampler=[(1, position) for position in range(3)],

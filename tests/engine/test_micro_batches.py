@@ -23,6 +23,7 @@ from zoo.cli import main
 from zoo.engine.micro_batches import Objective, step_gradients
 from zoo.engine.processes import make_accelerator
 from zoo.model.memory import is_out_of_memory
+from zoo.tasks import SINGLE_LABEL
 
 #: What torch and Python raise, word by word.
 ERRORS = {
@@ -222,6 +223,7 @@ def test_an_attempt_that_failed_leaves_no_trace(limited, monkeypatch):
             Objective(
                 outputs_of=model,
                 loss_of=lambda logits, truth: (logits, cross_entropy(logits, truth)),
+                task=SINGLE_LABEL,
             ),
             batch,
             labels,

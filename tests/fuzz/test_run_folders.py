@@ -50,7 +50,7 @@ def headers(draw, header: dict) -> dict:
             ),
             "__metadata__": details,
         }
-    key = draw(st.sampled_from(["class_names", "preprocess", "versions", "epoch", "val_accuracy"]))
+    key = draw(st.sampled_from(["class_names", "preprocess", "versions", "epoch", "val_metrics"]))
     value = draw(changed(json.loads(details[key])))
     details[key] = draw(st.sampled_from([json.dumps, str]))(value)
     return {**header, "__metadata__": details}

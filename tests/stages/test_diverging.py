@@ -8,26 +8,16 @@ import torch
 from safetensors import safe_open
 
 import zoo
+from tests.conftest import validation
 from tests.stages.conftest import hear, rows, sha256, start, state
 from zoo.engine.divergence import diverged_loss, fell_to_chance, window_loss
-from zoo.engine.measure import Validation
 from zoo.engine.state import Seen, TrainingState
 from zoo.errors import DivergenceError
 from zoo.events import EpochEnd, Note, StepEnd
+from zoo.tasks import SINGLE_LABEL
 
 #: Far too large for AdamW.
 TOO_LARGE = 3.0
-
-
-def validation(accuracy, *, loss=1.0, balanced=None, f1=None):
-    return Validation(
-        images=100,
-        loss=loss,
-        accuracy=accuracy,
-        balanced_accuracy=accuracy if balanced is None else balanced,
-        f1=accuracy if f1 is None else f1,
-        never_predicted=(),
-    )
 
 
 @pytest.mark.parametrize("lr", [TOO_LARGE, pytest.param(1e30, marks=pytest.mark.slow)])
@@ -96,10 +86,13 @@ def test_the_mean_loss_of_a_window_decides():
     assert [n for n, loss in enumerate(losses, 1) if loss is not None] == [8, 16, 24]
     assert [losses[7], losses[15], losses[23]] == [1.0, 1.0, 100.0]
     assert state.start_loss == 1.0
-    assert not diverged_loss(2.9, state, 2)
-    assert not diverged_loss(None, state, 2)
-    assert diverged_loss(3.1, state, 2)
-    assert not diverged_loss(3.1, state, 10)  # Guessing among 10 has a loss of 2.3.
+    of_two = SINGLE_LABEL.baseline((50, 50), 100)
+    assert not diverged_loss(2.9, state, of_two)
+    assert not diverged_loss(None, state, of_two)
+    assert diverged_loss(3.1, state, of_two)
+    assert not diverged_loss(
+        3.1, state, SINGLE_LABEL.baseline([9] * 10, 90)
+    )  # Guessing among 10 has a loss of 2.3.
 
 
 @pytest.mark.parametrize(
@@ -113,8 +106,10 @@ def test_the_mean_loss_of_a_window_decides():
     ],
 )
 def test_accuracy_falls_to_chance_only_from_far_above_it(accuracies, best, train_loss, fell):
-    state = TrainingState(best_epoch=0, best_accuracy=best, seen=[10 * train_loss, 0.0, 10.0])
-    found = [fell_to_chance(validation(each), state, (50, 50)) for each in accuracies]
+    state = TrainingState(best_epoch=0, best_score=best, seen=[10 * train_loss, 0.0, 10.0])
+    found = [
+        fell_to_chance(each, state, SINGLE_LABEL.baseline((50, 50), 100)) for each in accuracies
+    ]
     assert found == fell
 
 
@@ -173,16 +168,17 @@ def test_metrics_are_scikit_learns():
     logits = torch.randn(60, 5, generator=generator)
     labels = torch.randint(4, (60,), generator=generator)  # The fifth has no image.
     logits[:, 2] = -9.0  # The third is never predicted.
-    found = Validation.of(logits, labels)
+    found = SINGLE_LABEL.measure(logits, labels)
     predicted = logits.argmax(dim=1)
-    assert found.accuracy == pytest.approx(float((predicted == labels).double().mean()))
+    assert found.values["accuracy"] == pytest.approx(float((predicted == labels).double().mean()))
     expected = sum(float((predicted[labels == c] == c).double().mean()) for c in range(4))
-    assert found.balanced_accuracy == pytest.approx(expected / 4)
+    assert found.values["balanced_accuracy"] == pytest.approx(expected / 4)
     some = predicted != 4
-    assert Validation.of(logits[some], labels[some]).balanced_accuracy == pytest.approx(
+    rest = SINGLE_LABEL.measure(logits[some], labels[some]).values
+    assert rest["balanced_accuracy"] == pytest.approx(
         balanced_accuracy_score(labels[some], predicted[some])
     )
-    assert found.f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert found.values["f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert found.never_predicted == (2,)
 
 

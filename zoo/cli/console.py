@@ -20,13 +20,13 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
-from zoo.engine.measure import trivial_accuracy
 from zoo.errors import Stopped
 from zoo.events import EpochEnd, Note, StepEnd
 from zoo.events import Progress as Done
 from zoo.model.group_plan import GroupPlan
 from zoo.planning import Plan
 from zoo.recipe import Recipe
+from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
 from zoo.text import printable
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _EPOCH_COLUMNS = {
     "train acc": 7,
     "val loss": 8,
     "val acc": 7,
+    "val mAP": 7,
     "lr backbone": 8,
     "lr head": 8,
     "seconds": 7,
@@ -73,7 +74,8 @@ class TrainingConsole:
         self._epoch_started = 0.0
         self._images = 0
         self._epoch_columns: list[str] = []
-        self._trivial = 0.0
+        self._kind: Task = SINGLE_LABEL
+        self._baseline = 0.0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -107,7 +109,9 @@ class TrainingConsole:
                 if self._verbose or not detail:
                     self.say(text)
             case Plan():
-                self._trivial = trivial_accuracy(event.val_counts)
+                self._kind = TASKS[event.recipe.task]
+                baseline = self._kind.baseline(event.val_counts, event.val_images)
+                self._baseline = baseline.value
                 self._plan(event)
             case Done():
                 self._done(event)
@@ -126,7 +130,7 @@ class TrainingConsole:
         seconds = time.perf_counter() - self._started
         self._progress.stop()
         self.say(
-            f"\nval accuracy {run.info.val_accuracy:.2%} ({run.info.stage}), "
+            f"\nval {metric_label(run.info.score_name)} {run.info.score:.2%} ({run.info.stage}), "
             f"{seconds:.0f} s in all",
             "bold",
         )
@@ -151,10 +155,10 @@ class TrainingConsole:
             ("weights", plan.weights_source),
             ("data", recipe.data or "demo (scikit-learn's digits)"),
             ("classes", _classes(plan)),
-            ("images", f"{sum(plan.train_counts)} train, {sum(plan.val_counts)} val"),
+            ("images", f"{plan.train_images} train, {plan.val_images} val"),
             ("input", f"{height} x {width}, {_augmentation(recipe)}"),
             ("training", _training(plan)),
-            ("best by", f"val {recipe.metric.replace('-', ' ')}"),
+            ("best by", f"val {metric_label(recipe.metric)}"),
             ("device", f"{plan.device}, {plan.precision}"),
             *([("allocator", plan.allocator)] if self._verbose else []),
             ("run folder", str(plan.out)),
@@ -200,13 +204,15 @@ class TrainingConsole:
         first = not self._epoch_columns
         if first:
             self._choose_epoch_columns()
-        good = end.best and end.val_accuracy > self._trivial
+        metrics, score = end.metrics, end.metrics[f"val_{self._kind.main}"]
+        good = end.best and score > self._baseline
         cells = {
             "epoch": str(end.epoch or "probe"),
-            "train loss": f"{end.train_loss:.4f}",
-            "train acc": f"{end.train_accuracy:.2%}",
-            "val loss": f"{end.val_loss:.4f}",
-            "val acc": f"{end.val_accuracy:.2%}",
+            "train loss": f"{metrics['train_loss']:.4f}",
+            "train acc": f"{metrics['train_accuracy']:.2%}",
+            "val loss": f"{metrics['val_loss']:.4f}",
+            "val acc": f"{metrics['val_accuracy']:.2%}",
+            "val mAP": f"{metrics.get('val_map', 0):.2%}",
             "lr backbone": f"{end.lr_backbone:.3g}",
             "lr head": f"{end.lr_head:.3g}",
             "seconds": f"{end.seconds:.1f}",
@@ -214,7 +220,7 @@ class TrainingConsole:
         }
         columns = [number(name, least=_EPOCH_COLUMNS[name]) for name in self._epoch_columns]
         row = [cells[name] for name in self._epoch_columns]
-        note = "best" if good else "no better than one class" if end.best else ""
+        note = "best" if good else "no better than guessing" if end.best else ""
         if least_width([*columns, label()], [[*row, note]]) <= self.out.width:
             columns, row, note = [*columns, label()], [*row, note], ""
         style = "green" if good else None
@@ -224,7 +230,10 @@ class TrainingConsole:
 
     def _choose_epoch_columns(self) -> None:
         """Hide the columns that do not fit a narrow terminal, and say so."""
-        self._epoch_columns, left_out = list(_EPOCH_COLUMNS), []
+        # All labels of an image are rarely right: of several, their ranking tells more.
+        unused = ("val mAP",) if self._kind is SINGLE_LABEL else ("train acc", "val acc")
+        self._epoch_columns = [name for name in _EPOCH_COLUMNS if name not in unused]
+        left_out = []
         for name in ("data wait", "lr head", "lr backbone", "seconds"):
             columns = [number(each, least=_EPOCH_COLUMNS[each]) for each in self._epoch_columns]
             if least_width([*columns, label(least=len("best"))], []) <= self.out.width:

@@ -91,11 +91,16 @@ def command(
 
 
 def _print(result: Evaluation) -> None:
-    correct = sum(row[i] for i, row in enumerate(result.confusion))
+    from zoo.tasks import metric_label
+
+    correct = round(result.accuracy * result.images)
+    several = [] if result.confusion else [n for n in result.metrics if n != "accuracy"]
+    exact = "accuracy" if result.confusion else "exact matches"
     print_facts(
         [
             ("images", result.source),
-            ("accuracy", f"{result.accuracy:.2%} ({correct} of {result.images})"),
+            *((metric_label(name), f"{result.metrics[name]:.2%}") for name in several),
+            (exact, f"{result.accuracy:.2%} ({correct} of {result.images})"),
             ("loss", f"{result.loss:.4f}"),
         ]
     )
@@ -107,6 +112,8 @@ def _print(result: Evaluation) -> None:
             for c in result.classes
         ],
     )
+    if not result.confusion:
+        return
     echo()
     if len(result.classes) > WIDEST_MATRIX or not _print_matrix(result):
         _print_confusions(result)

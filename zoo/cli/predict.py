@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import click
 from rich.cells import cell_len
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Classes to name per image, at most.  [default: 5; csv: the best]",
 )
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="Multi-label runs: probability from which on a label is predicted.  [default: 0.5]",
+)
 @device_option
 @allocator_option
 def command(
@@ -42,6 +49,7 @@ def command(
     images: tuple[Path, ...],
     form: str,
     top_k: int | None,
+    threshold: float | None,
     device: str,
     allocator_tuning: bool,
 ) -> None:
@@ -51,7 +59,8 @@ def command(
     (an animation, pages), is named on stderr; files that are not named as images are counted there
     by extension. In JSON each of these files is an entry with an error in place of a label. In a
     table and in CSV, control characters in names are shown as in Python (\\x1b), and in CSV ' is
-    put before a name that a spreadsheet would take for a formula; JSON has them exactly.
+    put before a name that a spreadsheet would take for a formula; JSON has them exactly. The labels
+    of a multi-label run are in one cell of CSV, with | between them.
 
     Ctrl-C: what is done is printed, the exit code is 130. With jsonl each line is printed when its
     batch is done.
@@ -68,11 +77,15 @@ def command(
         from zoo.run.read import load
 
     loaded = load(run, device=device)
+    several = loaded.info.task == "multi-label"
+    if threshold is not None and not several:
+        raise click.UsageError("--threshold goes with multi-label runs; this one is single-label")
     files, others = _files(images)
-    write = _WRITERS[form]
+    write = partial(_WRITERS[form], several=several)
     done: list[Entry] = []
+    asked = {"top_k": top_k or 5, "threshold": 0.5 if threshold is None else threshold}
     try:
-        write(_entries(loaded, files, others, top_k or 5, done))
+        write(_entries(loaded, files, others, asked, done))
     except KeyboardInterrupt:
         echo(f"! interrupted: {len(done)} of {len(files)} images are done", err=True)
         raise SystemExit(130) from None
@@ -99,19 +112,23 @@ Entry = Union["Prediction", Unread]
 
 
 def _entries(
-    run: Run, files: list[Path], others: list[Path], top_k: int, done: list[Entry]
+    run: Run,
+    files: list[Path],
+    others: list[Path],
+    asked: Mapping[str, Any],
+    done: list[Entry],
 ) -> Iterator[Entry]:
     """An entry for each file, as they are made, batch by batch; those of `files` go to `done`."""
     from zoo.data.skipped import reason_of
 
-    for entry in _predictions(run, files, top_k):
+    for entry in _predictions(run, files, asked):
         done.append(entry)
         yield entry
     for path in others:
         yield Unread(path, f"skipped: {reason_of(path)}")
 
 
-def _predictions(run: Run, files: list[Path], top_k: int) -> Iterator[Entry]:
+def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Iterator[Entry]:
     from zoo.data.image import read_image
     from zoo.data.split import Sample
     from zoo.data.transforms import eval_transform
@@ -125,12 +142,12 @@ def _predictions(run: Run, files: list[Path], top_k: int) -> Iterator[Entry]:
             try:
                 # Of a batch of photos in full size, one lies in memory at a time.
                 base = prepare(read_image(path, value_range=prepare.preprocess.value_range))
-                samples.append(Sample(name=str(path), label=0, image=base))
+                samples.append(Sample(name=str(path), labels=(), image=base))
                 read.append(path)
             except DataError as error:
                 read.append(Unread(path, str(error)))
                 echo(f"! {shown(error)}", err=True)
-        predictions = iter(run.predict_samples(samples, top_k=top_k))
+        predictions = iter(run.predict_samples(samples, **asked))
         for each in read:
             yield each if isinstance(each, Unread) else replace(next(predictions), path=each)
 
@@ -156,33 +173,39 @@ def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
-def _write_json(entries: Iterator[Entry]) -> None:
-    echo_json_list(map(_as_dict, entries))
+def _write_json(entries: Iterator[Entry], *, several: bool) -> None:
+    echo_json_list(_as_dict(entry, several) for entry in entries)
 
 
-def _write_jsonl(entries: Iterator[Entry]) -> None:
-    echo_json_lines(map(_as_dict, entries))
+def _write_jsonl(entries: Iterator[Entry], *, several: bool) -> None:
+    echo_json_lines(_as_dict(entry, several) for entry in entries)
 
 
-def _write_csv(entries: Iterator[Entry]) -> None:
+def _write_csv(entries: Iterator[Entry], *, several: bool) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "label", "probability"])
+    writer.writerow(["path", *(["labels"] if several else ["label", "probability"])])
     for p in _predicted(entries):
-        cells = (spreadsheet_cell(text) for text in (str(p.path), p.label))
-        writer.writerow([*cells, f"{p.probability:.6f}"])
+        label = "|".join(p.labels) if several else p.label
+        cells = [spreadsheet_cell(text) for text in (str(p.path), label)]
+        writer.writerow(cells if several else [*cells, f"{p.probability:.6f}"])
 
 
-def _write_table(entries: Iterator[Entry]) -> None:
+def _write_table(entries: Iterator[Entry], *, several: bool) -> None:
     console = plain_console()
     for p in _predicted(entries):
-        top = "  ".join(f"{shown(label)} {probability:.1%}" for label, probability in p.top)
+        ranked = [(label, f"{probability:.1%}") for label, probability in p.top]
+        if several:
+            # What is predicted, before what is not.
+            mark = {True: "", False: " (no)"}
+            ranked = [(label, value + mark[label in p.labels]) for label, value in ranked]
+        top = "  ".join(f"{shown(label)} {value}" for label, value in ranked)
         line = f"{shown(p.path)}  {top}"
         if cell_len(line) <= console.width:
             echo(line)
         else:
             # The path in one piece, to be copied.
             echo(shown(p.path))
-            rows = [("", f"{probability:.1%}", label_) for label_, probability in p.top]
+            rows = [("", value, label_) for label_, value in ranked]
             print_table([label(), number(), text()], rows, console=console)
 
 
@@ -190,18 +213,20 @@ def _predicted(entries: Iterator[Entry]) -> Iterator[Prediction]:
     return (entry for entry in entries if not isinstance(entry, Unread))
 
 
-def _as_dict(entry: Entry) -> dict[str, object]:
+def _as_dict(entry: Entry, several: bool) -> dict[str, object]:
+    named = "labels" if several else "label"
     if isinstance(entry, Unread):
-        return {"path": str(entry.path), "label": None, "error": entry.error}
+        return {"path": str(entry.path), named: None, "error": entry.error}
+    found = {"labels": entry.labels} if several else {"label": entry.label}
     return {
         "path": str(entry.path),
-        "label": entry.label,
-        "probability": entry.probability,
+        **found,
+        **({} if several else {"probability": entry.probability}),
         "top": [{"label": label, "probability": p} for label, p in entry.top],
     }
 
 
-_WRITERS: dict[str, Callable[[Iterator[Entry]], None]] = {
+_WRITERS: dict[str, Callable[..., None]] = {
     "json": _write_json,
     "jsonl": _write_jsonl,
     "csv": _write_csv,

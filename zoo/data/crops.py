@@ -47,10 +47,10 @@ class CropDataset(Dataset[Any]):  # torch has a loader yield what its data set h
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: Index) -> tuple[Crop, int]:
+    def __getitem__(self, index: Index) -> tuple[Crop, Tensor]:
         _, position = index
-        base, label = self.images.bases[position], self.images.bases.samples[position].label
-        return self.images.draw(index, self.view.crop, base), label
+        base = self.images.bases[position]
+        return self.images.draw(index, self.view.crop, base), self.images.targets[position]
 
     @staticmethod
     def stack(rows: Sequence[Crop]) -> Crops:

@@ -20,7 +20,7 @@ from zoo.errors import DataError
 #: (epoch, index): the epoch travels with the index, so that workers need not be told of it.
 Index = tuple[int, int]
 
-#: A batch: (rows, as their data set stacks them; labels (N,) int64); or the error in its place.
+#: A batch: (rows, as their data set stacks them; targets (N, ...)); or the error in its place.
 Loaded = tuple[Any, Tensor] | DataError
 
 #: Such batches: `raising` gives those that are none.
@@ -42,10 +42,11 @@ def view_of(epoch: int, views: int | None) -> int:
 
 
 class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set holds
-    """Samples as (pixels (H, W, 3) uint8, label) pairs.
+    """Samples as (pixels (H, W, 3) uint8, target) pairs.
 
     Args:
         bases: Of the samples.
+        targets: (N, ...) of the samples; None where nobody asks for them.
         augment: Base to pixels; None: the base is what the model gets. What it draws is a function
             of (seed, view, name of the sample).
         seed: The run's.
@@ -55,12 +56,14 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
     def __init__(
         self,
         bases: Bases,
+        targets: Tensor | None = None,
         augment: Callable[[np.ndarray], np.ndarray] | None = None,
         *,
         seed: int = 0,
         views: int | None = None,
     ) -> None:
         self.bases = bases
+        self.targets = torch.zeros(len(bases)) if targets is None else targets
         self.augment = augment
         self.seed = seed
         self.views = views
@@ -68,9 +71,9 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
     def __len__(self) -> int:
         return len(self.bases)
 
-    def __getitem__(self, index: Index) -> tuple[np.ndarray, int]:
+    def __getitem__(self, index: Index) -> tuple[np.ndarray, Tensor]:
         _, position = index
-        return self._view(index, self.bases[position]), self.bases.samples[position].label
+        return self._view(index, self.bases[position]), self.targets[position]
 
     def batch(self, indices: Sequence[Index]) -> Tensor:
         """The pixels (N, 3, H, W) of several at once; what must be decoded is, in threads."""
@@ -95,11 +98,11 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
 
 
 class Rows(Protocol):
-    """A data set of (row, label) pairs by `Index`, and how rows become a batch."""
+    """A data set of (row, target) pairs by `Index`, and how rows become a batch."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Index) -> tuple[Any, int]: ...
+    def __getitem__(self, index: Index) -> tuple[Any, Tensor]: ...
 
     @staticmethod
     def stack(rows: Sequence[Any]) -> Any:
@@ -171,7 +174,7 @@ class _Telling(Dataset[Any]):
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
-    def __getitem__(self, index: Index) -> tuple[Any, int] | DataError:
+    def __getitem__(self, index: Index) -> tuple[Any, Tensor] | DataError:
         try:
             return self.rows[index]
         except DataError as error:
@@ -193,14 +196,14 @@ def raising(batches: Iterable[Loaded]) -> Iterator[tuple[Any, Tensor]]:
 
 
 def _collate(
-    batch: list[tuple[Any, int] | DataError], stack: Callable[[Sequence[Any]], Any]
+    batch: list[tuple[Any, Tensor] | DataError], stack: Callable[[Sequence[Any]], Any]
 ) -> Loaded:
-    """Rows and labels (N,) int64; or the first error among them."""
+    """Rows and targets (N, ...); or the first error among them."""
     for row in batch:
         if isinstance(row, DataError):
             return row
-    rows, labels = zip(*batch, strict=True)
-    return stack(rows), torch.tensor(labels)
+    rows, targets = zip(*batch, strict=True)
+    return stack(rows), torch.stack(targets)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def demo_splits(*, val_split: float, seed: int) -> Splits:
     samples = [
         Sample(
             name=f"{label}/{index:04}.png",
-            label=int(label),
+            labels=(int(label),),
             image=Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8)),
         )
         for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True))

@@ -70,7 +70,7 @@ def read_splits(
     samples = _samples(root, looked.readable, class_names)
     if of_val is None:
         train, val = stratified_split(samples, val_split, seed)
-        if not val or len({s.label for s in train}) < len(class_names):
+        if not val or len({s.labels for s in train}) < len(class_names):
             raise DataError(
                 f"{root}: too few images to hold out {val_split:g} of each class"
                 f"{_because(of_train.notes, unreadable, astray)}"
@@ -193,7 +193,7 @@ def _beside(unknown: Sequence[str], class_names: Sequence[str]) -> str:
 def _samples(root: Path, by_class: dict[str, Contents], class_names: Sequence[str]) -> list[Sample]:
     labels = {name: label for label, name in enumerate(class_names)}
     return [
-        Sample(name=below, label=labels[name], image=image, content=content)
+        Sample(name=below, labels=(labels[name],), image=image, content=content)
         for name, images in by_class.items()
         for below, (image, content) in zip(
             names_below(root, [*images]), images.items(), strict=True

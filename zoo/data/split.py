@@ -28,13 +28,13 @@ class Sample:
 
     Attributes:
         name: Path below the data folder, with `/`: the image's identity for splits and randomness.
-        label: Index into the class names.
+        labels: Indices into the class names, ascending; not just one if the task is multi-label.
         image: Its file, the decoded picture, or its base, (H, W, 3) uint8 (`zoo.data.prepare`).
         content: What the file held when it was first read; None where that doesn't matter.
     """
 
     name: str
-    label: int
+    labels: tuple[int, ...]
     image: Path | Image.Image | np.ndarray
     content: Fingerprint | None = None
 
@@ -65,9 +65,13 @@ class Splits:
     examined: tuple[Examined, ...] = ()
     value_range: ValueRange | None = None
 
+    def labels_of(self, sample: Sample) -> str:
+        """The names of a sample's labels, joined."""
+        return " + ".join(self.class_names[label] for label in sample.labels)
+
     def counts(self, split: Sequence[Sample]) -> list[int]:
         """Images per class, in the order of `class_names`."""
-        by_label = Counter(sample.label for sample in split)
+        by_label = Counter(label for sample in split for label in sample.labels)
         return [by_label[label] for label in range(len(self.class_names))]
 
 
@@ -76,12 +80,15 @@ def stratified_split(
 ) -> tuple[list[Sample], list[Sample]]:
     """(train, val): of each class the share `val_split`, at least one image, goes to val.
 
+    An image of several classes counts for its rarest one.
+
     Images are ranked by a hash of seed and name, so that whether one is held out depends neither
     on the order of the files nor much on which others there are.
     """
     by_label: dict[int, list[Sample]] = {}
-    for sample in samples:
-        by_label.setdefault(sample.label, []).append(sample)
+    rarest = rarest_labels([sample.labels for sample in samples])
+    for sample, label in zip(samples, rarest, strict=True):
+        by_label.setdefault(label, []).append(sample)
     held_out: set[str] = set()
     for members in by_label.values():
         ranked = sorted(members, key=lambda s: _hash(f"split/{seed}/{s.name}"))
@@ -91,6 +98,16 @@ def stratified_split(
         [s for s in samples if s.name not in held_out],
         [s for s in samples if s.name in held_out],
     )
+
+
+def rarest_labels(labels: Sequence[tuple[int, ...]]) -> list[int]:
+    """Of each image's labels the one that the fewest images have; -1 for one without labels.
+
+    Spreading images by it keeps rare labels in all parts, as the greedy step of iterative
+    stratification does (Sechidis et al., 2011).
+    """
+    counts = Counter(label for each in labels for label in each)
+    return [min(each, key=lambda label: (counts[label], label), default=-1) for each in labels]
 
 
 def names_sha256(samples: Sequence[Sample]) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from zoo.engine.checkpointing import Snapshot, load_state, restore
-from zoo.engine.measure import Validation, trivial_accuracy
 from zoo.engine.setup import Loop
 from zoo.engine.state import Look, Seen, TrainingState, begin_epoch
 from zoo.errors import DivergenceError, NonFiniteError
 from zoo.model.optim import smaller_rates
+from zoo.tasks import Baseline
 
 #: Steps whose mean loss is looked at together.
 WINDOW = 8
@@ -21,8 +18,8 @@ _MOST_RESTARTS, _SMALLER = 3, 0.3
 #: How often training goes back to a checkpoint before it gives up.
 _MOST_REWINDS = 10
 
-#: The mean loss of a window at which training has diverged, divided by that of guessing (the
-#: logarithm of the number of classes) or by that of the first step, whichever is larger.
+#: The mean loss of a window at which training has diverged, divided by that of guessing or by that
+#: of the first step, whichever is larger.
 _TIMES_WORSE = 3.0
 
 
@@ -42,31 +39,30 @@ def window_loss(state: TrainingState, seen: Seen) -> float | None:
     return (seen.loss_sum - last.loss_sum) / (seen.images - last.images)
 
 
-def diverged_loss(loss: float | None, state: TrainingState, num_classes: int) -> bool:
+def diverged_loss(loss: float | None, state: TrainingState, baseline: Baseline) -> bool:
     """Whether the mean loss of a window is far above where training began, and above guessing."""
     if loss is None:
         return False
-    return loss > _TIMES_WORSE * max(math.log(num_classes), state.start_loss or 0.0)
+    return loss > _TIMES_WORSE * max(baseline.loss, state.start_loss or 0.0)
 
 
-def fell_to_chance(val: Validation, state: TrainingState, val_counts: Sequence[int]) -> bool:
-    """Whether val accuracy has fallen to that of naming one class, and not for a moment only.
+def fell_to_chance(score: float, state: TrainingState, baseline: Baseline) -> bool:
+    """Whether the main val metric has fallen to that of the baseline, and not for a moment only.
 
     It has where the best so far was far above it (three standard errors; near is one), and the
     epoch before was at chance too or the train loss is that of guessing.
 
     Args:
-        val: Of the epoch that ends.
+        score: The main metric of the epoch that ends.
         state: Its `at_chance` is counted on.
-        val_counts: Val images of each class.
+        baseline: What ignoring the images reaches.
     """
-    chance = trivial_accuracy(val_counts)
-    error = math.sqrt(chance * (1 - chance) / sum(val_counts))
-    if val.accuracy > chance + error or state.best_accuracy <= chance + 3 * error:
+    chance, error = baseline.value, baseline.error
+    if score > chance + error or state.best_score <= chance + 3 * error:
         state.at_chance = 0
         return False
     state.at_chance += 1
-    return state.at_chance > 1 or state.seen.loss > math.log(len(val_counts))
+    return state.at_chance > 1 or state.seen.loss > baseline.loss
 
 
 def diverged(what: str, loop: Loop) -> DivergenceError:

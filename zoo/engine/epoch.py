@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import skip_first_batches
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from zoo import plugins
 from zoo.backbone import Backbone
@@ -21,6 +20,7 @@ from zoo.engine.setup import Loop
 from zoo.errors import DataError, PluginError
 from zoo.events import StepEnd
 from zoo.model.optim import lr_factor, rate_of, set_learning_rates
+from zoo.tasks import Task
 
 
 def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
@@ -46,10 +46,12 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
         outputs_of=partial(setup.feed.outputs, loop.model),
         loss_of=partial(
             _loss,
+            task=setup.task,
             backbone=setup.backbone,
             label_smoothing=recipe.label_smoothing,
             class_weights=loop.class_weights,
         ),
+        task=setup.task,
         class_weights=loop.class_weights,
     )
 
@@ -65,13 +67,13 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
     if state.epoch_step:
         set_rates(state.step - 1)  # Else an epoch that has no steps left would end with others.
     whole = raising(waiting if accelerator.num_processes == 1 else _agreed(waiting))
-    for step, (loaded, labels) in enumerate(whole, start=state.epoch_step + 1):
+    for step, (loaded, targets) in enumerate(whole, start=state.epoch_step + 1):
         set_rates(state.step)
         sums = step_gradients(
             loop.model,
             objective,
             setup.feed.on_device(loaded),
-            labels,
+            targets,
             # Dropout and stochastic depth become a function of it, whatever ran before.
             seed=derive_seed(recipe.seed, "step", state.step, accelerator.process_index),
             micro_batch=state.micro_batch,
@@ -79,8 +81,8 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
             listen=listen,
         )
         state.micro_batch = sums.micro_batch
-        images = labels.new_tensor(len(labels))
-        loop.totals += torch.stack([sums.loss * len(labels), sums.correct, images])
+        images = sums.correct.new_tensor(len(targets))
+        loop.totals += torch.stack([sums.loss * len(targets), sums.correct, images])
         if recipe.clip_grad:
             accelerator.clip_grad_norm_(loop.model.parameters(), recipe.clip_grad)
         loop.optimizer.step()
@@ -95,7 +97,7 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
                 epochs=recipe.epochs,
                 step=step,
                 steps=steps,
-                images=len(labels),
+                images=len(targets),
                 loss=float(sums.loss) if waited else None,
                 lr_backbone=rate_of(loop.optimizer, "backbone"),
                 lr_head=rate_of(loop.optimizer, "head"),
@@ -113,7 +115,8 @@ def _left(batches: Batches, done: int) -> Batches:
 
 def _loss(
     outputs: Any,
-    labels: Tensor,
+    targets: Tensor,
+    task: Task,
     backbone: Backbone,
     label_smoothing: float,
     class_weights: Tensor | None,
@@ -129,8 +132,7 @@ def _loss(
         )
     shares = (1.0, *backbone.aux)
     losses = [
-        share
-        * cross_entropy(each.float(), labels, weight=class_weights, label_smoothing=label_smoothing)
+        share * task.loss(each.float(), targets, class_weights, label_smoothing)
         for share, each in zip(shares, (logits, *auxiliary), strict=bool(auxiliary))
     ]
     return logits, torch.stack(losses).sum()

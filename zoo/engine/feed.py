@@ -28,7 +28,7 @@ class Feed:
     """Batches, and how one becomes the network's output.
 
     Attributes:
-        train: Shuffled batches of (what is loaded, labels (N,)).
+        train: Shuffled batches of (what is loaded, targets (N, ...)).
         sampler: Of `train`; is told each epoch.
         on_device: Makes what is fed (N, ...) of what was loaded for training, on the device.
         val: Batches for validation, in order.

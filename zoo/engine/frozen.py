@@ -31,7 +31,7 @@ Compute = Callable[[Tensor], Tensor]
 
 
 class CachedDataset(Dataset[Any]):  # torch has a loader yield what its data set holds
-    """Cached rows in place of images: (row, label) pairs, of the view that an epoch sees.
+    """Cached rows in place of images: (row, target) pairs, of the view that an epoch sees.
 
     Args:
         images: Whose rows they are.
@@ -52,10 +52,10 @@ class CachedDataset(Dataset[Any]):  # torch has a loader yield what its data set
         # otherwise by where its input happens to lie.
         return torch.from_numpy(np.stack(rows)).clone()
 
-    def __getitem__(self, index: Index) -> tuple[np.ndarray, int]:
+    def __getitem__(self, index: Index) -> tuple[np.ndarray, Tensor]:
         epoch, position = index
         key = row_key(self.images, (view_of(epoch, self.images.views), position))
-        return self.store.get(key), self.images.bases.samples[position].label
+        return self.store.get(key), self.images.targets[position]
 
 
 def views_of(images: ImageDataset, views: Iterable[int] = (0,)) -> list[Index]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.engine.checkpointing import load_state
-from zoo.engine.measure import Validation
+from zoo.tasks import Metrics
 
 #: Shares of the way from the first to the last weights that are tried beside the last ones.
 SHARES = (0.25, 0.5, 0.75)
@@ -40,14 +40,14 @@ def interpolate(
 def best_interpolation(
     model: nn.Module,
     first: Mapping[str, Tensor],
-    last: Validation,
-    validate: Callable[[], Validation],
+    last: Metrics,
+    validate: Callable[[], Metrics],
     metric: str,
-) -> tuple[Validation, float]:
+) -> tuple[Metrics, float]:
     """The best of the model's weights and those of `SHARES`.
 
-    Of those whose metric is within a standard error (of the accuracy) of the largest the one with
-    the least loss: val sets are small, and a loss says more than one image more or less.
+    Of those whose metric is within a standard error (of the task's main metric) of the largest the
+    one with the least loss: val sets are small, and a loss says more than an image more or less.
 
     Args:
         model: Holds the last weights, also afterwards.

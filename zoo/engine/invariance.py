@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from zoo.engine.probe import held_out_logits
+from zoo.tasks import SINGLE_LABEL, Task
 
 #: Standard errors by which accuracy must be lower on changed images to count as lower.
 _ERRORS = 2.0
@@ -44,7 +44,12 @@ class Change:
 
 
 def measure_change(
-    features: Tensor, changed: Tensor, labels: Tensor, num_classes: int, penalty: float
+    features: Tensor,
+    changed: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    penalty: float,
+    task: Task = SINGLE_LABEL,
 ) -> Change:
     """What a change does.
 
@@ -55,22 +60,25 @@ def measure_change(
     Args:
         features: (N, C) float32 of the images as they are.
         changed: (N, C) of the same images, changed.
-        labels: (N,) int64.
+        targets: (N, ...) as the task has them.
         num_classes: Outputs.
         penalty: Of the probe.
+        task: Gives loss and right answers.
     """
     plain, of_changed = held_out_logits(
-        [features], labels, num_classes, penalty, [features, changed]
+        [features], targets, num_classes, penalty, [features, changed], task
     )
-    (learnt,) = held_out_logits([features, changed], labels, num_classes, penalty, [features])
+    (learnt,) = held_out_logits(
+        [features, changed], targets, num_classes, penalty, [features], task
+    )
     seen = plain.isfinite().all(dim=1)
-    plain, of_changed, learnt, labels = (t[seen] for t in (plain, of_changed, learnt, labels))
+    plain, of_changed, learnt, targets = (t[seen] for t in (plain, of_changed, learnt, targets))
     right, right_changed = (
-        (logits.argmax(dim=1) == labels).double() for logits in (plain, of_changed)
+        task.correct(logits, targets).double() for logits in (plain, of_changed)
     )
     return Change(
-        loss_without=float(cross_entropy(plain, labels)),
-        loss_with=float(cross_entropy(learnt, labels)),
+        loss_without=float(task.loss(plain, targets)),
+        loss_with=float(task.loss(learnt, targets)),
         accuracy=float(right.mean()),
         accuracy_changed=float(right_changed.mean()),
         error=float((right - right_changed).std(correction=0)) / math.sqrt(len(right)),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from zoo.data.dataset import raising
 from zoo.engine.feed import Feed, Forward
@@ -22,88 +19,36 @@ from zoo.events import Listener, Note
 from zoo.model.device import place_images
 from zoo.model.memory import is_out_of_memory
 from zoo.run.inference import all_logits
+from zoo.tasks import Metrics, Task
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Metrics on the val images.
-
-    Attributes:
-        images: How many.
-        loss: Mean cross entropy, in nats.
-        accuracy: Share classified correctly, 0..1.
-        balanced_accuracy: Mean recall over the classes that have val images, 0..1.
-        f1: Mean F1 score over the classes that have val images or are predicted, 0..1.
-        never_predicted: Labels of classes that have val images and are predicted for none.
-    """
-
-    images: int
-    loss: float
-    accuracy: float
-    balanced_accuracy: float
-    f1: float
-    never_predicted: tuple[int, ...]
-
-    @classmethod
-    def of(cls, logits: Tensor, labels: Tensor) -> Validation:
-        """Of logits (N, classes) and labels (N,); the definitions are scikit-learn's."""
-        classes = logits.shape[1]
-        predicted = logits.argmax(dim=1)
-        support = torch.bincount(labels, minlength=classes).double()
-        given = torch.bincount(predicted, minlength=classes).double()
-        right = torch.bincount(labels[predicted == labels], minlength=classes).double()
-        there, counted = support > 0, support + given > 0
-        return cls(
-            images=len(labels),
-            loss=float(cross_entropy(logits, labels)),
-            accuracy=float(right.sum() / len(labels)),
-            balanced_accuracy=float((right[there] / support[there]).mean()),
-            f1=float((2 * right[counted] / (support + given)[counted]).mean()),
-            never_predicted=tuple((there & (given == 0)).nonzero().flatten().tolist()),
-        )
-
-    @property
-    def error(self) -> float:
-        """Standard error of the accuracy."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
-
-    def value(self, metric: str) -> float:
-        """The metric of that name (as in `Recipe.metric`), so that more is better."""
-        return (
-            -self.loss if metric == "log-loss" else float(getattr(self, metric.replace("-", "_")))
-        )
-
-
-def validate(model: nn.Module, feed: Feed, forward: Forward, listen: Listener) -> Validation:
+def validate(
+    model: nn.Module, feed: Feed, forward: Forward, task: Task, listen: Listener
+) -> Metrics:
     """The metrics in full precision, as `zoo evaluate` computes them.
 
     Raises:
         DataError: A photo can't be read any more, or has changed.
         TrainingError: Memory is too small for a single image.
     """
-    labels: list[Tensor] = []
+    targets: list[Tensor] = []
 
-    def noting_labels() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, batch_labels in raising(feed.val):
-            labels.append(batch_labels)
-            yield batch, batch_labels
+    def noting_targets() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch, batch_targets in raising(feed.val):
+            targets.append(batch_targets)
+            yield batch, batch_targets
 
     logits = together(
         lambda: all_logits(
             model,
-            noting_labels(),
+            noting_targets(),
             lambda batch: feed.outputs(forward, batch),
             lambda text: listen(Note(text=text, warning=True)),
         )
     )
     # All processes must agree on what is best and when to stop.
-    found: list[Validation] = broadcast_object_list([Validation.of(logits, torch.cat(labels))])
+    found: list[Metrics] = broadcast_object_list([task.measure(logits, torch.cat(targets))])
     return found[0]
-
-
-def trivial_accuracy(counts: Sequence[int]) -> float:
-    """The accuracy, 0..1, of always naming the largest class, by the images of each class."""
-    return max(counts) / sum(counts)
 
 
 @functools.cache

@@ -20,9 +20,10 @@ from zoo.errors import TrainingError
 from zoo.events import Listener, Note
 from zoo.model.freeze import learns_statistics
 from zoo.model.memory import free_memory, is_out_of_memory, leave_onednn, out_of_memory_as
+from zoo.tasks import Task
 
-#: (what the network gives, labels) to (logits of the main head, mean loss of all heads), where the
-#: mean is weighted by the class weights of the labels, if there are any.
+#: (what the network gives, targets) to (logits of the main head, mean loss of all heads), where the
+#: mean is weighted by the class weights, if there are any.
 LossOf = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -33,11 +34,13 @@ class Objective:
     Attributes:
         outputs_of: What is fed (n, ...) to the model's output.
         loss_of: The loss of that.
+        task: Says what counts how much, and what is right.
         class_weights: (classes,) on the device, with which `loss_of` weights; or None.
     """
 
     outputs_of: Callable[[Tensor], Any]
     loss_of: LossOf
+    task: Task
     class_weights: Tensor | None = None
 
 
@@ -47,7 +50,7 @@ class StepSums:
 
     Attributes:
         loss: Of the whole batch, (), as if it had been computed at once.
-        correct: How many of its images were classified correctly, ().
+        correct: How many of its images were predicted correctly, ().
         micro_batch: Images at a time in the next step; None: as many as come.
     """
 
@@ -60,7 +63,7 @@ def step_gradients(
     model: nn.Module,
     objective: Objective,
     batch: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     *,
     seed: int,
     micro_batch: int | None,
@@ -78,7 +81,7 @@ def step_gradients(
         model: In the mode in which it trains, without gradients; perhaps wrapped.
         objective: What to minimise.
         batch: What is fed (N, ...).
-        labels: (N,) on the device.
+        targets: (N, ...) on the device.
         seed: Of the step, and of the process.
         micro_batch: Images at a time, as the last step left it.
         accelerator: Averages gradients over processes, once a step.
@@ -87,7 +90,7 @@ def step_gradients(
     Raises:
         TrainingError: Memory is too small for the smallest part.
     """
-    device, count = accelerator.device, len(labels)
+    device, count = accelerator.device, len(targets)
     if isinstance(model, DistributedDataParallel):
         # Else processes would have to agree on how many forward passes there are. Only the main
         # one's statistics are kept, and those its own forward passes alone make.
@@ -97,9 +100,9 @@ def step_gradients(
     before = [buffer.clone() for buffer in model.buffers()] if statistics else []
     parts = _how_many(count, micro_batch or count, statistics)
     while True:
-        shares = _shares(labels, objective.class_weights, parts)
+        shares = _shares(targets, objective, parts)
         try:
-            loss, correct = _accumulate(model, objective, batch, labels, shares, seed, accelerator)
+            loss, correct = _accumulate(model, objective, batch, targets, shares, seed, accelerator)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -131,19 +134,19 @@ def _how_many(count: int, micro_batch: int, statistics: bool) -> int:
     return max(1, min(-(-count // micro_batch), count // 2 if statistics else count))
 
 
-def _shares(labels: Tensor, class_weights: Tensor | None, parts: int) -> list[Tensor | float]:
+def _shares(targets: Tensor, objective: Objective, parts: int) -> list[Tensor | float]:
     """Of each part in the mean over the batch."""
-    pieces = labels.tensor_split(parts)
-    if class_weights is None or parts == 1:
-        return [len(piece) / len(labels) for piece in pieces]
-    return [class_weights[piece].sum() / class_weights[labels].sum() for piece in pieces]
+    if objective.class_weights is None or parts == 1:
+        return [len(piece) / len(targets) for piece in targets.tensor_split(parts)]
+    weights = objective.task.weights(targets, objective.class_weights)
+    return [piece.sum() / weights.sum() for piece in weights.tensor_split(parts)]
 
 
 def _accumulate(
     model: nn.Module,
     objective: Objective,
     batch: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     shares: list[Tensor | float],
     seed: int,
     accelerator: Accelerator,
@@ -151,8 +154,8 @@ def _accumulate(
     """Add up the gradients of all parts; returns (loss, right answers) of the batch."""
     parts, device = len(shares), accelerator.device
     losses, correct = [], []
-    pieces = zip(batch.tensor_split(parts), labels.tensor_split(parts), shares, strict=True)
-    for n, (piece, piece_labels, share) in enumerate(pieces, start=1):
+    pieces = zip(batch.tensor_split(parts), targets.tensor_split(parts), shares, strict=True)
+    for n, (piece, piece_targets, share) in enumerate(pieces, start=1):
         _seed(seed if parts == 1 else derive_seed(seed, "part", n))
         last = n == parts
         with nullcontext() if last else accelerator.no_sync(model):
@@ -160,12 +163,12 @@ def _accumulate(
             # What processes have begun together none can begin again alone.
             together = last and accelerator.num_processes > 1
             with out_of_memory_as(_together(device)) if together else nullcontext():
-                logits, loss = objective.loss_of(outputs, piece_labels)
+                logits, loss = objective.loss_of(outputs, piece_targets)
                 if parts > 1:
                     loss = loss * share
                 accelerator.backward(loss)
         losses.append(loss.detach())
-        correct.append((logits.detach().argmax(dim=1) == piece_labels).sum())
+        correct.append(objective.task.correct(logits.detach(), piece_targets).sum())
         # Else they would lie beside those of the next part.
         del outputs, logits, loss
     return torch.stack(losses).sum(), torch.stack(correct).sum()

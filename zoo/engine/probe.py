@@ -1,4 +1,7 @@
-"""A linear probe: multinomial logistic regression on the features of a frozen backbone."""
+"""A linear probe on the features of a frozen backbone, regularised by cross-validation.
+
+It is multinomial logistic regression, or for several labels an image one logistic regression each.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from zoo.data.dataset import derive_seed
 from zoo.errors import TrainingError
+from zoo.tasks import SINGLE_LABEL, Task
 
 #: Strengths of the penalty that are tried, the strongest first; half a decade apart.
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(1, -9, -1))
@@ -45,8 +48,8 @@ class Probe:
         weight: (classes, features) float32, for features as they come from the backbone.
         bias: (classes,) float32.
         penalty: Of the squared weights (for standardised features), as chosen.
-        loss: Cross entropy with it in cross-validation, in nats.
-        accuracy: Share of images classified correctly in cross-validation, 0..1.
+        loss: Mean negative log-likelihood of an image in cross-validation, in nats.
+        accuracy: Share of images predicted correctly in cross-validation, 0..1.
     """
 
     weight: Tensor
@@ -62,9 +65,10 @@ class Probe:
 
 def fit_probe(
     features: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     num_classes: int,
     *,
+    task: Task = SINGLE_LABEL,
     images: Tensor | None = None,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -73,13 +77,14 @@ def fit_probe(
     """Fit a probe by L-BFGS (Liu and Nocedal, 1989), its penalty chosen by cross-validation.
 
     Features are standardised (nearly constant ones by the median deviation), and that is folded
-    back into the weights. The objective is the mean cross entropy plus half the penalty times the
-    squared weights; the bias is free. The penalty is at least 1 / images.
+    back into the weights. The objective is the task's mean negative log-likelihood plus half the
+    penalty times the squared weights; the bias is free. The penalty is at least 1 / images.
 
     Args:
         features: (N, C) float32, on the device that is to compute.
-        labels: (N,) int64.
+        targets: (N, ...) as the task has them.
         num_classes: Outputs.
+        task: Gives the loss.
         images: (N,) int64, which image each row is of, where there are several views of one: they
             are never told apart by cross-validation. Default: each row is an image of its own.
         class_weights: (classes,), or None.
@@ -94,16 +99,16 @@ def fit_probe(
             "the backbone's features of some image are not finite; its weights may be damaged, "
             "or --precision too low"
         )
-    labels = labels.to(features.device)
+    targets = targets.to(features.device)
     mean, scale = _standardisation(features)
     rows = (features - mean) / scale
     basis = _basis(rows)
     rows = rows if basis is None else rows @ basis
     weights = None if class_weights is None else class_weights.to(rows)
-    problem = _Problem(rows, labels, num_classes, weights, label_smoothing)
+    problem = _Problem(rows, targets, num_classes, task, weights, label_smoothing)
     held_out = _held_out(
         range(len(rows)) if images is None else images.tolist(),
-        labels.tolist(),
+        task.strata(targets),
         rows.shape[1] * num_classes,
         seed,
     )
@@ -124,19 +129,21 @@ def fit_probe(
 
 def held_out_logits(
     learnt: Sequence[Tensor],
-    labels: Tensor,
+    targets: Tensor,
     num_classes: int,
     penalty: float,
     asked: Sequence[Tensor],
+    task: Task,
 ) -> list[Tensor]:
     """Logits of images by probes that have not seen them, in cross-validation.
 
     Args:
         learnt: Rows (N, C) float32 to learn from: of each image one in each, in the same order.
-        labels: (N,) int64.
+        targets: (N, ...) as the task has them.
         num_classes: Outputs.
         penalty: Of the probes.
         asked: Rows (N, C) of the same images to give logits of.
+        task: Gives the loss.
 
     Returns:
         (N, classes) on the CPU for each of `asked`; where one fold alone is held out, NaN for all
@@ -146,13 +153,13 @@ def held_out_logits(
     rows = (torch.cat(list(learnt)) - mean) / scale
     basis = _basis(rows)
     rows = rows if basis is None else rows @ basis
-    labels = labels.to(rows.device)
+    targets = targets.to(rows.device)
     held_out = _held_out(
-        range(len(labels)), labels.tolist(), rows.shape[1] * num_classes, seed=0
+        range(len(targets)), task.strata(targets), rows.shape[1] * num_classes, seed=0
     ).to(rows.device)
     chosen = ~held_out.repeat(len(learnt), 1)
     with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
-        problem = _Problem(rows, labels.repeat(len(learnt)), num_classes, None, 0.0)
+        problem = _Problem(rows, torch.cat([targets] * len(learnt)), num_classes, task, None, 0.0)
         weights = problem.minimise(chosen, penalty, most_iterations=50)
     found = []
     for given in asked:
@@ -191,11 +198,12 @@ def _basis(rows: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Rows and labels on which several probes are fitted at once, each on rows of its own."""
+    """Rows and targets on which several probes are fitted at once, each on rows of its own."""
 
     rows: Tensor
-    labels: Tensor
+    targets: Tensor
     num_classes: int
+    task: Task
     class_weights: Tensor | None
     label_smoothing: float
 
@@ -206,18 +214,17 @@ class _Problem:
         return logits.view(len(logits), *weights.shape[:2])
 
     def losses(self, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Mean cross entropy (probes,) of each probe over its chosen rows (N, probes)."""
+        """Mean loss (probes,) of each probe over its chosen rows (N, probes)."""
         probes = chosen.shape[1]
-        each = cross_entropy(
+        each = self.task.losses(
             self.logits(weights).flatten(0, 1),
-            self.labels.repeat_interleave(probes),
+            self.targets.repeat_interleave(probes, dim=0),
             self.class_weights,
-            reduction="none",
-            label_smoothing=self.label_smoothing,
+            self.label_smoothing,
         ).view_as(chosen)
         counts = chosen.to(each)
         if self.class_weights is not None:
-            counts = counts * self.class_weights[self.labels, None]
+            counts = counts * self.task.weights(self.targets, self.class_weights)[:, None]
         return (each * chosen).sum(dim=0) / counts.sum(dim=0)
 
     def minimise(
@@ -288,7 +295,10 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[f
         # A weaker penalty's weights lie beyond those of the stronger.
         weights = problem.minimise(chosen, penalty, weights, most_iterations=50)
         loss = float((problem.losses(weights, held_out) * shares).sum())
-        right = problem.logits(weights).argmax(dim=2) == problem.labels[:, None]
+        right = problem.task.correct(
+            problem.logits(weights).flatten(0, 1),
+            problem.targets.repeat_interleave(held_out.shape[1], dim=0),
+        ).view_as(held_out)
         worse = worse + 1 if loss >= best[1] else 0
         if not worse:
             best = (penalty, loss, float(right[held_out].double().mean()))
@@ -297,18 +307,18 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[f
     return best
 
 
-def _held_out(images: Sequence[int], labels: Sequence[int], width: int, seed: int) -> Tensor:
+def _held_out(images: Sequence[int], strata: Sequence[int], width: int, seed: int) -> Tensor:
     """Which rows each fold holds out, (N, folds) bool.
 
-    All views of an image are in one fold, and each class is spread evenly over them.
+    All views of an image are in one fold, and each stratum is spread evenly over them.
     """
-    label_of = dict(zip(images, labels, strict=True))
+    stratum_of = dict(zip(images, strata, strict=True))
     generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))
-    order = torch.randperm(len(label_of), generator=generator).tolist()
-    shuffled = [list(label_of)[n] for n in order]
-    by_class = sorted(shuffled, key=lambda image: label_of[image])
-    cuts = min(FOLDS, len(by_class))
-    fold_of = {image: n % cuts for n, image in enumerate(by_class)}
+    order = torch.randperm(len(stratum_of), generator=generator).tolist()
+    shuffled = [list(stratum_of)[n] for n in order]
+    by_stratum = sorted(shuffled, key=lambda image: stratum_of[image])
+    cuts = min(FOLDS, len(by_stratum))
+    fold_of = {image: n % cuts for n, image in enumerate(by_stratum)}
     folds = torch.tensor([fold_of[image] for image in images])
     count = cuts if len(images) * width <= _MOST_WORK else 1
     return folds[:, None] == torch.arange(count)

@@ -15,7 +15,6 @@ from zoo.cache import Store
 from zoo.data.dataset import ImageDataset
 from zoo.data.transforms import to_input
 from zoo.engine.frozen import collect, views_of
-from zoo.engine.measure import Validation
 from zoo.engine.probe import Probe, fit_probe
 from zoo.errors import BoundaryError
 from zoo.events import Listener, Note
@@ -27,6 +26,7 @@ from zoo.model.head import head_leaves
 from zoo.model.memory import out_of_memory_as
 from zoo.model.replay import Boundary, activations, replay
 from zoo.recipe import Recipe
+from zoo.tasks import TASKS, Metrics, Task
 
 
 def probe_boundary(
@@ -136,7 +136,7 @@ def train_probe(
     recipe: Recipe,
     *,
     features: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     num_classes: int,
     class_weights: Tensor | None,
     listen: Listener,
@@ -146,10 +146,10 @@ def train_probe(
     Args:
         model: Its head has one leaf, as `probe_boundary` sees to.
         backbone: Says where its head is.
-        recipe: As resolved: seed, label smoothing.
+        recipe: As resolved: task, seed, label smoothing.
         features: (views * N, C) float32 of the train images as prediction sees them, then of
             augmented views.
-        labels: (N,) int64 of the images.
+        targets: (N, ...) of the images.
         num_classes: Of the head.
         class_weights: (classes,), or None.
         listen: Hears a `Note` on what was found.
@@ -157,16 +157,17 @@ def train_probe(
     Raises:
         TrainingError: A feature is not finite, or memory too small.
     """
-    views = len(features) // len(labels)
+    views = len(features) // len(targets)
     with out_of_memory_as(
         f"{features.device} has too little memory to fit a probe to {len(features)} rows of "
         f"{features.shape[1]} features; try fewer --views, another --device or --train finetune"
     ):
         probe = fit_probe(
             features,
-            labels.repeat(views),
+            torch.cat([targets] * views),
             num_classes,
-            images=torch.arange(len(labels)).repeat(views),
+            task=TASKS[recipe.task],
+            images=torch.arange(len(targets)).repeat(views),
             class_weights=class_weights,
             label_smoothing=recipe.label_smoothing,
             seed=recipe.seed,
@@ -181,9 +182,9 @@ def train_probe(
     return probe
 
 
-def measure_probe(probe: Probe, features: Tensor, labels: Tensor) -> Validation:
-    """The metrics of a probe on images, by their features (N, C) and labels (N,)."""
-    return Validation.of(probe.logits(features).cpu(), labels)
+def measure_probe(probe: Probe, features: Tensor, targets: Tensor, task: Task) -> Metrics:
+    """The metrics of a probe on images, by their features (N, C) and targets (N, ...)."""
+    return task.measure(probe.logits(features).cpu(), targets)
 
 
 def _features(

@@ -24,6 +24,7 @@ from zoo.model.freeze import Freezing, freeze_parameters
 from zoo.model.groups import parameter_groups
 from zoo.model.optim import make_optimizer
 from zoo.recipe import Recipe
+from zoo.tasks import Baseline, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ class Setup:
         accelerator: Places model and batches.
         feed: Batches for training and validation.
         origin: The state dict that training begins with, on the CPU.
-        val_counts: Val images of each class.
+        task: Gives loss and metrics.
+        baseline: What ignoring the val images reaches.
         class_weights: Weight of each class in the loss (C,), or None.
         deadline: No epoch begins that would end after it, by `time.perf_counter`; None: as many
             as the recipe says.
@@ -53,7 +55,8 @@ class Setup:
     accelerator: Accelerator
     feed: Feed
     origin: Mapping[str, Tensor]
-    val_counts: Sequence[int]
+    task: Task
+    baseline: Baseline
     class_weights: Tensor | None
     deadline: float | None
 
@@ -87,7 +90,7 @@ class Loop:
         model: As it is called in training, perhaps wrapped; `setup.model` is the model itself.
         validated: The model's forward pass in full precision.
         optimizer: Of all that will ever train.
-        batches: Of (what is loaded, labels (N,)); an epoch.
+        batches: Of (what is loaded, targets (N, ...)); an epoch.
         class_weights: Those of the setup, on the device.
         trainable: Parameters that may ever train, by name.
         totals: (3,) on the device: what this process saw of the epoch, as in `Seen`.

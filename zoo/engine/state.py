@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from zoo.engine.measure import Validation
-from zoo.events import EpochEnd
+from zoo.events import EpochEnd, epoch_metrics
 from zoo.model.optim import rate_of
 from zoo.recipe import Recipe
+from zoo.tasks import TASKS, Metrics
 
 
 class Seen(NamedTuple):
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Share classified correctly, 0..1."""
+        """Share of images predicted correctly, 0..1."""
         return self.correct / self.images
 
 
@@ -55,7 +55,7 @@ class TrainingState:
         data_seconds: Of that the time in which they waited for images.
         best_epoch: The epoch whose model is kept, 0 for the probe; None before the first.
         best_value: Its value of the deciding metric, more being better.
-        best_accuracy: Its val accuracy, 0..1.
+        best_score: Its main val metric, 0..1.
         best_loss: Its val loss.
         never_predicted: Labels that it gives to no val image, of classes that have some.
         stale_epochs: Epochs since then.
@@ -63,7 +63,7 @@ class TrainingState:
         rewinds: How often training went back to a checkpoint since the loss was not finite.
         restarts: How often fine-tuning began again because it diverged.
         start_loss: The loss of fine-tuning's first step; None before it.
-        at_chance: Epochs in a row whose val accuracy was that of naming one class.
+        at_chance: Epochs in a row whose main val metric was that of guessing.
         decided: Fields of the recipe that were left open, as decided after the plan.
         looked: When the loss was last looked at.
         history: What changed the run on its way, a line each.
@@ -81,7 +81,7 @@ class TrainingState:
     data_seconds: float = 0.0
     best_epoch: int | None = None
     best_value: float = 0.0
-    best_accuracy: float = 0.0
+    best_score: float = 0.0
     best_loss: float = 0.0
     never_predicted: list[int] = field(default_factory=list)
     stale_epochs: int = 0
@@ -100,8 +100,14 @@ class TrainingState:
         """JSON gives lists for the tuples of a checkpoint."""
         self.seen, self.looked = Seen(*self.seen), Look(*self.looked)
 
-    def keep_best(self, epoch: int, val: Validation, metric: str) -> bool:
+    def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
         """Note the epoch as the best if it is: by the metric, between equals by loss.
+
+        Args:
+            epoch: Its number.
+            val: Its val metrics.
+            metric: The deciding one.
+            main: The task's main one.
 
         Returns:
             Whether it is. `stale_epochs` counts epochs without a better value of the metric.
@@ -114,7 +120,7 @@ class TrainingState:
             if (value, -val.loss) <= (self.best_value, -self.best_loss):
                 return False
         self.best_epoch, self.best_value = epoch, value
-        self.best_accuracy, self.best_loss = val.accuracy, val.loss
+        self.best_score, self.best_loss = val.values[main], val.loss
         self.never_predicted = list(val.never_predicted)
         return True
 
@@ -137,7 +143,7 @@ def count_steps_again(
     state.step = state.epoch * steps + state.epoch_step
 
 
-def out_of_patience(state: TrainingState, recipe: Recipe, val: Validation | None = None) -> bool:
+def out_of_patience(state: TrainingState, recipe: Recipe, val: Metrics | None = None) -> bool:
     """Whether too many epochs in a row were no better, by the recipe.
 
     Args:
@@ -157,8 +163,8 @@ def out_of_patience(state: TrainingState, recipe: Recipe, val: Validation | None
 
 def close_epoch(
     state: TrainingState,
-    val: Validation,
-    metric: str,
+    val: Metrics,
+    recipe: Recipe,
     optimizer: torch.optim.Optimizer,
     *,
     interpolation: float,
@@ -171,12 +177,7 @@ def close_epoch(
     state.epoch += 1
     end = EpochEnd(
         epoch=state.epoch,
-        train_loss=seen.loss,
-        train_accuracy=seen.accuracy,
-        val_loss=val.loss,
-        val_accuracy=val.accuracy,
-        val_balanced_accuracy=val.balanced_accuracy,
-        val_f1=val.f1,
+        metrics=epoch_metrics({"loss": seen.loss, "accuracy": seen.accuracy}, val.values),
         interpolation=interpolation,
         lr_backbone=rate_of(optimizer, "backbone"),
         lr_head=rate_of(optimizer, "head"),
@@ -184,7 +185,7 @@ def close_epoch(
         images_per_second=per_second,
         data_seconds=state.data_seconds,
         peak_share=None if most is None else per_second / most,
-        best=state.keep_best(state.epoch, val, metric),
+        best=state.keep_best(state.epoch, val, recipe.metric, TASKS[recipe.task].main),
     )
     begin_epoch(state)
     return end

@@ -21,7 +21,7 @@ from zoo.engine.divergence import (
 )
 from zoo.engine.epoch import train_epoch
 from zoo.engine.interpolation import best_interpolation
-from zoo.engine.measure import Validation, most_images_per_second, validate
+from zoo.engine.measure import most_images_per_second, validate
 from zoo.engine.processes import agree
 from zoo.engine.setup import Control, Loop, Setup
 from zoo.engine.state import Seen, TrainingState, close_epoch, out_of_patience, seen_so_far
@@ -31,6 +31,7 @@ from zoo.events import Note
 from zoo.model.freeze import train_mode
 from zoo.model.head import scale_head
 from zoo.model.memory import out_of_memory_as
+from zoo.tasks import Metrics
 
 #: Steps between two looks at the loss where looking costs time.
 _LOOKS_EVERY = 16
@@ -90,7 +91,7 @@ class _Result:
         late: No other epoch can end in time.
     """
 
-    val: Validation
+    val: Metrics
     share: float
     late: bool
 
@@ -141,7 +142,7 @@ def _after_step(loop: Loop) -> bool:
     broken, worse, stopping, late = agree(
         accelerator,
         not loop.totals[0].isfinite(),
-        diverged_loss(loss, state, len(loop.setup.val_counts)),
+        diverged_loss(loss, state, loop.setup.baseline),
         stop.signum is not None,
         loop.clock.by_time(),
     )
@@ -175,12 +176,15 @@ def _validate(loop: Loop) -> _Result:
         loop.most_images_per_second = most_images_per_second(
             setup.model, setup.feed, setup.accelerator
         )
-    measure = partial(validate, setup.model, setup.feed, loop.validated, loop.control.listen)
+    measure = partial(
+        validate, setup.model, setup.feed, loop.validated, setup.task, loop.control.listen
+    )
     val, share = measure(), 1.0
     if not (math.isfinite(val.loss) and is_finite(setup.model)):
         raise non_finite(f"the val loss is {val.loss}", loop)
-    if fell_to_chance(val, state, setup.val_counts):
-        raise diverged(f"val accuracy fell to {val.accuracy:.2%}, that of guessing", loop)
+    main = setup.task.main
+    if fell_to_chance(val.values[main], state, setup.baseline):
+        raise diverged(f"val {main} fell to {val.values[main]:.2%}, that of guessing", loop)
     (late,) = agree(
         setup.accelerator,
         setup.deadline is not None and time.perf_counter() + loop.seconds() > setup.deadline,
@@ -196,7 +200,7 @@ def _end_epoch(loop: Loop, result: _Result) -> None:
     end = close_epoch(
         loop.state,
         result.val,
-        loop.setup.recipe.metric,
+        loop.setup.recipe,
         loop.optimizer,
         interpolation=result.share,
         seconds=loop.seconds(),

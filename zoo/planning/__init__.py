@@ -27,6 +27,7 @@ from zoo.decisions import (
     decide_metric,
     decide_rates,
     decide_stages,
+    decide_task,
     warn_of_slow_precision,
 )
 from zoo.engine.budget import Speed, measure_speed
@@ -63,8 +64,10 @@ class Plan:
         recipe: As resolved.
         groups: What trains how, from the stem to the head.
         class_names: In label order.
-        train_counts: Images per class to learn from.
-        val_counts: Images per class held out.
+        train_images: To learn from.
+        val_images: Held out.
+        train_counts: Train images of each class.
+        val_counts: Likewise of val.
         weights_source: Where the starting weights came from.
         preprocess: How images are prepared.
         device: Where it will compute.
@@ -81,6 +84,8 @@ class Plan:
     recipe: Recipe
     groups: tuple[GroupPlan, ...]
     class_names: tuple[str, ...]
+    train_images: int
+    val_images: int
     train_counts: tuple[int, ...]
     val_counts: tuple[int, ...]
     weights_source: str
@@ -158,6 +163,7 @@ def prepare(
     check_same_data(accelerator, splits)
     recipe, loaded = together(partial(load_weights, recipe, backbone, listen))
     recipe = decide_rates(recipe, listen)
+    recipe = decide_task(recipe, splits, listen)
     train_counts = tuple(splits.counts(splits.train))
     val_counts = tuple(splits.counts(splits.val))
     recipe = decide_metric(recipe, train_counts, listen)
@@ -206,6 +212,8 @@ def prepare(
         recipe=recipe,
         groups=groups,
         class_names=splits.class_names,
+        train_images=len(splits.train),
+        val_images=len(splits.val),
         train_counts=train_counts,
         val_counts=val_counts,
         weights_source=loaded.source,

@@ -8,12 +8,19 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.run.write import CARD, ModelInfo, write_file
+from zoo.tasks import MULTI_LABEL, metric_label
 from zoo.text import markdown, printable
 from zoo.weights import describe
 
 
 def write_card(
-    folder: Path, info: ModelInfo, backbone: Backbone, *, train: Sequence[int], val: Sequence[int]
+    folder: Path,
+    info: ModelInfo,
+    backbone: Backbone,
+    *,
+    train: Sequence[int],
+    val: Sequence[int],
+    val_images: int,
 ) -> None:
     """Write the card.
 
@@ -23,6 +30,7 @@ def write_card(
         backbone: Its declaration.
         train: Images per class learnt from.
         val: Images per class held out.
+        val_images: How many were held out in all.
     """
     names = ", ".join(map(markdown, info.class_names))
     use = shlex.quote(printable(str(folder)))
@@ -30,20 +38,23 @@ def write_card(
         f"| {markdown(name)} | {t} | {v} |"
         for name, t, v in zip(info.class_names, train, val, strict=True)
     )
-    accuracy = f"{info.val_accuracy:.2%} of {sum(val)} ({info.stage}, the best)"
+    several = info.task == MULTI_LABEL.name
+    metric = metric_label(info.score_name)
+    score = f"{info.score:.2%} ({info.stage}, the best)"
     random_warning = (
         ""
         if info.recipe.weights != "none"
         else "\n**It started from random weights, not from pretrained ones.**\n"
     )
+    kind = "A multi-label image classifier" if several else "An image classifier"
     height, width = info.preprocess.height_width
     text = f"""# {markdown(backbone.name)}, fine-tuned
 
-An image classifier for {len(info.class_names)} classes: {names}.
+{kind} for {len(info.class_names)} classes: {names}.
 {random_warning}
 | | |
 |---|---|
-| accuracy on held-out images | {accuracy} |
+| {metric} on {val_images} held-out images | {score} |
 | backbone | {backbone.name} |
 | started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
 from torch import nn
 
 from zoo.data.bases import Bases
@@ -22,6 +21,7 @@ from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.run.inference import eval_batches, predict_logits
 from zoo.run.write import ModelInfo
+from zoo.tasks import SINGLE_LABEL, TASKS
 from zoo.text import listed
 
 Split = Literal["val", "train", "test", "all"]
@@ -45,10 +45,12 @@ class Evaluation:
     Attributes:
         source: Which images these are, in words.
         images: How many.
-        accuracy: Share classified correctly, 0..1.
-        loss: Mean cross entropy, in nats.
+        accuracy: Share predicted correctly, 0..1; multi-label: with all their labels.
+        loss: Mean loss, in nats.
+        metrics: All of the task's metrics, 0..1, by name.
         classes: Metrics per class, in the order of the labels.
-        confusion: `confusion[i][j]`: images of class i that were taken for class j.
+        confusion: `confusion[i][j]`: images of class i that were taken for class j. Empty if the
+            task is multi-label.
         notes: What was decided or passed over, a line each.
         unreadable: What was wrong with each image that was left out.
         misnamed: Images whose extension is that of another format.
@@ -59,6 +61,7 @@ class Evaluation:
     images: int
     accuracy: float
     loss: float
+    metrics: Mapping[str, float]
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
@@ -96,19 +99,24 @@ def evaluate(
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     splits, source = _images(info, data, split, strict=strict, follow_links=follow_links)
-    labels = [sample.label for sample in splits.val]
+    task, indices = TASKS[info.task], list(range(len(info.class_names)))
+    targets = task.targets([sample.labels for sample in splits.val], len(indices))
     bases = Bases(splits.val, eval_transform(info.preprocess).prepare)
     logits = predict_logits(model, eval_batches(bases), info.preprocess)
-    predicted = logits.argmax(dim=1).tolist()
-    indices = list(range(len(info.class_names)))
+    predicted = task.decide(logits)
     precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=indices, zero_division=0.0
+        targets.numpy(), predicted.numpy(), labels=indices, zero_division=0.0
     )
+    confusion = []
+    if task is SINGLE_LABEL:
+        confusion = confusion_matrix(targets.numpy(), predicted.numpy(), labels=indices).tolist()
+    metrics = dict(task.measure(logits, targets).values)
     return Evaluation(
         source=source,
-        images=len(labels),
-        accuracy=sum(p == t for p, t in zip(predicted, labels, strict=True)) / len(labels),
-        loss=float(torch.nn.functional.cross_entropy(logits, torch.tensor(labels))),
+        images=len(targets),
+        accuracy=metrics["accuracy"],
+        loss=metrics.pop("loss"),
+        metrics=metrics,
         classes=tuple(
             ClassMetrics(
                 name=name,
@@ -119,10 +127,7 @@ def evaluate(
             )
             for i, name in enumerate(info.class_names)
         ),
-        confusion=tuple(
-            tuple(int(count) for count in row)
-            for row in confusion_matrix(labels, predicted, labels=indices)
-        ),
+        confusion=tuple(map(tuple, confusion)),
         notes=(*splits.notes, *_unmeasured(info.class_names, support)),
         unreadable=splits.unreadable,
         misnamed=splits.misnamed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from zoo.files import is_file
 from zoo.parsing import parse_json, parse_toml
 from zoo.recipe import checked_recipe
 from zoo.run.write import FORMAT, FORMATS, ModelInfo
+from zoo.tasks import SINGLE_LABEL, TASKS
 from zoo.text import clip
 from zoo.weights.header import Header, read_header
 
@@ -55,7 +57,8 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
             recipe=checked_recipe(parse_toml(details["recipe"])),
             weights_source=details["weights_source"],
             epoch=_epoch(parse_json(details["epoch"])),
-            val_accuracy=_share(parse_json(details["val_accuracy"])),
+            val_metrics=_val_metrics(details),
+            task=_task(details.get("task", SINGLE_LABEL.name)),
             val_sha256=details["val_sha256"],
             versions=_texts(parse_json(details["versions"])),
             history=_lines(parse_json(details.get("history", "[]"))),
@@ -90,10 +93,35 @@ def _epoch(value: Any) -> int:
     return value
 
 
-def _share(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise ValueError(f"val_accuracy is {value!r}, not a share from 0 to 1")
+def _task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"task is {clip(name)!r}, not one of {', '.join(TASKS)}")
+    return name
+
+
+def _val_metrics(details: Mapping[str, str]) -> dict[str, float]:
+    if "val_metrics" not in details:  # before format 3
+        return {"accuracy": _share("val_accuracy", parse_json(details["val_accuracy"]))}
+    values = parse_json(details["val_metrics"])
+    needed = {"accuracy", TASKS[_task(details["task"])].main}
+    if not isinstance(values, dict) or not needed <= values.keys():
+        raise ValueError(f"val_metrics has no {' and '.join(sorted(needed))}")
+    return {
+        name: _number(name, value) if name == "loss" else _share(name, value)
+        for name, value in values.items()
+    }
+
+
+def _number(name: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, not a number")
     return float(value)
+
+
+def _share(name: str, value: Any) -> float:
+    if not 0 <= (share := _number(name, value)) <= 1:
+        raise ValueError(f"{name} is {value!r}, not a share from 0 to 1")
+    return share
 
 
 def _texts(value: Any) -> dict[str, str]:

@@ -31,6 +31,8 @@ from zoo.run.evaluate import Evaluation, Split, evaluate
 from zoo.run.inference import eval_batches, predict_logits
 from zoo.run.parse import read_head
 from zoo.run.write import MODEL, ModelInfo
+from zoo.tasks import MULTI_LABEL, TASKS, Task
+from zoo.tasks.multi_label import THRESHOLD
 from zoo.text import clip, printable
 from zoo.weights import tensors_sha256
 from zoo.weights.header import Header
@@ -46,14 +48,17 @@ class Prediction:
     Attributes:
         path: The image's file; None for one given in memory.
         label: The most probable class.
-        probability: Its softmax probability, 0..1.
+        probability: Its probability, 0..1: by softmax, or sigmoid if the task is multi-label.
         top: (label, probability) of the most probable classes, best first.
+        labels: What is predicted: `label`; multi-label: all classes whose probability is at least
+            the threshold, best first.
     """
 
     path: Path | None
     label: str
     probability: float
     top: tuple[tuple[str, float], ...]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +94,7 @@ class Run:
             "name": self.path.resolve().name,
             "backbone": self.info.backbone,
             "classes": len(self.class_names),
-            "val_accuracy": round(self.info.val_accuracy, 4),
+            f"val_{self.info.score_name}": round(self.info.score, 4),
             "epoch": self.info.epoch,
         }
 
@@ -98,14 +103,26 @@ class Run:
         """Names of the classes, in the order of the logits."""
         return self.info.class_names
 
-    def predict(self, images: AnyImage | Iterable[AnyImage], *, top_k: int = 5) -> list[Prediction]:
+    @property
+    def task(self) -> Task:
+        """What the logits mean."""
+        return TASKS[self.info.task]
+
+    def predict(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        top_k: int = 5,
+        threshold: float = THRESHOLD,
+    ) -> list[Prediction]:
         """Classify images.
 
         Args:
             images: One or many: a path, the bytes of an image file, a file opened in binary mode, a
                 Pillow image, or an array uint8 of grey, (H, W) or (H, W, 1), RGB, (H, W, 3), or
                 RGBA, (H, W, 4), whose transparency is laid over white.
-            top_k: How many classes to name, at most.
+            top_k: How many classes `top` names, at most.
+            threshold: Multi-label: the probability, 0..1, from which on a class is predicted.
 
         Returns:
             A prediction an image, in their order.
@@ -113,11 +130,12 @@ class Run:
         Raises:
             DataError: An image can't be read, or is of another kind, or top_k is below 1.
         """
-        return self.predict_samples(
-            [_sample(i, self.info.preprocess.value_range) for i in _as_list(images)], top_k=top_k
-        )
+        samples = [_sample(i, self.info.preprocess.value_range) for i in _as_list(images)]
+        return self.predict_samples(samples, top_k=top_k, threshold=threshold)
 
-    def predict_samples(self, samples: Sequence[Sample], *, top_k: int = 5) -> list[Prediction]:
+    def predict_samples(
+        self, samples: Sequence[Sample], *, top_k: int = 5, threshold: float = THRESHOLD
+    ) -> list[Prediction]:
         """As `predict`, for samples, whose labels are not read."""
         if top_k < 1:
             raise DataError(f"top_k must be at least 1, got {top_k}")
@@ -126,14 +144,24 @@ class Run:
         preprocess = self.info.preprocess
         bases = Bases(samples, eval_transform(preprocess).prepare)
         logits = predict_logits(self.model, eval_batches(bases), preprocess)
-        probabilities = logits.softmax(dim=1)
-        values, labels = probabilities.topk(min(top_k, len(self.class_names)), dim=1)
-        return [
-            _prediction(sample, values_, [self.class_names[i] for i in labels_])
-            for sample, values_, labels_ in zip(
-                samples, values.tolist(), labels.tolist(), strict=True
+        values, indices = self.task.probabilities(logits).sort(dim=1, descending=True, stable=True)
+        predictions = []
+        for sample, row, order in zip(samples, values.tolist(), indices.tolist(), strict=True):
+            ranked = [(self.class_names[i], p) for i, p in zip(order, row, strict=True)]
+            if self.task is MULTI_LABEL:
+                labels = tuple(name for name, p in ranked if p >= threshold)
+            else:
+                labels = (ranked[0][0],)
+            predictions.append(
+                Prediction(
+                    path=sample.image if isinstance(sample.image, Path) else None,
+                    label=ranked[0][0],
+                    probability=ranked[0][1],
+                    top=tuple(ranked[:top_k]),
+                    labels=labels,
+                )
             )
-        ]
+        return predictions
 
     def evaluate(
         self,
@@ -263,7 +291,7 @@ def _sample(image: AnyImage, value_range: ValueRange | None) -> Sample:
     if isinstance(image, str | Path):
         if is_url(image) and not Path(image).exists():
             raise DataError(f"{image} is a URL; download it, and give the file or its bytes")
-        return Sample(name=str(image), label=0, image=Path(image))
+        return Sample(name=str(image), labels=(), image=Path(image))
     if hasattr(image, "read"):
         image = image.read()
     if isinstance(image, bytes):
@@ -277,7 +305,7 @@ def _sample(image: AnyImage, value_range: ValueRange | None) -> Sample:
         )
     if 0 in image.size:
         raise DataError(f"an image must have pixels; this one has {image.width} x {image.height}")
-    return Sample(name="", label=0, image=image)
+    return Sample(name="", labels=(), image=image)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -288,12 +316,3 @@ def _from_array(array: np.ndarray) -> Image.Image:
             f"got {array.shape} {array.dtype}"
         )
     return Image.fromarray(array[..., 0] if channels == (1,) else array)
-
-
-def _prediction(sample: Sample, probabilities: list[float], labels: list[str]) -> Prediction:
-    return Prediction(
-        path=sample.image if isinstance(sample.image, Path) else None,
-        label=labels[0],
-        probability=probabilities[0],
-        top=tuple(zip(labels, probabilities, strict=True)),
-    )

@@ -23,14 +23,16 @@ from zoo.errors import RunError
 from zoo.files import replacing
 from zoo.hookspecs import DISTRIBUTION
 from zoo.recipe import Recipe, dump_recipe
+from zoo.tasks import MULTI_LABEL, SINGLE_LABEL, TASKS
 from zoo.weights import tensors_sha256
 from zoo.weights.header import SEAL, UNSEALED, seal
 
-#: Version of the metadata's layout. From 2 on the header is sealed: see `zoo.weights.header`.
-FORMAT = "2"
+#: Version of the metadata's layout. From 2 on the header is sealed (`zoo.weights.header`), from 3
+#: on the task is named.
+FORMAT = "3"
 
 #: Those that can be read.
-FORMATS = ("1", FORMAT)
+FORMATS = ("1", "2", FORMAT)
 
 MODEL = "model.safetensors"
 CONFIG = "config.json"
@@ -50,9 +52,10 @@ class ModelInfo:
         recipe: As resolved.
         weights_source: Where the starting weights came from, in words.
         epoch: The epoch that these weights are of, from 1; 0 for the probe.
-        val_accuracy: Share of val images that they classify correctly.
+        val_metrics: Their metrics on the val images, by name as in metrics.csv without `val_`.
         val_sha256: SHA-256 over the names of the val images.
         versions: Of zoo, torch and what else computed.
+        task: `single-label` or `multi-label`.
         history: What changed the run on its way, a line each; mostly nothing.
     """
 
@@ -62,15 +65,31 @@ class ModelInfo:
     recipe: Recipe
     weights_source: str
     epoch: int
-    val_accuracy: float
+    val_metrics: Mapping[str, float]
     val_sha256: str
     versions: Mapping[str, str]
+    task: str = SINGLE_LABEL.name
     history: Sequence[str] = ()
 
     @property
     def stage(self) -> str:
         """What these weights are of, in words."""
         return stage(self.epoch)
+
+    @property
+    def score_name(self) -> str:
+        """The task's main metric, as in `val_metrics`."""
+        return TASKS[self.task].main
+
+    @property
+    def score(self) -> float:
+        """Its value, 0..1."""
+        return self.val_metrics[self.score_name]
+
+    @property
+    def val_accuracy(self) -> float:
+        """Share of the val images that are predicted correctly."""
+        return self.val_metrics["accuracy"]
 
     def to_metadata(self) -> dict[str, str]:
         """As safetensors metadata: text by text, structured values as JSON, the recipe as TOML."""
@@ -86,7 +105,8 @@ class ModelInfo:
             "recipe": dump_recipe(self.recipe),
             "weights_source": self.weights_source,
             "epoch": json.dumps(self.epoch),
-            "val_accuracy": json.dumps(self.val_accuracy),
+            "task": self.task,
+            "val_metrics": json.dumps(dict(self.val_metrics)),
             "val_sha256": self.val_sha256,
             "versions": json.dumps(dict(self.versions)),
         }
@@ -135,6 +155,9 @@ def config_of(backbone: Backbone, info: ModelInfo) -> dict[str, Any]:
         "num_classes": len(info.class_names),
         "label_names": list(info.class_names),
     }
+    if info.task == MULTI_LABEL.name:
+        # transformers then computes a loss a label.
+        config["problem_type"] = "multi_label_classification"
     preprocess = info.preprocess
     described = {
         "input_size": [3, *preprocess.height_width],
@@ -160,7 +183,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     write_file(folder / RECIPE, dump_recipe(recipe, heading).encode())
 
 
-def write_metrics(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write metrics.csv, a row an epoch.
 
     Raises:
@@ -169,17 +192,22 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     write_file(folder / METRICS, metrics_text(rows).encode())
 
 
-def metrics_text(rows: Sequence[Mapping[str, object]]) -> str:
+def metrics_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """What metrics.csv says: a line an epoch, below the names of the columns.
 
     Whether an epoch was the best by then (`best`) is no column.
     """
-    columns = [name for name in rows[0] if name != "best"]
+    flat = [_flat(row) for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(flat)
     return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, object]:
+    rest = {name: value for name, value in row.items() if name not in ("metrics", "best", "epoch")}
+    return {"epoch": row["epoch"], **row["metrics"], **rest}
 
 
 def write_file(path: Path, *parts: bytes | memoryview) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from zoo import plugins
 from zoo import weights as zoo_weights
@@ -17,6 +16,7 @@ from zoo.model.build import build_for, build_from
 from zoo.model.depth import depths
 from zoo.model.freeze import freeze_parameters, train_mode
 from zoo.model.head import in_head
+from zoo.tasks import SINGLE_LABEL
 from zoo.testing.built import some
 from zoo.testing.subject import (
     BATCH,
@@ -220,7 +220,7 @@ def _loss(subject: Subject, model: nn.Module) -> Tensor:
     outputs = model(subject.images())
     every = outputs if isinstance(outputs, tuple) else (outputs,)
     labels = torch.arange(BATCH) % CLASSES
-    return torch.stack([cross_entropy(logits, labels) for logits in every]).sum()
+    return torch.stack([SINGLE_LABEL.loss(logits, labels) for logits in every]).sum()
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -8,17 +8,11 @@ import math
 from collections.abc import Mapping
 
 from zoo.run.write import ModelInfo
+from zoo.tasks import metric_label
 from zoo.text import clip
 
 #: What the rows are checked by; there are others.
 _NEEDED = ("epoch", "val_accuracy")
-
-#: The column of each metric by which the best epoch is chosen, and whether more of it is better.
-_COLUMNS = {
-    "balanced-accuracy": ("val_balanced_accuracy", 1),
-    "f1": ("val_f1", 1),
-    "log-loss": ("val_loss", -1),
-}
 
 
 def check_metrics(text: str, info: ModelInfo) -> str:
@@ -63,14 +57,18 @@ def _check_kept(by_epoch: Mapping[str, Mapping[str, str]], info: ModelInfo) -> N
     """See that the model's epoch is there as its file has it, and none is better."""
     if str(info.epoch) not in by_epoch:
         raise ValueError(f"it has no line for {info.stage}, which the model file is of")
-    kept = by_epoch[str(info.epoch)]["val_accuracy"]
-    if not kept or float(kept) != info.val_accuracy:
-        raise ValueError(
-            f"{info.stage} has val accuracy {kept or 'none'} there, {info.val_accuracy!r} in the "
-            f"model file"
-        )
-    column, sign = _COLUMNS.get(info.recipe.metric, ("val_accuracy", 1))
-    if column not in by_epoch[str(info.epoch)]:
+    row = by_epoch[str(info.epoch)]
+    for name, value in info.val_metrics.items():
+        kept = row.get(f"val_{name}")
+        if not kept or float(kept) != value:
+            raise ValueError(
+                f"{info.stage} has val {metric_label(name)} {kept or 'none'} there, {value!r} in "
+                f"the model file"
+            )
+    metric = info.recipe.metric
+    sign, name = (-1, "loss") if metric == "log-loss" else (1, metric.replace("-", "_"))
+    column = f"val_{'accuracy' if name == 'auto' else name}"
+    if column not in row:
         return
     decided = {epoch: sign * float(row[column] or 0) for epoch, row in by_epoch.items()}
     best = max(decided, key=lambda epoch: decided[epoch])

@@ -13,6 +13,7 @@ from zoo.model.build import build_empty
 from zoo.run.parse import read_head
 from zoo.run.read import backbone_of, read_tensors
 from zoo.run.write import ModelInfo
+from zoo.tasks import metric_label
 from zoo.text import clip
 from zoo.verifying.finding import Finding, State
 
@@ -24,7 +25,8 @@ def check_model(file: Path) -> tuple[Finding, ModelInfo | None]:
     except RunError as error:
         return Finding(file=file.name, state="wrong", detail=str(error)), None
     state: State = "ok"
-    said = [f"{len(info.class_names)} classes, {info.stage}, {info.val_accuracy:.2%}"]
+    score = f"val {metric_label(info.score_name)} {info.score:.2%}"
+    said = [f"{len(info.class_names)} classes, {info.stage}, {score}"]
     if header.seal == "none":
         state = "unchecked"
         said.append("written by an older zoo, without a SHA-256 over its header and metadata")

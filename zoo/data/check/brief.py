@@ -38,7 +38,7 @@ def warn_of(splits: Splits, examined: Mapping[Path, Examined], data: Path) -> li
     photos = [
         Photo(
             path=sample.name,
-            label=splits.class_names[sample.label],
+            label=splits.labels_of(sample),
             split=split,
             examined=examined[sample.image],
         )

@@ -1,0 +1,126 @@
+"""Any number of labels an image: sigmoid and binary cross entropy, a label at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from zoo.data.split import rarest_labels
+from zoo.tasks.task import Baseline, Metrics
+
+#: From this probability on a label is predicted.
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class MultiLabel:
+    """Targets are 0 or 1 for each class, (N, classes) float32; metrics as in scikit-learn."""
+
+    name: str = "multi-label"
+    metrics: tuple[str, ...] = ("map", "f1", "accuracy", "log-loss")
+    main: str = "map"
+
+    def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
+        """Indicators (N, classes) float32."""
+        targets = torch.zeros(len(labels), num_classes)
+        for row, present in zip(targets, labels, strict=True):
+            row[list(present)] = 1
+        return targets
+
+    def strata(self, targets: Tensor) -> list[int]:
+        """The rarest label of each image."""
+        return rarest_labels([tuple(row.nonzero().flatten().tolist()) for row in targets.cpu()])
+
+    def losses(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Binary cross entropies, added up over the classes, (N,)."""
+        smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
+        each = binary_cross_entropy_with_logits(
+            logits, smoothed, reduction="none", pos_weight=class_weights
+        )
+        return each.sum(dim=1)
+
+    def loss(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Mean binary cross entropy () over rows and classes."""
+        return self.losses(logits, targets, class_weights, label_smoothing).mean() / logits.shape[1]
+
+    def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+        """All rows count alike: class weights are those of positive targets."""
+        return torch.ones(len(targets), device=targets.device)
+
+    def class_weights(self, counts: Sequence[int], images: int) -> Tensor:
+        """Negatives by positives of each class: weights of the positive targets."""
+        return torch.tensor([(images - count) / max(1, count) for count in counts])
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Sigmoid."""
+        return logits.sigmoid()
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """1 for each class whose probability is at least 0.5, (N, classes)."""
+        return (logits.sigmoid() >= THRESHOLD).to(torch.float32)
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Whether all labels of an image are predicted and no other (N,)."""
+        return (self.decide(logits) == targets).all(dim=1)
+
+    def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
+        """Mean average precision, macro F1 at a threshold of 0.5, exact matches, mean loss.
+
+        Average precision is over the classes that have images, F1 over those that have images or
+        are predicted.
+        """
+        from sklearn.metrics import average_precision_score
+
+        predicted, truth = self.decide(logits), targets.double()
+        support, given = truth.sum(dim=0), predicted.sum(dim=0).double()
+        right = (predicted * truth).sum(dim=0)
+        there, counted = support > 0, support + given > 0
+        precision = 0.0 if bool(logits.isfinite().all()) else math.nan
+        if bool(there.any()) and not math.isnan(precision):
+            scores = average_precision_score(
+                truth[:, there].numpy(), logits[:, there].numpy(), average=None
+            )
+            precision = float(scores.mean()) if there.sum() > 1 else float(scores)
+        f1 = (2 * right[counted] / (support + given)[counted]).mean() if counted.any() else 0.0
+        return Metrics(
+            images=len(targets),
+            values={
+                "loss": float(self.loss(logits, targets)),
+                "map": precision,
+                "f1": float(f1),
+                "accuracy": float(self.correct(logits, targets).double().mean()),
+            },
+            error=math.sqrt(precision * (1 - precision) / len(targets)),
+            never_predicted=tuple((there & (given == 0)).nonzero().flatten().tolist()),
+        )
+
+    def baseline(self, counts: Sequence[int], images: int) -> Baseline:
+        """Ranking images at random, whose average precision is each label's frequency."""
+        present = [count / images for count in counts if count]
+        value = sum(present) / max(1, len(present))
+        return Baseline(
+            what="ranking images at random",
+            value=value,
+            error=math.sqrt(value * (1 - value) / images),
+            loss=math.log(2),
+        )
+
+
+MULTI_LABEL = MultiLabel()

@@ -1,0 +1,113 @@
+"""One label an image: softmax and cross entropy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from zoo.tasks.task import Baseline, Metrics
+
+
+@dataclass(frozen=True)
+class SingleLabel:
+    """Targets are class indices (N,) int64; metrics are defined as in scikit-learn."""
+
+    name: str = "single-label"
+    metrics: tuple[str, ...] = ("accuracy", "balanced-accuracy", "f1", "log-loss")
+    main: str = "accuracy"
+
+    def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
+        """Class indices (N,) int64."""
+        return torch.tensor([label for (label,) in labels], dtype=torch.long)
+
+    def strata(self, targets: Tensor) -> list[int]:
+        """The classes."""
+        strata: list[int] = targets.tolist()
+        return strata
+
+    def losses(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Cross entropies (N,)."""
+        return cross_entropy(
+            logits, targets, class_weights, reduction="none", label_smoothing=label_smoothing
+        )
+
+    def loss(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Mean cross entropy ()."""
+        return cross_entropy(logits, targets, class_weights, label_smoothing=label_smoothing)
+
+    def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+        """The weights of the classes."""
+        if class_weights is None:
+            return torch.ones(len(targets), device=targets.device)
+        return class_weights[targets]
+
+    def class_weights(self, counts: Sequence[int], images: int) -> Tensor:
+        """Inverse frequency, with mean 1 over the images (scikit-learn's `balanced`)."""
+        return torch.tensor([images / (len(counts) * count) for count in counts])
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax."""
+        return logits.softmax(dim=1)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """The most probable class (N,)."""
+        return logits.argmax(dim=1)
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Whether the most probable class is the right one (N,)."""
+        return logits.argmax(dim=1) == targets
+
+    def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
+        """Accuracy, balanced accuracy and F1 are means over images or classes.
+
+        Balanced accuracy is over the classes that have images, F1 over those that have images or
+        are predicted.
+        """
+        classes = logits.shape[1]
+        predicted = logits.argmax(dim=1)
+        support = torch.bincount(targets, minlength=classes).double()
+        given = torch.bincount(predicted, minlength=classes).double()
+        right = torch.bincount(targets[predicted == targets], minlength=classes).double()
+        there, counted = support > 0, support + given > 0
+        accuracy = float(right.sum() / len(targets))
+        return Metrics(
+            images=len(targets),
+            values={
+                "loss": float(cross_entropy(logits, targets)),
+                "accuracy": accuracy,
+                "balanced_accuracy": float((right[there] / support[there]).mean()),
+                "f1": float((2 * right[counted] / (support + given)[counted]).mean()),
+            },
+            error=math.sqrt(accuracy * (1 - accuracy) / len(targets)),
+            never_predicted=tuple((there & (given == 0)).nonzero().flatten().tolist()),
+        )
+
+    def baseline(self, counts: Sequence[int], images: int) -> Baseline:
+        """Always naming the largest class."""
+        share = max(counts) / images
+        return Baseline(
+            what="always naming the largest class",
+            value=share,
+            error=math.sqrt(share * (1 - share) / images),
+            loss=math.log(len(counts)),
+        )
+
+
+SINGLE_LABEL = SingleLabel()
