@@ -30,7 +30,7 @@ from zoo.data.crops import CropDataset
 from zoo.data.dataset import Batches, ImageDataset, eval_loader, raising, train_loader
 from zoo.data.image import read_image
 from zoo.data.layout import images_in
-from zoo.data.split import Sample
+from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform, to_input, train_transform
 from zoo.model.device import place_images
 
@@ -70,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         files = images_in(args.data or generated(Path(folder) / "photos", args.photos))
-        samples = [Sample(name=str(f), label=0, image=f) for f in files[: args.photos]]
+        samples = [Sample(name=str(f), labels=("",), file=f) for f in files[: args.photos]]
         preprocess = Preprocess(size=args.size)
         ways = {
             "v2 an image, light": lambda: one_by_one(samples, preprocess, "light"),
@@ -87,7 +87,7 @@ def main() -> None:
                 f"zoo {augment}, kept": Bases(samples, transform.prepare, store=store, keys=keys),
             }.items():
                 bases.fill()
-                images = ImageDataset(bases, transform.augment)
+                images = ImageDataset(bases, augment=transform.augment)
                 batches, _ = train_loader(images, batch_size=BATCH, seed=0, workers=0)
                 ways[name] = lambda batches=batches: through(batches, preprocess)
                 if augment == "light":

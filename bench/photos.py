@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zoo.data.folder import read_splits
-from zoo.data.split import Sample, stratified_split
+from zoo.data.sources import open_source
+from zoo.data.split import Sample, read_splits, stratified_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def prepare_photos(data: Path | None, work: Path) -> Photos:
         zoo.DataError: No photos, or too few.
     """
     name = data.name if data else "scikit-learn's digits, 40 a class, at 96 pixels"
-    splits = read_splits(data or _write_digits(work / "digits"), val_split=0.2, seed=0)
+    splits = read_splits(open_source(data or _write_digits(work / "digits")), val_split=0.2, seed=0)
     learn, pick = stratified_split(splits.train, 0.3, seed=0)
     _place(work / "report" / "train", splits.train, splits.class_names)
     _place(work / "report" / "val", splits.val, splits.class_names)
@@ -91,9 +91,9 @@ def _place(folder: Path, samples: Sequence[Sample], class_names: Sequence[str]) 
     for name in class_names:
         (folder / name).mkdir(parents=True)
     for n, sample in enumerate(samples):
-        assert isinstance(sample.image, Path)  # noqa: S101
-        place = folder / class_names[sample.label] / f"{n:06}{sample.image.suffix}"
+        assert sample.file is not None  # noqa: S101
+        place = folder / sample.label / f"{n:06}{sample.file.suffix}"
         try:
-            place.hardlink_to(sample.image.resolve())
+            place.hardlink_to(sample.file.resolve())
         except OSError:  # another disk, or a file of somebody else
-            shutil.copy(sample.image, place)
+            shutil.copy(sample.file, place)

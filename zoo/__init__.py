@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from zoo import allocator, events, testing, weights
     from zoo.backbone import Backbone, Head, LeftOut, Preprocess, Weights
     from zoo.data.check import check_data
+    from zoo.data.sample import Sample
+    from zoo.data.sources import Part
     from zoo.errors import Stopped, ZooError
     from zoo.finetuning import finetune, resume
     from zoo.hookspecs import hookimpl
@@ -31,10 +33,12 @@ __all__ = [
     "Finding",
     "Head",
     "LeftOut",
+    "Part",
     "Prediction",
     "Preprocess",
     "Recipe",
     "Run",
+    "Sample",
     "Stopped",
     "Weights",
     "ZooError",
@@ -67,6 +71,8 @@ _HOME = {
     "backbones": "zoo.plugins",
     "Recipe": "zoo.recipe",
     "check_data": "zoo.data.check",
+    "Part": "zoo.data.sources",
+    "Sample": "zoo.data.sample",
     "build": "zoo.model.build",
     "parameter_groups": "zoo.model.groups",
     "Prediction": "zoo.run.read",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zoo.backbone import Backbone
-from zoo.data.demo import IMAGE_SIZE
+from zoo.data.sources.demo import IMAGE_SIZE
 from zoo.data.split import Splits
 from zoo.data.transforms import MILD_CROP
 from zoo.engine.budget import Speed, affordable_epochs

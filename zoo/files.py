@@ -26,6 +26,14 @@ def expand(path: str | Path) -> Path:
         return Path(path)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something of that name; False too where that can't be known."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file; False too where that can't be known."""
     try:

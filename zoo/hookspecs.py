@@ -61,6 +61,42 @@ def zoo_weights(backbone: Backbone) -> Iterable[Weights]:  # type: ignore[empty-
 
 
 @hookspec
+def zoo_sources() -> Mapping[str, Callable[[str], object]]:  # type: ignore[empty-body]
+    """Declare data sources: what `--data` may name besides folders and tables.
+
+    Called when `--data` names neither an existing folder nor a table. zoo splits, checks and caches
+    what a source gives as it does a folder's images.
+
+        @zoo.hookimpl
+        def zoo_sources():
+            return {"acme": open_acme}
+
+        def open_acme(data):
+            if data.startswith("acme:"):
+                return AcmeSource(data)
+
+        class AcmeSource:
+            splits = ("train",)
+            notes = links = ()
+
+            def __init__(self, data):
+                self.name, self._folder = data, acme.folder(data.removeprefix("acme:"))
+
+            def read(self, split):
+                samples = [
+                    zoo.Sample(name=key, labels=(label,), load=functools.partial(acme.get, key))
+                    for key, label in acme.rows(self._folder)
+                ]
+                return zoo.Part(name=self.name, samples=samples)
+
+    Returns:
+        Functions by the source's name. Each gets what `--data` says and gives a
+        `zoo.data.sources.Source`, or None if it is not meant. A sample's `load` gives the bytes of
+        its encoded image; its name must stay the same, since splits and caches go by it.
+    """
+
+
+@hookspec
 def zoo_loggers() -> Mapping[str, Callable[[], Callable[[object], None]]]:  # type: ignore[empty-body]
     """Declare loggers, which receive what happens during a run.
 

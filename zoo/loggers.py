@@ -18,31 +18,10 @@ def available() -> Mapping[str, Callable[[], Listener]]:
     found: dict[str, Callable[[], Listener]] = {}
     owners: dict[str, plugins.Plugin] = {}
     for plugin in plugins.connect_all():
-        for name, make in declared(plugin).items():
+        for name, make in plugins.declared(plugin, "zoo_loggers").items():
             if name in owners:
                 raise PluginError(f"two plugins declare logger {name!r}: {owners[name]}, {plugin}")
             found[name], owners[name] = make, plugin
-    return found
-
-
-def declared(plugin: plugins.Plugin) -> Mapping[str, Callable[[], Listener]]:
-    """The loggers of a plugin, by name; none of one that was left out.
-
-    Raises:
-        PluginError: Its hook fails.
-    """
-    if plugin.hooks is None:
-        return {}
-    found: dict[str, Callable[[], Listener]] = {}
-    printed: list[str] = []
-    try:
-        with plugins.guarded(plugin, printed):
-            for each in plugin.hooks.hook.zoo_loggers():
-                found.update(each)
-    except Exception as error:
-        raise PluginError(
-            f"plugin {plugin} failed while listing loggers: {plugins.explain(error)}"
-        ) from error
     return found
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from zoo.data.split import Sample, Splits
+from zoo.data.sample import Sample
+from zoo.data.split import Splits
 from zoo.engine.processes import numeric_settings
 from zoo.engine.state import TrainingState
 from zoo.errors import RecipeError, RunError
@@ -93,7 +94,7 @@ def write_data_keys(folder: Path, splits: Splits, keys: DataKeys) -> None:
     """
     samples = [*splits.train, *splits.val]
     # NUL is the one character that no path holds.
-    names = "\0".join(_name(splits, sample) for sample in samples).encode(errors="surrogateescape")
+    names = "\0".join(_name(sample) for sample in samples).encode(errors="surrogateescape")
     tensors = {
         "names": torch.from_numpy(np.frombuffer(names, np.uint8).copy()),
         "keys": torch.from_numpy(
@@ -126,8 +127,8 @@ def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
     """How the images differ from those that the run began with, a line a kind."""
     train, val = read_data_keys(folder)
     return [
-        *_differences("train", train, _keyed(splits, splits.train, keys.train)),
-        *_differences("val", val, _keyed(splits, splits.val, keys.val)),
+        *_differences("train", train, _keyed(splits.train, keys.train)),
+        *_differences("val", val, _keyed(splits.val, keys.val)),
     ]
 
 
@@ -204,13 +205,13 @@ def warn_of_environment(checkpoint: Checkpoint, listen: Listener) -> None:
         listen(Note(text=text, warning=True))
 
 
-def _name(splits: Splits, sample: Sample) -> str:
+def _name(sample: Sample) -> str:
     """Class and name: an image that moved to another class is another."""
-    return f"{splits.labels_of(sample)}/{sample.name}"
+    return f"{sample.label}/{sample.name}"
 
 
-def _keyed(splits: Splits, samples: Sequence[Sample], keys: Sequence[bytes]) -> dict[str, bytes]:
-    return {_name(splits, sample): key for sample, key in zip(samples, keys, strict=True)}
+def _keyed(samples: Sequence[Sample], keys: Sequence[bytes]) -> dict[str, bytes]:
+    return {_name(sample): key for sample, key in zip(samples, keys, strict=True)}
 
 
 def _differences(

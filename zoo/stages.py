@@ -161,8 +161,7 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
     splits, preprocess = prepared.splits, prepared.plan.preprocess
     task, classes = TASKS[recipe.task], len(splits.class_names)
     targets, val_targets = (
-        task.targets([sample.labels for sample in samples], classes)
-        for samples in (splits.train, splits.val)
+        task.targets(splits.indices(samples), classes) for samples in (splits.train, splits.val)
     )
     seen = eval_transform(preprocess)
     augmented = train_transform(

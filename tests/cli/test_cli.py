@@ -176,19 +176,18 @@ def test_predict_leaves_no_file_out_without_a_word(run, split_photos, tmp_path, 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
 def test_interrupted_predict_keeps_what_is_done(run, split_photos, monkeypatch, form):
-    from zoo.data import image
-    from zoo.run import inference
+    from zoo.run import inference, read
 
-    read = image.read_image
+    read_image = read.read_image
     calls = iter(range(99))
 
     def interrupt_sixth(*args, **kwargs):
         if next(calls) == 5:
             raise KeyboardInterrupt
-        return read(*args, **kwargs)
+        return read_image(*args, **kwargs)
 
     monkeypatch.setattr(inference, "BATCH_SIZE", 2)
-    monkeypatch.setattr(image, "read_image", interrupt_sixth)
+    monkeypatch.setattr(read, "read_image", interrupt_sixth)
     result = zoo_("predict", run.path, split_photos / "val", "--format", form, code=130)
     assert "4 of 12 images are done" in result.stderr
     if form == "json":

@@ -54,6 +54,7 @@ def evaluated(monkeypatch):
             images=int(confusion.sum()),
             accuracy=float(np.trace(confusion) / confusion.sum()),
             loss=0.1234,
+            metrics={"accuracy": 0.9},
             classes=tuple(
                 ClassMetrics(name=name, images=100, precision=1.0, recall=1.0, f1=1.0)
                 for name in names

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import COLOURS, QUICK, save_photo
+from tests.data.reading import read_splits
 from tests.fuzz.images_support import within
 from zoo import planning
 from zoo.cache import image_key
 from zoo.cli import main
 from zoo.data.bases import Bases, content_keys
 from zoo.data.dataset import ImageDataset, eval_loader, raising
-from zoo.data.folder import read_splits
 from zoo.data.transforms import eval_transform
 from zoo.engine import train as training
 from zoo.errors import DataError
@@ -54,7 +54,7 @@ def root(photos, tmp_path):
 @pytest.mark.parametrize(("spoil", "message"), CHANGES)
 def test_a_loader_says_which_photo_it_is_and_ends(root, run, spoil, message, workers):
     splits = read_splits(root, val_split=0.2, seed=0)
-    path = splits.train[5].image
+    path = splits.train[5].file
     spoil(path)
     bases = Bases(splits.train, eval_transform(run.info.preprocess).prepare)
     loader = eval_loader(ImageDataset(bases), batch_size=4, workers=workers)
@@ -115,7 +115,7 @@ def test_a_photo_that_changes_between_two_epochs_ends_the_run(
 
 def test_what_is_kept_is_never_another_picture_s(root, run):
     splits = read_splits(root, val_split=0.2, seed=0)
-    path = splits.train[0].image
+    path = splits.train[0].file
     prepare = eval_transform(run.info.preprocess).prepare
     kept: dict[bytes, object] = {}
 
@@ -132,7 +132,7 @@ def test_what_is_kept_is_never_another_picture_s(root, run):
 
 def test_a_photo_is_hashed_once(root):
     splits = read_splits(root, val_split=0.2, seed=0)
-    path = splits.train[0].image
+    path = splits.train[0].file
     expected = image_key(path.read_bytes())
     path.unlink()
     assert content_keys(splits.train)[0] == expected

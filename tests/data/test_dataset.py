@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from tests.data.reading import read_splits
 from zoo import plugins
 from zoo.data.bases import Bases, content_keys
 from zoo.data.dataset import ImageDataset, eval_loader, train_loader, view_of
-from zoo.data.folder import read_splits
 from zoo.data.transforms import train_transform
-from zoo.tasks import SINGLE_LABEL
 
 PREPROCESS = plugins.get("timm/test_efficientnet").preprocess
 
@@ -47,7 +46,7 @@ def batches(
     loader, sampler = train_loader(
         ImageDataset(
             Bases(samples, transform.prepare, store=store, keys=keys),
-            SINGLE_LABEL.targets([sample.labels for sample in samples], 2),
+            torch.tensor([sample.labels == ("red",) for sample in samples]).long(),
             transform.augment,
             seed=seed,
             views=views,

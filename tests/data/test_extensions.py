@@ -12,9 +12,9 @@ from PIL import Image
 
 import zoo
 from tests.conftest import QUICK
+from tests.data.reading import read_splits
 from tests.data.scenes import make_scenes, save, scene, settle
 from zoo.cli import main
-from zoo.data.folder import read_splits
 from zoo.errors import DataError
 
 

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import save_photo
+from tests.data.reading import read_splits
 from tests.fuzz.images_support import within
 from zoo.cli import main
 from zoo.data.files import MAX_BYTES, fingerprint, read_file, shown
-from zoo.data.folder import read_splits
 from zoo.data.layout import images_in
 from zoo.errors import DataError
 

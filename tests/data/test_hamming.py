@@ -47,7 +47,7 @@ def photos_of(hashes, splits=("train", "train", "train", "val"), labels=("ants",
     return tuple(
         Photo(
             path=f"{split}/{label}/{n}.png",
-            label=label,
+            labels=(label,),
             split=split,
             examined=Examined(content=f"{n:032x}", looks=each.tobytes().hex(), format="PNG"),
         )
@@ -153,7 +153,7 @@ def test_what_a_clean_copy_lacks_is_named_with_ten_of_the_images_it_is_like(copi
             content=f"{n if copies == 'of one hash' else 0:032x}", looks="5a" * 32, format="PNG"
         )
         split = "val" if n < 40 else "train"
-        return Photo(path=f"{split}/ants/{n}.png", label="ants", split=split, examined=examined)
+        return Photo(path=f"{split}/ants/{n}.png", labels=("ants",), split=split, examined=examined)
 
     photos = tuple(photo(n) for n in range(100))
     lacking = [each for each in decide(photos, compare(photos)) if each.path.startswith("train")]

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 import zoo
 from tests.conftest import COLOURS, QUICK, make_photos, save_photo
+from tests.data.reading import read_labelled, read_splits
 from tests.fuzz.images_support import within
 from zoo.cli import main
-from zoo.data.folder import read_labelled, read_splits
 from zoo.data.layout import images_in
 from zoo.errors import DataError
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.reading import read_splits
 from tests.fuzz.images_support import grey_page, jpeg, png, png_chunk, tiff, with_segments, within
 from zoo.data import image as reading
-from zoo.data.folder import read_splits
 from zoo.data.headers import MAX_PIXELS
 from zoo.data.image import is_image_name, read_image
 from zoo.errors import DataError

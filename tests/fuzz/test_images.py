@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 
 import zoo
 from tests.conftest import COLOURS, save_photo
+from tests.data.reading import read_splits
 from tests.fuzz.images_support import damaged, seeds, within
 from zoo.cli import main
-from zoo.data.folder import read_splits
 from zoo.data.image import read_image
 from zoo.errors import DataError
 

@@ -33,7 +33,7 @@ def test_a_folder_that_has_changed_since_training_is_said_to_have(photos, tmp_pa
     assert "changed since" not in run.evaluate(root).source
     for n in range(8):
         save_photo(root / "red" / f"new{n}.png", COLOURS["red"], n)
-    assert "the folder has changed since" in run.evaluate(root).source
+    assert "the data has changed since" in run.evaluate(root).source
 
 
 def test_classes_may_be_called_like_splits(photos, tmp_path):
@@ -50,7 +50,7 @@ def test_classes_may_be_called_like_splits(photos, tmp_path):
 def test_a_split_that_there_is_not_is_refused(run):
     with pytest.raises(DataError, match="split is 'dev'; give one of val, train, test, all"):
         run.evaluate(split="dev")
-    with pytest.raises(DataError, match="has no test folder"):
+    with pytest.raises(DataError, match="has no test split"):
         run.evaluate(split="test")
 
 

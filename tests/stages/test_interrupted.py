@@ -14,6 +14,7 @@ import torch
 
 import zoo
 from tests.conftest import make_photos
+from tests.data.reading import read_splits
 from tests.stages.conftest import check_same, flags, hear, sha256, start
 from zoo import cache
 from zoo.backbone import Preprocess
@@ -21,7 +22,6 @@ from zoo.cache.records import write
 from zoo.cli import main
 from zoo.data.bases import Bases, content_keys
 from zoo.data.dataset import ImageDataset
-from zoo.data.folder import read_splits
 from zoo.data.transforms import eval_transform
 from zoo.engine.frozen import fill, views_of
 from zoo.errors import CacheError

@@ -75,14 +75,12 @@ def command(
     RUN is a run folder or its model.safetensors.
     """
     with starting(allocator_tuning=allocator_tuning):
-        from zoo.data.folder import said_left_out
         from zoo.run.read import load
 
     result = load(run, device=device).evaluate(
         data, split=split, strict=strict, follow_links=follow_links
     )
-    problems = said_left_out(result.unreadable, result.misnamed, result.links)
-    for problem in (*result.notes, *problems):
+    for problem in (*result.notes, *result.problems):
         echo(f"! {shown(problem)}", err=True)
     if form == "json":
         echo_json(asdict(result))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +13,9 @@ from zoo.cli.words import count, echo_json
 if TYPE_CHECKING:
     from zoo.plugins import Plugin
 
+#: What plugins declare by name, each through a hook zoo_KIND.
+KINDS = ("sources", "loggers")
+
 
 @click.command("plugins", short_help="List the plugins found, and why any was left out.")
 @format_option("table", "json")
@@ -24,7 +26,7 @@ def command(form: str) -> None:
     ZOO_DISABLE_PLUGINS=NAME,NAME in the environment. One that is still loading after 60 seconds,
     or as many as ZOO_PLUGIN_TIMEOUT says, is left out.
     """
-    from zoo import loggers, plugins
+    from zoo import plugins
 
     found = plugins.load_all()
     if form == "json":
@@ -37,7 +39,7 @@ def command(form: str) -> None:
                 "cause": p.cause,
                 "backbones": len(p.backbones),
                 "left_out": len(p.left_out),
-                "loggers": sorted(loggers.declared(p)),
+                **_declared(p),
                 "printed": p.printed,
             }
             for p in found
@@ -46,16 +48,23 @@ def command(form: str) -> None:
         return
     rows = []
     for p in found:
-        rows.append((p.name, f"{p.distribution} {p.version}", _state(p, loggers.declared(p))))
+        rows.append((p.name, f"{p.distribution} {p.version}", _state(p)))
         if p.printed:
             rows.append(("", "", f"printed while loading: {p.printed}"))
     print_table([label(), text(), text()], rows)
 
 
-def _state(plugin: Plugin, loggers: Iterable[str]) -> str:
+def _declared(plugin: Plugin) -> dict[str, list[str]]:
+    """Names of what it declares besides backbones, by kind."""
+    from zoo import plugins
+
+    return {kind: sorted(plugins.declared(plugin, f"zoo_{kind}")) for kind in KINDS}
+
+
+def _state(plugin: Plugin) -> str:
     if plugin.state != "ok":
         return f"{plugin.state}: {plugin.cause}"
-    parts = [f"logger {name}" for name in sorted(loggers)]
+    parts = [f"{kind[:-1]} {name}" for kind, names in _declared(plugin).items() for name in names]
     if plugin.backbones or not parts:
         parts.insert(0, count(len(plugin.backbones), "backbone"))
     if plugin.left_out:

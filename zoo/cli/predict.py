@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -21,7 +21,8 @@ from zoo.errors import DataError
 from zoo.text import spreadsheet_cell
 
 if TYPE_CHECKING:
-    from zoo.data.split import Sample
+    import numpy as np
+
     from zoo.run.read import Prediction, Run
 
 
@@ -129,27 +130,23 @@ def _entries(
 
 
 def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Iterator[Entry]:
-    from zoo.data.image import read_image
-    from zoo.data.split import Sample
-    from zoo.data.transforms import eval_transform
     from zoo.run.inference import BATCH_SIZE
 
-    prepare = eval_transform(run.info.preprocess).prepare
     for start in range(0, len(files), BATCH_SIZE):
-        samples: list[Sample] = []
+        bases: list[np.ndarray] = []
         read: list[Path | Unread] = []
         for path in files[start : start + BATCH_SIZE]:
             try:
                 # Of a batch of photos in full size, one lies in memory at a time.
-                base = prepare(read_image(path, value_range=prepare.preprocess.value_range))
-                samples.append(Sample(name=str(path), labels=(), image=base))
+                bases.append(run.prepare(path))
                 read.append(path)
             except DataError as error:
                 read.append(Unread(path, str(error)))
                 echo(f"! {shown(error)}", err=True)
-        predictions = iter(run.predict_samples(samples, **asked))
+        paths = [each for each in read if isinstance(each, Path)]
+        predictions = iter(run.predict_bases(bases, paths, **asked))
         for each in read:
-            yield each if isinstance(each, Unread) else replace(next(predictions), path=each)
+            yield each if isinstance(each, Unread) else next(predictions)
 
 
 def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:

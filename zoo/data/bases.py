@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from zoo.cache import Store, image_key
 from zoo.data.files import fingerprint
-from zoo.data.image import ValueRange, read_image, to_rgb
+from zoo.data.image import image_from_bytes
 from zoo.data.prepare import Prepare
-from zoo.data.split import Sample
-from zoo.errors import DataError
+from zoo.data.sample import Sample
 
 #: Bases decoded between two writes.
 _BATCH = 64
@@ -97,22 +94,17 @@ class Bases:
 
     def _made(self, position: int) -> np.ndarray:
         sample = self.samples[position]
-        if isinstance(sample.image, np.ndarray):
-            return sample.image
-        if isinstance(sample.image, Path):
-            return self.prepare(
-                read_image(
-                    sample.image,
-                    decode_at=self.prepare.decode_at,
-                    same=sample.content,
-                    value_range=self.prepare.preprocess.value_range,
-                )
-            )
-        return self.prepare(_in_memory(sample.image, self.prepare.preprocess.value_range))
+        image = image_from_bytes(
+            sample.read(),
+            sample.where,
+            decode_at=self.prepare.decode_at,
+            value_range=self.prepare.preprocess.value_range,
+        )
+        return self.prepare(image)
 
 
 def content_keys(samples: Sequence[Sample]) -> list[bytes]:
-    """16 bytes for each sample: BLAKE2b of its file's content, or of its pixels if it has no file.
+    """16 bytes for each sample: BLAKE2b of its image file's content.
 
     Raises:
         DataError: A file can't be read.
@@ -124,16 +116,4 @@ def content_keys(samples: Sequence[Sample]) -> list[bytes]:
 def _content_key(sample: Sample) -> bytes:
     if sample.content is not None:
         return sample.content.key
-    if isinstance(sample.image, Path):
-        return fingerprint(sample.image).key
-    if isinstance(sample.image, np.ndarray):
-        return image_key(repr(sample.image.shape).encode() + sample.image.tobytes())
-    image = _in_memory(sample.image)
-    return image_key(repr(image.size).encode() + image.tobytes())
-
-
-def _in_memory(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
-    try:
-        return to_rgb(image, value_range=value_range)
-    except ValueError as error:
-        raise DataError(f"an image can't be used: {error}") from error
+    return fingerprint(sample.file).key if sample.file else image_key(sample.read())

@@ -99,6 +99,7 @@ def image_from_bytes(
     content: bytes,
     name: object = "given as bytes",
     *,
+    decode_at: int | None = None,
     value_range: ValueRange | None = None,
 ) -> Image.Image:
     """The picture of an encoded image in memory, as `read_image` reads a file's.
@@ -106,6 +107,7 @@ def image_from_bytes(
     Args:
         content: All bytes of the file.
         name: What an error calls it.
+        decode_at: As `read_image`.
         value_range: As `to_rgb`.
 
     Raises:
@@ -116,7 +118,8 @@ def image_from_bytes(
             f"unreadable image {shown(name)}: it has {len(content):,} bytes; zoo reads up to "
             f"{MAX_BYTES:,}"
         )
-    return decoded(_opened_content(content, name), name, value_range=value_range)
+    image = _opened_content(content, name)
+    return decoded(image, name, decode_at=decode_at, value_range=value_range)
 
 
 def decoded(

@@ -84,13 +84,10 @@ def split_folders(root: Path, reach: Reach) -> Layout:
         raise DataError(f"no images to learn from in {root}{because}")
     others = sorted(f.name for f in folders.values() if f not in (train, val, test))
     notes = [f"{root}: not used beside {train.name}: {', '.join(others)}"] if others else []
-    if test is not None and test not in astray:
-        labelled = bool(visible_folders(test))
-        notes.append(
-            f"{shown(test)} is not used by training: "
-            + ("evaluate with --split test" if labelled else "it has no class folders")
-        )
-    if test in astray or (test is not None and not visible_folders(test)):
+    if test is not None and test not in astray and not visible_folders(test):
+        notes.append(f"{shown(test)} is not used: it has no class folders")
+        test = None
+    if test in astray:
         test = None
     if val is None or val in astray:
         notes.append(f"{root} has no val folder: a part of {train.name} is held out")

@@ -1,20 +1,19 @@
-"""Which files of a data folder are images: each is decoded once, before training."""
+"""Which samples are images: each is decoded once, before training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zoo.cache.keys import image_key
 from zoo.data import extensions
 from zoo.data.extensions import Misnamed
-from zoo.data.files import Fingerprint, fingerprint
-from zoo.data.image import decoded, open_image
+from zoo.data.files import Fingerprint, fingerprint, shown
+from zoo.data.image import decoded, image_from_bytes, open_image
+from zoo.data.sample import Sample
 from zoo.errors import DataError
-
-#: Image files of a class, with what each held when it was decoded.
-Contents = dict[Path, Fingerprint]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,44 +38,50 @@ Scan = Callable[[Sequence[Path]], Mapping[Path, Verdict]]
 
 @dataclass(frozen=True, kw_only=True)
 class Scanned:
-    """What the files of class folders are.
+    """What samples are.
 
     Attributes:
-        readable: The images, without classes that have none.
-        unreadable: What is wrong with each file that is none.
+        readable: Those that are images, with what they hold.
+        unreadable: What is wrong with each of the others.
         misnamed: Images of another format than their extension says, which are used all the same.
     """
 
-    readable: dict[str, Contents]
+    readable: tuple[Sample, ...]
     unreadable: tuple[str, ...]
     misnamed: tuple[Misnamed, ...]
 
 
-def readable_images(
-    by_class: Mapping[str, Sequence[Path]], scan: Scan, *, strict: bool = False
-) -> Scanned:
-    """Which files are images.
+def readable_images(samples: Sequence[Sample], scan: Scan, *, strict: bool = False) -> Scanned:
+    """Which samples are images.
 
     Args:
-        by_class: Files that should be images.
-        scan: Looks at them.
-        strict: Make one that is not an error.
+        samples: That should be.
+        scan: Looks at those that are files.
+        strict: Make one that is no image, or has a wrong extension, an error.
 
     Raises:
-        DataError: A file can't be read or has a wrong extension (strict).
+        DataError: There is one (strict).
     """
-    looked = scan([file for images in by_class.values() for file in images])
-    unreadable = tuple(found for found in looked.values() if isinstance(found, str))
-    found = [verdict for verdict in looked.values() if isinstance(verdict, Found)]
-    misnamed = tuple(each.misnamed for each in found if each.misnamed)
+    looked = scan([sample.file for sample in samples if sample.file is not None])
+    loaded = [sample for sample in samples if sample.file is None]
+    with ThreadPoolExecutor() as pool:
+        verdicts: dict[str, Verdict] = dict(
+            zip((s.name for s in loaded), pool.map(_look_at_bytes, loaded), strict=True)
+        )
+    each = [
+        (sample, verdicts[sample.name] if sample.file is None else looked[sample.file])
+        for sample in samples
+    ]
+    unreadable = tuple(verdict for _, verdict in each if isinstance(verdict, str))
+    misnamed = tuple(v.misnamed for _, v in each if isinstance(v, Found) and v.misnamed)
     if strict and (unreadable or misnamed):
         raise DataError("\n".join([*unreadable, *extensions.describe(misnamed)]))
-    readable = {
-        name: {f: each.content for f in images if isinstance(each := looked[f], Found)}
-        for name, images in by_class.items()
-    }
     return Scanned(
-        readable={name: images for name, images in readable.items() if images},
+        readable=tuple(
+            replace(sample, content=verdict.content)
+            for sample, verdict in each
+            if isinstance(verdict, Found)
+        ),
         unreadable=unreadable,
         misnamed=misnamed,
     )
@@ -96,3 +101,14 @@ def _look(path: Path) -> Verdict:
     except DataError as error:
         return str(error)
     return Found(content=content, misnamed=extensions.misnamed(path, image.format or ""))
+
+
+def _look_at_bytes(sample: Sample) -> Verdict:
+    try:
+        data = sample.read()
+        image_from_bytes(data, sample.name)
+    except DataError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - a plugin's source raises anything
+        return f"unreadable image {shown(sample.name)}: {type(error).__name__}: {error}"
+    return Found(content=Fingerprint(key=image_key(data), size=len(data), mtime_ns=0))

@@ -1,4 +1,4 @@
-"""Labelled images and their split into train and val."""
+"""Labelled images, split into train and val."""
 
 from __future__ import annotations
 
@@ -6,37 +6,26 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-from PIL import Image
-
+from zoo.data import extensions, links
 from zoo.data.extensions import Misnamed
-from zoo.data.files import Fingerprint
+from zoo.data.layout import left_out, normal_name
 from zoo.data.links import Link
+from zoo.data.sample import Sample
+from zoo.data.scan import Scan, decode_all, readable_images
+from zoo.data.sources import Part, Source
+from zoo.errors import DataError
 
 if TYPE_CHECKING:
     from zoo.data.check.examine import Examined
     from zoo.data.image import ValueRange
 
+#: Unreadable images that an error names.
+_EXAMPLES = 3
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One labelled image.
-
-    Attributes:
-        name: Path below the data folder, with `/`: the image's identity for splits and randomness.
-        labels: Indices into the class names, ascending; not just one if the task is multi-label.
-        image: Its file, the decoded picture, or its base, (H, W, 3) uint8 (`zoo.data.prepare`).
-        content: What the file held when it was first read; None where that doesn't matter.
-    """
-
-    name: str
-    labels: tuple[int, ...]
-    image: Path | Image.Image | np.ndarray
-    content: Fingerprint | None = None
+Label = TypeVar("Label", int, str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +33,7 @@ class Splits:
     """Labelled images, split.
 
     Attributes:
-        class_names: In the order of the labels; made from train alone.
+        class_names: Sorted; made from train alone.
         train: Images to learn from.
         val: Held-out images.
         notes: What was decided or left out, a line each.
@@ -65,14 +54,177 @@ class Splits:
     examined: tuple[Examined, ...] = ()
     value_range: ValueRange | None = None
 
-    def labels_of(self, sample: Sample) -> str:
-        """The names of a sample's labels, joined."""
-        return " + ".join(self.class_names[label] for label in sample.labels)
-
     def counts(self, split: Sequence[Sample]) -> list[int]:
         """Images per class, in the order of `class_names`."""
-        by_label = Counter(label for sample in split for label in sample.labels)
-        return [by_label[label] for label in range(len(self.class_names))]
+        by_name = Counter(name for sample in split for name in sample.labels)
+        return [by_name[name] for name in self.class_names]
+
+    def indices(self, split: Sequence[Sample]) -> list[tuple[int, ...]]:
+        """The labels of each sample, as indices into `class_names`."""
+        index = {name: n for n, name in enumerate(self.class_names)}
+        return [tuple(index[name] for name in sample.labels) for sample in split]
+
+    def problems(self) -> list[str]:
+        """What is wrong with the images: each unreadable one, a line of all else."""
+        return problem_lines(self.unreadable, self.misnamed, self.links)
+
+
+def problem_lines(
+    unreadable: Sequence[str], misnamed: Sequence[Misnamed], astray: Sequence[Link]
+) -> list[str]:
+    """What is wrong with images, as in `Splits`: each unreadable one, a line of all else."""
+    count = [f"{len(unreadable)} unreadable images left out"] if unreadable else []
+    out = [f"left out: {line}" for line in links.describe(astray)]
+    return [*unreadable, *count, *extensions.describe(misnamed), *out]
+
+
+def read_splits(
+    source: Source,
+    *,
+    val_split: float,
+    seed: int,
+    strict: bool = False,
+    scan: Scan = decode_all,
+) -> Splits:
+    """Classes and splits of a source.
+
+    Without a val split each class gives `val_split` of its images to val; a test split is not used.
+    Every image is scanned once here, so that an unreadable one is known before training. An image
+    of another format than its extension says is read as what it is, and named.
+
+    Args:
+        source: Of the images.
+        val_split: Share of each class held out, above 0 and below 1.
+        seed: Decides which images are held out.
+        strict: Make what would be left out an error, and wrong extensions.
+        scan: Looks at the files.
+
+    Raises:
+        DataError: No images, fewer than two classes, a class too small to split, a val class that
+            train lacks, or (strict) something that would be left out.
+    """
+    found = _Found(strict, scan, [*source.notes], [*source.links])
+    if "test" in source.splits:
+        found.notes.append("the test split is not used by training: evaluate with --split test")
+    if "train" not in source.splits:
+        raise DataError(f"{source.name} has no images to learn from{found.because()}")
+    part = source.read("train")
+    of_val = source.read("val") if "val" in source.splits else None
+    found.refuse_links([*part.links, *(of_val.links if of_val else ())])
+    samples = found.take(part)
+    class_names = tuple(sorted({name for sample in samples for name in sample.labels}))
+    if len(class_names) < 2:
+        raise _too_few_classes(part.name, class_names, found.because())
+    if of_val is None:
+        train, val = stratified_split(samples, val_split, seed)
+        learnt = {name for sample in train for name in sample.labels}
+        if not val or len(learnt) < len(class_names):
+            raise DataError(
+                f"{source.name}: too few images to hold out {val_split:g} of each class"
+                f"{found.because()}"
+            )
+    else:
+        unknown = {name for sample in of_val.samples for name in sample.labels} - {*class_names}
+        if unknown:
+            raise DataError(
+                f"{of_val.name} has classes that {part.name} lacks: "
+                f"{_beside(sorted(unknown), class_names)}; train's classes are "
+                f"{', '.join(class_names)}{found.because()}"
+            )
+        train, val = samples, found.take(of_val)
+        if not val:
+            raise DataError(f"no readable images in {of_val.name}{found.because()}")
+    return found.splits(class_names, train, val)
+
+
+def read_labelled(
+    source: Source,
+    splits: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    strict: bool = False,
+) -> Splits:
+    """All images of some splits of a source as val, with the labels of an existing class map.
+
+    Args:
+        source: Of the images.
+        splits: Of those that it has.
+        class_names: Of the class map, in the order of its labels.
+        strict: As `read_splits`.
+
+    Raises:
+        DataError: No images, a class that the map lacks, or (strict) something that would be left
+            out.
+    """
+    found = _Found(strict, decode_all, [], [*source.links])
+    parts = [source.read(split) for split in splits]
+    found.refuse_links([link for part in parts for link in part.links])
+    # Runs of earlier versions have class names as their folders had them.
+    known = {normal_name(name): name for name in class_names}
+    samples: list[Sample] = []
+    for part in parts:
+        unknown = {name for sample in part.samples for name in sample.labels} - known.keys()
+        if unknown:
+            raise DataError(
+                f"{part.name} has classes that the model lacks: "
+                f"{_beside(sorted(unknown), class_names)}; the model's are {', '.join(class_names)}"
+            )
+        samples += found.take(part)
+    if not samples:
+        names = ", ".join(part.name for part in parts)
+        raise DataError(f"no readable images in {names}{found.because()}")
+    renamed = [
+        replace(sample, labels=tuple(known[name] for name in sample.labels)) for sample in samples
+    ]
+    return found.splits(tuple(class_names), [], renamed)
+
+
+class _Found:
+    """What is found in the parts of a source, and left out of them."""
+
+    def __init__(self, strict: bool, scan: Scan, notes: list[str], astray: list[Link]) -> None:
+        self.strict = strict
+        self.scan = scan
+        self.notes = notes
+        self.unreadable: list[str] = []
+        self.misnamed: list[Misnamed] = []
+        self.links = astray
+
+    def refuse_links(self, astray: Sequence[Link]) -> None:
+        """Add links that were left out."""
+        self.links += astray
+        if self.strict and self.links:
+            raise DataError("\n".join(links.describe(self.links)))
+
+    def take(self, part: Part) -> list[Sample]:
+        """The readable samples of a part."""
+        self.notes += part.notes
+        looked = readable_images(part.samples, self.scan, strict=self.strict)
+        self.unreadable += looked.unreadable
+        self.misnamed += looked.misnamed
+        return list(looked.readable)
+
+    def because(self) -> str:
+        """What was left out, as further lines of an error that may come of it."""
+        lines = [*self.unreadable[:_EXAMPLES]]
+        if len(self.unreadable) > _EXAMPLES:
+            lines.append(f"and {len(self.unreadable) - _EXAMPLES:,} more unreadable images")
+        noted = "".join(f"\n  {note}" for note in dict.fromkeys(self.notes))
+        return noted + left_out([*lines, *links.describe(self.links)])
+
+    def splits(
+        self, class_names: tuple[str, ...], train: Sequence[Sample], val: Sequence[Sample]
+    ) -> Splits:
+        """All of it."""
+        return Splits(
+            class_names=class_names,
+            train=tuple(train),
+            val=tuple(val),
+            notes=tuple(dict.fromkeys(self.notes)),
+            unreadable=tuple(self.unreadable),
+            misnamed=tuple(self.misnamed),
+            links=tuple(self.links),
+        )
 
 
 def stratified_split(
@@ -80,41 +232,72 @@ def stratified_split(
 ) -> tuple[list[Sample], list[Sample]]:
     """(train, val): of each class the share `val_split`, at least one image, goes to val.
 
-    An image of several classes counts for its rarest one.
-
-    Images are ranked by a hash of seed and name, so that whether one is held out depends neither
-    on the order of the files nor much on which others there are.
+    Images are ranked by a hash of seed and name, so that whether one is held out depends neither on
+    the order of the files nor much on which others there are. Those of a group stay together, and a
+    group counts, as an image of several classes does, for the rarest of its labels.
     """
-    by_label: dict[int, list[Sample]] = {}
-    rarest = rarest_labels([sample.labels for sample in samples])
-    for sample, label in zip(samples, rarest, strict=True):
-        by_label.setdefault(label, []).append(sample)
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        key = f"image {sample.name}" if sample.group is None else f"group {sample.group}"
+        groups.setdefault(key, []).append(sample)
+    members = list(groups.values())
+    labels = [tuple(sorted({n for s in group for n in s.labels})) for group in members]
+    by_stratum: dict[str | None, list[list[Sample]]] = {}
+    for group, rarest in zip(members, rarest_labels(labels), strict=True):
+        by_stratum.setdefault(rarest, []).append(group)
     held_out: set[str] = set()
-    for members in by_label.values():
-        ranked = sorted(members, key=lambda s: _hash(f"split/{seed}/{s.name}"))
-        count = max(1, round(len(members) * val_split)) if len(members) > 1 else 0
-        held_out.update(s.name for s in ranked[: min(count, len(members) - 1)])
+    for stratum in by_stratum.values():
+        ranked = sorted(stratum, key=lambda g: _hash(f"split/{seed}/{g[0].group or g[0].name}"))
+        images = sum(map(len, ranked))
+        wanted = max(1, round(images * val_split)) if len(ranked) > 1 else 0
+        count = 0
+        for group in ranked[:-1]:
+            # Half a group too many is as far from what is wanted as half a group too few.
+            if count + len(group) / 2 > wanted:
+                continue
+            count += len(group)
+            held_out.update(sample.name for sample in group)
+            if count >= wanted:
+                break
+        if wanted and not count:
+            held_out.update(sample.name for sample in min(ranked, key=len))
     return (
         [s for s in samples if s.name not in held_out],
         [s for s in samples if s.name in held_out],
     )
 
 
-def rarest_labels(labels: Sequence[tuple[int, ...]]) -> list[int]:
-    """Of each image's labels the one that the fewest images have; -1 for one without labels.
+def rarest_labels(labels: Sequence[tuple[Label, ...]]) -> list[Label | None]:
+    """Of each image's labels the one that the fewest images have; None for one without labels.
 
     Spreading images by it keeps rare labels in all parts, as the greedy step of iterative
     stratification does (Sechidis et al., 2011).
     """
     counts = Counter(label for each in labels for label in each)
-    return [min(each, key=lambda label: (counts[label], label), default=-1) for each in labels]
+    return [min(each, key=lambda label: (counts[label], label), default=None) for each in labels]
 
 
 def names_sha256(samples: Sequence[Sample]) -> str:
     """SHA-256 over the names of samples, whatever their order."""
-    listed = "\n".join(sorted(sample.name for sample in samples))
-    return hashlib.sha256(os.fsencode(listed)).hexdigest()
+    joined = "\n".join(sorted(sample.name for sample in samples))
+    return hashlib.sha256(os.fsencode(joined)).hexdigest()
 
 
 def _hash(text: str) -> bytes:
     return hashlib.blake2b(os.fsencode(text), digest_size=8).digest()
+
+
+def _beside(unknown: Sequence[str], class_names: Sequence[str]) -> str:
+    """Class names that are not known, each beside a known one that it may stand for."""
+    folded = {name.casefold(): name for name in class_names}
+    told = [(name, folded.get(name.casefold())) for name in unknown]
+    return ", ".join(f"{name} (there is {near})" if near else name for name, near in told)
+
+
+def _too_few_classes(where: str, class_names: Sequence[str], because: str) -> DataError:
+    if not class_names:
+        return DataError(f"no readable images in {where}{because}")
+    return DataError(
+        f"{where} has one class only ({class_names[0]}); a classifier needs at least two: "
+        f"one subfolder per class{because}"
+    )

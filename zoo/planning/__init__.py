@@ -39,7 +39,7 @@ from zoo.engine.processes import (
 )
 from zoo.errors import TrainingError
 from zoo.events import Listener, Note, ignore
-from zoo.files import expand
+from zoo.files import exists, expand
 from zoo.model.build import build_from
 from zoo.model.depth import Depths, depths
 from zoo.model.device import choose_device, place
@@ -201,7 +201,7 @@ def prepare(
     )
     recipe = change(
         recipe,
-        data=None if recipe.data is None else os.path.realpath(expand(recipe.data)),
+        data=_absolute(recipe.data),
         image_size=preprocess.size if isinstance(preprocess.size, int) else None,
         device=device.type,
         precision=precision,
@@ -243,6 +243,13 @@ def prepare(
         probe=probe,
         activations=activations,
     )
+
+
+def _absolute(data: str | None) -> str | None:
+    """The place of the data, where it is one on this machine."""
+    if data is None or not exists(expand(data)):
+        return data
+    return os.path.realpath(expand(data))
 
 
 def _fit_time(

@@ -17,10 +17,9 @@ from zoo.data.check import (
     verdict,
     warn_of,
 )
-from zoo.data.demo import demo_splits
-from zoo.data.folder import read_splits, said_left_out
 from zoo.data.scan import Verdict
-from zoo.data.split import Splits
+from zoo.data.sources import open_source
+from zoo.data.split import Splits, read_splits
 from zoo.data.value_range import common_range
 from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
@@ -64,10 +63,9 @@ def read_data(recipe: Recipe, listen: Listener, ahead: Ahead | None = None) -> S
     Raises:
         DataError: No folder, no images, or too few classes.
     """
-    if recipe.data is None:
-        return demo_splits(val_split=recipe.val_split, seed=recipe.seed)
-    listen(Note(text=f"reading the images of {recipe.data}"))
-    data = expand(recipe.data)
+    if recipe.data is not None:
+        listen(Note(text=f"reading the images of {recipe.data}"))
+    source = open_source(recipe.data, task=recipe.task, follow_links=recipe.follow_links)
     examined: dict[Path, Examined] = {}
     begun = ahead() if ahead else {}
     with examined_store() as known:
@@ -78,19 +76,17 @@ def read_data(recipe: Recipe, listen: Listener, ahead: Ahead | None = None) -> S
             return {file: verdict(file, examined[file]) for file in files}
 
         splits = read_splits(
-            data,
+            source,
             val_split=recipe.val_split,
             seed=recipe.seed,
             strict=recipe.strict,
-            follow_links=recipe.follow_links,
             scan=scan,
         )
-    problems = said_left_out(splits.unreadable, splits.misnamed, splits.links)
-    for problem in (*splits.notes, *problems):
+    for problem in (*splits.notes, *splits.problems()):
         listen(Note(text=problem, warning=True))
-    for finding in warn_of(splits, examined, data):
+    for finding in warn_of(splits, examined, source.name):
         listen(Note(text=finding, warning=True))
-    of_train = [examined[s.image] for s in splits.train if isinstance(s.image, Path)]
+    of_train = [examined[s.file] for s in splits.train if s.file is not None]
     value_range = common_range(of_train)
     if value_range is not None:
         low, high = value_range

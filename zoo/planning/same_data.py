@@ -91,7 +91,7 @@ def _seen(splits: Splits) -> _Seen:
         classes=splits.class_names,
         images=(len(splits.train), len(splits.val)),
         names=_digest(
-            [os.fsencode(f"{sample.labels}/{sample.name}") for sample in split] for split in both
+            [os.fsencode(f"{sample.label}/{sample.name}") for sample in split] for split in both
         ),
         contents=_digest(content_keys(split) for split in both),
     )

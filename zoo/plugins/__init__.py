@@ -1,6 +1,6 @@
 """Find plugins, load each on its own, report those that fail: one broken neighbour hurts nobody."""
 
-from zoo.plugins.calls import blame, build, convert, describe
+from zoo.plugins.calls import blame, build, convert, declared, describe
 from zoo.plugins.foreign import TIMEOUT, explain
 from zoo.plugins.loading import (
     DISABLE,
@@ -35,6 +35,7 @@ __all__ = [
     "connect",
     "connect_all",
     "convert",
+    "declared",
     "describe",
     "disable",
     "disabled",

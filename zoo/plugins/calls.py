@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, ZooError
 from zoo.plugins.foreign import explain
-from zoo.plugins.loading import found, installed
+from zoo.plugins.loading import Plugin, found, guarded, installed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +33,32 @@ def convert(backbone: Backbone, state_dict: dict[str, Tensor]) -> dict[str, Tens
         return state_dict
     with blame(backbone, "can't make sense of these weights"):
         return backbone.convert(state_dict)
+
+
+def declared(plugin: Plugin, hook: str) -> Mapping[str, Any]:
+    """What a plugin declares by name through a hook; nothing of one that was left out.
+
+    Args:
+        plugin: Connected.
+        hook: `zoo_loggers`, `zoo_sources` ...
+
+    Raises:
+        PluginError: Its hook fails.
+    """
+    if plugin.hooks is None:
+        return {}
+    found: dict[str, Any] = {}
+    printed: list[str] = []
+    try:
+        with guarded(plugin, printed):
+            for each in getattr(plugin.hooks.hook, hook)():
+                found.update(each)
+    except Exception as error:
+        what = hook.removeprefix("zoo_").replace("_", " ")
+        raise PluginError(
+            f"plugin {plugin} failed while listing {what}: {explain(error)}"
+        ) from error
+    return found
 
 
 @contextmanager

@@ -11,12 +11,11 @@ from typing import Literal, get_args
 from torch import nn
 
 from zoo.data.bases import Bases
-from zoo.data.demo import demo_splits
 from zoo.data.extensions import Misnamed
-from zoo.data.folder import read_labelled, read_splits
-from zoo.data.layout import Layout, is_val_name, left_out, normal_name, split_folders
-from zoo.data.links import Link, describe, reach_of
-from zoo.data.split import Splits, names_sha256
+from zoo.data.layout import is_val_name, left_out, normal_name
+from zoo.data.links import Link, describe
+from zoo.data.sources import Source, open_source
+from zoo.data.split import Splits, names_sha256, problem_lines, read_labelled, read_splits
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.run.inference import eval_batches, predict_logits
@@ -69,6 +68,11 @@ class Evaluation:
     misnamed: tuple[Misnamed, ...]
     links: tuple[Link, ...]
 
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the images: each unreadable one, a line of all else."""
+        return problem_lines(self.unreadable, self.misnamed, self.links)
+
 
 def evaluate(
     model: nn.Module,
@@ -84,7 +88,7 @@ def evaluate(
     Args:
         model: The classifier.
         info: Its class names, preprocessing, and the recipe it was trained by.
-        data: A labelled folder; None for the data that the run was trained on.
+        data: A labelled folder or table; None for the data that the run was trained on.
         split: `val`: what training held out, if it is the folder the run was trained on; else the
             folder's val (or valid, validation) subfolder if it has one beside train, else its test
             subfolder, else all of it. `train`: what training learnt from, or the train subfolder.
@@ -100,7 +104,7 @@ def evaluate(
 
     splits, source = _images(info, data, split, strict=strict, follow_links=follow_links)
     task, indices = TASKS[info.task], list(range(len(info.class_names)))
-    targets = task.targets([sample.labels for sample in splits.val], len(indices))
+    targets = task.targets(splits.indices(splits.val), len(indices))
     bases = Bases(splits.val, eval_transform(info.preprocess).prepare)
     logits = predict_logits(model, eval_batches(bases), info.preprocess)
     predicted = task.decide(logits)
@@ -147,90 +151,55 @@ def _images(
     recipe = info.recipe
     if split not in get_args(Split):
         raise DataError(f"split is {split!r}; give one of {', '.join(get_args(Split))}")
-    if data is None and recipe.data is None:
-        splits = demo_splits(val_split=recipe.val_split, seed=recipe.seed)
-        if splits.class_names != info.class_names:
-            raise DataError(
-                "the recipe says that the run was trained on the demo, whose classes are others; "
-                "name a labelled folder with --data"
-            )
-        if split == "test":
-            raise DataError("the demo has no test split; give --split val, train or all")
-        if split == "train":
-            return replace(splits, val=splits.train), "the demo's digits, training images"
-        if split == "all":
-            return replace(splits, val=splits.train + splits.val), "all of the demo's digits"
-        return splits, f"the demo's digits, the {recipe.val_split:.0%} held out for validation"
-    root = data if data is not None else Path(str(recipe.data))
-    own = recipe.data is not None and os.path.realpath(root) == os.path.realpath(recipe.data)
-    follow_links = follow_links or (own and recipe.follow_links)
-    if own and split in ("val", "train"):
-        return _of_training(info, root, split, strict=strict, follow_links=follow_links)
-    layout = split_folders(root, reach_of(root, follow_links=follow_links))
-    folders = _folders(root, layout, split)
-    read = [
-        read_labelled(
-            folder,
-            info.class_names,
-            root=root,
-            astray=layout.links if folder == folders[0] else (),
-            strict=strict,
-            follow_links=follow_links,
-        )
-        for folder in folders
-    ]
-    splits = replace(
-        read[0],
-        val=tuple(sample for each in read for sample in each.val),
-        notes=tuple(note for each in read for note in each.notes),
-        unreadable=tuple(problem for each in read for problem in each.unreadable),
-        misnamed=tuple(found for each in read for found in each.misnamed),
-        links=tuple(link for each in read for link in each.links),
+    given = recipe.data if data is None else str(data)
+    own = data is None or (
+        recipe.data is not None and os.path.realpath(data) == os.path.realpath(recipe.data)
     )
-    return splits, f"all of {', '.join(map(str, folders))}"
+    follow_links = follow_links or (own and recipe.follow_links)
+    source = open_source(given, task=info.task, follow_links=follow_links)
+    if own and split in ("val", "train"):
+        return _of_training(info, source, split, strict=strict)
+    wanted = _wanted(source, split)
+    splits = read_labelled(source, wanted, info.class_names, strict=strict)
+    if wanted == list(source.splits):
+        return splits, f"all of {source.name}"
+    return splits, f"{source.name}, {' and '.join(wanted)} images"
 
 
-def _folders(root: Path, layout: Layout, split: Split) -> list[Path]:
-    """The folders, each of class folders, that a split of `root` is made of."""
-    if split == "test":
-        if layout.test is None:
-            raise DataError(f"{root} has no test folder with class folders beside a train folder")
-        return [layout.test]
-    if split == "train":
-        return [layout.train]
+def _wanted(source: Source, split: Split) -> list[str]:
+    """The splits of a source that `split` means."""
+    there = list(source.splits)
     if split == "all":
-        return [folder for folder in (layout.train, layout.val, layout.test) if folder]
-    of_val = [link for link in layout.links if is_val_name(link.path)]
-    if layout.val is None and of_val:
-        raise DataError(f"no val images in {root}{left_out(describe(of_val))}")
-    return [layout.val or layout.test or layout.train]
+        return there
+    if split != "val":
+        if split not in there:
+            raise DataError(f"{source.name} has no {split} split")
+        return [split]
+    of_val = [link for link in source.links if is_val_name(link.path)]
+    if "val" not in there and of_val:
+        raise DataError(f"no val images in {source.name}{left_out(describe(of_val))}")
+    return [next(name for name in ("val", "test", "train") if name in there)]
 
 
 def _of_training(
-    info: ModelInfo, root: Path, split: Split, *, strict: bool, follow_links: bool
+    info: ModelInfo, source: Source, split: Split, *, strict: bool
 ) -> tuple[Splits, str]:
-    """What training learnt from or held out of `root`, found again by the recipe."""
+    """What training learnt from or held out of a source, found again by the recipe."""
     recipe = info.recipe
-    splits = read_splits(
-        root,
-        val_split=recipe.val_split,
-        seed=recipe.seed,
-        strict=strict,
-        follow_links=follow_links,
-    )
+    splits = read_splits(source, val_split=recipe.val_split, seed=recipe.seed, strict=strict)
     if splits.class_names != tuple(map(normal_name, info.class_names)):
         raise DataError(
-            f"{root} has other classes than when the run was trained on it: "
-            f"{', '.join(splits.class_names)} instead of {', '.join(info.class_names)}; "
-            f"--split all measures them as they are"
+            f"{source.name} has other classes than when the run was trained on it: "
+            f"{listed(splits.class_names)} instead of {listed(info.class_names)}; "
+            f"--split all measures them as they are, --data names other images"
         )
     changed = names_sha256(splits.val) != info.val_sha256
     if split == "train":
-        source = f"{root}, training images"
+        text = f"{source.name}, training images"
         if changed:
-            source += "; the folder has changed since training: some images may be new"
-        return replace(splits, val=splits.train), source
-    source = f"{root}, validation images"
+            text += "; the data has changed since training: some images may be new"
+        return replace(splits, val=splits.train), text
+    text = f"{source.name}, validation images"
     if changed:
-        source += "; the folder has changed since training: some images may have been trained on"
-    return splits, source
+        text += "; the data has changed since training: some images may have been trained on"
+    return splits, text

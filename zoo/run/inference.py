@@ -32,7 +32,7 @@ def eval_batches(bases: Bases, workers: int = 0) -> Batches:
     return eval_loader(ImageDataset(bases), batch_size=size, workers=workers)
 
 
-def predict_logits(model: nn.Module, batches: Batches, preprocess: Preprocess) -> Tensor:
+def predict_logits(model: nn.Module, batches: Iterable[Loaded], preprocess: Preprocess) -> Tensor:
     """Logits (N, num_classes), float32 on the CPU, of all batches, in full precision.
 
     Args:

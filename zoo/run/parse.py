@@ -12,7 +12,7 @@ from zoo.errors import PluginError, RecipeError, RunError
 from zoo.files import is_file
 from zoo.parsing import parse_json, parse_toml
 from zoo.recipe import checked_recipe
-from zoo.run.write import FORMAT, FORMATS, ModelInfo
+from zoo.run.write import FORMATS, ModelInfo
 from zoo.tasks import SINGLE_LABEL, TASKS
 from zoo.text import clip
 from zoo.weights.header import Header, read_header
@@ -41,9 +41,9 @@ def read_head(file: Path) -> tuple[Header, ModelInfo]:
     if details["zoo_format"] not in FORMATS:
         raise RunError(
             f"{file} has format {clip(details['zoo_format'])}, this zoo reads "
-            f"{' and '.join(FORMATS)}; update zoo"
+            f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}; update zoo"
         )
-    if header.seal == "broken" or (header.seal == "none" and details["zoo_format"] == FORMAT):
+    if header.seal == "broken" or (header.seal == "none" and details["zoo_format"] != FORMATS[0]):
         raise RunError(f"{file} is damaged: its header is not the one that was written")
     return header, _info(file, details)
 

@@ -16,10 +16,9 @@ from torch import nn
 
 from zoo import plugins
 from zoo.backbone import Backbone
-from zoo.data.bases import Bases
+from zoo.data.dataset import ImageDataset
 from zoo.data.files import is_url
-from zoo.data.image import ValueRange, image_from_bytes
-from zoo.data.split import Sample
+from zoo.data.image import ValueRange, image_from_bytes, read_image, to_rgb
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, PluginError, RunError, SizeError, WeightsError
 from zoo.files import expand, is_file
@@ -28,7 +27,7 @@ from zoo.model.device import choose_device, place
 from zoo.model.head import in_head
 from zoo.model.size import needs_resizing, resized
 from zoo.run.evaluate import Evaluation, Split, evaluate
-from zoo.run.inference import eval_batches, predict_logits
+from zoo.run.inference import eval_batch_size, predict_logits
 from zoo.run.parse import read_head
 from zoo.run.write import MODEL, ModelInfo
 from zoo.tasks import MULTI_LABEL, TASKS, Task
@@ -130,23 +129,42 @@ class Run:
         Raises:
             DataError: An image can't be read, or is of another kind, or top_k is below 1.
         """
-        samples = [_sample(i, self.info.preprocess.value_range) for i in _as_list(images)]
-        return self.predict_samples(samples, top_k=top_k, threshold=threshold)
-
-    def predict_samples(
-        self, samples: Sequence[Sample], *, top_k: int = 5, threshold: float = THRESHOLD
-    ) -> list[Prediction]:
-        """As `predict`, for samples, whose labels are not read."""
         if top_k < 1:
             raise DataError(f"top_k must be at least 1, got {top_k}")
-        if not samples:
+        given = _as_list(images)
+        paths = [Path(each) if isinstance(each, str | Path) else None for each in given]
+        bases = [self.prepare(each) for each in given]
+        return self.predict_bases(bases, paths, top_k=top_k, threshold=threshold)
+
+    def prepare(self, image: AnyImage) -> np.ndarray:
+        """The pixels (H, W, 3) uint8 that the model sees of an image, resized and cropped.
+
+        Raises:
+            DataError: It can't be read, or is of another kind than `predict` takes.
+        """
+        preprocess = self.info.preprocess
+        prepare = eval_transform(preprocess).prepare
+        return prepare(_rgb(image, preprocess.value_range))
+
+    def predict_bases(
+        self,
+        bases: Sequence[np.ndarray],
+        paths: Sequence[Path | None],
+        *,
+        top_k: int = 5,
+        threshold: float = THRESHOLD,
+    ) -> list[Prediction]:
+        """As `predict`, for what `prepare` gave of images, and their files."""
+        if not bases:
             return []
         preprocess = self.info.preprocess
-        bases = Bases(samples, eval_transform(preprocess).prepare)
-        logits = predict_logits(self.model, eval_batches(bases), preprocess)
+        size = eval_batch_size(preprocess)
+        starts = range(0, len(bases), size)
+        batches = ((ImageDataset.stack(bases[n : n + size]), torch.empty(0)) for n in starts)
+        logits = predict_logits(self.model, batches, preprocess)
         values, indices = self.task.probabilities(logits).sort(dim=1, descending=True, stable=True)
         predictions = []
-        for sample, row, order in zip(samples, values.tolist(), indices.tolist(), strict=True):
+        for path, row, order in zip(paths, values.tolist(), indices.tolist(), strict=True):
             ranked = [(self.class_names[i], p) for i, p in zip(order, row, strict=True)]
             if self.task is MULTI_LABEL:
                 labels = tuple(name for name, p in ranked if p >= threshold)
@@ -154,7 +172,7 @@ class Run:
                 labels = (ranked[0][0],)
             predictions.append(
                 Prediction(
-                    path=sample.image if isinstance(sample.image, Path) else None,
+                    path=path,
                     label=ranked[0][0],
                     probability=ranked[0][1],
                     top=tuple(ranked[:top_k]),
@@ -287,15 +305,15 @@ def _as_list(images: Any) -> list[Any]:
     return [images] if one else list(images)
 
 
-def _sample(image: AnyImage, value_range: ValueRange | None) -> Sample:
+def _rgb(image: AnyImage, value_range: ValueRange | None) -> Image.Image:
     if isinstance(image, str | Path):
         if is_url(image) and not Path(image).exists():
             raise DataError(f"{image} is a URL; download it, and give the file or its bytes")
-        return Sample(name=str(image), labels=(), image=Path(image))
+        return read_image(Path(image), value_range=value_range)
     if hasattr(image, "read"):
         image = image.read()
     if isinstance(image, bytes):
-        image = image_from_bytes(image, value_range=value_range)
+        return image_from_bytes(image, value_range=value_range)
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     if not isinstance(image, Image.Image):
@@ -305,7 +323,10 @@ def _sample(image: AnyImage, value_range: ValueRange | None) -> Sample:
         )
     if 0 in image.size:
         raise DataError(f"an image must have pixels; this one has {image.width} x {image.height}")
-    return Sample(name="", labels=(), image=image)
+    try:
+        return to_rgb(image, value_range=value_range)
+    except ValueError as error:
+        raise DataError(f"an image can't be used: {error}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

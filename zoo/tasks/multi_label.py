@@ -33,8 +33,9 @@ class MultiLabel:
         return targets
 
     def strata(self, targets: Tensor) -> list[int]:
-        """The rarest label of each image."""
-        return rarest_labels([tuple(row.nonzero().flatten().tolist()) for row in targets.cpu()])
+        """The rarest label of each image, -1 for one without labels."""
+        rarest = rarest_labels([tuple(row.nonzero().flatten().tolist()) for row in targets.cpu()])
+        return [-1 if label is None else label for label in rarest]
 
     def losses(
         self,

@@ -27,24 +27,24 @@ _KINDS = frozenset(
 _EXAMPLES = 3
 
 
-def warn_of(splits: Splits, examined: Mapping[Path, Examined], data: Path) -> list[str]:
+def warn_of(splits: Splits, examined: Mapping[Path, Examined], data: str) -> list[str]:
     """A line for each kind of finding that bears on results, with examples.
 
     Args:
         splits: As training will use them.
         examined: What is known of their files.
-        data: The folder they come from.
+        data: What they come from.
     """
     photos = [
         Photo(
             path=sample.name,
-            label=splits.labels_of(sample),
+            labels=sample.labels,
             split=split,
-            examined=examined[sample.image],
+            examined=examined[sample.file],
         )
         for split, samples in (("train", splits.train), ("val", splits.val))
         for sample in samples
-        if isinstance(sample.image, Path)
+        if sample.file is not None
     ]
     findings = [*of_comparison(compare(photos), flat=False), *of_images(photos)]
     lines = [_line(finding) for finding in findings if finding.kind in _KINDS]

@@ -94,7 +94,7 @@ def checked(
     photos = tuple(
         Photo(
             path=image.path,
-            label=image.label,
+            labels=image.labels,
             split=image.split,
             examined=examined[image.file],
         )

@@ -22,15 +22,20 @@ class Photo:
 
     Attributes:
         path: Below the folder, with `/`.
-        label: Its class.
+        labels: Its classes.
         split: `train` or `val`; empty where zoo is still to split.
         examined: What its file holds.
     """
 
     path: str
-    label: str
+    labels: tuple[str, ...]
     split: str
     examined: Examined
+
+    @property
+    def label(self) -> str:
+        """The names of its classes, joined."""
+        return " + ".join(self.labels)
 
     @property
     def misnamed(self) -> bool:

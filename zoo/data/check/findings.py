@@ -163,7 +163,7 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
 
 def imbalance(photos: Iterable[Photo]) -> Finding | None:
     """Whether the largest class to learn from has many times the images of the smallest."""
-    counts = Counter(photo.label for photo in photos if photo.split != "val")
+    counts = Counter(name for p in photos if p.split in ("", "train") for name in p.labels)
     if not counts:
         return None
     (most, highest), (least, lowest) = counts.most_common()[0], counts.most_common()[-1]

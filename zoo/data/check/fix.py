@@ -64,6 +64,8 @@ def check_target(root: Path, target: Path) -> Path:
     Raises:
         DataError: It is inside `root`, is there already, or its parent folder is not.
     """
+    if not root.is_dir():
+        raise DataError(f"--fix-to copies folders, and {root} is none; correct the table itself")
     resolved = target.expanduser().resolve()
     if resolved.is_relative_to(root.resolve()):
         raise DataError(f"--fix-to {target} is inside {root}; give a folder elsewhere")

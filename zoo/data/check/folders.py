@@ -22,7 +22,9 @@ def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[s
     counts = {split: dict.fromkeys(names, 0) for split, names in listing.folders.items()}
     for photo in photos:
         if photo.used:
-            counts[photo.split][photo.label] = counts[photo.split].get(photo.label, 0) + 1
+            of_split = counts[photo.split]
+            for name in photo.labels:
+                of_split[name] = of_split.get(name, 0) + 1
     return {split: dict(sorted(of_split.items())) for split, of_split in counts.items()}
 
 

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from zoo.data.files import extension, shown
 from zoo.data.files import is_hidden as is_hidden_by_zoo
-from zoo.data.files import shown
 from zoo.data.image import is_image_name
 from zoo.data.layout import (
     class_images,
@@ -17,7 +17,9 @@ from zoo.data.layout import (
     visible_folders,
 )
 from zoo.data.links import Link, Reach, reach_of
+from zoo.data.sources.table import TABLES, TableSource
 from zoo.errors import DataError
+from zoo.files import is_file
 
 #: In a clean copy of a folder: what was left out of it, and why.
 LEFT_OUT = "left-out.json"
@@ -32,7 +34,7 @@ class Listed:
 
     file: Path
     path: str
-    label: str
+    labels: tuple[str, ...]
     split: str
 
 
@@ -71,15 +73,17 @@ def is_hidden(name: str) -> bool:
 
 
 def list_data(root: Path, *, follow_links: bool = False) -> Listing:
-    """List a data folder as `read_splits` sees it.
+    """List a data folder, or a table of images, as `read_splits` sees it.
 
     Args:
-        root: The folder.
+        root: The folder or table.
         follow_links: Follow links that lead out of it too.
 
     Raises:
         DataError: No folder, no images in class folders, or a folder can't be listed.
     """
+    if is_file(root) and extension(root) in TABLES:
+        return _list_table(root)
     reach = reach_of(root, follow_links=follow_links)
     layout = split_folders(root, reach)
     splits = {"train": layout.train, "val": layout.val} if layout.val else {"": layout.train}
@@ -90,7 +94,7 @@ def list_data(root: Path, *, follow_links: bool = False) -> Listing:
         found = class_images(split_dir, reach)
         links += found.links
         images += [
-            Listed(file=file, path=path, label=label, split=split)
+            Listed(file=file, path=path, labels=(label,), split=split)
             for label, files in found.images.items()
             for file, path in zip(files, names_below(root, files), strict=True)
         ]
@@ -106,6 +110,27 @@ def list_data(root: Path, *, follow_links: bool = False) -> Listing:
     )
     _sort_the_rest(listing, list(splits.values()))
     return listing
+
+
+def _list_table(file: Path) -> Listing:
+    source = TableSource(file)
+    parts = {split: source.read(split) for split in source.splits if split != "test"}
+    if "val" not in parts:
+        parts = {"": parts["train"]} if "train" in parts else {}
+    return Listing(
+        root=file,
+        reach=reach_of(file.parent, follow_links=True),
+        images=tuple(
+            Listed(file=sample.file, path=sample.name, labels=sample.labels, split=split)
+            for split, part in parts.items()
+            for sample in part.samples
+            if sample.file is not None
+        ),
+        folders={
+            split: tuple(sorted({name for sample in part.samples for name in sample.labels}))
+            for split, part in parts.items()
+        },
+    )
 
 
 def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:

@@ -1,0 +1,239 @@
+"""CSV and Parquet tables as data: what a row says, several labels, groups, and a run of each."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import zoo
+from tests.conftest import COLOURS, QUICK, save_photo
+from zoo.cli import main
+from zoo.data.sources import open_source
+from zoo.data.split import read_labelled, read_splits
+from zoo.errors import DataError, RecipeError
+
+
+def read(table, **options):
+    return read_splits(open_source(table), **{"val_split": 0.25, "seed": 0, **options})
+
+
+def write(folder: Path, rows, header=("path", "label"), name="table.csv", delimiter=","):
+    file = folder / name
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        csv.writer(lines, delimiter=delimiter).writerows([header, *rows])
+    return file
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Sixteen photos each of two colours, in one folder."""
+    for colour in ("red", "green"):
+        for n in range(16):
+            save_photo(tmp_path / "img" / f"{colour}{n}.png", COLOURS[colour], n)
+    return tmp_path
+
+
+def named(images):
+    return [(f"img/{c}{n}.png", c) for c in ("red", "green") for n in range(16)]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_rows_are_images_with_labels(images, delimiter):
+    splits = read(write(images, named(images), delimiter=delimiter))
+    assert splits.class_names == ("green", "red")
+    assert splits.counts(splits.train) == [12, 12]
+    assert splits.counts(splits.val) == [4, 4]
+    assert {sample.labels for sample in splits.val} == {("red",), ("green",)}
+
+
+def test_a_column_says_the_split(images):
+    rows = [
+        (path, label, ("train", "Validation", "test")[n % 3])
+        for n, (path, label) in enumerate(named(images))
+    ]
+    table = write(images, rows, ("path", "label", "split"))
+    splits = read(table)
+    assert (len(splits.train), len(splits.val)) == (11, 11)
+    assert any("--split test" in note for note in splits.notes)
+    tested = read_labelled(open_source(table), ["test"], ["green", "red"])
+    assert len(tested.val) == 10
+
+
+def test_a_group_is_in_one_split(images):
+    rows = [
+        (path, label, f"{label}-{n % 16 // 4}") for n, (path, label) in enumerate(named(images))
+    ]
+    splits = read(write(images, rows, ("path", "label", "group")))
+    groups = [{sample.group for sample in split} for split in (splits.train, splits.val)]
+    assert not groups[0] & groups[1]
+    assert splits.counts(splits.val) == [4, 4]
+
+
+def test_several_labels_are_in_a_cell_or_in_a_column_each(images):
+    both = [
+        (path, f"{label}|round" if n % 2 else label)
+        for n, (path, label) in enumerate(named(images))
+    ]
+    cells = read(write(images, both))
+    columns = read(
+        write(
+            images,
+            [
+                (path, *(int(name in label.split("|")) for name in ("red", "green", "round")))
+                for path, label in both
+            ],
+            ("path", "red", "green", "round"),
+        )
+    )
+    assert cells.class_names == columns.class_names == ("green", "red", "round")
+    found = [{s.name: set(s.labels) for s in (*each.train, *each.val)} for each in (cells, columns)]
+    assert found[0] == found[1]
+    assert found[0]["img/red1.png"] == {"red", "round"}
+
+
+def test_rows_of_one_path_are_one_image(images):
+    rows = [*named(images), ("img/red0.png", "round"), ("img/red1.png", "round")]
+    splits = read(write(images, rows))
+    (image,) = [s for s in (*splits.train, *splits.val) if s.name == "img/red0.png"]
+    assert image.labels == ("red", "round")
+    assert any("2 rows name an image of an earlier row" in note for note in splits.notes)
+
+
+def test_what_is_left_out_of_a_table_is_said(images):
+    rows = [
+        *named(images),
+        ("img/red99.png", "red"),
+        ("img/red3.png.txt", "red"),
+        ("img/x.png", ""),
+    ]
+    rows = [(*row, "7") for row in rows]
+    splits = read(write(images, rows, ("path", "label", "width")))
+    assert len(splits.unreadable) == 2
+    assert "there is no such file" in splits.unreadable[0]
+    assert any("rows without a label are left out: 1" in note for note in splits.notes)
+    assert any("columns that are not used: width" in note for note in splits.notes)
+
+
+def test_parquet_is_read_as_csv_is(images):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    paths, labels = zip(*named(images), strict=True)
+    lists = pyarrow.table({"path": paths, "labels": [[label, "all"] for label in labels]})
+    parquet.write_table(lists, images / "table.parquet")
+    splits = read(images / "table.parquet")
+    assert splits.class_names == ("all", "green", "red")
+    (images / "table.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"can't read .*table\.parquet"):
+        read(images / "table.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "needs a header with the columns path and label"),
+        ("a,b\n1,2\n", "needs a header with the columns path and label"),
+        ("path,label\n", "no rows with a path and a label"),
+        ("path,label\nx.png\n", "line 2: 1 cells, 2 in the header"),
+        ("path,label\n,red\n", "line 2: no path"),
+        ("path,label,split\nx.png,red,dev\n", "split is 'dev', not train, val or test"),
+        ("path,red,blue\nx.png,1,often\n", "line 2: blue is 'often', not 0 or 1"),
+        ("path,path,label\nx,y,z\n", "two columns 'path'"),
+        ('path,label\n"x.png,red\n', "unexpected end of data"),
+        ("path,label\nx.png,r\xe9d\n", "not in UTF-8"),
+        ("path,label,split\nx.png,a,train\nx.png,a,val\n", "in an earlier row with another split"),
+    ],
+)
+def test_a_table_that_can_not_be_understood_is_an_error(tmp_path, text, message):
+    (tmp_path / "t.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "t.csv")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Photos of one colour, of two halves, and of none of the three; a table of them."""
+    root = tmp_path_factory.mktemp("scenes")
+    rows = []
+    names = list(COLOURS)
+    for n in range(48):
+        chosen = [name for bit, name in enumerate(names) if n % 8 >> bit & 1]
+        halves = [COLOURS[name] for name in chosen] or [(128, 128, 128)]
+        for part, colour in enumerate(halves):
+            save_photo(root / f"part{part}.png", colour, n)
+        stack(root / f"{n}.png", [root / f"part{part}.png" for part in range(len(halves))])
+        rows.append((f"{n}.png", "|".join(chosen)))
+    return write(root, rows, name="scenes.csv")
+
+
+def stack(file, parts):
+    from PIL import Image
+
+    pictures = [Image.open(part) for part in parts]
+    whole = Image.new("RGB", (64, 48 * len(pictures)))
+    for n, picture in enumerate(pictures):
+        whole.paste(picture, (0, 48 * n))
+    whole.save(file)
+
+
+@pytest.fixture(scope="module")
+def multi(scenes, tmp_path_factory):
+    fields = {**QUICK, "epochs": 3, "train": "probe+finetune"}
+    return zoo.finetune(scenes, out=tmp_path_factory.mktemp("runs") / "multi", **fields)
+
+
+def test_a_multi_label_run_from_a_table(multi, scenes):
+    assert multi.info.task == "multi-label"
+    assert multi.info.recipe.metric == "map"
+    assert multi.class_names == tuple(sorted(COLOURS))
+    evaluated = multi.evaluate()
+    assert evaluated.metrics["map"] == pytest.approx(multi.info.score)
+    assert evaluated.confusion == ()
+    assert multi.info.score > 0.6
+    header = (multi.path / "metrics.csv").read_text().splitlines()[0]
+    assert header.startswith("epoch,train_loss,train_accuracy,val_loss,val_map,val_f1,val_accuracy")
+    assert json.loads((multi.path / "config.json").read_text())["problem_type"] == (
+        "multi_label_classification"
+    )
+    assert all(finding.state == "ok" for finding in zoo.verify(multi.path))
+
+
+def test_what_a_multi_label_run_predicts(multi, scenes):
+    image = scenes.with_name("7.png")
+    (found,) = multi.predict(image, threshold=0.0)
+    assert set(found.labels) == set(COLOURS)
+    assert multi.predict(image, threshold=1.0)[0].labels == ()
+    probabilities = [p for _, p in found.top]
+    assert probabilities == sorted(probabilities, reverse=True)
+    command = ["predict", str(multi.path), str(image), "--threshold", "0", "--format"]
+    said = CliRunner().invoke(main, [*command, "csv"])
+    assert said.output.splitlines()[0] == "path,labels"
+    assert set(said.output.splitlines()[1].rpartition(",")[2].split("|")) == set(COLOURS)
+    (entry,) = json.loads(CliRunner().invoke(main, [*command, "json"]).output)
+    assert entry["labels"] == [label for label, _ in found.top]
+    table = CliRunner().invoke(main, ["evaluate", str(multi.path)])
+    assert "mAP" in table.output
+
+
+def test_a_table_in_two_runs_and_resumed_is_the_same_data(multi, scenes):
+    again = zoo.resume(multi.path)
+    assert again.info == multi.info
+
+
+def test_a_task_that_does_not_fit_the_data_is_refused(scenes, photos):
+    with pytest.raises(RecipeError, match="metric balanced-accuracy is not one of multi-label"):
+        zoo.finetune(scenes, metric="balanced-accuracy", **QUICK)
+    with pytest.raises(RecipeError, match="metric map is not one of single-label"):
+        zoo.finetune(photos, metric="map", **QUICK)
+
+
+def test_check_takes_a_table(scenes, images):
+    rows = [*named(images), ("img/copy.png", "green")]
+    (images / "img/copy.png").write_bytes((images / "img/red0.png").read_bytes())
+    report = zoo.check_data(write(images, rows))
+    assert report.counts == {"": {"green": 17, "red": 16}}
+    assert "label-conflict" in {finding.kind for finding in report.findings}
+    result = CliRunner().invoke(main, ["data", "check", str(scenes), "--fix-to", "x"])
+    assert (result.exit_code, "correct the table" in result.output) == (2, True)

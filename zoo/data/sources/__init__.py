@@ -1,0 +1,50 @@
+"""Where labelled images come from: a folder, a table, the demo, what plugins declare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo import plugins
+from zoo.data.files import extension
+from zoo.data.sources.demo import DemoSource
+from zoo.data.sources.folder import FolderSource
+from zoo.data.sources.source import Part, Source
+from zoo.data.sources.table import TABLES, TableSource
+from zoo.errors import PluginError
+from zoo.files import exists, expand, is_file
+
+__all__ = ["DemoSource", "FolderSource", "Part", "Source", "TableSource", "open_source"]
+
+
+def open_source(
+    data: str | Path | None, *, task: str = "auto", follow_links: bool = False
+) -> Source:
+    """The source that `--data` names.
+
+    Args:
+        data: A folder, a CSV, TSV or Parquet file, or what a plugin takes; None for the demo.
+        task: As in the recipe: `single-label` has a cell of a table be one label.
+        follow_links: Follow links that lead out of a folder too.
+
+    Raises:
+        DataError: There is no such source, or it can't be read.
+        PluginError: A plugin's source fails.
+    """
+    if data is None:
+        return DemoSource()
+    path = expand(data)
+    if is_file(path) and extension(path) in TABLES:
+        return TableSource(path, several=task != "single-label")
+    if not exists(path):
+        for plugin in plugins.connect_all():
+            for name, opener in plugins.declared(plugin, "zoo_sources").items():
+                try:
+                    source: Source | None = opener(str(data))
+                except Exception as error:
+                    raise PluginError(
+                        f"source {name} of plugin {plugin} failed to open {data}: "
+                        f"{plugins.explain(error)}"
+                    ) from error
+                if source is not None:
+                    return source
+    return FolderSource(path, follow_links=follow_links)

@@ -1,0 +1,258 @@
+"""A CSV or Parquet table of image paths and labels."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zoo.data.files import extension, shown
+from zoo.data.layout import TEST, TRAIN, VAL, normal_name
+from zoo.data.links import Link
+from zoo.data.sample import Sample
+from zoo.data.sources.source import Part
+from zoo.errors import DataError
+from zoo.text import listed
+
+#: Extensions of files that are taken for tables.
+TABLES = (".csv", ".tsv", ".parquet")
+
+#: Names of the column that says where an image is, and of those for its labels, split and group.
+PATH = ("path", "file", "filename", "file_name", "image", "image_path")
+LABEL = ("label", "labels", "class")
+SPLIT = ("split",)
+GROUP = ("group",)
+
+#: What may stand between several labels of a cell; the first that is found in any.
+SEPARATORS = ("|", ";", ",")
+
+#: What the cells of a column that stands for one label may say.
+_YES, _NO = frozenset({"1", "1.0", "true", "yes"}), frozenset({"", "0", "0.0", "false", "no"})
+
+_SPLITS = {
+    name: split
+    for split, names in (("train", TRAIN), ("val", VAL), ("test", TEST))
+    for name in names
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """The names of a table's columns by what they are for.
+
+    Attributes:
+        path: Where an image is.
+        label: Its labels; None if each of `each` stands for one label.
+        split: Its split, if there is such a column.
+        group: Its group, likewise.
+        each: The columns that are none of these.
+    """
+
+    path: str
+    label: str | None
+    split: str | None
+    group: str | None
+    each: tuple[str, ...]
+
+
+class TableSource:
+    """Rows of `path,label[,split][,group]`, or of `path` and a column of 0 and 1 for each label.
+
+    Paths are relative to the table's folder, or absolute. Several labels of a cell are separated by
+    `|`, `;` or `,`: the first of these that any cell has. An image in several rows has the labels
+    of all of them. Without labels is an image of no class where others have several; else its row
+    is left out.
+
+    Args:
+        file: CSV (or TSV) in UTF-8 with a header, or Parquet.
+        several: False: a cell is one label, whatever it holds.
+
+    Raises:
+        DataError: It can't be read, or lacks a column or a value that is needed.
+    """
+
+    def __init__(self, file: Path, *, several: bool = True) -> None:
+        self.name = str(file)
+        self._notes: list[str] = []
+        header, rows = _read(file)
+        columns = _columns(file, header)
+        if columns.label is not None and columns.each:
+            self._notes.append(f"{file}: columns that are not used: {listed(columns.each)}")
+        samples = self._samples(file, columns, rows, several=several)
+        self._by_split = {
+            split: [sample for sample, of in samples if of == split]
+            for split in ("train", "val", "test")
+        }
+        self.splits = tuple(split for split, found in self._by_split.items() if found)
+        self.notes: tuple[str, ...] = ()
+        self.links: tuple[Link, ...] = ()
+        if not self.splits:
+            raise DataError(f"{file} has no rows with a path and a label")
+
+    def read(self, split: str) -> Part:
+        """The images of a split; names are paths as the table has them."""
+        return Part(name=f"{self.name} ({split})", samples=self._by_split[split], notes=self._notes)
+
+    def _samples(
+        self,
+        file: Path,
+        columns: _Columns,
+        rows: Iterable[tuple[str, Mapping[str, str]]],
+        *,
+        several: bool,
+    ) -> list[tuple[Sample, str]]:
+        rows = list(rows)
+        separator = _separator(columns, rows) if several else None
+        if separator and separator != SEPARATORS[0]:  # which might be part of a name
+            self._notes.append(f"{file}: labels of a cell are separated by {separator!r}")
+        by_name: dict[str, tuple[Sample, str]] = {}
+        repeated = 0
+        for where, row in rows:
+            if not (path := row[columns.path]):
+                raise DataError(f"{file}, {where}: no {columns.path}")
+            sample = Sample(
+                name=Path(path).as_posix(),
+                labels=_labels(file, where, columns, row, separator),
+                file=file.parent / path,
+                group=(columns.group and row[columns.group]) or None,
+            )
+            split = _split(file, where, columns, row)
+            before = by_name.get(sample.name)
+            if before is not None:
+                repeated += 1
+                if before[1] != split or before[0].group != sample.group:
+                    raise DataError(
+                        f"{file}, {where}: {shown(path)} is in an earlier row with "
+                        f"another split or group"
+                    )
+                both = dict.fromkeys((*before[0].labels, *sample.labels))
+                sample = replace(sample, labels=tuple(both))
+            by_name[sample.name] = (sample, split)
+        if repeated:
+            text = f"{repeated} rows name an image of an earlier row: their labels are joined"
+            self._notes.append(f"{file}: {text}")
+        found = list(by_name.values())
+        lacking = [each for each in found if not each[0].labels]
+        if lacking and not any(len(sample.labels) > 1 for sample, _ in found):
+            self._notes.append(f"{file}: rows without a label are left out: {len(lacking)}")
+            found = [each for each in found if each[0].labels]
+        return found
+
+
+def _read(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """(header, (where, cells by column) of each row); cells are text without blanks around it."""
+    try:
+        if extension(file) == ".parquet":
+            header, rows = _read_parquet(file)
+        else:
+            header, rows = _read_csv(file)
+    except OSError as error:
+        raise DataError(f"can't read {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"can't read {file}: it is not in UTF-8 ({error.reason})") from error
+    except csv.Error as error:
+        raise DataError(f"can't read {file}: {error}") from error
+    return header, rows
+
+
+def _read_csv(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        first = lines.readline()
+        delimiter = max(",;\t", key=first.count)
+        lines.seek(0)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        header = [name.strip() for name in next(reader, [])]
+        rows = []
+        for cells in reader:
+            if not any(cells):
+                continue
+            where = f"line {reader.line_num}"
+            if len(cells) != len(header):
+                raise DataError(f"{file}, {where}: {len(cells)} cells, {len(header)} in the header")
+            rows.append((where, dict(zip(header, map(str.strip, cells), strict=True))))
+    return header, rows
+
+
+def _read_parquet(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"{file}: reading Parquet needs pyarrow: pip install 'zoo-finetune[parquet]'"
+        ) from error
+    try:
+        table = parquet.read_table(file)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"can't read {file}: {str(error).partition(chr(10))[0]}") from error
+    header = [str(name) for name in table.column_names]
+    rows = [
+        (f"row {n}", {name: _text(row[name]) for name in header})
+        for n, row in enumerate(table.to_pylist(), 1)
+    ]
+    return header, rows
+
+
+def _text(value: Any) -> str:
+    """A cell of Parquet as CSV has it; lists of labels are joined."""
+    if isinstance(value, list):
+        return SEPARATORS[0].join(map(str, value))
+    return "" if value is None else str(value).strip()
+
+
+def _columns(file: Path, header: Sequence[str]) -> _Columns:
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DataError(f"{file} has two columns {twice[0]!r}")
+    folded = {name.lower(): name for name in header}
+
+    def column(names: Sequence[str]) -> str | None:
+        return next((folded[name] for name in names if name in folded), None)
+
+    path, label, split, group = map(column, (PATH, LABEL, SPLIT, GROUP))
+    each = tuple(name for name in header if name not in (path, label, split, group))
+    if path is None or not (label or each):
+        raise DataError(
+            f"{file} needs a header with the columns path and label (or path and a column of 0 and "
+            f"1 for each label); it has {listed(header) or 'none'}"
+        )
+    return _Columns(path=path, label=label, split=split, group=group, each=each)
+
+
+def _separator(columns: _Columns, rows: Sequence[tuple[str, Mapping[str, str]]]) -> str | None:
+    if columns.label is None:
+        return None
+    cells = [row[columns.label] for _, row in rows]
+    return next((each for each in SEPARATORS if any(each in cell for cell in cells)), None)
+
+
+def _labels(
+    file: Path, where: str, columns: _Columns, row: Mapping[str, str], separator: str | None
+) -> tuple[str, ...]:
+    if columns.label is not None:
+        cell = row[columns.label]
+        parts = cell.split(separator) if separator else [cell]
+        return tuple(dict.fromkeys(normal_name(part) for part in parts if part.strip()))
+    found = []
+    for name in columns.each:
+        value = row[name].lower()
+        if value not in _YES | _NO:
+            raise DataError(
+                f"{file}, {where}: {name} is {row[name]!r}, not 0 or 1. Without a column "
+                f"{LABEL[0]}, each column besides {columns.path} stands for one label"
+            )
+        if value in _YES:
+            found.append(normal_name(name))
+    return tuple(found)
+
+
+def _split(file: Path, where: str, columns: _Columns, row: Mapping[str, str]) -> str:
+    if columns.split is None:
+        return "train"
+    value = row[columns.split]
+    if value.lower() not in _SPLITS:
+        raise DataError(f"{file}, {where}: split is {value!r}, not train, val or test")
+    return _SPLITS[value.lower()]
