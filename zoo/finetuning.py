@@ -166,7 +166,8 @@ def execute(
         )
         keeper = Keeper(prepared, folder, checkpoint)
         try:
-            check_shared(folder)
+            if plan.processes > 1:
+                check_shared(folder)
             if checkpoint is None:
                 decide_on_main(accelerator, lambda: keeper.begin(keys))
             else:

@@ -41,7 +41,7 @@ def test_a_folder_with_nothing_wrong_is_a_table_and_exit_code_0(root):
         ["class", "train", "val"],
         ["ants", "4", "2"],
         ["bees", "4", "2"],
-        ["all", "8", "4"],
+        ["all", "images", "8", "4"],
     ]
     assert lines[-1] == "0 errors, 0 warnings, 0 notes; all paths: --format json"
 

@@ -141,7 +141,7 @@ def _print_classes(report: Report) -> None:
         rest = names[MOST_CLASSES:]
         more = (str(sum(s.get(name, 0) for name in rest)) for s in splits)
         rows.append((f"and {len(rest)} classes more", *more))
-    rows.append(("all", *(str(sum(s.values())) for s in splits)))
+    rows.append(("all images", *map(str, report.totals.values())))
     print_table([text("class"), *(number(split or "images") for split in report.counts)], rows)
 
 

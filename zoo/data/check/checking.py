@@ -27,7 +27,9 @@ class Report:
 
     Attributes:
         root: The folder, as it was given.
-        counts: Usable images by class by split: `train` and `val`, or `""` where zoo is to split.
+        counts: Usable images by class by split: `train` and `val`, or `""` where zoo is to split;
+            one of several classes counts for each.
+        totals: Usable images by split.
         modes: Usable images by Pillow's colour mode.
         formats: Usable images by Pillow's format.
         findings: The worst first.
@@ -36,6 +38,7 @@ class Report:
 
     root: str
     counts: Mapping[str, Mapping[str, int]]
+    totals: Mapping[str, int]
     modes: Mapping[str, int]
     formats: Mapping[str, int]
     findings: tuple[Finding, ...]
@@ -44,7 +47,7 @@ class Report:
     @property
     def images(self) -> int:
         """How many images are usable."""
-        return sum(sum(of_split.values()) for of_split in self.counts.values())
+        return sum(self.totals.values())
 
     @property
     def serious(self) -> bool:
@@ -109,9 +112,11 @@ def checked(
         *of_listing(listing),
     ]
     good = [photo.examined for photo in photos if photo.used]
+    totals = Counter(photo.split for photo in photos if photo.used)
     report = Report(
         root=str(root),
         counts=counts,
+        totals={split: totals[split] for split in counts},
         modes=_counted(each.mode for each in good),
         formats=_counted(each.format for each in good),
         findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])),
