@@ -25,14 +25,14 @@ from torchvision.transforms import InterpolationMode, v2
 
 from zoo import allocator
 from zoo.backbone import Preprocess
-from zoo.data.bases import Bases, content_keys
 from zoo.data.crops import CropDataset
 from zoo.data.dataset import Batches, ImageDataset, eval_loader, raising, train_loader
+from zoo.data.decoded import Bases, content_keys
 from zoo.data.image import read_image
-from zoo.data.layout import images_in
 from zoo.data.sample import Sample
+from zoo.data.sources.layout import images_in
 from zoo.data.transforms import eval_transform, to_input, train_transform
-from zoo.model.device import place_images
+from zoo.machine.device import place_images
 
 BATCH = 32
 

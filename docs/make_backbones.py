@@ -25,8 +25,8 @@ import torch
 
 from zoo import plugins
 from zoo.errors import ZooError
-from zoo.model.depth import depths
-from zoo.model.head import head_leaves
+from zoo.models.depth import depths
+from zoo.models.head import head_leaves
 from zoo.testing.checks import CHECKS
 from zoo.testing.run import CheckResult, run_checks
 from zoo.testing.subject import CheckFailed, Subject, no_initialisation

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 #: What a reader has imported, beside what a block itself imports.
 LIBRARIES = ("safetensors.torch", "timm", "torch", "torchvision", "transformers", "zoo")
 
-RECIPES = sorted((ROOT / "zoo" / "recipes").glob("*.toml"))
+RECIPES = sorted((ROOT / "zoo" / "recipe" / "packaged").glob("*.toml"))
 
 
 def commands_in(markdown: str) -> list[str]:

@@ -16,7 +16,7 @@ import zoo
 from tests.conftest import IN_TWO, QUICK, TINY, validation
 from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
 from zoo.events import EpochEnd, Note, Progress, RunEnd, RunStart, StepEnd
-from zoo.finetuning import execute, warn
+from zoo.pipeline.finetune import execute, warn
 from zoo.planning import Plan, prepare
 from zoo.recipe import Recipe, make_recipe
 from zoo.tasks import SINGLE_LABEL
@@ -106,7 +106,7 @@ def scripted(monkeypatch, *ends):
         loss, accuracy = next(script)
         return validation(accuracy, loss=loss, f1=0.5)
 
-    monkeypatch.setattr("zoo.engine.train.validate", validate)
+    monkeypatch.setattr("zoo.training.train.validate", validate)
 
 
 def test_the_best_epoch_is_the_one_kept(photos, monkeypatch):

@@ -19,10 +19,10 @@ from zoo import plugins
 from zoo.cli import main
 from zoo.errors import PluginError, RecipeError
 from zoo.events import EpochEnd, Note
-from zoo.model.depth import depths
+from zoo.models.depth import depths
 from zoo.planning import prepare
 from zoo.recipe import dump_recipe, make_recipe
-from zoo.run.write import tensors_sha256
+from zoo.runs.write import tensors_sha256
 from zoo.weights import read_state_dict
 
 #: Rates that move everything that trains at all, and batch norm that would move if it could.
@@ -77,7 +77,7 @@ def each_epoch(monkeypatch):
 
     def train(data, **fields):
         script = iter(validation(accuracy / 100) for accuracy in range(1, 100))
-        monkeypatch.setattr("zoo.engine.train.validate", lambda *args: next(script))
+        monkeypatch.setattr("zoo.training.train.validate", lambda *args: next(script))
         kept, notes = [], []
 
         def listen(event):
@@ -288,10 +288,10 @@ def test_the_plan_of_a_deep_network_is_short(photos):
 LAUNCHED = """
 import dataclasses, os, sys
 import zoo
-import zoo.stages
-from zoo.run.write import tensors_sha256
+import zoo.pipeline.phases
+from zoo.runs.write import tensors_sha256
 
-train = zoo.stages.train
+train = zoo.pipeline.phases.train
 
 def watched(setup, state, control, resumed):
     def note(snapshot, end):
@@ -303,7 +303,7 @@ def watched(setup, state, control, resumed):
         control.save(snapshot, end)
     train(setup, state, dataclasses.replace(control, save=note), resumed)
 
-zoo.stages.train = watched
+zoo.pipeline.phases.train = watched
 zoo.finetune(sys.argv[1], out="run", recipe="launched.toml")
 """
 

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import zoo
 from tests.conftest import QUICK
-from tests.stages.crash import Crash, crash_at
+from tests.pipeline.crash import Crash, crash_at
 from zoo.cli import main
 from zoo.errors import PluginError
 from zoo.events import EpochEnd, Note, Progress, RunEnd, RunStart, StepEnd

@@ -176,7 +176,7 @@ def test_the_template_and_the_recipes_are_in_the_wheel(tmp_path):
     (wheel,) = tmp_path.glob("zoo_finetune-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
-    for folder in ("plugin_template", "recipes"):
+    for folder in ("plugin_template", "recipe/packaged"):
         files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "zoo" / folder).iterdir()}
         assert files
         assert files <= packed

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 import zoo
 from tests.conftest import QUICK
-from tests.run.forging import MODEL, copy, forge
+from tests.runs.forging import MODEL, copy, forge
 from zoo.cli import main
 from zoo.cli.words import echo_json
-from zoo.text import clip, markdown, printable, spreadsheet_cell
+from zoo.io.text import clip, markdown, printable, spreadsheet_cell
 
 #: What terminals obey: clear the screen, set the title, direction overrides, a C1 control sequence.
 NASTY = ["\x1b[2J\x1b]0;title\x07red", "blue\u202etxt.exe\u2066", "\x9b31mgreen\r\n! fine"]

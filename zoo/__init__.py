@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from zoo.data.sample import Sample
     from zoo.data.sources import Part
     from zoo.errors import Stopped, ZooError
-    from zoo.finetuning import finetune, resume
     from zoo.hookspecs import hookimpl
-    from zoo.model.build import build
-    from zoo.model.groups import parameter_groups
+    from zoo.integrity import verify
+    from zoo.integrity.finding import Finding
+    from zoo.models.build import build
+    from zoo.models.groups import parameter_groups
+    from zoo.pipeline.finetune import finetune, resume
     from zoo.plugins import backbones
     from zoo.recipe import Recipe
-    from zoo.run.read import Prediction, Run, load
-    from zoo.verifying import verify
-    from zoo.verifying.finding import Finding
+    from zoo.runs.read import Prediction, Run, load
 
 __all__ = [
     "Backbone",
@@ -73,15 +73,15 @@ _HOME = {
     "check_data": "zoo.data.check",
     "Part": "zoo.data.sources",
     "Sample": "zoo.data.sample",
-    "build": "zoo.model.build",
-    "parameter_groups": "zoo.model.groups",
-    "Prediction": "zoo.run.read",
-    "Run": "zoo.run.read",
-    "load": "zoo.run.read",
-    "Finding": "zoo.verifying.finding",
-    "verify": "zoo.verifying",
-    "finetune": "zoo.finetuning",
-    "resume": "zoo.finetuning",
+    "build": "zoo.models.build",
+    "parameter_groups": "zoo.models.groups",
+    "Prediction": "zoo.runs.read",
+    "Run": "zoo.runs.read",
+    "load": "zoo.runs.read",
+    "Finding": "zoo.integrity.finding",
+    "verify": "zoo.integrity",
+    "finetune": "zoo.pipeline.finetune",
+    "resume": "zoo.pipeline.finetune",
 }
 
 

@@ -16,23 +16,23 @@ from torch import Tensor, nn
 from zoo import allocator, plugins
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone
-from zoo.decisions import choose_precision
-from zoo.engine.flops import flops_per_image
-from zoo.engine.machine import device_name, matmul_peak, synchronise
 from zoo.errors import TrainingError
 from zoo.events import ignore
-from zoo.model.build import build_from
-from zoo.model.depth import depths
-from zoo.model.device import choose_device, place, place_images
-from zoo.model.freeze import train_mode
-from zoo.model.fuse import fuse_batch_norms
-from zoo.model.groups import parameter_groups
-from zoo.model.memory import is_out_of_memory
-from zoo.model.optim import make_optimizer
+from zoo.machine.device import choose_device, place, place_images
+from zoo.machine.memory import is_out_of_memory
+from zoo.machine.speed import device_name, matmul_peak, synchronise
+from zoo.models.build import build_from
+from zoo.models.depth import depths
+from zoo.models.freeze import train_mode
+from zoo.models.fuse import fuse_batch_norms
+from zoo.models.groups import parameter_groups
+from zoo.models.optim import make_optimizer
 from zoo.planning.checks import check_forward
+from zoo.planning.decisions import choose_precision
 from zoo.planning.inputs import for_size
 from zoo.recipe import Recipe
 from zoo.tasks import SINGLE_LABEL
+from zoo.training.flops import flops_per_image
 
 Model = Callable[[Tensor], Any]
 Step = Callable[[], object]

@@ -11,8 +11,8 @@ from torchvision import models
 from tests.backbones.meta import no_values
 from zoo import plugins
 from zoo.errors import UnknownBackboneError
-from zoo.model.depth import Depths, depths
-from zoo.model.head import in_head
+from zoo.models.depth import Depths, depths
+from zoo.models.head import in_head
 from zoo.testing import check_backbone
 
 ONE_PER_CLASS = dict(

@@ -14,14 +14,14 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 import zoo
 from tests.backbones.meta import no_values
 from tests.conftest import QUICK
-from tests.run.forging import forge, take_apart
-from tests.run.test_round_trip import our_logits
+from tests.runs.forging import forge, take_apart
+from tests.runs.test_round_trip import our_logits
 from zoo import plugins
 from zoo.errors import RunError, SizeError
 from zoo.events import Note
-from zoo.model.build import build
-from zoo.model.head import in_head
-from zoo.model.size import resized
+from zoo.models.build import build
+from zoo.models.head import in_head
+from zoo.models.size import resized
 from zoo_timm.building import quiet_resampling
 
 

@@ -83,7 +83,7 @@ def test_flags_override_the_recipe_file(photos):
 
 
 def test_interrupted_training_exits_with_130(photos, monkeypatch):
-    from zoo.engine import train
+    from zoo.training import train
 
     validate = train.validate
 
@@ -106,7 +106,7 @@ def test_interrupted_before_the_first_epoch_says_how_to_go_on(photos, monkeypatc
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.engine.train.validate", interrupt)
+    monkeypatch.setattr("zoo.training.train.validate", interrupt)
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, code=130)
     assert "! resume with: zoo finetune --resume run" in result.stderr
     assert "kept the best" not in result.stderr
@@ -176,7 +176,7 @@ def test_predict_leaves_no_file_out_without_a_word(run, split_photos, tmp_path, 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
 def test_interrupted_predict_keeps_what_is_done(run, split_photos, monkeypatch, form):
-    from zoo.run import inference, read
+    from zoo.runs import inference, read
 
     read_image = read.read_image
     calls = iter(range(99))
@@ -200,7 +200,7 @@ def test_any_command_that_is_interrupted_exits_with_130(run, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.run.read.load", interrupt)
+    monkeypatch.setattr("zoo.runs.read.load", interrupt)
     assert "! interrupted" in zoo_("evaluate", run.path, code=130).stderr
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from tests.conftest import QUICK
 from zoo.cli import main
-from zoo.run.evaluate import ClassMetrics, Evaluation
+from zoo.runs.evaluate import ClassMetrics, Evaluation
 
 TRAINING = {**QUICK, "train": "probe+finetune", "epochs": 2}
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TRAINING.items()]
@@ -66,7 +66,7 @@ def evaluated(monkeypatch):
             links=(),
         )
         run = SimpleNamespace(evaluate=lambda *_, **__: result)
-        monkeypatch.setattr("zoo.run.read.load", lambda *_, **__: run)
+        monkeypatch.setattr("zoo.runs.read.load", lambda *_, **__: run)
         return confusion
 
     return evaluated

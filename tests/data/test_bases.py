@@ -5,7 +5,7 @@ from PIL import Image
 from tests.conftest import save_photo
 from tests.data.test_dataset import Kept
 from zoo.backbone import Preprocess
-from zoo.data.bases import Bases, content_keys
+from zoo.data.decoded import Bases, content_keys
 from zoo.data.image import read_image
 from zoo.data.prepare import Prepare
 from zoo.data.sample import Sample

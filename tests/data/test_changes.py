@@ -16,11 +16,11 @@ from tests.fuzz.images_support import within
 from zoo import planning
 from zoo.cache import image_key
 from zoo.cli import main
-from zoo.data.bases import Bases, content_keys
 from zoo.data.dataset import ImageDataset, eval_loader, raising
+from zoo.data.decoded import Bases, content_keys
 from zoo.data.transforms import eval_transform
-from zoo.engine import train as training
 from zoo.errors import DataError
+from zoo.training import train as training
 
 FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from zoo.backbone import Preprocess
-from zoo.data.bases import Bases
 from zoo.data.dataset import ImageDataset
+from zoo.data.decoded import Bases
 from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform, train_transform
-from zoo.engine.feed import image_feed
+from zoo.training.batches import image_feed
 
 SIZES = [
     (90, 60),

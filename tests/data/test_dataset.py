@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 from tests.data.reading import read_splits
 from zoo import plugins
-from zoo.data.bases import Bases, content_keys
 from zoo.data.dataset import ImageDataset, eval_loader, train_loader, view_of
+from zoo.data.decoded import Bases, content_keys
 from zoo.data.transforms import train_transform
 
 PREPROCESS = plugins.get("timm/test_efficientnet").preprocess

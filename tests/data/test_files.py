@@ -13,7 +13,7 @@ from tests.data.reading import read_splits
 from tests.fuzz.images_support import within
 from zoo.cli import main
 from zoo.data.files import MAX_BYTES, fingerprint, read_file, shown
-from zoo.data.layout import images_in
+from zoo.data.sources.layout import images_in
 from zoo.errors import DataError
 
 

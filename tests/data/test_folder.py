@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import COLOURS, make_photos, save_photo
 from tests.data.reading import read_labelled, read_splits
-from zoo.data.layout import images_in
+from zoo.data.sources.layout import images_in
 from zoo.errors import DataError
 
 

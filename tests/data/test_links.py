@@ -12,7 +12,7 @@ from tests.conftest import COLOURS, QUICK, make_photos, save_photo
 from tests.data.reading import read_labelled, read_splits
 from tests.fuzz.images_support import within
 from zoo.cli import main
-from zoo.data.layout import images_in
+from zoo.data.sources.layout import images_in
 from zoo.errors import DataError
 
 FAST = {**QUICK, "train": "probe"}

@@ -12,7 +12,7 @@ from zoo import plugins
 from zoo.backbone import Preprocess
 from zoo.data.prepare import Prepare
 from zoo.data.transforms import eval_transform, to_input, train_transform
-from zoo.model.device import place_images
+from zoo.machine.device import place_images
 
 
 def photo(width: int, height: int) -> Image.Image:

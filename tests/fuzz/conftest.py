@@ -16,7 +16,7 @@ import zoo
 from tests.conftest import TINY
 from zoo import plugins
 from zoo.cli import main
-from zoo.text import printable
+from zoo.io.text import printable
 
 #: How long an answer may take.
 SECONDS = 5.0

@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["zoo"], enable_loader_override=False):
     from zoo.data.image import decoded, open_image
     from zoo.errors import DataError, RecipeError, RunError
     from zoo.recipe import make_recipe
-    from zoo.run.parse import read_head
+    from zoo.runs.parse import read_head
     from zoo.weights.header import read_header
     from zoo.weights.pickles import refusal
 

@@ -12,9 +12,9 @@ import zoo
 from tests.conftest import QUICK
 from tests.fuzz.conftest import fuzz, run_cli, sizes
 from tests.fuzz.strategies import HOSTILE, changed, mutated
-from tests.run.forging import forge_checkpoint
-from tests.stages.crash import Crash, crash_at
-from zoo.run.checkpoint import read_checkpoint
+from tests.pipeline.crash import Crash, crash_at
+from tests.runs.forging import forge_checkpoint
+from zoo.runs.checkpoint_file import read_checkpoint
 
 LAST, DATA = "checkpoint/last.safetensors", "checkpoint/data.safetensors"
 

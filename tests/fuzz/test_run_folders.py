@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import zoo
 from tests.fuzz.conftest import fuzz, run_cli, sizes
 from tests.fuzz.strategies import changed, mutated
-from tests.run.forging import MODEL, put_together, take_apart, with_sums
+from tests.runs.forging import MODEL, put_together, take_apart, with_sums
 from zoo.errors import ZooError
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from zoo.data.sample import Sample
 from zoo.data.split import stratified_split
-from zoo.engine.probe import fit_probe
+from zoo.features.probe import fit_probe
 from zoo.tasks import MULTI_LABEL
 
 

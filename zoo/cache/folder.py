@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from zoo.cache.records import ENTRY_BYTES, FORMAT, INDEX
-from zoo.files import home, replacing
+from zoo.io.files import home, replacing
 
 #: What records are: a frozen backbone's features (C,), its activations at a stage boundary
 #: (C, H, W), decoded and resized images (H, W, 3), what was found in an image file (bytes of JSON).

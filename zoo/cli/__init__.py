@@ -11,7 +11,7 @@ import click
 
 from zoo.errors import ZooError
 from zoo.hookspecs import DISTRIBUTION
-from zoo.text import printable
+from zoo.io.text import printable
 
 #: Each is a module below zoo.cli, with '_' for '-'.
 COMMANDS = (
@@ -65,7 +65,7 @@ class _Commands(click.Group):
             text = "\n".join([str(error), *getattr(error, "__notes__", ())])
             failure = _Failure(text)
             if error.shared:
-                from zoo.engine.processes import report_once
+                from zoo.machine.processes import report_once
 
                 report_once(failure.show)
                 raise SystemExit(failure.exit_code) from error

@@ -94,7 +94,7 @@ def command(
         import torch
 
         from zoo.bench import measure, set_up
-        from zoo.engine.machine import peak_memory
+        from zoo.machine.speed import peak_memory
 
     bench = set_up(recipe)
     setup = bench.setup

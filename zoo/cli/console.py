@@ -23,14 +23,14 @@ from zoo.cli.tables import (
 from zoo.errors import Stopped
 from zoo.events import EpochEnd, Note, StepEnd
 from zoo.events import Progress as Done
-from zoo.model.group_plan import GroupPlan
+from zoo.io.text import printable
+from zoo.models.group_plan import GroupPlan
 from zoo.planning import Plan
 from zoo.recipe import Recipe
 from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
-from zoo.text import printable
 
 if TYPE_CHECKING:
-    from zoo.run.read import Run
+    from zoo.runs.read import Run
 
 #: Of the table of epochs, each with its width: its rows are printed one by one.
 _EPOCH_COLUMNS = {

@@ -11,7 +11,7 @@ import click
 from zoo.cli.options import format_option
 from zoo.cli.tables import number, print_facts, print_table, text
 from zoo.cli.words import count, echo, echo_json
-from zoo.files import expand
+from zoo.io.files import expand
 
 if TYPE_CHECKING:
     from zoo.data.check import Report

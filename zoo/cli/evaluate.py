@@ -21,7 +21,7 @@ from zoo.cli.tables import (
 from zoo.cli.words import echo, echo_json, shown
 
 if TYPE_CHECKING:
-    from zoo.run.evaluate import Evaluation, Split
+    from zoo.runs.evaluate import Evaluation, Split
 
 #: With more classes a confusion matrix is no longer read.
 WIDEST_MATRIX = 20
@@ -75,7 +75,7 @@ def command(
     RUN is a run folder or its model.safetensors.
     """
     with starting(allocator_tuning=allocator_tuning):
-        from zoo.run.read import load
+        from zoo.runs.read import load
 
     result = load(run, device=device).evaluate(
         data, split=split, strict=strict, follow_links=follow_links

@@ -15,7 +15,7 @@ from zoo.cli.options import allocator_option
 from zoo.cli.start import starting
 from zoo.cli.words import echo
 from zoo.errors import Stopped
-from zoo.files import expand
+from zoo.io.files import expand
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
 
 if TYPE_CHECKING:
@@ -162,13 +162,13 @@ def command(
         with starting(allocator_tuning=allocator_tuning):
             ahead = _examine(made, aside) if resume in (None, "auto") else None
             from zoo.cli.console import TrainingConsole
-            from zoo.engine.processes import is_main
-            from zoo.finetuning import execute, is_complete, prepare_again
-            from zoo.loggers import open_loggers, with_loggers
+            from zoo.machine.processes import is_main
+            from zoo.pipeline.compatibility import refuse_more
+            from zoo.pipeline.finetune import execute, is_complete, prepare_again
+            from zoo.pipeline.loggers import open_loggers, with_loggers
+            from zoo.pipeline.shared_folder import find_run
             from zoo.planning import prepare
-            from zoo.resuming import refuse_more
-            from zoo.run.read import load
-            from zoo.sharing import find_run
+            from zoo.runs.read import load
 
         with TrainingConsole(verbose=verbose) as console:
             try:

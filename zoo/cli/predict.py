@@ -18,12 +18,12 @@ from zoo.cli.start import starting
 from zoo.cli.tables import label, number, plain_console, print_table, text
 from zoo.cli.words import echo, echo_json_lines, echo_json_list, shown
 from zoo.errors import DataError
-from zoo.text import spreadsheet_cell
+from zoo.io.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from zoo.run.read import Prediction, Run
+    from zoo.runs.read import Prediction, Run
 
 
 @click.command("predict", short_help="Classify images with a run.")
@@ -75,7 +75,7 @@ def command(
     with starting(allocator_tuning=allocator_tuning):
         from zoo.data.files import shown
         from zoo.data.skipped import describe, skipped
-        from zoo.run.read import load
+        from zoo.runs.read import load
 
     loaded = load(run, device=device)
     several = loaded.info.task == "multi-label"
@@ -130,7 +130,7 @@ def _entries(
 
 
 def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Iterator[Entry]:
-    from zoo.run.inference import BATCH_SIZE
+    from zoo.runs.inference import BATCH_SIZE
 
     for start in range(0, len(files), BATCH_SIZE):
         bases: list[np.ndarray] = []
@@ -152,7 +152,7 @@ def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Itera
 def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
     """The images meant, files as given and folders searched; and the other files of folders."""
     from zoo.data.files import is_url, shown
-    from zoo.data.layout import files_in
+    from zoo.data.sources.layout import files_in
 
     for path in paths:
         try:

@@ -29,9 +29,9 @@ def command(name: str, depth: int) -> None:
     import torchinfo
 
     from zoo import plugins
-    from zoo.model.depth import depths
-    from zoo.model.groups import split_parameters
-    from zoo.model.head import head_leaves
+    from zoo.models.depth import depths
+    from zoo.models.groups import split_parameters
+    from zoo.models.head import head_leaves
 
     backbone = plugins.get(name)
     model = plugins.build(backbone, None, False)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zoo.text import printable
+from zoo.io.text import printable
 
 #: Spaces between two columns.
 _GAP = 2

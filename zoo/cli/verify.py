@@ -15,7 +15,7 @@ from zoo.cli.words import count, echo, echo_json, shown
 from zoo.errors import RunError
 
 if TYPE_CHECKING:
-    from zoo.verifying.finding import Finding
+    from zoo.integrity.finding import Finding
 
 
 @click.command("verify", short_help="Check that a run is whole, and nothing in it could do harm.")
@@ -32,8 +32,8 @@ def command(runs: tuple[Path, ...], form: str) -> None:
       zoo verify runs/* --format json
     """
     with starting():
-        from zoo.verifying import verify
-        from zoo.verifying.finding import Finding
+        from zoo.integrity import verify
+        from zoo.integrity.finding import Finding
 
     found: dict[Path, tuple[Finding, ...]] = {}
     for run in runs:

@@ -116,7 +116,7 @@ def add(name: str, file: Path) -> None:
     folder ($ZOO_HOME, by default ~/.cache/zoo), and is used before all other places from then on.
     """
     from zoo import plugins, weights
-    from zoo.files import expand
+    from zoo.io.files import expand
 
     backbone = plugins.get(name)
     done = weights.add(backbone, expand(file))

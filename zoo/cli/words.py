@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import click
 
-from zoo.text import printable
+from zoo.io.text import printable
 
 #: In JSON a terminal could obey these; the others that it could are escaped by json itself.
 _OBEYED_IN_JSON = re.compile(

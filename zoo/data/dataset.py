@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from zoo.data.bases import Bases
+from zoo.data.decoded import Bases
 from zoo.errors import DataError
 
 #: (epoch, index): the epoch travels with the index, so that workers need not be told of it.

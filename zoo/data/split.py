@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from zoo.data import extensions, links
+from zoo.data import extensions
 from zoo.data.extensions import Misnamed
-from zoo.data.layout import left_out, normal_name
-from zoo.data.links import Link
 from zoo.data.sample import Sample
 from zoo.data.scan import Scan, decode_all, readable_images
-from zoo.data.sources import Part, Source
+from zoo.data.sources import Part, Source, links
+from zoo.data.sources.layout import left_out, normal_name
+from zoo.data.sources.links import Link
 from zoo.errors import DataError
 
 if TYPE_CHECKING:

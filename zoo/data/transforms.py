@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.backbone import Preprocess
 from zoo.data.prepare import Prepare
-from zoo.model.device import place_images
+from zoo.machine.device import place_images
 
 if TYPE_CHECKING:
     from torchvision.transforms import InterpolationMode, v2
@@ -105,7 +105,7 @@ def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Te
         device: Where the model is.
 
     Returns:
-        (N, 3, H, W) float32, laid out as `zoo.model.device.place` lays out the model; value by
+        (N, 3, H, W) float32, laid out as `zoo.machine.device.place` lays out the model; value by
         value what v2.ToDtype(scale=True) and v2.Normalize give.
     """
     count, channels, height, width = images.shape

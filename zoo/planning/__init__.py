@@ -17,7 +17,25 @@ from zoo.backbone import Backbone, Preprocess
 from zoo.data.check import Ahead
 from zoo.data.dataset import derive_seed
 from zoo.data.split import Splits
-from zoo.decisions import (
+from zoo.errors import TrainingError
+from zoo.events import Listener, Note, ignore
+from zoo.io.files import exists, expand
+from zoo.machine.device import choose_device, place
+from zoo.machine.processes import (
+    decide_on_main,
+    make_accelerator,
+    overruled_settings,
+    together,
+)
+from zoo.models.build import build_from
+from zoo.models.depth import Depths, depths
+from zoo.models.freeze import Freezing, plan_freezing
+from zoo.models.group_plan import GroupPlan
+from zoo.models.optim import MOMENTS
+from zoo.models.replay import Boundary
+from zoo.planning.caching import plan_activations, plan_probe
+from zoo.planning.checks import check_forward, plan_what_trains, warn_of_unmeasured
+from zoo.planning.decisions import (
     choose_batch_size,
     choose_micro_batch,
     choose_precision,
@@ -30,29 +48,11 @@ from zoo.decisions import (
     decide_task,
     warn_of_slow_precision,
 )
-from zoo.engine.budget import Speed, measure_speed
-from zoo.engine.processes import (
-    decide_on_main,
-    make_accelerator,
-    overruled_settings,
-    together,
-)
-from zoo.errors import TrainingError
-from zoo.events import Listener, Note, ignore
-from zoo.files import exists, expand
-from zoo.model.build import build_from
-from zoo.model.depth import Depths, depths
-from zoo.model.device import choose_device, place
-from zoo.model.freeze import Freezing, plan_freezing
-from zoo.model.group_plan import GroupPlan
-from zoo.model.optim import MOMENTS
-from zoo.model.replay import Boundary
-from zoo.planning.caching import plan_activations, plan_probe
-from zoo.planning.checks import check_forward, plan_what_trains, warn_of_unmeasured
 from zoo.planning.inputs import for_size, load_weights, read_data
 from zoo.planning.same_data import check_same_data
 from zoo.recipe import Recipe, change
-from zoo.run.folder import check_room, choose_folder
+from zoo.runs.folder import check_room, choose_folder
+from zoo.training.budget import Speed, measure_speed
 
 
 @dataclass(frozen=True, kw_only=True)

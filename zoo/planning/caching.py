@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from zoo.backbone import Backbone, Preprocess
-from zoo.engine.probing import probe_boundary
 from zoo.errors import BoundaryError, TrainingError
 from zoo.events import Listener, Note
-from zoo.model.boundary import find_boundary
-from zoo.model.depth import Depths
-from zoo.model.freeze import Freezing, frozen_meanwhile
-from zoo.model.replay import Boundary
+from zoo.features.extract import probe_boundary
+from zoo.models.boundary import find_boundary
+from zoo.models.depth import Depths
+from zoo.models.freeze import Freezing, frozen_meanwhile
+from zoo.models.replay import Boundary
 from zoo.recipe import Recipe, change
 
 

@@ -11,12 +11,12 @@ from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.errors import PluginError, RecipeError, TrainingError
 from zoo.events import Listener, Note
-from zoo.model.depth import Depths
-from zoo.model.freeze import Freezing, learns_statistics, train_mode
-from zoo.model.group_plan import GroupPlan, plan_groups
-from zoo.model.groups import parameter_settings
+from zoo.io.text import listed
+from zoo.models.depth import Depths
+from zoo.models.freeze import Freezing, learns_statistics, train_mode
+from zoo.models.group_plan import GroupPlan, plan_groups
+from zoo.models.groups import parameter_settings
 from zoo.recipe import Recipe
-from zoo.text import listed
 
 
 def warn_of_unmeasured(

@@ -23,8 +23,8 @@ from zoo.data.split import Splits, read_splits
 from zoo.data.value_range import common_range
 from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
-from zoo.files import expand
-from zoo.model.size import needs_resizing, resized
+from zoo.io.files import expand
+from zoo.models.size import needs_resizing, resized
 from zoo.recipe import Recipe, change
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from zoo.data.bases import content_keys
+from zoo.data.decoded import content_keys
 from zoo.data.split import Splits
-from zoo.engine.processes import exchange, together
 from zoo.errors import DataError
-from zoo.text import listed
+from zoo.io.text import listed
+from zoo.machine.processes import exchange, together
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def found(name: str) -> Plugin:
 def versions_behind(name: str) -> dict[str, str]:
     """Versions of the distribution of a plugin of others, and of what it requires and is installed.
 
-    Of zoo's own plugins none: `zoo.run.write.versions` has those of their libraries.
+    Of zoo's own plugins none: `zoo.runs.write.versions` has those of their libraries.
 
     Args:
         name: The plugin's, or what precedes the slash in a backbone's name.

@@ -10,9 +10,9 @@ from torch import nn
 
 from zoo.backbone import Backbone
 from zoo.errors import PluginError
-from zoo.model.depth import depths
-from zoo.model.groups import parameter_groups
-from zoo.model.head import head_leaves, in_head
+from zoo.models.depth import depths
+from zoo.models.groups import parameter_groups
+from zoo.models.head import head_leaves, in_head
 from zoo.testing.subject import (
     CLASSES,
     OTHER_CLASSES,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.errors import PluginError
-from zoo.model.head import ensure_head, initialise_head
+from zoo.models.head import ensure_head, initialise_head
 
 #: Class counts of the heads that are tried: neither is a usual default, nor 1 or 2.
 CLASSES, OTHER_CLASSES = 7, 5

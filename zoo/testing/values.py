@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from zoo import plugins
 from zoo import weights as zoo_weights
-from zoo.model.build import build_for, build_from
-from zoo.model.depth import depths
-from zoo.model.freeze import freeze_parameters, train_mode
-from zoo.model.head import in_head
+from zoo.models.build import build_for, build_from
+from zoo.models.depth import depths
+from zoo.models.freeze import freeze_parameters, train_mode
+from zoo.models.head import in_head
 from zoo.tasks import SINGLE_LABEL
 from zoo.testing.built import some
 from zoo.testing.subject import (

@@ -1,6 +1,6 @@
 """Where weights come from: found, fetched, checked by SHA-256, read without running their code."""
 
-from zoo.files import is_file
+from zoo.io.files import is_file
 from zoo.weights.added import add, added, added_path, remove
 from zoo.weights.getting import cache_path, fetch, is_reachable, obtain
 from zoo.weights.loading import LoadedWeights, describe, load

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from zoo.backbone import Backbone, Weights
 from zoo.errors import WeightsError
-from zoo.files import expand, home, is_file, replacing
+from zoo.io.files import expand, home, is_file, replacing
 from zoo.weights.getting import locate
 from zoo.weights.reading import file_sha256, fit, read_state_dict, tensors_sha256
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from zoo.backbone import Weights
 from zoo.errors import WeightsError, WeightsUnavailableError
-from zoo.files import expand, is_file
+from zoo.io.files import expand, is_file
 from zoo.weights.reading import check_sha256
 
 #: Names under which a hub repository holds a model's weights, the safe one first.

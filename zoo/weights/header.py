@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.parsing import MAX_JSON, parse_json
+from zoo.io.parsing import MAX_JSON, parse_json
 
 #: Key in the metadata of the SHA-256 over the header itself.
 SEAL = "header_sha256"

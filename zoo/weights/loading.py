@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zoo import plugins
 from zoo.backbone import Backbone, Weights
 from zoo.errors import PluginError, WeightsError, WeightsUnavailableError
-from zoo.files import expand, is_file
+from zoo.io.files import expand, is_file
 from zoo.weights.added import read_added
 from zoo.weights.getting import locate, looked_in, obtain
 from zoo.weights.place import Place, ask

@@ -10,7 +10,7 @@ from typing import Literal
 from zoo import plugins
 from zoo.backbone import Backbone, Weights
 from zoo.errors import PluginError
-from zoo.files import is_file
+from zoo.io.files import is_file
 from zoo.plugins import Plugin
 from zoo.weights.added import ADDED, added_path, origin
 from zoo.weights.getting import locate

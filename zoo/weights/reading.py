@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, WeightsError
-from zoo.files import is_file
+from zoo.io.files import is_file
 from zoo.weights.header import read_header
 from zoo.weights.pickles import inflated, is_program, refusal
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zoo.data.check.examine import Examined, examine_files
 from zoo.data.check.memory import examined_store
-from zoo.data.layout import images_in
+from zoo.data.sources.layout import images_in
 from zoo.errors import DataError
 
 #: Waits for what is known of a folder's images by then; nothing, if looking at them failed.

@@ -15,7 +15,7 @@ from zoo.data.check.checking import Checked
 from zoo.data.check.compare import Comparison, Group, Photo
 from zoo.data.check.listing import LEFT_OUT
 from zoo.data.check.rename import Renamed, rename
-from zoo.data.links import refused_link
+from zoo.data.sources.links import refused_link
 from zoo.errors import DataError
 
 #: So many of the files that one is like are named in `left-out.json`.

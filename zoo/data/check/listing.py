@@ -9,17 +9,17 @@ from pathlib import Path
 from zoo.data.files import extension, shown
 from zoo.data.files import is_hidden as is_hidden_by_zoo
 from zoo.data.image import is_image_name
-from zoo.data.layout import (
+from zoo.data.sources.layout import (
     class_images,
     names_below,
     normal_name,
     split_folders,
     visible_folders,
 )
-from zoo.data.links import Link, Reach, reach_of
+from zoo.data.sources.links import Link, Reach, reach_of
 from zoo.data.sources.table import TABLES, TableSource
 from zoo.errors import DataError
-from zoo.files import is_file
+from zoo.io.files import is_file
 
 #: In a clean copy of a folder: what was left out of it, and why.
 LEFT_OUT = "left-out.json"

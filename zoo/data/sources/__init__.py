@@ -11,7 +11,7 @@ from zoo.data.sources.folder import FolderSource
 from zoo.data.sources.source import Part, Source
 from zoo.data.sources.table import TABLES, TableSource
 from zoo.errors import PluginError
-from zoo.files import exists, expand, is_file
+from zoo.io.files import exists, expand, is_file
 
 __all__ = ["DemoSource", "FolderSource", "Part", "Source", "TableSource", "open_source"]
 

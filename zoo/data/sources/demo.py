@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from zoo.data.links import Link
 from zoo.data.sample import Sample
+from zoo.data.sources.links import Link
 from zoo.data.sources.source import Part
 
 #: Pictures of 8 x 8 pixels gain nothing from more input pixels than these.

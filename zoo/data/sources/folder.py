@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.data.layout import class_images, names_below, split_folders
-from zoo.data.links import reach_of
 from zoo.data.sample import Sample
+from zoo.data.sources.layout import class_images, names_below, split_folders
+from zoo.data.sources.links import reach_of
 from zoo.data.sources.source import Part
 
 

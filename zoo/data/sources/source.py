@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from zoo.data.links import Link
 from zoo.data.sample import Sample
+from zoo.data.sources.links import Link
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.files import extension, shown
-from zoo.data.layout import TEST, TRAIN, VAL, normal_name
-from zoo.data.links import Link
 from zoo.data.sample import Sample
+from zoo.data.sources.layout import TEST, TRAIN, VAL, normal_name
+from zoo.data.sources.links import Link
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
-from zoo.text import listed
+from zoo.io.text import listed
 
 #: Extensions of files that are taken for tables.
 TABLES = (".csv", ".tsv", ".parquet")

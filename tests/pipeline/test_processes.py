@@ -1,0 +1,164 @@
+"""Several processes that don't see the same files: they end together, with one message."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import zoo
+from tests.conftest import IN_TWO
+from tests.pipeline.conftest import flags, start
+from tests.pipeline.faults import contents
+from zoo.errors import Stopped
+from zoo.events import EpochEnd
+
+#: Runs command lines one after the other: of each process its own. Leaves of each how it ended and
+#: what it said, for torch's launcher mixes that of all, and stops who has not ended yet.
+LAUNCHED = """
+import json, os, sys
+from pathlib import Path
+
+root, rank = Path.cwd(), os.environ["RANK"]
+from zoo.cli import main
+from zoo.training import train
+
+validate = train.validate
+
+
+def validate_then_remove(*args):
+    found = validate(*args)
+    for path in commands[int(rank)].get("vanishing", []):
+        Path(path).unlink(missing_ok=True)
+    return found
+
+
+train.validate = validate_then_remove
+
+for name, commands in json.loads(Path("commands.json").read_text()).items():
+    folder = root / "ended" / name / rank
+    folder.mkdir(parents=True)
+    sys.stdout = sys.stderr = (folder / "said").open("w", buffering=1)
+    os.chdir(commands[int(rank)]["cwd"])
+    try:
+        main(commands[int(rank)]["args"])
+    except SystemExit as ended:
+        (folder / "code").write_text(str(ended.code))
+"""
+
+
+def in_two(cases):
+    """{case: (exit codes of both processes, all that they said)}; of each case both commands."""
+    Path("launched.py").write_text(LAUNCHED)
+    Path("commands.json").write_text(json.dumps(cases))
+    done = subprocess.run(
+        [*IN_TWO, "launched.py"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for name in cases:
+        folders = [Path("ended", name, rank) for rank in "01"]
+        found[name] = (
+            [int((folder / "code").read_text()) for folder in folders],
+            "".join((folder / "said").read_text() for folder in folders),
+        )
+    return found
+
+
+def finetune(data, out, cwd=".", **fields):
+    asked = {**start(train="finetune"), **fields, "data": str(data), "out": str(out)}
+    return {"args": ["finetune", *flags(asked)], "cwd": str(Path(cwd).absolute())}
+
+
+def stop_after_an_epoch(event):
+    if isinstance(event, EpochEnd):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_processes_that_see_other_data_end_before_the_first_step(split_photos):
+    def other(name):
+        return Path(shutil.copytree(split_photos, name)).absolute()
+
+    renamed, fewer, swapped, unseen = map(other, ("renamed", "fewer", "swapped", "unseen"))
+    for split in ("train", "val"):
+        (renamed / split / "red").rename(renamed / split / "amber")
+    (fewer / "train" / "red" / "0.png").unlink()
+    shutil.copy(swapped / "train/red/1.png", swapped / "train/red/0.png")
+    shutil.rmtree(unseen)
+    expected = {
+        renamed: ["process 1 on ", "classes (has amber, lacks red)"],
+        fewer: ["process 1 on ", "number of images (23 train and 12 val instead of 24 and 12)"],
+        swapped: ["process 1 on ", "contents of images"],
+        unseen: ["process 1 of 2: ", str(unseen)],
+    }
+    found = in_two(
+        {data.name: [finetune(split_photos, "run"), finetune(data, "run")] for data in expected}
+    )
+    for data, parts in expected.items():
+        codes, said = found[data.name]
+        assert codes == [2, 2], said
+        assert said.count("Error: ") == 1
+        assert all(part in said for part in parts), said
+    assert "contents" not in found["fewer"][1]
+    assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_a_photo_that_vanishes_for_one_process_ends_all(split_photos):
+    data = Path(shutil.copytree(split_photos, "data")).absolute()
+    reds = [str(path) for path in (data / "train" / "red").iterdir()]
+    fields = {"cache_size": 0.0, "epochs": 3, "workers": 2}
+    found = in_two(
+        {
+            "training": [
+                finetune(split_photos, "run", **fields),
+                finetune(data, "run", **fields) | {"vanishing": reds},
+            ]
+        }
+    )
+    codes, said = found["training"]
+    assert codes == [2, 2], said
+    assert said.count("Error: process 1 of 2: unreadable image ") == 1
+    assert said.count("kept the best so far in run: epoch 1") == 1
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_share_the_run_folder_end_before_training(split_photos):
+    fields = start(train="finetune", epochs=2)
+    with pytest.raises(Stopped):
+        zoo.finetune(split_photos, out="begun/run", listen=stop_after_an_epoch, **fields)
+    zoo.finetune(split_photos, out="whole/run", **fields)
+    Path("new").mkdir()
+    Path("empty").mkdir()
+    before = contents(Path("begun")), contents(Path("whole"))
+
+    def case(one, other, **more):
+        return [finetune(split_photos, "run", cwd, epochs=2, **more) for cwd in (one, other)]
+
+    found = in_two(
+        {
+            # First, while the processes have no device yet.
+            "found by the first": case("begun", "empty", resume="auto"),
+            "found by the second": case("empty", "begun", resume="auto"),
+            "other runs": case("begun", "whole", resume="auto"),
+            "shared": case("whole", "whole", resume="auto"),
+            "both new": case("new", "empty"),
+        }
+    )
+    codes, said = found.pop("shared")
+    assert codes == [0, 0], said
+    assert said.count("complete already") == 1
+    for codes, said in found.values():
+        assert codes == [2, 2], said
+        assert said.count("Error: ") == 1
+        assert said.count("give a folder that all processes of a run see") == 1
+        assert "process 1" in said
+    assert contents(Path("new")) == contents(Path("empty")) == {}
+    assert (contents(Path("begun")), contents(Path("whole"))) == before

@@ -1,0 +1,641 @@
+"""Runs that were interrupted go on to the very weights they would have come to."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import safe_open
+
+import zoo
+from tests.conftest import QUICK, make_photos, save_photo, write_plugin
+from tests.pipeline.conftest import flags, start
+from tests.pipeline.crash import Crash, check_equal, check_whole, crash_at, crashed_and_resumed
+from zoo.cli import main
+from zoo.errors import RunError, TrainingError
+from zoo.events import EpochEnd, Note, Progress, StepEnd
+from zoo.recipe import dump_recipe, make_recipe
+from zoo.runs.checkpoint_file import read_checkpoint, write_checkpoint
+from zoo.weights import read_state_dict, tensors_sha256
+
+#: With which the tiny network diverges at once, and with a part of which it does not.
+LR_TOO_LARGE = 30.0
+
+#: Runs of each kind: 24 train images in steps of 8 make 3 steps an epoch.
+KINDS = {
+    "sgd": {"train": "finetune", "epochs": 3},
+    "adamw": {"train": "finetune", "epochs": 3, "optimizer": "adamw", "schedule": "constant"},
+    "probe, then fine-tuned": {"train": "probe+finetune", "epochs": 2},
+    "unfrozen on the way": {
+        "train": "finetune",
+        "freeze": 4,
+        "unfreeze_epoch": (2, 3),
+        "epochs": 3,
+    },
+    "frozen, activations cached": {"train": "finetune", "freeze": 4, "epochs": 3},
+    "stopped by patience": {"train": "finetune", "epochs": 9, "patience": 1, "lr": 1e-6},
+    "batch norm trains": {"train": "finetune", "epochs": 2, "batch_norm": "train"},
+}
+
+
+#: Those whose state others hold too: momentum, the probe's, and statistics of batch norm.
+SLOW_KINDS = {
+    "sgd",
+    "probe, then fine-tuned",
+    "batch norm trains",
+    "unfrozen on the way",
+    "stopped by patience",
+}
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A run of two epochs, undisturbed and crashed; not to be changed.
+
+    Attributes:
+        fields: What it was made with.
+        undisturbed: The run to its end.
+        crashed: The folder of the same run that ended in its second epoch.
+    """
+
+    fields: dict
+    undisturbed: zoo.Run
+    crashed: Path
+
+
+@pytest.fixture(scope="module")
+def twice(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("twice")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fields = interrupted(photos, out=folder / "crashed")
+        undisturbed = zoo.finetune(out=folder / "undisturbed", **fields)
+    return Twice(fields, undisturbed, folder / "crashed")
+
+
+@pytest.fixture
+def crashed(twice):
+    """The run that crashed, in the folder `run`; returns its fields."""
+    shutil.copytree(twice.crashed, "run")
+    return twice.fields
+
+
+def zoo_(*args, code=0):
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow if k in SLOW_KINDS else []) for k in KINDS]
+)
+def test_a_run_that_crashed_at_any_step_comes_to_the_same_weights(photos, kind):
+    fields = {**start(**KINDS[kind]), "data": photos, "checkpoint_every": 1}
+    undisturbed = zoo.finetune(out="undisturbed", **fields)
+    # At the first step, in the middle of an epoch, at an epoch's end, before its validation.
+    crashes = [(1, StepEnd), (1, StepEnd), (1, EpochEnd), (2, StepEnd), (3, StepEnd)]
+    run = crashed_and_resumed("run", fields, crashes)
+    check_equal(run, undisturbed)
+    check_whole("run")
+
+
+def test_a_run_that_crashed_in_its_probe_goes_on_to_the_same(photos):
+    fields = {**start(train="probe+finetune", views=2), "data": photos}
+    undisturbed = zoo.finetune(out="undisturbed", **fields)
+    run = crashed_and_resumed("run", fields, [(1, Progress), (2, Progress), (1, EpochEnd)])
+    check_equal(run, undisturbed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["drops/test_efficientnet", pytest.param("drops/test_vit", marks=pytest.mark.slow)],
+)
+def test_dropout_and_stochastic_depth_are_drawn_again_alike(photos, drops, name):
+    fields = {**start(name, train="finetune", epochs=2), "data": photos, "checkpoint_every": 2}
+    undisturbed = zoo.finetune(out="undisturbed", **fields)
+    check_equal(crashed_and_resumed("run", fields, [(3, StepEnd), (2, StepEnd)]), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("crashed")
+def test_a_resumed_run_may_load_images_otherwise(twice):
+    check_equal(zoo.resume("run", workers=2, cache_size=0.0), twice.undisturbed)
+
+
+def test_without_a_checkpoint_in_the_epoch_it_begins_again(photos, twice):
+    fields = {**start(train="finetune", epochs=2), "data": photos}
+    notes = []
+    with pytest.raises(Crash):
+        zoo.finetune(out="run", **fields, listen=crash_at(5))
+    run = zoo.resume("run", listen=lambda e: notes.append(getattr(e, "text", "")))
+    assert "resuming run after epoch 1 of 2" in notes
+    check_equal(run, twice.undisturbed)
+
+
+def test_the_folder_may_have_moved_and_the_photos_too(photos, twice, tmp_path):
+    own = shutil.copytree(photos, tmp_path / "here")
+    interrupted(own)
+    own.rename(tmp_path / "there")
+    Path("run").rename("moved")
+    check_equal(zoo.resume("moved", data=str(tmp_path / "there")), twice.undisturbed)
+
+
+def test_a_killed_run_whose_model_was_not_yet_written_gets_it_from_the_checkpoint(photos):
+    fields = {**start(train="finetune", epochs=1), "data": photos}
+    undisturbed = zoo.finetune(out="undisturbed", **fields)
+    with pytest.raises(Crash):
+        zoo.finetune(out="run", **fields, listen=crash_at(1, EpochEnd))
+    for name in ("model.safetensors", "metrics.csv", "README.md", "config.json", "recipe.toml"):
+        Path("run", name).unlink()
+    check_equal(zoo.resume("run"), undisturbed)
+    assert Path("run/recipe.toml").read_text() == Path("undisturbed/recipe.toml").read_text()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_and_says_how_to_go_on(photos, twice, monkeypatch, signum, code):
+    fields = {**start(train="finetune", epochs=2), "data": photos}
+    steps = []
+
+    def listen(self, event):
+        if isinstance(event, StepEnd):
+            steps.append(event)
+            if len(steps) == 4:
+                os.kill(os.getpid(), signum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.cli.console.TrainingConsole.__call__", listen)
+        stopped = zoo_("finetune", *flags(fields), "--out", "run", code=code)
+    assert len(steps) == 4
+    *_, kept, how = stopped.stderr.splitlines()
+    assert "kept the best so far in run: epoch 1" in kept
+    assert how == "! resume with: zoo finetune --resume run"
+    resumed = zoo_("finetune", "--resume", "run")
+    assert "in epoch 2 of 2, after step 2" in resumed.stdout
+    check_equal(zoo.load("run"), twice.undisturbed)
+
+
+def test_a_second_signal_ends_at_once_and_loses_nothing(twice):
+    steps = []
+
+    def listen(event):
+        if isinstance(event, StepEnd):
+            steps.append(event)
+            if len(steps) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(zoo.Stopped) as stopped:
+        zoo.finetune(out="run", **twice.fields, listen=listen)
+    assert stopped.value.signum == signal.SIGINT
+    assert len(steps) == 2
+    check_equal(zoo.resume("run"), twice.undisturbed)
+
+
+def test_a_program_keeps_its_own_signal_handler(photos):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("own"))
+    try:
+        zoo.finetune(
+            photos,
+            out="run",
+            **QUICK,
+            listen=lambda e: isinstance(e, StepEnd) and os.kill(os.getpid(), signal.SIGTERM),
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def interrupted(photos, out="run", **fields):
+    fields = {**start(train="finetune", epochs=2), "checkpoint_every": 1, "data": photos, **fields}
+    with pytest.raises(Crash):
+        zoo.finetune(out=out, **fields, listen=crash_at(4))
+    return fields
+
+
+@pytest.mark.usefixtures("crashed")
+def test_what_may_not_differ_is_refused_by_name():
+    before = sorted((p, p.read_bytes()) for p in Path("run").rglob("*") if p.is_file())
+    refused = zoo_("finetune", "--resume", "run", "--batch-size=4", "--lr=0.5", code=2)
+    assert "the run run would not go on as it began:" in refused.stderr
+    assert "  batch_size = 4, was 8\n  lr = 0.5, was 0.0004\n" in refused.stderr
+    assert "say --allow-changed" in refused.stderr
+    assert sorted((p, p.read_bytes()) for p in Path("run").rglob("*") if p.is_file()) == before
+
+
+@pytest.mark.usefixtures("crashed")
+def test_what_fits_nothing_is_refused_even_so():
+    refused = zoo_("finetune", "--resume", "run", "--optimizer=sgd", "--allow-changed", code=2)
+    assert "can't go on with optimizer = 'sgd', was 'adamw'; start a new one" in refused.stderr
+
+
+@pytest.mark.usefixtures("crashed")
+def test_what_was_allowed_to_differ_is_recorded():
+    zoo_("finetune", "--resume", "run", "--batch-size=4", "--epochs=3", "--allow-changed")
+    (line,) = zoo.load("run").info.history
+    assert line == "in epoch 2 of 3, after step 1: epochs = 3, was 2; batch_size = 4, was 8"
+    assert "| on its way | in epoch 2 of 3, after step 1" in Path("run/README.md").read_text()
+    assert "batch_size = 4" in Path("run/recipe.toml").read_text()
+    assert len(Path("run/metrics.csv").read_text().splitlines()) == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda d: save_photo(d / "red" / "new.png", (200, 40, 40), 99),
+            "train images new: red/new",
+        ),
+        (lambda d: (d / "red" / "1.png").unlink(), "images gone: red/1.png"),
+        (lambda d: save_photo(d / "red" / "1.png", (200, 40, 40), 98), "images changed: red/1.png"),
+        (lambda d: (d / "red" / "1.png").rename(d / "blue" / "x.png"), "images new: blue/x.png"),
+    ],
+)
+def test_other_images_are_refused_by_name(photos, tmp_path, change, said):
+    own = shutil.copytree(photos, tmp_path / "photos")
+    # All in train but one of each class, so that what changes is known to be in train.
+    fields = interrupted(own, val_split=0.1)
+    change(own)
+    with pytest.raises(RunError, match=said):
+        zoo.resume("run")
+    assert fields["epochs"] == 2
+    with pytest.warns(UserWarning, match=said):
+        run = zoo.resume("run", allow_changed=True)
+    assert said in run.info.history[0]
+
+
+def test_other_starting_weights_are_refused(photos):
+    fields = interrupted(photos)
+    shutil.copy(start(seed=1)["weights"], fields["weights"])
+    with pytest.raises(RunError, match=r"the weights to start from .* are others"):
+        zoo.resume("run")
+
+
+def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(crashed, twice):
+    command = ["finetune", "--resume", "auto", "--out", "run", *flags(crashed)]
+    assert "resuming run in epoch 2" in zoo_(*command).stdout
+    check_equal(zoo.load("run"), twice.undisturbed)
+    again = zoo_(*command)
+    assert "complete already" in again.stdout
+    with pytest.raises(RunError, match=r"run is complete .*epochs = 9, was 2"):
+        zoo.resume("run", epochs=9)
+    longer = zoo_("finetune", "--resume", "run", "--epochs", "9", code=2)
+    assert "--weights run" in longer.stderr
+    assert "zoo predict run" in again.stdout
+    fresh = zoo_("finetune", "--resume", "auto", "--out", "fresh", *flags(crashed))
+    assert "going on" not in fresh.stdout
+    check_equal(zoo.load("fresh"), twice.undisturbed)
+
+
+def test_resume_auto_begins_where_a_run_was_killed_before_its_first_checkpoint(photos):
+    Path("run/checkpoint").mkdir(parents=True)
+    Path("run/checkpoint/.lock").touch()
+    Path("run/checkpoint/data.safetensors").write_bytes(b"whole")
+    Path("run/checkpoint/.last.safetensors.abcd1234").write_bytes(b"half")
+    Path("run/checkpoint/.tmpBfypvV").write_bytes(b"what safetensors itself was writing")
+    zoo_("finetune", "--resume", "auto", "--out", "run", "--data", photos, *flags(QUICK))
+    check_whole("run")
+
+
+@pytest.mark.usefixtures("crashed")
+def test_without_resume_a_run_is_never_overwritten_and_the_way_on_is_said(photos):
+    refused = zoo_("finetune", "--data", photos, "--out", "run", *flags(QUICK), code=2)
+    assert "zoo never overwrites one. To go on with it: zoo finetune --resume run" in refused.stderr
+
+
+def test_wrong_uses_of_resume_are_said(photos):
+    for args, said in [
+        (("--resume", "auto"), "--resume auto needs --out"),
+        (("--resume", "nowhere"), "no run to go on with at nowhere"),
+        (("--resume", "run", "--out", "x"), "says all that --out"),
+        (("--allow-changed",), "goes with --resume"),
+    ]:
+        assert said in zoo_("finetune", *args, code=2).stderr
+
+
+@pytest.mark.usefixtures("crashed")
+def test_a_run_that_another_process_writes_is_left_alone(photos, monkeypatch):
+    Path("new/checkpoint").mkdir(parents=True)
+    monkeypatch.setattr("zoo.pipeline.finetune.ORPHANS", 0.2)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="another process is writing the run folder run"):
+            zoo.resume("run")
+        with pytest.raises(RunError, match="another process is writing the run folder new"):
+            zoo.finetune(photos, out="new", **QUICK)
+    finally:
+        holder.communicate("go\n")
+    assert zoo.resume("run").info.epoch
+
+
+HOLD = """
+from pathlib import Path
+from filelock import FileLock
+with FileLock("run/checkpoint/.lock"), FileLock("new/checkpoint/.lock"):
+    print("held", flush=True)
+    input()
+"""
+
+
+@pytest.mark.usefixtures("crashed")
+def test_a_damaged_checkpoint_is_not_gone_on_with():
+    path = Path("run/checkpoint/last.safetensors")
+    whole = path.read_bytes()
+    for position in (3, 40, len(whole) // 2, len(whole) - 1):
+        broken = bytearray(whole)
+        broken[position] ^= 1
+        path.write_bytes(broken)
+        refused = zoo_("finetune", "--resume", "run", code=2)
+        assert "last.safetensors" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    path.write_bytes(whole)
+    assert zoo.resume("run").info.epoch
+
+
+def test_a_checkpoint_holds_tensors_and_json_alone(photos):
+    interrupted(photos, optimizer="adamw")
+    names = {p.name for p in Path("run/checkpoint").iterdir()}
+    assert names - {".lock"} == {"data.safetensors", "last.safetensors"}
+    with safe_open("run/checkpoint/last.safetensors", framework="pt") as content:
+        about = json.loads(content.metadata()["about"])
+        dtypes = {content.get_tensor(name).dtype for name in content.keys()}  # noqa: SIM118
+    assert about["training"]["epoch"] == 1
+    assert dtypes <= {torch.float32, torch.int64}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert Path("run/checkpoint/last.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_intact(twice):
+    size = Path(twice.undisturbed.path, "model.safetensors").stat().st_size
+    steps = []
+
+    def listen(event):
+        if isinstance(event, StepEnd):
+            steps.append(event)
+            if len(steps) == 4:
+                # No file may grow beyond that any more.
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(
+            RunError, match=r"can't write run/checkpoint/last.safetensors: "
+        ) as full:
+            zoo.finetune(out="run", **twice.fields, listen=listen)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "File too large" in str(full.value)
+    assert "resume with: zoo finetune --resume run" in full.value.__notes__[0]
+    assert not list(Path("run").rglob(".*.*.????????"))
+    check_equal(zoo.resume("run"), twice.undisturbed)
+
+
+KILLED_WRITING = """
+import json, resource, signal, sys
+import zoo
+from zoo.events import StepEnd
+
+def listen(event):
+    if isinstance(event, StepEnd) and event.step == 2:
+        # The first byte beyond that kills, without a chance to clear up.
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+
+zoo.finetune(out="run", listen=listen, **json.loads(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_safetensors_writes_leaves_nothing_for_good(photos):
+    fields = {**start(train="finetune"), "data": str(photos), "checkpoint_every": 1}
+    undisturbed = zoo.finetune(out="undisturbed", **fields)
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITING, json.dumps(fields)], check=False)
+    assert killed.returncode == -signal.SIGXFSZ
+    assert [p for p in Path("run/checkpoint").iterdir() if p.name.startswith(".tmp")]
+    check_equal(zoo.resume("run"), undisturbed)
+    check_whole("run")
+
+
+def test_no_room_for_checkpoints_is_said_before_training(photos, monkeypatch):
+    usage = shutil.disk_usage(".")._replace(free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(RunError, match="no space for the run folder run: it needs"):
+        zoo.finetune(photos, out="run", **QUICK)
+    assert not Path("run").exists()
+
+
+def test_a_loss_that_is_not_finite_names_where_and_how_fast(photos):
+    fields = {**start(train="finetune", epochs=3, lr=1e30, on_nan="stop"), "data": photos}
+    with pytest.raises(
+        TrainingError,
+        match=r"the loss is nan in epoch 1, step 2 of 3; learning rates: backbone [0-9.e+]+, "
+        r"head [0-9.e+]+; try a smaller --lr or --head-lr-mult, or --on-nan rewind",
+    ):
+        zoo.finetune(out="run", **fields)
+
+
+def test_a_loss_that_is_not_finite_goes_back_with_half_the_rates(photos):
+    fields = {**start(train="finetune", epochs=1, lr=LR_TOO_LARGE), "data": photos}
+    with pytest.raises(TrainingError, match=r"is nan|not finite"):
+        zoo.finetune(out="stopped", **fields, on_nan="stop")
+    notes = []
+
+    def listen(event):
+        if isinstance(event, Note) and event.warning:
+            notes.append(event.text)
+
+    run = zoo.finetune(out="run", **fields, on_nan="rewind", listen=listen)
+    assert run.info.epoch
+    assert "learning rates times 0.5 from there" in notes[0]
+    assert run.info.history
+    assert set(run.info.history) <= set(notes)
+    # Interrupted on the way it comes to the same.
+    fields = {**fields, "on_nan": "rewind"}
+    crashes = [(1, StepEnd), (4, StepEnd)]
+    check_equal(crashed_and_resumed("again", fields, crashes, listen=notes.append), run)
+
+
+def test_a_run_that_never_gets_finite_gives_up(photos):
+    fields = {**start(train="finetune", epochs=2, lr=1e30), "data": photos}
+    notes = []
+    with pytest.raises(TrainingError, match=r"is nan|not finite"):
+        zoo.finetune(out="run", **fields, on_nan="rewind", listen=notes.append)
+    assert len([n for n in notes if isinstance(n, Note) and "learning rates times" in n.text]) == 10
+
+
+def test_a_checkpoint_whose_weights_have_run_away_is_not_gone_back_to(photos):
+    fields = interrupted(photos, on_nan="rewind")
+    checkpoint = read_checkpoint(Path("run"))
+    # Still numbers, but too large for what is made of them.
+    tensors = {
+        name: tensor.sign() * 3e38 if name.startswith("model/classifier") else tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+    write_checkpoint(Path("run"), tensors, checkpoint.about)
+    assert fields["on_nan"] == "rewind"
+    refused = zoo_("finetune", "--resume", "run", code=2)
+    assert re.search(
+        r"the loss is (nan|inf) in epoch 2, step 2 of 3, with the very weights of the last "
+        r"checkpoint: .* going back to it does not help",
+        refused.stderr,
+    )
+    assert "learning rates times" not in refused.output
+
+
+def test_what_is_said_of_a_time_between_checkpoints():
+    for value in ("10", "-1m", "10 m", "m", "1d", 0, True, "1e3s"):
+        with pytest.raises(zoo.ZooError, match="give a number of steps from 1 on, or a time"):
+            zoo.finetune(checkpoint_every=value)
+    assert zoo.Recipe(checkpoint_every="1.5m").checkpoint_seconds == 90
+    assert zoo.Recipe(checkpoint_every=3).checkpoint_seconds is None
+
+
+def test_by_the_clock_a_checkpoint_is_written_within_an_epoch(tmp_path):
+    photos = make_photos(tmp_path / "many", 20)
+    fields = {**start(train="finetune"), "data": photos, "checkpoint_every": "0.000001s"}
+    undisturbed = zoo.finetune(out="undisturbed", **fields)
+    with pytest.raises(Crash):
+        zoo.finetune(out="run", **fields, listen=crash_at(4))
+    notes = []
+    run = zoo.resume("run", listen=lambda e: notes.append(getattr(e, "text", "")))
+    assert any("in epoch 1 of 1, after step 4" in note for note in notes)
+    check_equal(run, undisturbed)
+
+
+LAUNCHED = """
+import os, signal, sys
+import zoo
+from zoo.events import StepEnd
+
+steps = 0
+
+def kill(event):
+    global steps
+    steps += isinstance(event, StepEnd)
+    if steps == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[1] == "whole":
+    zoo.finetune(out="whole", recipe="launched.toml")
+elif sys.argv[1] == "killed":
+    zoo.finetune(out="run", recipe="launched.toml", listen=kill)
+else:
+    zoo.resume("run")
+"""
+
+
+def launch(processes, what, **env):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), "launched.py", what]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_to_the_same_weights(photos):
+    fields = {**start(train="finetune", epochs=2), "batch_size": 4, "checkpoint_every": 1}
+    Path("launched.toml").write_text(dump_recipe(make_recipe(data=photos, **fields)))
+    Path("launched.py").write_text(LAUNCHED)
+    assert launch(2, "whole").returncode == 0
+    assert launch(2, "killed").returncode != 0
+    alone = launch(1, "resume")
+    assert alone.returncode != 0
+    assert "1 processes, were 2" in alone.stderr
+    resumed = launch(2, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    check_equal(zoo.load("run"), zoo.load("whole"))
+
+
+def test_a_run_that_follows_links_goes_on_following_them(photos, twice, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for folder in photos.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    interrupted(linked, follow_links=True)
+    check_equal(zoo.resume("run"), twice.undisturbed)
+
+
+def test_copies_may_take_the_place_of_links(photos, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for folder in photos.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    interrupted(linked, follow_links=True)
+    copied = shutil.copytree(photos, tmp_path / "copied")
+    zoo.resume("run", data=copied, follow_links=False)
+
+
+#: A network with dropout, for which memory ends once: in the process that the environment names, in
+#: its second step.
+CROWDED = """
+import functools
+import os
+
+import torch
+import zoo
+
+
+@zoo.hookimpl
+def zoo_backbones():
+    import timm
+    import zoo_timm
+
+    name = "test_efficientnet"
+    cfg = timm.get_pretrained_cfg(name)
+    yield zoo_timm.declare(name, cfg, build=functools.partial(build, name), weights=None)
+
+
+def build(name, num_classes, pretrained):
+    import timm
+
+    steps = 0
+
+    def crowd(module, args):
+        nonlocal steps
+        steps += module.training
+        if steps == 2 and module.training and os.environ["RANK"] == os.environ.get("CROWDED"):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    net = timm.create_model(name, drop_rate=0.5, **classes)
+    net.register_forward_pre_hook(crowd)
+    return net
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_had_less_memory_goes_on_in_the_parts_it_had(photos, tmp_path):
+    write_plugin(tmp_path, "zoo-crowded", "crowded", "zoo_crowded", CROWDED)
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    fields = {**QUICK, "backbone": "crowded/test_efficientnet", "train": "finetune", "epochs": 2}
+    fields |= {"batch_size": 4, "checkpoint_every": 1}
+    Path("launched.toml").write_text(dump_recipe(make_recipe(data=photos, **fields)))
+    Path("launched.py").write_text(LAUNCHED)
+    whole = launch(2, "whole", PYTHONPATH=paths, CROWDED="1")
+    assert whole.returncode == 0, whole.stderr
+    assert "4 images at a time: from now on 2 at a time" in whole.stderr
+    assert launch(2, "killed", PYTHONPATH=paths, CROWDED="1").returncode != 0
+    about = read_checkpoint(Path("run")).about
+    assert about["training"]["micro_batches"][1] == 2
+    assert about["training"]["micro_batches"][0] != 2
+    resumed = launch(2, "resume", PYTHONPATH=paths)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "at a time" not in resumed.stderr
+    # The plugin is not installed here.
+    one, other = (read_state_dict(Path(run, "model.safetensors")) for run in ("run", "whole"))
+    assert tensors_sha256(one) == tensors_sha256(other)

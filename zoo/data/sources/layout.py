@@ -1,0 +1,298 @@
+"""What lies where in a data folder: the folders of train and val, of classes, and their files."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.data.files import is_hidden, is_url, shown
+from zoo.data.image import is_image_name
+from zoo.data.skipped import NO_IMAGE, Skipped, reason_of, skipped
+from zoo.data.skipped import describe as describe_skipped
+from zoo.data.sources.links import Link, Reach, describe, refused_link
+from zoo.errors import DataError
+
+TRAIN = ("train", "training")
+VAL = ("val", "valid", "validation")
+TEST = ("test", "testing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the images of a data folder are.
+
+    Attributes:
+        train: The folder of train's classes.
+        val: Likewise of val's; None if there is none that can be used.
+        test: Likewise of test's, which training doesn't use; None without class folders in it.
+        notes: What else lies there, or was decided.
+        links: Folders that are left out: val, and those that lead in a circle or nowhere.
+    """
+
+    train: Path
+    val: Path | None
+    test: Path | None = None
+    notes: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolders:
+    """The class folders of a split.
+
+    Attributes:
+        images: Files by class, in the order of the class names.
+        notes: What was passed over.
+        skipped: Files that are not named as images.
+        links: Class folders and images that are left out.
+    """
+
+    images: dict[str, list[Path]]
+    notes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    links: tuple[Link, ...]
+
+
+def split_folders(root: Path, reach: Reach) -> Layout:
+    """Where the images of `root` are.
+
+    The train folder is `root` itself where it has no subfolder train that holds class folders; val
+    and test folders count beside a train folder alone. Names are compared without regard to case.
+
+    Raises:
+        DataError: It is no folder, can't be listed, or train is a link that leads out of it.
+    """
+    existing(root)
+    refused = _refused_below(root, reach)
+    circles = {Path(link.path) for link in refused if link.leads == "circle"}
+    folders = {f.name.lower(): f for f in visible_folders(root) if f not in circles}
+    train = next((folders[n] for n in TRAIN if n in folders), None)
+    if train is None or not visible_folders(train):
+        return Layout(train=root, val=None)
+    val = next((folders[n] for n in VAL if n in folders), None)
+    test = next((folders[n] for n in TEST if n in folders), None)
+    # What lies beside the two is not used, so that it may lead where it will.
+    used = [
+        link for link in refused if link.leads != "out" or Path(link.path) in (train, val, test)
+    ]
+    astray = {Path(link.path): link for link in used}
+    if train in astray:
+        because = left_out(describe([astray[train]]))
+        raise DataError(f"no images to learn from in {root}{because}")
+    others = sorted(f.name for f in folders.values() if f not in (train, val, test))
+    notes = [f"{root}: not used beside {train.name}: {', '.join(others)}"] if others else []
+    if test is not None and test not in astray and not visible_folders(test):
+        notes.append(f"{shown(test)} is not used: it has no class folders")
+        test = None
+    if test in astray:
+        test = None
+    if val is None or val in astray:
+        notes.append(f"{root} has no val folder: a part of {train.name} is held out")
+        val = None
+    return Layout(train=train, val=val, test=test, notes=tuple(notes), links=tuple(astray.values()))
+
+
+def class_images(folder: Path, reach: Reach) -> ClassFolders:
+    """Image files by class.
+
+    Raises:
+        DataError: There are none, or a folder can't be listed.
+    """
+    by_class: dict[str, list[Path]] = {}
+    folders: dict[str, list[Path]] = {}
+    notes = []
+    passed_over: list[Path] = []
+    refused = _refused_below(folder, reach)
+    astray = {Path(link.path): link for link in refused}
+    class_dirs = visible_folders(folder)
+    links = [link for link in refused if link.leads != "out" or Path(link.path) in class_dirs]
+    for class_dir in class_dirs:
+        if class_dir in astray:
+            continue
+        images, others, nested, out = _sorted_out(class_dir, reach)
+        links += out
+        passed_over += [class_dir / name for name in others]
+        where = shown(class_dir)
+        deeper = f"{nested} images lie in its subfolders, which are not searched"
+        if images:
+            name = class_name(class_dir)
+            by_class[name] = [*by_class.get(name, []), *images]
+            folders[name] = [*folders.get(name, []), class_dir]
+            if nested:
+                notes.append(f"{where}: {deeper}")
+        else:
+            lacks = "its images are links that are left out" if out else "it holds no images"
+            pictures = [n for n in map(Path, others) if reason_of(n) != NO_IMAGE]
+            why = "".join(f"; skipped {line}" for line in describe_skipped(skipped(pictures)))
+            notes.append(f"{where} is no class: {deeper if nested else lacks}{why}")
+    notes += [
+        f"folders whose names look the same are one class: {', '.join(repr(d.name) for d in dirs)}"
+        for dirs in folders.values()
+        if len(dirs) > 1
+    ]
+    kinds = skipped(passed_over)
+    notes += [f"{shown(folder)}: skipped {line}" for line in describe_skipped(kinds)]
+    if not by_class:
+        loose = sum(is_image_name(e.name) and not _is_folder(e) for e in _visible(folder))
+        found = f"{loose} images lie in it directly" if loose else "found none"
+        because = "".join(f"\n  {note}" for note in notes) + left_out(describe(links))
+        raise DataError(
+            f"no images in class folders below {folder} ({found}); "
+            f"zoo expects {folder.name}/CLASS/IMAGE{because}"
+        )
+    return ClassFolders(
+        images=dict(sorted(by_class.items())),
+        notes=tuple(notes),
+        skipped=kinds,
+        links=tuple(links),
+    )
+
+
+def is_val_name(path: str) -> bool:
+    """Whether a folder is named as one of val."""
+    return Path(path).name.lower() in VAL
+
+
+def left_out(lines: Sequence[str]) -> str:
+    """What was left out, as further lines of an error that may come of it."""
+    return "".join(f"\n  left out: {line}" for line in lines)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of `files_in`."""
+    return files_in(folder)[0]
+
+
+def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(images, other files) below a folder, sorted, told apart by their names.
+
+    Not in hidden folders, nor behind links to folders.
+
+    Raises:
+        DataError: A folder can't be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
+
+    images: list[Path] = []
+    others: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [f for f in folders if not is_hidden(f)]
+        for name in names:
+            if not is_hidden(name):
+                (images if is_image_name(name) else others).append(Path(parent, name))
+    # In the order of paths, whose own comparison takes many times as long.
+    images.sort(key=lambda path: path.parts)
+    others.sort(key=lambda path: path.parts)
+    return images, others
+
+
+def names_below(root: Path, files: Sequence[Path]) -> list[str]:
+    """Paths of files below the data folder, with `/`."""
+    # Found for each folder once: of each file it takes longer than to ask the system for its size.
+    below: dict[str, str] = {}
+    names = []
+    for file in files:
+        folder, name = os.path.split(file)
+        if folder not in below:
+            below[folder] = Path(folder).relative_to(root).as_posix()
+        names.append(f"{below[folder]}/{name}")
+    return names
+
+
+def existing(root: Path) -> Path:
+    """The data folder, if it is one.
+
+    Raises:
+        DataError: It is none.
+    """
+    try:
+        is_folder, exists = root.is_dir(), root.exists()
+    except OSError as error:
+        raise DataError(f"can't look at data folder {root}: {error.strerror}") from error
+    if not is_folder:
+        what = "is no folder" if exists else "does not exist"
+        what = "is a URL, and must be downloaded first" if is_url(root) and not exists else what
+        raise DataError(f"data folder {root} {what}; give a folder with one subfolder per class")
+    return root
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Its folders that are not hidden, sorted.
+
+    Raises:
+        DataError: It can't be listed.
+    """
+    return [folder / entry.name for entry in _visible(folder) if _is_folder(entry)]
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    """What is not hidden in a folder, sorted, as the listing tells it: a file costs no look."""
+    try:
+        with os.scandir(folder) as entries:
+            seen = [entry for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise DataError(f"can't list {shown(folder)}: {error.strerror}") from error
+    return sorted(seen, key=lambda entry: os.path.normcase(entry.name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # What may not be looked at is no folder; as an image it is named.
+        return False
+
+
+def _refused_below(folder: Path, reach: Reach) -> list[Link]:
+    """The links directly in a folder that are not followed."""
+    paths = [folder / entry.name for entry in _visible(folder) if entry.is_symlink()]
+    return [link for path in paths if (link := refused_link(path, reach))]
+
+
+def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[str], int, list[Link]]:
+    """Of a class folder its images, other names, how many images are deeper, and links out."""
+    images, others, nested, out = [], [], 0, []
+    for entry in _visible(class_dir):
+        is_folder = _is_folder(entry)
+        if is_folder and not entry.is_symlink():
+            nested += len(images_in(class_dir / entry.name))
+        # Whatever has an image's name is taken for one, so that it is named if it is none.
+        if not is_image_name(entry.name):
+            others += [] if is_folder else [entry.name]
+            continue
+        path = class_dir / entry.name
+        # A link to nothing is followed, and named by who opens it.
+        link = None
+        if entry.is_symlink() and not reach.anywhere:
+            link = refused_link(path, reach)
+        if link is not None and link.leads == "out":
+            out.append(link)
+        else:
+            images.append(path)
+    return images, others, nested, out
+
+
+def normal_name(name: str) -> str:
+    """A class name with composed characters, and without blanks around it.
+
+    Names that look the same are the same: macOS and some archives store an accent apart from its
+    letter.
+    """
+    return unicodedata.normalize("NFC", name).strip() or name
+
+
+def class_name(class_dir: Path) -> str:
+    """The name of a folder's class.
+
+    Raises:
+        DataError: Text files can't hold it.
+    """
+    try:
+        class_dir.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"class folder {str(class_dir)!r}: its name is no valid text") from error
+    return normal_name(class_dir.name)

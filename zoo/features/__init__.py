@@ -1,0 +1,1 @@
+"""What a frozen network gives for images, computed once; the linear probe."""

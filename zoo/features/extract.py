@@ -1,0 +1,216 @@
+"""Fit the head on features that are computed once, and put it into the model."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from zoo.backbone import Backbone, Preprocess
+from zoo.cache import Store
+from zoo.data.dataset import ImageDataset
+from zoo.data.transforms import to_input
+from zoo.errors import BoundaryError
+from zoo.events import Listener, Note
+from zoo.features.probe import Probe, fit_probe
+from zoo.features.rows import collect, views_of
+from zoo.machine.memory import out_of_memory_as
+from zoo.models.boundary import find_boundary
+from zoo.models.depth import Depths
+from zoo.models.freeze import frozen_meanwhile
+from zoo.models.fuse import fuse_batch_norms
+from zoo.models.head import head_leaves
+from zoo.models.replay import Boundary, activations, replay
+from zoo.recipe import Recipe
+from zoo.tasks import TASKS, Metrics, Task
+
+
+def probe_boundary(
+    model: nn.Module, backbone: Backbone, depths: Depths, image_size: tuple[int, int]
+) -> Boundary:
+    """Where the features of a probe are read: the input of the head's one leaf.
+
+    Raises:
+        BoundaryError: The logits are no affine function of one row of features per image.
+    """
+    refusal = f"a probe can't be fitted to the head of backbone {backbone.name}: "
+    leaves = head_leaves(model, backbone)
+    if len(leaves) != 1:
+        raise BoundaryError(f"{refusal}it has {len(leaves)} leaves ({', '.join(leaves)}), not one")
+    ((path, leaf),) = leaves.items()
+    if not isinstance(leaf, nn.Linear | nn.Conv2d) or leaf.bias is None:
+        kind = type(leaf).__name__
+        bias = " without a bias" if isinstance(leaf, nn.Linear | nn.Conv2d) else ""
+        raise BoundaryError(f"{refusal}{path} is a {kind}{bias}")
+    with frozen_meanwhile(model, backbone, depths, frozen=len(depths), batch_norm="frozen"):
+        boundary = find_boundary(model, backbone, image_size=image_size)
+        noise = torch.Generator().manual_seed(0)
+        rows = torch.randn(2, *boundary.shape, generator=noise).to(leaf.weight.device)
+        affine = (
+            boundary.name == f"the input of {path}"
+            and rows[0].numel() * len(leaf.weight) == leaf.weight.numel()
+        )
+        if affine:
+            with torch.no_grad():
+                linear = torch.nn.functional.linear(
+                    rows.flatten(1), leaf.weight.flatten(1), leaf.bias
+                )
+                affine = torch.allclose(replay(model, boundary, rows), linear, atol=1e-4)
+    if not affine:
+        raise BoundaryError(f"{refusal}its logits are not {path} of one row of features per image")
+    return boundary
+
+
+class Features:
+    """Features (N, C) float32 of images by a frozen backbone.
+
+    Args:
+        model: On its device, in the layout of `zoo.machine.device.place`.
+        boundary: From `probe_boundary`.
+        preprocess: Of the images.
+        accelerator: Many processes compute a share each.
+        listen: Hears `Progress`.
+
+    Attributes:
+        computed: Rows that were in no store.
+        rows: All rows.
+        seconds: That this took.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        boundary: Boundary,
+        preprocess: Preprocess,
+        accelerator: Accelerator,
+        listen: Listener,
+    ) -> None:
+        self._compute = _features(model, boundary, preprocess, accelerator.device)
+        self._accelerator = accelerator
+        self._listen = listen
+        self.computed = self.rows = 0
+        self.seconds = 0.0
+
+    @property
+    def origin(self) -> str:
+        """How many there are and where they came from, in words."""
+        cached = "all" if not self.computed else f"{self.rows - self.computed} of them"
+        return f"{self.rows} rows, {cached} from the cache"
+
+    def of(self, images: ImageDataset, views: int, store: Store | None, what: str) -> Tensor:
+        """Of each image, or of each of so many augmented views of it, view by view.
+
+        Args:
+            images: Whose.
+            views: 0: images that are not augmented.
+            store: In the main process: where they are kept, if they are.
+            what: What they are, for `Progress`.
+
+        Raises:
+            TrainingError: Memory is too small for one image.
+        """
+        started = time.perf_counter()
+        indices = views_of(images, range(1, views + 1)) if views else views_of(images)
+        found, computed = collect(
+            images,
+            indices,
+            self._compute,
+            store,
+            accelerator=self._accelerator,
+            what=what,
+            listen=self._listen,
+        )
+        self.computed += computed
+        self.rows += len(found)
+        self.seconds += time.perf_counter() - started
+        return found.to(self._accelerator.device)
+
+
+def train_probe(
+    model: nn.Module,
+    backbone: Backbone,
+    recipe: Recipe,
+    *,
+    features: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    class_weights: Tensor | None,
+    listen: Listener,
+) -> Probe:
+    """Fit a probe and put its weights into the model's head.
+
+    Args:
+        model: Its head has one leaf, as `probe_boundary` sees to.
+        backbone: Says where its head is.
+        recipe: As resolved: task, seed, label smoothing.
+        features: (views * N, C) float32 of the train images as prediction sees them, then of
+            augmented views.
+        targets: (N, ...) of the images.
+        num_classes: Of the head.
+        class_weights: (classes,), or None.
+        listen: Hears a `Note` on what was found.
+
+    Raises:
+        TrainingError: A feature is not finite, or memory too small.
+    """
+    views = len(features) // len(targets)
+    with out_of_memory_as(
+        f"{features.device} has too little memory to fit a probe to {len(features)} rows of "
+        f"{features.shape[1]} features; try fewer --views, another --device or --train finetune"
+    ):
+        probe = fit_probe(
+            features,
+            torch.cat([targets] * views),
+            num_classes,
+            task=TASKS[recipe.task],
+            images=torch.arange(len(targets)).repeat(views),
+            class_weights=class_weights,
+            label_smoothing=recipe.label_smoothing,
+            seed=recipe.seed,
+        )
+    _put(model, backbone, probe)
+    text = (
+        f"probe: {len(features)} rows of {features.shape[1]} features, penalty "
+        f"{probe.penalty:.3g}; cross-validation: accuracy {probe.accuracy:.2%}, "
+        f"log-loss {probe.loss:.3f}"
+    )
+    listen(Note(text=text, detail=True))
+    return probe
+
+
+def measure_probe(probe: Probe, features: Tensor, targets: Tensor, task: Task) -> Metrics:
+    """The metrics of a probe on images, by their features (N, C) and targets (N, ...)."""
+    return task.measure(probe.logits(features).cpu(), targets)
+
+
+def _features(
+    model: nn.Module, boundary: Boundary, preprocess: Preprocess, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    model.eval()
+    noise = torch.Generator().manual_seed(0)
+    example = torch.randn(2, 3, *boundary.image_size, generator=noise).to(device)
+
+    def forward(net: nn.Module, images: Tensor) -> Tensor:
+        return activations(net, boundary, images)
+
+    @functools.cache
+    def net() -> nn.Module:
+        """The network, folded once there is something to compute."""
+        return fuse_batch_norms(model, example, forward).model
+
+    def compute(pixels: Tensor) -> Tensor:
+        return forward(net(), to_input(pixels, preprocess, device)).flatten(1)
+
+    return compute
+
+
+@torch.no_grad()
+def _put(model: nn.Module, backbone: Backbone, probe: Probe) -> None:
+    (leaf,) = head_leaves(model, backbone).values()
+    for name, value in (("weight", probe.weight), ("bias", probe.bias)):
+        parameter = leaf.get_parameter(name)
+        parameter.copy_(value.view_as(parameter))

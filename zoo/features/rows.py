@@ -1,0 +1,213 @@
+"""What the frozen part of a network gives for images: computed once, kept, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+
+from zoo.cache import Store, derived_key
+from zoo.data.dataset import ImageDataset, Index, view_of
+from zoo.errors import CacheError
+from zoo.events import Listener, Note, Progress
+from zoo.machine.memory import in_parts
+from zoo.machine.processes import decide_on_main, together
+
+#: Images decoded, computed and written to disk together.
+CHUNK = 64
+
+#: Images per forward pass: on a CPU, as many as leave its activations in the processor's cache.
+_CPU_BATCH, _GPU_BATCH = 8, 64
+
+#: Pixels (N, 3, H, W) uint8 of a batch to rows (N, ...) on the device.
+Compute = Callable[[Tensor], Tensor]
+
+
+class CachedDataset(Dataset[Any]):  # torch has a loader yield what its data set holds
+    """Cached rows in place of images: (row, target) pairs, of the view that an epoch sees.
+
+    Args:
+        images: Whose rows they are.
+        store: Has all of them.
+    """
+
+    def __init__(self, images: ImageDataset, store: Store) -> None:
+        self.images = images
+        self.store = store
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @staticmethod
+    def stack(rows: Sequence[np.ndarray]) -> Tensor:
+        """(N, ...)."""
+        # A copy, for torch aligns its memory and numpy does not: matrix multiplication may round
+        # otherwise by where its input happens to lie.
+        return torch.from_numpy(np.stack(rows)).clone()
+
+    def __getitem__(self, index: Index) -> tuple[np.ndarray, Tensor]:
+        epoch, position = index
+        key = row_key(self.images, (view_of(epoch, self.images.views), position))
+        return self.store.get(key), self.images.targets[position]
+
+
+def views_of(images: ImageDataset, views: Iterable[int] = (0,)) -> list[Index]:
+    """Each of these views of every image; 0 is the one of images that are not augmented."""
+    return [(view, position) for view in views for position in range(len(images))]
+
+
+def row_key(images: ImageDataset, index: Index) -> bytes:
+    """The key of what is computed for a view of a sample: its content, and how it is changed."""
+    view, position = index
+    content = images.bases.keys[position]
+    if images.augment is None:
+        return content
+    name = images.bases.samples[position].name
+    return derived_key(content, "augmented", images.seed, view, name)
+
+
+def fill(
+    images: ImageDataset,
+    indices: Sequence[Index],
+    compute: Compute,
+    store: Store,
+    *,
+    device: torch.device,
+    what: str,
+    listen: Listener,
+) -> int:
+    """Compute what the store lacks of the rows of these views; returns how many that was.
+
+    Raises:
+        CacheError: They can't be written, or another process has begun to write meanwhile.
+        TrainingError: Memory is too small for one image.
+    """
+    missing = {k: n for k, n in _one_each(images, indices).items() if k not in store}
+    done = 0
+    for keys, rows in _computed(images, missing, compute, device, what, listen):
+        _keep(keys, rows, store)
+        if store.blocked is not None:
+            raise CacheError(store.blocked)
+        done += len(keys)
+        listen(Progress(what=what, done=done, total=len(missing)))
+    return done
+
+
+def collect(
+    images: ImageDataset,
+    indices: Sequence[Index],
+    compute: Compute,
+    store: Store | None,
+    *,
+    accelerator: Accelerator,
+    what: str,
+    listen: Listener,
+) -> tuple[Tensor, int]:
+    """Rows (N, ...) float32 of these views, read from the store or computed, and then kept there.
+
+    Of many processes each computes a share, and gets all; the first alone reads and keeps.
+
+    Returns:
+        The rows, and how many of them were not in the store.
+
+    Raises:
+        DataError: A photo can't be read any more, or has changed.
+        TrainingError: Memory is too small for one image.
+    """
+    wanted = _one_each(images, indices)
+    missing = decide_on_main(
+        accelerator, lambda: [key for key in wanted if store is None or key not in store]
+    )
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    computed: dict[bytes, Tensor] = {}
+    keeping = store
+    share = {key: wanted[key] for key in mine}
+
+    def compute_share() -> None:
+        nonlocal keeping
+        for keys, rows in _computed(images, share, compute, accelerator.device, what, listen):
+            computed.update(zip(keys, rows, strict=True))
+            keeping = _try_to_keep(keys, rows, keeping, what, listen)
+            listen(Progress(what=what, done=len(computed), total=len(mine)))
+
+    together(compute_share)
+    if accelerator.num_processes > 1 and missing:
+        # One tensor: a row alone is a view, pickled with all of the chunk that it lies in.
+        rows = torch.stack(list(computed.values())) if computed else torch.empty(0)
+        parts = gather_object([(list(computed), rows)])
+        computed = {key: row for keys, rows in parts for key, row in zip(keys, rows, strict=True)}
+        _try_to_keep(list(computed), torch.stack(list(computed.values())), keeping, what, listen)
+    found = decide_on_main(
+        accelerator,
+        lambda: {} if store is None else {k: store.get(k) for k in wanted if k not in computed},
+    )
+    row_of = computed | {key: torch.from_numpy(row.copy()) for key, row in found.items()}
+    keys = [row_key(images, index) for index in indices]
+    return torch.stack([row_of[key] for key in keys]), sum(key in computed for key in keys)
+
+
+def _one_each(images: ImageDataset, indices: Iterable[Index]) -> dict[bytes, Index]:
+    """By key the first view that has it: of equal pictures that are not augmented all are one."""
+    found: dict[bytes, Index] = {}
+    for index in indices:
+        found.setdefault(row_key(images, index), index)
+    return found
+
+
+def _computed(
+    images: ImageDataset,
+    missing: Mapping[bytes, Index],
+    compute: Compute,
+    device: torch.device,
+    what: str,
+    listen: Listener,
+) -> Iterator[tuple[list[bytes], Tensor]]:
+    size = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+
+    def in_full(pixels: Tensor, size: int) -> Tensor:
+        """Rows of a batch that may be smaller, computed in one of `size`.
+
+        Other sizes round otherwise, and a row must not depend on what else was missing.
+        """
+        count = len(pixels)
+        padded = pad(pixels, (0, 0, 0, 0, 0, 0, 0, size - count))
+        return compute(padded)[:count].float().cpu()
+
+    def say(text: str) -> None:
+        listen(Note(text=f"{text}; their last digits may round otherwise", warning=True))
+
+    wanted = list(missing)
+    for start in range(0, len(wanted), CHUNK):
+        keys = wanted[start : start + CHUNK]
+        pixels = images.batch([missing[key] for key in keys])
+        rows, size = in_parts(in_full, pixels, size, what=what, device=device, say=say)
+        yield keys, rows
+
+
+def _keep(keys: Sequence[bytes], rows: Tensor, store: Store) -> None:
+    with np.errstate(over="ignore"):
+        kept = rows.numpy().astype(store.dtype, copy=False)
+    if store.dtype == np.float16 and not np.isfinite(kept).all():
+        raise CacheError("some are larger than fp16 can say; use --cache-dtype fp32")
+    store.append(zip(keys, kept, strict=True))
+
+
+def _try_to_keep(
+    keys: Sequence[bytes], rows: Tensor, store: Store | None, what: str, listen: Listener
+) -> Store | None:
+    """The store to keep the next ones in: none once it can't be written, which is said."""
+    if store is None:
+        return None
+    try:
+        _keep(keys, rows, store)
+    except CacheError as error:
+        listen(Note(text=f"{what} are not cached any further: {error}", warning=True))
+        return None
+    return store

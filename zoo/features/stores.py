@@ -1,0 +1,169 @@
+"""Which caches a run uses: opened, and room made for what is to come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import nn
+
+from zoo import plugins
+from zoo.backbone import Backbone
+from zoo.cache import Kind, Store, open_store
+from zoo.data.dataset import ImageDataset, Index
+from zoo.data.prepare import Prepare
+from zoo.data.transforms import Transform
+from zoo.events import Listener, Note
+from zoo.features.rows import row_key
+from zoo.models.head import in_head
+from zoo.models.replay import Boundary
+from zoo.recipe import Recipe
+from zoo.runs.write import versions
+from zoo.weights import tensors_sha256
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+_GIGABYTE = 10**9
+
+#: Width by height of photos, for a guess at what they take.
+_ASPECT = 1.5
+
+#: Libraries whose version may decide what a network gives.
+_DECIDING = ("torch", "torchvision", "timm")
+
+
+class Stores(ExitStack):
+    """The stores of a stage, each open once: whoever opens one a second time can only read it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opened: dict[Path, Store] = {}
+
+    def open(self, kind: Kind, about: Mapping[str, Any], dtype: DTypeLike) -> Store:
+        """As `open_store`; closed at the end of the stage."""
+        store = self.enter_context(open_store(kind, about, dtype=dtype))
+        return self._opened.setdefault(store.path, store)
+
+
+def image_store(
+    prepare: Prepare, keys: Sequence[bytes], recipe: Recipe, stores: Stores, listen: Listener
+) -> Store | None:
+    """A store for decoded images, closed with `stores`; None where they don't fit."""
+    if prepare.cover is None:
+        pixels = math.prod(prepare.preprocess.height_width)
+    else:
+        pixels = math.ceil(math.prod(prepare.cover) * _ASPECT)
+    return _with_room("images", prepare.about(), np.uint8, keys, 3 * pixels, recipe, stores, listen)
+
+
+def backbone_sha256(model: nn.Module, backbone: Backbone) -> str:
+    """SHA-256 over all that is not the head."""
+    return tensors_sha256(
+        {
+            name: tensor.cpu()
+            for name, tensor in model.state_dict().items()
+            if not in_head(name, backbone.head_paths)
+        }
+    )
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """The part of a network whose output is kept.
+
+    Attributes:
+        backbone: Whose.
+        weights_sha256: As `backbone_sha256` gives it.
+        boundary: Where the output is read.
+        precision: In which it computes.
+    """
+
+    backbone: Backbone
+    weights_sha256: str
+    boundary: Boundary
+    precision: str = "fp32"
+
+    @classmethod
+    def of(cls, model: nn.Module, backbone: Backbone, boundary: Boundary) -> FrozenPart:
+        """Of a model, in full precision."""
+        return cls(backbone, backbone_sha256(model, backbone), boundary)
+
+
+def row_store(
+    kind: Literal["features", "activations"],
+    part: FrozenPart,
+    transform: Transform,
+    wanted: Iterable[tuple[ImageDataset, Sequence[Index]]],
+    *,
+    recipe: Recipe,
+    stores: Stores,
+    listen: Listener,
+) -> Store | None:
+    """A store for what the frozen part of a network gives for images, None where it doesn't fit.
+
+    Args:
+        kind: Features are kept as they are, activations in `recipe.cache_dtype`.
+        part: What gives them.
+        transform: How all of the images are made.
+        wanted: The images, and which of their views.
+        recipe: Says how much may be kept.
+        stores: Closes it.
+        listen: Hears why something is not kept.
+    """
+    preprocess = transform.prepare.preprocess
+    about = {
+        "backbone": part.backbone.name,
+        "weights": part.weights_sha256,
+        "boundary": part.boundary.name,
+        "image_size": list(part.boundary.image_size),
+        "device": recipe.device,
+        "precision": part.precision,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "images": transform.prepare.about(),
+        "augment": transform.about,
+        "versions": {
+            **{k: v for k, v in versions().items() if k in _DECIDING},
+            **plugins.versions_behind(part.backbone.name.partition("/")[0]),
+        },
+    }
+    dtype = np.float16 if kind == "activations" and recipe.cache_dtype == "fp16" else np.float32
+    row_bytes = math.prod(part.boundary.shape) * np.dtype(dtype).itemsize
+    keys = [row_key(images, index) for images, indices in wanted for index in indices]
+    return _with_room(kind, about, dtype, keys, row_bytes, recipe, stores, listen)
+
+
+def _with_room(
+    kind: Kind,
+    about: Mapping[str, Any],
+    dtype: DTypeLike,
+    keys: Iterable[bytes],
+    row_bytes: int,
+    recipe: Recipe,
+    stores: Stores,
+    listen: Listener,
+) -> Store | None:
+    if not recipe.cache_size:
+        return None
+    store = stores.open(kind, about, dtype)
+    needed = row_bytes * sum(key not in store for key in set(keys))
+    if not needed:
+        return store
+    if store.blocked is not None:
+        listen(Note(text=f"{kind} are not cached in {store.path}: {store.blocked}"))
+    elif store.reserve(needed, int(recipe.cache_size * _GIGABYTE)):
+        return store
+    else:
+        listen(
+            Note(
+                text=f"{kind} are not cached: {needed / _GIGABYTE:.3g} GB more fit neither into "
+                f"--cache-size {recipe.cache_size:g} GB nor, with a margin, onto the disk"
+            )
+        )
+    return None

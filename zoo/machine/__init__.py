@@ -1,0 +1,1 @@
+"""Devices, memory, processes, and how fast this machine computes."""

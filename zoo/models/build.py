@@ -1,0 +1,158 @@
+"""Build a classifier: fresh head, every other tensor exactly the loaded one, checked."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from zoo import plugins
+from zoo import weights as zoo_weights
+from zoo.backbone import Backbone
+from zoo.errors import WeightsError
+from zoo.io.text import clip
+from zoo.models.depth import depths
+from zoo.models.head import HeadInit, ensure_head, in_head, initialise_head
+from zoo.models.size import needs_resizing, resized
+
+#: Old files lack batch norm's step counter, which nothing but momentum=None reads.
+_OPTIONAL = "num_batches_tracked"
+
+
+def build(
+    backbone: str | Backbone,
+    num_classes: int,
+    *,
+    weights: str = "pretrained",
+    head_init: HeadInit = "normal",
+    image_size: int | None = None,
+) -> nn.Module:
+    """A backbone with a fresh head, for anybody's training loop.
+
+    Args:
+        backbone: Its name (`resnet18`, `timm/resnet18`) or declaration.
+        num_classes: Outputs of the new head.
+        weights: `pretrained`, `none`, or a path, as in `zoo finetune --weights`.
+        head_init: `normal`, `xavier_uniform` or `library`, as in the recipe; torch's global
+            random state decides the values.
+        image_size: Side of the square input in pixels, for a backbone of fixed size that is to be
+            built for another: its position embeddings are resampled as its library does.
+
+    Returns:
+        A module that maps (N, 3, H, W) float32 to logits (N, num_classes).
+
+    Raises:
+        UnknownBackboneError: No such backbone.
+        PluginError: The plugin's code fails, or declares a head that isn't there.
+        WeightsError: The weights can't be had or don't fit.
+        SizeError: The backbone can't be built for that size.
+    """
+    if isinstance(backbone, str):
+        backbone = plugins.get(backbone)
+    if image_size is not None and needs_resizing(backbone, image_size):
+        backbone = resized(backbone, image_size)
+    loaded = zoo_weights.load(backbone, weights)
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return build_from(backbone, num_classes, loaded, head_init=head_init)
+
+
+def build_from(
+    backbone: Backbone,
+    num_classes: int,
+    loaded: zoo_weights.LoadedWeights,
+    *,
+    head_init: HeadInit = "normal",
+) -> nn.Module:
+    """As `build`, from weights that are loaded already."""
+    model = plugins.build(backbone, num_classes, False)
+    ensure_head(model, backbone, num_classes)
+    depths(model, backbone)  # A path that isn't there is an error now, not when first used.
+    initialise_head(model, backbone, head_init)
+    if loaded.state_dict is not None:
+        load_all_but_head(model, loaded.state_dict, backbone, source=loaded.source)
+    return model
+
+
+def build_for(backbone: Backbone, num_classes: int, state_dict: dict[str, Tensor]) -> nn.Module:
+    """A classifier with all its weights, head included, from a run; in eval mode.
+
+    Raises:
+        WeightsError: The state dict is not this backbone's with that many classes.
+    """
+    return load_whole(build_empty(backbone, num_classes), backbone, state_dict)
+
+
+def build_empty(backbone: Backbone, num_classes: int) -> nn.Module:
+    """A classifier that is to get all its weights, head included, from a run."""
+    model = plugins.build(backbone, num_classes, False)
+    ensure_head(model, backbone, num_classes)
+    return model
+
+
+def load_whole(model: nn.Module, backbone: Backbone, state_dict: dict[str, Tensor]) -> nn.Module:
+    """Load all weights, head included, strictly; gives the model back, in eval mode.
+
+    Raises:
+        WeightsError: They are not this backbone's with that many classes.
+    """
+    own = model.state_dict()
+    if own.keys() == state_dict.keys():
+        own.update(state_dict)
+    try:
+        model.load_state_dict(own if own.keys() == state_dict.keys() else state_dict)
+    except Exception as error:  # a module's own loading raises whatever it likes
+        reason = clip(" ".join(str(error).split()), 1000)
+        raise WeightsError(f"the weights don't fit {backbone.name}: {reason}") from error
+    return model.eval()
+
+
+def load_all_but_head(
+    model: nn.Module, state_dict: dict[str, Tensor], backbone: Backbone, *, source: str
+) -> None:
+    """Load everything but the head, strictly.
+
+    Raises:
+        WeightsError: Outside the head a tensor is missing, unexpected or of another shape; the
+            message lists them. The model is left as it was.
+    """
+    own = {k: v for k, v in model.state_dict().items() if not in_head(k, backbone.head_paths)}
+    given = {k: v for k, v in state_dict.items() if not in_head(k, backbone.head_paths)}
+    problems = {
+        "missing": [k for k in own if k not in given and not k.endswith(_OPTIONAL)],
+        "unexpected": [k for k in given if k not in own],
+        "of another shape": [
+            f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+            for k, v in given.items()
+            if k in own and v.shape != own[k].shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"  {what}: {_enumerate(keys)}" for what, keys in problems.items() if keys]
+        raise WeightsError(
+            f"the weights ({source}) don't fit backbone {backbone.name}; outside its head "
+            f"({', '.join(backbone.head_paths)}) these tensors are\n" + "\n".join(lines)
+        )
+    # Into the model's own dict, which carries the versions that some modules ask for.
+    complete = model.state_dict()
+    complete.update(given)
+    model.load_state_dict(complete)
+    loaded = model.state_dict()
+    changed = [k for k, v in given.items() if not _equal(loaded[k], v.to(loaded[k].dtype))]
+    if changed:
+        raise WeightsError(
+            f"backbone {backbone.name} changes weights while loading them: {_enumerate(changed)}"
+        )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all values are the same, NaN being the same as NaN."""
+    return torch.equal(one, other) or bool(
+        one.is_floating_point() and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    )
+
+
+def _enumerate(keys: list[str], most: int = 10) -> str:
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest

@@ -1,0 +1,205 @@
+"""Freezing: parameters and buffers of a part of the backbone do not change."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from zoo.backbone import Backbone
+from zoo.errors import RecipeError
+from zoo.models.depth import Depths, require_stages
+from zoo.models.head import head_leaves
+from zoo.models.replay import modes_kept
+
+BatchNorm = Literal["frozen", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freezing:
+    """How many of the backbone's depths, from the stem on, are frozen in which epoch.
+
+    Attributes:
+        steps: (epoch, frozen depths from its start on), the first of epoch 1; epochs rise, depths
+            fall.
+    """
+
+    steps: tuple[tuple[int, int], ...]
+
+    def frozen(self, epoch: int) -> int:
+        """How many depths are frozen in an epoch, counted from 1."""
+        return [frozen for start, frozen in self.steps if start <= epoch][-1]
+
+    @property
+    def always(self) -> int:
+        """How many depths never train."""
+        return self.steps[-1][1]
+
+    def trains_from(self, depth: float) -> int | None:
+        """The epoch from which on a depth trains, None if it never does."""
+        return next((start for start, frozen in self.steps if depth >= frozen), None)
+
+
+def plan_freezing(
+    model: nn.Module,
+    depths: Depths,
+    backbone: Backbone,
+    *,
+    freeze: int | str = "none",
+    unfreeze_epochs: tuple[int, ...] = (),
+) -> Freezing:
+    """Which depths are frozen in which epoch, as the recipe says.
+
+    Gradual unfreezing, the deepest first, is Howard and Ruder's (2018).
+
+    Args:
+        model: With its head replaced.
+        depths: Of the model.
+        backbone: Its declaration.
+        freeze: `none`, `backbone`, a number of depths from the stem on, or a path: all up to and
+            including the last depth that is the path or lies below it.
+        unfreeze_epochs: The frozen depths are cut into as many contiguous parts, as equal as can
+            be; at the start of each of these epochs (from 2 on) the deepest that is left unfreezes.
+
+    Raises:
+        RecipeError: No such stage, more depths than there are, or more parts than frozen depths.
+        PluginError: The backbone's stages, which this needs, are not declared or not complete.
+    """
+    frozen = _frozen_depths(model, depths, backbone, freeze)
+    parts = len(unfreeze_epochs)
+    if parts > 1:
+        require_stages(model, depths, backbone, f"unfreeze_epoch = {list(unfreeze_epochs)}")
+    if parts > max(frozen, 1):
+        raise RecipeError(
+            f"unfreeze_epoch = {list(unfreeze_epochs)}: {parts} epochs, but freeze = {freeze!r} "
+            f"freezes only {frozen} depths of {backbone.name}"
+        )
+    later = (
+        (epoch, frozen * (parts - n) // parts) for n, epoch in enumerate(unfreeze_epochs, start=1)
+    )
+    return Freezing(steps=((1, frozen), *later))
+
+
+def freeze_parameters(
+    parameters: Iterable[tuple[str, nn.Parameter]], depths: Depths, frozen: int
+) -> None:
+    """Let train, of these named parameters, those that don't lie in the first `frozen` depths.
+
+    Later calls with fewer depths unfreeze; give only parameters that may ever train.
+    """
+    for name, parameter in parameters:
+        parameter.requires_grad_(depths.of.get(name, math.inf) >= frozen)
+
+
+def train_mode(
+    model: nn.Module, backbone: Backbone, depths: Depths, *, frozen: int, batch_norm: BatchNorm
+) -> None:
+    """Put the model into train mode except for its frozen part.
+
+    What lies in the first `frozen` depths is in eval mode: batch-norm statistics don't move and
+    dropout and stochastic depth are off, so that frozen features are the ones that prediction will
+    see. A module is in eval mode if all of its parameters and buffers are frozen; one that has none
+    goes with the one before it. With `batch_norm="frozen"` the statistics of every batch norm are
+    fixed although its weight and bias train: small batches give statistics too poor to replace
+    pretrained ones.
+    """
+    if frozen == len(depths):
+        model.eval()
+        for leaf in head_leaves(model, backbone).values():
+            leaf.train()
+        return
+    model.train()
+    for module in _still(model, depths, frozen) if frozen else ():
+        module.eval()
+    if batch_norm == "frozen":
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+@contextmanager
+def frozen_meanwhile(
+    model: nn.Module, backbone: Backbone, depths: Depths, *, frozen: int, batch_norm: BatchNorm
+) -> Iterator[None]:
+    """The first `frozen` depths frozen, parameters and modes, and all as it was afterwards."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    with modes_kept(model):
+        try:
+            freeze_parameters(trained, depths, frozen)
+            train_mode(model, backbone, depths, frozen=frozen, batch_norm=batch_norm)
+            yield
+        finally:
+            for _, parameter in trained:
+                parameter.requires_grad_(True)
+
+
+def learns_statistics(model: nn.Module) -> bool:
+    """Whether any batch norm is in train mode."""
+    return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
+
+
+def _still(model: nn.Module, depths: Depths, frozen: int) -> list[nn.Module]:
+    """The modules that belong to the first `frozen` depths as a whole."""
+    # By identity: of a tied tensor's names the first decides, as it does for its group.
+    depth_of = {
+        id(tensor): depths.of.get(name, math.inf)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+
+    def deepest(module: nn.Module, recurse: bool) -> float | None:
+        tensors = (*module.parameters(recurse), *module.buffers(recurse))
+        return max((depth_of[id(tensor)] for tensor in tensors), default=None)
+
+    still = []
+    before = 0.0
+    for module in model.modules():
+        inside = deepest(module, True)
+        if (before if inside is None else inside) < frozen:
+            still.append(module)
+        own = deepest(module, False)
+        before = before if own is None else own
+    return still
+
+
+def _frozen_depths(model: nn.Module, depths: Depths, backbone: Backbone, freeze: int | str) -> int:
+    if freeze == "none":
+        return 0
+    if freeze == "backbone":
+        return len(depths)
+    require_stages(model, depths, backbone, f"freeze = {freeze!r}")
+    if isinstance(freeze, int):
+        if freeze > len(depths):
+            raise RecipeError(
+                f"freeze = {freeze}: {backbone.name} has only {len(depths)} depths, "
+                f'{depths.label(0)} to {depths.label(len(depths) - 1)}; "backbone" freezes them all'
+            )
+        return freeze
+    found = [
+        depth
+        for depth, paths in enumerate(depths.stages)
+        if any(f"{path}.".startswith(f"{freeze}.") for path in paths)
+    ]
+    if not found:
+        known = _nearest_first(freeze, depths)
+        more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+        raise RecipeError(
+            f"freeze = {freeze!r}: {backbone.name} has no such stage; "
+            f"there are, the most alike first: {', '.join(known[:12])}{more}"
+        )
+    return found[-1] + 1
+
+
+def _nearest_first(freeze: str, depths: Depths) -> list[str]:
+    """All that `freeze` could be, the most alike first."""
+    paths = [path.split(".") for paths in depths.stages for path in paths]
+    known = [".".join(parts[: n + 1]) for parts in paths for n in range(len(parts))]
+    return sorted(
+        dict.fromkeys(("none", "backbone", *known)),
+        key=lambda path: -difflib.SequenceMatcher(None, freeze, path).ratio(),
+    )

@@ -1,0 +1,80 @@
+"""The plan's table: which part of the model trains how, and from when on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from zoo.models.depth import Depths
+from zoo.models.freeze import Freezing
+from zoo.models.groups import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPlan:
+    """A row of the plan: depths that train alike, or the head (learning rate at its height).
+
+    Attributes:
+        name: "backbone" for all of it, "conv1 .. layer2.1" for some depths, "head".
+        part: "backbone" or "head".
+        parameters: How many numbers.
+        lr: Learning rate.
+        weight_decay: Of all but `without_decay` of them.
+        without_decay: How many numbers of biases, norms and layer scales don't decay.
+        trains_from: The epoch from which on it trains, None if it never does.
+    """
+
+    name: str
+    part: str
+    parameters: int
+    lr: float
+    weight_decay: float
+    without_decay: int
+    trains_from: int | None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it never trains."""
+        return self.trains_from is None
+
+
+def plan_groups(
+    settings: list[Setting], depths: Depths, freezing: Freezing, *, weight_decay: float
+) -> tuple[GroupPlan, ...]:
+    """The rows, from the stem to the head; neighbouring depths that train alike are one row."""
+    rows: list[GroupPlan] = []
+    first = 0
+    for depth in range(len(depths)):
+        row = _row(settings, depth, depths.span(depth, depth), freezing, weight_decay)
+        if row.parameters == 0:  # A stage of pooling or activation alone.
+            continue
+        last = rows[-1] if rows else None
+        alike = last and last.trains_from == row.trains_from and (row.frozen or last.lr == row.lr)
+        if last and alike:
+            rows[-1] = replace(
+                last,
+                name=depths.span(first, depth),
+                parameters=last.parameters + row.parameters,
+                without_decay=last.without_decay + row.without_decay,
+            )
+        else:
+            first = depth
+            rows.append(row)
+    if len(rows) == 1:
+        rows = [replace(rows[0], name="backbone")]
+    return (*rows, _row(settings, None, "head", freezing, weight_decay))
+
+
+def _row(
+    settings: list[Setting], depth: int | None, name: str, freezing: Freezing, weight_decay: float
+) -> GroupPlan:
+    mine = [setting for setting in settings if setting.depth == depth]
+    undecayed = [setting for setting in mine if not setting.decays]
+    return GroupPlan(
+        name=name,
+        part="head" if depth is None else "backbone",
+        parameters=sum(setting.parameter.numel() for setting in mine),
+        lr=mine[0].lr if mine else 0.0,
+        weight_decay=weight_decay,
+        without_decay=sum(setting.parameter.numel() for setting in undecayed),
+        trains_from=1 if depth is None else freezing.trains_from(depth),
+    )

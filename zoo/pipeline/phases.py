@@ -1,0 +1,413 @@
+"""The stages of a run: a probe, fine-tuning; each with what is computed once and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from zoo.cache import Store
+from zoo.data.check import examined_store, remember
+from zoo.data.dataset import ImageDataset, Index, derive_seed
+from zoo.data.decoded import Bases
+from zoo.data.transforms import (
+    SMALLEST_CROP,
+    Transform,
+    eval_transform,
+    mirrored_transform,
+    to_input,
+    train_transform,
+)
+from zoo.errors import CacheError
+from zoo.events import EpochEnd, Listener, Note, Progress, epoch_metrics
+from zoo.features.extract import Features, measure_probe, train_probe
+from zoo.features.invariance import measure_change
+from zoo.features.probe import Probe, fit_probe
+from zoo.features.rows import fill, views_of
+from zoo.features.stores import FrozenPart, Stores, image_store, row_store
+from zoo.machine.processes import decide_on_main, together
+from zoo.models.replay import Boundary, activations
+from zoo.pipeline.compatibility import DataKeys
+from zoo.planning import Prepared
+from zoo.planning.decisions import decide_change, decide_epochs
+from zoo.recipe import Recipe, change
+from zoo.recipe.fields import seconds_of
+from zoo.tasks import TASKS, Metrics
+from zoo.training.batches import Feed, activation_feed, image_feed
+from zoo.training.setup import Control, Setup
+from zoo.training.snapshot import Snapshot, take
+from zoo.training.state import TrainingState
+from zoo.training.stopping import deferring
+from zoo.training.train import train
+
+#: Train images by which it is decided whether changed ones keep their labels.
+_MOST_CHANGED = 1000
+
+
+def run_stages(
+    prepared: Prepared,
+    keys: DataKeys,
+    state: TrainingState,
+    control: Control,
+    *,
+    origin: Mapping[str, Tensor],
+    resumed: Snapshot | None,
+) -> None:
+    """Probe and fine-tune, as the recipe says.
+
+    Args:
+        prepared: Ready to start.
+        keys: Of the images' contents.
+        state: Where training is: at its beginning, or as in `resumed`.
+        control: Where events and snapshots go, and what stops it.
+        origin: The state dict that fine-tuning begins with; saving puts the probe's head into it.
+        resumed: What training goes on from.
+
+    Raises:
+        ZooError, Stopped: As `train_probe` and `train`.
+    """
+    plan, listen = prepared.plan, control.listen
+    task = TASKS[plan.recipe.task]
+    class_weights = None
+    if plan.recipe.class_weights != "none":
+        class_weights = task.class_weights(plan.train_counts, plan.train_images)
+    if resumed is None:
+        state.micro_batch = plan.micro_batch
+    if prepared.probe is not None and not state.probed:
+        with Stores() as stores:
+            probing = _Probing(prepared, prepared.probe, keys, class_weights, stores, listen)
+            end, val = probing.run(state)
+        state.probed = True
+        state.keep_best(0, val, plan.recipe.metric, task.main)
+        with deferring(control.stop):
+            control.save(take(prepared.model, state), end)
+            listen(end)
+    recipe = change(plan.recipe, **state.decided)
+    if recipe.train == "probe":
+        return
+    images = _images(prepared, recipe, keys)
+    with Stores() as stores:
+        feed, deadline = None, None
+        if prepared.activations is None:
+            feed = _image_feed(prepared, images, stores, listen)
+        if recipe.time is not None and resumed is None:
+            deadline = prepared.started + seconds_of(recipe.time)
+            epochs = decide_on_main(
+                prepared.accelerator, lambda: _epochs(prepared, recipe, state, listen)
+            )
+            if not epochs and state.probed:
+                return
+            state.decided["epochs"] = max(1, epochs)
+            recipe = change(recipe, epochs=max(1, epochs))
+        if prepared.activations is not None:
+            feed = _activation_feed(prepared, recipe, prepared.activations, images, stores, listen)
+        setup = Setup(
+            model=prepared.model,
+            backbone=prepared.backbone,
+            recipe=recipe,
+            depths=prepared.depths,
+            freezing=prepared.freezing,
+            accelerator=prepared.accelerator,
+            feed=feed or _image_feed(prepared, images, stores, listen),
+            origin=origin,
+            task=task,
+            baseline=task.baseline(plan.val_counts, plan.val_images),
+            class_weights=class_weights,
+            deadline=deadline,
+        )
+        train(setup, state, control, resumed)
+
+
+def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Listener) -> int:
+    """How many epochs the recipe's time leaves."""
+    if prepared.speed is None:
+        return recipe.epochs
+    return decide_epochs(
+        recipe,
+        prepared.speed,
+        train_images=len(prepared.splits.train),
+        val_images=len(prepared.splits.val),
+        spent=time.perf_counter() - prepared.started,
+        probed=state.probed,
+        listen=listen,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """The images of a run.
+
+    Attributes:
+        plain: Train images as prediction sees them.
+        views: Train images, augmented.
+        val: Held-out images as prediction sees them.
+        seen: How an image is made as prediction sees it.
+        augmented: How it is for training.
+    """
+
+    plain: ImageDataset
+    views: ImageDataset
+    val: ImageDataset
+    seen: Transform
+    augmented: Transform
+
+
+def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
+    splits, preprocess = prepared.splits, prepared.plan.preprocess
+    task, classes = TASKS[recipe.task], len(splits.class_names)
+    targets, val_targets = (
+        task.targets(splits.indices(samples), classes) for samples in (splits.train, splits.val)
+    )
+    seen = eval_transform(preprocess)
+    augmented = train_transform(
+        preprocess, recipe.augment, recipe.hflip is not False, recipe.crop_scale
+    )
+    if recipe.cache_size and prepared.accelerator.is_main_process:
+        with examined_store() as store:
+            remember(store, splits.examined)
+    return _Images(
+        plain=ImageDataset(Bases(splits.train, seen.prepare, keys=keys.train), targets),
+        views=ImageDataset(
+            Bases(splits.train, augmented.prepare, keys=keys.train),
+            targets,
+            augmented.augment,
+            seed=recipe.seed,
+            views=recipe.views or None,
+        ),
+        val=ImageDataset(Bases(splits.val, seen.prepare, keys=keys.val), val_targets),
+        seen=seen,
+        augmented=augmented,
+    )
+
+
+class _Probing:
+    """The probe's stage: features, which changes keep the labels, the probe."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        boundary: Boundary,
+        keys: DataKeys,
+        class_weights: Tensor | None,
+        stores: Stores,
+        listen: Listener,
+    ) -> None:
+        self._prepared, self._keys = prepared, keys
+        self._class_weights, self._listen = class_weights, listen
+        plan = prepared.plan
+        self._num_classes = len(plan.class_names)
+        self._task = TASKS[plan.recipe.task]
+        self._features = Features(
+            prepared.model, boundary, plan.preprocess, prepared.accelerator, listen
+        )
+        self._store = partial(
+            row_store,
+            "features",
+            FrozenPart.of(prepared.model, prepared.backbone, boundary),
+            recipe=plan.recipe,
+            stores=stores,
+            listen=listen,
+        )
+
+    def run(self, state: TrainingState) -> tuple[EpochEnd, Metrics]:
+        """How the stage ended, as epoch 0; the model's head is the probe's from then on."""
+        started = time.perf_counter()
+        prepared, plan = self._prepared, self._prepared.plan
+        images = _images(prepared, plan.recipe, self._keys)
+        plain = [(images.plain, views_of(images.plain)), (images.val, views_of(images.val))]
+        store = self._kept(images.seen, plain)
+        features = self._features.of(images.plain, 0, store, "features")
+        val_features = self._features.of(images.val, 0, store, "val features")
+        targets, val_targets = images.plain.targets, images.val.targets
+        if plan.recipe.views:
+            penalty = fit_probe(
+                features, targets, self._num_classes, task=self._task, seed=plan.recipe.seed
+            ).penalty
+        else:
+            probe = self._fit(features, targets)
+            penalty = probe.penalty
+        state.decided = self._decide(features, targets, penalty)
+        recipe = change(plan.recipe, **state.decided)
+        if recipe.views:
+            images = _images(prepared, recipe, self._keys)
+            views = views_of(images.views, range(1, recipe.views + 1))
+            store = self._kept(images.augmented, [(images.views, views)])
+            seen = self._features.of(images.views, recipe.views, store, "features of views")
+            features = torch.cat([features, seen])
+            probe = self._fit(features, targets)
+        self._listen(Note(text=f"features of {self._features.origin}", detail=True))
+        repeated = torch.cat([targets] * (len(features) // len(targets)))
+        learnt = measure_probe(probe, features, repeated, self._task)
+        val = measure_probe(probe, val_features, val_targets, self._task)
+        end = EpochEnd(
+            epoch=0,
+            metrics=epoch_metrics(
+                {name: learnt.values[name] for name in ("loss", "accuracy")}, val.values
+            ),
+            interpolation=0.0,
+            lr_backbone=0.0,
+            lr_head=0.0,
+            seconds=time.perf_counter() - started,
+            images_per_second=self._features.computed / self._features.seconds,
+            data_seconds=0.0,
+            peak_share=None,
+            best=True,
+        )
+        return end, val
+
+    def _fit(self, features: Tensor, targets: Tensor) -> Probe:
+        return train_probe(
+            self._prepared.model,
+            self._prepared.backbone,
+            self._prepared.plan.recipe,
+            features=features,
+            targets=targets,
+            num_classes=self._num_classes,
+            class_weights=self._class_weights,
+            listen=self._listen,
+        )
+
+    def _kept(
+        self, transform: Transform, wanted: list[tuple[ImageDataset, list[Index]]]
+    ) -> Store | None:
+        """Where features of these images are kept; in the main process alone."""
+        if not self._prepared.accelerator.is_main_process:
+            return None
+        return self._store(transform, wanted)
+
+    def _decide(
+        self, features: Tensor, targets: Tensor, penalty: float
+    ) -> dict[str, bool | int | float]:
+        """Fields of the recipe on augmentation that were left open, by cross-validation."""
+        recipe, preprocess = self._prepared.plan.recipe, self._prepared.plan.preprocess
+        augments = recipe.augment != "none" and (recipe.train != "probe" or recipe.views)
+        decided: dict[str, bool | int | float] = {}
+        if not augments:
+            return decided
+        samples = self._prepared.splits.train
+        drawn = torch.Generator().manual_seed(derive_seed(recipe.seed, "changes"))
+        some = torch.randperm(len(samples), generator=drawn)[:_MOST_CHANGED].sort().values
+        features, targets = features[some.to(features.device)], targets[some]
+        smallest = SMALLEST_CROP[recipe.augment]
+        for name, transform in (
+            ("hflip", mirrored_transform(preprocess)),
+            ("crop_scale", train_transform(preprocess, "light", hflip=False, crop_scale=smallest)),
+        ):
+            if getattr(recipe, name) is not None:
+                continue
+            changed = ImageDataset(
+                Bases(
+                    [samples[n] for n in some.tolist()],
+                    transform.prepare,
+                    keys=[self._keys.train[n] for n in some.tolist()],
+                ),
+                augment=transform.augment,
+                seed=recipe.seed,
+            )
+            store = self._kept(transform, [(changed, views_of(changed, [1]))])
+            rows = self._features.of(changed, 1, store, "features of changed images")
+            found = decide_on_main(
+                self._prepared.accelerator,
+                partial(
+                    measure_change,
+                    features,
+                    rows,
+                    targets,
+                    self._num_classes,
+                    penalty,
+                    self._task,
+                ),
+            )
+            decided[name], text = decide_change(name, found, smallest)
+            self._listen(Note(text=text))
+        return decided
+
+
+def _image_feed(prepared: Prepared, images: _Images, stores: Stores, listen: Listener) -> Feed:
+    """Images from files, decoded once where the copies fit into the cache."""
+    recipe, accelerator = prepared.plan.recipe, prepared.accelerator
+    for dataset, transform in ((images.views, images.augmented), (images.val, images.seen)):
+        bases = dataset.bases
+        bases.store = image_store(transform.prepare, bases.keys, recipe, stores, listen)
+        progress = partial(_say_progress, listen)
+        try:
+            together(partial(bases.fill, progress))
+        except CacheError as error:
+            listen(Note(text=f"images are not cached any further: {error}", warning=True))
+    return image_feed(
+        images.views,
+        images.val,
+        prepared.plan.preprocess,
+        batch_size=prepared.plan.batch_size,
+        workers=recipe.workers or 0,
+        device=accelerator.device,
+    )
+
+
+def _say_progress(listen: Listener, done: int, total: int) -> None:
+    listen(Progress(what="images", done=done, total=total))
+
+
+def _activation_feed(
+    prepared: Prepared,
+    recipe: Recipe,
+    boundary: Boundary,
+    images: _Images,
+    stores: Stores,
+    listen: Listener,
+) -> Feed | None:
+    """Activations of all that training and validation will see; None where they can't be kept."""
+    accelerator, model = prepared.accelerator, prepared.model
+    views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
+    part = FrozenPart.of(model, prepared.backbone, boundary)
+    kept: list[Store] = []
+    for what, dataset, transform, indices, precision in (
+        ("activations", images.views, images.augmented, views, prepared.plan.precision),
+        ("val activations", images.val, images.seen, views_of(images.val), "fp32"),
+    ):
+        store = row_store(
+            "activations",
+            replace(part, precision=precision),
+            transform,
+            [(dataset, indices)],
+            recipe=recipe,
+            stores=stores,
+            listen=listen,
+        )
+        if store is None:
+            return None
+        kept.append(store)
+
+        def compute(pixels: Tensor, precision: str = precision) -> Tensor:
+            inputs = to_input(pixels, prepared.plan.preprocess, accelerator.device)
+            with nullcontext() if precision == "fp32" else accelerator.autocast():
+                return activations(model, boundary, inputs)
+
+        try:
+            fill(
+                dataset,
+                indices,
+                compute,
+                store,
+                device=accelerator.device,
+                what=what,
+                listen=listen,
+            )
+        except CacheError as error:
+            listen(Note(text=f"activations are not cached: {error}", warning=True))
+            return None
+    return activation_feed(
+        images.views,
+        images.val,
+        train_store=kept[0],
+        val_store=kept[1],
+        model=model,
+        boundary=boundary,
+        batch_size=prepared.plan.batch_size,
+        device=accelerator.device,
+    )

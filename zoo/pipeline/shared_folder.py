@@ -1,0 +1,100 @@
+"""The run folder of several processes: the first one looks at it, and all must see the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import secrets
+import time
+from pathlib import Path
+
+from zoo.errors import RunError
+from zoo.machine.processes import decide_early, exchange, is_main, together
+from zoo.pipeline.compatibility import read_run
+from zoo.runs.checkpoint_file import CHECKPOINT, Checkpoint, has_checkpoint
+
+#: Seconds after which a file that one process has written is seen by the others, if ever.
+_PATIENCE = 5.0
+
+#: What to do where it never is.
+_NEEDED = "give a folder that all processes of a run see"
+
+
+def find_run(folder: Path, *, or_begin: bool = False) -> Checkpoint | None:
+    """The checkpoint that all processes go on from, or None: as the first one finds the folder.
+
+    Args:
+        folder: The run folder.
+        or_begin: Without a checkpoint there the run is a new one.
+
+    Raises:
+        RunError: There is none, it is damaged, or another process does not see it.
+    """
+    found: Checkpoint | None = None
+
+    def look() -> str | None:
+        nonlocal found
+        if or_begin and not has_checkpoint(folder):
+            return None
+        found = read_run(folder)
+        return _digest(found)
+
+    def look_too() -> Checkpoint:
+        if found is not None:
+            return found
+        try:
+            checkpoint = read_run(folder)
+        except RunError as error:
+            raise RunError(f"{error}; {_NEEDED}") from error
+        if _digest(checkpoint) != digest:
+            raise RunError(f"{folder} holds another run than for process 0; {_NEEDED}")
+        return checkpoint
+
+    digest = decide_early(look)
+    return None if digest is None else together(look_too)
+
+
+def check_shared(folder: Path) -> None:
+    """See that all processes see the folder that the main one writes.
+
+    Raises:
+        RunError: They don't, in each of them.
+    """
+
+    def write() -> str:
+        # Named as what a killed process was writing, so that it would be taken away as such.
+        name = f".shared.tmp.{secrets.token_hex(4)}"
+        try:
+            (folder / CHECKPOINT / name).touch()
+        except OSError as error:
+            raise RunError(f"can't write {folder / CHECKPOINT}: {error.strerror}") from error
+        return name
+
+    file = folder / CHECKPOINT / decide_early(write)
+    everywhere = exchange((platform.node(), _appears(file)))
+    if is_main():
+        file.unlink(missing_ok=True)
+    blind = [f"process {n} on {host}" for n, (host, seen) in enumerate(everywhere) if not seen]
+    if blind:
+        error = RunError(
+            f"the run folder {folder}, made by process 0 on {everywhere[0][0]}, is not seen by "
+            f"{', '.join(blind)}; {_NEEDED}"
+        )
+        error.shared = True
+        raise error
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    about = json.dumps(dict(checkpoint.about), sort_keys=True)
+    return hashlib.sha256(about.encode()).hexdigest()
+
+
+def _appears(file: Path) -> bool:
+    """Whether a file is there, or comes soon: a file system on a network may take its time."""
+    until = time.monotonic() + _PATIENCE
+    while not file.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,264 @@
+"""What a run writes while it goes on, in such an order that it can be killed at any moment.
+
+The checkpoint is the truth: it is written first. The model, its card and the metrics follow from
+it, and are made again from it where a run was killed between the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+from zoo.data.split import names_sha256
+from zoo.errors import RunError
+from zoo.events import EpochEnd, Listener, Note
+from zoo.features.stores import backbone_sha256
+from zoo.models.head import in_head
+from zoo.pipeline.compatibility import (
+    DataKeys,
+    changes_of_data,
+    changes_of_recipe,
+    environment,
+    read_run,
+    refuse,
+    warn_of_environment,
+    write_data_keys,
+)
+from zoo.planning import Prepared
+from zoo.recipe import Recipe, change
+from zoo.runs.card import write_card
+from zoo.runs.checkpoint_file import Checkpoint, remove_unfinished, write_checkpoint
+from zoo.runs.folder import remove_traces
+from zoo.runs.read import read_info
+from zoo.runs.write import (
+    MODEL,
+    ModelInfo,
+    stage,
+    versions,
+    write_config,
+    write_metrics,
+    write_model,
+    write_recipe,
+)
+from zoo.training.interpolation import interpolate
+from zoo.training.snapshot import Snapshot
+from zoo.training.state import TrainingState
+
+
+class Keeper:
+    """Writes a run's folder, in the main process; elsewhere it only knows the state.
+
+    Attributes:
+        state: Where training is.
+        resumed: What it goes on from; None: from its beginning.
+        origin: The state dict that fine-tuning begins with, on the CPU: a probe changes its head.
+        kept: Whether there is more than a beginning.
+    """
+
+    def __init__(self, prepared: Prepared, folder: Path, checkpoint: Checkpoint | None) -> None:
+        self._prepared = prepared
+        self._folder = folder
+        self._checkpoint = checkpoint
+        self._main = prepared.accelerator.is_main_process
+        self._rows: list[dict[str, Any]] = []
+        self.kept = False
+        self.state = TrainingState()
+        self.resumed: Snapshot | None = None
+        self.origin = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in prepared.model.state_dict().items()
+        }
+        self._start = {
+            "recipe": prepared.plan.recipe.model_dump(mode="json"),
+            "weights_source": prepared.plan.weights_source,
+            "weights_sha256": backbone_sha256(prepared.model, prepared.backbone),
+            "processes": prepared.plan.processes,
+            "environment": environment(),
+        }
+        if checkpoint is not None:
+            snapshot = Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
+            self.state = dataclasses.replace(snapshot.state)
+            self._rows = list(checkpoint.about["rows"])
+            self.kept = bool(checkpoint.tensors)
+            self.resumed = snapshot if checkpoint.tensors else None
+            self.origin.update(snapshot.origin)
+
+    def begin(self, keys: DataKeys) -> None:
+        """Leave what another process needs to go on from the start.
+
+        Raises:
+            RunError: It can't be written.
+        """
+        write_data_keys(self._folder, self._prepared.splits, keys)
+        self._write(None)
+        write_recipe(self._folder, self._recipe)
+
+    def go_on(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
+        """See that the run goes on as it began, and make good what was killed half-way.
+
+        Raises:
+            RunError: It would not, or can't be written.
+        """
+        checkpoint, plan = self._checkpoint, self._prepared.plan
+        if checkpoint is None:
+            return
+        if read_run(self._folder).about != checkpoint.about:
+            raise RunError(f"another process has gone on with {self._folder} meanwhile; try again")
+        changes, clashes = changes_of_recipe(checkpoint, plan.recipe, plan.processes)
+        changes += changes_of_data(self._folder, self._prepared.splits, keys)
+        if checkpoint.about["weights_sha256"] != self._start["weights_sha256"]:
+            changes.append(f"the weights to start from ({plan.weights_source}) are others")
+        refuse(self._folder, changes, clashes, allowed=allow_changed)
+        warn_of_environment(checkpoint, listen)
+        remove_unfinished(self._folder)
+        listen(Note(text=f"resuming {self._folder} {self._where()}"))
+        if changes:
+            line = f"{self._where()}: {'; '.join(changes)}"
+            self.state.history = [*self.state.history, line]
+            if self.resumed is not None:
+                self.resumed.state.history = self.state.history
+            write_data_keys(self._folder, self._prepared.splits, keys)
+            listen(Note(text=f"changed {line}", warning=True))
+        self._write(self.resumed)
+        write_recipe(self._folder, self._recipe)
+        if self._rows:
+            end = EpochEnd(**self._rows[-1])
+            if self.resumed is not None and end.best and self._model_epoch() != end.epoch:
+                self._write_best(self.resumed, end)
+            self._write_metrics()
+
+    def save(self, snapshot: Snapshot, end: EpochEnd | None) -> None:
+        """Keep a snapshot, and what follows from the end of an epoch, if it is one.
+
+        Raises:
+            RunError: It can't be written; what was kept before is intact.
+        """
+        self.kept = True
+        # Fine-tuning that began again is as if its first attempt had not been.
+        abandoned = [row for row in self._rows if row["epoch"] > snapshot.state.epoch]
+        self._rows = [row for row in self._rows if row["epoch"] <= snapshot.state.epoch]
+        if end is not None:
+            self._rows.append(dict(vars(end)))
+            if end.epoch == 0:
+                for name in self._head():
+                    self.origin[name].copy_(snapshot.model[name])
+        if not self._main:
+            return
+        self._write(snapshot)
+        if end is None:
+            if abandoned:
+                self._write_metrics()
+            return
+        if end.epoch == 0:
+            write_recipe(self._folder, self._recipe)
+        if end.best:
+            self._write_best(snapshot, end)
+        self._write_metrics()
+
+    def last(self) -> Snapshot:
+        """The snapshot kept last, read back.
+
+        Raises:
+            RunError: It can't be read.
+        """
+        checkpoint = read_run(self._folder)
+        return Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
+
+    def finish(self) -> None:
+        """Leave a checkpoint that says so and needs no room.
+
+        Raises:
+            RunError: It can't be written.
+        """
+        if self._main:
+            self._write(None, complete=True)
+
+    def drop(self) -> None:
+        """Take away the folder of a run that came to nothing."""
+        if self._main and not self.kept:
+            remove_traces(self._folder)
+
+    def outcome(self) -> str:
+        """What is kept and how to go on, in words; empty if nothing is."""
+        if not self._main:
+            return ""
+        lines = []
+        # What ended the run may be that nothing there can be read.
+        with contextlib.suppress(RunError):
+            info = read_info(self._folder / MODEL)
+            lines.append(f"kept the best so far in {self._folder}: {info.stage}, {info.score:.2%}")
+        if self.kept or not lines:
+            lines.append(f"resume with: zoo finetune --resume {shlex.quote(str(self._folder))}")
+        return "\n".join(lines)
+
+    @property
+    def _recipe(self) -> Recipe:
+        """As resolved, with what was decided after the plan."""
+        return change(self._prepared.plan.recipe, **self.state.decided)
+
+    def _model_epoch(self) -> int | None:
+        """The epoch of the model that lies in the folder; None without a readable one."""
+        try:
+            return read_info(self._folder / MODEL).epoch
+        except RunError:
+            return None
+
+    def _where(self) -> str:
+        state, recipe = self.state, self._prepared.plan.recipe
+        if not self.kept:
+            return "from its start"
+        if state.epoch_step:
+            return f"in epoch {state.epoch + 1} of {recipe.epochs}, after step {state.epoch_step}"
+        return f"after {stage(state.epoch)}" + (f" of {recipe.epochs}" if state.epoch else "")
+
+    def _write(self, snapshot: Snapshot | None, *, complete: bool = False) -> None:
+        """Write a snapshot; without one the state alone."""
+        if snapshot is None:
+            snapshot = Snapshot(tensors={}, state=self.state, scaler={})
+        elif snapshot.state.probed:
+            origin = {name: self.origin[name] for name in self._head()}
+            snapshot = dataclasses.replace(snapshot, origin=origin)
+        about = {**self._start, **snapshot.about(), "rows": self._rows, "complete": complete}
+        write_checkpoint(self._folder, snapshot.to_tensors(), about)
+
+    def _head(self) -> list[str]:
+        """Names of the tensors that a probe gives."""
+        paths = self._prepared.backbone.head_paths
+        return [name for name in self.origin if in_head(name, paths)]
+
+    def _write_best(self, snapshot: Snapshot, end: EpochEnd) -> None:
+        plan, backbone = self._prepared.plan, self._prepared.backbone
+        kept = interpolate(self.origin, snapshot.model, end.interpolation)
+        info = ModelInfo(
+            backbone=plan.backbone,
+            class_names=plan.class_names,
+            preprocess=plan.preprocess,
+            recipe=self._recipe,
+            weights_source=plan.weights_source,
+            epoch=end.epoch,
+            task=plan.recipe.task,
+            val_metrics={
+                name.removeprefix("val_"): value
+                for name, value in end.metrics.items()
+                if name.startswith("val_")
+            },
+            val_sha256=names_sha256(self._prepared.splits.val),
+            versions=versions(),
+            history=tuple(self.state.history),
+        )
+        write_config(self._folder, backbone, info)
+        write_model(self._folder, kept, info)
+        write_card(
+            self._folder,
+            info,
+            backbone,
+            train=plan.train_counts,
+            val=plan.val_counts,
+            val_images=plan.val_images,
+        )
+
+    def _write_metrics(self) -> None:
+        write_metrics(self._folder, self._rows)

@@ -1,0 +1,276 @@
+"""What zoo decides where the user says nothing: said when it is decided, recorded in the recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from zoo.backbone import Backbone
+from zoo.data.sources.demo import IMAGE_SIZE
+from zoo.data.split import Splits
+from zoo.data.transforms import MILD_CROP
+from zoo.errors import RecipeError, TrainingError
+from zoo.events import Listener, Note
+from zoo.features.invariance import Change
+from zoo.recipe import Recipe, change
+from zoo.recipe.fields import seconds_of
+from zoo.tasks import MULTI_LABEL, TASKS
+from zoo.training.budget import Speed, affordable_epochs
+
+#: What the demo changes of the defaults: mirrored digits are no digits, and they are small.
+DEMO = {"hflip": False, "image_size": IMAGE_SIZE}
+
+#: What SGD changes of the defaults, which are AdamW's; and where a probe comes first.
+SGD = {"lr": 1e-3, "weight_decay": 1e-4}
+SGD_AFTER_PROBE = {**SGD, "lr": 5e-4}
+
+#: What a probe changes of the defaults: its head has nothing to catch up.
+PROBED = {"head_lr_mult": 1.0}
+
+#: Rows from which on a probe needs no augmented views, and how many views it gets at most.
+_ROWS_ENOUGH, _MOST_VIEWS = 200, 4
+
+#: What random weights change of the defaults: all has to be learnt, batch-norm statistics too.
+FROM_SCRATCH = {"train": "finetune", "batch_norm": "train", "lr": 1e-3, "head_lr_mult": 1.0}
+FROM_SCRATCH_SGD = {**FROM_SCRATCH, "lr": 0.05}
+
+#: Images of the largest class divided by those of the smallest from which on classes are strongly
+#: imbalanced.
+_IMBALANCED = 5
+
+#: Epochs beyond which more time is not spent, unless more are asked for.
+_MOST_EPOCHS = 30
+
+#: Steps that an epoch should have before a batch is made larger.
+_FEWEST_STEPS = 32
+
+
+def decide_for_demo(recipe: Recipe, backbone: Backbone, listen: Listener) -> Recipe:
+    """The demo's settings, where there is no data."""
+    if recipe.data is not None:
+        return recipe
+    listen(
+        Note(text="no --data given: this is the demo, on scikit-learn's 1,797 handwritten digits")
+    )
+    changes = {k: v for k, v in DEMO.items() if k not in recipe.model_fields_set}
+    if backbone.preprocess.fixed_size:
+        changes.pop("image_size", None)
+    return _decide(recipe, changes, "for the demo", listen)
+
+
+def decide_stages(recipe: Recipe, train_images: int, listen: Listener) -> Recipe:
+    """What a probe learns from, what is frozen under it, and how fast its head trains after."""
+    if recipe.train != "finetune" and train_images < _ROWS_ENOUGH:
+        views = min(_MOST_VIEWS, _ROWS_ENOUGH // train_images)
+        recipe = _decide(recipe, {"views": views}, f"with {train_images} images", listen)
+    recipe = change(recipe, views=recipe.views or 0)
+    if recipe.train == "finetune":
+        return recipe
+    if recipe.head_init != Recipe.model_fields["head_init"].default:
+        text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
+        listen(Note(text=text))
+    if recipe.train == "probe":
+        return change(recipe, freeze="backbone")
+    return _decide(recipe, PROBED, "after a probe", listen)
+
+
+def decide_rates(recipe: Recipe, listen: Listener) -> Recipe:
+    """Learning rates, weight decay and batch norm, for random weights and for SGD."""
+    if recipe.optimizer == "sgd":
+        if recipe.weights == "none":
+            scratch = {**SGD, **FROM_SCRATCH_SGD}
+            return _decide(recipe, scratch, "from random weights, with SGD", listen)
+        changes = SGD if recipe.train == "finetune" else SGD_AFTER_PROBE
+        return _decide(recipe, changes, "with SGD", listen)
+    if recipe.weights == "none":
+        return _decide(recipe, FROM_SCRATCH, "from random weights", listen)
+    return recipe
+
+
+def decide_task(recipe: Recipe, splits: Splits, listen: Listener) -> Recipe:
+    """The task, where it is left open: by how many labels images have.
+
+    Raises:
+        RecipeError: It is single-label, and an image has several labels or none.
+    """
+    labels = [len(sample.labels) for sample in (*splits.train, *splits.val)]
+    several, none = sum(n > 1 for n in labels), labels.count(0)
+    found = f"{several} images have several labels, {none} have none"
+    if recipe.task == "single-label" and several + none:
+        raise RecipeError(f"task is single-label, but {found}; leave --task out, or correct them")
+    if recipe.task != "auto":
+        return recipe
+    task = "multi-label" if several + none else "single-label"
+    if several + none:
+        listen(Note(text=f"{found}: task = {task}"))
+    return change(recipe, task=task)
+
+
+def decide_metric(recipe: Recipe, train_counts: Sequence[int], listen: Listener) -> Recipe:
+    """The metric that decides and the classes' weights, where they are left open.
+
+    They depend on how unlike in size the classes are.
+
+    Raises:
+        RecipeError: The task has no such metric.
+    """
+    task = TASKS[recipe.task]
+    if recipe.metric not in ("auto", *task.metrics):
+        raise RecipeError(
+            f"metric {recipe.metric} is not one of {task.name}; "
+            f"give one of {', '.join(task.metrics)}"
+        )
+    if task is MULTI_LABEL:
+        metric = task.metrics[0] if recipe.metric == "auto" else recipe.metric
+        weights = "none" if recipe.class_weights == "auto" else recipe.class_weights
+        return change(recipe, metric=metric, class_weights=weights)
+    ratio = max(train_counts) / max(1, min(train_counts))
+    why = f"the largest class has {ratio:.0f} times the train images of the smallest"
+    if recipe.metric == "auto":
+        metric = "balanced-accuracy" if ratio >= _IMBALANCED else "accuracy"
+        if metric != "accuracy":
+            listen(Note(text=f"{why}: metric = {metric}"))
+        recipe = change(recipe, metric=metric)
+    if recipe.class_weights == "auto":
+        weights = "balanced" if recipe.metric == "balanced-accuracy" else "none"
+        if weights != "none":
+            listen(Note(text=f"balanced accuracy decides: class_weights = {weights}"))
+        recipe = change(recipe, class_weights=weights)
+    return recipe
+
+
+def decide_epochs(
+    recipe: Recipe,
+    speed: Speed,
+    *,
+    train_images: int,
+    val_images: int,
+    spent: float,
+    probed: bool = False,
+    listen: Listener,
+) -> int:
+    """As many epochs as fit into what is left of the recipe's `time`; 0: none does.
+
+    Args:
+        recipe: As resolved; its epochs are the most, if it was told any.
+        speed: As measured.
+        train_images: How many.
+        val_images: How many.
+        spent: Seconds since the run began.
+        probed: Whether the probe is done.
+        listen: Hears what was decided.
+    """
+    budget = seconds_of(str(recipe.time))
+    changes = (recipe.hflip is None) + (recipe.crop_scale is None)
+    passes = 0 if probed or recipe.train == "finetune" else 1 + changes + (recipe.views or 0)
+    probe = speed.forward * (passes * train_images + (val_images if passes else 0))
+    if recipe.train == "probe":
+        listen(Note(text=f"time {recipe.time}: about {spent + probe:.0f} s for a probe"))
+        return 0
+    most = recipe.epochs if "epochs" in recipe.model_fields_set else _MOST_EPOCHS
+    left = budget - spent - probe
+    epochs = affordable_epochs(left, speed, train_images, val_images, most)
+    each = speed.epoch(train_images, val_images)
+    known = f"{spent:.0f} s so far, " if probed else f"probe {probe:.0f} s, "
+    total = spent + probe + epochs * each
+    listen(
+        Note(
+            text=f"time {recipe.time}: {known}{epochs} epochs of {each:.0f} s; "
+            f"about {total:.0f} s in all"
+        )
+    )
+    return epochs
+
+
+def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[bool | float, str]:
+    """The value of `hflip` or `crop_scale` after cross-validation with changed images, and why.
+
+    A mirrored image has lost nothing, so mirroring must cost no accuracy at all. A crop has, so
+    small crops are given up only where learning from them makes it worse too.
+    """
+    mirrors = name == "hflip"
+    what, changed = ("mirroring", "mirrored") if mirrors else ("small crops", "cropped")
+    if mirrors:
+        keeps = not (change.worse_learnt or change.worse_asked)
+        value: bool | float = keeps
+        shown = "yes" if keeps else "no"
+    else:
+        keeps = not (change.worse_learnt and change.worse_asked)
+        value = smallest_crop if keeps else MILD_CROP
+        shown = f"{value:g}"
+    return value, (
+        f"{what} {'is' if mirrors else 'are'} {'used' if keeps else 'not used'}: {name} = {shown} "
+        f"(cross-validated log-loss {change.loss_without:.3f} without, {change.loss_with:.3f} "
+        f"with; accuracy {change.accuracy:.0%}, on {changed} images {change.accuracy_changed:.0%})"
+    )
+
+
+def choose_batch_size(train_images: int, device: torch.device) -> int:
+    """Images per step: a CPU is as fast with 16 as with more, in half the memory.
+
+    A GPU gets up to 64, where an epoch has steps enough even so.
+    """
+    largest = 16 if device.type == "cpu" else 64
+    while largest > 16 and train_images < largest * _FEWEST_STEPS:
+        largest //= 2
+    return largest
+
+
+def choose_micro_batch(recipe: Recipe, device: torch.device) -> int | None:
+    """Images of a step whose gradients are computed at a time; None: all of them.
+
+    A CPU is as fast with 8 as with more, in less memory. Batch norms that learn statistics see what
+    is computed at a time alone, so there it is the whole batch.
+    """
+    return 8 if device.type == "cpu" and recipe.batch_norm == "frozen" else None
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """`fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it.
+
+    Raises:
+        TrainingError: The device can't compute in it.
+    """
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
+    if wanted == "fp16" and device.type == "cpu":
+        raise TrainingError("precision fp16 needs a GPU; on a CPU use fp32 or bf16")
+    return wanted
+
+
+def warn_of_slow_precision(precision: str, device: torch.device, listen: Listener) -> None:
+    """Say so where a CPU has to imitate the precision."""
+    if precision == "bf16" and device.type == "cpu" and not _has_bf16():
+        listen(
+            Note(
+                text="this CPU has no bfloat16: torch computes it by other means, up to hundreds "
+                "of times more slowly than --precision fp32",
+                warning=True,
+            )
+        )
+
+
+def _has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 itself."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def choose_workers(device: torch.device) -> int:
+    """How many processes load images."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    # While a CPU trains, loading is a few per cent of its time: more processes would only contend.
+    return min(8, cores) if device.type != "cpu" else (2 if cores >= 8 else 0)
+
+
+def _decide(recipe: Recipe, changes: Mapping[str, Any], why: str, listen: Listener) -> Recipe:
+    changes = {k: v for k, v in changes.items() if k not in recipe.model_fields_set}
+    if changes:
+        listed = ", ".join(f"{key} = {value}" for key, value in changes.items())
+        listen(Note(text=f"{why}: {listed} (unless set explicitly)"))
+    return change(recipe, **changes)

@@ -1,0 +1,423 @@
+"""The recipe: everything that a run is told, flat and typed. Field = key = flag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from zoo.backbone import MAX_IMAGE_SIZE
+from zoo.errors import RecipeError
+from zoo.io.files import is_file
+from zoo.io.parsing import MAX_TOML, parse_toml, read_bounded
+from zoo.io.text import clip
+from zoo.recipe.fields import (
+    check_checkpoint_every,
+    check_freeze,
+    check_time,
+    check_unfreeze_epoch,
+    seconds_of,
+)
+from zoo.recipe.problems import problem
+
+#: The recipes that zoo brings, by name.
+PACKAGED = {f.stem: f for f in sorted(Path(__file__).with_name("packaged").glob("*.toml"))}
+
+#: Of a whole number; whatever is above is a slip or worse.
+_MOST = 10**9
+
+#: Wrong keys and values that are told at once.
+_MOST_PROBLEMS = 20
+
+#: Fields by what they are about, for help and documentation.
+SECTIONS = {
+    "Data": ("data", "task", "val_split", "strict", "follow_links", "image_size"),
+    "Model": ("backbone", "weights", "head_init", "freeze", "unfreeze_epoch", "batch_norm"),
+    "Training": (
+        "train",
+        "epochs",
+        "time",
+        "batch_size",
+        "views",
+        "probe_scale",
+        "interpolate",
+        "metric",
+        "patience",
+        "on_nan",
+        "checkpoint_every",
+        "seed",
+    ),
+    "Optimizer and loss": (
+        "lr",
+        "head_lr_mult",
+        "optimizer",
+        "momentum",
+        "layer_decay",
+        "weight_decay",
+        "wd_on_norms",
+        "clip_grad",
+        "schedule",
+        "warmup_epochs",
+        "label_smoothing",
+        "class_weights",
+    ),
+    "Augmentation": ("augment", "hflip", "crop_scale"),
+    "Machine": ("device", "precision", "deterministic", "workers", "cache_size", "cache_dtype"),
+}
+
+
+class Recipe(BaseModel):
+    """What `zoo finetune` is told. docs/defaults.md says how the defaults were measured.
+
+    Raises:
+        pydantic.ValidationError: A wrong value. `make_recipe` gives the friendlier RecipeError.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    backbone: str = Field("efficientnet_lite0", min_length=1, description="Backbone to fine-tune.")
+    weights: str = Field(
+        "pretrained",
+        min_length=1,
+        description="Initial weights: pretrained, none (random), or a file (.safetensors, .pth or "
+        "a run folder), of which everything but the head is used.",
+    )
+    data: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE. If "
+        "omitted: the demo, scikit-learn's handwritten digits.",
+    )
+    task: Literal["auto", "single-label", "multi-label"] = Field(
+        "auto",
+        description="single-label: each image has one label; multi-label: any number of labels; "
+        "auto: multi-label if some image has several labels or none.",
+    )
+    val_split: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Fraction of each class held out for validation if there is no val folder.",
+    )
+    strict: bool = Field(
+        False,
+        description="Treat unreadable images, wrong extensions, and links that lead out of the "
+        "data folder or in circles as errors.",
+    )
+    follow_links: bool = Field(
+        False, description="Also follow links in the data folder that lead out of it."
+    )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=MAX_IMAGE_SIZE,
+        description="Height and width of the input in pixels. Default: the backbone's.",
+    )
+    augment: Literal["none", "light", "strong"] = Field(
+        "light",
+        description="Augmentation of training images: random crops; strong adds TrivialAugment.",
+    )
+    hflip: bool | None = Field(
+        None,
+        description="Random horizontal flips of training images. Default: decided by "
+        "cross-validation of the probe on flipped images.",
+    )
+    crop_scale: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Smallest area of a random crop, as a fraction of the image. Default: 0.25 "
+        "(0.2 with strong augmentation), or 0.6 if cross-validation of the probe shows that "
+        "smaller crops lose the object.",
+    )
+    train: Literal["probe", "finetune", "probe+finetune"] = Field(
+        "probe+finetune",
+        description="probe: fit only the head, on features computed once; finetune: train by "
+        "gradient descent; probe+finetune: fine-tuning starts from the probe's head (LP-FT).",
+    )
+    views: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST,
+        description="Augmented views of each training image that are computed once if the "
+        "backbone is frozen; 0: a probe sees each image unaugmented, fine-tuning draws new views "
+        "each epoch. Default: 0, or up to 4 for a probe on fewer than 200 images.",
+    )
+    epochs: int = Field(6, ge=1, le=_MOST, description="Number of epochs.")
+    time: Annotated[str | None, BeforeValidator(check_time)] = Field(
+        None,
+        description="Time limit for the whole run, such as 90s, 10m or 2h: as many epochs as fit "
+        "after the probe (at most --epochs, or 30), estimated before the run starts.",
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=_MOST,
+        description="Images per step and process; split if memory is too small. Default: chosen "
+        "for the machine.",
+    )
+    lr: float = Field(4e-4, gt=0, description="Learning rate of the backbone.")
+    head_lr_mult: float = Field(
+        10.0, gt=0, description="Learning rate of the head as a multiple of the backbone's."
+    )
+    probe_scale: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="Factor on the probe's weights at the start of fine-tuning. A probe that is "
+        "certain about every training image leaves no loss to learn from.",
+    )
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="Optimizer.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Layer-wise learning-rate decay: factor from each depth of the backbone to "
+        "the one before it; the deepest has --lr.",
+    )
+    weight_decay: float = Field(
+        0.05, ge=0, description="Weight decay, not applied to biases and norms."
+    )
+    clip_grad: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
+    wd_on_norms: bool = Field(False, description="Apply weight decay to biases and norms too.")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="Learning-rate schedule: cosine decay to 0, or constant."
+    )
+    warmup_epochs: float = Field(1.0, ge=0, description="Epochs of linear learning-rate warm-up.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing, 0 to 1.")
+    class_weights: Literal["auto", "none", "balanced"] = Field(
+        "auto",
+        description="Class weights in the loss; balanced: inverse class frequency (multi-label: "
+        "negatives by positives of each label); auto: balanced if balanced accuracy is the "
+        "deciding metric, else none.",
+    )
+    freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
+        "none",
+        description="Part of the backbone that is frozen, buffers included: its first N depths, "
+        "or all up to and including STAGE (zoo show lists them).",
+    )
+    unfreeze_epoch: Annotated[
+        int | tuple[int, ...] | None, BeforeValidator(check_unfreeze_epoch)
+    ] = Field(
+        None,
+        description="Epoch at which the frozen part starts to train. Several: gradual unfreezing, "
+        "a part at each, the deepest first.",
+    )
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen",
+        description="Whether batch-norm statistics of the trained part are updated (train) or "
+        "fixed (frozen).",
+    )
+    head_init: Literal["normal", "xavier_uniform", "library"] = Field(
+        "normal",
+        description="Initialization of the new head; library: as the backbone's library does it.",
+    )
+    interpolate: bool = Field(
+        True,
+        description="At the end, and before early stopping, also evaluate weights interpolated "
+        "between the probe's and the last epoch's (WiSE-FT).",
+    )
+    metric: Literal["auto", "accuracy", "balanced-accuracy", "f1", "map", "log-loss"] = Field(
+        "auto",
+        description="Validation metric for choosing the best epoch and for early stopping; auto: "
+        "accuracy, or balanced accuracy if the classes are strongly imbalanced; with several "
+        "labels an image, map (mean average precision).",
+    )
+    patience: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST,
+        description="Early stopping: epochs without improvement of the metric; 0: off. Default: "
+        "half of the epochs, at least 4.",
+    )
+    on_nan: Literal["restart", "rewind", "stop"] = Field(
+        "restart",
+        description="If training diverges (the loss is not finite or far above its initial value, "
+        "or val accuracy drops to chance): restart: restart fine-tuning with 0.3 times the "
+        "learning rates, up to three times; rewind: if the loss is not finite, return to the "
+        "last checkpoint with half the learning rates; stop: exit with an error.",
+    )
+    checkpoint_every: Annotated[int | str, BeforeValidator(check_checkpoint_every)] = Field(
+        "10m",
+        description="Checkpoint interval within an epoch, in steps or as a time such as 30s, 10m "
+        "or 2h. A checkpoint is always written at the end of an epoch.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed.")
+    deterministic: bool = Field(
+        False,
+        description="Use only deterministic algorithms on a GPU; slower. On a CPU results are "
+        "always deterministic.",
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Device to compute on."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Mixed precision; auto: bf16 on GPUs that support it, else fp32."
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="Data-loading processes. Default: chosen for the machine.",
+    )
+    cache_size: float = Field(
+        10.0,
+        ge=0,
+        le=_MOST,
+        description="Maximum size of all caches on this machine in GB; 0: no caching. Does not "
+        "affect results.",
+    )
+    cache_dtype: Literal["fp32", "fp16"] = Field(
+        "fp32", description="Precision of cached activations; fp16 halves their size."
+    )
+
+    @field_validator("backbone", "weights", "data")
+    @classmethod
+    def _has_no_nul(cls, value: str | None, about: ValidationInfo) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError(f"{about.field_name} holds a NUL, which no name of a file has")
+        return value
+
+    @model_validator(mode="after")
+    def _unfreezes_what_is_frozen(self) -> Recipe:
+        if self.unfreeze_epoch is None:
+            return self
+        if self.freeze == "none":
+            raise ValueError(
+                f"unfreeze_epoch = {self.unfreeze_epoch!r}: nothing is frozen; set freeze too"
+            )
+        if self.unfreeze_epochs[-1] > self.epochs:
+            raise ValueError(
+                f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only {self.epochs} epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _probes_a_frozen_backbone(self) -> Recipe:
+        if self.train == "probe" and self.freeze not in ("none", "backbone"):
+            raise ValueError(
+                f'train = "probe" fits the head alone, so freeze = {self.freeze!r} means nothing; '
+                f'leave it out, or use train = "probe+finetune"'
+            )
+        return self
+
+    @property
+    def most_stale_epochs(self) -> int | None:
+        """Epochs without a better value of the metric after which training stops; None: never."""
+        if self.patience is None:
+            return max(4, self.epochs // 2)
+        return self.patience or None
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """`checkpoint_every` in seconds; None where it is in steps."""
+        if isinstance(self.checkpoint_every, int):
+            return None
+        return seconds_of(self.checkpoint_every)
+
+    @property
+    def unfreeze_epochs(self) -> tuple[int, ...]:
+        """`unfreeze_epoch` as a tuple, empty without one."""
+        if self.unfreeze_epoch is None:
+            return ()
+        given = self.unfreeze_epoch
+        return (given,) if isinstance(given, int) else given
+
+
+def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) -> Recipe:
+    """A recipe from a TOML file or another recipe, and overrides, which win.
+
+    What neither says has its default.
+
+    Args:
+        base: A file; as text without a folder and `.toml`, one of the recipes that zoo brings.
+        **overrides: By field.
+
+    Raises:
+        RecipeError: There is no such recipe, the file can't be read, or keys or values are wrong:
+            all of them, at once.
+    """
+    file = _packaged(base) if isinstance(base, str) and _is_name(base) else None
+    if file is None and isinstance(base, str | Path):
+        file = Path(base)
+    values = _read(file) if file else {}
+    if isinstance(base, Recipe):
+        values = base.model_dump(exclude_unset=True)
+    paths_to_text = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
+    values = {**values, **paths_to_text}
+    return checked_recipe(values, where=f"recipe {file}" if file else "recipe")
+
+
+def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Recipe:
+    """A recipe of these values.
+
+    Args:
+        values: By field.
+        where: What they are of, for the message.
+
+    Raises:
+        RecipeError: Keys or values are wrong: all of them, at once.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        wrong = error.errors()
+        problems = [f"  {problem(e, list(Recipe.model_fields))}" for e in wrong[:_MOST_PROBLEMS]]
+        if len(wrong) > _MOST_PROBLEMS:
+            problems.append(f"  and {len(wrong) - _MOST_PROBLEMS} more")
+        raise RecipeError("\n".join([f"{where}:", *problems])) from error
+
+
+def dump_recipe(recipe: Recipe, heading: str = "") -> str:
+    """The recipe as TOML that `make_recipe` reads back; a heading becomes its first comment."""
+    comment = "".join(f"# {line}\n" for line in heading.splitlines())
+    return comment + tomli_w.dumps(recipe.model_dump(exclude_none=True))
+
+
+def change(recipe: Recipe, **values: Any) -> Recipe:
+    """The recipe with other values, which count as given from then on."""
+    return recipe.model_copy(update=values)
+
+
+def _is_name(text: str) -> bool:
+    return Path(text).name == text and Path(text).suffix.lower() != ".toml"
+
+
+def _packaged(name: str) -> Path:
+    """The recipe of that name that zoo brings.
+
+    Raises:
+        RecipeError: There is none, or a file here has that name too.
+    """
+    here = next((file for file in (name, f"{name}.toml") if is_file(Path(file))), None)
+    if name not in PACKAGED:
+        meant = f"; write ./{here} for the file here" if here else ""
+        raise RecipeError(f"no recipe {clip(name)!r}; known: {', '.join(PACKAGED)}{meant}")
+    if here:
+        raise RecipeError(
+            f"recipe {name!r} is one of zoo's and a file here; "
+            f"write ./{here} for the file, or rename it for zoo's"
+        )
+    return PACKAGED[name]
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        return parse_toml(read_bounded(file, MAX_TOML).decode())
+    except OSError as error:
+        raise RecipeError(f"can't read recipe {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise RecipeError(f"recipe {file} is no TOML: {clip(str(error))}") from error

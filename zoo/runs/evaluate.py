@@ -1,0 +1,205 @@
+"""How good a run is on labelled images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from torch import nn
+
+from zoo.data.decoded import Bases
+from zoo.data.extensions import Misnamed
+from zoo.data.sources import Source, open_source
+from zoo.data.sources.layout import is_val_name, left_out, normal_name
+from zoo.data.sources.links import Link, describe
+from zoo.data.split import Splits, names_sha256, problem_lines, read_labelled, read_splits
+from zoo.data.transforms import eval_transform
+from zoo.errors import DataError
+from zoo.io.text import listed
+from zoo.runs.inference import eval_batches, predict_logits
+from zoo.runs.write import ModelInfo
+from zoo.tasks import SINGLE_LABEL, TASKS
+
+Split = Literal["val", "train", "test", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMetrics:
+    """Precision, recall and F1 (0..1) of one class, and its number of images."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        source: Which images these are, in words.
+        images: How many.
+        accuracy: Share predicted correctly, 0..1; multi-label: with all their labels.
+        loss: Mean loss, in nats.
+        metrics: All of the task's metrics, 0..1, by name.
+        classes: Metrics per class, in the order of the labels.
+        confusion: `confusion[i][j]`: images of class i that were taken for class j. Empty if the
+            task is multi-label.
+        notes: What was decided or passed over, a line each.
+        unreadable: What was wrong with each image that was left out.
+        misnamed: Images whose extension is that of another format.
+        links: Links that were left out.
+    """
+
+    source: str
+    images: int
+    accuracy: float
+    loss: float
+    metrics: Mapping[str, float]
+    classes: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    misnamed: tuple[Misnamed, ...]
+    links: tuple[Link, ...]
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the images: each unreadable one, a line of all else."""
+        return problem_lines(self.unreadable, self.misnamed, self.links)
+
+
+def evaluate(
+    model: nn.Module,
+    info: ModelInfo,
+    data: Path | None,
+    *,
+    split: Split = "val",
+    strict: bool = False,
+    follow_links: bool = False,
+) -> Evaluation:
+    """Evaluate a classifier.
+
+    Args:
+        model: The classifier.
+        info: Its class names, preprocessing, and the recipe it was trained by.
+        data: A labelled folder or table; None for the data that the run was trained on.
+        split: `val`: what training held out, if it is the folder the run was trained on; else the
+            folder's val (or valid, validation) subfolder if it has one beside train, else its test
+            subfolder, else all of it. `train`: what training learnt from, or the train subfolder.
+            `test`: the test subfolder. `all`: every labelled image.
+        strict: Make unreadable images, wrong extensions and links out of the folder an error.
+        follow_links: Follow links that lead out of the data folder too; of the folder that the run
+            was trained on it does so if training did.
+
+    Raises:
+        DataError: No folder, no images, or classes that the model lacks.
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    splits, source = _images(info, data, split, strict=strict, follow_links=follow_links)
+    task, indices = TASKS[info.task], list(range(len(info.class_names)))
+    targets = task.targets(splits.indices(splits.val), len(indices))
+    bases = Bases(splits.val, eval_transform(info.preprocess).prepare)
+    logits = predict_logits(model, eval_batches(bases), info.preprocess)
+    predicted = task.decide(logits)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        targets.numpy(), predicted.numpy(), labels=indices, zero_division=0.0
+    )
+    confusion = []
+    if task is SINGLE_LABEL:
+        confusion = confusion_matrix(targets.numpy(), predicted.numpy(), labels=indices).tolist()
+    metrics = dict(task.measure(logits, targets).values)
+    return Evaluation(
+        source=source,
+        images=len(targets),
+        accuracy=metrics["accuracy"],
+        loss=metrics.pop("loss"),
+        metrics=metrics,
+        classes=tuple(
+            ClassMetrics(
+                name=name,
+                precision=float(precision[i]),
+                recall=float(recall[i]),
+                f1=float(f1[i]),
+                images=int(support[i]),
+            )
+            for i, name in enumerate(info.class_names)
+        ),
+        confusion=tuple(map(tuple, confusion)),
+        notes=(*splits.notes, *_unmeasured(info.class_names, support)),
+        unreadable=splits.unreadable,
+        misnamed=splits.misnamed,
+        links=splits.links,
+    )
+
+
+def _unmeasured(class_names: Sequence[str], support: Sequence[int]) -> list[str]:
+    names = [name for name, count in zip(class_names, support, strict=True) if not count]
+    return [f"classes without images are not measured: {listed(names)}"] if names else []
+
+
+def _images(
+    info: ModelInfo, data: Path | None, split: Split, *, strict: bool, follow_links: bool
+) -> tuple[Splits, str]:
+    """The images meant, as val, and which they are in words."""
+    recipe = info.recipe
+    if split not in get_args(Split):
+        raise DataError(f"split is {split!r}; give one of {', '.join(get_args(Split))}")
+    given = recipe.data if data is None else str(data)
+    own = data is None or (
+        recipe.data is not None and os.path.realpath(data) == os.path.realpath(recipe.data)
+    )
+    follow_links = follow_links or (own and recipe.follow_links)
+    source = open_source(given, task=info.task, follow_links=follow_links)
+    if own and split in ("val", "train"):
+        return _of_training(info, source, split, strict=strict)
+    wanted = _wanted(source, split)
+    splits = read_labelled(source, wanted, info.class_names, strict=strict)
+    if wanted == list(source.splits):
+        return splits, f"all of {source.name}"
+    return splits, f"{source.name}, {' and '.join(wanted)} images"
+
+
+def _wanted(source: Source, split: Split) -> list[str]:
+    """The splits of a source that `split` means."""
+    there = list(source.splits)
+    if split == "all":
+        return there
+    if split != "val":
+        if split not in there:
+            raise DataError(f"{source.name} has no {split} split")
+        return [split]
+    of_val = [link for link in source.links if is_val_name(link.path)]
+    if "val" not in there and of_val:
+        raise DataError(f"no val images in {source.name}{left_out(describe(of_val))}")
+    return [next(name for name in ("val", "test", "train") if name in there)]
+
+
+def _of_training(
+    info: ModelInfo, source: Source, split: Split, *, strict: bool
+) -> tuple[Splits, str]:
+    """What training learnt from or held out of a source, found again by the recipe."""
+    recipe = info.recipe
+    splits = read_splits(source, val_split=recipe.val_split, seed=recipe.seed, strict=strict)
+    if splits.class_names != tuple(map(normal_name, info.class_names)):
+        raise DataError(
+            f"{source.name} has other classes than when the run was trained on it: "
+            f"{listed(splits.class_names)} instead of {listed(info.class_names)}; "
+            f"--split all measures them as they are, --data names other images"
+        )
+    changed = names_sha256(splits.val) != info.val_sha256
+    if split == "train":
+        text = f"{source.name}, training images"
+        if changed:
+            text += "; the data has changed since training: some images may be new"
+        return replace(splits, val=splits.train), text
+    text = f"{source.name}, validation images"
+    if changed:
+        text += "; the data has changed since training: some images may have been trained on"
+    return splits, text

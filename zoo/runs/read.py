@@ -1,0 +1,339 @@
+"""Read a run: from its folder or from model.safetensors alone, checked before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from zoo import plugins
+from zoo.backbone import Backbone
+from zoo.data.dataset import ImageDataset
+from zoo.data.files import is_url
+from zoo.data.image import ValueRange, image_from_bytes, read_image, to_rgb
+from zoo.data.transforms import eval_transform
+from zoo.errors import DataError, PluginError, RunError, SizeError, WeightsError
+from zoo.io.files import expand, is_file
+from zoo.io.text import clip, printable
+from zoo.machine.device import choose_device, place
+from zoo.models.build import build_empty, load_whole
+from zoo.models.head import in_head
+from zoo.models.size import needs_resizing, resized
+from zoo.runs.evaluate import Evaluation, Split, evaluate
+from zoo.runs.inference import eval_batch_size, predict_logits
+from zoo.runs.parse import read_head
+from zoo.runs.write import MODEL, ModelInfo
+from zoo.tasks import MULTI_LABEL, TASKS, Task
+from zoo.tasks.multi_label import THRESHOLD
+from zoo.weights import tensors_sha256
+from zoo.weights.header import Header
+from zoo.weights.reading import leads_out
+
+AnyImage = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says about one image.
+
+    Attributes:
+        path: The image's file; None for one given in memory.
+        label: The most probable class.
+        probability: Its probability, 0..1: by softmax, or sigmoid if the task is multi-label.
+        top: (label, probability) of the most probable classes, best first.
+        labels: What is predicted: `label`; multi-label: all classes whose probability is at least
+            the threshold, best first.
+    """
+
+    path: Path | None
+    label: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained classifier.
+
+    Attributes:
+        path: The folder or file it was read from.
+        info: What the file says about itself: class names, preprocessing, recipe, accuracy.
+        backbone: Its declaration.
+        model: In eval mode, on its device.
+    """
+
+    path: Path
+    info: ModelInfo
+    backbone: Backbone
+    model: nn.Module
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value!r}" for name, value in self._facts().items())
+        return f"Run({facts})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = "".join(
+            f"<tr><th>{name.replace('_', ' ')}</th><td>{escape(printable(str(value)))}</td></tr>"
+            for name, value in self._facts().items()
+        )
+        return f"<table>{rows}</table>"
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "name": self.path.resolve().name,
+            "backbone": self.info.backbone,
+            "classes": len(self.class_names),
+            f"val_{self.info.score_name}": round(self.info.score, 4),
+            "epoch": self.info.epoch,
+        }
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.info.class_names
+
+    @property
+    def task(self) -> Task:
+        """What the logits mean."""
+        return TASKS[self.info.task]
+
+    def predict(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        top_k: int = 5,
+        threshold: float = THRESHOLD,
+    ) -> list[Prediction]:
+        """Classify images.
+
+        Args:
+            images: One or many: a path, the bytes of an image file, a file opened in binary mode, a
+                Pillow image, or an array uint8 of grey, (H, W) or (H, W, 1), RGB, (H, W, 3), or
+                RGBA, (H, W, 4), whose transparency is laid over white.
+            top_k: How many classes `top` names, at most.
+            threshold: Multi-label: the probability, 0..1, from which on a class is predicted.
+
+        Returns:
+            A prediction an image, in their order.
+
+        Raises:
+            DataError: An image can't be read, or is of another kind, or top_k is below 1.
+        """
+        if top_k < 1:
+            raise DataError(f"top_k must be at least 1, got {top_k}")
+        given = _as_list(images)
+        paths = [Path(each) if isinstance(each, str | Path) else None for each in given]
+        bases = [self.prepare(each) for each in given]
+        return self.predict_bases(bases, paths, top_k=top_k, threshold=threshold)
+
+    def prepare(self, image: AnyImage) -> np.ndarray:
+        """The pixels (H, W, 3) uint8 that the model sees of an image, resized and cropped.
+
+        Raises:
+            DataError: It can't be read, or is of another kind than `predict` takes.
+        """
+        preprocess = self.info.preprocess
+        prepare = eval_transform(preprocess).prepare
+        return prepare(_rgb(image, preprocess.value_range))
+
+    def predict_bases(
+        self,
+        bases: Sequence[np.ndarray],
+        paths: Sequence[Path | None],
+        *,
+        top_k: int = 5,
+        threshold: float = THRESHOLD,
+    ) -> list[Prediction]:
+        """As `predict`, for what `prepare` gave of images, and their files."""
+        if not bases:
+            return []
+        preprocess = self.info.preprocess
+        size = eval_batch_size(preprocess)
+        starts = range(0, len(bases), size)
+        batches = ((ImageDataset.stack(bases[n : n + size]), torch.empty(0)) for n in starts)
+        logits = predict_logits(self.model, batches, preprocess)
+        values, indices = self.task.probabilities(logits).sort(dim=1, descending=True, stable=True)
+        predictions = []
+        for path, row, order in zip(paths, values.tolist(), indices.tolist(), strict=True):
+            ranked = [(self.class_names[i], p) for i, p in zip(order, row, strict=True)]
+            if self.task is MULTI_LABEL:
+                labels = tuple(name for name, p in ranked if p >= threshold)
+            else:
+                labels = (ranked[0][0],)
+            predictions.append(
+                Prediction(
+                    path=path,
+                    label=ranked[0][0],
+                    probability=ranked[0][1],
+                    top=tuple(ranked[:top_k]),
+                    labels=labels,
+                )
+            )
+        return predictions
+
+    def evaluate(
+        self,
+        data: str | Path | None = None,
+        *,
+        split: Split = "val",
+        strict: bool = False,
+        follow_links: bool = False,
+    ) -> Evaluation:
+        """Measure accuracy on labelled images; see `zoo.runs.evaluate.evaluate`."""
+        where = None if data is None else expand(data)
+        return evaluate(
+            self.model, self.info, where, split=split, strict=strict, follow_links=follow_links
+        )
+
+
+def load(path: str | Path, *, device: str = "auto") -> Run:
+    """Read a run and build its model.
+
+    A run may come from anybody: no code in it is run, nothing outside it is read, and no more
+    memory is taken than its backbone and its own size ask for.
+
+    Args:
+        path: A run folder, or its model.safetensors wherever that lies now.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        RunError: There is no run, or the file is damaged.
+        PluginError: Its backbone's plugin is not installed or fails.
+        WeightsError: The weights don't fit the backbone.
+    """
+    path = expand(path)
+    file = model_file(path)
+    header, info = read_head(file)
+    backbone = backbone_of(file, header, info)
+    model = build_empty(backbone, len(info.class_names))
+    _refuse_more(file, header, model)
+    load_whole(model, backbone, read_tensors(file, header))
+    return Run(path=path, info=info, backbone=backbone, model=place(model, choose_device(device)))
+
+
+def model_file(path: Path) -> Path:
+    """The model.safetensors of a run folder; a file is its own.
+
+    Raises:
+        RunError: In that folder it is a link that leads out of it.
+    """
+    if is_file(path):
+        return path
+    file = path / MODEL
+    if is_file(file) and (target := leads_out(path, file)) is not None:
+        raise RunError(
+            f"{file} is a link that leads out of the run folder, to {target}; "
+            f"give that file itself if it is meant"
+        )
+    return file
+
+
+def read_info(file: Path) -> ModelInfo:
+    """What a model.safetensors says about itself; its weights are not read.
+
+    Raises:
+        RunError: There is no such file, or zoo didn't write it.
+    """
+    return read_head(file)[1]
+
+
+def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
+    """The backbone that a run needs, at the run's input size; nothing is built.
+
+    Raises:
+        PluginError: Its plugin is not installed or fails.
+        RunError: It can't be built for the run's input size.
+        WeightsError: The file holds no head for the run's classes.
+    """
+    try:
+        backbone = plugins.get(info.backbone)
+    except PluginError as error:
+        raise PluginError(f"{file} needs backbone {info.backbone}: {error}") from error
+    heads = [s for name, s in header.shapes.items() if in_head(name, backbone.head_paths)]
+    classes = len(info.class_names)
+    # Before the network is built, whose head takes memory for as many classes as it is told.
+    if not any(classes in shape for shape in heads):
+        found = ", ".join(map(str, heads[:4])) or "no tensor of it"
+        raise WeightsError(
+            f"the weights of {file} don't fit {backbone.name} with {classes:,} classes: "
+            f"of its head ({', '.join(backbone.head_paths)}) the file has {found}"
+        )
+    if needs_resizing(backbone, info.preprocess.size):
+        try:
+            backbone = resized(backbone, info.preprocess.size)
+        except SizeError as error:
+            raise RunError(f"{file}: {error}") from error
+    return backbone
+
+
+def read_tensors(file: Path, header: Header) -> dict[str, torch.Tensor]:
+    """The tensors, checked against their SHA-256.
+
+    Raises:
+        RunError: They can't be read, or are not the ones that were written.
+    """
+    try:
+        tensors = load_file(file)
+    except Exception as error:  # a shape or type that torch lacks is any kind of error
+        raise RunError(f"{file} is no readable safetensors file: {clip(str(error))}") from error
+    if tensors_sha256(tensors) != header.metadata.get("sha256"):
+        raise RunError(f"{file} is damaged: its weights are not the ones that were written")
+    return tensors
+
+
+def _refuse_more(file: Path, header: Header, model: nn.Module) -> None:
+    own = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if header.tensor_bytes > 2 * own + 2**20:
+        raise RunError(
+            f"{file} holds {header.tensor_bytes:,} bytes of weights, its backbone has {own:,}"
+        )
+
+
+def _as_list(images: Any) -> list[Any]:
+    one = isinstance(images, str | Path | bytes | Image.Image | np.ndarray)
+    one = one or hasattr(images, "read") or not isinstance(images, Iterable)
+    return [images] if one else list(images)
+
+
+def _rgb(image: AnyImage, value_range: ValueRange | None) -> Image.Image:
+    if isinstance(image, str | Path):
+        if is_url(image) and not Path(image).exists():
+            raise DataError(f"{image} is a URL; download it, and give the file or its bytes")
+        return read_image(Path(image), value_range=value_range)
+    if hasattr(image, "read"):
+        image = image.read()
+    if isinstance(image, bytes):
+        return image_from_bytes(image, value_range=value_range)
+    if isinstance(image, np.ndarray):
+        image = _from_array(image)
+    if not isinstance(image, Image.Image):
+        raise DataError(
+            "an image is a path, bytes, a file opened in binary mode, a Pillow image or an array; "
+            f"got {type(image).__name__}"
+        )
+    if 0 in image.size:
+        raise DataError(f"an image must have pixels; this one has {image.width} x {image.height}")
+    try:
+        return to_rgb(image, value_range=value_range)
+    except ValueError as error:
+        raise DataError(f"an image can't be used: {error}") from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = array.shape[2:]
+    if array.dtype != np.uint8 or array.ndim < 2 or channels not in ((), (1,), (3,), (4,)):
+        raise DataError(
+            "an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, "
+            f"got {array.shape} {array.dtype}"
+        )
+    return Image.fromarray(array[..., 0] if channels == (1,) else array)

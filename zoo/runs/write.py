@@ -1,0 +1,223 @@
+"""Write a run folder: weights with all that prediction needs, config.json, recipe, metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from zoo.backbone import Backbone, Preprocess
+from zoo.errors import RunError
+from zoo.hookspecs import DISTRIBUTION
+from zoo.io.files import replacing
+from zoo.recipe import Recipe, dump_recipe
+from zoo.tasks import MULTI_LABEL, SINGLE_LABEL, TASKS
+from zoo.weights import tensors_sha256
+from zoo.weights.header import SEAL, UNSEALED, seal
+
+#: Version of the metadata's layout. From 2 on the header is sealed (`zoo.weights.header`), from 3
+#: on the task is named.
+FORMAT = "3"
+
+#: Those that can be read.
+FORMATS = ("1", "2", FORMAT)
+
+MODEL = "model.safetensors"
+CONFIG = "config.json"
+RECIPE = "recipe.toml"
+METRICS = "metrics.csv"
+CARD = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What model.safetensors says about itself.
+
+    Attributes:
+        backbone: Full name.
+        class_names: In the order of the logits.
+        preprocess: How an image becomes the input, image size as trained.
+        recipe: As resolved.
+        weights_source: Where the starting weights came from, in words.
+        epoch: The epoch that these weights are of, from 1; 0 for the probe.
+        val_metrics: Their metrics on the val images, by name as in metrics.csv without `val_`.
+        val_sha256: SHA-256 over the names of the val images.
+        versions: Of zoo, torch and what else computed.
+        task: `single-label` or `multi-label`.
+        history: What changed the run on its way, a line each; mostly nothing.
+    """
+
+    backbone: str
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    recipe: Recipe
+    weights_source: str
+    epoch: int
+    val_metrics: Mapping[str, float]
+    val_sha256: str
+    versions: Mapping[str, str]
+    task: str = SINGLE_LABEL.name
+    history: Sequence[str] = ()
+
+    @property
+    def stage(self) -> str:
+        """What these weights are of, in words."""
+        return stage(self.epoch)
+
+    @property
+    def score_name(self) -> str:
+        """The task's main metric, as in `val_metrics`."""
+        return TASKS[self.task].main
+
+    @property
+    def score(self) -> float:
+        """Its value, 0..1."""
+        return self.val_metrics[self.score_name]
+
+    @property
+    def val_accuracy(self) -> float:
+        """Share of the val images that are predicted correctly."""
+        return self.val_metrics["accuracy"]
+
+    def to_metadata(self) -> dict[str, str]:
+        """As safetensors metadata: text by text, structured values as JSON, the recipe as TOML."""
+        history = {"history": json.dumps(list(self.history))} if self.history else {}
+        return {
+            **history,
+            # transformers refuses a file that doesn't say which framework wrote it.
+            "format": "pt",
+            "zoo_format": FORMAT,
+            "backbone": self.backbone,
+            "class_names": json.dumps(self.class_names, ensure_ascii=False),
+            "preprocess": json.dumps(self.preprocess.to_dict()),
+            "recipe": dump_recipe(self.recipe),
+            "weights_source": self.weights_source,
+            "epoch": json.dumps(self.epoch),
+            "task": self.task,
+            "val_metrics": json.dumps(dict(self.val_metrics)),
+            "val_sha256": self.val_sha256,
+            "versions": json.dumps(dict(self.versions)),
+        }
+
+
+def stage(epoch: int) -> str:
+    """What an epoch is, in words; 0 is the probe."""
+    return f"epoch {epoch}" if epoch else "the probe"
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Versions of Python and of the distributions that decide a run's result."""
+    found = {"python": platform.python_version()}
+    for name in ("zoo", "torch", "torchvision", "timm", "accelerate", "pillow", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(DISTRIBUTION if name == "zoo" else name)
+    return found
+
+
+def write_model(folder: Path, state_dict: Mapping[str, Tensor], info: ModelInfo) -> None:
+    """Write model.safetensors, replacing an older one only when the new one is whole on disk.
+
+    Raises:
+        RunError: No space or no right to write; an older file is intact.
+    """
+    # Copies, because safetensors refuses tensors that share memory (tied weights).
+    tensors = {
+        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, t in state_dict.items()
+    }
+    details = {**info.to_metadata(), "sha256": tensors_sha256(tensors), SEAL: UNSEALED}
+    write_file(folder / MODEL, *seal(safetensors_bytes(tensors, metadata=details)))
+
+
+def write_config(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
+    """Write config.json."""
+    text = json.dumps(config_of(backbone, info), indent=2, ensure_ascii=False) + "\n"
+    write_file(folder / CONFIG, text.encode())
+
+
+def config_of(backbone: Backbone, info: ModelInfo) -> dict[str, Any]:
+    """What config.json says, in the layout that timm and transformers read from a local folder."""
+    config: dict[str, Any] = {
+        **backbone.config,
+        "num_classes": len(info.class_names),
+        "label_names": list(info.class_names),
+    }
+    if info.task == MULTI_LABEL.name:
+        # transformers then computes a loss a label.
+        config["problem_type"] = "multi_label_classification"
+    preprocess = info.preprocess
+    described = {
+        "input_size": [3, *preprocess.height_width],
+        "interpolation": preprocess.interpolation,
+        "crop_pct": preprocess.crop_pct,
+        "crop_mode": preprocess.crop_mode,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+    }
+    if "pretrained_cfg" in config:
+        own = {**config["pretrained_cfg"], **described, "num_classes": len(info.class_names)}
+        config["pretrained_cfg"] = own
+    else:
+        config["preprocess"] = described
+    return config
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write recipe.toml; running it again gives the same weights on the same machine."""
+    heading = (
+        "Everything this run was told. Run it again with:\n  zoo finetune --recipe recipe.toml"
+    )
+    write_file(folder / RECIPE, dump_recipe(recipe, heading).encode())
+
+
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write metrics.csv, a row an epoch.
+
+    Raises:
+        RunError: No space or no right to write; an older file is intact.
+    """
+    write_file(folder / METRICS, metrics_text(rows).encode())
+
+
+def metrics_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What metrics.csv says: a line an epoch, below the names of the columns.
+
+    Whether an epoch was the best by then (`best`) is no column.
+    """
+    flat = [_flat(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, object]:
+    rest = {name: value for name, value in row.items() if name not in ("metrics", "best", "epoch")}
+    return {"epoch": row["epoch"], **row["metrics"], **rest}
+
+
+def write_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file beside its place, in parts, sync it to disk, and only then put it there.
+
+    Raises:
+        RunError: It can't be written; an older file of that name is intact.
+    """
+    try:
+        with replacing(path) as beside, beside.open("wb") as file:
+            file.writelines(parts)
+    except OSError as error:
+        raise RunError(f"can't write {path}: {error.strerror}") from error

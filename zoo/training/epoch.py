@@ -1,0 +1,165 @@
+"""One epoch of training: a step a batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import skip_first_batches
+from torch import Tensor
+
+from zoo import plugins
+from zoo.backbone import Backbone
+from zoo.data.dataset import Batches, Loaded, derive_seed, raising
+from zoo.errors import DataError, PluginError
+from zoo.events import StepEnd
+from zoo.machine.processes import in_any, together
+from zoo.models.optim import lr_factor, rate_of, set_learning_rates
+from zoo.tasks import Task
+from zoo.training.gradients import Objective, step_gradients
+from zoo.training.setup import Loop
+
+
+def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
+    """Take a step on each batch that the epoch has left.
+
+    Args:
+        loop: Its model is in the mode in which it trains. The steps of its state are counted on,
+            its micro-batch is halved where memory ends.
+        after_step: Called after each step, when the state is one to go on from. Returns whether
+            the device has been waited for.
+
+    Raises:
+        DataError: A photo can't be read any more, or has changed.
+        TrainingError: Memory is too small for the smallest micro-batch.
+        PluginError: The model's output in train mode is not what the head declares.
+    """
+    setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
+    accelerator, listen = setup.accelerator, loop.control.listen
+    steps, epoch = len(loop.batches), loop.epoch
+    waiting = _Waiting(_left(loop.batches, state.epoch_step))
+    data_seconds = state.data_seconds
+    objective = Objective(
+        outputs_of=partial(setup.feed.outputs, loop.model),
+        loss_of=partial(
+            _loss,
+            task=setup.task,
+            backbone=setup.backbone,
+            label_smoothing=recipe.label_smoothing,
+            class_weights=loop.class_weights,
+        ),
+        task=setup.task,
+        class_weights=loop.class_weights,
+    )
+
+    def set_rates(step: int) -> None:
+        factor = lr_factor(
+            step,
+            total_steps=steps * recipe.epochs,
+            warmup_steps=round(steps * recipe.warmup_epochs),
+            schedule=recipe.schedule,
+        )
+        set_learning_rates(loop.optimizer, factor * state.lr_scale)
+
+    if state.epoch_step:
+        set_rates(state.step - 1)  # Else an epoch that has no steps left would end with others.
+    whole = raising(waiting if accelerator.num_processes == 1 else _agreed(waiting))
+    for step, (loaded, targets) in enumerate(whole, start=state.epoch_step + 1):
+        set_rates(state.step)
+        sums = step_gradients(
+            loop.model,
+            objective,
+            setup.feed.on_device(loaded),
+            targets,
+            # Dropout and stochastic depth become a function of it, whatever ran before.
+            seed=derive_seed(recipe.seed, "step", state.step, accelerator.process_index),
+            micro_batch=state.micro_batch,
+            accelerator=accelerator,
+            listen=listen,
+        )
+        state.micro_batch = sums.micro_batch
+        images = sums.correct.new_tensor(len(targets))
+        loop.totals += torch.stack([sums.loss * len(targets), sums.correct, images])
+        if recipe.clip_grad:
+            accelerator.clip_grad_norm_(loop.model.parameters(), recipe.clip_grad)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.epoch_step = step
+        state.data_seconds = data_seconds + waiting.seconds
+        waited = after_step(loop)
+        listen(
+            StepEnd(
+                epoch=epoch,
+                epochs=recipe.epochs,
+                step=step,
+                steps=steps,
+                images=len(targets),
+                loss=float(sums.loss) if waited else None,
+                lr_backbone=rate_of(loop.optimizer, "backbone"),
+                lr_head=rate_of(loop.optimizer, "head"),
+            )
+        )
+
+
+def _left(batches: Batches, done: int) -> Batches:
+    """The batches of an epoch of which some are done; those are not even loaded."""
+    if not done:
+        return batches
+    rest: Batches = skip_first_batches(batches, done)
+    return rest
+
+
+def _loss(
+    outputs: Any,
+    targets: Tensor,
+    task: Task,
+    backbone: Backbone,
+    label_smoothing: float,
+    class_weights: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(logits of the main head, loss of all heads)."""
+    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    # A frozen network is in eval mode, in which it gives no auxiliary logits.
+    if not isinstance(logits, Tensor) or len(auxiliary) not in (0, len(backbone.aux)):
+        raise PluginError(
+            f"{plugins.describe(backbone)} gives a {type(outputs).__name__} of "
+            f"{1 + len(auxiliary)} in train mode, zoo needs logits (N, classes) "
+            f"and as many auxiliary ones as the head declares: {len(backbone.aux)}"
+        )
+    shares = (1.0, *backbone.aux)
+    losses = [
+        share * task.loss(each.float(), targets, class_weights, label_smoothing)
+        for share, each in zip(shares, (logits, *auxiliary), strict=bool(auxiliary))
+    ]
+    return logits, torch.stack(losses).sum()
+
+
+def _agreed(batches: Iterable[Loaded]) -> Iterator[Loaded]:
+    """Batches, as long as each process has one; else the error of one is raised in all."""
+    for batch in batches:
+        if in_any(isinstance(batch, DataError)):
+            together(partial(list, raising([batch])))
+        yield batch
+
+
+class _Waiting:
+    """Batches, and the seconds that it took to get them."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Loaded]:
+        batches = iter(self.batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+            del batch  # An error that is held would hold the loader's workers.

@@ -1,0 +1,207 @@
+"""The gradients of a training step, in parts where memory is too small for all of it at once."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from zoo.data.dataset import derive_seed
+from zoo.errors import TrainingError
+from zoo.events import Listener, Note
+from zoo.machine.memory import free_memory, is_out_of_memory, leave_onednn, out_of_memory_as
+from zoo.models.freeze import learns_statistics
+from zoo.tasks import Task
+
+#: (what the network gives, targets) to (logits of the main head, mean loss of all heads), where the
+#: mean is weighted by the class weights, if there are any.
+LossOf = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a step minimises.
+
+    Attributes:
+        outputs_of: What is fed (n, ...) to the model's output.
+        loss_of: The loss of that.
+        task: Says what counts how much, and what is right.
+        class_weights: (classes,) on the device, with which `loss_of` weights; or None.
+    """
+
+    outputs_of: Callable[[Tensor], Any]
+    loss_of: LossOf
+    task: Task
+    class_weights: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSums:
+    """What a step saw; the gradients are in the parameters.
+
+    Attributes:
+        loss: Of the whole batch, (), as if it had been computed at once.
+        correct: How many of its images were predicted correctly, ().
+        micro_batch: Images at a time in the next step; None: as many as come.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    micro_batch: int | None
+
+
+def step_gradients(
+    model: nn.Module,
+    objective: Objective,
+    batch: Tensor,
+    targets: Tensor,
+    *,
+    seed: int,
+    micro_batch: int | None,
+    accelerator: Accelerator,
+    listen: Listener,
+) -> StepSums:
+    """Compute a step's gradients; where memory ends, again in halves, until it suffices.
+
+    The parts' gradients add up to those of the whole batch (gradient accumulation), for each part's
+    mean loss counts by its share of the batch's class weights. What a part alone sees are the
+    statistics of batch norms that train, and random numbers: those of a step in one part are a
+    function of its seed, of others of (seed, part).
+
+    Args:
+        model: In the mode in which it trains, without gradients; perhaps wrapped.
+        objective: What to minimise.
+        batch: What is fed (N, ...).
+        targets: (N, ...) on the device.
+        seed: Of the step, and of the process.
+        micro_batch: Images at a time, as the last step left it.
+        accelerator: Averages gradients over processes, once a step.
+        listen: Hears that memory ended, and what was done.
+
+    Raises:
+        TrainingError: Memory is too small for the smallest part.
+    """
+    device, count = accelerator.device, len(targets)
+    if isinstance(model, DistributedDataParallel):
+        # Else processes would have to agree on how many forward passes there are. Only the main
+        # one's statistics are kept, and those its own forward passes alone make.
+        model.broadcast_buffers = False
+    statistics = learns_statistics(model)
+    # An attempt that fails may have moved them already.
+    before = [buffer.clone() for buffer in model.buffers()] if statistics else []
+    parts = _how_many(count, micro_batch or count, statistics)
+    while True:
+        shares = _shares(targets, objective, parts)
+        try:
+            loss, correct = _accumulate(model, objective, batch, targets, shares, seed, accelerator)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            tried = -(-count // parts)
+            micro_batch = (tried + 1) // 2
+            more = _how_many(count, micro_batch, statistics)
+            if more == parts:
+                raise TrainingError(_too_small(device, tried, statistics)) from error
+            left = leave_onednn(error)
+        else:
+            return StepSums(loss=loss, correct=correct, micro_batch=micro_batch)
+        parts = more
+        model.zero_grad(set_to_none=True)
+        if statistics:
+            with torch.no_grad():
+                for buffer, value in zip(model.buffers(), before, strict=True):
+                    buffer.copy_(value)
+        free_memory()
+        text = _halved(device, tried, micro_batch, statistics) + left
+        if accelerator.is_main_process:
+            listen(Note(text=text, warning=True))
+        else:
+            # Nobody listens to the others, and their memory may be another.
+            warnings.warn(text, stacklevel=2)
+
+
+def _how_many(count: int, micro_batch: int, statistics: bool) -> int:
+    """Parts of a batch, as equal as can be; one image alone has no statistics."""
+    return max(1, min(-(-count // micro_batch), count // 2 if statistics else count))
+
+
+def _shares(targets: Tensor, objective: Objective, parts: int) -> list[Tensor | float]:
+    """Of each part in the mean over the batch."""
+    if objective.class_weights is None or parts == 1:
+        return [len(piece) / len(targets) for piece in targets.tensor_split(parts)]
+    weights = objective.task.weights(targets, objective.class_weights)
+    return [piece.sum() / weights.sum() for piece in weights.tensor_split(parts)]
+
+
+def _accumulate(
+    model: nn.Module,
+    objective: Objective,
+    batch: Tensor,
+    targets: Tensor,
+    shares: list[Tensor | float],
+    seed: int,
+    accelerator: Accelerator,
+) -> tuple[Tensor, Tensor]:
+    """Add up the gradients of all parts; returns (loss, right answers) of the batch."""
+    parts, device = len(shares), accelerator.device
+    losses, correct = [], []
+    pieces = zip(batch.tensor_split(parts), targets.tensor_split(parts), shares, strict=True)
+    for n, (piece, piece_targets, share) in enumerate(pieces, start=1):
+        _seed(seed if parts == 1 else derive_seed(seed, "part", n))
+        last = n == parts
+        with nullcontext() if last else accelerator.no_sync(model):
+            outputs = objective.outputs_of(piece)
+            # What processes have begun together none can begin again alone.
+            together = last and accelerator.num_processes > 1
+            with out_of_memory_as(_together(device)) if together else nullcontext():
+                logits, loss = objective.loss_of(outputs, piece_targets)
+                if parts > 1:
+                    loss = loss * share
+                accelerator.backward(loss)
+        losses.append(loss.detach())
+        correct.append(objective.task.correct(logits.detach(), piece_targets).sum())
+        # Else they would lie beside those of the next part.
+        del outputs, logits, loss
+    return torch.stack(losses).sum(), torch.stack(correct).sum()
+
+
+def _seed(seed: int) -> None:
+    """Make what a step draws a function of its seed: nobody's random state has to be kept."""
+    torch.manual_seed(seed)
+    # torch draws all that torchvision's and timm's networks do; a plugin's may draw elsewhere.
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _together(device: torch.device) -> str:
+    return (
+        f"{device} ran out of memory while processes averaged their gradients; "
+        f"try a smaller --batch-size or --image-size"
+    )
+
+
+def _too_small(device: torch.device, images: int, statistics: bool) -> str:
+    least = f"{images} images at a time" if images > 1 else "a single image at a time"
+    frozen = "--batch-norm frozen, " if statistics else ""
+    return (
+        f"{device} has too little memory to train on {least}; "
+        f"try {frozen}a smaller --image-size, a smaller backbone or --freeze backbone"
+    )
+
+
+def _halved(device: torch.device, tried: int, micro_batch: int, statistics: bool) -> str:
+    of_these = "; batch-norm statistics are of these alone" if statistics else ""
+    return (
+        f"{device} ran out of memory in training on {tried} images at a time: from now on "
+        f"{micro_batch} at a time, whose gradients are added up to the same steps as before, so "
+        f"that results stay comparable{of_these}"
+    )

@@ -1,0 +1,243 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from zoo.errors import DivergenceError, Stopped, TrainingError
+from zoo.events import Note
+from zoo.machine.memory import out_of_memory_as
+from zoo.machine.processes import agree
+from zoo.models.freeze import train_mode
+from zoo.models.head import scale_head
+from zoo.tasks import Metrics
+from zoo.training.divergence import (
+    diverged,
+    diverged_loss,
+    fell_to_chance,
+    non_finite,
+    recover,
+    window_loss,
+)
+from zoo.training.epoch import train_epoch
+from zoo.training.interpolation import best_interpolation
+from zoo.training.setup import Control, Loop, Setup
+from zoo.training.snapshot import Snapshot, is_finite
+from zoo.training.state import Seen, TrainingState, close_epoch, out_of_patience, seen_so_far
+from zoo.training.stopping import deferring
+from zoo.training.validation import most_images_per_second, validate
+
+#: Steps between two looks at the loss where looking costs time.
+_LOOKS_EVERY = 16
+
+
+def train(
+    setup: Setup, state: TrainingState, control: Control, resumed: Snapshot | None = None
+) -> None:
+    """Train for the recipe's epochs, or until patience or time ends.
+
+    Training that diverges begins again with smaller learning rates, as `recipe.on_nan` says; where
+    that has not helped, it ends with the best so far.
+
+    Args:
+        setup: What to train, and with what.
+        state: Where training is.
+        control: Hears `StepEnd` and `EpochEnd`, and a `Note` when something unfreezes; keeps
+            snapshots.
+        resumed: What training goes on from; None: from the model as it is.
+
+    Raises:
+        DivergenceError: Training diverged, and the recipe says to stop then, or going back has
+            helped too rarely and nothing was kept.
+        TrainingError: The device's memory is too small.
+        PluginError: The model's output in train mode is not what the head declares.
+        Stopped: A signal said so.
+    """
+    loop = Loop.begin(setup, state, control, resumed)
+    while state.epoch < setup.recipe.epochs and not out_of_patience(state, setup.recipe):
+        _begin_epoch(loop)
+        try:
+            with _interruptible(loop):
+                with deferring(control.stop), out_of_memory_as(_too_small(loop)):
+                    train_epoch(loop, _after_step)
+                    loop.add_up()
+                result = _validate(loop)
+        except DivergenceError as error:
+            if not recover(error, loop):
+                return
+        else:
+            _end_epoch(loop, result)
+            if result.late and state.epoch < setup.recipe.epochs:
+                epochs = setup.recipe.epochs
+                loop.record(
+                    f"no time is left for epoch {loop.epoch} of {epochs}: training ends here"
+                )
+                return
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What an epoch led to.
+
+    Attributes:
+        val: Of the weights that it gives.
+        share: Where they lie between those that training began with and its last ones (1).
+        late: No other epoch can end in time.
+    """
+
+    val: Metrics
+    share: float
+    late: bool
+
+
+def _begin_epoch(loop: Loop) -> None:
+    setup, state = loop.setup, loop.state
+    loop.kept_at = state.step
+    if state.probed and not state.step:
+        scale_head(setup.model, setup.backbone, setup.recipe.probe_scale)
+    setup.feed.sampler.epoch = loop.epoch
+    before, frozen = loop.frozen, setup.freezing.frozen(loop.epoch)
+    if frozen != before:
+        loop.freeze(frozen)
+    if frozen < before:
+        loop.most_images_per_second = None
+        unfrozen = setup.depths.span(frozen, before - 1)
+        loop.control.listen(Note(text=f"epoch {loop.epoch}: {unfrozen} trains from now on"))
+    train_mode(
+        setup.model,
+        setup.backbone,
+        setup.depths,
+        frozen=frozen,
+        batch_norm=setup.recipe.batch_norm,
+    )
+    loop.totals = seen_so_far(state, setup.accelerator)
+    loop.started, loop.before = time.perf_counter(), state.seconds
+
+
+def _after_step(loop: Loop) -> bool:
+    """See whether the loss is still one, whether a checkpoint is due, and whether to stop.
+
+    To look at a number on a GPU is to wait for it, and processes to agree to wait too: there it
+    is not done after every step.
+
+    Returns:
+        Whether it was done after this one.
+    """
+    state, accelerator, stop = loop.state, loop.setup.accelerator, loop.control.stop
+    due = loop.clock.by_steps(state.step)
+    ends = state.epoch_step == len(loop.batches)
+    # The first loss after a checkpoint tells whether its own weights have run away.
+    after_checkpoint = state.step == loop.kept_at + 1
+    looks = due or ends or after_checkpoint or not state.epoch_step % _LOOKS_EVERY
+    if not looks and accelerator.device.type != "cpu":
+        return False
+    seen = Seen(*loop.totals.tolist())
+    loss = window_loss(state, seen)
+    broken, worse, stopping, late = agree(
+        accelerator,
+        not loop.totals[0].isfinite(),
+        diverged_loss(loss, state, loop.setup.baseline),
+        stop.signum is not None,
+        loop.clock.by_time(),
+    )
+    if broken:
+        raise non_finite(f"the loss is {seen.loss_sum}", loop, step=state.step - 1)
+    if worse:
+        raise diverged(
+            f"the train loss is {loss:.3g}, where it began at {state.start_loss:.3g}"
+            if loss is not None
+            else "the train loss of another process has diverged",
+            loop,
+        )
+    keeps = due or late or stopping
+    if keeps and not is_finite(loop.setup.model):
+        raise non_finite("weights are not finite", loop)
+    if keeps:
+        loop.keep()
+    if stopping:
+        raise Stopped(stop.signum or signal.SIGTERM)
+    return True
+
+
+def _validate(loop: Loop) -> _Result:
+    """Measure the epoch that is trained; where it is the last one, weights between too.
+
+    Raises:
+        DivergenceError: Nothing finite is left, or no more than guessing.
+    """
+    setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
+    if loop.most_images_per_second is None:
+        loop.most_images_per_second = most_images_per_second(
+            setup.model, setup.feed, setup.accelerator
+        )
+    measure = partial(
+        validate, setup.model, setup.feed, loop.validated, setup.task, loop.control.listen
+    )
+    val, share = measure(), 1.0
+    if not (math.isfinite(val.loss) and is_finite(setup.model)):
+        raise non_finite(f"the val loss is {val.loss}", loop)
+    main = setup.task.main
+    if fell_to_chance(val.values[main], state, setup.baseline):
+        raise diverged(f"val {main} fell to {val.values[main]:.2%}, that of guessing", loop)
+    (late,) = agree(
+        setup.accelerator,
+        setup.deadline is not None and time.perf_counter() + loop.seconds() > setup.deadline,
+    )
+    ends = loop.epoch == recipe.epochs or late or out_of_patience(state, recipe, val)
+    if ends and recipe.interpolate and state.probed:
+        val, share = best_interpolation(setup.model, setup.origin, val, measure, recipe.metric)
+    return _Result(val, share, late)
+
+
+def _end_epoch(loop: Loop, result: _Result) -> None:
+    """Close the epoch, keep it and say how it ended."""
+    end = close_epoch(
+        loop.state,
+        result.val,
+        loop.setup.recipe,
+        loop.optimizer,
+        interpolation=result.share,
+        seconds=loop.seconds(),
+        most=loop.most_images_per_second,
+    )
+    with deferring(loop.control.stop):
+        loop.control.save(loop.snapshot(), end)
+        loop.clock.last = time.monotonic()
+        loop.control.listen(end)
+
+
+@contextmanager
+def _interruptible(loop: Loop) -> Iterator[None]:
+    """Leave a checkpoint where a signal ends training, and say what torch means by its errors."""
+    stop = loop.control.stop
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" in str(error):
+            raise TrainingError(
+                f"{str(error).splitlines()[0]}; leave out --deterministic"
+            ) from error
+        # A signal for all of the run's processes ends those that load images right away.
+        if stop.signum is None or "DataLoader worker" not in str(error):
+            raise
+        if loop.setup.accelerator.num_processes == 1:
+            loop.keep()
+        raise Stopped(stop.signum) from error
+    except Stopped:
+        # Of the epoch all steps are done; what is left is validation.
+        if loop.state.epoch_step == len(loop.batches):
+            loop.control.save(loop.snapshot(), None)
+        raise
+
+
+def _too_small(loop: Loop) -> str:
+    return (
+        f"{loop.setup.accelerator.device} has too little memory for a training step; "
+        f"try a smaller --batch-size, --image-size or backbone"
+    )
