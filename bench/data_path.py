@@ -25,7 +25,6 @@ from torchvision.transforms import InterpolationMode, v2
 
 from zoo import allocator
 from zoo.backbone import Preprocess
-from zoo.data.crops import CropDataset
 from zoo.data.dataset import Batches, ImageDataset, eval_loader, raising, train_loader
 from zoo.data.decoded import Bases, content_keys
 from zoo.data.image import read_image
@@ -90,11 +89,6 @@ def main() -> None:
                 images = ImageDataset(bases, augment=transform.augment)
                 batches, _ = train_loader(images, batch_size=BATCH, seed=0, workers=0)
                 ways[name] = lambda batches=batches: through(batches, preprocess)
-                if augment == "light":
-                    crops, _ = train_loader(
-                        CropDataset(images, transform.augment), batch_size=BATCH, seed=0, workers=0
-                    )
-                    ways[f"{name}, for a GPU"] = lambda crops=crops: list(crops)
             kept[augment] = store.file.stat().st_size // len(samples)
         prepare = eval_transform(preprocess).prepare
         store = MappedBases(Path(folder) / "eval")

@@ -99,9 +99,7 @@ class EpochEnd:
     between those that fine-tuning began with (0) and those at the epoch's end (1), learning rates
     those of the epoch's last step (the backbone's is its deepest depth's, 0 while all of it is
     frozen), `images_per_second` of training alone (the probe's: of computing features),
-    `data_seconds` the time in which training waited for images, `peak_share` the operations a
-    second of training as a share of what matrix multiplication reaches on this device (None for the
-    probe, and where cached activations stand for a part of the network).
+    `data_seconds` the time in which training waited for images.
     """
 
     epoch: int
@@ -112,7 +110,6 @@ class EpochEnd:
     seconds: float
     images_per_second: float
     data_seconds: float
-    peak_share: float | None
     best: bool
 
 

@@ -102,7 +102,7 @@ def sha256(run):
 def rows(run):
     """What metrics.csv says of each epoch, but for how long it took."""
     text = Path(run.path, "metrics.csv").read_text()
-    slow = {"seconds", "images_per_second", "data_seconds", "peak_share"}
+    slow = {"seconds", "images_per_second", "data_seconds"}
     return [
         {name: float(value) for name, value in row.items() if name not in slow}
         for row in csv.DictReader(text.splitlines())

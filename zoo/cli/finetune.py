@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import types
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -19,7 +17,7 @@ from zoo.io.files import expand
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
 
 if TYPE_CHECKING:
-    from zoo.data.check import Ahead
+    pass
 
 #: What the help shows where the type alone would mislead.
 _METAVARS = {
@@ -158,60 +156,47 @@ def command(
     given = {k: v for k, v in fields.items() if v is not None}
     made = make_recipe(recipe, **given)
     _check_options(recipe, out, resume, allow_changed)
-    with ExitStack() as aside:
-        with starting(allocator_tuning=allocator_tuning):
-            ahead = _examine(made, aside) if resume in (None, "auto") else None
-            from zoo.cli.console import TrainingConsole
-            from zoo.machine.processes import is_main
-            from zoo.pipeline.compatibility import refuse_more
-            from zoo.pipeline.finetune import execute, is_complete, prepare_again
-            from zoo.pipeline.loggers import open_loggers, with_loggers
-            from zoo.pipeline.shared_folder import find_run
-            from zoo.planning import prepare
-            from zoo.runs.read import load
+    with starting(allocator_tuning=allocator_tuning):
+        from zoo.cli.console import TrainingConsole
+        from zoo.machine.processes import is_main
+        from zoo.pipeline.compatibility import refuse_more
+        from zoo.pipeline.finetune import execute, is_complete, prepare_again
+        from zoo.pipeline.loggers import open_loggers, with_loggers
+        from zoo.pipeline.shared_folder import find_run
+        from zoo.planning import prepare
+        from zoo.runs.read import load
 
-        with TrainingConsole(verbose=verbose) as console:
-            try:
-                listen = with_loggers(console, open_loggers(loggers))
-                folder = expand(out if out is not None else resume or ".")
-                checkpoint = None
-                if resume is not None:
-                    checkpoint = find_run(folder, or_begin=resume == "auto")
-                changed = {name: getattr(made, name) for name in made.model_fields_set}
-                if checkpoint is not None and is_complete(checkpoint):
-                    refuse_more(folder, checkpoint, changed)
-                    if is_main():
-                        console.say("complete already: there is nothing to go on with")
-                        console.result(load(folder))
-                    return
-                if checkpoint is None:
-                    prepared = prepare(made, out=out, ahead=ahead, listen=listen)
-                else:
-                    prepared = prepare_again(folder, checkpoint, listen, **changed)
-                aside.close()
-                main = prepared.accelerator.is_main_process
-                if not dry_run:
-                    run = execute(prepared, listen, checkpoint, allow_changed)
-            except Stopped as stopped:
-                console.stopped(stopped)
-                raise SystemExit(128 + stopped.signum) from None
-            except KeyboardInterrupt:
-                echo("! interrupted before anything was written", err=True)
-                raise SystemExit(130) from None
-            if main and dry_run:
-                console.say("dry run: nothing was trained or written")
-            elif main:
-                console.result(run)
-
-
-def _examine(made: Recipe, aside: ExitStack) -> Ahead | None:
-    """Examine the images in another process, until `aside` is closed, while torch is imported."""
-    # What runs zoo within itself has imported all that takes time.
-    if made.data is None or "torch" in sys.modules:
-        return None
-    from zoo.data.check import examining
-
-    return aside.enter_context(examining(expand(made.data), remembered=made.cache_size != 0))
+    with TrainingConsole(verbose=verbose) as console:
+        try:
+            listen = with_loggers(console, open_loggers(loggers))
+            folder = expand(out if out is not None else resume or ".")
+            checkpoint = None
+            if resume is not None:
+                checkpoint = find_run(folder, or_begin=resume == "auto")
+            changed = {name: getattr(made, name) for name in made.model_fields_set}
+            if checkpoint is not None and is_complete(checkpoint):
+                refuse_more(folder, checkpoint, changed)
+                if is_main():
+                    console.say("complete already: there is nothing to go on with")
+                    console.result(load(folder))
+                return
+            if checkpoint is None:
+                prepared = prepare(made, out=out, listen=listen)
+            else:
+                prepared = prepare_again(folder, checkpoint, listen, **changed)
+            main = prepared.accelerator.is_main_process
+            if not dry_run:
+                run = execute(prepared, listen, checkpoint, allow_changed)
+        except Stopped as stopped:
+            console.stopped(stopped)
+            raise SystemExit(128 + stopped.signum) from None
+        except KeyboardInterrupt:
+            echo("! interrupted before anything was written", err=True)
+            raise SystemExit(130) from None
+        if main and dry_run:
+            console.say("dry run: nothing was trained or written")
+        elif main:
+            console.result(run)
 
 
 def _check_options(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ Loaded = tuple[Any, Tensor] | DataError
 
 #: Such batches: `raising` gives those that are none.
 Batches = DataLoader[Loaded]
-
-#: What is made of an image.
-Made = TypeVar("Made")
 
 
 def derive_seed(seed: int, *context: object) -> int:
@@ -87,14 +84,12 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
     def _view(self, index: Index, base: np.ndarray) -> np.ndarray:
-        return base if self.augment is None else self.draw(index, self.augment, base)
-
-    def draw(self, index: Index, change: Callable[[np.ndarray], Made], base: np.ndarray) -> Made:
-        """What `change`, which draws from torch's global generator, makes of an image's base."""
+        if self.augment is None:
+            return base
         epoch, position = index
         view, name = view_of(epoch, self.views), self.bases.samples[position].name
         with _seeded(derive_seed(self.seed, "augment", view, name)):
-            return change(base)
+            return self.augment(base)
 
 
 class Rows(Protocol):

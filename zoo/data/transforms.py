@@ -136,25 +136,16 @@ class RandomView:
     interpolation: InterpolationMode
     steps: tuple[Callable[..., Any], ...]
 
-    @property
-    def only_crops(self) -> bool:
-        """Whether `zoo.data.crops.resize_crops` does all that comes after the crop."""
-        return not self.steps and self.interpolation.value in ("bilinear", "bicubic")
+    def __call__(self, base: np.ndarray) -> np.ndarray:
+        """The view (H, W, 3) uint8 of a base (H, W, 3) uint8."""
+        from torchvision.transforms import v2
 
-    def crop(self, base: np.ndarray) -> tuple[np.ndarray, bool]:
-        """A crop (H, W, 3) of a base, and whether it is to be mirrored."""
         height, width, channels = base.shape
         # An image without memory: where to crop is drawn from its size alone.
         box = self.box.make_params([torch.empty(1).expand(channels, height, width)])
         top, left = box["top"], box["left"]
         mirrored = self.hflip and bool(torch.rand(1) < _MIRRORED)
-        return base[top : top + box["height"], left : left + box["width"]], mirrored
-
-    def __call__(self, base: np.ndarray) -> np.ndarray:
-        """The view (H, W, 3) uint8 of a base (H, W, 3) uint8."""
-        from torchvision.transforms import v2
-
-        cropped, mirrored = self.crop(base)
+        cropped = base[top : top + box["height"], left : left + box["width"]]
         pixels = v2.functional.resize(
             # torch's fast kernel for uint8 takes channels-last memory without gaps.
             torch.from_numpy(cropped.copy()).permute(2, 0, 1),

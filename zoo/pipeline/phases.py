@@ -255,7 +255,6 @@ class _Probing:
             seconds=time.perf_counter() - started,
             images_per_second=self._features.computed / self._features.seconds,
             data_seconds=0.0,
-            peak_share=None,
             best=True,
         )
         return end, val

@@ -14,7 +14,6 @@ from torch import nn
 
 from zoo import allocator, plugins
 from zoo.backbone import Backbone, Preprocess
-from zoo.data.check import Ahead
 from zoo.data.dataset import derive_seed
 from zoo.data.split import Splits
 from zoo.errors import TrainingError
@@ -127,7 +126,6 @@ def prepare(
     *,
     out: str | Path | None = None,
     resuming: bool = False,
-    ahead: Ahead | None = None,
     listen: Listener = ignore,
 ) -> Prepared:
     """Everything up to the first step: what a dry run does. Writes nothing.
@@ -136,7 +134,6 @@ def prepare(
         recipe: What the run is told; one that goes on: as resolved when it began, with changes.
         out: The run folder; None for a new one below `runs/`.
         resuming: The folder holds the run already.
-        ahead: Tells what is known of the data's images already.
         listen: Hears what is decided, and the plan.
 
     Raises:
@@ -159,7 +156,7 @@ def prepare(
     folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe, resuming=resuming))
     recipe = decide_for_demo(recipe, backbone, listen)
     backbone, preprocess = for_size(backbone, recipe, listen)
-    splits = together(partial(read_data, recipe, listen, ahead))
+    splits = together(partial(read_data, recipe, listen))
     check_same_data(accelerator, splits)
     recipe, loaded = together(partial(load_weights, recipe, backbone, listen))
     recipe = decide_rates(recipe, listen)

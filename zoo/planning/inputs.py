@@ -10,7 +10,6 @@ from pathlib import Path
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.check import (
-    Ahead,
     Examined,
     examine_files,
     examined_store,
@@ -52,13 +51,12 @@ def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     return backbone, backbone.preprocess
 
 
-def read_data(recipe: Recipe, listen: Listener, ahead: Ahead | None = None) -> Splits:
+def read_data(recipe: Recipe, listen: Listener) -> Splits:
     """The recipe's images, split; without `data` the demo's.
 
     Args:
         recipe: Where they are, and how they are split.
         listen: Hears what is wrong with them.
-        ahead: Tells what is known of them already.
 
     Raises:
         DataError: No folder, no images, or too few classes.
@@ -67,12 +65,11 @@ def read_data(recipe: Recipe, listen: Listener, ahead: Ahead | None = None) -> S
         listen(Note(text=f"reading the images of {recipe.data}"))
     source = open_source(recipe.data, task=recipe.task, follow_links=recipe.follow_links)
     examined: dict[Path, Examined] = {}
-    begun = ahead() if ahead else {}
     with examined_store() as known:
 
         def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
             remembered = known if recipe.cache_size else None
-            examined.update(examine_files(files, remembered, ahead=begun))
+            examined.update(examine_files(files, remembered))
             return {file: verdict(file, examined[file]) for file in files}
 
         splits = read_splits(

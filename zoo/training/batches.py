@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor, nn
 
 from zoo.backbone import Preprocess
 from zoo.cache import Store
-from zoo.data.crops import CropDataset, resize_crops
-from zoo.data.dataset import Batches, EpochSampler, ImageDataset, Rows, eval_loader, train_loader
-from zoo.data.transforms import RandomView, to_input
+from zoo.data.dataset import Batches, EpochSampler, ImageDataset, eval_loader, train_loader
+from zoo.data.transforms import to_input
 from zoo.features.rows import CachedDataset
 from zoo.models.replay import Boundary, replay
 from zoo.runs.inference import eval_batch_size
@@ -30,7 +28,6 @@ class Feed:
     Attributes:
         train: Shuffled batches of (what is loaded, targets (N, ...)).
         sampler: Of `train`; is told each epoch.
-        on_device: Makes what is fed (N, ...) of what was loaded for training, on the device.
         val: Batches for validation, in order.
         outputs: `(forward, batch) -> forward's output` for what is fed.
         image_size: (height, width) of images; None where they are not what is fed.
@@ -38,7 +35,6 @@ class Feed:
 
     train: Batches
     sampler: EpochSampler
-    on_device: Callable[[Any], Tensor]
     val: Batches
     outputs: Callable[[Forward, Tensor], Any]
     image_size: tuple[int, int] | None
@@ -53,17 +49,8 @@ def image_feed(
     workers: int,
     device: torch.device,
 ) -> Feed:
-    """Images go through the whole network.
-
-    A GPU resizes what is cropped from them a batch at a time, where nothing else is changed.
-    """
-    rows: Rows = train
-    on_device: Callable[[Any], Tensor] = _as_it_is
-    view = train.augment
-    if device.type != "cpu" and isinstance(view, RandomView) and view.only_crops:
-        rows = CropDataset(train, view)
-        on_device = partial(resize_crops, preprocess=preprocess)
-    batches, sampler = train_loader(rows, batch_size=batch_size, seed=train.seed, workers=workers)
+    """Images go through the whole network."""
+    batches, sampler = train_loader(train, batch_size=batch_size, seed=train.seed, workers=workers)
 
     def outputs(forward: Forward, pixels: Tensor) -> Any:
         return forward(to_input(pixels, preprocess, device))
@@ -71,7 +58,6 @@ def image_feed(
     return Feed(
         train=batches,
         sampler=sampler,
-        on_device=on_device,
         val=eval_loader(val, batch_size=eval_batch_size(preprocess), workers=workers),
         outputs=outputs,
         image_size=preprocess.height_width,
@@ -103,7 +89,6 @@ def activation_feed(
     return Feed(
         train=batches,
         sampler=sampler,
-        on_device=_as_it_is,
         val=eval_loader(
             CachedDataset(val, val_store),
             batch_size=eval_batch_size(val.bases.prepare.preprocess),
@@ -112,7 +97,3 @@ def activation_feed(
         outputs=outputs,
         image_size=None,
     )
-
-
-def _as_it_is(loaded: Tensor) -> Tensor:
-    return loaded

@@ -72,7 +72,7 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
         sums = step_gradients(
             loop.model,
             objective,
-            setup.feed.on_device(loaded),
+            loaded,
             targets,
             # Dropout and stochastic depth become a function of it, whatever ran before.
             seed=derive_seed(recipe.seed, "step", state.step, accelerator.process_index),

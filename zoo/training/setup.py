@@ -97,8 +97,6 @@ class Loop:
         clock: When the next checkpoint within an epoch is due.
         frozen: Depths that are frozen now.
         kept_at: The step of the last checkpoint.
-        most_images_per_second: Of training, if it computed as fast as matrices are multiplied here;
-            None: not known.
         started: When this part of the epoch began, by `time.perf_counter`.
         before: Seconds that earlier parts of the epoch took.
     """
@@ -116,7 +114,6 @@ class Loop:
     clock: Clock
     frozen: int
     kept_at: int
-    most_images_per_second: float | None = None
     started: float = field(default_factory=time.perf_counter)
     before: float = 0.0
 

@@ -169,11 +169,9 @@ def close_epoch(
     *,
     interpolation: float,
     seconds: float,
-    most: float | None,
 ) -> EpochEnd:
     """Close the epoch in the state, and say how it ended."""
     seen = state.seen
-    per_second = seen.images / state.seconds
     state.epoch += 1
     end = EpochEnd(
         epoch=state.epoch,
@@ -182,9 +180,8 @@ def close_epoch(
         lr_backbone=rate_of(optimizer, "backbone"),
         lr_head=rate_of(optimizer, "head"),
         seconds=seconds,
-        images_per_second=per_second,
+        images_per_second=seen.images / state.seconds,
         data_seconds=state.data_seconds,
-        peak_share=None if most is None else per_second / most,
         best=state.keep_best(state.epoch, val, recipe.metric, TASKS[recipe.task].main),
     )
     begin_epoch(state)

@@ -31,7 +31,7 @@ from zoo.training.setup import Control, Loop, Setup
 from zoo.training.snapshot import Snapshot, is_finite
 from zoo.training.state import Seen, TrainingState, close_epoch, out_of_patience, seen_so_far
 from zoo.training.stopping import deferring
-from zoo.training.validation import most_images_per_second, validate
+from zoo.training.validation import validate
 
 #: Steps between two looks at the loss where looking costs time.
 _LOOKS_EVERY = 16
@@ -106,7 +106,6 @@ def _begin_epoch(loop: Loop) -> None:
     if frozen != before:
         loop.freeze(frozen)
     if frozen < before:
-        loop.most_images_per_second = None
         unfrozen = setup.depths.span(frozen, before - 1)
         loop.control.listen(Note(text=f"epoch {loop.epoch}: {unfrozen} trains from now on"))
     train_mode(
@@ -172,10 +171,6 @@ def _validate(loop: Loop) -> _Result:
         DivergenceError: Nothing finite is left, or no more than guessing.
     """
     setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
-    if loop.most_images_per_second is None:
-        loop.most_images_per_second = most_images_per_second(
-            setup.model, setup.feed, setup.accelerator
-        )
     measure = partial(
         validate, setup.model, setup.feed, loop.validated, setup.task, loop.control.listen
     )
@@ -204,7 +199,6 @@ def _end_epoch(loop: Loop, result: _Result) -> None:
         loop.optimizer,
         interpolation=result.share,
         seconds=loop.seconds(),
-        most=loop.most_images_per_second,
     )
     with deferring(loop.control.stop):
         loop.control.save(loop.snapshot(), end)

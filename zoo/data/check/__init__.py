@@ -1,6 +1,5 @@
 """Checks of a dataset before training on it: `zoo data check`."""
 
-from zoo.data.check.ahead import Ahead, examining
 from zoo.data.check.brief import warn_of
 from zoo.data.check.checking import Report, check_data
 from zoo.data.check.examine import Examined, examine_files, verdict
@@ -8,14 +7,12 @@ from zoo.data.check.findings import Finding
 from zoo.data.check.memory import examined_store, remember
 
 __all__ = [
-    "Ahead",
     "Examined",
     "Finding",
     "Report",
     "check_data",
     "examine_files",
     "examined_store",
-    "examining",
     "remember",
     "verdict",
     "warn_of",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,6 @@ def examine_files(
     files: Sequence[Path],
     known: Store | None = None,
     progress: Callable[[int], None] | None = None,
-    ahead: Mapping[Path, Examined] | None = None,
 ) -> dict[Path, Examined]:
     """What is known of each file; those that `known` has not are decoded, in threads.
 
@@ -82,14 +81,11 @@ def examine_files(
         files: Images, by their names.
         known: What was found before (`zoo.data.check.memory`).
         progress: Told how many are done.
-        ahead: What is known of some of them by now.
     """
     keys = {file: file_key(file) for file in files}
-    ahead = ahead or {}
-    # What changed in the meantime is examined again.
-    found = {f: ahead[f] for f, key in keys.items() if f in ahead and key and ahead[f].key == key}
+    found: dict[Path, Examined] = {}
     if known is not None:
-        for file in keys.keys() - found.keys():
+        for file in keys:
             if (fields := recall(known, keys[file])) is not None:
                 found[file] = Examined(key=keys[file], **fields)
     rest = [file for file in keys if file not in found]
