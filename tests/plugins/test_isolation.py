@@ -3,12 +3,10 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import pytest
 import torch
@@ -22,15 +20,6 @@ from zoo.cli import main
 from zoo.errors import PluginError
 
 ONLY_THIRD_PARTIES = "torchvision,timm,zoo"
-
-PRINTS = {
-    "print": "print('HELLO')",
-    "bytes": "import sys; sys.stdout.buffer.write(b'HELLO'); sys.stdout.flush()",
-    "the_original_stream": "import sys; sys.__stdout__.write('HELLO')",
-    "a_descriptor": "import os; os.write(1, b'HELLO')",
-    "c_library": "import ctypes; ctypes.CDLL(None).printf(b'HELLO')",
-    "a_child": "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(\"HELLO\")'])",
-}
 
 
 def run_zoo(code: str, folder, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -51,35 +40,16 @@ def listed(*arguments: str) -> dict[str, dict]:
     return {p["name"]: p for p in json.loads(result.stdout)}
 
 
-@pytest.mark.skipif(os.name != "posix", reason="asks the C library by its POSIX name")
-def test_what_plugins_print_while_loading_is_kept_off_stdout_and_shown(tmp_path):
-    """Through whatever door: stdout is zoo's answer."""
-    for door, code in PRINTS.items():
-        write_plugin(
-            tmp_path, f"acme-{door}", door, f"acme_{door}", f"{code}\n{GOOD}".format(name="a")
-        )
-    in_hook = GOOD.format(name="a").replace("yield", "print('HELLO'); yield")
-    write_plugin(tmp_path, "acme-hook", "hook", "acme_hook", in_hook)
-    code = "from zoo.cli import main; main(['plugins', '--format', 'json'])"
-    done = run_zoo(code, tmp_path, ZOO_DISABLE_PLUGINS=ONLY_THIRD_PARTIES)
-    listed = json.loads(done.stdout)
-    found = {p["name"]: p for p in listed if p["distribution"].startswith("acme-")}
-    assert found.keys() == {*PRINTS, "hook"}
-    assert {p["printed"] for p in found.values()} == {"HELLO"}
-    assert {p["state"] for p in found.values()} == {"ok"}
-    table = run_zoo(
-        "from zoo.cli import main; main(['plugins'])",
-        tmp_path,
-        ZOO_DISABLE_PLUGINS=ONLY_THIRD_PARTIES,
+@pytest.mark.parametrize("code", ["{print}\n{good}", "{hook}"])
+def test_what_plugins_print_while_loading_is_kept_off_stdout_and_shown(install, code):
+    good = GOOD.format(name="a")
+    hook = good.replace("yield", "print('HELLO'); yield")
+    install(
+        "acme-one", "one", "acme_loud", code.format(print="print('HELLO')", good=good, hook=hook)
     )
-    assert table.stdout.count("printed while loading: HELLO\n") == len(found)
-
-
-@pytest.mark.parametrize("door", PRINTS)
-def test_prints_are_caught_where_stdout_is_no_file(install, door):
-    """As in a notebook, or in click's test runner."""
-    install("acme-one", "one", f"acme_loud_{door}", f"{PRINTS[door]}\n{GOOD}".format(name="a"))
     assert listed()["one"]["printed"] == "HELLO"
+    table = CliRunner().invoke(main, ["plugins"]).stdout
+    assert table.count("printed while loading: HELLO\n") == 1
 
 
 def test_output_is_cut_and_its_escapes_made_harmless(install):
@@ -99,79 +69,10 @@ def test_an_errors_message_is_cut_and_made_harmless(install):
     assert len(cause) < 1000
 
 
-def test_a_stream_that_a_plugin_keeps_works_after_loading(install, capsys):
-    code = "import sys\nkept = sys.stdout\n" + GOOD.format(name="a")
-    install("acme-one", "one", "acme_keeps", code)
-    assert plugins.load("one").printed == ""
-    sys.modules["acme_keeps"].kept.write("later")
-    assert capsys.readouterr().out == "later"
-
-
-@pytest.mark.parametrize(
-    "vandalism",
-    ["import sys; sys.stdout = None", "import sys; sys.stdout.close()", "import os; os.close(1)"],
-)
-def test_stdout_survives_a_plugin_that_takes_it_away(tmp_path, vandalism):
-    write_plugin(tmp_path, "acme-one", "one", "acme_one", f"{vandalism}\n{GOOD}".format(name="a"))
-    code = "from zoo.cli import main; main(['plugins', '--format', 'json'])"
-    done = run_zoo(code, tmp_path, ZOO_DISABLE_PLUGINS=ONLY_THIRD_PARTIES)
-    assert "one" in [p["name"] for p in json.loads(done.stdout)]
-
-
-HANGS = {
-    "loop": "while True:\n    pass",
-    "wait": "import time\n\ntime.sleep(1000)",
-    "read": "import os\n\nos.read(os.pipe()[0], 1)",
-    "stubborn": (
-        "import time\nwhile True:\n    try:\n        time.sleep(1000)\n"
-        "    except Exception:\n        pass"
-    ),
-}
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer signals: no limit")
-@pytest.mark.parametrize("kind", HANGS)
-def test_a_plugin_that_hangs_is_stopped_and_the_line_named(install, tmp_path, monkeypatch, kind):
-    monkeypatch.setenv(plugins.TIMEOUT, "0.3")
-    install("acme-slow", "slow", f"acme_hangs_{kind}", HANGS[kind])
-    plugin = plugins.load("slow")
-    assert (plugin.state, str(plugin)) == ("broken", "slow (acme-slow 1.2)")
-    file = re.escape(str(tmp_path / f"acme_hangs_{kind}.py"))
-    assert re.match(rf"still loading after 0\.3 s, in {file} line [1-5] ", plugin.cause)
-    with pytest.raises(PluginError, match=r"plugin slow \(acme-slow 1.2\) can't be used: .*still"):
-        plugins.get("slow/net")
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer signals: no limit")
-def test_a_hook_that_hangs_in_a_library_is_named_by_the_plugins_own_line(install, monkeypatch):
-    monkeypatch.setenv(plugins.TIMEOUT, "0.3")
-    code = """
-    import threading, zoo
-
-    @zoo.hookimpl
-    def zoo_backbones():
-        threading.Event().wait()
-    """
-    install("acme-slow", "slow", "acme_hook_hangs", code)
-    assert "acme_hook_hangs.py line 6 " in plugins.load("slow").cause
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer signals: no limit")
-def test_the_alarm_that_was_set_before_is_set_again(install):
-    rung = []
-    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.4)
-        started = time.monotonic()
-        install("acme-one", "one", "acme_alarm", "import time; time.sleep(0.1)\n" + TRAINABLE)
-        assert plugins.load("one").state == "ok"
-        while not rung and time.monotonic() < started + 20:
-            time.sleep(0.1)
-        assert len(rung) == 1
-        assert rung[0] - started >= 0.4 - 0.01
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+@pytest.mark.parametrize("vandalism", ["sys.stdout = None", "sys.stdout.close()"])
+def test_stdout_survives_a_plugin_that_takes_it_away(install, vandalism):
+    install("acme-one", "one", "acme_one", f"import sys; {vandalism}\n{GOOD}".format(name="a"))
+    assert listed()["one"]["state"] == "ok"
 
 
 def test_plugins_load_off_the_main_thread(install):
@@ -181,21 +82,6 @@ def test_plugins_load_off_the_main_thread(install):
     thread.start()
     thread.join()
     assert (found[0].state, found[0].printed) == ("ok", "HELLO")
-
-
-@pytest.mark.usefixtures("fresh_plugins")
-@pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf"])
-def test_a_limit_that_is_no_number_of_seconds_is_refused(monkeypatch, value):
-    monkeypatch.setenv("ZOO_PLUGIN_TIMEOUT", value)
-    result = CliRunner().invoke(main, ["plugins"])
-    assert result.exit_code == 2
-    assert f"ZOO_PLUGIN_TIMEOUT='{value}' in the environment: give the seconds" in result.stderr
-
-
-def test_a_limit_of_zero_is_none(install, monkeypatch):
-    monkeypatch.setenv("ZOO_PLUGIN_TIMEOUT", "0")
-    install("acme-one", "one", "acme_unlimited", "import time; time.sleep(0.1)\n" + TRAINABLE)
-    assert plugins.load("one").state == "ok"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +212,6 @@ FAULTS = {
         "backbone twice/a is declared twice",
     ),
     "badname": (GOOD.format(name="a/b"), "broken", "backbone name 'a/b': use letters"),
-    "hangs": ("while True: pass", "broken", "still loading after 3 s, in "),
     "wrongs": (GOOD.replace("zoo.Backbone(", "zoo.Backbone(colour=1,"), "broken", "'colour'"),
     "prints": ("print('{')\n" + GOOD.format(name="a"), "ok", ""),
     "badhead": (TRAINABLE.replace('head="5"', 'head="fc"'), "ok", ""),
@@ -350,7 +235,7 @@ def test_a_dozen_faulty_plugins_in_one_process_hurt_nobody(tmp_path, photos):
     zoo("predict", "run", {str(photos / "red")!r}, "--format=json")
     main(["finetune", "--backbone=badhead/net", "--weights=none", {f"--data={photos}"!r}])
     """
-    done = run_zoo(code, tmp_path, ZOO_DISABLE_PLUGINS=ONLY_THIRD_PARTIES, ZOO_PLUGIN_TIMEOUT="3")
+    done = run_zoo(code, tmp_path, ZOO_DISABLE_PLUGINS=ONLY_THIRD_PARTIES)
     listing, _, predictions, _ = done.stdout.split("-----\n")
     found = {(p["name"], p["distribution"]): p for p in json.loads(listing)}
     assert found["fine", "acme-good"]["state"] == "ok"

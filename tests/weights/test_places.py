@@ -200,16 +200,11 @@ def test_a_hook_that_fails_is_named_and_the_others_are_heard(says, file, stateme
         assert len(weights.places(plugins.get(TINY))) == 2
 
 
-def test_a_hook_that_hangs_is_stopped_and_one_that_prints_is_kept_off_stdout(
-    says, file, monkeypatch, capfd
-):
-    monkeypatch.setenv("ZOO_PLUGIN_TIMEOUT", "2")
-    says("__import__('time').sleep(60)", "hangs")
+def test_what_a_hook_prints_is_kept_off_stdout(says, file, capfd):
     says(f"print('hello'); yield zoo.Weights(path={str(file)!r})", "prints")
     loaded = load()
     assert same(loaded.state_dict, state_dict(1))
-    hangs, prints = loaded.notes
-    assert "plugin hangs (zoo-hangs 1.2) failed while listing weights: still load" in hangs
+    (prints,) = loaded.notes
     assert "plugin prints (zoo-prints 1.2), asked where weights are, printed: hello" in prints
     assert capfd.readouterr().out == ""
 

@@ -23,8 +23,7 @@ def command(form: str) -> None:
     """List every plugin found: its backbones and package, or why it was left out.
 
     A plugin can be left out on purpose: by `zoo --no-plugin NAME COMMAND`, or for all commands by
-    ZOO_DISABLE_PLUGINS=NAME,NAME in the environment. One that is still loading after 60 seconds,
-    or as many as ZOO_PLUGIN_TIMEOUT says, is left out.
+    ZOO_DISABLE_PLUGINS=NAME,NAME in the environment.
     """
     from zoo import plugins
 

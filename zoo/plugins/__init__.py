@@ -1,7 +1,7 @@
 """Find plugins, load each on its own, report those that fail: one broken neighbour hurts nobody."""
 
 from zoo.plugins.calls import blame, build, convert, declared, describe
-from zoo.plugins.foreign import TIMEOUT, explain
+from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.loading import (
     DISABLE,
     NAME,
@@ -11,7 +11,6 @@ from zoo.plugins.loading import (
     connect_all,
     disable,
     disabled,
-    guarded,
     installed,
     load,
     load_all,
@@ -26,7 +25,6 @@ __all__ = [
     "DISABLE",
     "NAME",
     "PREFERRED",
-    "TIMEOUT",
     "Plugin",
     "State",
     "backbones",
@@ -41,12 +39,12 @@ __all__ = [
     "disabled",
     "explain",
     "get",
-    "guarded",
     "installed",
     "left_out",
     "load",
     "load_all",
     "matching",
     "of",
+    "off_stdout",
     "versions_behind",
 ]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, ZooError
-from zoo.plugins.foreign import explain
-from zoo.plugins.loading import Plugin, found, guarded, installed
+from zoo.plugins.foreign import explain, off_stdout
+from zoo.plugins.loading import Plugin, found, installed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +50,7 @@ def declared(plugin: Plugin, hook: str) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     printed: list[str] = []
     try:
-        with guarded(plugin, printed):
+        with off_stdout(printed):
             for each in getattr(plugin.hooks.hook, hook)():
                 found.update(each)
     except Exception as error:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Literal
@@ -20,7 +20,7 @@ import pluggy
 from zoo import hookspecs
 from zoo.backbone import Backbone, LeftOut
 from zoo.errors import PluginError
-from zoo.plugins.foreign import explain, off_stdout, time_limit, timeout
+from zoo.plugins.foreign import explain, off_stdout
 
 State = Literal["ok", "missing dependency", "broken", "duplicate", "disabled"]
 
@@ -79,11 +79,7 @@ def load(name: str) -> Plugin:
     """The plugin behind the entry point of that name, loaded once per process.
 
     Whatever goes wrong in the plugin's code is its `state` and `cause`, never an exception. What it
-    prints meanwhile is kept off stdout; after a limit (60 s, or as ZOO_PLUGIN_TIMEOUT says) it is
-    stopped.
-
-    Raises:
-        PluginError: ZOO_PLUGIN_TIMEOUT is no number of seconds.
+    prints meanwhile is kept off stdout.
     """
     plugin = connect(name)
     return plugin if plugin.hooks is None else _isolated(plugin, _declare)
@@ -147,22 +143,6 @@ def versions_behind(name: str) -> dict[str, str]:
     return versions
 
 
-@contextmanager
-def guarded(plugin: Plugin, printed: list[str]) -> Iterator[None]:
-    """Around a plugin's own code: nothing of it gets on stdout, and it has its time, no more.
-
-    Args:
-        plugin: Whose code is run inside.
-        printed: Gets what it printed, if it did.
-
-    Raises:
-        PluginError: Time was up; or ZOO_PLUGIN_TIMEOUT is no number of seconds.
-    """
-    seconds = timeout()
-    with off_stdout(printed), time_limit(seconds, _entry_points()[plugin.name][0].module):
-        yield
-
-
 def disabled() -> list[str]:
     """Names of the plugins to leave out."""
     return [name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()]
@@ -190,10 +170,9 @@ def _imported(name: str) -> Plugin:
 
 
 def _isolated(plugin: Plugin, step: Callable[[Plugin], Plugin]) -> Plugin:
-    timeout()  # A wrong value is the user's fault, not the plugin's.
     printed = [plugin.printed] if plugin.printed else []
     try:
-        with guarded(plugin, printed):
+        with off_stdout(printed):
             plugin = step(plugin)
     except KeyboardInterrupt:
         raise

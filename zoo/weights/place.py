@@ -89,7 +89,7 @@ def _said(plugin: Plugin, backbone: Backbone, printed: list[str]) -> list[Place]
     hook = plugin.hooks.hook.zoo_weights
     if not hook.get_hookimpls():
         return []
-    with plugins.guarded(plugin, printed):
+    with plugins.off_stdout(printed):
         answers: list[object] = [each for result in hook(backbone=backbone) for each in result]
     said: list[Place] = []
     for each in answers:
