@@ -15,7 +15,6 @@ with atheris.instrument_imports(include=["zoo"], enable_loader_override=False):
     from zoo.recipe import make_recipe
     from zoo.runs.parse import read_head
     from zoo.weights.header import read_header
-    from zoo.weights.pickles import refusal
 
 
 def image(file: Path) -> None:
@@ -29,7 +28,6 @@ def image(file: Path) -> None:
 TARGETS = {
     "header": (read_header, ValueError),
     "model": (read_head, RunError),
-    "pickle": (refusal, ()),
     "recipe": (make_recipe, RecipeError),
     "image": (image, DataError),
 }

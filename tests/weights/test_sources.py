@@ -140,11 +140,8 @@ class Payload:
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"weight": Payload()}))
     torch.save({"weight": Payload()}, tmp_path / "evil_zip.pth")
-    for name, why in (
-        ("evil.pth", r"asks to run builtins\.getattr"),
-        ("evil_zip.pth", r"asks to run builtins\.getattr"),
-    ):
-        with pytest.raises(WeightsError, match=rf"{why}.*; zoo runs no code from a weights file"):
+    for name in ("evil.pth", "evil_zip.pth"):
+        with pytest.raises(WeightsError, match="zoo runs no code from a weights file"):
             weights.read_state_dict(tmp_path / name)
     assert not Path("executed").exists()
 
