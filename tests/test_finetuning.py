@@ -405,6 +405,20 @@ def test_sgd_has_rates_of_its_own(photos):
         assert plan.recipe.weight_decay == (1e-4 if optimizer == "sgd" else 0.05)
 
 
+def test_each_value_says_where_it_came_from(photos):
+    Path("r.toml").write_text("epochs = 2\nlr = 0.1\n")
+    fields = {**QUICK, "optimizer": "sgd"}
+    del fields["epochs"]
+    run = zoo.finetune(photos, out="run", recipe="r.toml", **fields)
+    lines = (run.path / "recipe.toml").read_text().splitlines()
+    said = {line.split(" = ")[0]: line.partition("  # ")[2] for line in lines}
+    assert said["epochs"] == said["lr"] == "recipe"
+    assert said["optimizer"] == said["image_size"] == "given"
+    assert said["weight_decay"] == "decided: from random weights, with SGD"
+    assert said["task"] == "decided: each image has one label"
+    assert said["momentum"] == ""
+
+
 @pytest.mark.slow
 def test_every_torchvision_family_comes_back_from_its_file(photos, tmp_path):
     """mnasnet asks for versions while loading; densenet and others have buffers and ties."""

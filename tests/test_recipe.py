@@ -134,3 +134,43 @@ def test_an_unknown_name_lists_the_known_ones_and_a_file_that_may_be_meant():
         make_recipe("x" * 300)
     with pytest.raises(RecipeError, match="no recipe"):
         make_recipe("")
+
+
+def test_keys_may_stand_in_the_tables_of_their_sections():
+    file = write("""
+seed = 3
+[training]
+train = "probe"
+epochs = 2
+[optimizer]
+lr = 0.5
+[data]
+data = "photos"
+""")
+    recipe = make_recipe(file)
+    assert (recipe.seed, recipe.train, recipe.epochs, recipe.lr) == (3, "probe", 2, 0.5)
+    assert recipe.data == "photos"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nlr = 0.5\n", r"lr in \[training\]: it belongs into \[optimizer\]"),
+        ("[training]\nlrr = 0.5\n", r"lrr in \[training\]: there is no such key"),
+        ("lr = 0.1\n[optimizer]\nlr = 0.5\n", "lr is there twice"),
+        ("[trainings]\nlr = 0.5\n", "unknown key 'trainings'"),
+    ],
+)
+def test_a_key_in_another_table_is_an_error(text, message):
+    with pytest.raises(RecipeError, match=message):
+        make_recipe(write(text))
+
+
+def test_where_values_came_from_is_a_comment():
+    recipe = Recipe(lr=0.5, epochs=3)
+    origins = {"lr": "given", "epochs": "decided: why\nnot", "seed": "default"}
+    text = dump_recipe(recipe, origins=origins)
+    assert "lr = 0.5  # given\n" in text
+    assert "epochs = 3  # decided: why\\nnot\n" in text
+    assert "\nseed = 0\n" in text
+    assert make_recipe(write(text)).model_dump() == recipe.model_dump()

@@ -74,7 +74,7 @@ def check_scan(content: bytes) -> None:
     path.write_bytes(content)
     with within():
         splits = read_splits(root, val_split=0.5, seed=0)
-    found = [s for s in (*splits.train, *splits.val) if s.image == path]
+    found = [s for s in (*splits.train, *splits.val) if s.file == path]
     assert len(found) + len(splits.unreadable) == 1
     assert len(splits.misnamed) <= len(found)
     assert all(each.path == str(path) for each in splits.misnamed)

@@ -82,6 +82,7 @@ def test_plugins_are_listed_with_package_state_and_cause(install):
         "cause": "OSError: boom",
         "backbones": 0,
         "left_out": 0,
+        "sources": [],
         "loggers": [],
         "printed": "",
     }

@@ -55,6 +55,8 @@ _GROUP_COLUMNS = (
     text("trains"),
 )
 
+_SETTING_COLUMNS = (text("setting"), text("value"), text("from"))
+
 #: Rows of the plan's groups that train alike but for their rates, before some are drawn together.
 _MOST_ROWS = 8
 
@@ -151,7 +153,7 @@ class TrainingConsole:
     def _plan(self, plan: Plan) -> None:
         recipe, (height, width) = plan.recipe, plan.preprocess.height_width
         facts = (
-            ("backbone", plan.backbone),
+            ("backbone", recipe.backbone),
             ("weights", plan.weights_source),
             ("data", recipe.data or "demo (scikit-learn's digits)"),
             ("classes", _classes(plan)),
@@ -159,7 +161,7 @@ class TrainingConsole:
             ("input", f"{height} x {width}, {_augmentation(recipe)}"),
             ("training", _training(plan)),
             ("best by", f"val {metric_label(recipe.metric)}"),
-            ("device", f"{plan.device}, {plan.precision}"),
+            ("device", f"{plan.device}, {recipe.precision}"),
             *([("allocator", plan.allocator)] if self._verbose else []),
             ("run folder", str(plan.out)),
         )
@@ -167,6 +169,9 @@ class TrainingConsole:
         self.say("")
         print_table(_GROUP_COLUMNS, _groups(plan), console=self.out)
         self.say("")
+        if self._verbose:
+            print_table(_SETTING_COLUMNS, _settings(plan), console=self.out)
+            self.say("")
 
     def _done(self, event: Done) -> None:
         if self._progress.disable:
@@ -269,6 +274,14 @@ def _augmentation(recipe: Recipe) -> str:
     return f"{recipe.augment} augmentation; {' and '.join(open_ones)} if labels survive them"
 
 
+def _settings(plan: Plan) -> list[tuple[str, ...]]:
+    """The rows of the table of all settings, each with where its value came from."""
+    return [
+        (name, "-" if value is None else str(value), plan.config.origins[name])
+        for name, value in plan.recipe
+    ]
+
+
 def _groups(plan: Plan) -> list[tuple[str, ...]]:
     """The rows of the table of parameter groups."""
     cells: list[tuple[str, ...]] = []
@@ -317,7 +330,7 @@ def _training(plan: Plan) -> str:
     if recipe.train == "probe":
         views = f" and {recipe.views} augmented views" if recipe.views else ""
         return f"a probe on features of each image{views}, seed {recipe.seed}"
-    divided = plan.micro_batch is not None and plan.micro_batch < plan.batch_size
+    divided = plan.micro_batch is not None and plan.micro_batch < (recipe.batch_size or 1)
     parts = f" ({plan.micro_batch} at a time)" if divided else ""
     probe = "a probe, then " if recipe.train == "probe+finetune" else ""
     momentum = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""

@@ -181,7 +181,7 @@ def command(
                     console.result(load(folder))
                 return
             if checkpoint is None:
-                prepared = prepare(made, out=out, listen=listen)
+                prepared = prepare(made, given=given, out=out, listen=listen)
             else:
                 prepared = prepare_again(folder, checkpoint, listen, **changed)
             main = prepared.accelerator.is_main_process

@@ -52,6 +52,7 @@ class _About(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     recipe: dict[str, Any]
+    origins: dict[str, str] = {}
     weights_source: str
     weights_sha256: str
     processes: int

@@ -69,7 +69,9 @@ def finetune(
     listen = with_loggers(listen or warn, open_loggers(loggers))
     if data is not None:
         fields["data"] = data
-    return execute(prepare(make_recipe(recipe, **fields), out=out, listen=listen), listen)
+    return execute(
+        prepare(make_recipe(recipe, **fields), given=fields, out=out, listen=listen), listen
+    )
 
 
 def resume(
@@ -124,7 +126,9 @@ def prepare_again(
         ZooError: As in `resume`.
     """
     recipe = make_recipe(make_recipe(None, **checkpoint.about["recipe"]), **fields)
-    prepared = prepare(recipe, out=run, resuming=True, listen=listen)
+    prepared = prepare(
+        recipe, given=fields, out=run, resumed=checkpoint.about.get("origins", {}), listen=listen
+    )
     # In words that may tell of places which are not tried again.
     plan = replace(prepared.plan, weights_source=checkpoint.about["weights_source"])
     return replace(prepared, plan=plan)

@@ -342,7 +342,7 @@ def _image_feed(prepared: Prepared, images: _Images, stores: Stores, listen: Lis
         images.views,
         images.val,
         prepared.plan.preprocess,
-        batch_size=prepared.plan.batch_size,
+        batch_size=prepared.plan.recipe.batch_size or 1,
         workers=recipe.workers or 0,
         device=accelerator.device,
     )
@@ -366,7 +366,7 @@ def _activation_feed(
     part = FrozenPart.of(model, prepared.backbone, boundary)
     kept: list[Store] = []
     for what, dataset, transform, indices, precision in (
-        ("activations", images.views, images.augmented, views, prepared.plan.precision),
+        ("activations", images.views, images.augmented, views, prepared.plan.recipe.precision),
         ("val activations", images.val, images.seen, views_of(images.val), "fp32"),
     ):
         store = row_store(
@@ -407,6 +407,6 @@ def _activation_feed(
         val_store=kept[1],
         model=model,
         boundary=boundary,
-        batch_size=prepared.plan.batch_size,
+        batch_size=prepared.plan.recipe.batch_size or 1,
         device=accelerator.device,
     )

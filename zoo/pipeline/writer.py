@@ -28,7 +28,7 @@ from zoo.pipeline.compatibility import (
     write_data_keys,
 )
 from zoo.planning import Prepared
-from zoo.recipe import Recipe, change
+from zoo.planning.config import Config
 from zoo.runs.card import write_card
 from zoo.runs.checkpoint_file import Checkpoint, remove_unfinished, write_checkpoint
 from zoo.runs.folder import remove_traces
@@ -46,6 +46,9 @@ from zoo.runs.write import (
 from zoo.training.interpolation import interpolate
 from zoo.training.snapshot import Snapshot
 from zoo.training.state import TrainingState
+
+#: Why fields are what they are that the plan leaves open.
+AFTER_PLAN = "by the probe's cross-validation, or the time that was left"
 
 
 class Keeper:
@@ -73,6 +76,7 @@ class Keeper:
         }
         self._start = {
             "recipe": prepared.plan.recipe.model_dump(mode="json"),
+            "origins": dict(prepared.plan.config.origins),
             "weights_source": prepared.plan.weights_source,
             "weights_sha256": backbone_sha256(prepared.model, prepared.backbone),
             "processes": prepared.plan.processes,
@@ -94,7 +98,7 @@ class Keeper:
         """
         write_data_keys(self._folder, self._prepared.splits, keys)
         self._write(None)
-        write_recipe(self._folder, self._recipe)
+        write_recipe(self._folder, self._config.recipe, self._config.origins)
 
     def go_on(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
         """See that the run goes on as it began, and make good what was killed half-way.
@@ -123,7 +127,7 @@ class Keeper:
             write_data_keys(self._folder, self._prepared.splits, keys)
             listen(Note(text=f"changed {line}", warning=True))
         self._write(self.resumed)
-        write_recipe(self._folder, self._recipe)
+        write_recipe(self._folder, self._config.recipe, self._config.origins)
         if self._rows:
             end = EpochEnd(**self._rows[-1])
             if self.resumed is not None and end.best and self._model_epoch() != end.epoch:
@@ -153,7 +157,7 @@ class Keeper:
                 self._write_metrics()
             return
         if end.epoch == 0:
-            write_recipe(self._folder, self._recipe)
+            write_recipe(self._folder, self._config.recipe, self._config.origins)
         if end.best:
             self._write_best(snapshot, end)
         self._write_metrics()
@@ -195,9 +199,9 @@ class Keeper:
         return "\n".join(lines)
 
     @property
-    def _recipe(self) -> Recipe:
+    def _config(self) -> Config:
         """As resolved, with what was decided after the plan."""
-        return change(self._prepared.plan.recipe, **self.state.decided)
+        return self._prepared.plan.config.decided(AFTER_PLAN, **self.state.decided)
 
     def _model_epoch(self) -> int | None:
         """The epoch of the model that lies in the folder; None without a readable one."""
@@ -233,10 +237,10 @@ class Keeper:
         plan, backbone = self._prepared.plan, self._prepared.backbone
         kept = interpolate(self.origin, snapshot.model, end.interpolation)
         info = ModelInfo(
-            backbone=plan.backbone,
+            backbone=plan.recipe.backbone,
             class_names=plan.class_names,
             preprocess=plan.preprocess,
-            recipe=self._recipe,
+            recipe=self._config.recipe,
             weights_source=plan.weights_source,
             epoch=end.epoch,
             task=plan.recipe.task,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from zoo.models.optim import MOMENTS
 from zoo.models.replay import Boundary
 from zoo.planning.caching import plan_activations, plan_probe
 from zoo.planning.checks import check_forward, plan_what_trains, warn_of_unmeasured
+from zoo.planning.config import Config, Resolver
 from zoo.planning.decisions import (
     choose_batch_size,
     choose_micro_batch,
@@ -49,7 +51,7 @@ from zoo.planning.decisions import (
 )
 from zoo.planning.inputs import for_size, load_weights, read_data
 from zoo.planning.same_data import check_same_data
-from zoo.recipe import Recipe, change
+from zoo.recipe import Recipe
 from zoo.runs.folder import check_room, choose_folder
 from zoo.training.budget import Speed, measure_speed
 
@@ -59,8 +61,7 @@ class Plan:
     """What will happen, before it does.
 
     Attributes:
-        backbone: Full name.
-        recipe: As resolved.
+        config: All settings, and where each came from.
         groups: What trains how, from the stem to the head.
         class_names: In label order.
         train_images: To learn from.
@@ -69,18 +70,15 @@ class Plan:
         val_counts: Likewise of val.
         weights_source: Where the starting weights came from.
         preprocess: How images are prepared.
-        device: Where it will compute.
-        precision: `fp32`, `bf16` or `fp16`.
-        batch_size: Images per step and process.
-        micro_batch: Of these, how many at a time; None: all.
+        device: Where it will compute, with its number.
+        micro_batch: Of a batch's images, how many at a time; None: all.
         processes: How many train together.
         allocator: How the memory allocator is set.
         out: The run folder.
         default_out: Whether zoo chose it, so that another would do.
     """
 
-    backbone: str
-    recipe: Recipe
+    config: Config
     groups: tuple[GroupPlan, ...]
     class_names: tuple[str, ...]
     train_images: int
@@ -90,13 +88,16 @@ class Plan:
     weights_source: str
     preprocess: Preprocess
     device: str
-    precision: str
-    batch_size: int
     micro_batch: int | None
     processes: int
     allocator: str
     out: Path
     default_out: bool
+
+    @property
+    def recipe(self) -> Recipe:
+        """All settings, as resolved."""
+        return self.config.recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,64 +125,65 @@ class Prepared:
 def prepare(
     recipe: Recipe,
     *,
+    given: Collection[str] = (),
     out: str | Path | None = None,
-    resuming: bool = False,
+    resumed: Mapping[str, str] | None = None,
     listen: Listener = ignore,
 ) -> Prepared:
     """Everything up to the first step: what a dry run does. Writes nothing.
 
     Args:
         recipe: What the run is told; one that goes on: as resolved when it began, with changes.
+        given: Fields that were given as options or arguments.
         out: The run folder; None for a new one below `runs/`.
-        resuming: The folder holds the run already.
+        resumed: Where the values of a run that goes on came from; the folder holds it already.
         listen: Hears what is decided, and the plan.
 
     Raises:
         ZooError: As in `finetune`.
     """
-    given, started = recipe, time.perf_counter()
-    device = choose_device(recipe.device)
-    precision = choose_precision(recipe.precision, device)
-    accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
+    started = time.perf_counter()
+    accelerator, precision = _set_up_machine(recipe, listen)
+    device = accelerator.device
     listen = listen if accelerator.is_main_process else ignore
-    warn_of_slow_precision(precision, device, listen)
-    if overruled := overruled_settings(device, precision):
-        text = f"{', '.join(overruled)} in the environment has no effect: the recipe decides"
-        listen(Note(text=text, warning=True))
     backbone = plugins.get(recipe.backbone)
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
-    recipe = change(recipe, backbone=backbone.name)
+    resolver = Resolver(recipe, given, resumed, listen=listen)
+    resolver.spell_out(backbone=backbone.name)
     # A slower process would find the folder made by a faster one.
-    folder = decide_on_main(accelerator, lambda: choose_folder(out, recipe, resuming=resuming))
-    recipe = decide_for_demo(recipe, backbone, listen)
-    backbone, preprocess = for_size(backbone, recipe, listen)
-    splits = together(partial(read_data, recipe, listen))
+    folder = decide_on_main(
+        accelerator, lambda: choose_folder(out, resolver.recipe, resuming=resumed is not None)
+    )
+    decide_for_demo(resolver, backbone, listen)
+    backbone, preprocess = for_size(backbone, resolver.recipe, listen)
+    splits = together(partial(read_data, resolver.recipe, listen))
     check_same_data(accelerator, splits)
-    recipe, loaded = together(partial(load_weights, recipe, backbone, listen))
-    recipe = decide_rates(recipe, listen)
-    recipe = decide_task(recipe, splits, listen)
+    loaded = together(partial(load_weights, resolver, backbone, listen))
+    decide_rates(resolver)
+    decide_task(resolver, splits, listen)
     train_counts = tuple(splits.counts(splits.train))
     val_counts = tuple(splits.counts(splits.val))
-    recipe = decide_metric(recipe, train_counts, listen)
+    decide_metric(resolver, train_counts, listen)
     warn_of_unmeasured(splits.class_names, val_counts, listen)
     batch_size = recipe.batch_size or choose_batch_size(len(splits.train), device)
-    recipe = change(recipe, batch_size=batch_size)
+    resolver.replace("for the machine and the number of images", batch_size=batch_size)
     torch.manual_seed(derive_seed(recipe.seed, "model"))
     model = build_from(backbone, len(splits.class_names), loaded, head_init=recipe.head_init)
     layers = depths(model, backbone)
-    preprocess = _fitting(model, backbone, preprocess, given, len(splits.class_names), listen)
+    preprocess = _fitting(model, backbone, preprocess, recipe, len(splits.class_names), listen)
     preprocess = replace(preprocess, value_range=splits.value_range)
     # Where it will compute, and laid out as there.
     place(model, accelerator.device)
-    recipe, probe = plan_probe(model, backbone, recipe, layers, preprocess, listen)
-    micro_batch = choose_micro_batch(recipe, device)
+    probe = plan_probe(model, backbone, resolver, layers, preprocess, listen)
+    micro_batch = choose_micro_batch(resolver.recipe, device)
     speed = None
     if recipe.time is not None:
         at_a_time = min(batch_size, micro_batch or batch_size)
         speed = measure_speed(model, preprocess.height_width, at_a_time, accelerator.device)
-        recipe = _fit_time(recipe, speed, splits, started, accelerator, listen)
-    recipe = decide_stages(recipe, len(splits.train), listen)
+        _fit_time(resolver, speed, splits, started, accelerator, listen)
+    decide_stages(resolver, len(splits.train), listen)
+    recipe = resolver.recipe
     freezing = plan_freezing(
         model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
     )
@@ -196,17 +198,18 @@ def prepare(
         accelerator.num_processes,
         listen,
     )
-    recipe = change(
-        recipe,
+    resolver.spell_out(
         data=_absolute(recipe.data),
         image_size=preprocess.size if isinstance(preprocess.size, int) else None,
+    )
+    resolver.replace(
+        "for the machine",
         device=device.type,
         precision=precision,
         workers=choose_workers(device) if recipe.workers is None else recipe.workers,
     )
     plan = Plan(
-        backbone=backbone.name,
-        recipe=recipe,
+        config=resolver.config(),
         groups=groups,
         class_names=splits.class_names,
         train_images=len(splits.train),
@@ -216,8 +219,6 @@ def prepare(
         weights_source=loaded.source,
         preprocess=preprocess,
         device=str(accelerator.device),
-        precision=precision,
-        batch_size=batch_size,
         micro_batch=micro_batch,
         processes=accelerator.num_processes,
         allocator=allocator.state(),
@@ -242,6 +243,19 @@ def prepare(
     )
 
 
+def _set_up_machine(recipe: Recipe, listen: Listener) -> tuple[Accelerator, str]:
+    """The accelerator, and the precision it computes in."""
+    device = choose_device(recipe.device)
+    precision = choose_precision(recipe.precision, device)
+    accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
+    if accelerator.is_main_process:
+        warn_of_slow_precision(precision, device, listen)
+        if overruled := overruled_settings(device, precision):
+            text = f"{', '.join(overruled)} in the environment has no effect: the recipe decides"
+            listen(Note(text=text, warning=True))
+    return accelerator, precision
+
+
 def _absolute(data: str | None) -> str | None:
     """The place of the data, where it is one on this machine."""
     if data is None or not exists(expand(data)):
@@ -250,26 +264,26 @@ def _absolute(data: str | None) -> str | None:
 
 
 def _fit_time(
-    recipe: Recipe,
+    resolver: Resolver,
     speed: Speed,
     splits: Splits,
     started: float,
     accelerator: Accelerator,
     listen: Listener,
-) -> Recipe:
+) -> None:
     """Leave out fine-tuning where the recipe's time is too short for an epoch."""
     epochs = decide_epochs(
-        recipe,
+        resolver.recipe,
         speed,
         train_images=len(splits.train),
         val_images=len(splits.val),
         spent=time.perf_counter() - started,
         listen=listen,
     )
-    if decide_on_main(accelerator, lambda: epochs) or recipe.train != "probe+finetune":
-        return recipe
+    if decide_on_main(accelerator, lambda: epochs) or resolver.recipe.train != "probe+finetune":
+        return
     listen(Note(text="no time for fine-tuning: train = probe"))
-    return change(recipe, train="probe")
+    resolver.replace("no time for fine-tuning", train="probe")
 
 
 def _fitting(

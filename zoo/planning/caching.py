@@ -12,31 +12,33 @@ from zoo.models.boundary import find_boundary
 from zoo.models.depth import Depths
 from zoo.models.freeze import Freezing, frozen_meanwhile
 from zoo.models.replay import Boundary
-from zoo.recipe import Recipe, change
+from zoo.planning.config import Resolver
+from zoo.recipe import Recipe
 
 
 def plan_probe(
     model: nn.Module,
     backbone: Backbone,
-    recipe: Recipe,
+    resolver: Resolver,
     depths: Depths,
     preprocess: Preprocess,
     listen: Listener,
-) -> tuple[Recipe, Boundary | None]:
+) -> Boundary | None:
     """Where a probe's features are read, if there is to be one and the head allows it.
 
     Raises:
         TrainingError: A probe was asked for by name, and the head does not allow it.
     """
-    if recipe.train == "finetune":
-        return recipe, None
+    if resolver.recipe.train == "finetune":
+        return None
     try:
-        return recipe, probe_boundary(model, backbone, depths, preprocess.height_width)
+        return probe_boundary(model, backbone, depths, preprocess.height_width)
     except BoundaryError as error:
-        if "train" in recipe.model_fields_set:
+        if resolver.asked("train"):
             raise TrainingError(f"{error}; use --train finetune") from error
         listen(Note(text=f"{error}: train = finetune"))
-        return change(recipe, train="finetune"), None
+        resolver.replace("the head allows no probe", train="finetune")
+        return None
 
 
 def plan_activations(

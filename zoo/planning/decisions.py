@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -15,7 +14,8 @@ from zoo.data.transforms import MILD_CROP
 from zoo.errors import RecipeError, TrainingError
 from zoo.events import Listener, Note
 from zoo.features.invariance import Change
-from zoo.recipe import Recipe, change
+from zoo.planning.config import Resolver
+from zoo.recipe import Recipe
 from zoo.recipe.fields import seconds_of
 from zoo.tasks import MULTI_LABEL, TASKS
 from zoo.training.budget import Speed, affordable_epochs
@@ -48,49 +48,48 @@ _MOST_EPOCHS = 30
 _FEWEST_STEPS = 32
 
 
-def decide_for_demo(recipe: Recipe, backbone: Backbone, listen: Listener) -> Recipe:
+def decide_for_demo(resolver: Resolver, backbone: Backbone, listen: Listener) -> None:
     """The demo's settings, where there is no data."""
-    if recipe.data is not None:
-        return recipe
+    if resolver.recipe.data is not None:
+        return
     listen(
         Note(text="no --data given: this is the demo, on scikit-learn's 1,797 handwritten digits")
     )
-    changes = {k: v for k, v in DEMO.items() if k not in recipe.model_fields_set}
-    if backbone.preprocess.fixed_size:
-        changes.pop("image_size", None)
-    return _decide(recipe, changes, "for the demo", listen)
+    fixed = backbone.preprocess.fixed_size
+    changes = {k: v for k, v in DEMO.items() if not (fixed and k == "image_size")}
+    resolver.decide("for the demo", **changes)
 
 
-def decide_stages(recipe: Recipe, train_images: int, listen: Listener) -> Recipe:
+def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> None:
     """What a probe learns from, what is frozen under it, and how fast its head trains after."""
-    if recipe.train != "finetune" and train_images < _ROWS_ENOUGH:
+    if resolver.recipe.train != "finetune" and train_images < _ROWS_ENOUGH:
         views = min(_MOST_VIEWS, _ROWS_ENOUGH // train_images)
-        recipe = _decide(recipe, {"views": views}, f"with {train_images} images", listen)
-    recipe = change(recipe, views=recipe.views or 0)
+        resolver.decide(f"with {train_images} images", views=views)
+    recipe = resolver.recipe
+    resolver.spell_out(views=recipe.views or 0)
     if recipe.train == "finetune":
-        return recipe
+        return
     if recipe.head_init != Recipe.model_fields["head_init"].default:
         text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
         listen(Note(text=text))
     if recipe.train == "probe":
-        return change(recipe, freeze="backbone")
-    return _decide(recipe, PROBED, "after a probe", listen)
+        resolver.replace("a probe trains the head alone", freeze="backbone")
+    else:
+        resolver.decide("after a probe", **PROBED)
 
 
-def decide_rates(recipe: Recipe, listen: Listener) -> Recipe:
+def decide_rates(resolver: Resolver) -> None:
     """Learning rates, weight decay and batch norm, for random weights and for SGD."""
-    if recipe.optimizer == "sgd":
-        if recipe.weights == "none":
-            scratch = {**SGD, **FROM_SCRATCH_SGD}
-            return _decide(recipe, scratch, "from random weights, with SGD", listen)
-        changes = SGD if recipe.train == "finetune" else SGD_AFTER_PROBE
-        return _decide(recipe, changes, "with SGD", listen)
-    if recipe.weights == "none":
-        return _decide(recipe, FROM_SCRATCH, "from random weights", listen)
-    return recipe
+    recipe = resolver.recipe
+    if recipe.optimizer == "sgd" and recipe.weights == "none":
+        resolver.decide("from random weights, with SGD", **{**SGD, **FROM_SCRATCH_SGD})
+    elif recipe.optimizer == "sgd":
+        resolver.decide("with SGD", **(SGD if recipe.train == "finetune" else SGD_AFTER_PROBE))
+    elif recipe.weights == "none":
+        resolver.decide("from random weights", **FROM_SCRATCH)
 
 
-def decide_task(recipe: Recipe, splits: Splits, listen: Listener) -> Recipe:
+def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
     """The task, where it is left open: by how many labels images have.
 
     Raises:
@@ -98,18 +97,19 @@ def decide_task(recipe: Recipe, splits: Splits, listen: Listener) -> Recipe:
     """
     labels = [len(sample.labels) for sample in (*splits.train, *splits.val)]
     several, none = sum(n > 1 for n in labels), labels.count(0)
+    recipe = resolver.recipe
     found = f"{several} images have several labels, {none} have none"
     if recipe.task == "single-label" and several + none:
         raise RecipeError(f"task is single-label, but {found}; leave --task out, or correct them")
     if recipe.task != "auto":
-        return recipe
+        return
     task = "multi-label" if several + none else "single-label"
     if several + none:
         listen(Note(text=f"{found}: task = {task}"))
-    return change(recipe, task=task)
+    resolver.replace(found if several + none else "each image has one label", task=task)
 
 
-def decide_metric(recipe: Recipe, train_counts: Sequence[int], listen: Listener) -> Recipe:
+def decide_metric(resolver: Resolver, train_counts: Sequence[int], listen: Listener) -> None:
     """The metric that decides and the classes' weights, where they are left open.
 
     They depend on how unlike in size the classes are.
@@ -117,6 +117,7 @@ def decide_metric(recipe: Recipe, train_counts: Sequence[int], listen: Listener)
     Raises:
         RecipeError: The task has no such metric.
     """
+    recipe = resolver.recipe
     task = TASKS[recipe.task]
     if recipe.metric not in ("auto", *task.metrics):
         raise RecipeError(
@@ -124,22 +125,24 @@ def decide_metric(recipe: Recipe, train_counts: Sequence[int], listen: Listener)
             f"give one of {', '.join(task.metrics)}"
         )
     if task is MULTI_LABEL:
-        metric = task.metrics[0] if recipe.metric == "auto" else recipe.metric
-        weights = "none" if recipe.class_weights == "auto" else recipe.class_weights
-        return change(recipe, metric=metric, class_weights=weights)
+        if recipe.metric == "auto":
+            resolver.replace("multi-label", metric=task.metrics[0])
+        if recipe.class_weights == "auto":
+            resolver.replace("multi-label", class_weights="none")
+        return
     ratio = max(train_counts) / max(1, min(train_counts))
     why = f"the largest class has {ratio:.0f} times the train images of the smallest"
     if recipe.metric == "auto":
         metric = "balanced-accuracy" if ratio >= _IMBALANCED else "accuracy"
         if metric != "accuracy":
             listen(Note(text=f"{why}: metric = {metric}"))
-        recipe = change(recipe, metric=metric)
+        resolver.replace(why, metric=metric)
     if recipe.class_weights == "auto":
-        weights = "balanced" if recipe.metric == "balanced-accuracy" else "none"
-        if weights != "none":
+        balanced = resolver.recipe.metric == "balanced-accuracy"
+        weights = "balanced" if balanced else "none"
+        if balanced:
             listen(Note(text=f"balanced accuracy decides: class_weights = {weights}"))
-        recipe = change(recipe, class_weights=weights)
-    return recipe
+        resolver.replace(f"{resolver.recipe.metric} is the metric", class_weights=weights)
 
 
 def decide_epochs(
@@ -266,11 +269,3 @@ def choose_workers(device: torch.device) -> int:
     )
     # While a CPU trains, loading is a few per cent of its time: more processes would only contend.
     return min(8, cores) if device.type != "cpu" else (2 if cores >= 8 else 0)
-
-
-def _decide(recipe: Recipe, changes: Mapping[str, Any], why: str, listen: Listener) -> Recipe:
-    changes = {k: v for k, v in changes.items() if k not in recipe.model_fields_set}
-    if changes:
-        listed = ", ".join(f"{key} = {value}" for key, value in changes.items())
-        listen(Note(text=f"{why}: {listed} (unless set explicitly)"))
-    return change(recipe, **changes)

@@ -24,7 +24,8 @@ from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
 from zoo.io.files import expand
 from zoo.models.size import needs_resizing, resized
-from zoo.recipe import Recipe, change
+from zoo.planning.config import Resolver
+from zoo.recipe import Recipe
 
 
 def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Backbone, Preprocess]:
@@ -95,14 +96,14 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
 
 
 def load_weights(
-    recipe: Recipe, backbone: Backbone, listen: Listener
-) -> tuple[Recipe, zoo_weights.LoadedWeights]:
-    """The starting weights, and the recipe with what had to be used instead, if anything.
+    resolver: Resolver, backbone: Backbone, listen: Listener
+) -> zoo_weights.LoadedWeights:
+    """The starting weights; in the demo random ones where the recipe's can't be had.
 
     Raises:
         WeightsError: They can't be had (in the demo, random ones do), or don't fit.
     """
-    source_suffix = ""
+    source_suffix, recipe = "", resolver.recipe
     try:
         loaded = zoo_weights.load(backbone, recipe.weights)
     except WeightsUnavailableError as error:
@@ -116,11 +117,11 @@ def load_weights(
                 warning=True,
             )
         )
-        recipe = change(recipe, weights="none")
+        resolver.replace("pretrained ones could not be had", weights="none")
         loaded = zoo_weights.load(backbone, "none")
         source_suffix = " (pretrained ones could not be had)"
     for note in loaded.notes:
         listen(Note(text=note, warning=True))
     if recipe.weights not in ("pretrained", "none"):
-        recipe = change(recipe, weights=os.path.realpath(expand(recipe.weights)))
-    return recipe, replace(loaded, source=loaded.source + source_suffix)
+        resolver.spell_out(weights=os.path.realpath(expand(recipe.weights)))
+    return replace(loaded, source=loaded.source + source_suffix)

@@ -22,7 +22,7 @@ from zoo.backbone import MAX_IMAGE_SIZE
 from zoo.errors import RecipeError
 from zoo.io.files import is_file
 from zoo.io.parsing import MAX_TOML, parse_toml, read_bounded
-from zoo.io.text import clip
+from zoo.io.text import clip, printable
 from zoo.recipe.fields import (
     check_checkpoint_every,
     check_freeze,
@@ -353,7 +353,7 @@ def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) ->
     file = _packaged(base) if isinstance(base, str) and _is_name(base) else None
     if file is None and isinstance(base, str | Path):
         file = Path(base)
-    values = _read(file) if file else {}
+    values = _flat(_read(file), where=f"recipe {file}") if file else {}
     if isinstance(base, Recipe):
         values = base.model_dump(exclude_unset=True)
     paths_to_text = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
@@ -381,15 +381,46 @@ def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Re
         raise RecipeError("\n".join([f"{where}:", *problems])) from error
 
 
-def dump_recipe(recipe: Recipe, heading: str = "") -> str:
-    """The recipe as TOML that `make_recipe` reads back; a heading becomes its first comment."""
-    comment = "".join(f"# {line}\n" for line in heading.splitlines())
-    return comment + tomli_w.dumps(recipe.model_dump(exclude_none=True))
+def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | None = None) -> str:
+    """The recipe as TOML that `make_recipe` reads back.
+
+    Args:
+        recipe: All its fields but those that are None are written.
+        heading: Becomes the first comment.
+        origins: By field, becomes a comment behind the value; `default` does not.
+    """
+    lines = [f"# {line}" for line in heading.splitlines()]
+    for name, value in recipe.model_dump(exclude_none=True).items():
+        line = tomli_w.dumps({name: value}).rstrip()
+        origin = (origins or {}).get(name, "default")
+        lines.append(line if origin == "default" else f"{line}  # {printable(origin)}")
+    return "\n".join(lines) + "\n"
 
 
 def change(recipe: Recipe, **values: Any) -> Recipe:
     """The recipe with other values, which count as given from then on."""
     return recipe.model_copy(update=values)
+
+
+def _flat(values: Mapping[str, object], *, where: str) -> dict[str, object]:
+    """The values of a recipe file, whose keys may stand in tables of the names of `SECTIONS`.
+
+    Raises:
+        RecipeError: A key stands in the table of another section, or twice.
+    """
+    sections = {title.split()[0].lower(): fields for title, fields in SECTIONS.items()}
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        table = value if isinstance(value, dict) and name in sections else {name: value}
+        for key, each in table.items():
+            if table is value and key not in sections[name]:
+                home = next((s for s, fields in sections.items() if key in fields), None)
+                hint = f"it belongs into [{home}]" if home else "there is no such key"
+                raise RecipeError(f"{where}: {key} in [{name}]: {hint}")
+            if key in flat:
+                raise RecipeError(f"{where}: {key} is there twice")
+            flat[key] = each
+    return flat
 
 
 def _is_name(text: str) -> bool:

@@ -175,12 +175,18 @@ def config_of(backbone: Backbone, info: ModelInfo) -> dict[str, Any]:
     return config
 
 
-def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write recipe.toml; running it again gives the same weights on the same machine."""
+def write_recipe(folder: Path, recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Write recipe.toml; running it again gives the same weights on the same machine.
+
+    Args:
+        folder: The run folder.
+        recipe: As resolved.
+        origins: Where each value came from, which becomes a comment behind it.
+    """
     heading = (
         "Everything this run was told. Run it again with:\n  zoo finetune --recipe recipe.toml"
     )
-    write_file(folder / RECIPE, dump_recipe(recipe, heading).encode())
+    write_file(folder / RECIPE, dump_recipe(recipe, heading, origins).encode())
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
