@@ -28,6 +28,7 @@ def run(how, **environment):
     return int(faults), state
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
 def test_a_tuned_allocator_keeps_large_blocks():
     """Twenty times 128 MiB, freed and asked for again."""

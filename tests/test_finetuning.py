@@ -322,6 +322,7 @@ def test_own_data_never_falls_back_to_random_weights(photos):
         zoo.finetune(photos, backbone="resnet18")
 
 
+@pytest.mark.slow
 def test_the_demo_falls_back_to_random_weights_says_so_and_records_it():
     events = []
     fields = {**QUICK, "backbone": "torchvision/squeezenet1_1", "weights": "pretrained"}
@@ -349,6 +350,7 @@ def test_mixed_precision_trains_but_validates_in_full(photos):
         assert made.evaluate().loss == pytest.approx(float(rows[0]["val_loss"]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_settings_reach_the_training(photos):
     """Each setting leads to other weights than the default's."""
     quick = {**QUICK, "warmup_epochs": 0.0, "optimizer": "sgd"}
@@ -390,6 +392,7 @@ def test_unbalanced_classes_are_weighted(photos, tmp_path):
     assert weights[0] != weights[1]
 
 
+@pytest.mark.slow
 def test_sgd_has_rates_of_its_own(photos):
     made = zoo.finetune(photos, out="run", **{**QUICK, "optimizer": "sgd"})
     assert made.info.recipe.lr == 0.05  # from random weights
@@ -464,6 +467,7 @@ def test_the_demo_takes_another_size_where_its_own_does_not_fit():
     assert "timm/halonet26t can't take 64 pixels: 256 x 256 instead" in notes
 
 
+@pytest.mark.slow
 def test_one_image_a_batch_and_learning_statistics_do_not_go_together(photos):
     with pytest.raises(TrainingError, match="batch_size 1 gives batch norm no statistics"):
         zoo.finetune(photos, **{**QUICK, "batch_size": 1})

@@ -116,6 +116,7 @@ def test_frozen_is_proven_byte_by_byte(name, photos):
         assert any(n not in layers.of for n in moved(before, after))
 
 
+@pytest.mark.slow
 def test_a_freeze_goes_up_to_and_including_its_stage(photos):
     fields, before = start("torchvision/resnet18")
     run = zoo.finetune(photos, out="run", **fields, freeze="layer2")
@@ -182,6 +183,7 @@ def test_layer_decay_shortens_the_steps_of_each_depth_by_its_factor(photos, opti
             assert factor == pytest.approx(0.5 ** (len(layers) - 1 - depth), rel=0.02), name
 
 
+@pytest.mark.slow
 def test_a_run_that_unfreezes_runs_again_from_its_recipe_to_the_same_weights(photos):
     fields = {**QUICK, "epochs": 3, "freeze": "backbone", "unfreeze_epoch": [2, 3]}
     first = zoo.finetune(photos, out="first", **fields, layer_decay=0.7, wd_on_norms=True)
@@ -238,7 +240,8 @@ def test_freezing_is_told_by_flags(photos):
     result = CliRunner().invoke(main, [*command, "--freeze", "2", "--unfreeze-epoch", "2,3"])
     assert result.exit_code == 0, result.output
     assert "epoch 3: " in result.stdout
-    assert "freeze = 2\nunfreeze_epoch = [" in Path("run/recipe.toml").read_text()
+    text = Path("run/recipe.toml").read_text()
+    assert {"freeze = 2  # given", "unfreeze_epoch = ["} <= set(text.splitlines())
 
 
 def plan_table(photos, *flags: str) -> list[list[str]]:

@@ -74,6 +74,7 @@ def test_the_written_code_is_clean():
     subprocess.run([sys.executable, "-m", "ruff", "format", "--check", *settings], check=True)
 
 
+@pytest.mark.slow
 def test_the_written_tests_pass():
     """As after pip's installation, of which the metadata is what counts."""
     new_plugin("acme2")

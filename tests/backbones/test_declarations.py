@@ -130,6 +130,7 @@ def test_all_of_torchvision_and_timm_is_declared():
     assert names == {*plugin.backbones, *plugin.left_out}
 
 
+@pytest.mark.slow
 def test_what_is_left_out_has_no_classifier_and_says_so():
     left_out = plugins.load("timm").left_out
     assert len(left_out) >= 7

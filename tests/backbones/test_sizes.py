@@ -200,6 +200,7 @@ def test_a_run_at_another_size_says_so_and_comes_back(small_run, photos):
     assert again.predict(photo) == run.predict(photo)
 
 
+@pytest.mark.slow
 def test_timm_and_transformers_load_a_run_at_another_size(small_run, photos):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 

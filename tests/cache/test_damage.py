@@ -21,6 +21,7 @@ def change(path, at):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_store_whose_writer_is_killed_opens_with_all_that_was_appended(other_process):
     """Twenty times, at any moment; each continues where the one before was killed."""
     process = other_process("""

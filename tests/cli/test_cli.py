@@ -291,6 +291,7 @@ def test_bad_input_is_one_clear_message_and_exit_code_2(args, message, run, tmp_
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_torchvision_backbone_imports_no_timm(photos):
     code = (
         "import sys\n"

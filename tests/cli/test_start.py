@@ -14,6 +14,7 @@ def run(code: str) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_libraries_are_imported_without_torchs_compiler():
     found = run("""
         import sys

@@ -135,6 +135,7 @@ def test_finetune_fits_the_terminal_and_names_each_column_once(width, terminal, 
     assert rows == ["probe", "1", "2"]
 
 
+@pytest.mark.slow
 def test_finetune_in_a_pipe_has_one_line_a_row(photos, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     lines = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS)

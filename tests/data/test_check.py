@@ -300,6 +300,7 @@ def test_edited_copies_look_the_same(root, edit, form):
     )
 
 
+@pytest.mark.slow
 def test_two_hundred_different_pictures_do_not_look_the_same(tmp_path):
     make_scenes(tmp_path / "many", 100)
     assert zoo.check_data(tmp_path / "many").findings == ()

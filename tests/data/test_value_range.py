@@ -35,6 +35,7 @@ def of_8_bits(tmp_path_factory):
     return root, zoo.finetune(root, out=tmp_path_factory.mktemp("run") / "8", **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bits", [10, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (12, 16))]
 )

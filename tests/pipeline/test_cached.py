@@ -59,6 +59,7 @@ def test_a_probe_on_cached_features_equals_one_without(photos, drops, name):
     check_probe_from_cache(photos, start(name, train="probe"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [{"views": 2}, pytest.param({"views": 1, "augment": "none"}, marks=pytest.mark.slow)]
 )
@@ -111,6 +112,7 @@ def test_both_stages_from_the_cache_equal_both_without(photos, drops):
     check_same(cached, plain)
 
 
+@pytest.mark.slow
 def test_what_is_unfrozen_later_trains_from_images(photos):
     fields = start(train="probe+finetune", freeze="backbone", unfreeze_epoch=2, epochs=3)
     cached, _, computed = hear(photos, "cached", **fields)
@@ -119,6 +121,7 @@ def test_what_is_unfrozen_later_trains_from_images(photos):
     check_same(cached, plain)
 
 
+@pytest.mark.slow
 def test_half_precision_takes_half_the_room_and_gives_nearly_the_same(photos):
     fields = start(train="finetune", freeze=3, epochs=2, lr=0.01, optimizer="sgd")
     full, _, _ = hear(photos, "full", **fields)
@@ -198,6 +201,7 @@ def renamed(photos, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_renamed_and_moved_photos_keep_their_features(split_photos, tmp_path):
     fields = start(train="probe")
     first, _, _ = hear(split_photos, "first", **fields)
@@ -207,6 +211,7 @@ def test_renamed_and_moved_photos_keep_their_features(split_photos, tmp_path):
     check_same(moved, first)
 
 
+@pytest.mark.slow
 def test_of_one_changed_photo_alone_features_are_computed(split_photos, tmp_path):
     data = shutil.copytree(split_photos, tmp_path / "data")
     fields = start(train="probe")
@@ -223,6 +228,7 @@ def test_of_one_changed_photo_alone_features_are_computed(split_photos, tmp_path
     check_same(changed, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -247,6 +253,7 @@ def test_another_seed_of_the_run_finds_the_features(split_photos):
     assert computed == {}
 
 
+@pytest.mark.slow
 def test_pictures_that_are_there_twice_are_computed_once(split_photos, tmp_path):
     data = shutil.copytree(split_photos, tmp_path / "data")
     for n in range(3):
@@ -263,6 +270,7 @@ def test_pictures_that_are_there_twice_are_computed_once(split_photos, tmp_path)
         check_same(cached, plain)
 
 
+@pytest.mark.slow
 def test_what_a_device_rounds_is_not_taken_for_anothers(split_photos):
     hear(split_photos, "run", **start(train="probe+finetune", freeze=3))
     kinds = {entry.kind for entry in cache.stored() if entry.about.get("device") == "cpu"}

@@ -56,6 +56,7 @@ def test_asked_to_stop_it_is_an_error_that_keeps_the_probe(split_photos):
     assert zoo.load("run").info.epoch == 0
 
 
+@pytest.mark.slow
 def test_interrupted_after_it_began_again_it_comes_to_the_same(photos):
     fields = start(train="probe+finetune", epochs=3, lr=TOO_LARGE, seed=0)
     whole, notes, _ = hear(photos, "whole", **fields)
@@ -129,6 +130,7 @@ def test_the_best_of_all_weights_between_the_probe_and_the_last_is_kept(split_ph
     assert run.evaluate().loss == pytest.approx(rows(run)[run.info.epoch]["val_loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_what_lies_between_is_a_mean_of_both_ends(split_photos, monkeypatch):
     """Halfway: each tensor of the file is the mean of the probe's and of the last epoch's."""
     fields = start(epochs=1, lr=1e-3)

@@ -117,6 +117,7 @@ def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, plain, kind)
     check_same(run, plain(kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FIRST_FAST)
 def test_a_disk_that_fills_up_meanwhile_is_said_and_changes_nothing(
     many_photos, plain, kind, monkeypatch
@@ -242,6 +243,7 @@ def command(home, arguments, events):
     main(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["activations", pytest.param("features", marks=pytest.mark.slow)])
 def test_ctrl_c_while_a_cache_is_filled_keeps_it_and_can_be_gone_on_with(
     many_photos, processes, kind, monkeypatch

@@ -83,6 +83,7 @@ def killed_again_and_again(begin, photos, kind, times, seed):
     return killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=[] if k == "full" else pytest.mark.slow) for k in KINDS]
 )

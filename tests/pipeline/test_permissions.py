@@ -86,6 +86,7 @@ def test_a_folder_for_runs_that_is_closed_is_named_before_training(photos, answe
         assert "epoch  " not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["", "checkpoint"])
 def test_a_run_that_can_not_be_looked_at_is_never_begun_anew_nor_a_traceback(
     photos, answers, place
@@ -147,6 +148,7 @@ def test_a_cache_folder_that_is_closed_is_said_and_changes_no_result(photos, ans
     assert not contents(home)
 
 
+@pytest.mark.slow
 def test_photos_that_may_not_be_read_are_named(photos, answers):
     for name in ("image", "class", "all"):
         shutil.copytree(photos, name)

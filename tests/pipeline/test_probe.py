@@ -71,6 +71,7 @@ def test_a_probe_beats_chance_by_far_and_fine_tuning_starts_from_it(split_photos
     torch.testing.assert_close(state(both), state(probe), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -90,6 +91,7 @@ def test_running_a_probes_recipe_again_gives_the_same_weights(split_photos, monk
     assert sha256(first) == sha256(cached) == sha256(computed)
 
 
+@pytest.mark.slow
 def test_settings_reach_the_probe(photos, tmp_path):
     """Photos of one class are few, so that weights of classes count."""
     for photo in photos.rglob("*.png"):
@@ -148,6 +150,7 @@ def test_patience_counts_from_the_probe(split_photos):
     assert [row["epoch"] for row in rows(run)] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_random_weights_are_fine_tuned_unless_told_otherwise(photos):
     run, notes, _ = hear(photos, "run", **QUICK)
     assert run.info.recipe.train == "finetune"

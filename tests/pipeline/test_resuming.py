@@ -131,6 +131,7 @@ def test_a_resumed_run_may_load_images_otherwise(twice):
     check_equal(zoo.resume("run", workers=2, cache_size=0.0), twice.undisturbed)
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_in_the_epoch_it_begins_again(photos, twice):
     fields = {**start(train="finetune", epochs=2), "data": photos}
     notes = []
@@ -506,6 +507,7 @@ def test_what_is_said_of_a_time_between_checkpoints():
     assert zoo.Recipe(checkpoint_every=3).checkpoint_seconds is None
 
 
+@pytest.mark.slow
 def test_by_the_clock_a_checkpoint_is_written_within_an_epoch(tmp_path):
     photos = make_photos(tmp_path / "many", 20)
     fields = {**start(train="finetune"), "data": photos, "checkpoint_every": "0.000001s"}

@@ -67,6 +67,7 @@ def test_without_time_for_an_epoch_the_probe_is_the_result(split_photos, monkeyp
     assert any("0 epochs" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_epochs_that_are_asked_for_are_the_most(split_photos, monkeypatch):
     with_speed(monkeypatch, train=1e-4, forward=1e-5)
     run, _, _ = hear(split_photos, "run", **{**start(epochs=2), "time": "10m"})

@@ -212,6 +212,7 @@ def test_the_documented_plugin_is_the_tested_one():
     assert sum(bool(line) for line in lines) <= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["acme-one", pytest.param("acme-nets", marks=pytest.mark.slow)])
 def test_features_are_computed_again_after_an_upgrade(install, tmp_path, photos, changed):
     """Of the plugin, or of a library that it requires: what a network gives may have changed."""

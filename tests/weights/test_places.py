@@ -309,6 +309,7 @@ def test_a_run_from_an_added_file_records_where_its_weights_came_from(file, phot
     assert torch.allclose(stem.cpu(), state_dict(1)["conv_stem.weight"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_warns_of_the_places_that_were_passed_over(says, file, photos):
     says(f"yield from (zoo.Weights(path='/nowhere/a.pth'), zoo.Weights(path={str(file)!r}))")
     with pytest.warns(UserWarning, match=r"passed over: there is no file /nowhere/a\.pth"):

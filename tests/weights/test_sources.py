@@ -73,6 +73,7 @@ def test_torchvision_weights_come_over_http_checked_and_strict(
     assert model.classifier[1].out_channels == 3
 
 
+@pytest.mark.slow
 def test_timm_weights_come_from_the_hub(hub):
     """timm's own loading, against a server that speaks the hub's file protocol."""
     code = (
