@@ -1,0 +1,44 @@
+from . import allocator, events, testing, weights
+from .backbone import Backbone, Head, LeftOut, Preprocess, Weights
+from .data.check import check_data
+from .data.sample import Sample
+from .data.sources import Part
+from .errors import Stopped, ZooError
+from .hookspecs import hookimpl
+from .integrity import verify
+from .integrity.finding import Finding
+from .models.build import build
+from .models.groups import parameter_groups
+from .pipeline.finetune import finetune, resume
+from .plugins import backbones
+from .recipe import Recipe
+from .runs.read import Prediction, Run, load
+
+__all__ = [
+    "Backbone",
+    "Finding",
+    "Head",
+    "LeftOut",
+    "Part",
+    "Prediction",
+    "Preprocess",
+    "Recipe",
+    "Run",
+    "Sample",
+    "Stopped",
+    "Weights",
+    "ZooError",
+    "allocator",
+    "backbones",
+    "build",
+    "check_data",
+    "events",
+    "finetune",
+    "hookimpl",
+    "load",
+    "parameter_groups",
+    "resume",
+    "testing",
+    "verify",
+    "weights",
+]
