@@ -84,6 +84,7 @@ def fresh_plugins():
         plugins.load.cache_clear()
         plugins._imported.cache_clear()
         plugins._entry_points.cache_clear()
+        plugins._resolved.cache_clear()
 
     forget()
     yield forget

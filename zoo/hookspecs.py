@@ -40,6 +40,34 @@ def zoo_backbones() -> Iterable[Backbone | LeftOut]:  # type: ignore[empty-body]
 
 
 @hookspec
+def zoo_resolve(name: str) -> Backbone | None:
+    """Give the backbone of a name that nobody declares: a hub id, a folder with a configuration.
+
+    Called with what `--backbone` says, without the plugin's own prefix, if no declared backbone has
+    that name. Runs keep the full name, PLUGIN/NAME, and are loaded by it: the same name must give
+    the same network again.
+
+        @zoo.hookimpl
+        def zoo_resolve(name):
+            if not name.startswith("hub:"):
+                return None
+            config = acme.hub.config(name.removeprefix("hub:"))
+            return zoo.Backbone(
+                name=name,
+                build=functools.partial(acme.build, config),
+                head="fc",
+                preprocess=zoo.Preprocess(size=config.size),
+            )
+
+    Args:
+        name: As given, or what follows the plugin's prefix.
+
+    Returns:
+        Its declaration, or None if the name is not meant for the plugin.
+    """
+
+
+@hookspec
 def zoo_weights(backbone: Backbone) -> Iterable[Weights]:  # type: ignore[empty-body]
     """Say where else the pretrained weights of a backbone, of whatever plugin, may come from.
 

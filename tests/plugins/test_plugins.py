@@ -231,3 +231,50 @@ def test_features_are_computed_again_after_an_upgrade(install, tmp_path, photos,
     metadata = tmp_path / f"{changed.replace('-', '_')}-1.2.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("Version: 1.2", "Version: 1.3"))
     assert stores("upgraded") == 2 * first
+
+
+RESOLVES = """
+import functools
+import zoo
+
+@zoo.hookimpl
+def zoo_resolve(name):
+    if name == "hub:fails":
+        raise OSError("no hub")
+    if name == "hub:wrong":
+        return "resnet18"
+    if name.startswith("hub:"):
+        print("asking the hub")
+        width = int(name.rpartition("/")[2])
+        return zoo.Backbone(
+            name=name,
+            build=functools.partial(build, width),
+            head="3",
+            preprocess=zoo.Preprocess(size=8),
+        )
+
+def build(width, num_classes, pretrained):
+    from torch import nn
+    layers = [nn.Flatten(), nn.Linear(3 * 8 * 8, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, num_classes or 10))
+"""
+
+
+@pytest.mark.parametrize("name", ["hub:me/16", "acme/hub:me/16"])
+def test_a_plugin_resolves_names_that_it_does_not_list(install, photos, name):
+    install("zoo-acme", "acme", f"acme_resolves_{len(name)}", RESOLVES)
+    run = zoo.finetune(photos, backbone=name, weights="none", epochs=1, device="cpu")
+    assert run.info.backbone == "acme/hub:me/16"
+    assert run.path.parent.name == "runs"
+    assert zoo.load(run.path).model[1].out_features == 16
+    assert "acme/hub:me/16" not in {b.name for b in zoo.backbones("acme/*")}
+
+
+def test_a_plugin_that_resolves_badly_is_named(install):
+    install("zoo-acme", "acme", "acme_resolves_badly", RESOLVES)
+    with pytest.raises(PluginError, match=r"plugin acme .* failed while resolving .*no hub"):
+        plugins.get("hub:fails")
+    with pytest.raises(PluginError, match=r"zoo_resolve gave 'resnet18', which is no"):
+        plugins.get("acme/hub:wrong")
+    with pytest.raises(PluginError, match="no backbone named 'pub:x'"):
+        plugins.get("pub:x")

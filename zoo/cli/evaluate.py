@@ -35,7 +35,7 @@ MOST_CONFUSIONS = 20
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Labelled folder.  [default: the data it was trained on]",
+    help="Labelled folder or table.  [default: the data it was trained on]",
 )
 @click.option(
     "--split",

@@ -46,8 +46,8 @@ def finetune(
         run = zoo.finetune("photos", backbone="resnet18", epochs=3)
 
     Args:
-        data: Folder with `CLASS/IMAGE`, or `train/CLASS/IMAGE` and `val/CLASS/IMAGE`; None for the
-            recipe's, or the demo.
+        data: Folder with `CLASS/IMAGE`, or `train/CLASS/IMAGE` and `val/CLASS/IMAGE`; or a CSV or
+            Parquet table with `path` and `label`; None for the recipe's, or the demo.
         out: The run folder, which must not hold a run; default: a new one below `runs/`.
         recipe: TOML file with fields, the name of a recipe that zoo brings (`quick`), or a
             `zoo.Recipe`; fields given here win.

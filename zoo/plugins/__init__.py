@@ -20,6 +20,7 @@ from zoo.plugins.loading import (
 from zoo.plugins.loading import _entry_points as _entry_points
 from zoo.plugins.loading import _imported as _imported
 from zoo.plugins.names import PREFERRED, backbones, get, left_out, matching
+from zoo.plugins.names import _resolved as _resolved
 
 __all__ = [
     "DISABLE",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from zoo.backbone import Backbone, LeftOut
-from zoo.errors import PluginError, UnknownBackboneError
+from zoo.errors import PluginError, UnknownBackboneError, ZooError
+from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.loading import Plugin, installed, load, load_all
 
 #: A bare name means the first of these that declares it, else the only plugin that does.
@@ -48,21 +51,8 @@ def get(name: str) -> Backbone:
         PluginError: The plugin that is asked for by name, or a preferred one that might declare
             the bare name, could not be loaded.
     """
-    prefix, slash, bare = name.partition("/")
-    if slash:
-        if prefix not in installed():
-            known = ", ".join(installed()) or "none"
-            raise UnknownBackboneError(
-                f"no plugin {prefix!r} is installed (asked for backbone {name!r}); "
-                f"installed plugins: {known}"
-            )
-        plugin = load(prefix)
-        if plugin.state != "ok":
-            raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
-        if name in plugin.backbones:
-            return plugin.backbones[name]
-        _refuse_left_out(name, [plugin])
-        raise _unknown(name, [f"{prefix}/{n}" for n in _nearest(bare, [plugin])])
+    if "/" in name:
+        return _get_by_full_name(name)
     failed = None
     for preferred in (load(p) for p in PREFERRED if p in installed()):
         if _declares(preferred, name):
@@ -81,8 +71,31 @@ def get(name: str) -> Backbone:
         raise UnknownBackboneError(
             f"backbone {name!r} is declared by several plugins: {full_names}; give the full name"
         )
+    if (resolved := _resolved_by_any(name)) is not None:
+        return resolved
     _refuse_left_out(name, load_all())
     raise _unknown(name, _nearest(name, load_all()))
+
+
+def _get_by_full_name(name: str) -> Backbone:
+    prefix, _, bare = name.partition("/")
+    if prefix not in installed():
+        if (resolved := _resolved_by_any(name)) is not None:
+            return resolved
+        known = ", ".join(installed()) or "none"
+        raise UnknownBackboneError(
+            f"no plugin {prefix!r} is installed (asked for backbone {name!r}); "
+            f"installed plugins: {known}"
+        )
+    plugin = load(prefix)
+    if plugin.state != "ok":
+        raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
+    if name in plugin.backbones:
+        return plugin.backbones[name]
+    if (resolved := _resolved(prefix, bare)) is not None:
+        return resolved
+    _refuse_left_out(name, [plugin])
+    raise _unknown(name, [f"{prefix}/{n}" for n in _nearest(bare, [plugin])])
 
 
 def matching(name: str) -> list[Backbone]:
@@ -112,6 +125,36 @@ def _matching(pattern: str, of: Callable[[Plugin], dict[str, _Declared]]) -> lis
         ),
         key=lambda d: d.name,
     )
+
+
+def _resolved_by_any(name: str) -> Backbone | None:
+    """What the first plugin that knows an undeclared name makes of it."""
+    found = (_resolved(plugin, name) for plugin in installed())
+    return next((backbone for backbone in found if backbone is not None), None)
+
+
+@functools.cache
+def _resolved(plugin_name: str, name: str) -> Backbone | None:
+    """What a plugin makes of a name that it does not declare; None if it knows it not.
+
+    Raises:
+        PluginError: Its hook fails, or gives something else than a backbone.
+    """
+    plugin = load(plugin_name)
+    if plugin.hooks is None:
+        return None
+    try:
+        with off_stdout([]):
+            found = next((b for b in plugin.hooks.hook.zoo_resolve(name=name) if b), None)
+    except Exception as error:
+        if isinstance(error, ZooError) and not isinstance(error, PluginError):
+            raise
+        raise PluginError(
+            f"plugin {plugin} failed while resolving backbone {name!r}: {explain(error)}"
+        ) from error
+    if found is not None and not isinstance(found, Backbone):
+        raise PluginError(f"plugin {plugin}: zoo_resolve gave {found!r}, which is no zoo.Backbone")
+    return None if found is None else replace(found, name=f"{plugin.name}/{name}")
 
 
 def _declares(plugin: Plugin, bare_name: str) -> bool:

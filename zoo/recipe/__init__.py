@@ -97,8 +97,9 @@ class Recipe(BaseModel):
     data: str | None = Field(
         None,
         min_length=1,
-        description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE. If "
-        "omitted: the demo, scikit-learn's handwritten digits.",
+        description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE; or a CSV "
+        "or Parquet table with path and label. If omitted: the demo, scikit-learn's handwritten "
+        "digits.",
     )
     task: Literal["auto", "single-label", "multi-label"] = Field(
         "auto",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -120,7 +121,8 @@ def remove_traces(folder: Path) -> None:
 
 def _default_folders(recipe: Recipe) -> Iterator[Path]:
     data = "demo" if recipe.data is None else Path(os.path.realpath(expand(recipe.data))).name
-    stem = f"{data or 'data'}-{recipe.backbone.partition('/')[2]}"
+    name = re.sub(r"[^\w.-]+", "-", recipe.backbone.partition("/")[2])
+    stem = f"{data or 'data'}-{name}"
     return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in itertools.count(1))
 
 
