@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode, v2
 from zoo import allocator
 from zoo.backbone import Preprocess
 from zoo.data.dataset import Batches, ImageDataset, eval_loader, raising, train_loader
-from zoo.data.decoded import Bases, content_keys
+from zoo.data.decoded import DecodedImages, content_keys
 from zoo.data.image import read_image
 from zoo.data.sample import Sample
 from zoo.data.sources.layout import images_in
@@ -36,8 +36,8 @@ from zoo.machine.device import place_images
 BATCH = 32
 
 
-class MappedBases:
-    """Bases in one memory-mapped file, as a store keeps them."""
+class MappedImages:
+    """DecodedImages in one memory-mapped file, as a store keeps them."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -80,10 +80,12 @@ def main() -> None:
         keys = content_keys(samples)
         for augment in ("light", "strong"):
             transform = train_transform(preprocess, augment, True)
-            store = MappedBases(Path(folder) / augment)
+            store = MappedImages(Path(folder) / augment)
             for name, bases in {
-                f"zoo {augment}, files": Bases(samples, transform.prepare),
-                f"zoo {augment}, kept": Bases(samples, transform.prepare, store=store, keys=keys),
+                f"zoo {augment}, files": DecodedImages(samples, transform.prepare),
+                f"zoo {augment}, kept": DecodedImages(
+                    samples, transform.prepare, store=store, keys=keys
+                ),
             }.items():
                 bases.fill()
                 images = ImageDataset(bases, augment=transform.augment)
@@ -91,10 +93,10 @@ def main() -> None:
                 ways[name] = lambda batches=batches: through(batches, preprocess)
             kept[augment] = store.file.stat().st_size // len(samples)
         prepare = eval_transform(preprocess).prepare
-        store = MappedBases(Path(folder) / "eval")
+        store = MappedImages(Path(folder) / "eval")
         for name, bases in {
-            "zoo eval, files": Bases(samples, prepare),
-            "zoo eval, kept": Bases(samples, prepare, store=store, keys=keys),
+            "zoo eval, files": DecodedImages(samples, prepare),
+            "zoo eval, kept": DecodedImages(samples, prepare, store=store, keys=keys),
         }.items():
             bases.fill()
             batches = eval_loader(ImageDataset(bases), batch_size=BATCH)

@@ -180,7 +180,7 @@ def test_a_disk_that_fails_is_said_and_what_was_there_stays(sync, monkeypatch):
             with pytest.raises(CacheError) as raised:
                 store.append([(key(n), row(n)) for n in range(2, 5)])
         assert isinstance(raised.value, ZooError)
-        assert f"{store.path}: No space left on device; make room" in str(raised.value)
+        assert f"{store.path}: No space left on device; free space" in str(raised.value)
         assert right_rows(store, 2) == [0, 1]
         store.append([(key(n), row(n)) for n in range(2, 9)])
         assert right_rows(store, 10) == list(range(9))

@@ -5,7 +5,7 @@ from PIL import Image
 from tests.conftest import save_photo
 from tests.data.test_dataset import Kept
 from zoo.backbone import Preprocess
-from zoo.data.decoded import Bases, content_keys
+from zoo.data.decoded import DecodedImages, content_keys
 from zoo.data.image import read_image
 from zoo.data.prepare import Prepare
 from zoo.data.sample import Sample
@@ -24,11 +24,11 @@ def samples_in(folder, count):
 def test_bases_are_made_once_and_kept(tmp_path):
     samples, store, told = samples_in(tmp_path, 3), Kept(), []
     keys = content_keys(samples)
-    bases = Bases(samples, PREPARE, store=store, keys=keys)
+    bases = DecodedImages(samples, PREPARE, store=store, keys=keys)
     assert bases.missing() == [0, 1, 2]
     bases.fill(lambda done, of: told.append((done, of)))
     assert told == [(3, 3)]
-    made = [Bases(samples, PREPARE)[n] for n in range(3)]
+    made = [DecodedImages(samples, PREPARE)[n] for n in range(3)]
     for sample in samples:
         sample.file.unlink()
     assert bases.missing() == []
@@ -40,10 +40,10 @@ def test_bases_are_made_once_and_kept(tmp_path):
 def test_only_what_is_missing_is_made_and_equal_contents_once(tmp_path):
     samples, store = samples_in(tmp_path, 2), Kept()
     keys = content_keys(samples)
-    Bases(samples[:1], PREPARE, store=store, keys=keys[:1]).fill()
+    DecodedImages(samples[:1], PREPARE, store=store, keys=keys[:1]).fill()
     samples[0].file.write_bytes(b"changed since")
     twice, keys = [*samples, samples[1]], [*keys, keys[1]]
-    bases = Bases(twice, PREPARE, store=store, keys=keys)
+    bases = DecodedImages(twice, PREPARE, store=store, keys=keys)
     assert bases.missing() == [1]
     bases.fill()
     assert len(store) == 2
@@ -52,7 +52,7 @@ def test_only_what_is_missing_is_made_and_equal_contents_once(tmp_path):
 
 def test_a_base_that_the_store_lost_is_made_anew(tmp_path):
     samples, store = samples_in(tmp_path, 2), Kept()
-    bases = Bases(samples, PREPARE, store=store, keys=content_keys(samples))
+    bases = DecodedImages(samples, PREPARE, store=store, keys=content_keys(samples))
     bases.fill()
     expected = bases[1]
     del store[bases.keys[1]]
@@ -61,7 +61,7 @@ def test_a_base_that_the_store_lost_is_made_anew(tmp_path):
 
 def test_without_a_store_nothing_is_kept(tmp_path):
     samples = samples_in(tmp_path, 1)
-    bases = Bases(samples, PREPARE)
+    bases = DecodedImages(samples, PREPARE)
     bases.fill()
     before = bases[0]
     save_photo(samples[0].file, (10, 200, 10), 5)
@@ -73,7 +73,7 @@ def test_an_image_that_vanished_is_an_error_that_names_it(tmp_path):
     keys = content_keys(samples)
     samples[0].file.unlink()
     with pytest.raises(DataError, match=r"0\.png"):
-        Bases(samples, PREPARE, store=Kept(), keys=keys).fill()
+        DecodedImages(samples, PREPARE, store=Kept(), keys=keys).fill()
     with pytest.raises(DataError, match=r"unreadable image .*0\.png: there is no such file"):
         content_keys(samples)
 
@@ -92,7 +92,7 @@ def test_an_image_without_a_file_has_the_key_of_its_bytes(tmp_path):
     loaded = Sample(name="x", labels=("a",), load=one.file.read_bytes)
     first, second, third = content_keys([one, other, loaded])
     assert first == third != second
-    made = Bases([one, loaded], PREPARE)
+    made = DecodedImages([one, loaded], PREPARE)
     assert np.array_equal(made[0], made[1])
 
 
@@ -104,7 +104,7 @@ def test_a_large_jpeg_gives_nearly_the_base_of_its_full_decoding(tmp_path):
     sample = Sample(name="", labels=("a",), file=tmp_path / "large.jpg")
     assert read_image(sample.file, decode_at=PREPARE.decode_at).size == (150, 120)
     full = PREPARE(read_image(sample.file)).astype(int)
-    assert np.abs(Bases([sample], PREPARE)[0] - full).mean() < 1
+    assert np.abs(DecodedImages([sample], PREPARE)[0] - full).mean() < 1
 
 
 def test_validation_decodes_in_full(tmp_path):

@@ -17,7 +17,7 @@ from zoo import planning
 from zoo.cache import image_key
 from zoo.cli import main
 from zoo.data.dataset import ImageDataset, eval_loader, raising
-from zoo.data.decoded import Bases, content_keys
+from zoo.data.decoded import DecodedImages, content_keys
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.training import train as training
@@ -56,7 +56,7 @@ def test_a_loader_says_which_photo_it_is_and_ends(root, run, spoil, message, wor
     splits = read_splits(root, val_split=0.2, seed=0)
     path = splits.train[5].file
     spoil(path)
-    bases = Bases(splits.train, eval_transform(run.info.preprocess).prepare)
+    bases = DecodedImages(splits.train, eval_transform(run.info.preprocess).prepare)
     loader = eval_loader(ImageDataset(bases), batch_size=4, workers=workers)
     with within(20), pytest.raises(DataError) as error:
         list(raising(loader))
@@ -124,7 +124,7 @@ def test_what_is_kept_is_never_another_picture_s(root, run):
             kept.update(items)
 
     change(path)
-    bases = Bases(splits.train, prepare, store=Kept(), keys=content_keys(splits.train))
+    bases = DecodedImages(splits.train, prepare, store=Kept(), keys=content_keys(splits.train))
     with pytest.raises(DataError, match="has changed since it was first read"):
         bases.fill()
     assert kept == {}

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from tests.data.reading import read_splits
 from zoo import plugins
 from zoo.data.dataset import ImageDataset, eval_loader, train_loader, view_of
-from zoo.data.decoded import Bases, content_keys
+from zoo.data.decoded import DecodedImages, content_keys
 from zoo.data.transforms import train_transform
 
 PREPROCESS = plugins.get("timm/test_efficientnet").preprocess
@@ -45,7 +45,7 @@ def batches(
     keys = content_keys(samples) if store is not None else ()
     loader, sampler = train_loader(
         ImageDataset(
-            Bases(samples, transform.prepare, store=store, keys=keys),
+            DecodedImages(samples, transform.prepare, store=store, keys=keys),
             torch.tensor([sample.labels == ("red",) for sample in samples]).long(),
             transform.augment,
             seed=seed,
@@ -64,7 +64,7 @@ def test_batches_are_uint8_and_channels_last(photos):
     images, labels = batches(photos, batch_size=8)
     assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
     assert images.shape == (24, 3, *PREPROCESS.height_width)
-    bases = Bases(samples_of(photos), train_transform(PREPROCESS, "none", False).prepare)
+    bases = DecodedImages(samples_of(photos), train_transform(PREPROCESS, "none", False).prepare)
     for pixels, _ in eval_loader(ImageDataset(bases), batch_size=8):
         assert pixels.is_contiguous(memory_format=torch.channels_last)
 
@@ -83,7 +83,7 @@ def test_kept_bases_give_the_same_images_bit_for_bit(photos, augment):
     images, labels = batches(photos, augment=augment)
     samples = samples_of(photos)
     prepare = train_transform(PREPROCESS, augment, True).prepare
-    Bases(samples, prepare, store=store, keys=content_keys(samples)).fill()
+    DecodedImages(samples, prepare, store=store, keys=content_keys(samples)).fill()
     assert len(store) == len(samples)
     kept = batches(photos, augment=augment, store=store)
     assert torch.equal(images, kept[0])
@@ -104,7 +104,7 @@ def test_kept_bases_go_to_workers_however_they_start(photos, method):
         train_transform(PREPROCESS, "strong", True),
         Kept(),
     )
-    bases = Bases(samples, transform.prepare, store=store, keys=content_keys(samples))
+    bases = DecodedImages(samples, transform.prepare, store=store, keys=content_keys(samples))
     bases.fill()
     dataset = ImageDataset(bases, augment=transform.augment)
     loader = DataLoader(

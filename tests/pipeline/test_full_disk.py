@@ -101,7 +101,6 @@ def test_a_disk_that_becomes_read_only_ends_the_run_with_a_line(photos, disk):
     check_goes_on(disk, undisturbed)
 
 
-@pytest.mark.slow
 def of_caches(err):
     """The lines but for those that say how little a run of a second has learnt."""
     doubts = ("val image", "no better than")
@@ -127,7 +126,7 @@ def test_a_cache_on_a_full_disk_is_given_up_with_a_line_and_changes_no_result(ph
     _, err = end(process, 0)
     (line,) = of_caches(err)
     assert line.startswith("! activations are not cached: can't write to the cache in ")
-    assert "No space left on device; make room with `zoo cache clear`" in line
+    assert "No space left on device; free space with `zoo cache clear`" in line
     check_equal(zoo.load("run"), undisturbed)
     disk.free()
     _, err = end(begun("again"), 0)

@@ -21,7 +21,7 @@ from zoo.backbone import Preprocess
 from zoo.cache.records import write
 from zoo.cli import main
 from zoo.data.dataset import ImageDataset
-from zoo.data.decoded import Bases, content_keys
+from zoo.data.decoded import DecodedImages, content_keys
 from zoo.data.transforms import eval_transform
 from zoo.errors import CacheError
 from zoo.events import Progress, ignore
@@ -135,7 +135,7 @@ def test_a_disk_that_fills_up_meanwhile_is_said_and_changes_nothing(
 
     monkeypatch.setattr("zoo.cache.store.write", write_two)
     run, notes, _ = hear(many_photos, "run", **fields)
-    said = [note for note in notes if "No space left on device; make room with" in note]
+    said = [note for note in notes if "No space left on device; free space with" in note]
     assert said
     assert all("are not cached" in note for note in said)
     check_same(run, undisturbed)
@@ -199,7 +199,9 @@ def test_of_two_runs_that_make_a_cache_the_second_leaves_it_to_the_first(photos)
     """Neither found one when it began; the first to keep something is the one that writes."""
     samples = read_splits(photos, val_split=0.2, seed=0).train
     images = ImageDataset(
-        Bases(samples, eval_transform(Preprocess(size=8)).prepare, keys=content_keys(samples))
+        DecodedImages(
+            samples, eval_transform(Preprocess(size=8)).prepare, keys=content_keys(samples)
+        )
     )
 
     def keep(store):

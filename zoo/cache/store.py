@@ -259,6 +259,6 @@ class Store:
 
     def _error(self, error: OSError) -> CacheError:
         return CacheError(
-            f"can't write to the cache in {self.path}: {error.strerror or error}; make room with "
-            f"`zoo cache clear`, or let ZOO_HOME say a folder that has room and can be written"
+            f"can't write to the cache in {self.path}: {error.strerror or error}; free space with "
+            f"`zoo cache clear`, or set ZOO_HOME to a writable folder with free space"
         )

@@ -34,7 +34,7 @@ def command() -> None:
     """
 
 
-@command.command("list", short_help="List what is kept, and how much room it takes.")
+@command.command("list", short_help="List what is cached, and how much space it takes.")
 @format_option("text", "json")
 def list_(form: str) -> None:
     """List what is kept: what it is, how much, when it was last used, what it depends on."""

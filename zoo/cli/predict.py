@@ -144,7 +144,7 @@ def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Itera
                 read.append(Unread(path, str(error)))
                 echo(f"! {shown(error)}", err=True)
         paths = [each for each in read if isinstance(each, Path)]
-        predictions = iter(run.predict_bases(bases, paths, **asked))
+        predictions = iter(run.predict_prepared(bases, paths, **asked))
         for each in read:
             yield each if isinstance(each, Unread) else next(predictions)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from zoo.data.decoded import Bases
+from zoo.data.decoded import DecodedImages
 from zoo.errors import DataError
 
 #: (epoch, index): the epoch travels with the index, so that workers need not be told of it.
@@ -52,7 +52,7 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
 
     def __init__(
         self,
-        bases: Bases,
+        bases: DecodedImages,
         targets: Tensor | None = None,
         augment: Callable[[np.ndarray], np.ndarray] | None = None,
         *,

@@ -1,4 +1,4 @@
-"""Bases of samples: decoded once and kept in a store, or decoded each time."""
+"""DecodedImages of samples: decoded once and kept in a store, or decoded each time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from zoo.data.image import image_from_bytes
 from zoo.data.prepare import Prepare
 from zoo.data.sample import Sample
 
-#: Bases decoded between two writes.
+#: DecodedImages decoded between two writes.
 _BATCH = 64
 
 
-class Bases:
+class DecodedImages:
     """The base (H, W, 3) uint8 of each sample, by position.
 
     A base is the same whether it comes from the store or from the image.

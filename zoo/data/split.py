@@ -70,11 +70,11 @@ class Splits:
 
 
 def problem_lines(
-    unreadable: Sequence[str], misnamed: Sequence[Misnamed], astray: Sequence[Link]
+    unreadable: Sequence[str], misnamed: Sequence[Misnamed], refused_links: Sequence[Link]
 ) -> list[str]:
     """What is wrong with images, as in `Splits`: each unreadable one, a line of all else."""
     count = [f"{len(unreadable)} unreadable images left out"] if unreadable else []
-    out = [f"left out: {line}" for line in links.describe(astray)]
+    out = [f"left out: {line}" for line in links.describe(refused_links)]
     return [*unreadable, *count, *extensions.describe(misnamed), *out]
 
 
@@ -182,17 +182,19 @@ def read_labelled(
 class _Found:
     """What is found in the parts of a source, and left out of them."""
 
-    def __init__(self, strict: bool, scan: Scan, notes: list[str], astray: list[Link]) -> None:
+    def __init__(
+        self, strict: bool, scan: Scan, notes: list[str], refused_links: list[Link]
+    ) -> None:
         self.strict = strict
         self.scan = scan
         self.notes = notes
         self.unreadable: list[str] = []
         self.misnamed: list[Misnamed] = []
-        self.links = astray
+        self.links = refused_links
 
-    def refuse_links(self, astray: Sequence[Link]) -> None:
+    def refuse_links(self, refused_links: Sequence[Link]) -> None:
         """Add links that were left out."""
-        self.links += astray
+        self.links += refused_links
         if self.strict and self.links:
             raise DataError("\n".join(links.describe(self.links)))
 
@@ -290,8 +292,8 @@ def _hash(text: str) -> bytes:
 def _beside(unknown: Sequence[str], class_names: Sequence[str]) -> str:
     """Class names that are not known, each beside a known one that it may stand for."""
     folded = {name.casefold(): name for name in class_names}
-    told = [(name, folded.get(name.casefold())) for name in unknown]
-    return ", ".join(f"{name} (there is {near})" if near else name for name, near in told)
+    named = [(name, folded.get(name.casefold())) for name in unknown]
+    return ", ".join(f"{name} (there is {near})" if near else name for name, near in named)
 
 
 def _too_few_classes(where: str, class_names: Sequence[str], because: str) -> DataError:

@@ -72,5 +72,5 @@ def _other(
             return FOLDERS[other.name](other, info)
     except OSError as error:
         return [closed(other.name, error)]
-    strangers = about(run, other, looked_at)
-    return [Finding(file=f, state=s, detail=d) for f, s, d in strangers]
+    found = about(run, other, looked_at)
+    return [Finding(file=f, state=s, detail=d) for f, s, d in found]

@@ -88,8 +88,8 @@ def _check(run: Path, path: Path) -> list[Finding]:
         return [Finding(file=f"{CHECKPOINT}/{path.name}", state="unchecked", detail=text)]
     if path.name == LOCK and path.is_file() and not path.is_symlink():
         return []
-    strangers = about(run, path, itertools.count(1))
-    return [Finding(file=f, state=s, detail=d) for f, s, d in strangers]
+    found = about(run, path, itertools.count(1))
+    return [Finding(file=f, state=s, detail=d) for f, s, d in found]
 
 
 def _own(run: Path, path: Path) -> Finding:

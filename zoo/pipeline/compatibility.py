@@ -47,7 +47,7 @@ class DataKeys:
 
 
 class _About(BaseModel):
-    """What a checkpoint says besides its tensors; it may be a stranger's."""
+    """What a checkpoint says besides its tensors; it may come from anybody."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -136,7 +136,7 @@ def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
 def changes_of_recipe(
     checkpoint: Checkpoint, recipe: Recipe, processes: int
 ) -> tuple[list[str], list[str]]:
-    """How what is asked for differs from what the run was told: (what may be allowed, what not)."""
+    """How the recipe differs from that of the run: (what may be allowed, what may not)."""
     before = checked_recipe(checkpoint.about["recipe"])
     changes: list[str] = []
     clashes: list[str] = []
@@ -150,7 +150,7 @@ def changes_of_recipe(
 
 
 def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any]) -> None:
-    """Refuse to change what a complete run was told: nothing would come of it.
+    """Refuse to change the settings of a complete run: it would have no effect.
 
     Args:
         folder: The run's.
@@ -160,14 +160,14 @@ def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any])
     Raises:
         RunError: One of them differs.
     """
-    told = checked_recipe(checkpoint.about["recipe"])
-    recipe = make_recipe(told, **fields)
-    # What the run was told is resolved: "auto" has become a value, a place absolute.
+    before = checked_recipe(checkpoint.about["recipe"])
+    recipe = make_recipe(before, **fields)
+    # The recipe of a run is resolved: "auto" has become a value, a place absolute.
     compared = [name for name in fields if name not in _FREE | {"device", "weights"}]
     changes = [
         f"{name} = {new!r}, was {old!r}"
         for name in compared
-        if (new := getattr(recipe, name)) not in ("auto", old := getattr(told, name))
+        if (new := getattr(recipe, name)) not in ("auto", old := getattr(before, name))
     ]
     if changes:
         raise RunError(

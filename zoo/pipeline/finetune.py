@@ -20,7 +20,7 @@ from zoo.pipeline.compatibility import DataKeys, refuse_more
 from zoo.pipeline.loggers import open_loggers, with_loggers
 from zoo.pipeline.phases import run_stages
 from zoo.pipeline.shared_folder import check_shared, find_run
-from zoo.pipeline.writer import Keeper
+from zoo.pipeline.writer import RunWriter
 from zoo.planning import Plan, Prepared, prepare
 from zoo.recipe import Recipe, make_recipe
 from zoo.runs.checkpoint_file import ORPHANS, Checkpoint, holding
@@ -168,19 +168,19 @@ def execute(
                 train=content_keys(prepared.splits.train), val=content_keys(prepared.splits.val)
             )
         )
-        keeper = Keeper(prepared, folder, checkpoint)
+        writer = RunWriter(prepared, folder, checkpoint)
         try:
             if plan.processes > 1:
                 check_shared(folder)
             if checkpoint is None:
-                decide_on_main(accelerator, lambda: keeper.begin(keys))
+                decide_on_main(accelerator, lambda: writer.begin(keys))
             else:
-                decide_on_main(accelerator, lambda: keeper.go_on(keys, allow_changed, listen))
+                decide_on_main(accelerator, lambda: writer.go_on(keys, allow_changed, listen))
             listen(
                 RunStart(
                     folder=folder,
                     recipe=plan.recipe.model_dump(mode="json"),
-                    step=keeper.state.step,
+                    step=writer.state.step,
                     resumed=checkpoint is not None,
                 )
             )
@@ -188,26 +188,26 @@ def execute(
                 run_stages(
                     prepared,
                     keys,
-                    keeper.state,
-                    Control(save=keeper.save, last=keeper.last, stop=stop, listen=listen),
-                    origin=keeper.origin,
-                    resumed=keeper.resumed,
+                    writer.state,
+                    Control(save=writer.save, last=writer.last, stop=stop, listen=listen),
+                    origin=writer.origin,
+                    resumed=writer.resumed,
                 )
                 accelerator.wait_for_everyone()
-                keeper.finish()
-                for text in doubts(keeper.state, plan):
+                writer.finish()
+                for text in doubts(writer.state, plan):
                     listen(Note(text=text, warning=True))
                 listen(RunEnd(folder=folder, error=None))
         except KeyboardInterrupt as stopped:
             signum = stopped.signum if isinstance(stopped, Stopped) else signal.SIGINT
             listen(RunEnd(folder=folder, error="interrupted"))
-            raise Stopped(signum, keeper.outcome()) from None
+            raise Stopped(signum, writer.outcome()) from None
         except ZooError as error:
             listen(RunEnd(folder=folder, error=str(error)))
-            if checkpoint is not None or keeper.kept:
-                error.add_note(keeper.outcome())
+            if checkpoint is not None or writer.kept:
+                error.add_note(writer.outcome())
             else:
-                keeper.drop()
+                writer.drop()
             raise
     return load(folder, device=plan.recipe.device)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.cache import Store
 from zoo.data.check import examined_store, remember
 from zoo.data.dataset import ImageDataset, Index, derive_seed
-from zoo.data.decoded import Bases
+from zoo.data.decoded import DecodedImages
 from zoo.data.transforms import (
     SMALLEST_CROP,
     Transform,
@@ -38,7 +38,7 @@ from zoo.planning.decisions import decide_change, decide_epochs
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 from zoo.tasks import TASKS, Metrics
-from zoo.training.batches import Feed, activation_feed, image_feed
+from zoo.training.batches import Loaders, activation_loaders, image_loaders
 from zoo.training.setup import Control, Setup
 from zoo.training.snapshot import Snapshot, take
 from zoo.training.state import TrainingState
@@ -92,9 +92,9 @@ def run_stages(
         return
     images = _images(prepared, recipe, keys)
     with Stores() as stores:
-        feed, deadline = None, None
+        loaders, deadline = None, None
         if prepared.activations is None:
-            feed = _image_feed(prepared, images, stores, listen)
+            loaders = _image_loaders(prepared, images, stores, listen)
         if recipe.time is not None and resumed is None:
             deadline = prepared.started + seconds_of(recipe.time)
             epochs = decide_on_main(
@@ -105,7 +105,9 @@ def run_stages(
             state.decided["epochs"] = max(1, epochs)
             recipe = change(recipe, epochs=max(1, epochs))
         if prepared.activations is not None:
-            feed = _activation_feed(prepared, recipe, prepared.activations, images, stores, listen)
+            loaders = _activation_loaders(
+                prepared, recipe, prepared.activations, images, stores, listen
+            )
         setup = Setup(
             model=prepared.model,
             backbone=prepared.backbone,
@@ -113,7 +115,7 @@ def run_stages(
             depths=prepared.depths,
             freezing=prepared.freezing,
             accelerator=prepared.accelerator,
-            feed=feed or _image_feed(prepared, images, stores, listen),
+            loaders=loaders or _image_loaders(prepared, images, stores, listen),
             origin=origin,
             task=task,
             baseline=task.baseline(plan.val_counts, plan.val_images),
@@ -171,15 +173,15 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
         with examined_store() as store:
             remember(store, splits.examined)
     return _Images(
-        plain=ImageDataset(Bases(splits.train, seen.prepare, keys=keys.train), targets),
+        plain=ImageDataset(DecodedImages(splits.train, seen.prepare, keys=keys.train), targets),
         views=ImageDataset(
-            Bases(splits.train, augmented.prepare, keys=keys.train),
+            DecodedImages(splits.train, augmented.prepare, keys=keys.train),
             targets,
             augmented.augment,
             seed=recipe.seed,
             views=recipe.views or None,
         ),
-        val=ImageDataset(Bases(splits.val, seen.prepare, keys=keys.val), val_targets),
+        val=ImageDataset(DecodedImages(splits.val, seen.prepare, keys=keys.val), val_targets),
         seen=seen,
         augmented=augmented,
     )
@@ -300,7 +302,7 @@ class _Probing:
             if getattr(recipe, name) is not None:
                 continue
             changed = ImageDataset(
-                Bases(
+                DecodedImages(
                     [samples[n] for n in some.tolist()],
                     transform.prepare,
                     keys=[self._keys.train[n] for n in some.tolist()],
@@ -327,7 +329,9 @@ class _Probing:
         return decided
 
 
-def _image_feed(prepared: Prepared, images: _Images, stores: Stores, listen: Listener) -> Feed:
+def _image_loaders(
+    prepared: Prepared, images: _Images, stores: Stores, listen: Listener
+) -> Loaders:
     """Images from files, decoded once where the copies fit into the cache."""
     recipe, accelerator = prepared.plan.recipe, prepared.accelerator
     for dataset, transform in ((images.views, images.augmented), (images.val, images.seen)):
@@ -338,7 +342,7 @@ def _image_feed(prepared: Prepared, images: _Images, stores: Stores, listen: Lis
             together(partial(bases.fill, progress))
         except CacheError as error:
             listen(Note(text=f"images are not cached any further: {error}", warning=True))
-    return image_feed(
+    return image_loaders(
         images.views,
         images.val,
         prepared.plan.preprocess,
@@ -352,14 +356,14 @@ def _say_progress(listen: Listener, done: int, total: int) -> None:
     listen(Progress(what="images", done=done, total=total))
 
 
-def _activation_feed(
+def _activation_loaders(
     prepared: Prepared,
     recipe: Recipe,
     boundary: Boundary,
     images: _Images,
     stores: Stores,
     listen: Listener,
-) -> Feed | None:
+) -> Loaders | None:
     """Activations of all that training and validation will see; None where they can't be kept."""
     accelerator, model = prepared.accelerator, prepared.model
     views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
@@ -400,7 +404,7 @@ def _activation_feed(
         except CacheError as error:
             listen(Note(text=f"activations are not cached: {error}", warning=True))
             return None
-    return activation_feed(
+    return activation_loaders(
         images.views,
         images.val,
         train_store=kept[0],

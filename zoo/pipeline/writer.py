@@ -51,7 +51,7 @@ from zoo.training.state import TrainingState
 AFTER_PLAN = "by the probe's cross-validation, or the time that was left"
 
 
-class Keeper:
+class RunWriter:
     """Writes a run's folder, in the main process; elsewhere it only knows the state.
 
     Attributes:

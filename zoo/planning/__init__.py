@@ -133,7 +133,7 @@ def prepare(
     """Everything up to the first step: what a dry run does. Writes nothing.
 
     Args:
-        recipe: What the run is told; one that goes on: as resolved when it began, with changes.
+        recipe: As asked for; of a run that is resumed: as resolved when it began, with changes.
         given: Fields that were given as options or arguments.
         out: The run folder; None for a new one below `runs/`.
         resumed: Where the values of a run that goes on came from; the folder holds it already.

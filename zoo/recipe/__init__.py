@@ -1,4 +1,4 @@
-"""The recipe: everything that a run is told, flat and typed. Field = key = flag."""
+"""The recipe: all settings of a run, flat and typed. Field = key = flag."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACKAGED = {f.stem: f for f in sorted(Path(__file__).with_name("packaged").glob(
 #: Of a whole number; whatever is above is a slip or worse.
 _MOST = 10**9
 
-#: Wrong keys and values that are told at once.
+#: Wrong keys and values that are reported at once.
 _MOST_PROBLEMS = 20
 
 #: Fields by what they are about, for help and documentation.
@@ -79,7 +79,7 @@ SECTIONS = {
 
 
 class Recipe(BaseModel):
-    """What `zoo finetune` is told. docs/defaults.md says how the defaults were measured.
+    """The settings of `zoo finetune`. docs/defaults.md says how the defaults were measured.
 
     Raises:
         pydantic.ValidationError: A wrong value. `make_recipe` gives the friendlier RecipeError.

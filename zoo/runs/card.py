@@ -71,7 +71,7 @@ The best epoch was chosen on the held-out images, so expect a little less on new
     run = zoo.load({str(folder)!r})
     run.predict("photo.jpg")
 
-`model.safetensors` alone is enough for these. `recipe.toml` holds everything the run was told.
+`model.safetensors` alone is enough for these. `recipe.toml` holds all settings.
 
 ## Images
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from zoo.data.decoded import Bases
+from zoo.data.decoded import DecodedImages
 from zoo.data.extensions import Misnamed
 from zoo.data.sources import Source, open_source
 from zoo.data.sources.layout import is_val_name, left_out, normal_name
@@ -105,7 +105,7 @@ def evaluate(
     splits, source = _images(info, data, split, strict=strict, follow_links=follow_links)
     task, indices = TASKS[info.task], list(range(len(info.class_names)))
     targets = task.targets(splits.indices(splits.val), len(indices))
-    bases = Bases(splits.val, eval_transform(info.preprocess).prepare)
+    bases = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
     logits = predict_logits(model, eval_batches(bases), info.preprocess)
     predicted = task.decide(logits)
     precision, recall, f1, support = precision_recall_fscore_support(

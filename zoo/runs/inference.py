@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.backbone import Preprocess
 from zoo.data.dataset import Batches, ImageDataset, Loaded, eval_loader, raising
-from zoo.data.decoded import Bases
+from zoo.data.decoded import DecodedImages
 from zoo.data.transforms import to_input
 from zoo.errors import RunError
 from zoo.machine.memory import in_parts
@@ -26,7 +26,7 @@ def eval_batch_size(preprocess: Preprocess) -> int:
     return max(1, min(BATCH_SIZE, BATCH_SIZE * 512 * 512 // (height * width)))
 
 
-def eval_batches(bases: Bases, workers: int = 0) -> Batches:
+def eval_batches(bases: DecodedImages, workers: int = 0) -> Batches:
     """Batches of bases, in their order, as `predict_logits` takes them."""
     size = eval_batch_size(bases.prepare.preprocess)
     return eval_loader(ImageDataset(bases), batch_size=size, workers=workers)

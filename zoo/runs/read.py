@@ -134,7 +134,7 @@ class Run:
         given = _as_list(images)
         paths = [Path(each) if isinstance(each, str | Path) else None for each in given]
         bases = [self.prepare(each) for each in given]
-        return self.predict_bases(bases, paths, top_k=top_k, threshold=threshold)
+        return self.predict_prepared(bases, paths, top_k=top_k, threshold=threshold)
 
     def prepare(self, image: AnyImage) -> np.ndarray:
         """The pixels (H, W, 3) uint8 that the model sees of an image, resized and cropped.
@@ -146,7 +146,7 @@ class Run:
         prepare = eval_transform(preprocess).prepare
         return prepare(_rgb(image, preprocess.value_range))
 
-    def predict_bases(
+    def predict_prepared(
         self,
         bases: Sequence[np.ndarray],
         paths: Sequence[Path | None],

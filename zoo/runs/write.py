@@ -183,9 +183,7 @@ def write_recipe(folder: Path, recipe: Recipe, origins: Mapping[str, str]) -> No
         recipe: As resolved.
         origins: Where each value came from, which becomes a comment behind it.
     """
-    heading = (
-        "Everything this run was told. Run it again with:\n  zoo finetune --recipe recipe.toml"
-    )
+    heading = "All settings of this run. Run it again with:\n  zoo finetune --recipe recipe.toml"
     write_file(folder / RECIPE, dump_recipe(recipe, heading, origins).encode())
 
 

@@ -22,7 +22,7 @@ Forward = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feed:
+class Loaders:
     """Batches, and how one becomes the network's output.
 
     Attributes:
@@ -40,7 +40,7 @@ class Feed:
     image_size: tuple[int, int] | None
 
 
-def image_feed(
+def image_loaders(
     train: ImageDataset,
     val: ImageDataset,
     preprocess: Preprocess,
@@ -48,14 +48,14 @@ def image_feed(
     batch_size: int,
     workers: int,
     device: torch.device,
-) -> Feed:
+) -> Loaders:
     """Images go through the whole network."""
     batches, sampler = train_loader(train, batch_size=batch_size, seed=train.seed, workers=workers)
 
     def outputs(forward: Forward, pixels: Tensor) -> Any:
         return forward(to_input(pixels, preprocess, device))
 
-    return Feed(
+    return Loaders(
         train=batches,
         sampler=sampler,
         val=eval_loader(val, batch_size=eval_batch_size(preprocess), workers=workers),
@@ -64,7 +64,7 @@ def image_feed(
     )
 
 
-def activation_feed(
+def activation_loaders(
     train: ImageDataset,
     val: ImageDataset,
     *,
@@ -74,7 +74,7 @@ def activation_feed(
     boundary: Boundary,
     batch_size: int,
     device: torch.device,
-) -> Feed:
+) -> Loaders:
     """Cached activations go through what comes after the boundary; the order of images is as ever.
 
     They come from memory maps, so no processes of their own load them.
@@ -86,7 +86,7 @@ def activation_feed(
     def outputs(forward: Forward, rows: Tensor) -> Any:
         return replay(model, boundary, rows.to(device, non_blocking=True), forward)
 
-    return Feed(
+    return Loaders(
         train=batches,
         sampler=sampler,
         val=eval_loader(

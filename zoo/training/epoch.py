@@ -43,7 +43,7 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
     waiting = _Waiting(_left(loop.batches, state.epoch_step))
     data_seconds = state.data_seconds
     objective = Objective(
-        outputs_of=partial(setup.feed.outputs, loop.model),
+        outputs_of=partial(setup.loaders.outputs, loop.model),
         loss_of=partial(
             _loss,
             task=setup.task,

@@ -21,7 +21,7 @@ from zoo.models.groups import parameter_groups
 from zoo.models.optim import make_optimizer
 from zoo.recipe import Recipe
 from zoo.tasks import Baseline, Task
-from zoo.training.batches import Feed
+from zoo.training.batches import Loaders
 from zoo.training.snapshot import Clock, Save, Snapshot, restore, take
 from zoo.training.state import Seen, TrainingState, count_steps_again, seen_so_far
 from zoo.training.stopping import StopRequest
@@ -38,7 +38,7 @@ class Setup:
         depths: Of the model.
         freezing: How many of them are frozen in which epoch.
         accelerator: Places model and batches.
-        feed: Batches for training and validation.
+        loaders: Batches for training and validation.
         origin: The state dict that training begins with, on the CPU.
         task: Gives loss and metrics.
         baseline: What ignoring the val images reaches.
@@ -53,7 +53,7 @@ class Setup:
     depths: Depths
     freezing: Freezing
     accelerator: Accelerator
-    feed: Feed
+    loaders: Loaders
     origin: Mapping[str, Tensor]
     task: Task
     baseline: Baseline
@@ -154,7 +154,7 @@ class Loop:
         freeze_parameters(trainable, setup.depths, frozen)
         # prepare() makes calling the model compute in mixed precision; validation is in full.
         validated = model.forward
-        wrapped, optimizer, batches = accelerator.prepare(model, optimizer, setup.feed.train)
+        wrapped, optimizer, batches = accelerator.prepare(model, optimizer, setup.loaders.train)
         weights = setup.class_weights
         if resumed is not None:
             restore(resumed, model, state, optimizer, accelerator)

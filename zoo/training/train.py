@@ -101,7 +101,7 @@ def _begin_epoch(loop: Loop) -> None:
     loop.kept_at = state.step
     if state.probed and not state.step:
         scale_head(setup.model, setup.backbone, setup.recipe.probe_scale)
-    setup.feed.sampler.epoch = loop.epoch
+    setup.loaders.sampler.epoch = loop.epoch
     before, frozen = loop.frozen, setup.freezing.frozen(loop.epoch)
     if frozen != before:
         loop.freeze(frozen)
@@ -172,7 +172,7 @@ def _validate(loop: Loop) -> _Result:
     """
     setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
     measure = partial(
-        validate, setup.model, setup.feed, loop.validated, setup.task, loop.control.listen
+        validate, setup.model, setup.loaders, loop.validated, setup.task, loop.control.listen
     )
     val, share = measure(), 1.0
     if not (math.isfinite(val.loss) and is_finite(setup.model)):

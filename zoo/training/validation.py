@@ -13,11 +13,11 @@ from zoo.events import Listener, Note
 from zoo.machine.processes import together
 from zoo.runs.inference import all_logits
 from zoo.tasks import Metrics, Task
-from zoo.training.batches import Feed, Forward
+from zoo.training.batches import Forward, Loaders
 
 
 def validate(
-    model: nn.Module, feed: Feed, forward: Forward, task: Task, listen: Listener
+    model: nn.Module, loaders: Loaders, forward: Forward, task: Task, listen: Listener
 ) -> Metrics:
     """The metrics in full precision, as `zoo evaluate` computes them.
 
@@ -28,7 +28,7 @@ def validate(
     targets: list[Tensor] = []
 
     def noting_targets() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, batch_targets in raising(feed.val):
+        for batch, batch_targets in raising(loaders.val):
             targets.append(batch_targets)
             yield batch, batch_targets
 
@@ -36,7 +36,7 @@ def validate(
         lambda: all_logits(
             model,
             noting_targets(),
-            lambda batch: feed.outputs(forward, batch),
+            lambda batch: loaders.outputs(forward, batch),
             lambda text: listen(Note(text=text, warning=True)),
         )
     )

@@ -188,13 +188,11 @@ def _state_dict_in(content: object, path: Path) -> StateDict:
         content = nested[0] if len(nested) == 1 else content
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds no state dict but {type(content).__name__}")
-    strangers = [
-        str(k) for k, v in content.items() if not isinstance(v, torch.Tensor) or k != str(k)
-    ]
-    if strangers:
+    others = [str(k) for k, v in content.items() if not isinstance(v, torch.Tensor) or k != str(k)]
+    if others:
         raise WeightsError(
-            f"{path} holds no plain state dict: {', '.join(strangers[:5])} "
-            f"{'is no named tensor' if len(strangers) == 1 else 'are no named tensors'}"
+            f"{path} holds no plain state dict: {', '.join(others[:5])} "
+            f"{'is no named tensor' if len(others) == 1 else 'are no named tensors'}"
         )
     if all(str(k).startswith("module.") for k in content):
         return {str(k).removeprefix("module."): v for k, v in content.items()}

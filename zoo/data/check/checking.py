@@ -133,13 +133,15 @@ def _examined(
     with examined_store() as store:
         for start in range(0, len(files), _BATCH):
             batch = files[start : start + _BATCH]
-            found = examine_files(batch, store, partial(_told, progress, start, len(files)))
+            found = examine_files(batch, store, partial(_report, progress, start, len(files)))
             not_remembered = not_remembered or remember(store, found.values())
             examined.update(found)
     return examined, not_remembered
 
 
-def _told(progress: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
+def _report(
+    progress: Callable[[int, int], None] | None, before: int, total: int, done: int
+) -> None:
     if progress:
         progress(before + done, total)
 

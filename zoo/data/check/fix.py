@@ -100,13 +100,13 @@ def fix(checked: Checked, target: Path) -> Fixed:
     files = [p for p in files if not lacking & {p, *map(str, PurePosixPath(p).parents)}]
     for path in folder_links:
         reason = "a link to a folder; of that only the images that training uses are copied"
-        astray = _astray(path, checked)
-        left_out.append(astray or LeftOut(path=path, kind="link", reason=reason))
+        refused_links = _refused(path, checked)
+        left_out.append(refused_links or LeftOut(path=path, kind="link", reason=reason))
     kept = []
     for path in files:
-        astray = _astray(path, checked)
-        if astray is not None:
-            left_out.append(astray)
+        refused_links = _refused(path, checked)
+        if refused_links is not None:
+            left_out.append(refused_links)
         elif not (root / path).is_file():
             reason = "no regular file, nor a link to one"
             left_out.append(LeftOut(path=path, kind="no-file", reason=reason))
@@ -197,7 +197,7 @@ def _files(checked: Checked) -> tuple[list[str], list[str]]:
     return sorted(files - {LEFT_OUT}), sorted(links)
 
 
-def _astray(path: str, checked: Checked) -> LeftOut | None:
+def _refused(path: str, checked: Checked) -> LeftOut | None:
     """Why a link is not copied as what it leads to; None if it is, or is no link."""
     listing = checked.listing
     if not (listing.root / path).is_symlink():

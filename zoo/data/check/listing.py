@@ -98,8 +98,10 @@ def list_data(root: Path, *, follow_links: bool = False) -> Listing:
             for label, files in found.images.items()
             for file, path in zip(files, names_below(root, files), strict=True)
         ]
-        astray = {Path(link.path) for link in found.links}
-        class_dirs = [folder for folder in visible_folders(split_dir) if folder not in astray]
+        refused_links = {Path(link.path) for link in found.links}
+        class_dirs = [
+            folder for folder in visible_folders(split_dir) if folder not in refused_links
+        ]
         folders[split] = tuple(dict.fromkeys(normal_name(folder.name) for folder in class_dirs))
     listing = Listing(
         root=root,
@@ -137,8 +139,8 @@ def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
     def refuse(error: OSError) -> None:
         raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
 
-    told = {LEFT_OUT, *(image.path for image in listing.images)}
-    told |= {link.path for link in listing.links}
+    listed = {LEFT_OUT, *(image.path for image in listing.images)}
+    listed |= {link.path for link in listing.links}
     for parent, names, files in os.walk(listing.root, onerror=refuse):
         folder = Path(parent)
         below = "" if folder == listing.root else f"{_below(listing.root, folder)}/"
@@ -147,7 +149,7 @@ def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
         names[:] = sorted(name for name in names if not is_hidden(name))
         # Only what is in no class folder is looked at, which is little as a rule.
         for name in sorted(name for name in files if not is_hidden(name)):
-            if below + name not in told:
+            if below + name not in listed:
                 _kind(listing, folder / name, split_dirs).append(below + name)
 
 

@@ -78,21 +78,23 @@ def split_folders(root: Path, reach: Reach) -> Layout:
     used = [
         link for link in refused if link.leads != "out" or Path(link.path) in (train, val, test)
     ]
-    astray = {Path(link.path): link for link in used}
-    if train in astray:
-        because = left_out(describe([astray[train]]))
+    refused_links = {Path(link.path): link for link in used}
+    if train in refused_links:
+        because = left_out(describe([refused_links[train]]))
         raise DataError(f"no images to learn from in {root}{because}")
     others = sorted(f.name for f in folders.values() if f not in (train, val, test))
     notes = [f"{root}: not used beside {train.name}: {', '.join(others)}"] if others else []
-    if test is not None and test not in astray and not visible_folders(test):
+    if test is not None and test not in refused_links and not visible_folders(test):
         notes.append(f"{shown(test)} is not used: it has no class folders")
         test = None
-    if test in astray:
+    if test in refused_links:
         test = None
-    if val is None or val in astray:
+    if val is None or val in refused_links:
         notes.append(f"{root} has no val folder: a part of {train.name} is held out")
         val = None
-    return Layout(train=train, val=val, test=test, notes=tuple(notes), links=tuple(astray.values()))
+    return Layout(
+        train=train, val=val, test=test, notes=tuple(notes), links=tuple(refused_links.values())
+    )
 
 
 def class_images(folder: Path, reach: Reach) -> ClassFolders:
@@ -106,11 +108,11 @@ def class_images(folder: Path, reach: Reach) -> ClassFolders:
     notes = []
     passed_over: list[Path] = []
     refused = _refused_below(folder, reach)
-    astray = {Path(link.path): link for link in refused}
+    refused_links = {Path(link.path): link for link in refused}
     class_dirs = visible_folders(folder)
     links = [link for link in refused if link.leads != "out" or Path(link.path) in class_dirs]
     for class_dir in class_dirs:
-        if class_dir in astray:
+        if class_dir in refused_links:
             continue
         images, others, nested, out = _sorted_out(class_dir, reach)
         links += out

@@ -67,7 +67,7 @@ def refused_link(link: Path, reach: Reach) -> Link | None:
 
 
 def describe(found: Sequence[Link]) -> list[str]:
-    """Which links are not followed and what to do: a line for each way to lead astray.
+    """Which links are not followed and what to do: a line for each way to lead refused_links.
 
     Args:
         found: Of a data folder.
