@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -116,8 +117,38 @@ def test_what_is_no_logger_or_lacks_its_library_is_said_before_anything_begins(p
     result = CliRunner().invoke(main, ["finetune", "--data", str(photos), "--logger", "wandbb"])
     assert result.exit_code == 2
     assert "no logger 'wandbb'" in result.stderr
-    assert "failing, missing, tensorboard, told" in result.stderr
+    assert "failing, missing, mlflow, tensorboard, told, wandb" in result.stderr
     with pytest.raises(PluginError, match="logger missing needs a_tracker"):
         zoo.finetune(photos, out="run", loggers=["missing"], **FIELDS)
     listed = CliRunner().invoke(main, ["plugins"])
     assert "logger failing, logger missing, logger told" in listed.stdout
+
+
+@pytest.fixture
+def mlflow(monkeypatch):
+    """MLflow, writing into the folder of the test."""
+    library = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", Path("mlruns").absolute().as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return library
+
+
+def test_mlflow_has_the_settings_and_the_metrics_of_a_resumed_run(photos, mlflow):
+    with pytest.raises(Crash):
+        zoo.finetune(photos, out="run", loggers=["mlflow"], listen=crash_at(5, StepEnd), **FIELDS)
+    mlflow.end_run("KILLED")  # as the end of the process does
+    run = zoo.resume("run", loggers=["mlflow"])
+    client = mlflow.MlflowClient()
+    (found,) = client.search_runs([client.get_experiment_by_name("zoo").experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "run"
+    assert float(found.data.params["lr"]) == run.info.recipe.lr
+    logged = client.get_metric_history(found.info.run_id, "loss/val")
+    expected = [(3 * int(row["epoch"]), float(row["val_loss"])) for row in metrics(run.path)]
+    assert [(m.step, m.value) for m in logged] == [(s, pytest.approx(v)) for s, v in expected]
+
+
+def test_a_tracker_that_is_not_installed_is_named(photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(PluginError, match="logger wandb needs wandb, which is not installed"):
+        zoo.finetune(photos, loggers=["wandb"], **FIELDS)

@@ -1,0 +1,82 @@
+"""Loggers for MLflow and Weights & Biases, by accelerate's trackers: `--logger mlflow`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import zoo
+from zoo.events import EpochEnd, RunEnd, RunStart, StepEnd
+
+#: In the run folder, the id by which a resumed run goes on with the same run of the tracker.
+ID = "{library}.id"
+
+
+@zoo.hookimpl
+def zoo_loggers() -> Mapping[str, Callable[[], Tracker]]:
+    """One for each tracker."""
+    return {library: partial(Tracker, library) for library in ("mlflow", "wandb")}
+
+
+class Tracker:
+    """Logs the recipe as configuration, and metrics by the number of training steps.
+
+    The tracker's own environment variables say where to (`MLFLOW_TRACKING_URI`, `WANDB_MODE` ...);
+    the experiment or project is called `zoo`. A resumed run goes on with the tracker's run. Steps
+    that were logged after its checkpoint are logged again with MLflow, and ignored by W&B.
+
+    Args:
+        library: `mlflow` or `wandb`.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+
+    def __init__(self, library: str) -> None:
+        importlib.import_module(library)
+        self._library = library
+        self._tracker: Any = None
+        self._step = 0
+
+    def __call__(self, event: object) -> None:
+        """Log an event."""
+        match event:
+            case RunStart():
+                self._step = event.step
+                self._begin(event)
+            case StepEnd():
+                self._step = (event.epoch - 1) * event.steps + event.step
+                values = {"step/lr_backbone": event.lr_backbone, "step/lr_head": event.lr_head}
+                if event.loss is not None:
+                    values["step/loss"] = event.loss
+                self._tracker.log(values, step=self._step)
+            case EpochEnd():
+                split_names = (name.split("_", 1) for name in event.metrics)
+                tags = [f"{metric}/{split}" for split, metric in split_names]
+                values = dict(zip(tags, event.metrics.values(), strict=True))
+                self._tracker.log({**values, "epoch": event.epoch}, step=self._step)
+            case RunEnd():
+                self._tracker.finish()
+
+    def _begin(self, event: RunStart) -> None:
+        from accelerate.tracking import MLflowTracker, WandBTracker
+
+        file = event.folder / ID.format(library=self._library)
+        known = _read(file) if event.resumed else None
+        name = event.folder.resolve().name
+        if self._library == "mlflow":
+            self._tracker = MLflowTracker("zoo", run_id=known, run_name=name)
+        else:
+            self._tracker = WandBTracker("zoo", name=name, id=known, resume="allow")
+        self._tracker.start()
+        run = self._tracker.tracker
+        file.write_text(run.info.run_id if self._library == "mlflow" else run.id)
+        if known is None:
+            self._tracker.store_init_configuration(dict(event.recipe))
+
+
+def _read(file: Path) -> str | None:
+    return file.read_text().strip() if file.is_file() else None
