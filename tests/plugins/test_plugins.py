@@ -179,7 +179,7 @@ def test_a_bare_name_of_several_plugins_is_refused(install):
         ("timm/resnet81", "nearest: timm/resnet18"),
         (
             "tim/resnet18",
-            "no plugin 'tim' is installed .*installed plugins: .*timm, torchvision, zoo",
+            "no plugin 'tim' is installed .*installed plugins: .*timm, torchvision, trackers, zoo",
         ),
         ("%%%", "`zoo backbones` lists all"),
     ],
