@@ -116,6 +116,19 @@ def test_what_is_left_out_of_a_table_is_said(images):
     assert any("columns that are not used: width" in note for note in splits.notes)
 
 
+def test_images_of_no_class_are_kept_where_labels_are_asked_for_one_by_one(images):
+    single = write(images, [*named(images), ("img/x.png", "")])
+    save_photo(images / "img/x.png", (9, 9, 9), 0)
+    for table, task in ((single, "multi-label"), (one_hot(images), "auto")):
+        splits = read_splits(open_source(table, task=task), val_split=0.25, seed=0)
+        assert [s.labels for s in (*splits.train, *splits.val) if s.name == "img/x.png"] == [()]
+
+
+def one_hot(images):
+    rows = [(path, int(label == "red"), int(label == "green")) for path, label in named(images)]
+    return write(images, [*rows, ("img/x.png", 0, 0)], ("path", "red", "green"), name="hot.csv")
+
+
 def test_parquet_is_read_as_csv_is(images):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

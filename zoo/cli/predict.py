@@ -84,7 +84,7 @@ def command(
     files, others = _files(images)
     write = partial(_WRITERS[form], several=several)
     done: list[Entry] = []
-    asked = {"top_k": top_k or 5, "threshold": 0.5 if threshold is None else threshold}
+    asked = {"top_k": top_k or 5} | ({} if threshold is None else {"threshold": threshold})
     try:
         write(_entries(loaded, files, others, asked, done))
     except KeyboardInterrupt:

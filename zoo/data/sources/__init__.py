@@ -34,7 +34,7 @@ def open_source(
         return DemoSource()
     path = expand(data)
     if is_file(path) and extension(path) in TABLES:
-        return TableSource(path, several=task != "single-label")
+        return TableSource(path, task=task)
     if not exists(path):
         for plugin in plugins.connect_all():
             for name, opener in plugins.declared(plugin, "zoo_sources").items():

@@ -63,25 +63,25 @@ class TableSource:
 
     Paths are relative to the table's folder, or absolute. Several labels of a cell are separated by
     `|`, `;` or `,`: the first of these that any cell has. An image in several rows has the labels
-    of all of them. Without labels is an image of no class where others have several; else its row
-    is left out.
+    of all of them. An image without labels is one of no class if the task is multi-label, each
+    column stands for a label, or another image has several; else its row is left out.
 
     Args:
         file: CSV (or TSV) in UTF-8 with a header, or Parquet.
-        several: False: a cell is one label, whatever it holds.
+        task: As in the recipe; `single-label`: a cell is one label, whatever it holds.
 
     Raises:
         DataError: It can't be read, or lacks a column or a value that is needed.
     """
 
-    def __init__(self, file: Path, *, several: bool = True) -> None:
+    def __init__(self, file: Path, *, task: str = "auto") -> None:
         self.name = str(file)
         self._notes: list[str] = []
         header, rows = _read(file)
         columns = _columns(file, header)
         if columns.label is not None and columns.each:
             self._notes.append(f"{file}: columns that are not used: {listed(columns.each)}")
-        samples = self._samples(file, columns, rows, several=several)
+        samples = self._samples(file, columns, rows, task)
         self._by_split = {
             split: [sample for sample, of in samples if of == split]
             for split in ("train", "val", "test")
@@ -101,11 +101,10 @@ class TableSource:
         file: Path,
         columns: _Columns,
         rows: Iterable[tuple[str, Mapping[str, str]]],
-        *,
-        several: bool,
+        task: str,
     ) -> list[tuple[Sample, str]]:
         rows = list(rows)
-        separator = _separator(columns, rows) if several else None
+        separator = _separator(columns, rows) if task != "single-label" else None
         if separator and separator != SEPARATORS[0]:  # which might be part of a name
             self._notes.append(f"{file}: labels of a cell are separated by {separator!r}")
         by_name: dict[str, tuple[Sample, str]] = {}
@@ -136,7 +135,9 @@ class TableSource:
             self._notes.append(f"{file}: {text}")
         found = list(by_name.values())
         lacking = [each for each in found if not each[0].labels]
-        if lacking and not any(len(sample.labels) > 1 for sample, _ in found):
+        negatives = task == "multi-label" or columns.label is None
+        negatives = negatives or any(len(sample.labels) > 1 for sample, _ in found)
+        if lacking and not negatives:
             self._notes.append(f"{file}: rows without a label are left out: {len(lacking)}")
             found = [each for each in found if each[0].labels]
         return found
