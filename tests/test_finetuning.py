@@ -44,7 +44,7 @@ def test_the_run_folder_holds_what_it_promises(run, split_photos):
     assert json.loads(details["preprocess"])["size"] == 32
     assert details["sha256"] == sha256(run.path)
     recipe = tomllib.loads((run.path / "recipe.toml").read_text())
-    assert recipe["data"] == str(split_photos)
+    assert recipe["data"]["data"] == str(split_photos)
     assert tomllib.loads(details["recipe"]) == recipe
     rows = list(csv.DictReader((run.path / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -420,6 +420,14 @@ def test_each_value_says_where_it_came_from(photos):
     assert said["weight_decay"] == "decided: from random weights, with SGD"
     assert said["task"] == "decided: each image has one label"
     assert said["momentum"] == ""
+    assert [line for line in lines if line.startswith("[")] == [
+        "[data]",
+        "[model]",
+        "[training]",
+        "[optimizer]",
+        "[augmentation]",
+        "[machine]",
+    ]
 
 
 @pytest.mark.slow

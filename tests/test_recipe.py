@@ -155,8 +155,8 @@ data = "photos"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[training]\nlr = 0.5\n", r"lr in \[training\]: it belongs into \[optimizer\]"),
-        ("[training]\nlrr = 0.5\n", r"lrr in \[training\]: there is no such key"),
+        ("[training]\nlr = 0.5\n", r"lr in \[training\]: it belongs in \[optimizer\]"),
+        ("[training]\nlrr = 0.5\n", r"unknown key .lrr.; did you mean .lr."),
         ("lr = 0.1\n[optimizer]\nlr = 0.5\n", "lr is there twice"),
         ("[trainings]\nlr = 0.5\n", "unknown key 'trainings'"),
     ],

@@ -1,4 +1,4 @@
-"""The recipe: all settings of a run, flat and typed. Field = key = flag."""
+"""The recipe: all settings of a run, typed. A field is a key in a recipe file and a flag."""
 
 from __future__ import annotations
 
@@ -76,6 +76,9 @@ SECTIONS = {
     "Augmentation": ("augment", "hflip", "crop_scale"),
     "Machine": ("device", "precision", "deterministic", "workers", "cache_size", "cache_dtype"),
 }
+
+#: Fields by the name of their table in a recipe file.
+_FIELDS_OF = {title.split()[0].lower(): fields for title, fields in SECTIONS.items()}
 
 
 class Recipe(BaseModel):
@@ -366,14 +369,14 @@ def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Re
     """A recipe of these values.
 
     Args:
-        values: By field.
+        values: By field, at the top level or in sections.
         where: What they are of, for the message.
 
     Raises:
         RecipeError: Keys or values are wrong: all of them, at once.
     """
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(_flat(values, where=where))
     except ValidationError as error:
         wrong = error.errors()
         problems = [f"  {problem(e, list(Recipe.model_fields))}" for e in wrong[:_MOST_PROBLEMS]]
@@ -383,7 +386,7 @@ def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Re
 
 
 def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | None = None) -> str:
-    """The recipe as TOML that `make_recipe` reads back.
+    """The recipe as TOML in sections, which `make_recipe` reads back.
 
     Args:
         recipe: All its fields but those that are None are written.
@@ -391,11 +394,15 @@ def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | 
         origins: By field, becomes a comment behind the value; `default` does not.
     """
     lines = [f"# {line}" for line in heading.splitlines()]
-    for name, value in recipe.model_dump(exclude_none=True).items():
-        line = tomli_w.dumps({name: value}).rstrip()
-        origin = (origins or {}).get(name, "default")
-        lines.append(line if origin == "default" else f"{line}  # {printable(origin)}")
-    return "\n".join(lines) + "\n"
+    values = recipe.model_dump(exclude_none=True)
+    for section, fields in _FIELDS_OF.items():
+        lines += ["", f"[{section}]"]
+        for name in fields:
+            if name in values:
+                line = tomli_w.dumps({name: values[name]}).rstrip()
+                origin = (origins or {}).get(name, "default")
+                lines.append(line if origin == "default" else f"{line}  # {printable(origin)}")
+    return "\n".join(lines).lstrip() + "\n"
 
 
 def change(recipe: Recipe, **values: Any) -> Recipe:
@@ -404,20 +411,18 @@ def change(recipe: Recipe, **values: Any) -> Recipe:
 
 
 def _flat(values: Mapping[str, object], *, where: str) -> dict[str, object]:
-    """The values of a recipe file, whose keys may stand in tables of the names of `SECTIONS`.
+    """The values of a recipe file, whose keys may be at the top level or in the tables of sections.
 
     Raises:
         RecipeError: A key stands in the table of another section, or twice.
     """
-    sections = {title.split()[0].lower(): fields for title, fields in SECTIONS.items()}
     flat: dict[str, object] = {}
     for name, value in values.items():
-        table = value if isinstance(value, dict) and name in sections else {name: value}
+        table = value if isinstance(value, dict) and name in _FIELDS_OF else {name: value}
         for key, each in table.items():
-            if table is value and key not in sections[name]:
-                home = next((s for s, fields in sections.items() if key in fields), None)
-                hint = f"it belongs into [{home}]" if home else "there is no such key"
-                raise RecipeError(f"{where}: {key} in [{name}]: {hint}")
+            home = next((s for s, fields in _FIELDS_OF.items() if key in fields), None)
+            if table is value and home not in (name, None):
+                raise RecipeError(f"{where}: {key} in [{name}]: it belongs in [{home}]")
             if key in flat:
                 raise RecipeError(f"{where}: {key} is there twice")
             flat[key] = each
