@@ -44,6 +44,7 @@ KINDS = {
     "frozen, activations cached": {"train": "finetune", "freeze": 4, "epochs": 3},
     "stopped by patience": {"train": "finetune", "epochs": 9, "patience": 1, "lr": 1e-6},
     "batch norm trains": {"train": "finetune", "epochs": 2, "batch_norm": "train"},
+    "mixed and averaged": {"epochs": 2, "mixup": 0.2, "cutmix": 1.0, "ema_decay": 0.9},
 }
 
 

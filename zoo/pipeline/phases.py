@@ -39,6 +39,7 @@ from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 from zoo.tasks import TASKS, Metrics
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
+from zoo.training.mixing import batch_transform
 from zoo.training.setup import Control, Setup
 from zoo.training.snapshot import Snapshot, take
 from zoo.training.state import TrainingState
@@ -120,6 +121,7 @@ def run_stages(
             task=task,
             baseline=task.baseline(plan.val_counts, plan.val_images),
             class_weights=class_weights,
+            batch_transform=batch_transform(recipe, len(plan.class_names)),
             deadline=deadline,
         )
         train(setup, state, control, resumed)

@@ -235,7 +235,7 @@ class RunWriter:
 
     def _write_best(self, snapshot: Snapshot, end: EpochEnd) -> None:
         plan, backbone = self._prepared.plan, self._prepared.backbone
-        kept = interpolate(self.origin, snapshot.model, end.interpolation)
+        kept = interpolate(self.origin, snapshot.validated, end.interpolation)
         info = ModelInfo(
             backbone=plan.recipe.backbone,
             class_names=plan.class_names,

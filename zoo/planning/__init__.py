@@ -225,7 +225,7 @@ def prepare(
         out=folder,
         default_out=out is None,
     )
-    moments = 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer]
+    moments = 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer] + bool(recipe.ema_decay)
     decide_on_main(accelerator, lambda: check_room(folder, model, moments))
     listen(plan)
     return Prepared(

@@ -57,6 +57,9 @@ def plan_activations(
     if processes > 1:
         listen(Note(text="activations are not cached: several processes train together"))
         return None
+    if recipe.mixup or recipe.cutmix:
+        listen(Note(text="activations are not cached: each batch of images is mixed"))
+        return None
     frozen = freezing.always
     with frozen_meanwhile(model, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm):
         try:

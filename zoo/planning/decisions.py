@@ -73,6 +73,9 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
         text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
         listen(Note(text=text))
     if recipe.train == "probe":
+        for name in ("mixup", "cutmix", "ema_decay"):
+            if getattr(recipe, name):
+                listen(Note(text=f"{name} has no effect: only fine-tuning uses it"))
         resolver.replace("a probe trains the head alone", freeze="backbone")
     else:
         resolver.decide("after a probe", **PROBED)

@@ -72,8 +72,9 @@ SECTIONS = {
         "warmup_epochs",
         "label_smoothing",
         "class_weights",
+        "ema_decay",
     ),
-    "Augmentation": ("augment", "hflip", "crop_scale"),
+    "Augmentation": ("augment", "hflip", "crop_scale", "mixup", "cutmix"),
     "Machine": ("device", "precision", "deterministic", "workers", "cache_size", "cache_dtype"),
 }
 
@@ -146,6 +147,20 @@ class Recipe(BaseModel):
         "(0.2 with strong augmentation), or 0.6 if cross-validation of the probe shows that "
         "smaller crops lose the object.",
     )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Mixup in fine-tuning: alpha of the beta distribution from which shares are "
+        "drawn; 0: off.",
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="CutMix in fine-tuning: alpha of the beta distribution from which areas are "
+        "drawn; 0: off. With mixup too, each batch gets one of the two.",
+    )
     train: Literal["probe", "finetune", "probe+finetune"] = Field(
         "probe+finetune",
         description="probe: fit only the head, on features computed once; finetune: train by "
@@ -207,6 +222,13 @@ class Recipe(BaseModel):
         description="Class weights in the loss; balanced: inverse class frequency (multi-label: "
         "negatives by positives of each label); auto: balanced if balanced accuracy is the "
         "deciding metric, else none.",
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay per step of an exponential moving average of the weights, which is "
+        "validated and kept instead of the last weights, such as 0.99; 0: off.",
     )
     freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
         "none",

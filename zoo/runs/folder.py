@@ -58,7 +58,7 @@ def check_room(folder: Path, model: nn.Module, moments: int) -> None:
     Args:
         folder: The run folder.
         model: To be kept.
-        moments: Tensors that the optimizer keeps for each parameter.
+        moments: Tensors that a checkpoint holds for each parameter besides its value.
 
     Raises:
         RunError: They don't.

@@ -79,7 +79,8 @@ class MultiLabel:
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Whether all labels of an image are predicted and no other (N,)."""
-        return (self.decide(logits) == targets).all(dim=1)
+        # Targets of mixed images are shares.
+        return (self.decide(logits) == (targets >= THRESHOLD)).all(dim=1)
 
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
         """Mean average precision, macro F1 at a threshold of 0.5, exact matches, mean loss.

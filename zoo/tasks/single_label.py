@@ -15,7 +15,10 @@ from zoo.tasks.task import Baseline, Metrics
 
 @dataclass(frozen=True)
 class SingleLabel:
-    """Targets are class indices (N,) int64; metrics are defined as in scikit-learn."""
+    """Targets are class indices (N,) int64; metrics are defined as in scikit-learn.
+
+    Training may have mixed images: then targets are probabilities (N, classes) float32.
+    """
 
     name: str = "single-label"
     metrics: tuple[str, ...] = ("accuracy", "balanced-accuracy", "f1", "log-loss")
@@ -53,8 +56,8 @@ class SingleLabel:
         return cross_entropy(logits, targets, class_weights, label_smoothing=label_smoothing)
 
     def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-        """The weights of the classes."""
-        if class_weights is None:
+        """The weights of the classes; 1 for mixed images, as `cross_entropy` averages them."""
+        if class_weights is None or targets.ndim == 2:
             return torch.ones(len(targets), device=targets.device)
         return class_weights[targets]
 
@@ -71,8 +74,9 @@ class SingleLabel:
         return logits.argmax(dim=1)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether the most probable class is the right one (N,)."""
-        return logits.argmax(dim=1) == targets
+        """Whether the most probable class is the right one (N,): of mixed images, the largest."""
+        right = targets.argmax(dim=1) if targets.ndim == 2 else targets
+        return logits.argmax(dim=1) == right
 
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
         """Accuracy, balanced accuracy and F1 are means over images or classes.

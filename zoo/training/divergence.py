@@ -135,6 +135,9 @@ def _rewind(snapshot: Snapshot, why: str, loop: Loop) -> None:
     state = loop.state
     scale, rewinds, micro_batch = state.lr_scale / 2, state.rewinds + 1, state.micro_batch
     restore(snapshot, loop.setup.model, state, loop.optimizer, loop.setup.accelerator)
+    if loop.average is not None:
+        for name, tensor in snapshot.average.items():
+            loop.average[name].copy_(tensor)
     state.lr_scale, state.rewinds, state.micro_batch = scale, rewinds, micro_batch
     place = f"epoch {loop.epoch}, step {state.epoch_step}"
     loop.record(

@@ -69,6 +69,9 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
     whole = raising(waiting if accelerator.num_processes == 1 else _agreed(waiting))
     for step, (loaded, targets) in enumerate(whole, start=state.epoch_step + 1):
         set_rates(state.step)
+        if setup.batch_transform is not None:
+            seed = derive_seed(recipe.seed, "mix", state.step, accelerator.process_index)
+            loaded, targets = setup.batch_transform(loaded, targets, seed)
         sums = step_gradients(
             loop.model,
             objective,
@@ -88,6 +91,7 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
         loop.optimizer.step()
         loop.optimizer.zero_grad(set_to_none=True)
         state.step += 1
+        loop.update_average()
         state.epoch_step = step
         state.data_seconds = data_seconds + waiting.seconds
         waited = after_step(loop)

@@ -21,7 +21,9 @@ from zoo.models.groups import parameter_groups
 from zoo.models.optim import make_optimizer
 from zoo.recipe import Recipe
 from zoo.tasks import Baseline, Task
+from zoo.training.averaging import copied, update_average
 from zoo.training.batches import Loaders
+from zoo.training.mixing import BatchTransform
 from zoo.training.snapshot import Clock, Save, Snapshot, restore, take
 from zoo.training.state import Seen, TrainingState, count_steps_again, seen_so_far
 from zoo.training.stopping import StopRequest
@@ -43,6 +45,7 @@ class Setup:
         task: Gives loss and metrics.
         baseline: What ignoring the val images reaches.
         class_weights: Weight of each class in the loss (C,), or None.
+        batch_transform: Changes each training batch of images; None: nothing does.
         deadline: No epoch begins that would end after it, by `time.perf_counter`; None: as many
             as the recipe says.
     """
@@ -58,6 +61,7 @@ class Setup:
     task: Task
     baseline: Baseline
     class_weights: Tensor | None
+    batch_transform: BatchTransform | None
     deadline: float | None
 
 
@@ -93,6 +97,7 @@ class Loop:
         batches: Of (what is loaded, targets (N, ...)); an epoch.
         class_weights: Those of the setup, on the device.
         trainable: Parameters that may ever train, by name.
+        average: Moving average of the model's state dict, on the device; None without one.
         totals: (3,) on the device: what this process saw of the epoch, as in `Seen`.
         clock: When the next checkpoint within an epoch is due.
         frozen: Depths that are frozen now.
@@ -110,6 +115,7 @@ class Loop:
     batches: Batches
     class_weights: Tensor | None
     trainable: Sequence[tuple[str, nn.Parameter]]
+    average: dict[str, Tensor] | None
     totals: Tensor
     clock: Clock
     frozen: int
@@ -171,6 +177,7 @@ class Loop:
             batches=batches,
             class_weights=None if weights is None else weights.to(accelerator.device),
             trainable=trainable,
+            average=_average(model, recipe, resumed),
             totals=seen_so_far(state, accelerator),
             clock=Clock.of(recipe),
             frozen=frozen,
@@ -201,7 +208,20 @@ class Loop:
 
     def snapshot(self) -> Snapshot:
         """Of this moment; its tensors are no copies."""
-        return take(self.setup.model, self.state, self.optimizer, self.setup.accelerator)
+        return take(
+            self.setup.model, self.state, self.optimizer, self.setup.accelerator, self.average
+        )
+
+    def restart_average(self) -> None:
+        """Let the average begin at the model's present weights."""
+        if self.average is not None:
+            self.average = copied(self.setup.model)
+
+    def update_average(self) -> None:
+        """Move the average towards the model's weights, after a step."""
+        if self.average is not None:
+            decay = self.setup.recipe.ema_decay
+            update_average(self.average, self.setup.model, decay, self.state.step)
 
     def keep(self) -> None:
         """Keep a checkpoint within the epoch."""
@@ -224,3 +244,16 @@ class Loop:
             # when it is made. Without the mixed-precision wrapper, which would be wrapped again.
             bare = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.model = accelerator.prepare_model(bare)
+
+
+def _average(
+    model: nn.Module, recipe: Recipe, resumed: Snapshot | None
+) -> dict[str, Tensor] | None:
+    """The moving average that training goes on with, if the recipe has one."""
+    if not recipe.ema_decay:
+        return None
+    average = copied(model)
+    if resumed is not None:
+        for name, tensor in resumed.average.items():
+            average[name].copy_(tensor)
+    return average

@@ -17,7 +17,7 @@ from zoo.events import EpochEnd
 from zoo.recipe import Recipe
 from zoo.training.state import TrainingState
 
-_MODEL, _OPTIMIZER, _ORIGIN = "model/", "optimizer/", "origin/"
+_MODEL, _OPTIMIZER, _ORIGIN, _AVERAGE = "model/", "optimizer/", "origin/", "average/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Snapshot:
     (dropout), or of the epoch and the image (order, augmentation).
 
     Attributes:
-        tensors: `model/NAME` of its state dict, and `optimizer/PARAMETER/KEY`. They are not copies.
+        tensors: `model/NAME` of its state dict, `optimizer/PARAMETER/KEY`, and `average/NAME` of
+            the moving average, if there is one. They are not copies.
         state: Where training is.
         scaler: Of mixed precision in fp16; empty without.
         origin: The head that fine-tuning began with, by name, where a probe gave it; else empty.
@@ -67,10 +68,23 @@ class Snapshot:
     @property
     def model(self) -> dict[str, Tensor]:
         """The state dict of the model."""
+        return self._named(_MODEL)
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The moving average of the state dict; empty without one."""
+        return self._named(_AVERAGE)
+
+    @property
+    def validated(self) -> dict[str, Tensor]:
+        """The state dict that validation measures: the average, if there is one."""
+        return self.average or self.model
+
+    def _named(self, prefix: str) -> dict[str, Tensor]:
         return {
-            name.removeprefix(_MODEL): tensor
+            name.removeprefix(prefix): tensor
             for name, tensor in self.tensors.items()
-            if name.startswith(_MODEL)
+            if name.startswith(prefix)
         }
 
 
@@ -83,9 +97,11 @@ def take(
     state: TrainingState,
     optimizer: torch.optim.Optimizer | None = None,
     accelerator: Accelerator | None = None,
+    average: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
     """A snapshot of a bare model and, once there is one, of its optimizer (bare or prepared)."""
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors.update({f"{_AVERAGE}{name}": tensor for name, tensor in (average or {}).items()})
     if optimizer is not None:
         for name, parameter in model.named_parameters():
             for key, value in optimizer.state.get(parameter, {}).items():
@@ -106,10 +122,11 @@ def check_fits(snapshot: Snapshot, model: nn.Module) -> None:
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     given = {name: tensor.shape for name, tensor in snapshot.model.items()}
     differing = {name for name, _ in own.items() ^ given.items()}
-    differing |= {n for n, tensor in snapshot.origin.items() if own.get(n) != tensor.shape}
+    for other in (snapshot.origin, snapshot.average):
+        differing |= {n for n, tensor in other.items() if own.get(n) != tensor.shape}
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, tensor in snapshot.tensors.items():
-        if not name.startswith(_MODEL):
+        if not name.startswith((_MODEL, _AVERAGE)):
             parameter, _, _ = name.removeprefix(_OPTIMIZER).rpartition("/")
             if parameter not in parameters or tensor.shape not in (parameters[parameter], ()):
                 differing.add(name)

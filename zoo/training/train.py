@@ -17,6 +17,7 @@ from zoo.machine.processes import agree
 from zoo.models.freeze import train_mode
 from zoo.models.head import scale_head
 from zoo.tasks import Metrics
+from zoo.training.averaging import weights_of
 from zoo.training.divergence import (
     diverged,
     diverged_loss,
@@ -101,6 +102,8 @@ def _begin_epoch(loop: Loop) -> None:
     loop.kept_at = state.step
     if state.probed and not state.step:
         scale_head(setup.model, setup.backbone, setup.recipe.probe_scale)
+    if not state.step:
+        loop.restart_average()
     setup.loaders.sampler.epoch = loop.epoch
     before, frozen = loop.frozen, setup.freezing.frozen(loop.epoch)
     if frozen != before:
@@ -170,6 +173,11 @@ def _validate(loop: Loop) -> _Result:
     Raises:
         DivergenceError: Nothing finite is left, or no more than guessing.
     """
+    with weights_of(loop.setup.model, loop.average):
+        return _measure(loop)
+
+
+def _measure(loop: Loop) -> _Result:
     setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
     measure = partial(
         validate, setup.model, setup.loaders, loop.validated, setup.task, loop.control.listen
