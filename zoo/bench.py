@@ -204,8 +204,8 @@ def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) ->
         if not is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"{device} has too little memory for a batch of {batch_size}; "
-            f"try a smaller --batch-size or --image-size"
+            f"{device} has too little memory for a batch of {batch_size}",
+            hint="try a smaller `batch_size` or `image_size`",
         ) from error
     speeds = []
     for name, rate in rates.items():
@@ -273,8 +273,8 @@ def _first_call(step: Step, device: torch.device) -> float:
         raise
     except Exception as error:
         raise TrainingError(
-            f"torch.compile fails here: {type(error).__name__}: "
-            f"{str(error).partition(chr(10))[0]}; leave out --compile"
+            f"torch.compile fails here: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            hint="leave out `compile`",
         ) from error
     synchronise(device)
     return time.perf_counter() - started

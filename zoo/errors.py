@@ -4,11 +4,27 @@
 class ZooError(Exception):
     """Base of all errors that zoo raises on purpose; the CLI prints it and exits with code 2.
 
+    Settings are named in backquotes, as Python and recipes do: `image_size`, or `train=finetune`
+    with a value. The CLI prints their flags instead.
+
     Attributes:
+        text: What is wrong, and where.
+        hint: What to do about it; None where the text says all.
         shared: Whether each of several processes raises it, so that one alone needs to print it.
     """
 
     shared = False
+
+    def __init__(self, text: str = "", *, hint: str | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+
+    def __str__(self) -> str:
+        if self.hint is None:
+            return self.text
+        separator = "\n" if "\n" in self.text else "; "
+        return f"{self.text}{separator}{self.hint}"
 
 
 class RecipeError(ZooError):
@@ -58,8 +74,8 @@ class DivergenceError(TrainingError):
         step: The step, of all that were taken, at which it was seen.
     """
 
-    def __init__(self, text: str, step: int = 0) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, step: int = 0, *, hint: str | None = None) -> None:
+        super().__init__(text, hint=hint)
         self.step = step
 
 

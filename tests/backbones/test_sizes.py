@@ -241,13 +241,14 @@ def test_a_run_serves_as_weights_at_its_own_size_and_at_others(small_run, photos
         assert same == (size == 96)
 
 
-def test_the_command_line_names_backbone_size_and_reason(photos):
-    with pytest.raises(
-        SizeError,
-        match=r"timm/test_vit takes 160 x 160 pixels and can't be built for 100: 100 is no "
-        r"multiple of its patches' 16 pixels; try another --image-size",
-    ):
+def test_a_size_that_cannot_be_built_is_refused_with_backbone_size_and_reason(photos):
+    with pytest.raises(SizeError) as error:
         zoo.finetune(photos, **{**QUICK, "backbone": "timm/test_vit", "image_size": 100})
+    assert error.value.text == (
+        "backbone timm/test_vit takes 160 x 160 pixels and can't be built for 100: "
+        "100 is no multiple of its patches' 16 pixels"
+    )
+    assert error.value.hint == "try another `image_size`, or leave it out"
 
 
 def test_a_run_that_cannot_be_built_any_more_is_named(small_run, tmp_path):

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from tests.conftest import QUICK, TINY
 from zoo.cli import main
+from zoo.cli.words import with_flags
 from zoo.recipe import Recipe
 
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
@@ -40,7 +41,7 @@ def test_every_recipe_field_is_a_flag_with_its_default():
     for name, field in Recipe.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text
         # Lines are broken at hyphens too.
-        described = " ".join(field.description.split()).split(".")[0]
+        described = with_flags(" ".join(field.description.split())).split(".")[0]
         assert described.replace("- ", "-") in text.replace("- ", "-")
     assert "[default: efficientnet_lite0]" in text
 

@@ -63,6 +63,7 @@ def test_json_is_all_there_is_on_stdout_and_has_every_path(leaking):
     assert report["counts"]["val"] == {"ants": 4, "bees": 2}
     unreadable = next(f for f in report["findings"] if f["kind"] == "unreadable")
     assert len(unreadable["groups"]) == unreadable["count"] == 30
+    assert "--fix-to" in unreadable["advice"]
     assert "and 25 more" in zoo_("data", "check", leaking, code=1).stdout
 
 

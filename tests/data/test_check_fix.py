@@ -119,7 +119,7 @@ def test_links_out_of_the_folder_are_not_copied(linking, tmp_path):
     report = json.loads((tmp_path / "clean" / "left-out.json").read_text())
     said = {each["path"]: each["reason"] for each in report["left_out"]}
     assert str(tmp_path / "elsewhere" / "a.png") in said["ants/link.png"]
-    assert "--follow-links" in said["ants/link.png"]
+    assert "`follow_links`" in said["ants/link.png"]
     made = contents(tmp_path / "clean")
     assert made["ants/inside.png"] == contents(linking)[".pool/d.png"]
     assert "wasps/a.png" not in made

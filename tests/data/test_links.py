@@ -190,7 +190,7 @@ def test_a_train_folder_that_leads_out_ends_it_and_that_is_said(split_photos, tm
     for strict in (False, True):
         with pytest.raises(DataError) as error:
             read(root, strict=strict)
-        assert f"{root}/train to {split_photos}/train; --follow-links" in str(error.value)
+        assert f"{root}/train to {split_photos}/train; `follow_links`" in str(error.value)
     splits = read(root, follow_links=True)
     assert (len(splits.train), len(splits.val)) == (24, 12)
 

@@ -56,7 +56,7 @@ def test_a_column_says_the_split(images):
     table = write(images, rows, ("path", "label", "split"))
     splits = read(table)
     assert (len(splits.train), len(splits.val)) == (11, 11)
-    assert any("--split test" in note for note in splits.notes)
+    assert any("`split=test`" in note for note in splits.notes)
     tested = read_labelled(open_source(table), ["test"], ["green", "red"])
     assert len(tested.val) == 10
 

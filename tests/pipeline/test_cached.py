@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_said_and_changes_nothing(photos, kind, case):
     fields = start(**case)
     plain, _, _ = hear(photos, "plain", **fields, cache_size=0.0)
     small, notes, _ = hear(photos, "small", **fields, cache_size=1e-6)
-    assert any(f"{kind} are not cached: " in n and "--cache-size 1e-06 GB" in n for n in notes)
+    assert any(f"{kind} are not cached: " in n and "`cache_size=1e-06` GB" in n for n in notes)
     assert bytes_of(kind) == 0
     check_same(small, plain)
 

@@ -312,7 +312,8 @@ def test_resume_auto_begins_where_a_run_was_killed_before_its_first_checkpoint(p
 @pytest.mark.usefixtures("crashed")
 def test_without_resume_a_run_is_never_overwritten_and_the_way_on_is_said(photos):
     refused = zoo_("finetune", "--data", photos, "--out", "run", *flags(QUICK), code=2)
-    assert "zoo never overwrites one. To go on with it: zoo finetune --resume run" in refused.stderr
+    assert "--out run holds a run already" in refused.stderr
+    assert "to go on with it: zoo finetune --resume run" in refused.stderr
 
 
 def test_wrong_uses_of_resume_are_said(photos):
@@ -447,7 +448,7 @@ def test_a_loss_that_is_not_finite_names_where_and_how_fast(photos):
     with pytest.raises(
         TrainingError,
         match=r"the loss is nan in epoch 1, step 2 of 3; learning rates: backbone [0-9.e+]+, "
-        r"head [0-9.e+]+; try a smaller --lr or --head-lr-mult, or --on-nan rewind",
+        r"head [0-9.e+]+; try a smaller `lr` or `head_lr_mult`, or `on_nan=rewind`$",
     ):
         zoo.finetune(out="run", **fields)
 

@@ -104,7 +104,7 @@ def test_without_a_network_the_error_says_where_it_looked_and_the_ways_out(name,
         "looked in:",
         "then at:",
         "to fix this, one of:",
-        "--weights FILE",
+        "`weights=FILE`",
         "efficientnet_lite0",
     ):
         assert part in message

@@ -259,6 +259,7 @@ class Store:
 
     def _error(self, error: OSError) -> CacheError:
         return CacheError(
-            f"can't write to the cache in {self.path}: {error.strerror or error}; free space with "
-            f"`zoo cache clear`, or set ZOO_HOME to a writable folder with free space"
+            f"can't write to the cache in {self.path}: {error.strerror or error}",
+            hint="free space with `zoo cache clear`, or set ZOO_HOME to a writable folder with "
+            "free space",
         )

@@ -62,8 +62,10 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ZooError as error:
+            from zoo.cli.words import with_flags
+
             text = "\n".join([str(error), *getattr(error, "__notes__", ())])
-            failure = _Failure(text)
+            failure = _Failure(with_flags(text))
             if error.shared:
                 from zoo.machine.processes import report_once
 

@@ -20,6 +20,7 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
+from zoo.cli.words import with_flags
 from zoo.errors import Stopped
 from zoo.events import EpochEnd, Note, StepEnd
 from zoo.events import Progress as Done
@@ -106,10 +107,10 @@ class TrainingConsole:
         """Print an event."""
         match event:
             case Note(text=text, warning=True):
-                self.err.print(printable(f"! {text}", lines=True), style="bold yellow")
+                self.err.print(printable(f"! {with_flags(text)}", lines=True), style="bold yellow")
             case Note(text=text, detail=detail):
                 if self._verbose or not detail:
-                    self.say(text)
+                    self.say(with_flags(text))
             case Plan():
                 self._kind = TASKS[event.recipe.task]
                 baseline = self._kind.baseline(event.val_counts, event.val_images)

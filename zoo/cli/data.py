@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import number, print_facts, print_table, text
-from zoo.cli.words import count, echo, echo_json
+from zoo.cli.words import count, echo, echo_json, with_flags
 from zoo.io.files import expand
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_lin
     with _Bar() as bar:
         found = checked(folder, follow_links=follow_links, progress=bar)
     fixed = None if fix_to is None else fix(found, fix_to)
-    report = found.report
+    report = _with_flags(found.report)
     if report.not_remembered:
         echo(f"! not remembered for the next time: {report.not_remembered}", err=True)
     if form == "json":
@@ -90,6 +90,11 @@ def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_lin
             _print_fixed(fixed)
     if report.serious or (strict and any(f.severity == "warning" for f in report.findings)):
         raise SystemExit(1)
+
+
+def _with_flags(report: Report) -> Report:
+    findings = (replace(f, advice=with_flags(f.advice)) for f in report.findings)
+    return replace(report, findings=tuple(findings))
 
 
 class _Bar:

@@ -18,7 +18,7 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
-from zoo.cli.words import echo, echo_json, shown
+from zoo.cli.words import echo, echo_json, shown, with_flags
 
 if TYPE_CHECKING:
     from zoo.runs.evaluate import Evaluation, Split
@@ -81,7 +81,7 @@ def command(
         data, split=split, strict=strict, follow_links=follow_links
     )
     for problem in (*result.notes, *result.problems):
-        echo(f"! {shown(problem)}", err=True)
+        echo(f"! {with_flags(shown(problem))}", err=True)
     if form == "json":
         echo_json(asdict(result))
     else:

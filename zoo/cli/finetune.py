@@ -11,7 +11,7 @@ import click
 
 from zoo.cli.options import allocator_option
 from zoo.cli.start import starting
-from zoo.cli.words import echo
+from zoo.cli.words import echo, with_flags
 from zoo.errors import Stopped
 from zoo.io.files import expand
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
@@ -41,7 +41,7 @@ def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             type=None if kind is bool else kind,
             default=None,
             metavar=_METAVARS.get(name),
-            help=f"{field.description}{default}",
+            help=with_flags(f"{field.description}{default}"),
         )(command)
     return command
 

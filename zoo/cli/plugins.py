@@ -8,7 +8,7 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import label, print_table, text
-from zoo.cli.words import count, echo_json
+from zoo.cli.words import count, echo_json, with_flags
 
 if TYPE_CHECKING:
     from zoo.plugins import Plugin
@@ -35,7 +35,7 @@ def command(form: str) -> None:
                 "distribution": p.distribution,
                 "version": p.version,
                 "state": p.state,
-                "cause": p.cause,
+                "cause": with_flags(p.cause),
                 "backbones": len(p.backbones),
                 "left_out": len(p.left_out),
                 **_declared(p),
@@ -62,7 +62,7 @@ def _declared(plugin: Plugin) -> dict[str, list[str]]:
 
 def _state(plugin: Plugin) -> str:
     if plugin.state != "ok":
-        return f"{plugin.state}: {plugin.cause}"
+        return f"{plugin.state}: {with_flags(plugin.cause)}"
     parts = [f"{kind[:-1]} {name}" for kind, names in _declared(plugin).items() for name in names]
     if plugin.backbones or not parts:
         parts.insert(0, count(len(plugin.backbones), "backbone"))

@@ -11,7 +11,7 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import number, print_facts, print_table, text
-from zoo.cli.words import count, echo, echo_json, human_size
+from zoo.cli.words import count, echo, echo_json, human_size, with_flags
 
 if TYPE_CHECKING:
     from zoo.backbone import Backbone
@@ -178,7 +178,7 @@ def fetch(names: tuple[str, ...]) -> None:
             backbone = plugins.get(name)
             loaded = weights.load(backbone, "pretrained")
         except ZooError as error:
-            echo(f"! {name}: {error}", err=True)
+            echo(f"! {name}: {with_flags(str(error))}", err=True)
             failed.append(name)
             continue
         _warn(loaded.notes)

@@ -16,6 +16,11 @@ _OBEYED_IN_JSON = re.compile(
     "[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
 
+#: Options that a text of the core's may name and that are no field of a recipe.
+_OPTIONS = frozenset({"allow_changed", "compile", "fix_to", "no_plugin", "out", "split"})
+
+_SETTING = re.compile(r"`([a-z_]+)(?:=([^`]+))?`")
+
 
 def echo(text: str = "", *, err: bool = False) -> None:
     """Print text of one line or more, on stderr with `err`; what a terminal would obey is shown."""
@@ -52,6 +57,27 @@ def _json(value: object, *, indent: int | None = None) -> str:
 def shown(name: object) -> str:
     """A name that others gave, such as a class's or a file's, on one line."""
     return printable(str(name))
+
+
+def with_flags(text: str) -> str:
+    """A text of the core's, in which settings are named as in a recipe, with flags instead.
+
+    "use `image_size` or `train=finetune`" becomes "use --image-size or --train finetune".
+    Backquotes around anything else stay.
+    """
+    return _SETTING.sub(_as_flag, text)
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    from zoo.recipe import Recipe
+
+    name, value = found.groups()
+    if name not in _OPTIONS and name not in Recipe.model_fields:
+        return found[0]
+    flag = name.replace("_", "-")
+    if value == "false":
+        return f"--no-{flag}"
+    return f"--{flag}" if value in (None, "true") else f"--{flag} {value}"
 
 
 def human_size(size: float) -> str:

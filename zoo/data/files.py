@@ -70,7 +70,9 @@ def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
         # A file that was merely touched is looked into before it ends a run.
         touched = same is not None and (same.size, same.mtime_ns) != (now.st_size, now.st_mtime_ns)
         if same is not None and touched and _fingerprint(file).key != same.key:
-            raise DataError(f"{shown(path)} has changed since it was first read; start again")
+            raise DataError(
+                f"{shown(path)} has changed since it was first read", hint="start again"
+            )
         file.seek(0)
         return file.read(now.st_size)
 

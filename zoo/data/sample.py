@@ -57,5 +57,7 @@ class Sample:
                 f"not bytes"
             )
         if self.content is not None and image_key(data) != self.content.key:
-            raise DataError(f"{shown(self.name)} has changed since it was first read; start again")
+            raise DataError(
+                f"{shown(self.name)} has changed since it was first read", hint="start again"
+            )
         return data

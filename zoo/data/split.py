@@ -105,7 +105,7 @@ def read_splits(
     """
     found = _Found(strict, scan, [*source.notes], [*source.links])
     if "test" in source.splits:
-        found.notes.append("the test split is not used by training: evaluate with --split test")
+        found.notes.append("the test split is not used by training: evaluate with `split=test`")
     if "train" not in source.splits:
         raise DataError(f"{source.name} has no images to learn from{found.because()}")
     part = source.read("train")

@@ -160,7 +160,8 @@ def train_probe(
     views = len(features) // len(targets)
     with out_of_memory_as(
         f"{features.device} has too little memory to fit a probe to {len(features)} rows of "
-        f"{features.shape[1]} features; try fewer --views, another --device or --train finetune"
+        f"{features.shape[1]} features",
+        hint="try fewer `views`, another `device` or `train=finetune`",
     ):
         probe = fit_probe(
             features,

@@ -97,7 +97,7 @@ def fit_probe(
     if not bool(torch.isfinite(features).all()):
         raise TrainingError(
             "the backbone's features of some image are not finite; its weights may be damaged, "
-            "or --precision too low"
+            "or `precision` too low"
         )
     targets = targets.to(features.device)
     mean, scale = _standardisation(features)

@@ -163,7 +163,7 @@ def _with_room(
         listen(
             Note(
                 text=f"{kind} are not cached: {needed / _GIGABYTE:.3g} GB more fit neither into "
-                f"--cache-size {recipe.cache_size:g} GB nor, with a margin, onto the disk"
+                f"`cache_size={recipe.cache_size:g}` GB nor, with a margin, onto the disk"
             )
         )
     return None

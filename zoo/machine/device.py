@@ -39,7 +39,7 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
         TrainingError: The device's memory is too small for it.
     """
     with out_of_memory_as(
-        f"{device} has too little memory for the network; try a smaller backbone"
+        f"{device} has too little memory for the network", hint="try a smaller backbone"
     ):
         # torch's type declarations lack this overload.
         model.to(device, memory_format=_memory_format(device))  # type: ignore[call-overload]

@@ -62,14 +62,14 @@ def free_memory() -> None:
 
 
 @contextmanager
-def out_of_memory_as(message: str) -> Iterator[None]:
-    """Turn running out of memory into a TrainingError that says so in these words."""
+def out_of_memory_as(text: str, *, hint: str) -> Iterator[None]:
+    """Turn running out of memory into a TrainingError of this text and hint."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(message) from error
+        raise TrainingError(text, hint=hint) from error
 
 
 def in_parts(
@@ -102,8 +102,8 @@ def in_parts(
         left = left or rows
         if most == 1:
             raise TrainingError(
-                f"{device} has too little memory for {what} of a single image; "
-                f"free some of it, or use another --device or a smaller backbone"
+                f"{device} has too little memory for {what} of a single image",
+                hint="free some of it, or use another `device` or a smaller backbone",
             )
         free_memory()
         most = (most + 1) // 2

@@ -149,20 +149,21 @@ def together(do: Callable[[], T]) -> T:
     everywhere = exchange(_told(failure))
     if len(everywhere) == 1 and failure is not None:
         raise failure
-    ranks_of: dict[str, list[str]] = {}
-    for rank, told in enumerate(everywhere):
-        if told is not None:
-            ranks_of.setdefault(told[1], []).append(str(rank))
-    if not ranks_of:
+    failed = {str(rank): told for rank, told in enumerate(everywhere) if told is not None}
+    if not failed:
         return cast(T, done)
-    kind = next(told[0] for told in everywhere if told is not None)
+    kind = next(iter(failed.values()))[0]
+    ranks_of: dict[str, list[str]] = {}
+    for rank, (_, text, _) in failed.items():
+        ranks_of.setdefault(text, []).append(rank)
+    hints = dict.fromkeys(hint for *_, hint in failed.values() if hint is not None)
     text = "\n".join(
         text
         if len(ranks) == len(everywhere)
         else f"process {', '.join(ranks)} of {len(everywhere)}: {text}"
         for text, ranks in ranks_of.items()
     )
-    raise _shared(kind, text) from failure
+    raise _shared(kind, text, "; ".join(hints) or None) from failure
 
 
 def in_any(flag: bool) -> bool:
@@ -197,16 +198,16 @@ def _without_gpus() -> Any:  # torch declares a number beside its group
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
-def _told(error: ZooError | None) -> tuple[str, str] | None:
-    """What the others are told of an error: its kind, by the name that zoo.errors has, and text."""
+def _told(error: ZooError | None) -> tuple[str, str, str | None] | None:
+    """What the others are told of an error: its kind as zoo.errors names it, text and hint."""
     if error is None:
         return None
     kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
-    return kind.__name__, str(error)
+    return kind.__name__, error.text, error.hint
 
 
-def _shared(kind: str, text: str) -> ZooError:
-    error: ZooError = getattr(errors, kind)(text)
+def _shared(kind: str, text: str, hint: str | None) -> ZooError:
+    error: ZooError = getattr(errors, kind)(text, hint=hint)
     error.shared = True
     return error
 

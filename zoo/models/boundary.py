@@ -35,7 +35,7 @@ _RECORDED, _COMPARED = 3, 2
 
 
 @out_of_memory_as(
-    "too little memory to try where the network can be cut; try a smaller --image-size"
+    "too little memory to try where the network can be cut", hint="try a smaller `image_size`"
 )
 def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int, int]) -> Boundary:
     """The last place at which one tensor holds all that the rest of the network needs.

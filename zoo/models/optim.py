@@ -60,7 +60,7 @@ def rate_of(optimizer: torch.optim.Optimizer, part: str) -> float:
     return rates[-1] if rates else 0.0
 
 
-def smaller_rates(optimizer: torch.optim.Optimizer) -> str:
-    """The learning rates that a loss that isn't finite was reached with, and what to do."""
+def describe_rates(optimizer: torch.optim.Optimizer) -> str:
+    """The learning rates of both parts, in words."""
     rates = ", ".join(f"{part} {rate_of(optimizer, part):g}" for part in ("backbone", "head"))
-    return f"learning rates: {rates}; try a smaller --lr or --head-lr-mult"
+    return f"learning rates: {rates}"

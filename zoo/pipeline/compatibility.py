@@ -171,8 +171,8 @@ def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any])
     ]
     if changes:
         raise RunError(
-            f"the run {folder} is complete and can't be changed ({'; '.join(changes)}); "
-            f"start a new one from its recipe, or from its weights with --weights {folder}"
+            f"the run {folder} is complete and can't be changed ({'; '.join(changes)})",
+            hint=f"start a new one from its recipe, or from its weights with `weights={folder}`",
         )
 
 
@@ -183,12 +183,14 @@ def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allo
         RunError: Something differs that can't, or that was not allowed to.
     """
     if clashes:
-        raise RunError(f"the run {folder} can't go on with {'; '.join(clashes)}; start a new one")
+        raise RunError(
+            f"the run {folder} can't go on with {'; '.join(clashes)}", hint="start a new one"
+        )
     if changes and not allowed:
         listed = "".join(f"\n  {change}" for change in changes)
         raise RunError(
-            f"the run {folder} would not go on as it began:{listed}\n"
-            f"undo that, or say --allow-changed"
+            f"the run {folder} would not go on as it began:{listed}",
+            hint="undo that, or say `allow_changed`",
         )
 
 

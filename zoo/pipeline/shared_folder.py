@@ -46,9 +46,9 @@ def find_run(folder: Path, *, or_begin: bool = False) -> Checkpoint | None:
         try:
             checkpoint = read_run(folder)
         except RunError as error:
-            raise RunError(f"{error}; {_NEEDED}") from error
+            raise RunError(error.text, hint=_NEEDED) from error
         if _digest(checkpoint) != digest:
-            raise RunError(f"{folder} holds another run than for process 0; {_NEEDED}")
+            raise RunError(f"{folder} holds another run than for process 0", hint=_NEEDED)
         return checkpoint
 
     digest = decide_early(look)
@@ -79,7 +79,8 @@ def check_shared(folder: Path) -> None:
     if blind:
         error = RunError(
             f"the run folder {folder}, made by process 0 on {everywhere[0][0]}, is not seen by "
-            f"{', '.join(blind)}; {_NEEDED}"
+            f"{', '.join(blind)}",
+            hint=_NEEDED,
         )
         error.shared = True
         raise error

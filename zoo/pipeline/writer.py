@@ -110,7 +110,9 @@ class RunWriter:
         if checkpoint is None:
             return
         if read_run(self._folder).about != checkpoint.about:
-            raise RunError(f"another process has gone on with {self._folder} meanwhile; try again")
+            raise RunError(
+                f"another process has gone on with {self._folder} meanwhile", hint="try again"
+            )
         changes, clashes = changes_of_recipe(checkpoint, plan.recipe, plan.processes)
         changes += changes_of_data(self._folder, self._prepared.splits, keys)
         if checkpoint.about["weights_sha256"] != self._start["weights_sha256"]:

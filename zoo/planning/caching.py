@@ -35,7 +35,7 @@ def plan_probe(
         return probe_boundary(model, backbone, depths, preprocess.height_width)
     except BoundaryError as error:
         if resolver.asked("train"):
-            raise TrainingError(f"{error}; use --train finetune") from error
+            raise TrainingError(error.text, hint="use `train=finetune`") from error
         listen(Note(text=f"{error}: train = finetune"))
         resolver.replace("the head allows no probe", train="finetune")
         return None

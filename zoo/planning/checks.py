@@ -41,8 +41,8 @@ def check_forward(
     except Exception as error:
         raise TrainingError(
             f"backbone {backbone.name} can't take {height} x {width} pixels: "
-            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}; "
-            f"try another --image-size, or none"
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            hint="try another `image_size`, or none",
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -75,7 +75,7 @@ def plan_what_trains(
     train_mode(model, backbone, layers, frozen=freezing.always, batch_norm=recipe.batch_norm)
     if recipe.batch_size == 1 and learns_statistics(model):
         raise TrainingError(
-            "batch_size 1 gives batch norm no statistics to learn from; "
-            "use a larger --batch-size or --batch-norm frozen"
+            "batch_size 1 gives batch norm no statistics to learn from",
+            hint="use a larger `batch_size` or `batch_norm=frozen`",
         )
     return plan_groups(settings, layers, freezing, weight_decay=recipe.weight_decay)

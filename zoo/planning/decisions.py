@@ -53,7 +53,7 @@ def decide_for_demo(resolver: Resolver, backbone: Backbone, listen: Listener) ->
     if resolver.recipe.data is not None:
         return
     listen(
-        Note(text="no --data given: this is the demo, on scikit-learn's 1,797 handwritten digits")
+        Note(text="no `data` given: this is the demo, on scikit-learn's 1,797 handwritten digits")
     )
     fixed = backbone.preprocess.fixed_size
     changes = {k: v for k, v in DEMO.items() if not (fixed and k == "image_size")}
@@ -103,7 +103,9 @@ def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
     recipe = resolver.recipe
     found = f"{several} images have several labels, {none} have none"
     if recipe.task == "single-label" and several + none:
-        raise RecipeError(f"task is single-label, but {found}; leave --task out, or correct them")
+        raise RecipeError(
+            f"task is single-label, but {found}", hint="leave `task` out, or correct them"
+        )
     if recipe.task != "auto":
         return
     task = "multi-label" if several + none else "single-label"
@@ -253,7 +255,7 @@ def warn_of_slow_precision(precision: str, device: torch.device, listen: Listene
         listen(
             Note(
                 text="this CPU has no bfloat16: torch computes it by other means, up to hundreds "
-                "of times more slowly than --precision fp32",
+                "of times more slowly than `precision=fp32`",
                 warning=True,
             )
         )

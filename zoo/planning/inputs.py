@@ -44,7 +44,7 @@ def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     try:
         backbone = resized(backbone, size)
     except SizeError as error:
-        raise SizeError(f"{error}; try another --image-size, or leave it out") from error
+        raise SizeError(error.text, hint="try another `image_size`, or leave it out") from error
     text = f"{backbone.name} is built for {size} x {size} pixels instead of {old}"
     if recipe.weights != "none":
         text += "; pretrained position embeddings are resampled"

@@ -247,7 +247,7 @@ def _is_own(plugin: Plugin) -> bool:
 
 
 def _disabled(plugin: Plugin) -> Plugin:
-    return replace(plugin, state="disabled", cause=f"by {DISABLE} or --no-plugin")
+    return replace(plugin, state="disabled", cause=f"by {DISABLE} or `no_plugin`")
 
 
 def _duplicate(plugin: Plugin) -> Plugin:

@@ -61,7 +61,8 @@ def get(name: str) -> Backbone:
     if failed is not None:
         raise PluginError(
             f"plugin {failed}, which may mean backbone {name!r}, can't be used: "
-            f"{failed.state}: {failed.cause}; give the full name, PLUGIN/{name}"
+            f"{failed.state}: {failed.cause}",
+            hint=f"give the full name, PLUGIN/{name}",
         )
     candidates = [p.backbones[f"{p.name}/{name}"] for p in load_all() if _declares(p, name)]
     if len(candidates) == 1:
@@ -69,7 +70,8 @@ def get(name: str) -> Backbone:
     if candidates:
         full_names = ", ".join(b.name for b in candidates)
         raise UnknownBackboneError(
-            f"backbone {name!r} is declared by several plugins: {full_names}; give the full name"
+            f"backbone {name!r} is declared by several plugins: {full_names}",
+            hint="give the full name",
         )
     if (resolved := _resolved_by_any(name)) is not None:
         return resolved

@@ -55,7 +55,9 @@ def write_package(name: str, folder: Path) -> Path:
     template = resources.files("zoo") / "plugin_template"
     try:
         if package.exists():
-            raise PluginError(f"{package} exists already; move it away, or choose another --out")
+            raise PluginError(
+                f"{package} exists already", hint="move it away, or choose another `out`"
+            )
         for target, source in _FILES.items():
             path = beside / Template(target).substitute(words)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,14 +78,16 @@ def module_name(name: str) -> str:
 
 def _refuse_taken(name: str, module: str) -> None:
     if module_name(name) == DISTRIBUTION.replace("-", "_"):
-        raise PluginError(f"the name {name!r} is taken by zoo itself; choose another")
+        raise PluginError(f"the name {name!r} is taken by zoo itself", hint="choose another")
     # As pip compares: neither case nor '-' and '_' tell two packages apart.
     for other in installed():
         if module_name(other) == module:
             raise PluginError(
-                f"the name {name!r} is taken by the installed plugin {found(other)}; choose another"
+                f"the name {name!r} is taken by the installed plugin {found(other)}",
+                hint="choose another",
             )
     if importlib.util.find_spec(module) is not None:
         raise PluginError(
-            f"the name {name!r} is taken: a module {module} is installed; choose another"
+            f"the name {name!r} is taken: a module {module} is installed",
+            hint="choose another",
         )

@@ -178,7 +178,7 @@ class Recipe(BaseModel):
     time: Annotated[str | None, BeforeValidator(check_time)] = Field(
         None,
         description="Time limit for the whole run, such as 90s, 10m or 2h: as many epochs as fit "
-        "after the probe (at most --epochs, or 30), estimated before the run starts.",
+        "after the probe (at most `epochs`, or 30), estimated before the run starts.",
     )
     batch_size: int | None = Field(
         None,
@@ -205,7 +205,7 @@ class Recipe(BaseModel):
         gt=0,
         le=1,
         description="Layer-wise learning-rate decay: factor from each depth of the backbone to "
-        "the one before it; the deepest has --lr.",
+        "the one before it; the deepest has `lr`.",
     )
     weight_decay: float = Field(
         0.05, ge=0, description="Weight decay, not applied to biases and norms."

@@ -150,7 +150,7 @@ def _images(
     """The images meant, as val, and which they are in words."""
     recipe = info.recipe
     if split not in get_args(Split):
-        raise DataError(f"split is {split!r}; give one of {', '.join(get_args(Split))}")
+        raise DataError(f"split is {split!r}", hint=f"give one of {', '.join(get_args(Split))}")
     given = recipe.data if data is None else str(data)
     own = data is None or (
         recipe.data is not None and os.path.realpath(data) == os.path.realpath(recipe.data)
@@ -190,8 +190,8 @@ def _of_training(
     if splits.class_names != tuple(map(normal_name, info.class_names)):
         raise DataError(
             f"{source.name} has other classes than when the run was trained on it: "
-            f"{listed(splits.class_names)} instead of {listed(info.class_names)}; "
-            f"--split all measures them as they are, --data names other images"
+            f"{listed(splits.class_names)} instead of {listed(info.class_names)}",
+            hint="`split=all` measures them as they are, `data` names other images",
         )
     changed = names_sha256(splits.val) != info.val_sha256
     if split == "train":

@@ -128,16 +128,16 @@ def _default_folders(recipe: Recipe) -> Iterator[Path]:
 
 def _refuse_if_used(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"--out {folder} is a file; give a folder that doesn't exist yet")
+        raise RunError(f"`out={folder}` is a file", hint="give a folder that doesn't exist yet")
     if has_checkpoint(folder):
         raise RunError(
-            f"--out {folder} holds a run already; zoo never overwrites one. "
-            f"To go on with it: zoo finetune --resume {shlex.quote(str(folder))}"
+            f"`out={folder}` holds a run already, and zoo never overwrites one",
+            hint=f"to go on with it: zoo finetune --resume {shlex.quote(str(folder))}",
         )
     if folder.is_dir() and any((folder / name).exists() for name in (MODEL, RECIPE, METRICS)):
-        raise RunError(f"--out {folder} holds a run already; zoo never overwrites one")
+        raise RunError(f"`out={folder}` holds a run already, and zoo never overwrites one")
     if folder.is_dir() and any(not _is_left_over(p) for p in folder.iterdir()):
-        raise RunError(f"--out {folder} is not empty; give a new or an empty folder")
+        raise RunError(f"`out={folder}` is not empty", hint="give a new or an empty folder")
 
 
 def _is_left_over(path: Path) -> bool:

@@ -258,7 +258,9 @@ def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
     try:
         backbone = plugins.get(info.backbone)
     except PluginError as error:
-        raise PluginError(f"{file} needs backbone {info.backbone}: {error}") from error
+        raise PluginError(
+            f"{file} needs backbone {info.backbone}: {error.text}", hint=error.hint
+        ) from error
     heads = [s for name, s in header.shapes.items() if in_head(name, backbone.head_paths)]
     classes = len(info.class_names)
     # Before the network is built, whose head takes memory for as many classes as it is told.
@@ -272,7 +274,7 @@ def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
         try:
             backbone = resized(backbone, info.preprocess.size)
         except SizeError as error:
-            raise RunError(f"{file}: {error}") from error
+            raise RunError(f"{file}: {error.text}", hint=error.hint) from error
     return backbone
 
 
@@ -308,7 +310,7 @@ def _as_list(images: Any) -> list[Any]:
 def _rgb(image: AnyImage, value_range: ValueRange | None) -> Image.Image:
     if isinstance(image, str | Path):
         if is_url(image) and not Path(image).exists():
-            raise DataError(f"{image} is a URL; download it, and give the file or its bytes")
+            raise DataError(f"{image} is a URL", hint="download it, and give the file or its bytes")
         return read_image(Path(image), value_range=value_range)
     if hasattr(image, "read"):
         image = image.read()

@@ -134,7 +134,7 @@ def check_stages_cover_all(subject: Subject) -> None:
     found = depths(subject.model, subject.backbone)
     if not found.declared:
         raise CheckSkipped(
-            "it declares no stages, so --layer-decay and --freeze up to a stage are refused"
+            "it declares no stages, so layer_decay and freezing up to a stage are refused"
         )
     if found.uncovered:
         raise CheckFailed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.errors import DivergenceError, NonFiniteError
-from zoo.models.optim import smaller_rates
+from zoo.models.optim import describe_rates
 from zoo.tasks import Baseline
 from zoo.training.setup import Loop
 from zoo.training.snapshot import Snapshot, load_state, restore
@@ -21,6 +21,8 @@ _MOST_REWINDS = 10
 #: The mean loss of a window at which training has diverged, divided by that of guessing or by that
 #: of the first step, whichever is larger.
 _TIMES_WORSE = 3.0
+
+_SMALLER_RATES = "try a smaller `lr` or `head_lr_mult`"
 
 
 def window_loss(state: TrainingState, seen: Seen) -> float | None:
@@ -67,14 +69,13 @@ def fell_to_chance(score: float, state: TrainingState, baseline: Baseline) -> bo
 
 def diverged(what: str, loop: Loop) -> DivergenceError:
     """The error that says so, and where."""
-    text = f"{what} in {loop.where}; {smaller_rates(loop.optimizer)}"
-    return DivergenceError(text, loop.state.step)
+    return DivergenceError(_where(what, loop), loop.state.step, hint=_SMALLER_RATES)
 
 
 def non_finite(what: str, loop: Loop, *, step: int | None = None) -> NonFiniteError:
     """The error that says so, and where; of this step, or of the one given."""
-    text = f"{what} in {loop.where}; {smaller_rates(loop.optimizer)}, or --on-nan rewind"
-    return NonFiniteError(text, loop.state.step if step is None else step)
+    step = loop.state.step if step is None else step
+    return NonFiniteError(_where(what, loop), step, hint=f"{_SMALLER_RATES}, or `on_nan=rewind`")
 
 
 def recover(error: DivergenceError, loop: Loop) -> bool:
@@ -90,7 +91,7 @@ def recover(error: DivergenceError, loop: Loop) -> bool:
     recipe, state = loop.setup.recipe, loop.state
     if recipe.on_nan == "stop":
         raise error
-    what = str(error).partition(";")[0]
+    what = error.text.partition(";")[0]
     if recipe.on_nan == "restart" or not isinstance(error, NonFiniteError):
         if state.best_epoch or state.restarts >= _MOST_RESTARTS:
             if state.best_epoch is None:
@@ -107,12 +108,16 @@ def recover(error: DivergenceError, loop: Loop) -> bool:
         # No smaller rate changes what those weights give.
         raise NonFiniteError(
             f"{what}, with the very weights of the last checkpoint: they have run away before it, "
-            f"and going back to it does not help; start a new run with a smaller --lr or "
-            f"--head-lr-mult",
+            f"and going back to it does not help",
             error.step,
+            hint="start a new run with a smaller `lr` or `head_lr_mult`",
         ) from error
     _rewind(kept, what, loop)
     return True
+
+
+def _where(what: str, loop: Loop) -> str:
+    return f"{what} in {loop.where}; {describe_rates(loop.optimizer)}"
 
 
 def _restart(why: str, loop: Loop) -> None:

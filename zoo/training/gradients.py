@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ def step_gradients(
             micro_batch = (tried + 1) // 2
             more = _how_many(count, micro_batch, statistics)
             if more == parts:
-                raise TrainingError(_too_small(device, tried, statistics)) from error
+                raise _too_small(device, tried, statistics) from error
             left = leave_onednn(error)
         else:
             return StepSums(loss=loss, correct=correct, micro_batch=micro_batch)
@@ -162,7 +162,7 @@ def _accumulate(
             outputs = objective.outputs_of(piece)
             # What processes have begun together none can begin again alone.
             together = last and accelerator.num_processes > 1
-            with out_of_memory_as(_together(device)) if together else nullcontext():
+            with _out_of_memory_together(device) if together else nullcontext():
                 logits, loss = objective.loss_of(outputs, piece_targets)
                 if parts > 1:
                     loss = loss * share
@@ -182,19 +182,19 @@ def _seed(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def _together(device: torch.device) -> str:
-    return (
-        f"{device} ran out of memory while processes averaged their gradients; "
-        f"try a smaller --batch-size or --image-size"
+def _out_of_memory_together(device: torch.device) -> AbstractContextManager[None]:
+    return out_of_memory_as(
+        f"{device} ran out of memory while processes averaged their gradients",
+        hint="try a smaller `batch_size` or `image_size`",
     )
 
 
-def _too_small(device: torch.device, images: int, statistics: bool) -> str:
+def _too_small(device: torch.device, images: int, statistics: bool) -> TrainingError:
     least = f"{images} images at a time" if images > 1 else "a single image at a time"
-    frozen = "--batch-norm frozen, " if statistics else ""
-    return (
-        f"{device} has too little memory to train on {least}; "
-        f"try {frozen}a smaller --image-size, a smaller backbone or --freeze backbone"
+    frozen = "`batch_norm=frozen`, " if statistics else ""
+    return TrainingError(
+        f"{device} has too little memory to train on {least}",
+        hint=f"try {frozen}a smaller `image_size`, a smaller backbone or `freeze=backbone`",
     )
 
 

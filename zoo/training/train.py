@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,7 +65,7 @@ def train(
         _begin_epoch(loop)
         try:
             with _interruptible(loop):
-                with deferring(control.stop), out_of_memory_as(_too_small(loop)):
+                with deferring(control.stop), _out_of_memory(loop):
                     train_epoch(loop, _after_step)
                     loop.add_up()
                 result = _validate(loop)
@@ -223,7 +223,7 @@ def _interruptible(loop: Loop) -> Iterator[None]:
     except RuntimeError as error:
         if "deterministic" in str(error):
             raise TrainingError(
-                f"{str(error).splitlines()[0]}; leave out --deterministic"
+                str(error).splitlines()[0], hint="leave out `deterministic`"
             ) from error
         # A signal for all of the run's processes ends those that load images right away.
         if stop.signum is None or "DataLoader worker" not in str(error):
@@ -238,8 +238,8 @@ def _interruptible(loop: Loop) -> Iterator[None]:
         raise
 
 
-def _too_small(loop: Loop) -> str:
-    return (
-        f"{loop.setup.accelerator.device} has too little memory for a training step; "
-        f"try a smaller --batch-size, --image-size or backbone"
+def _out_of_memory(loop: Loop) -> AbstractContextManager[None]:
+    return out_of_memory_as(
+        f"{loop.setup.accelerator.device} has too little memory for a training step",
+        hint="try a smaller `batch_size`, `image_size` or backbone",
     )

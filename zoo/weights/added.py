@@ -131,11 +131,11 @@ def read_added(name: str, path: Path) -> StateDict:
     try:
         state_dict = read_state_dict(path)
     except WeightsError as error:
-        raise WeightsError(f"{error}; {anew}") from error
+        raise WeightsError(error.text, hint=anew) from error
     recorded = _details(path).get("sha256")
     if recorded is not None and tensors_sha256(state_dict) != recorded:
         raise WeightsError(
-            f"{path} is damaged: its tensors are not those that were recorded; {anew}"
+            f"{path} is damaged: its tensors are not those that were recorded", hint=anew
         )
     return state_dict
 

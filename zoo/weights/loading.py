@@ -77,9 +77,9 @@ def _load_pretrained(backbone: Backbone) -> LoadedWeights:
     found, notes = ask(backbone)
     if not found:
         raise WeightsError(
-            f"backbone {backbone.name} has no pretrained weights; start from --weights none, from "
-            f"--weights FILE, or put a file in with `zoo weights add {backbone.name} FILE`"
-            + "".join(f"\n{note}" for note in notes)
+            "\n".join([f"backbone {backbone.name} has no pretrained weights", *notes]),
+            hint="start from `weights=none`, from `weights=FILE`, or put a file in with "
+            f"`zoo weights add {backbone.name} FILE`",
         )
     answers: list[tuple[Place, WeightsUnavailableError]] = []
     for place in found:
@@ -122,7 +122,7 @@ def _from_file(backbone: Backbone, place: Place) -> LoadedWeights:
         except WeightsUnavailableError:
             raise
         except WeightsError as error:
-            raise WeightsError(f"weights of {place.by}: {error}") from error
+            raise WeightsError(f"weights of {place.by}: {error.text}", hint=error.hint) from error
         state_dict = read_state_dict(path)
     fitted = fit(backbone, state_dict, source=f"{path}, {place.by}")
     return LoadedWeights(state_dict=fitted, source=source, file=path)
@@ -145,12 +145,12 @@ def _unavailable(
         ]
     lines += [f"  also:       {note}" for note in notes]
     return WeightsUnavailableError(
-        "\n".join(lines) + f"\n"
-        f"  to fix this, one of:\n"
+        "\n".join(lines),
+        hint="  to fix this, one of:\n"
         f"    `zoo weights fetch {backbone.name}` on a machine with network access, then copy\n"
         f"    the cache here;\n"
         f"    `zoo weights add {backbone.name} FILE` if you have the weights as a file\n"
-        f"    (.safetensors or .pth), or --weights FILE for this run only;\n"
-        f"    --backbone efficientnet_lite0, whose weights are installed with zoo;\n"
-        f"    --weights none to train from random weights"
+        f"    (.safetensors or .pth), or `weights=FILE` for this run only;\n"
+        f"    `backbone=efficientnet_lite0`, whose weights are installed with zoo;\n"
+        f"    `weights=none` to train from random weights",
     )

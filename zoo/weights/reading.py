@@ -39,7 +39,9 @@ def read_state_dict(path: Path) -> StateDict:
         WeightsError: No such file, or no state dict can be read from it; or it is a run's, damaged.
     """
     if not is_file(path):
-        raise WeightsError(f"no weights file {path}; give pretrained, none, or an existing file")
+        raise WeightsError(
+            f"no weights file {path}", hint="give pretrained, none, or an existing file"
+        )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _state_dict_in(_unpickled(path), path)
@@ -60,7 +62,7 @@ def fit(backbone: Backbone, state_dict: StateDict, *, source: str) -> StateDict:
     try:
         given = plugins.convert(backbone, state_dict)
     except PluginError as error:
-        raise PluginError(f"{error} (from {source})") from error
+        raise PluginError(f"{error.text} (from {source})", hint=error.hint) from error
     model = plugins.build(backbone, None, False)
     try:
         model.load_state_dict(given)
@@ -94,7 +96,8 @@ def check_sha256(path: Path, expected: str) -> None:
     if not actual.startswith(expected.lower()):
         raise WeightsError(
             f"{path} is damaged or not what it should be: its SHA-256 is {actual}, "
-            f"published is {expected}; delete it and start again"
+            f"published is {expected}",
+            hint="delete it and start again",
         )
 
 

@@ -60,7 +60,7 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
                 "{} of val {is_are} in train too (leakage)",
                 found.leaks,
                 sum(photo.split == "val" for group in found.leaks for photo in group),
-                "val accuracy counts what was learnt by heart; --fix-to leaves them out of train",
+                "val accuracy counts what was learnt by heart; `fix_to` leaves them out of train",
             ),
             _finding(
                 "label-conflict",
@@ -68,7 +68,7 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
                 "{} lie{s} in more than one class",
                 found.conflicts,
                 len(found.conflicts),
-                "keep each in the class it belongs to; --fix-to leaves all its copies out",
+                "keep each in the class it belongs to; `fix_to` leaves all its copies out",
             ),
             _finding(
                 "near-leakage",
@@ -76,7 +76,7 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
                 "{} of val look{s} like one of train (leakage)",
                 found.near_leaks,
                 len({photo.path for g in found.near_leaks for photo in g if photo.split == "val"}),
-                "resized or edited copies, or pictures of one series: look at them; --fix-to "
+                "resized or edited copies, or pictures of one series: look at them; `fix_to` "
                 "leaves those of train out",
             ),
             _finding(
@@ -93,7 +93,7 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
                 "{} {is_are} the copy of another of the same class" + both,
                 found.duplicates,
                 sum(len(group) - 1 for group in found.duplicates),
-                "they weigh more than others; --fix-to keeps one of each",
+                "they weigh more than others; `fix_to` keeps one of each",
             ),
             _finding(
                 "near-duplicates",
@@ -124,7 +124,7 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             "error",
             "{} can't be read",
             unreadable,
-            "training leaves them out; replace them, or have --fix-to leave them out",
+            "training leaves them out; replace them, or have `fix_to` leave them out",
         ),
         _listed(
             "wrong-extension",
@@ -132,7 +132,7 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             "{} {is_are} of another format than the extension says",
             misnamed,
             "zoo reads them as what they are, other software may not; rename them, or have "
-            "--fix-to do so",
+            "`fix_to` do so",
         ),
         imbalance(good),
         _listed(
@@ -175,7 +175,7 @@ def imbalance(photos: Iterable[Photo]) -> Finding | None:
         text=f"class {most} has {highest} images, {least} only {lowest}: "
         f"{highest / lowest:.3g} times as many",
         count=len(counts),
-        advice="more images of small classes help most; --class-weights balanced weighs them up",
+        advice="more images of small classes help most; `class_weights=balanced` weighs them up",
     )
 
 

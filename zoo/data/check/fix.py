@@ -65,16 +65,18 @@ def check_target(root: Path, target: Path) -> Path:
         DataError: It is inside `root`, is there already, or its parent folder is not.
     """
     if not root.is_dir():
-        raise DataError(f"--fix-to copies folders, and {root} is none; correct the table itself")
+        raise DataError(
+            f"`fix_to` copies folders, and {root} is none", hint="correct the table itself"
+        )
     resolved = target.expanduser().resolve()
     if resolved.is_relative_to(root.resolve()):
-        raise DataError(f"--fix-to {target} is inside {root}; give a folder elsewhere")
+        raise DataError(f"`fix_to={target}` is inside {root}", hint="give a folder elsewhere")
     if resolved.exists() and not resolved.is_dir():
-        raise DataError(f"--fix-to {target} is a file; give a folder that doesn't exist yet")
+        raise DataError(f"`fix_to={target}` is a file", hint="give a folder that doesn't exist yet")
     if resolved.exists() and any(resolved.iterdir()):
-        raise DataError(f"--fix-to {target} is not empty; give a new or an empty folder")
+        raise DataError(f"`fix_to={target}` is not empty", hint="give a new or an empty folder")
     if not resolved.parent.is_dir():
-        raise DataError(f"--fix-to {target}: there is no folder {resolved.parent}")
+        raise DataError(f"`fix_to={target}`: there is no folder {resolved.parent}")
     return resolved
 
 
@@ -207,7 +209,7 @@ def _refused(path: str, checked: Checked) -> LeftOut | None:
         return None
     if link.leads == "circle":
         return LeftOut(path=path, kind="broken-links", reason="a link that leads in a circle")
-    reason = f"a link out of the folder, to {link.target}; --follow-links copies that"
+    reason = f"a link out of the folder, to {link.target}; `follow_links` copies that"
     return LeftOut(path=path, kind="outside-links", reason=reason)
 
 
@@ -216,8 +218,9 @@ def _check_room(root: Path, files: list[str], beside: Path, target: Path) -> Non
     free = shutil.disk_usage(beside).free
     if needed > free:
         raise DataError(
-            f"--fix-to {target} takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free "
-            f"there; give a folder on a larger disk"
+            f"`fix_to={target}` takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free "
+            f"there",
+            hint="give a folder on a larger disk",
         )
 
 

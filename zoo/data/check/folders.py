@@ -92,7 +92,7 @@ def of_listing(listing: Listing) -> list[Finding]:
             "error",
             f"{_links(len(outside))} out of the folder",
             outside,
-            "training leaves out what they lead to; copy that here, or follow it: --follow-links",
+            "training leaves out what they lead to; copy that here, or follow it: `follow_links`",
         ),
         (
             "broken-links",

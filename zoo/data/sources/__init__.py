@@ -19,7 +19,7 @@ __all__ = ["DemoSource", "FolderSource", "Part", "Source", "TableSource", "open_
 def open_source(
     data: str | Path | None, *, task: str = "auto", follow_links: bool = False
 ) -> Source:
-    """The source that `--data` names.
+    """The source that `data` names.
 
     Args:
         data: A folder, a CSV, TSV or Parquet file, or what a plugin takes; None for the demo.

@@ -219,7 +219,9 @@ def existing(root: Path) -> Path:
     if not is_folder:
         what = "is no folder" if exists else "does not exist"
         what = "is a URL, and must be downloaded first" if is_url(root) and not exists else what
-        raise DataError(f"data folder {root} {what}; give a folder with one subfolder per class")
+        raise DataError(
+            f"data folder {root} {what}", hint="give a folder with one subfolder per class"
+        )
     return root
 
 

@@ -77,7 +77,7 @@ def describe(found: Sequence[Link]) -> list[str]:
         "circle": "leading in a circle",
         "nowhere": "leading nowhere",
     }
-    advice = {"out": "; --follow-links uses what they lead to, or copy that into it"}
+    advice = {"out": "; `follow_links` uses what they lead to, or copy that into it"}
     lines = []
     for leads, way in ways.items():
         links = [link for link in found if link.leads == leads]
