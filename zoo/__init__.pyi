@@ -1,6 +1,7 @@
 from . import allocator, events, testing, weights
 from .backbone import Backbone, Head, LeftOut, Preprocess, Weights
 from .data.check import check_data
+from .data.issue import Issue
 from .data.sample import Sample
 from .data.sources import Part
 from .errors import Stopped, ZooError
@@ -18,6 +19,7 @@ __all__ = [
     "Backbone",
     "Finding",
     "Head",
+    "Issue",
     "LeftOut",
     "Part",
     "Prediction",

@@ -105,7 +105,6 @@ def zoo_sources() -> Mapping[str, Callable[[str], object]]:  # type: ignore[empt
 
         class AcmeSource:
             splits = ("train",)
-            notes = links = ()
 
             def __init__(self, data):
                 self.name, self._folder = data, acme.folder(data.removeprefix("acme:"))

@@ -60,10 +60,7 @@ def evaluated(monkeypatch):
                 for name in names
             ),
             confusion=tuple(map(tuple, confusion.tolist())),
-            notes=(),
-            unreadable=(),
-            misnamed=(),
-            links=(),
+            issues=(),
         )
         run = SimpleNamespace(evaluate=lambda *_, **__: result)
         monkeypatch.setattr("zoo.runs.read.load", lambda *_, **__: run)

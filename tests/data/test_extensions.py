@@ -59,11 +59,12 @@ def test_an_image_of_another_format_is_read_and_named(root, form, name):
     path.write_bytes(photo(form))
     splits = read(root)
     assert len(splits.train) + len(splits.val) == 31
-    assert [(each.path, each.format) for each in splits.misnamed] == [(str(path), form)]
-    assert splits.unreadable == ()
+    (issue,) = splits.issues
+    assert (issue.kind, issue.name, issue.left_out) == ("wrong-extension", str(path), False)
+    assert form in issue.reason
     with pytest.raises(DataError) as error:
         read(root, strict=True)
-    assert f"{path} is {form}" in str(error.value)
+    assert f"{path} (it holds {form})" in str(error.value)
     assert "--fix-to" in str(error.value)
 
 
@@ -94,7 +95,7 @@ def test_finetune_names_it_or_refuses_with_strict(root, cache_size):
     command = ["finetune", "--data", root, "--backbone", QUICK["backbone"], "--weights", "none"]
     command += ["--image-size", 32, "--dry-run", "--cache-size", cache_size]
     said = " ".join(zoo_(*command).output.split())
-    assert "! 3 images of another format than their extensions say, such as" in said
+    assert "! 3 images of another format than the extension says, such as" in said
     assert said.count("another format") == 1
     assert "--fix-to" in said
     # Also when what each file holds is remembered.
@@ -108,8 +109,12 @@ def test_evaluate_names_it_or_refuses_with_strict(run, root):
     command = ["evaluate", run.path, "--data", root]
     result = zoo_(*command, "--format", "json")
     assert json.loads(result.stdout)["images"] == 31
-    assert json.loads(result.stdout)["misnamed"] == [
-        {"path": str(root / "red" / "x.jpg"), "format": "PNG"}
+    assert json.loads(result.stdout)["issues"] == [
+        {
+            "kind": "wrong-extension",
+            "reason": "it holds PNG",
+            "name": str(root / "red" / "x.jpg"),
+        }
     ]
     assert "! 1 image of another format" in result.stderr
     assert "another format" in zoo_(*command, "--strict", code=2).stderr
@@ -135,7 +140,7 @@ def test_data_check_counts_and_names_it(tmp_path):
     assert {finding.kind for finding in report.findings} == {"wrong-extension"}
     splits = read(root)
     assert splits.class_names == ("ants", "bees", "wasps")
-    assert len(splits.misnamed) == 3
+    assert [issue.kind for issue in splits.issues] == ["wrong-extension"] * 3
 
 
 def test_a_renamed_image_is_judged_anew(tmp_path):

@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import save_photo
-from tests.data.reading import read_splits
+from tests.data.reading import of_kind, read_splits
 from tests.fuzz.images_support import within
 from zoo.cli import main
 from zoo.data.files import MAX_BYTES, fingerprint, read_file, shown
+from zoo.data.issue import describe
 from zoo.data.sources.layout import images_in
 from zoo.errors import DataError
 
@@ -86,13 +87,15 @@ def test_what_is_no_file_is_named_and_left_out(photos, tmp_path, run, make, reas
     problem = f"unreadable image {path}: {reason}"
     with within():
         splits = read(root, follow_links=True)
-    assert splits.unreadable == (problem,)
+    ((named, why),) = of_kind("unreadable", splits.issues)
+    assert f"unreadable image {named}: {why}" == problem
     assert len(splits.train) + len(splits.val) == 30
     with within(), pytest.raises(DataError) as strict:
         read(root, strict=True, follow_links=True)
     assert str(strict.value) == problem
     with within():
-        assert run.evaluate(root, split="all", follow_links=True).unreadable == (problem,)
+        evaluation = run.evaluate(root, split="all", follow_links=True)
+    assert evaluation.issues == splits.issues
     with within(), pytest.raises(DataError) as failed:
         run.predict(path)
     assert str(failed.value) == problem
@@ -128,7 +131,7 @@ def test_folders_of_the_system_are_no_classes(photos, tmp_path):
     assert read(root) == read(root, strict=True)
     assert read(root).class_names == ("blue", "green", "red")
     assert len(read(root).train) == 24
-    assert read(root).notes == ()
+    assert read(root).issues == ()
     assert len(images_in(root)) == 30
 
 
@@ -136,7 +139,9 @@ def test_folders_of_the_system_are_no_classes(photos, tmp_path):
 def test_a_file_that_may_not_be_read_is_named(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
     (root / "red" / "0.png").chmod(0)
-    assert read(root).unreadable == (f"unreadable image {root}/red/0.png: Permission denied",)
+    assert of_kind("unreadable", read(root).issues) == [
+        (str(root / "red" / "0.png"), "Permission denied")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +158,15 @@ def test_a_file_that_may_not_be_read_is_named(photos, tmp_path):
 def test_any_name_is_used_and_a_message_shows_it_on_one_line(photos, tmp_path, run, name, as_shown):
     root = shutil.copytree(photos, tmp_path / "data")
     shutil.copy(root / "red" / "0.png", root / "red" / name)
-    assert read(root).unreadable == ()
+    assert read(root).issues == ()
     assert any(s.name == f"red/{name}" for s in (*read(root).train, *read(root).val))
     (root / "red" / name).write_bytes(b"broken")
-    assert read(root).unreadable == (
-        f"unreadable image {root}/red/{as_shown}: cannot identify its format",
-    )
+    issues = read(root).issues
+    assert of_kind("unreadable", issues) == [
+        (str(root / "red" / name), "cannot identify its format")
+    ]
+    line = f"unreadable image {root}/red/{as_shown}: cannot identify its format"
+    assert describe(issues) == [line, "1 unreadable images left out"]
     result = predict(run, root / "red" / name)
     assert result.exit_code == 2
     assert [as_shown in line for line in result.stderr.splitlines()] == [True, False, True]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import COLOURS, make_photos, save_photo
-from tests.data.reading import read_labelled, read_splits
+from tests.data.reading import of_kind, read_labelled, read_splits
 from zoo.data.sources.layout import images_in
 from zoo.errors import DataError
 
@@ -56,13 +56,14 @@ def test_a_test_folder_chooses_no_model(split_photos, tmp_path):
     splits = read(root)
     assert splits.counts(splits.train) == [6, 6, 6]
     assert splits.counts(splits.val) == [2, 2, 2]
-    assert any("`split=test`" in note for note in splits.notes)
+    assert any("`split=test`" in reason for _, reason in of_kind("note", splits.issues))
     for image in (root / "test").rglob("*.png"):
         image.rename(root / "test" / f"{image.parent.name}-{image.name}")
     for folder in (root / "test").iterdir():
         if folder.is_dir():
             folder.rmdir()
-    assert "no class folders" in read(root).notes[0]
+    (issue,) = [issue for issue in read(root).issues if issue.name == str(root / "test")]
+    assert "no class folders" in issue.reason
 
 
 @pytest.mark.parametrize("name", ["cafe\u0301", "caf\u00e9 ", " caf\u00e9", "caf\u00e9"])
@@ -77,7 +78,7 @@ def test_class_names_that_look_the_same_are_one_class(split_photos, tmp_path, na
         shutil.copytree(root / "val" / name, root / "train" / name)
         splits = read(root)
         assert splits.counts(splits.train) == [8, 12, 8]
-        assert "look the same" in "".join(splits.notes)
+        assert "look the same" in splits.issues[0].reason
 
 
 def test_a_class_of_val_that_differs_by_case_is_named_beside_the_one_of_train(
@@ -99,7 +100,9 @@ def test_a_class_that_is_left_without_images_says_why(photos, tmp_path):
     (root / "red" / "0.NEF").rename(root / "red" / "0.png")
     for image in root.rglob("*.png"):
         image.write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"no readable images[\s\S]*unreadable image[\s\S]*8 more"):
+    with pytest.raises(
+        DataError, match=r"no readable images[\s\S]*unreadable image[\s\S]*11 unreadable"
+    ):
         read(root)
 
 
@@ -108,8 +111,12 @@ def test_a_train_folder_alone_is_split(split_photos, tmp_path):
     shutil.copytree(split_photos / "train", tmp_path / "data" / "extra")
     splits = read(tmp_path / "data")
     assert splits.counts(splits.val) == [2, 2, 2]
-    assert "not used beside train: extra" in splits.notes[0]
-    assert "has no val folder" in splits.notes[1]
+    assert [(issue.kind, issue.name, issue.left_out) for issue in splits.issues] == [
+        ("skipped", str(tmp_path / "data"), True),
+        ("note", str(tmp_path / "data"), False),
+    ]
+    assert "extra" in splits.issues[0].reason
+    assert "no val folder" in splits.issues[1].reason
 
 
 def test_labels_of_val_follow_the_names_not_the_order(split_photos, tmp_path):
@@ -134,19 +141,21 @@ def test_hidden_and_empty_folders_are_no_classes(photos, tmp_path):
     (root / "notes" / "a.txt").write_text("hello")
     splits = read(root)
     assert splits.class_names == ("blue", "green", "red")
-    assert [note.split("/")[-1] for note in splits.notes] == [
-        "empty is no class: it holds no images",
-        "notes is no class: it holds no images",
-        "data: skipped 1 .txt: not an image",
+    assert of_kind("skipped", splits.issues) == [
+        (str(root / "empty"), "not a class: it holds no images"),
+        (str(root / "notes"), "not a class: it holds no images"),
+        (str(root), "skipped 1 .txt: not an image"),
     ]
 
 
 def test_images_in_deeper_folders_are_said_not_to_count(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
     shutil.copytree(photos / "red", root / "deep" / "deeper")
-    assert "deep is no class: 10 images lie in its subfolders" in read(root).notes[0]
+    (issue,) = read(root).issues
+    assert issue.name == str(root / "deep")
+    assert "10 images lie in its subfolders" in issue.reason
     save_photo(root / "red" / "more" / "a.png", COLOURS["red"], 1)
-    assert any("red: 1 images lie in its subfolders" in note for note in read(root).notes)
+    assert str(root / "red") in {issue.name for issue in read(root).issues}
 
 
 def test_unreadable_images_are_named_and_left_out(photos, tmp_path):
@@ -154,7 +163,9 @@ def test_unreadable_images_are_named_and_left_out(photos, tmp_path):
     (root / "red" / "0.png").write_bytes(b"broken")
     splits = read(root)
     assert len(splits.train) + len(splits.val) == 29
-    assert [u for u in splits.unreadable if str(root / "red" / "0.png") in u]
+    assert [name for name, _ in of_kind("unreadable", splits.issues)] == [
+        str(root / "red" / "0.png")
+    ]
     with pytest.raises(DataError, match=r"unreadable image .*0\.png"):
         read(root, strict=True)
 
@@ -213,8 +224,8 @@ def test_files_that_no_decoder_knows_are_counted(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
     for name in ("a.jxl", "b.JXL", "noext", "c.eps"):
         (root / "red" / name).write_bytes(b"x")
-    assert "2 .jxl" in read(root).notes[0]
-    assert read(root).unreadable == ()
+    assert {issue.kind for issue in read(root).issues} == {"skipped"}
+    assert "2 .jxl" in read(root).issues[0].reason
 
 
 def test_file_names_that_are_no_text_are_fine_but_not_class_names(photos, tmp_path):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.image import is_image_name, read_image
+from zoo.data.image import read_image
+from zoo.data.sources.extensions import is_image_name
 from zoo.errors import DataError
 
 HEIGHT, WIDTH = 20, 30

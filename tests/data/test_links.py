@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import zoo
 from tests.conftest import COLOURS, QUICK, make_photos, save_photo
-from tests.data.reading import read_labelled, read_splits
+from tests.data.reading import of_kind, read_labelled, read_splits
 from tests.fuzz.images_support import within
 from zoo.cli import main
 from zoo.data.sources.layout import images_in
@@ -81,15 +81,14 @@ def test_a_link_out_of_the_folder_is_named_and_left_out(root, elsewhere, make, i
     splits = read(root)
     assert count(splits) == 30
     assert splits.class_names == tuple(COLOURS)
-    (left,) = splits.links
-    assert left.path == str(link)
-    assert left.leads == "out"
-    assert left.target == str(link.resolve())
+    (left,) = splits.issues
+    assert (left.kind, left.name, left.left_out) == ("outside-link", str(link), True)
+    assert str(link.resolve()) in left.reason
     with pytest.raises(DataError, match="1 link leading out of the data folder"):
         read(root, strict=True)
     followed = read(root, follow_links=True, strict=True)
     assert count(followed) == images
-    assert followed.links == ()
+    assert followed.issues == ()
 
 
 def relative_and_back(root: Path) -> None:
@@ -111,7 +110,7 @@ def test_a_link_that_stays_inside_is_followed(root, make):
     make(root)
     splits = read(root, strict=True)
     assert count(splits) > 30
-    assert splits.links == ()
+    assert splits.issues == ()
     assert splits == read(root, follow_links=True)
 
 
@@ -121,7 +120,7 @@ def test_a_file_in_a_linked_class_folder_may_still_lead_out(root, elsewhere):
     (root / ".pool" / "out.png").symlink_to(elsewhere / "red" / "0.png")
     (root / "violet").symlink_to(".pool")
     splits = read(root)
-    assert [link.path for link in splits.links] == [str(root / "violet" / "out.png")]
+    assert [issue.name for issue in splits.issues] == [str(root / "violet" / "out.png")]
     assert count(splits) == 32
 
 
@@ -132,7 +131,7 @@ def test_the_data_folder_itself_may_be_reached_through_a_link(root, tmp_path, el
     linked.symlink_to(root)
     splits = read(linked)
     assert count(splits) == 31
-    assert [link.path for link in splits.links] == [str(linked / "red" / "out.png")]
+    assert [issue.name for issue in splits.issues] == [str(linked / "red" / "out.png")]
 
 
 def test_links_in_circles_or_to_nothing_are_named_and_an_error_with_strict(root):
@@ -145,25 +144,25 @@ def test_links_in_circles_or_to_nothing_are_named_and_an_error_with_strict(root)
         splits = read(root, follow_links=follow_links)
         assert splits.class_names == tuple(COLOURS)
         assert count(splits) == 30
-        assert {Path(link.path).name: link.leads for link in splits.links} == {
-            "gone": "nowhere",
-            "loop": "circle",
-            "round": "circle",
-            "self": "circle",
+        assert {Path(issue.name).name: issue.kind for issue in splits.issues} == {
+            "gone": "broken-link",
+            "loop": "circular-link",
+            "round": "circular-link",
+            "self": "circular-link",
         }
         with pytest.raises(DataError) as error:
             read(root, follow_links=follow_links, strict=True)
         assert str(error.value).splitlines() == [
-            f"3 links leading in a circle, such as {root}/loop to loop",
-            f"1 link leading nowhere, {root}/gone to nowhere",
+            f"3 links leading in a circle, such as {root}/loop (leads to loop)",
+            f"1 link leading nowhere: {root}/gone (leads to nowhere)",
         ]
     assert len(images_in(root)) == 30
 
 
 def test_an_image_that_links_to_itself_is_unreadable(root):
     (root / "red" / "loop.png").symlink_to("loop.png")
-    (problem,) = read(root).unreadable
-    assert "loop.png: Too many levels of symbolic links" in problem
+    problem = (str(root / "red" / "loop.png"), "Too many levels of symbolic links")
+    assert of_kind("unreadable", read(root).issues) == [problem]
     with pytest.raises(DataError, match="Too many levels"):
         read(root, strict=True)
 
@@ -174,13 +173,16 @@ def test_a_loop_beside_train_and_val_is_named(split_photos, tmp_path):
     (root / "gone").symlink_to("nowhere")
     splits = read(root)
     assert (len(splits.train), len(splits.val)) == (24, 12)
-    assert sorted(Path(link.path).name for link in splits.links) == ["gone", "test"]
+    assert {Path(issue.name).name: issue.kind for issue in splits.issues} == {
+        "gone": "broken-link",
+        "test": "circular-link",
+    }
 
 
 def test_a_link_that_nothing_is_taken_from_is_not_spoken_of(root, elsewhere):
     (root / "labels.csv").symlink_to(save_photo(elsewhere / "x.png", (1, 2, 3), 0))
     (root / "red" / "deeper").symlink_to(elsewhere)
-    assert read(root, strict=True).links == ()
+    assert {issue.kind for issue in read(root, strict=True).issues} <= {"skipped"}
 
 
 def test_a_train_folder_that_leads_out_ends_it_and_that_is_said(split_photos, tmp_path):
@@ -190,7 +192,7 @@ def test_a_train_folder_that_leads_out_ends_it_and_that_is_said(split_photos, tm
     for strict in (False, True):
         with pytest.raises(DataError) as error:
             read(root, strict=strict)
-        assert f"{root}/train to {split_photos}/train; `follow_links`" in str(error.value)
+        assert f"{root}/train (leads to {split_photos}/train); `follow_links`" in str(error.value)
     splits = read(root, follow_links=True)
     assert (len(splits.train), len(splits.val)) == (24, 12)
 
@@ -200,10 +202,12 @@ def test_a_val_folder_that_leads_out_is_left_out_and_that_is_said(split_photos, 
     shutil.copytree(split_photos / "train", root / "train")
     (root / "val").symlink_to(split_photos / "val")
     splits = read(root)
-    assert len(splits.links) == 1
     assert count(splits) == 24
-    assert list(splits.notes) == [f"{root} has no val folder: a part of train is held out"]
-    with pytest.raises(DataError, match=r"1 link leading out .*/val to"):
+    assert [(issue.kind, issue.name) for issue in splits.issues] == [
+        ("outside-link", str(root / "val")),
+        ("note", str(root)),
+    ]
+    with pytest.raises(DataError, match=r"1 link leading out .*/val \(leads to"):
         read(root, strict=True)
     assert len(read(root, follow_links=True).val) == 12
     # What is asked for is val, and nothing of it remains.
@@ -260,11 +264,11 @@ def test_evaluate_leaves_links_out_or_follows_them(run, root, elsewhere):
     command = ["evaluate", run.path, "--data", root]
     result = zoo_(*command, "--format", "json")
     assert json.loads(result.stdout)["images"] == 30
-    assert json.loads(result.stdout)["links"] == [
+    assert json.loads(result.stdout)["issues"] == [
         {
-            "path": str(root / "red" / "out.png"),
-            "target": str(elsewhere / "red" / "0.png"),
-            "leads": "out",
+            "kind": "outside-link",
+            "reason": f"leads to {elsewhere / 'red' / '0.png'}",
+            "name": str(root / "red" / "out.png"),
         }
     ]
     assert "! left out: 1 link leading out of the data folder" in result.stderr

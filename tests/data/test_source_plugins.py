@@ -24,7 +24,6 @@ def zoo_sources():
 
 class TarSource:
     splits = ("train",)
-    notes = links = ()
 
     def __init__(self, data):
         self.name, self.file = data, data.removeprefix("tar:")
@@ -34,6 +33,7 @@ class TarSource:
             names = [member.name for member in tar if member.isfile()]
         return zoo.Part(
             name=self.name,
+            issues=[zoo.Issue(kind="skipped", name="red/a.txt", reason="not an image")],
             samples=[
                 zoo.Sample(
                     name=name,
@@ -69,6 +69,7 @@ def test_a_run_from_a_plugins_source_is_that_of_the_same_files(install, archive,
     run = zoo.finetune(f"tar:{archive}", out="tar", listen=events.append, **QUICK)
     warned = [e.text for e in events if isinstance(e, Note) and e.warning]
     assert any("unreadable image red/notes.png" in text for text in warned)
+    assert "red/a.txt: not an image" in warned
     plain = zoo.finetune(photos, out="plain", **QUICK)
     assert run.info.val_sha256 == plain.info.val_sha256
     assert run.info.val_metrics == plain.info.val_metrics

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import zoo
 from tests.conftest import COLOURS, QUICK, save_photo
+from tests.data.reading import of_kind
 from zoo.cli import main
 from zoo.data.sources import open_source
 from zoo.data.split import read_labelled, read_splits
@@ -56,7 +57,7 @@ def test_a_column_says_the_split(images):
     table = write(images, rows, ("path", "label", "split"))
     splits = read(table)
     assert (len(splits.train), len(splits.val)) == (11, 11)
-    assert any("`split=test`" in note for note in splits.notes)
+    assert any("`split=test`" in reason for _, reason in of_kind("note", splits.issues))
     tested = read_labelled(open_source(table), ["test"], ["green", "red"])
     assert len(tested.val) == 10
 
@@ -98,7 +99,8 @@ def test_rows_of_one_path_are_one_image(images):
     splits = read(write(images, rows))
     (image,) = [s for s in (*splits.train, *splits.val) if s.name == "img/red0.png"]
     assert image.labels == ("red", "round")
-    assert any("2 rows name an image of an earlier row" in note for note in splits.notes)
+    notes = of_kind("note", splits.issues)
+    assert any("2 rows name an image of an earlier row" in reason for _, reason in notes)
 
 
 def test_what_is_left_out_of_a_table_is_said(images):
@@ -110,10 +112,11 @@ def test_what_is_left_out_of_a_table_is_said(images):
     ]
     rows = [(*row, "7") for row in rows]
     splits = read(write(images, rows, ("path", "label", "width")))
-    assert len(splits.unreadable) == 2
-    assert "there is no such file" in splits.unreadable[0]
-    assert any("rows without a label are left out: 1" in note for note in splits.notes)
-    assert any("columns that are not used: width" in note for note in splits.notes)
+    unreadable = of_kind("unreadable", splits.issues)
+    assert [reason for _, reason in unreadable] == ["there is no such file"] * 2
+    skipped = " ".join(reason for _, reason in of_kind("skipped", splits.issues))
+    assert "rows without a label are left out: 1" in skipped
+    assert "columns that are not used: width" in skipped
 
 
 def test_images_of_no_class_are_kept_where_labels_are_asked_for_one_by_one(images):

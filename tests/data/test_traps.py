@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.reading import read_splits
+from tests.data.reading import of_kind, read_splits
 from tests.fuzz.images_support import grey_page, jpeg, png, png_chunk, tiff, with_segments, within
 from zoo.data import image as reading
 from zoo.data.headers import MAX_PIXELS
-from zoo.data.image import is_image_name, read_image
+from zoo.data.image import read_image
+from zoo.data.sources.extensions import is_image_name
 from zoo.errors import DataError
 
 
@@ -198,7 +199,9 @@ def test_animations_are_left_out_or_an_error_with_strict(photos, tmp_path):
     (root / "red" / "x.gif").write_bytes(frames("GIF"))
     splits = read_splits(root, val_split=0.2, seed=0)
     assert len(splits.train) + len(splits.val) == 30
-    assert f"{root}/red/x.gif: it holds several pictures" in splits.unreadable[0]
+    ((name, reason),) = of_kind("unreadable", splits.issues)
+    assert name == f"{root}/red/x.gif"
+    assert reason.startswith("it holds several pictures")
     with pytest.raises(DataError, match="several pictures"):
         read_splits(root, val_split=0.2, seed=0, strict=True)
 

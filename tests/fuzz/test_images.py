@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 
 import zoo
 from tests.conftest import COLOURS, save_photo
-from tests.data.reading import read_splits
+from tests.data.reading import of_kind, read_splits
 from tests.fuzz.images_support import damaged, seeds, within
 from zoo.cli import main
 from zoo.data.image import read_image
+from zoo.data.issue import describe
 from zoo.errors import DataError
 
 
@@ -75,10 +76,11 @@ def check_scan(content: bytes) -> None:
     with within():
         splits = read_splits(root, val_split=0.5, seed=0)
     found = [s for s in (*splits.train, *splits.val) if s.file == path]
-    assert len(found) + len(splits.unreadable) == 1
-    assert len(splits.misnamed) <= len(found)
-    assert all(each.path == str(path) for each in splits.misnamed)
-    assert all(is_named(problem, path) for problem in splits.unreadable)
+    assert len(found) + len(of_kind("unreadable", splits.issues)) == 1
+    assert len(of_kind("wrong-extension", splits.issues)) <= len(found)
+    assert all(issue.name == str(path) for issue in splits.issues)
+    unreadable = [issue for issue in splits.issues if issue.kind == "unreadable"]
+    assert all(is_named(line, path) for line in describe(unreadable, refused=True))
 
 
 def check_command(run: zoo.Run, content: bytes) -> None:

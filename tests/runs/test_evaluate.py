@@ -70,7 +70,9 @@ def test_each_split_is_measured(run, split_photos, photos, tmp_path):
 def test_a_class_without_images_is_not_taken_for_right(run, split_photos, tmp_path):
     root = shutil.copytree(split_photos / "val", tmp_path / "data")
     shutil.rmtree(root / "red")
-    assert "not measured: red" in "".join(run.evaluate(root).notes)
+    (issue,) = run.evaluate(root).issues
+    assert issue.kind == "note"
+    assert "not measured: red" in issue.reason
 
 
 def test_what_was_passed_over_is_said(run, photos, tmp_path):
@@ -78,8 +80,9 @@ def test_what_was_passed_over_is_said(run, photos, tmp_path):
     (root / "red").rename(root / "x")
     (root / "red").mkdir()
     (root / "x").rename(root / "red" / "deeper")
-    evaluation = run.evaluate(root)
-    assert "red is no class: 10 images lie in its subfolders" in evaluation.notes[0]
+    issue = run.evaluate(root).issues[0]
+    assert (issue.kind, issue.name) == ("skipped", str(root / "red"))
+    assert "10 images lie in its subfolders" in issue.reason
 
 
 def test_metrics_equal_those_counted_by_hand(run, split_photos):
@@ -111,4 +114,5 @@ def test_unreadable_images_are_left_out(run, photos, tmp_path):
     (root / "red" / "0.png").write_bytes(b"x")
     evaluation = run.evaluate(root)
     assert evaluation.images == 29
-    assert "0.png" in evaluation.unreadable[0]
+    (issue,) = evaluation.issues
+    assert (issue.kind, issue.name) == ("unreadable", str(root / "red" / "0.png"))

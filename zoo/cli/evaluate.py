@@ -18,7 +18,7 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
-from zoo.cli.words import echo, echo_json, shown, with_flags
+from zoo.cli.words import echo, echo_json, with_flags
 
 if TYPE_CHECKING:
     from zoo.runs.evaluate import Evaluation, Split
@@ -75,13 +75,14 @@ def command(
     RUN is a run folder or its model.safetensors.
     """
     with starting(allocator_tuning=allocator_tuning):
+        from zoo.data.issue import describe
         from zoo.runs.read import load
 
     result = load(run, device=device).evaluate(
         data, split=split, strict=strict, follow_links=follow_links
     )
-    for problem in (*result.notes, *result.problems):
-        echo(f"! {with_flags(shown(problem))}", err=True)
+    for line in describe(result.issues):
+        echo(f"! {with_flags(line)}", err=True)
     if form == "json":
         echo_json(asdict(result))
     else:

@@ -74,7 +74,7 @@ def command(
         raise click.UsageError("--top-k goes with table and json; csv names the best class")
     with starting(allocator_tuning=allocator_tuning):
         from zoo.data.files import shown
-        from zoo.data.skipped import describe, skipped
+        from zoo.data.sources.extensions import skipped
         from zoo.runs.read import load
 
     loaded = load(run, device=device)
@@ -93,7 +93,7 @@ def command(
     unreadable = sum(isinstance(entry, Unread) for entry in done)
     if unreadable:
         echo(f"! {unreadable} unreadable images left out", err=True)
-    lines = [f"skipped {line}" for line in describe(skipped(others))]
+    lines = [f"skipped {line}" for line in skipped(others)]
     for line in lines:
         echo(f"! {line}", err=True)
     if unreadable == len(files):
@@ -120,7 +120,7 @@ def _entries(
     done: list[Entry],
 ) -> Iterator[Entry]:
     """An entry for each file, as they are made, batch by batch; those of `files` go to `done`."""
-    from zoo.data.skipped import reason_of
+    from zoo.data.sources.extensions import reason_of
 
     for entry in _predictions(run, files, asked):
         done.append(entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import io
 import struct
 from collections.abc import Callable, Iterator
@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from zoo.data.files import MAX_BYTES, Fingerprint, extension, read_file, shown
+from zoo.data.files import MAX_BYTES, Fingerprint, read_file, shown
 from zoo.data.headers import has_pages, refuse_size, refuse_traps
-from zoo.data.skipped import heic_reader
 from zoo.errors import DataError
 
 #: Goes up when less is taken for an image than before, so that what was known to be one is none.
 RULES = 1
+
+#: Modules that teach Pillow to read HEIC; the first is what the extra `heic` installs.
+_HEIC_READERS = ("pi_heif", "pillow_heif")
 
 #: Formats that Pillow lists but are left alone: those that it can't decode; those whose decoder
 #: runs another program, itself (EPS) or for what it holds (IPTC); those that hold files of others,
@@ -192,24 +194,14 @@ def extremes(image: Image.Image) -> ValueRange | None:
     return None if low > high else (low, high)
 
 
-def is_image_name(path: str | Path) -> bool:
-    """Whether the file's extension is one that Pillow decodes."""
-    return extension(path) in _extensions()
-
-
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are decoded."""
     Image.init()
-    if (reader := heic_reader()) is not None:
+    reader = next((name for name in _HEIC_READERS if importlib.util.find_spec(name)), None)
+    if reader is not None:
         importlib.import_module(reader).register_heif_opener()
     return tuple(sorted(Image.OPEN.keys() - _NOT_DECODED))
-
-
-@functools.cache
-def _extensions() -> frozenset[str]:
-    # Pillow opens an MPO by the decoder of JPEG, and lists none for it.
-    formats = {*_formats(), "MPO"}
-    return frozenset(e for e, f in Image.registered_extensions().items() if f in formats)
 
 
 def _opened_content(content: bytes, name: object) -> ImageFile.ImageFile:
@@ -238,7 +230,7 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
     Raises:
         ValueError: It is of no format that zoo decodes.
     """
-    for name in _formats():
+    for name in formats():
         factory, accept = Image.OPEN[name]
         try:
             accepted = accept is None or accept(content[:16])

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.cache.keys import image_key
-from zoo.data import extensions
-from zoo.data.extensions import Misnamed
 from zoo.data.files import Fingerprint, fingerprint, shown
 from zoo.data.image import decoded, image_from_bytes, open_image
+from zoo.data.issue import Issue
 from zoo.data.sample import Sample
+from zoo.data.sources import extensions
 from zoo.errors import DataError
 
 
@@ -22,11 +22,11 @@ class Found:
 
     Attributes:
         content: When it was decoded.
-        misnamed: Set if its extension is that of another format.
+        format: Pillow's name of it: JPEG, PNG ...
     """
 
     content: Fingerprint
-    misnamed: Misnamed | None = None
+    format: str
 
 
 #: What a file holds, or why it can't be used.
@@ -36,55 +36,33 @@ Verdict = Found | str
 Scan = Callable[[Sequence[Path]], Mapping[Path, Verdict]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scanned:
-    """What samples are.
-
-    Attributes:
-        readable: Those that are images, with what they hold.
-        unreadable: What is wrong with each of the others.
-        misnamed: Images of another format than their extension says, which are used all the same.
-    """
-
-    readable: tuple[Sample, ...]
-    unreadable: tuple[str, ...]
-    misnamed: tuple[Misnamed, ...]
-
-
-def readable_images(samples: Sequence[Sample], scan: Scan, *, strict: bool = False) -> Scanned:
-    """Which samples are images.
+def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample], list[Issue]]:
+    """(those that are images, with what they hold; what is wrong with these and the others).
 
     Args:
-        samples: That should be.
+        samples: That should be images.
         scan: Looks at those that are files.
-        strict: Make one that is no image, or has a wrong extension, an error.
-
-    Raises:
-        DataError: There is one (strict).
     """
     looked = scan([sample.file for sample in samples if sample.file is not None])
     loaded = [sample for sample in samples if sample.file is None]
     with ThreadPoolExecutor() as pool:
-        verdicts: dict[str, Verdict] = dict(
+        verdicts = dict(
             zip((s.name for s in loaded), pool.map(_look_at_bytes, loaded), strict=True)
         )
-    each = [
-        (sample, verdicts[sample.name] if sample.file is None else looked[sample.file])
-        for sample in samples
-    ]
-    unreadable = tuple(verdict for _, verdict in each if isinstance(verdict, str))
-    misnamed = tuple(v.misnamed for _, v in each if isinstance(v, Found) and v.misnamed)
-    if strict and (unreadable or misnamed):
-        raise DataError("\n".join([*unreadable, *extensions.describe(misnamed)]))
-    return Scanned(
-        readable=tuple(
-            replace(sample, content=verdict.content)
-            for sample, verdict in each
-            if isinstance(verdict, Found)
-        ),
-        unreadable=unreadable,
-        misnamed=misnamed,
-    )
+    readable: list[Sample] = []
+    issues: list[Issue] = []
+    for sample in samples:
+        verdict = verdicts[sample.name] if sample.file is None else looked[sample.file]
+        name = str(sample.where)
+        if isinstance(verdict, str):
+            reason = verdict.removeprefix(f"unreadable image {shown(name)}: ")
+            issues.append(Issue(kind="unreadable", name=name, reason=reason))
+            continue
+        readable.append(replace(sample, content=verdict.content))
+        if sample.file is not None and extensions.is_wrong(sample.file, verdict.format):
+            reason = f"it holds {verdict.format}"
+            issues.append(Issue(kind="wrong-extension", name=name, reason=reason))
+    return readable, issues
 
 
 def decode_all(files: Sequence[Path]) -> dict[Path, Verdict]:
@@ -100,7 +78,7 @@ def _look(path: Path) -> Verdict:
         decoded(image, path)
     except DataError as error:
         return str(error)
-    return Found(content=content, misnamed=extensions.misnamed(path, image.format or ""))
+    return Found(content=content, format=image.format or "")
 
 
 def _look_at_bytes(sample: Sample) -> Verdict:
@@ -111,4 +89,4 @@ def _look_at_bytes(sample: Sample) -> Verdict:
         return str(error)
     except Exception as error:  # noqa: BLE001 - a plugin's source raises anything
         return f"unreadable image {shown(sample.name)}: {type(error).__name__}: {error}"
-    return Found(content=Fingerprint(key=image_key(data), size=len(data), mtime_ns=0))
+    return Found(content=Fingerprint(key=image_key(data), size=len(data), mtime_ns=0), format="")

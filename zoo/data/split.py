@@ -9,21 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from zoo.data import extensions
-from zoo.data.extensions import Misnamed
+from zoo.data.issue import STRICT_KINDS, Issue, because, refuse
 from zoo.data.sample import Sample
 from zoo.data.scan import Scan, decode_all, readable_images
-from zoo.data.sources import Part, Source, links
-from zoo.data.sources.layout import left_out, normal_name
-from zoo.data.sources.links import Link
+from zoo.data.sources import Part, Source, issues_of
+from zoo.data.sources.layout import normal_name
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
     from zoo.data.check.examine import Examined
     from zoo.data.image import ValueRange
-
-#: Unreadable images that an error names.
-_EXAMPLES = 3
 
 Label = TypeVar("Label", int, str)
 
@@ -36,10 +31,7 @@ class Splits:
         class_names: Sorted; made from train alone.
         train: Images to learn from.
         val: Held-out images.
-        notes: What was decided or left out, a line each.
-        unreadable: What was wrong with each image that was left out.
-        misnamed: Images whose extension is that of another format; they are used.
-        links: Links that were left out.
+        issues: What was left out or is to be known, each once.
         examined: What was found in their files, to be remembered when training starts.
         value_range: Of train's images with more than 8 bits a channel; None without any.
     """
@@ -47,10 +39,7 @@ class Splits:
     class_names: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
-    notes: tuple[str, ...] = ()
-    unreadable: tuple[str, ...] = ()
-    misnamed: tuple[Misnamed, ...] = ()
-    links: tuple[Link, ...] = ()
+    issues: tuple[Issue, ...] = ()
     examined: tuple[Examined, ...] = ()
     value_range: ValueRange | None = None
 
@@ -63,19 +52,6 @@ class Splits:
         """The labels of each sample, as indices into `class_names`."""
         index = {name: n for n, name in enumerate(self.class_names)}
         return [tuple(index[name] for name in sample.labels) for sample in split]
-
-    def problems(self) -> list[str]:
-        """What is wrong with the images: each unreadable one, a line of all else."""
-        return problem_lines(self.unreadable, self.misnamed, self.links)
-
-
-def problem_lines(
-    unreadable: Sequence[str], misnamed: Sequence[Misnamed], refused_links: Sequence[Link]
-) -> list[str]:
-    """What is wrong with images, as in `Splits`: each unreadable one, a line of all else."""
-    count = [f"{len(unreadable)} unreadable images left out"] if unreadable else []
-    out = [f"left out: {line}" for line in links.describe(refused_links)]
-    return [*unreadable, *count, *extensions.describe(misnamed), *out]
 
 
 def read_splits(
@@ -96,32 +72,33 @@ def read_splits(
         source: Of the images.
         val_split: Share of each class held out, above 0 and below 1.
         seed: Decides which images are held out.
-        strict: Make what would be left out an error, and wrong extensions.
+        strict: Make issues of `STRICT_KINDS` an error.
         scan: Looks at the files.
 
     Raises:
         DataError: No images, fewer than two classes, a class too small to split, a val class that
-            train lacks, or (strict) something that would be left out.
+            train lacks, or (strict) such an issue.
     """
-    found = _Found(strict, scan, [*source.notes], [*source.links])
+    issues = [*issues_of(source)]
     if "test" in source.splits:
-        found.notes.append("the test split is not used by training: evaluate with `split=test`")
+        reason = "the test split is not used by training: evaluate with `split=test`"
+        issues.append(Issue(kind="note", reason=reason))
     if "train" not in source.splits:
-        raise DataError(f"{source.name} has no images to learn from{found.because()}")
+        raise DataError(f"{source.name} has no images to learn from{because(issues)}")
     part = source.read("train")
     of_val = source.read("val") if "val" in source.splits else None
-    found.refuse_links([*part.links, *(of_val.links if of_val else ())])
-    samples = found.take(part)
+    issues += [*part.issues, *(of_val.issues if of_val else ())]
+    samples = _readable(part, scan, issues, strict=strict)
     class_names = tuple(sorted({name for sample in samples for name in sample.labels}))
     if len(class_names) < 2:
-        raise _too_few_classes(part.name, class_names, found.because())
+        raise _too_few_classes(part.name, class_names, because(issues))
     if of_val is None:
         train, val = stratified_split(samples, val_split, seed)
         learnt = {name for sample in train for name in sample.labels}
         if not val or len(learnt) < len(class_names):
             raise DataError(
                 f"{source.name}: too few images to hold out {val_split:g} of each class"
-                f"{found.because()}"
+                f"{because(issues)}"
             )
     else:
         unknown = {name for sample in of_val.samples for name in sample.labels} - {*class_names}
@@ -129,12 +106,17 @@ def read_splits(
             raise DataError(
                 f"{of_val.name} has classes that {part.name} lacks: "
                 f"{_beside(sorted(unknown), class_names)}; train's classes are "
-                f"{', '.join(class_names)}{found.because()}"
+                f"{', '.join(class_names)}{because(issues)}"
             )
-        train, val = samples, found.take(of_val)
+        train, val = samples, _readable(of_val, scan, issues, strict=strict)
         if not val:
-            raise DataError(f"no readable images in {of_val.name}{found.because()}")
-    return found.splits(class_names, train, val)
+            raise DataError(f"no readable images in {of_val.name}{because(issues)}")
+    return Splits(
+        class_names=class_names,
+        train=tuple(train),
+        val=tuple(val),
+        issues=tuple(dict.fromkeys(issues)),
+    )
 
 
 def read_labelled(
@@ -153,12 +135,12 @@ def read_labelled(
         strict: As `read_splits`.
 
     Raises:
-        DataError: No images, a class that the map lacks, or (strict) something that would be left
-            out.
+        DataError: No images, a class that the map lacks, or (strict) such an issue.
     """
-    found = _Found(strict, decode_all, [], [*source.links])
     parts = [source.read(split) for split in splits]
-    found.refuse_links([link for part in parts for link in part.links])
+    # Of what else is left out before a split is read only training need know.
+    issues = [issue for issue in issues_of(source) if issue.kind in STRICT_KINDS]
+    issues += [issue for part in parts for issue in part.issues]
     # Runs of earlier versions have class names as their folders had them.
     known = {normal_name(name): name for name in class_names}
     samples: list[Sample] = []
@@ -169,64 +151,30 @@ def read_labelled(
                 f"{part.name} has classes that the model lacks: "
                 f"{_beside(sorted(unknown), class_names)}; the model's are {', '.join(class_names)}"
             )
-        samples += found.take(part)
+        samples += _readable(part, decode_all, issues, strict=strict)
     if not samples:
         names = ", ".join(part.name for part in parts)
-        raise DataError(f"no readable images in {names}{found.because()}")
+        raise DataError(f"no readable images in {names}{because(issues)}")
     renamed = [
         replace(sample, labels=tuple(known[name] for name in sample.labels)) for sample in samples
     ]
-    return found.splits(tuple(class_names), [], renamed)
+    return Splits(
+        class_names=tuple(class_names),
+        train=(),
+        val=tuple(renamed),
+        issues=tuple(dict.fromkeys(issues)),
+    )
 
 
-class _Found:
-    """What is found in the parts of a source, and left out of them."""
-
-    def __init__(
-        self, strict: bool, scan: Scan, notes: list[str], refused_links: list[Link]
-    ) -> None:
-        self.strict = strict
-        self.scan = scan
-        self.notes = notes
-        self.unreadable: list[str] = []
-        self.misnamed: list[Misnamed] = []
-        self.links = refused_links
-
-    def refuse_links(self, refused_links: Sequence[Link]) -> None:
-        """Add links that were left out."""
-        self.links += refused_links
-        if self.strict and self.links:
-            raise DataError("\n".join(links.describe(self.links)))
-
-    def take(self, part: Part) -> list[Sample]:
-        """The readable samples of a part."""
-        self.notes += part.notes
-        looked = readable_images(part.samples, self.scan, strict=self.strict)
-        self.unreadable += looked.unreadable
-        self.misnamed += looked.misnamed
-        return list(looked.readable)
-
-    def because(self) -> str:
-        """What was left out, as further lines of an error that may come of it."""
-        lines = [*self.unreadable[:_EXAMPLES]]
-        if len(self.unreadable) > _EXAMPLES:
-            lines.append(f"and {len(self.unreadable) - _EXAMPLES:,} more unreadable images")
-        noted = "".join(f"\n  {note}" for note in dict.fromkeys(self.notes))
-        return noted + left_out([*lines, *links.describe(self.links)])
-
-    def splits(
-        self, class_names: tuple[str, ...], train: Sequence[Sample], val: Sequence[Sample]
-    ) -> Splits:
-        """All of it."""
-        return Splits(
-            class_names=class_names,
-            train=tuple(train),
-            val=tuple(val),
-            notes=tuple(dict.fromkeys(self.notes)),
-            unreadable=tuple(self.unreadable),
-            misnamed=tuple(self.misnamed),
-            links=tuple(self.links),
-        )
+def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> list[Sample]:
+    """The readable samples of a part; what is wrong with others is added to `issues`."""
+    if strict:
+        refuse(issues)  # Before all images are decoded.
+    readable, found = readable_images(part.samples, scan)
+    issues += found
+    if strict:
+        refuse(issues)
+    return readable
 
 
 def stratified_split(

@@ -13,9 +13,9 @@ from zoo.data.check import (
     Examined,
     examine_files,
     examined_store,
-    verdict,
     warn_of,
 )
+from zoo.data.issue import describe
 from zoo.data.scan import Verdict
 from zoo.data.sources import open_source
 from zoo.data.split import Splits, read_splits
@@ -71,7 +71,7 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
         def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
             remembered = known if recipe.cache_size else None
             examined.update(examine_files(files, remembered))
-            return {file: verdict(file, examined[file]) for file in files}
+            return {file: examined[file].verdict for file in files}
 
         splits = read_splits(
             source,
@@ -80,10 +80,8 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
             strict=recipe.strict,
             scan=scan,
         )
-    for problem in (*splits.notes, *splits.problems()):
-        listen(Note(text=problem, warning=True))
-    for finding in warn_of(splits, examined, source.name):
-        listen(Note(text=finding, warning=True))
+    for text in (*describe(splits.issues), *warn_of(splits, examined, source.name)):
+        listen(Note(text=text, warning=True))
     of_train = [examined[s.file] for s in splits.train if s.file is not None]
     value_range = common_range(of_train)
     if value_range is not None:

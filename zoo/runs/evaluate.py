@@ -11,11 +11,10 @@ from typing import Literal, get_args
 from torch import nn
 
 from zoo.data.decoded import DecodedImages
-from zoo.data.extensions import Misnamed
-from zoo.data.sources import Source, open_source
-from zoo.data.sources.layout import is_val_name, left_out, normal_name
-from zoo.data.sources.links import Link, describe
-from zoo.data.split import Splits, names_sha256, problem_lines, read_labelled, read_splits
+from zoo.data.issue import STRICT_KINDS, Issue, because
+from zoo.data.sources import Source, issues_of, open_source
+from zoo.data.sources.layout import is_val_name, normal_name
+from zoo.data.split import Splits, names_sha256, read_labelled, read_splits
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.io.text import listed
@@ -50,10 +49,7 @@ class Evaluation:
         classes: Metrics per class, in the order of the labels.
         confusion: `confusion[i][j]`: images of class i that were taken for class j. Empty if the
             task is multi-label.
-        notes: What was decided or passed over, a line each.
-        unreadable: What was wrong with each image that was left out.
-        misnamed: Images whose extension is that of another format.
-        links: Links that were left out.
+        issues: What was left out or is to be known, each once.
     """
 
     source: str
@@ -63,15 +59,7 @@ class Evaluation:
     metrics: Mapping[str, float]
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
-    notes: tuple[str, ...]
-    unreadable: tuple[str, ...]
-    misnamed: tuple[Misnamed, ...]
-    links: tuple[Link, ...]
-
-    @property
-    def problems(self) -> list[str]:
-        """What is wrong with the images: each unreadable one, a line of all else."""
-        return problem_lines(self.unreadable, self.misnamed, self.links)
+    issues: tuple[Issue, ...]
 
 
 def evaluate(
@@ -132,16 +120,14 @@ def evaluate(
             for i, name in enumerate(info.class_names)
         ),
         confusion=tuple(map(tuple, confusion)),
-        notes=(*splits.notes, *_unmeasured(info.class_names, support)),
-        unreadable=splits.unreadable,
-        misnamed=splits.misnamed,
-        links=splits.links,
+        issues=(*splits.issues, *_unmeasured(info.class_names, support)),
     )
 
 
-def _unmeasured(class_names: Sequence[str], support: Sequence[int]) -> list[str]:
+def _unmeasured(class_names: Sequence[str], support: Sequence[int]) -> list[Issue]:
     names = [name for name, count in zip(class_names, support, strict=True) if not count]
-    return [f"classes without images are not measured: {listed(names)}"] if names else []
+    reason = f"classes without images are not measured: {listed(names)}"
+    return [Issue(kind="note", reason=reason)] if names else []
 
 
 def _images(
@@ -175,9 +161,10 @@ def _wanted(source: Source, split: Split) -> list[str]:
         if split not in there:
             raise DataError(f"{source.name} has no {split} split")
         return [split]
-    of_val = [link for link in source.links if is_val_name(link.path)]
+    refused = [issue for issue in issues_of(source) if issue.kind in STRICT_KINDS]
+    of_val = [issue for issue in refused if issue.name and is_val_name(issue.name)]
     if "val" not in there and of_val:
-        raise DataError(f"no val images in {source.name}{left_out(describe(of_val))}")
+        raise DataError(f"no val images in {source.name}{because(of_val)}")
     return [next(name for name in ("val", "test", "train") if name in there)]
 
 

@@ -2,7 +2,7 @@
 
 from zoo.data.check.brief import warn_of
 from zoo.data.check.checking import Report, check_data
-from zoo.data.check.examine import Examined, examine_files, verdict
+from zoo.data.check.examine import Examined, examine_files
 from zoo.data.check.findings import Finding
 from zoo.data.check.memory import examined_store, remember
 
@@ -14,6 +14,5 @@ __all__ = [
     "examine_files",
     "examined_store",
     "remember",
-    "verdict",
     "warn_of",
 ]

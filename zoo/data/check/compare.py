@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from zoo.data.check.examine import HASH_SIZE, Examined
 from zoo.data.check.hamming import close_pairs
-from zoo.data.extensions import misnamed
+from zoo.data.sources import extensions
 
 #: Images look the same if their hashes differ in at most so many of 256 bits (docs/data.md).
 CLOSE = 30
@@ -38,10 +38,10 @@ class Photo:
         return " + ".join(self.labels)
 
     @property
-    def misnamed(self) -> bool:
+    def wrong_extension(self) -> bool:
         """Whether it is an image of another format than its extension says."""
-        form = self.examined.format
-        return not self.examined.problem and misnamed(self.path, form) is not None
+        # Judged each time, so that a rename or another zoo finds no old judgement.
+        return self.used and extensions.is_wrong(self.path, self.examined.format)
 
     @property
     def used(self) -> bool:

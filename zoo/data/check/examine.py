@@ -13,7 +13,6 @@ from PIL import Image, ImageFile
 
 from zoo.cache import Store
 from zoo.data.check.memory import file_key, recall
-from zoo.data.extensions import misnamed
 from zoo.data.files import Fingerprint, fingerprint
 from zoo.data.image import ValueRange, decoded, extremes, is_deep, open_image, to_rgb
 from zoo.data.scan import Found, Verdict
@@ -69,6 +68,11 @@ class Examined:
         """What the file held, if it can be used."""
         return Fingerprint(key=bytes.fromhex(self.content), size=self.size, mtime_ns=self.mtime_ns)
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the file holds, or why it can't be used."""
+        return self.problem or Found(content=self.fingerprint, format=self.format)
+
 
 def examine_files(
     files: Sequence[Path],
@@ -96,20 +100,6 @@ def examine_files(
             if progress:
                 progress(len(found))
     return {file: found[file] for file in keys}
-
-
-def verdict(path: Path, examined: Examined) -> Verdict:
-    """What a file holds, or why it can't be used.
-
-    Its extension is judged here, each time, so that a rename or another zoo finds no old judgement.
-
-    Args:
-        path: The file.
-        examined: What is known of it.
-    """
-    if examined.problem:
-        return examined.problem
-    return Found(content=examined.fingerprint, misnamed=misnamed(path, examined.format))
 
 
 def _examine(path: Path, key: bytes) -> Examined:

@@ -113,10 +113,10 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
 def of_images(photos: Sequence[Photo]) -> list[Finding]:
     """Findings about what single images are like, and how many each class has."""
     unreadable: list[Photo] = []
-    misnamed: list[Photo] = []
+    wrong: list[Photo] = []
     good: list[Photo] = []
     for photo in photos:
-        kind = unreadable if photo.examined.problem else misnamed if photo.misnamed else good
+        kind = unreadable if photo.examined.problem else wrong if photo.wrong_extension else good
         kind.append(photo)
     listed = (
         _listed(
@@ -130,7 +130,7 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             "wrong-extension",
             "warning",
             "{} {is_are} of another format than the extension says",
-            misnamed,
+            wrong,
             "zoo reads them as what they are, other software may not; rename them, or have "
             "`fix_to` do so",
         ),

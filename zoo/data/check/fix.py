@@ -204,12 +204,12 @@ def _refused(path: str, checked: Checked) -> LeftOut | None:
     listing = checked.listing
     if not (listing.root / path).is_symlink():
         return None
-    link = refused_link(listing.root / path, listing.reach)
-    if link is None or link.leads == "nowhere":  # Of nothing it is said that it is no file.
+    issue = refused_link(listing.root / path, listing.reach)
+    if issue is None or issue.kind == "broken-link":  # Of nothing it is said that it is no file.
         return None
-    if link.leads == "circle":
+    if issue.kind == "circular-link":
         return LeftOut(path=path, kind="broken-links", reason="a link that leads in a circle")
-    reason = f"a link out of the folder, to {link.target}; `follow_links` copies that"
+    reason = f"a link out of the folder: it {issue.reason}; `follow_links` copies that"
     return LeftOut(path=path, kind="outside-links", reason=reason)
 
 

@@ -84,8 +84,8 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
 
 def of_listing(listing: Listing) -> list[Finding]:
     """Findings about what training does not use."""
-    outside = [link.path for link in listing.links if link.leads == "out"]
-    broken = [link.path for link in listing.links if link.leads != "out"]
+    outside = [path for path, kind in listing.links.items() if kind == "outside-link"]
+    broken = [path for path, kind in listing.links.items() if kind != "outside-link"]
     kinds: tuple[tuple[str, Severity, str, list[str], str], ...] = (
         (
             "outside-links",

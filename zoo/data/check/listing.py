@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo.data.files import extension, shown
 from zoo.data.files import is_hidden as is_hidden_by_zoo
-from zoo.data.image import is_image_name
+from zoo.data.issue import STRICT_KINDS, Kind
+from zoo.data.sources.extensions import is_image_name
 from zoo.data.sources.layout import (
     class_images,
     names_below,
@@ -16,7 +17,7 @@ from zoo.data.sources.layout import (
     split_folders,
     visible_folders,
 )
-from zoo.data.sources.links import Link, Reach, reach_of
+from zoo.data.sources.links import Reach, reach_of
 from zoo.data.sources.table import TABLES, TableSource
 from zoo.errors import DataError
 from zoo.io.files import is_file
@@ -52,7 +53,8 @@ class Listing:
         unused: Images of folders beside train and val.
         hidden: Hidden files and folders, and what systems leave behind.
         others: Files that are not named as images.
-        links: Links that are not followed, where training would use what they lead to.
+        links: Links that are not followed, where training would use what they lead to, and of
+            which kind (`zoo.data.issue.Issue`) each is.
     """
 
     root: Path
@@ -64,7 +66,7 @@ class Listing:
     unused: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    links: tuple[Link, ...] = ()
+    links: dict[str, Kind] = field(default_factory=dict)
 
 
 def is_hidden(name: str) -> bool:
@@ -87,28 +89,30 @@ def list_data(root: Path, *, follow_links: bool = False) -> Listing:
     reach = reach_of(root, follow_links=follow_links)
     layout = split_folders(root, reach)
     splits = {"train": layout.train, "val": layout.val} if layout.val else {"": layout.train}
-    links = [*layout.links]
+    issues = [*layout.issues]
     images: list[Listed] = []
     folders: dict[str, tuple[str, ...]] = {}
     for split, split_dir in splits.items():
         found = class_images(split_dir, reach)
-        links += found.links
+        issues += found.issues
         images += [
             Listed(file=file, path=path, labels=(label,), split=split)
             for label, files in found.images.items()
             for file, path in zip(files, names_below(root, files), strict=True)
         ]
-        refused_links = {Path(link.path) for link in found.links}
-        class_dirs = [
-            folder for folder in visible_folders(split_dir) if folder not in refused_links
-        ]
+        refused = {issue.name for issue in found.issues if issue.kind in STRICT_KINDS}
+        class_dirs = [f for f in visible_folders(split_dir) if str(f) not in refused]
         folders[split] = tuple(dict.fromkeys(normal_name(folder.name) for folder in class_dirs))
     listing = Listing(
         root=root,
         reach=reach,
         images=tuple(images),
         folders=folders,
-        links=tuple(replace(link, path=_below(root, Path(link.path))) for link in links),
+        links={
+            _below(root, Path(issue.name)): issue.kind
+            for issue in issues
+            if issue.kind in STRICT_KINDS and issue.name is not None
+        },
     )
     _sort_the_rest(listing, list(splits.values()))
     return listing
@@ -139,8 +143,7 @@ def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
     def refuse(error: OSError) -> None:
         raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
 
-    listed = {LEFT_OUT, *(image.path for image in listing.images)}
-    listed |= {link.path for link in listing.links}
+    listed = {LEFT_OUT, *(image.path for image in listing.images), *listing.links}
     for parent, names, files in os.walk(listing.root, onerror=refuse):
         folder = Path(parent)
         below = "" if folder == listing.root else f"{_below(listing.root, folder)}/"

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import PurePosixPath
 
 from zoo.data.check.compare import Photo
-from zoo.data.extensions import extension_of
+from zoo.data.sources.extensions import extension_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def rename(photos: Sequence[Photo], taken: Iterable[str]) -> list[Renamed]:
     renamed = []
     for photo in photos:
         form = photo.examined.format
-        if not photo.misnamed or not extension_of(form):
+        if not photo.wrong_extension or not extension_of(form):
             continue
         name = next(n for n in _names(photo.path, form) if n.casefold() not in folded)
         folded.add(name.casefold())

@@ -8,12 +8,20 @@ from zoo import plugins
 from zoo.data.files import extension
 from zoo.data.sources.demo import DemoSource
 from zoo.data.sources.folder import FolderSource
-from zoo.data.sources.source import Part, Source
+from zoo.data.sources.source import Part, Source, issues_of
 from zoo.data.sources.table import TABLES, TableSource
 from zoo.errors import PluginError
 from zoo.io.files import exists, expand, is_file
 
-__all__ = ["DemoSource", "FolderSource", "Part", "Source", "TableSource", "open_source"]
+__all__ = [
+    "DemoSource",
+    "FolderSource",
+    "Part",
+    "Source",
+    "TableSource",
+    "issues_of",
+    "open_source",
+]
 
 
 def open_source(

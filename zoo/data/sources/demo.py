@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from zoo.data.sample import Sample
-from zoo.data.sources.links import Link
 from zoo.data.sources.source import Part
 
 #: Pictures of 8 x 8 pixels gain nothing from more input pixels than these.
@@ -21,8 +20,6 @@ class DemoSource:
 
     name = "the demo's digits"
     splits = ("train",)
-    notes: tuple[str, ...] = ()
-    links: tuple[Link, ...] = ()
 
     def read(self, split: str) -> Part:
         """All of them."""

@@ -33,8 +33,7 @@ class FolderSource:
         self._folders = {split: folder for split, folder in folders.items() if folder is not None}
         self.name = str(root)
         self.splits = tuple(self._folders)
-        self.notes = layout.notes
-        self.links = layout.links
+        self.issues = layout.issues
 
     def read(self, split: str) -> Part:
         """The images of the split's class folders; names are paths below the root, with `/`."""
@@ -45,4 +44,4 @@ class FolderSource:
             for label, files in found.images.items()
             for file, name in zip(files, names_below(self._root, files), strict=True)
         ]
-        return Part(name=str(folder), samples=samples, notes=found.notes, links=found.links)
+        return Part(name=str(folder), samples=samples, issues=found.issues)

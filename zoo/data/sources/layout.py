@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.data.files import is_hidden, is_url, shown
-from zoo.data.image import is_image_name
-from zoo.data.skipped import NO_IMAGE, Skipped, reason_of, skipped
-from zoo.data.skipped import describe as describe_skipped
-from zoo.data.sources.links import Link, Reach, describe, refused_link
+from zoo.data.issue import Issue, because
+from zoo.data.sources.extensions import NO_IMAGE, is_image_name, reason_of, skipped
+from zoo.data.sources.links import Reach, refused_link
 from zoo.errors import DataError
 
 TRAIN = ("train", "training")
@@ -28,15 +27,13 @@ class Layout:
         train: The folder of train's classes.
         val: Likewise of val's; None if there is none that can be used.
         test: Likewise of test's, which training doesn't use; None without class folders in it.
-        notes: What else lies there, or was decided.
-        links: Folders that are left out: val, and those that lead in a circle or nowhere.
+        issues: What else lies there, or was decided, and links that are not followed.
     """
 
     train: Path
     val: Path | None
     test: Path | None = None
-    notes: tuple[str, ...] = ()
-    links: tuple[Link, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +42,11 @@ class ClassFolders:
 
     Attributes:
         images: Files by class, in the order of the class names.
-        notes: What was passed over.
-        skipped: Files that are not named as images.
-        links: Class folders and images that are left out.
+        issues: What was left out.
     """
 
     images: dict[str, list[Path]]
-    notes: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
-    links: tuple[Link, ...]
+    issues: tuple[Issue, ...]
 
 
 def split_folders(root: Path, reach: Reach) -> Layout:
@@ -67,34 +60,37 @@ def split_folders(root: Path, reach: Reach) -> Layout:
     """
     existing(root)
     refused = _refused_below(root, reach)
-    circles = {Path(link.path) for link in refused if link.leads == "circle"}
+    circles = {path for path, issue in refused.items() if issue.kind == "circular-link"}
     folders = {f.name.lower(): f for f in visible_folders(root) if f not in circles}
     train = next((folders[n] for n in TRAIN if n in folders), None)
     if train is None or not visible_folders(train):
         return Layout(train=root, val=None)
     val = next((folders[n] for n in VAL if n in folders), None)
     test = next((folders[n] for n in TEST if n in folders), None)
-    # What lies beside the two is not used, so that it may lead where it will.
-    used = [
-        link for link in refused if link.leads != "out" or Path(link.path) in (train, val, test)
-    ]
-    refused_links = {Path(link.path): link for link in used}
-    if train in refused_links:
-        because = left_out(describe([refused_links[train]]))
-        raise DataError(f"no images to learn from in {root}{because}")
+    # What lies beside these is not used, so that it may lead where it will.
+    refused = {
+        path: issue
+        for path, issue in refused.items()
+        if issue.kind != "outside-link" or path in (train, val, test)
+    }
+    if train in refused:
+        raise DataError(f"no images to learn from in {root}{because([refused[train]])}")
+    issues = [*refused.values()]
     others = sorted(f.name for f in folders.values() if f not in (train, val, test))
-    notes = [f"{root}: not used beside {train.name}: {', '.join(others)}"] if others else []
-    if test is not None and test not in refused_links and not visible_folders(test):
-        notes.append(f"{shown(test)} is not used: it has no class folders")
+    if others:
+        reason = f"not used beside {train.name}: {', '.join(others)}"
+        issues.append(Issue(kind="skipped", name=str(root), reason=reason))
+    if test is not None and test not in refused and not visible_folders(test):
+        reason = "not used: it has no class folders"
+        issues.append(Issue(kind="skipped", name=str(test), reason=reason))
         test = None
-    if test in refused_links:
+    if test in refused:
         test = None
-    if val is None or val in refused_links:
-        notes.append(f"{root} has no val folder: a part of {train.name} is held out")
+    if val is None or val in refused:
+        reason = f"no val folder: a part of {train.name} is held out"
+        issues.append(Issue(kind="note", name=str(root), reason=reason))
         val = None
-    return Layout(
-        train=train, val=val, test=test, notes=tuple(notes), links=tuple(refused_links.values())
-    )
+    return Layout(train=train, val=val, test=test, issues=tuple(issues))
 
 
 def class_images(folder: Path, reach: Reach) -> ClassFolders:
@@ -105,62 +101,49 @@ def class_images(folder: Path, reach: Reach) -> ClassFolders:
     """
     by_class: dict[str, list[Path]] = {}
     folders: dict[str, list[Path]] = {}
-    notes = []
     passed_over: list[Path] = []
     refused = _refused_below(folder, reach)
-    refused_links = {Path(link.path): link for link in refused}
     class_dirs = visible_folders(folder)
-    links = [link for link in refused if link.leads != "out" or Path(link.path) in class_dirs]
+    issues = [i for path, i in refused.items() if i.kind != "outside-link" or path in class_dirs]
     for class_dir in class_dirs:
-        if class_dir in refused_links:
+        if class_dir in refused:
             continue
         images, others, nested, out = _sorted_out(class_dir, reach)
-        links += out
+        issues += out
         passed_over += [class_dir / name for name in others]
-        where = shown(class_dir)
         deeper = f"{nested} images lie in its subfolders, which are not searched"
         if images:
             name = class_name(class_dir)
             by_class[name] = [*by_class.get(name, []), *images]
             folders[name] = [*folders.get(name, []), class_dir]
             if nested:
-                notes.append(f"{where}: {deeper}")
+                issues.append(Issue(kind="skipped", name=str(class_dir), reason=deeper))
         else:
             lacks = "its images are links that are left out" if out else "it holds no images"
             pictures = [n for n in map(Path, others) if reason_of(n) != NO_IMAGE]
-            why = "".join(f"; skipped {line}" for line in describe_skipped(skipped(pictures)))
-            notes.append(f"{where} is no class: {deeper if nested else lacks}{why}")
-    notes += [
-        f"folders whose names look the same are one class: {', '.join(repr(d.name) for d in dirs)}"
-        for dirs in folders.values()
-        if len(dirs) > 1
+            why = "".join(f"; skipped {line}" for line in skipped(pictures))
+            reason = f"not a class: {deeper if nested else lacks}{why}"
+            issues.append(Issue(kind="skipped", name=str(class_dir), reason=reason))
+    alike = [", ".join(repr(d.name) for d in dirs) for dirs in folders.values() if len(dirs) > 1]
+    same = "folders whose names look the same are one class"
+    issues += [Issue(kind="note", reason=f"{same}: {names}") for names in alike]
+    issues += [
+        Issue(kind="skipped", name=str(folder), reason=f"skipped {line}")
+        for line in skipped(passed_over)
     ]
-    kinds = skipped(passed_over)
-    notes += [f"{shown(folder)}: skipped {line}" for line in describe_skipped(kinds)]
     if not by_class:
         loose = sum(is_image_name(e.name) and not _is_folder(e) for e in _visible(folder))
         found = f"{loose} images lie in it directly" if loose else "found none"
-        because = "".join(f"\n  {note}" for note in notes) + left_out(describe(links))
         raise DataError(
             f"no images in class folders below {folder} ({found}); "
-            f"zoo expects {folder.name}/CLASS/IMAGE{because}"
+            f"zoo expects {folder.name}/CLASS/IMAGE{because(issues)}"
         )
-    return ClassFolders(
-        images=dict(sorted(by_class.items())),
-        notes=tuple(notes),
-        skipped=kinds,
-        links=tuple(links),
-    )
+    return ClassFolders(images=dict(sorted(by_class.items())), issues=tuple(issues))
 
 
 def is_val_name(path: str) -> bool:
     """Whether a folder is named as one of val."""
     return Path(path).name.lower() in VAL
-
-
-def left_out(lines: Sequence[str]) -> str:
-    """What was left out, as further lines of an error that may come of it."""
-    return "".join(f"\n  left out: {line}" for line in lines)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -251,13 +234,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _refused_below(folder: Path, reach: Reach) -> list[Link]:
+def _refused_below(folder: Path, reach: Reach) -> dict[Path, Issue]:
     """The links directly in a folder that are not followed."""
     paths = [folder / entry.name for entry in _visible(folder) if entry.is_symlink()]
-    return [link for path in paths if (link := refused_link(path, reach))]
+    return {path: issue for path in paths if (issue := refused_link(path, reach))}
 
 
-def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[str], int, list[Link]]:
+def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[str], int, list[Issue]]:
     """Of a class folder its images, other names, how many images are deeper, and links out."""
     images, others, nested, out = [], [], 0, []
     for entry in _visible(class_dir):
@@ -273,7 +256,7 @@ def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[str], i
         link = None
         if entry.is_symlink() and not reach.anywhere:
             link = refused_link(path, reach)
-        if link is not None and link.leads == "out":
+        if link is not None and link.kind == "outside-link":
             out.append(link)
         else:
             images.append(path)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from zoo.data.files import shown
+from zoo.data.issue import Issue, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,68 +23,35 @@ class Reach:
     anywhere: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Link:
-    """A link that is not followed.
-
-    Attributes:
-        path: The link, as it was found.
-        target: Where it leads in the end; of one that leads nowhere, what it says.
-        leads: `out` of the data folder; in a `circle`, to itself or a folder that it lies in;
-            `nowhere`: to nothing, or to what may not be looked at.
-    """
-
-    path: str
-    target: str
-    leads: Literal["out", "circle", "nowhere"]
-
-
 def reach_of(root: Path, *, follow_links: bool) -> Reach:
     """How far the data folder `root` reaches; it may itself be behind a link."""
     return Reach(root=os.path.realpath(root), anywhere=follow_links)
 
 
-def refused_link(link: Path, reach: Reach) -> Link | None:
+def refused_link(link: Path, reach: Reach) -> Issue | None:
     """Why a link is not followed; None if it is.
+
+    It is an `outside-link`; a `circular-link`, to itself or a folder that it lies in; or a
+    `broken-link`, to nothing or to what may not be looked at.
 
     Args:
         link: To a file or a folder, in a folder that is within reach.
         reach: Of the data folder.
     """
+    kind: Kind
     try:
         target = os.path.realpath(link, strict=True)
     except OSError as error:
-        leads: Literal["circle", "nowhere"]
-        leads = "circle" if error.errno == errno.ELOOP else "nowhere"
-        return Link(path=str(link), target=_says(link), leads=leads)
-    if Path(target).is_dir() and _is_within(os.path.realpath(link.parent), target):
-        return Link(path=str(link), target=target, leads="circle")
-    if not reach.anywhere and not _is_within(target, reach.root):
-        return Link(path=str(link), target=target, leads="out")
-    return None
-
-
-def describe(found: Sequence[Link]) -> list[str]:
-    """Which links are not followed and what to do: a line for each way to lead refused_links.
-
-    Args:
-        found: Of a data folder.
-    """
-    ways = {
-        "out": "leading out of the data folder",
-        "circle": "leading in a circle",
-        "nowhere": "leading nowhere",
-    }
-    advice = {"out": "; `follow_links` uses what they lead to, or copy that into it"}
-    lines = []
-    for leads, way in ways.items():
-        links = [link for link in found if link.leads == leads]
-        if links:
-            count = "1 link" if len(links) == 1 else f"{len(links):,} links"
-            such = "" if len(links) == 1 else "such as "
-            example = f"{such}{shown(links[0].path)} to {shown(links[0].target)}"
-            lines.append(f"{count} {way}, {example}{advice.get(leads, '')}")
-    return lines
+        kind = "circular-link" if error.errno == errno.ELOOP else "broken-link"
+        target = _says(link)
+    else:
+        if Path(target).is_dir() and _is_within(os.path.realpath(link.parent), target):
+            kind = "circular-link"
+        elif not reach.anywhere and not _is_within(target, reach.root):
+            kind = "outside-link"
+        else:
+            return None
+    return Issue(kind=kind, name=str(link), reason=f"leads to {target}")
 
 
 def _is_within(path: str, folder: str) -> bool:

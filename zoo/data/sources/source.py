@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from zoo.data.issue import Issue
 from zoo.data.sample import Sample
-from zoo.data.sources.links import Link
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,18 +17,19 @@ class Part:
     Attributes:
         name: What it is called in messages, such as its folder.
         samples: In a stable order; no two have one name.
-        notes: What was decided or left out, a line each.
-        links: Links that were left out.
+        issues: What was left out of it, or is to be known about it.
     """
 
     name: str
     samples: Sequence[Sample]
-    notes: Sequence[str] = ()
-    links: Sequence[Link] = ()
+    issues: Sequence[Issue] = ()
 
 
 class Source(Protocol):
-    """Labelled images, by split."""
+    """Labelled images, by split.
+
+    It may have `issues` too, a sequence of `Issue`: what was left out before any split is read.
+    """
 
     @property
     def name(self) -> str:
@@ -38,17 +39,15 @@ class Source(Protocol):
     def splits(self) -> Sequence[str]:
         """Those it has, of `train`, `val` and `test`; what is not split yet is `train`."""
 
-    @property
-    def notes(self) -> Sequence[str]:
-        """What was decided or left out before any split is read, a line each."""
-
-    @property
-    def links(self) -> Sequence[Link]:
-        """Links that were left out by then."""
-
     def read(self, split: str) -> Part:
         """The samples of one of its splits.
 
         Raises:
             DataError: They can't be listed.
         """
+
+
+def issues_of(source: Source) -> Sequence[Issue]:
+    """The issues of a source that are known before any split is read."""
+    issues: Sequence[Issue] = getattr(source, "issues", ())
+    return issues

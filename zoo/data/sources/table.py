@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.files import extension, shown
+from zoo.data.issue import Issue, Kind
 from zoo.data.sample import Sample
 from zoo.data.sources.layout import TEST, TRAIN, VAL, normal_name
-from zoo.data.sources.links import Link
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
 from zoo.io.text import listed
@@ -76,25 +76,28 @@ class TableSource:
 
     def __init__(self, file: Path, *, task: str = "auto") -> None:
         self.name = str(file)
-        self._notes: list[str] = []
+        self._issues: list[Issue] = []
         header, rows = _read(file)
         columns = _columns(file, header)
         if columns.label is not None and columns.each:
-            self._notes.append(f"{file}: columns that are not used: {listed(columns.each)}")
+            self._add("skipped", f"columns that are not used: {listed(columns.each)}")
         samples = self._samples(file, columns, rows, task)
         self._by_split = {
             split: [sample for sample, of in samples if of == split]
             for split in ("train", "val", "test")
         }
         self.splits = tuple(split for split, found in self._by_split.items() if found)
-        self.notes: tuple[str, ...] = ()
-        self.links: tuple[Link, ...] = ()
         if not self.splits:
             raise DataError(f"{file} has no rows with a path and a label")
 
     def read(self, split: str) -> Part:
         """The images of a split; names are paths as the table has them."""
-        return Part(name=f"{self.name} ({split})", samples=self._by_split[split], notes=self._notes)
+        return Part(
+            name=f"{self.name} ({split})", samples=self._by_split[split], issues=self._issues
+        )
+
+    def _add(self, kind: Kind, reason: str) -> None:
+        self._issues.append(Issue(kind=kind, name=self.name, reason=reason))
 
     def _samples(
         self,
@@ -106,7 +109,7 @@ class TableSource:
         rows = list(rows)
         separator = _separator(columns, rows) if task != "single-label" else None
         if separator and separator != SEPARATORS[0]:  # which might be part of a name
-            self._notes.append(f"{file}: labels of a cell are separated by {separator!r}")
+            self._add("note", f"labels of a cell are separated by {separator!r}")
         by_name: dict[str, tuple[Sample, str]] = {}
         repeated = 0
         for where, row in rows:
@@ -131,14 +134,15 @@ class TableSource:
                 sample = replace(sample, labels=tuple(both))
             by_name[sample.name] = (sample, split)
         if repeated:
-            text = f"{repeated} rows name an image of an earlier row: their labels are joined"
-            self._notes.append(f"{file}: {text}")
+            self._add(
+                "note", f"{repeated} rows name an image of an earlier row: their labels are joined"
+            )
         found = list(by_name.values())
         lacking = [each for each in found if not each[0].labels]
         negatives = task == "multi-label" or columns.label is None
         negatives = negatives or any(len(sample.labels) > 1 for sample, _ in found)
         if lacking and not negatives:
-            self._notes.append(f"{file}: rows without a label are left out: {len(lacking)}")
+            self._add("skipped", f"rows without a label are left out: {len(lacking)}")
             found = [each for each in found if each[0].labels]
         return found
 

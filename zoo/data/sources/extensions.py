@@ -1,0 +1,91 @@
+"""File extensions: those of images, those that formats go by, and what files of others hold."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+from PIL import Image
+
+from zoo.data.files import extension, shown
+from zoo.data.image import formats
+
+#: Formats that go by the name of another: phones write MPO, a JPEG with a second picture behind it,
+#: as .jpg; a DIB is a BMP without its first 14 bytes, and both are found under both extensions.
+_FAMILY = {"MPO": "JPEG", "DIB": "BMP"}
+
+#: Where neither the format's own name nor the first extension that Pillow has for it is the usual.
+_USUAL = {"JPEG": ".jpg", "PPM": ".pnm"}
+
+#: Of what is none, by its name.
+NO_IMAGE = "not an image"
+
+_REASONS = (
+    (".heic .heif .hif", "HEIC needs pi-heif or pillow-heif: pip install 'zoo-finetune[heic]'"),
+    (".jxl", "JPEG XL, which Pillow does not read: convert to PNG or JPEG"),
+    (
+        ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .mrw .nef .nrw .orf .pef .raf .raw .rw2 .srw .x3f",
+        "camera raw: develop to JPEG or TIFF",
+    ),
+    (".dcm .nii", "medical volumes: export the slices as PNG, 16 bits are kept"),
+    (".mat .npy .npz", "arrays: save them as PNG or TIFF"),
+    (".avi .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv", "videos: extract the frames as images"),
+    (".ai .eps .emf .pdf .svg .wmf", "documents or vector graphics: render them as PNG"),
+    (
+        ".blp .bufr .cur .fli .flc .fpx .grib .h5 .hdf .icns .ico .iptc .mic",
+        "a format that zoo does not decode: convert to PNG",
+    ),
+)
+
+_REASON_OF = {e: reason for extensions, reason in _REASONS for e in extensions.split()}
+
+
+def is_image_name(path: str | Path) -> bool:
+    """Whether the file's extension is one that Pillow decodes."""
+    return extension(path) in _of_images()
+
+
+def is_wrong(path: str | Path, form: str) -> bool:
+    """Whether an image file has the extension of another format.
+
+    Args:
+        path: The file.
+        form: Pillow's name of what it holds.
+    """
+    named = Image.registered_extensions().get(extension(path), "")
+    return _FAMILY.get(named, named) != _FAMILY.get(form, form)
+
+
+def extension_of(form: str) -> str:
+    """The usual extension of a format, with its dot; empty if it has none.
+
+    Args:
+        form: Pillow's name of it.
+    """
+    form = _FAMILY.get(form, form)
+    known = [each for each, of in Image.registered_extensions().items() if of == form]
+    usual = _USUAL.get(form, f".{form.lower()}")
+    return usual if usual in known else next(iter(known), "")
+
+
+def reason_of(path: PurePath) -> str:
+    """Why a file whose name is that of no image is passed over."""
+    return _REASON_OF.get(path.suffix.lower(), NO_IMAGE)
+
+
+def skipped(paths: Iterable[PurePath]) -> list[str]:
+    """Files that are passed over: a line for each reason, with their number by extension."""
+    by_reason: dict[str, list[str]] = {}
+    for suffix, count in Counter(path.suffix.lower() for path in paths).most_common():
+        counted = f"{count:,} {shown(suffix) or 'without an extension'}"
+        by_reason.setdefault(reason_of(PurePath(f"x{suffix}")), []).append(counted)
+    return [f"{', '.join(counted)}: {reason}" for reason, counted in by_reason.items()]
+
+
+@functools.cache
+def _of_images() -> frozenset[str]:
+    # Pillow opens an MPO by the decoder of JPEG, and lists none for it.
+    known = {*formats(), "MPO"}
+    return frozenset(e for e, form in Image.registered_extensions().items() if form in known)
