@@ -140,7 +140,7 @@ def test_predict_json_is_all_there_is_on_stdout(run, split_photos, tmp_path):
     }
     assert len(predictions[0]["top"]) == 2
     assert "unreadable image" in result.stderr
-    assert "1 unreadable images left out" in result.stderr
+    assert "1 unreadable image left out" in result.stderr
 
 
 #: A red picture of 64 x 64 pixels, by libheif.

@@ -110,7 +110,7 @@ def test_predict_names_it_and_goes_on_with_the_others(run, photos, tmp_path, mak
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 10
     assert f"! unreadable image {root / 'x.png'}: " in result.stderr
-    assert "! 1 unreadable images left out" in result.stderr
+    assert "! 1 unreadable image left out" in result.stderr
 
 
 def test_predict_on_a_pipe_alone_is_an_error(run):
@@ -166,7 +166,7 @@ def test_any_name_is_used_and_a_message_shows_it_on_one_line(photos, tmp_path, r
         (str(root / "red" / name), "cannot identify its format")
     ]
     line = f"unreadable image {root}/red/{as_shown}: cannot identify its format"
-    assert describe(issues) == [line, "1 unreadable images left out"]
+    assert describe(issues) == [line, "1 unreadable image left out"]
     result = predict(run, root / "red" / name)
     assert result.exit_code == 2
     assert [as_shown in line for line in result.stderr.splitlines()] == [True, False, True]

@@ -94,7 +94,7 @@ def check_command(run: zoo.Run, content: bytes) -> None:
     if result.exit_code:
         problem, count, end = result.stderr.splitlines()
         assert is_named(problem, path)
-        assert count == "! 1 unreadable images left out"
+        assert count == "! 1 unreadable image left out"
         assert end == f"Error: no readable images in {path}"
     else:
         assert result.stdout.startswith(f"{path}  ")

@@ -163,7 +163,7 @@ def test_photos_that_may_not_be_read_are_named(photos, answers):
     left_out, strict, *closed = answers(commands)
     assert left_out[0] == 0
     assert f"unreadable image image/red/3.png: {DENIED}" in left_out[2]
-    assert "1 unreadable images left out" in left_out[2]
+    assert "1 unreadable image left out" in left_out[2]
     assert strict[0] == 2
     assert f"image/red/3.png: {DENIED}" in strict[2]
     expected = [f"Error: can't list {name}: {DENIED}\n" for name in ("class/red", "all")]
