@@ -1,1 +1,1 @@
-"""The training loop and what it reports while it runs."""
+"""The training loop, with validation, checkpoints and recovery from divergence."""

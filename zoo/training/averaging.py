@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights."""
+"""Exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.training.snapshot import load_state
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state dict, on the same device."""
+    """Return a copy of the state dict, on the same device."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
@@ -23,11 +23,11 @@ def update_average(
     """Move the average towards the model's weights, in place; buffers are averaged too.
 
     Args:
-        average: As `copied` gave it.
-        model: After an optimizer step.
-        decay: 0..1. The first steps use less, (1 + step) / (10 + step), since an average over more
-            steps than there were would stay at the initial weights (as in TensorFlow and timm).
-        step: The number of optimizer steps so far.
+        average: The average, initially from `copied`.
+        model: The model after an optimizer step.
+        decay: 0..1. At most (1 + step) / (10 + step) is used, because the initial weights would
+            dominate an average over more steps than were taken (as in TensorFlow and timm).
+        step: Number of optimizer steps so far.
     """
     share = 1 - min(decay, (1 + step) / (10 + step))
     for name, tensor in model.state_dict().items():
@@ -39,7 +39,7 @@ def update_average(
 
 @contextmanager
 def weights_of(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Give the model other weights for a while; None: its own."""
+    """Load `state` into the model within the context; None leaves the model as it is."""
     if state is None:
         yield
         return

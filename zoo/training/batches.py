@@ -1,4 +1,4 @@
-"""What a network is fed in training: images, or cached activations of its frozen part."""
+"""Inputs of the network during training: images, or cached activations of its frozen part."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from zoo.features.rows import CachedDataset
 from zoo.models.replay import Boundary, replay
 from zoo.runs.inference import eval_batch_size
 
-#: A forward pass: the model itself, or what wraps it.
+#: A forward pass: the model itself, or its wrapper.
 Forward = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaders:
-    """Batches, and how one becomes the network's output.
+    """Data loaders, and how a batch is passed through the network.
 
     Attributes:
-        train: Shuffled batches of (what is loaded, targets (N, ...)).
-        sampler: Of `train`; is told each epoch.
+        train: Shuffled batches of (inputs, targets (N, ...)).
+        sampler: Sampler of `train`; its `epoch` is set before each epoch.
         val: Batches for validation, in order.
-        outputs: `(forward, batch) -> forward's output` for what is fed.
-        image_size: (height, width) of images; None where they are not what is fed.
+        outputs: `(forward, inputs) -> output of forward`.
+        image_size: (height, width) of the images; None if the inputs are not images.
     """
 
     train: Batches
@@ -49,7 +49,7 @@ def image_loaders(
     workers: int,
     device: torch.device,
 ) -> Loaders:
-    """Images go through the whole network."""
+    """Create loaders of images, which pass through the whole network."""
     batches, sampler = train_loader(train, batch_size=batch_size, seed=train.seed, workers=workers)
 
     def outputs(forward: Forward, pixels: Tensor) -> Any:
@@ -75,9 +75,9 @@ def activation_loaders(
     batch_size: int,
     device: torch.device,
 ) -> Loaders:
-    """Cached activations go through what comes after the boundary; the order of images is as ever.
+    """Create loaders of cached activations, which pass through the layers after the boundary.
 
-    They come from memory maps, so no processes of their own load them.
+    The order is that of `image_loaders`. No worker processes are used, as memory maps are read.
     """
     batches, sampler = train_loader(
         CachedDataset(train, train_store), batch_size=batch_size, seed=train.seed, workers=0

@@ -1,4 +1,4 @@
-"""How long a run will take, from a few steps measured before it starts."""
+"""Estimate of the duration of a run, from a few steps measured before it starts."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from torch import nn
 from zoo.machine.device import place_images
 from zoo.machine.speed import synchronise
 
-#: Seconds that each of the two measurements takes at least, and most of its batches.
+#: Each of the two measurements ends after this many seconds or batches.
 _SECONDS, _BATCHES = 0.5, 8
 
-#: Share of the time that is left for writing, reading back and what else is not measured.
+#: Share of the time reserved for writing, reading back and other work that is not measured.
 _RESERVE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds an image: of a training step, and of a forward pass."""
+    """Seconds per image of a training step (`train`) and of a forward pass (`forward`)."""
 
     train: float
     forward: float
 
     def epoch(self, train_images: int, val_images: int) -> float:
-        """Seconds of an epoch and its validation."""
+        """Return the duration of an epoch and its validation, in seconds."""
         return train_images * self.train + val_images * self.forward
 
 
 def measure_speed(
     model: nn.Module, image_size: tuple[int, int], batch_size: int, device: torch.device
 ) -> Speed:
-    """Measure a copy of the model on empty images.
+    """Measure the speed of a copy of the model on images of zeros.
 
     Args:
-        model: On its device, in the mode in which it trains; neither it nor the state of any
-            random generator is changed.
+        model: The model on its device, in the mode used for training. Neither it nor the state of
+            any random generator is changed.
         image_size: (height, width).
-        batch_size: Images at a time.
-        device: Where the model is.
+        batch_size: Images per batch.
+        device: Device of the model.
     """
     trainee = copy.deepcopy(model)
     images = place_images(torch.zeros(batch_size, 3, *image_size), device)
@@ -50,7 +50,7 @@ def measure_speed(
     def step() -> None:
         outputs = trainee(images)
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        # Any loss: it takes next to nothing of a step.
+        # Any loss will do: it takes a negligible part of a step.
         logits.float().square().mean().backward()
 
     with torch.random.fork_rng(devices=[]):
@@ -64,16 +64,16 @@ def measure_speed(
 def affordable_epochs(
     seconds: float, speed: Speed, train_images: int, val_images: int, most: int
 ) -> int:
-    """How many epochs fit into so many seconds, at most `most`; the last one is measured longer.
+    """Return how many epochs fit into `seconds`, at most `most`.
 
-    What is measured after the last epoch, weights between the first and the last, counts too.
+    This includes the validation of interpolated weights after the last epoch.
     """
     usable = seconds * (1 - _RESERVE) - 3 * val_images * speed.forward
     return max(0, min(most, int(usable / speed.epoch(train_images, val_images))))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of a call, after a first one that is not counted."""
+    """Return the median duration of a call in seconds, after a warm-up call."""
     work()
     each: list[float] = []
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Divergence: training that destroys what it started from, seen by train loss or val accuracy."""
+"""Divergence: training that destroys its initial weights, detected by train loss or val metric."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from zoo.training.setup import Loop
 from zoo.training.snapshot import Snapshot, load_state, restore
 from zoo.training.state import Look, Seen, TrainingState, begin_epoch
 
-#: Steps whose mean loss is looked at together.
+#: Number of steps over which the loss is averaged.
 WINDOW = 8
 
-#: How often fine-tuning begins again before it is given up, and what that does to its rates.
+#: Maximum number of restarts of fine-tuning, and the factor of the learning rates at each.
 _MOST_RESTARTS, _SMALLER = 3, 0.3
 
-#: How often training goes back to a checkpoint before it gives up.
+#: Maximum number of times that training returns to a checkpoint.
 _MOST_REWINDS = 10
 
-#: The mean loss of a window at which training has diverged, divided by that of guessing or by that
-#: of the first step, whichever is larger.
+#: Training has diverged if the mean loss of a window exceeds this multiple of the baseline's loss
+#: or of the first step's, whichever is larger.
 _TIMES_WORSE = 3.0
 
 _SMALLER_RATES = "try a smaller `lr` or `head_lr_mult`"
 
 
 def window_loss(state: TrainingState, seen: Seen) -> float | None:
-    """The mean train loss since the last look, if that was a window ago; then this is the last.
+    """Return the mean train loss of the window if it is complete, and start the next; else None.
 
     Args:
-        state: Says when the last look was.
-        seen: Of the epoch so far.
+        state: Its `looked` is where the window starts; updated in place.
+        seen: Totals of the epoch so far.
     """
     if state.start_loss is None:
         state.start_loss = seen.loss
@@ -42,22 +42,22 @@ def window_loss(state: TrainingState, seen: Seen) -> float | None:
 
 
 def diverged_loss(loss: float | None, state: TrainingState, baseline: Baseline) -> bool:
-    """Whether the mean loss of a window is far above where training began, and above guessing."""
+    """Return whether a window's mean loss is far above the initial and the baseline's loss."""
     if loss is None:
         return False
     return loss > _TIMES_WORSE * max(baseline.loss, state.start_loss or 0.0)
 
 
 def fell_to_chance(score: float, state: TrainingState, baseline: Baseline) -> bool:
-    """Whether the main val metric has fallen to that of the baseline, and not for a moment only.
+    """Return whether the main val metric has fallen to the baseline, and not only temporarily.
 
-    It has where the best so far was far above it (three standard errors; near is one), and the
-    epoch before was at chance too or the train loss is that of guessing.
+    The best so far must have been more than three standard errors above it (within one is chance),
+    and the previous epoch was at chance too or the train loss is above that of the baseline.
 
     Args:
-        score: The main metric of the epoch that ends.
-        state: Its `at_chance` is counted on.
-        baseline: What ignoring the images reaches.
+        score: Main metric of the epoch that ends.
+        state: Its `at_chance` is updated.
+        baseline: Performance of a model that ignores the images.
     """
     chance, error = baseline.value, baseline.error
     if score > chance + error or state.best_score <= chance + 3 * error:
@@ -68,25 +68,25 @@ def fell_to_chance(score: float, state: TrainingState, baseline: Baseline) -> bo
 
 
 def diverged(what: str, loop: Loop) -> DivergenceError:
-    """The error that says so, and where."""
+    """Create the error for diverged training, with its epoch and step."""
     return DivergenceError(_where(what, loop), loop.state.step, hint=_SMALLER_RATES)
 
 
 def non_finite(what: str, loop: Loop, *, step: int | None = None) -> NonFiniteError:
-    """The error that says so, and where; of this step, or of the one given."""
+    """Create the error for a non-finite value; `step` defaults to the current one."""
     step = loop.state.step if step is None else step
     return NonFiniteError(_where(what, loop), step, hint=f"{_SMALLER_RATES}, or `on_nan=rewind`")
 
 
 def recover(error: DivergenceError, loop: Loop) -> bool:
-    """Begin again, or go back to the last checkpoint, with smaller learning rates.
+    """Restart fine-tuning, or return to the last checkpoint, with smaller learning rates.
 
     Returns:
-        Whether training goes on; else the best so far is what remains.
+        Whether training continues; if not, the best model so far is the result.
 
     Raises:
-        DivergenceError: The recipe says to stop then, nothing better can be hoped for and nothing
-            was kept, or the checkpoint's own weights give such a loss.
+        DivergenceError: `on_nan` is "stop", the limit of restarts is reached without a best model,
+            the limit of rewinds is reached, or the checkpoint's own weights cause the error.
     """
     recipe, state = loop.setup.recipe, loop.state
     if recipe.on_nan == "stop":
@@ -105,7 +105,7 @@ def recover(error: DivergenceError, loop: Loop) -> bool:
         raise error
     kept = loop.control.last()
     if error.step <= kept.state.step:
-        # No smaller rate changes what those weights give.
+        # Smaller learning rates don't change the loss of those weights.
         raise NonFiniteError(
             f"{what}, with the very weights of the last checkpoint: they have run away before it, "
             f"and going back to it does not help",
@@ -121,7 +121,7 @@ def _where(what: str, loop: Loop) -> str:
 
 
 def _restart(why: str, loop: Loop) -> None:
-    """Begin fine-tuning again, from the weights it began with and with smaller learning rates."""
+    """Restart fine-tuning from its initial weights, with smaller learning rates."""
     state = loop.state
     load_state(loop.setup.model, loop.setup.origin)
     loop.optimizer.state.clear()
@@ -136,7 +136,7 @@ def _restart(why: str, loop: Loop) -> None:
 
 
 def _rewind(snapshot: Snapshot, why: str, loop: Loop) -> None:
-    """Go back to a snapshot, with half the learning rates from there on."""
+    """Restore a snapshot, and halve the learning rates from there on."""
     state = loop.state
     scale, rewinds, micro_batch = state.lr_scale / 2, state.rewinds + 1, state.micro_batch
     restore(snapshot, loop.setup.model, state, loop.optimizer, loop.setup.accelerator)

@@ -1,4 +1,4 @@
-"""One epoch of training: a step a batch."""
+"""One epoch of training, with one step per batch."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from zoo.training.setup import Loop
 
 
 def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
-    """Take a step on each batch that the epoch has left.
+    """Take a training step for each remaining batch of the epoch.
 
     Args:
-        loop: Its model is in the mode in which it trains. The steps of its state are counted on,
-            its micro-batch is halved where memory ends.
-        after_step: Called after each step, when the state is one to go on from. Returns whether
-            the device has been waited for.
+        loop: Its model is in the mode used for training. The step counts of its state are updated;
+            its micro-batch is halved if memory runs out.
+        after_step: Called after each step, when training can be resumed from the state. Returns
+            whether it has waited for the device.
 
     Raises:
-        DataError: A photo can't be read any more, or has changed.
+        DataError: A photo can no longer be read, or has changed.
         TrainingError: Memory is too small for the smallest micro-batch.
-        PluginError: The model's output in train mode is not what the head declares.
+        PluginError: The model's output in train mode does not match the declared head.
     """
     setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
     accelerator, listen = setup.accelerator, loop.control.listen
@@ -65,7 +65,7 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
         set_learning_rates(loop.optimizer, factor * state.lr_scale)
 
     if state.epoch_step:
-        set_rates(state.step - 1)  # Else an epoch that has no steps left would end with others.
+        set_rates(state.step - 1)  # Otherwise an epoch with no steps left would report other rates.
     whole = raising(waiting if accelerator.num_processes == 1 else _agreed(waiting))
     for step, (loaded, targets) in enumerate(whole, start=state.epoch_step + 1):
         set_rates(state.step)
@@ -77,7 +77,7 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
             objective,
             loaded,
             targets,
-            # Dropout and stochastic depth become a function of it, whatever ran before.
+            # Dropout and stochastic depth then depend on nothing else, such as earlier steps.
             seed=derive_seed(recipe.seed, "step", state.step, accelerator.process_index),
             micro_batch=state.micro_batch,
             accelerator=accelerator,
@@ -110,7 +110,7 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
 
 
 def _left(batches: Batches, done: int) -> Batches:
-    """The batches of an epoch of which some are done; those are not even loaded."""
+    """Return the remaining batches of an epoch, without loading those that are done."""
     if not done:
         return batches
     rest: Batches = skip_first_batches(batches, done)
@@ -125,9 +125,9 @@ def _loss(
     label_smoothing: float,
     class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(logits of the main head, loss of all heads)."""
+    """Return (logits of the main head, loss of all heads)."""
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-    # A frozen network is in eval mode, in which it gives no auxiliary logits.
+    # A frozen network is in eval mode, in which it returns no auxiliary logits.
     if not isinstance(logits, Tensor) or len(auxiliary) not in (0, len(backbone.aux)):
         raise PluginError(
             f"{plugins.describe(backbone)} gives a {type(outputs).__name__} of "
@@ -143,7 +143,7 @@ def _loss(
 
 
 def _agreed(batches: Iterable[Loaded]) -> Iterator[Loaded]:
-    """Batches, as long as each process has one; else the error of one is raised in all."""
+    """Yield batches while every process has one; raise an error of any process in all of them."""
     for batch in batches:
         if in_any(isinstance(batch, DataError)):
             together(partial(list, raising([batch])))
@@ -151,7 +151,7 @@ def _agreed(batches: Iterable[Loaded]) -> Iterator[Loaded]:
 
 
 class _Waiting:
-    """Batches, and the seconds that it took to get them."""
+    """Iterable of batches that measures the seconds spent waiting for them."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
@@ -166,4 +166,4 @@ class _Waiting:
             if batch is None:
                 return
             yield batch
-            del batch  # An error that is held would hold the loader's workers.
+            del batch  # A reference to an error would keep the loader's workers alive.

@@ -1,4 +1,4 @@
-"""How much a network computes for an image."""
+"""Number of floating-point operations of a network per image."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.func import functional_call
 
 
 def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False) -> float:
-    """Floating-point operations of one image: of matrix multiplication, convolution and attention.
+    """Count the operations of matrix multiplication, convolution and attention for one image.
 
-    A multiply-add is two. torch's `FlopCounterMode` counts while the images are computed; the
-    model's buffers, gradients and the state of the random numbers stay as they are. (Counting on
-    the meta device computes nothing, but takes three times as long.)
+    A multiply-add counts as two. torch's `FlopCounterMode` counts while the images are computed;
+    the model's buffers, its gradients and the random state are not changed. (Counting on the meta
+    device computes nothing, but takes three times as long.)
 
     Args:
-        model: In the mode in which it will run.
-        images: (N, C, H, W) of the size in question; N at least 2 if batch norm trains.
-        backward: Count also the gradients of all that trains.
+        model: The model, in the mode to be measured.
+        images: (N, C, H, W), of the size to be measured; N is at least 2 if batch norms train.
+        backward: Also count the gradients of all trainable parameters.
     """
-    # It brings a compiler for GPUs along, which nothing before this waits for.
+    # Imported late, because this loads a compiler for GPUs.
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,9 +30,9 @@ def flops_per_image(model: nn.Module, images: Tensor, *, backward: bool = False)
     counter = FlopCounterMode(display=False, custom_mapping=convolution_backward)
     devices = [images.device] if images.is_cuda else []
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    # Fused attention has no formula on a CPU, and counts its recomputation on a GPU.
+    # The counter ignores fused attention on a CPU, and counts its recomputation on a GPU.
     plain_attention = sdpa_kernel(SDPBackend.MATH)
-    # Also where nothing goes backward: the counter trips over views made without gradients.
+    # Gradients are enabled in any case: the counter fails on views made without them.
     with torch.random.fork_rng(devices), plain_attention, counter, torch.enable_grad():
         outputs = functional_call(model, buffers, (images,))
         if backward:
@@ -50,7 +50,7 @@ def _convolution_backward_flops(
     *others: Any,
     **shapes: Any,
 ) -> int:
-    """Each gradient takes what the forward pass takes; torch's own count overlooks groups."""
+    """Count each gradient like the forward pass; torch's own formula ignores groups."""
     from torch.utils.flop_counter import conv_flop_count
 
     _bias, _stride, _padding, _dilation, transposed, _out_padding, _groups, output_mask = others

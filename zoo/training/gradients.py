@@ -1,4 +1,4 @@
-"""The gradients of a training step, in parts where memory is too small for all of it at once."""
+"""Gradients of a training step, computed in parts if memory is too small for the whole batch."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from zoo.machine.memory import free_memory, is_out_of_memory, leave_onednn, out_
 from zoo.models.freeze import learns_statistics
 from zoo.tasks import Task
 
-#: (what the network gives, targets) to (logits of the main head, mean loss of all heads), where the
-#: mean is weighted by the class weights, if there are any.
+#: Maps (output of the network, targets) to (logits of the main head, mean loss of all heads); the
+#: mean is weighted by the class weights, if any.
 LossOf = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a step minimises.
+    """Objective that a step minimises.
 
     Attributes:
-        outputs_of: What is fed (n, ...) to the model's output.
-        loss_of: The loss of that.
-        task: Says what counts how much, and what is right.
-        class_weights: (classes,) on the device, with which `loss_of` weights; or None.
+        outputs_of: Maps inputs (n, ...) to the model's output.
+        loss_of: Maps that output and targets to logits and loss.
+        task: Defines the weight of each sample, and which predictions are correct.
+        class_weights: (classes,) on the device, as used by `loss_of`; or None.
     """
 
     outputs_of: Callable[[Tensor], Any]
@@ -46,12 +46,12 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class StepSums:
-    """What a step saw; the gradients are in the parameters.
+    """Results of a step; the gradients are in the parameters.
 
     Attributes:
-        loss: Of the whole batch, (), as if it had been computed at once.
-        correct: How many of its images were predicted correctly, ().
-        micro_batch: Images at a time in the next step; None: as many as come.
+        loss: Loss () of the whole batch, as if it had been computed at once.
+        correct: Number () of images that were predicted correctly.
+        micro_batch: Images at a time in the next step; None: the whole batch.
     """
 
     loss: Tensor
@@ -70,33 +70,33 @@ def step_gradients(
     accelerator: Accelerator,
     listen: Listener,
 ) -> StepSums:
-    """Compute a step's gradients; where memory ends, again in halves, until it suffices.
+    """Compute a step's gradients; if memory runs out, repeat it in halves until it suffices.
 
-    The parts' gradients add up to those of the whole batch (gradient accumulation), for each part's
-    mean loss counts by its share of the batch's class weights. What a part alone sees are the
-    statistics of batch norms that train, and random numbers: those of a step in one part are a
-    function of its seed, of others of (seed, part).
+    The gradients of the parts add up to those of the whole batch (gradient accumulation), because
+    the mean loss of each part is weighted by its share of the batch's class weights. Only the
+    statistics of trained batch norms and random numbers depend on the parts: a step in one part
+    draws from `seed`, each of several parts from (seed, part).
 
     Args:
-        model: In the mode in which it trains, without gradients; perhaps wrapped.
+        model: In the mode used for training, without gradients; may be wrapped.
         objective: What to minimise.
-        batch: What is fed (N, ...).
+        batch: Inputs (N, ...).
         targets: (N, ...) on the device.
-        seed: Of the step, and of the process.
-        micro_batch: Images at a time, as the last step left it.
-        accelerator: Averages gradients over processes, once a step.
-        listen: Hears that memory ended, and what was done.
+        seed: Seed of this step and process.
+        micro_batch: Images at a time, as returned by the previous step.
+        accelerator: Averages gradients over processes, once per step.
+        listen: Receives a `Note` if memory runs out.
 
     Raises:
         TrainingError: Memory is too small for the smallest part.
     """
     device, count = accelerator.device, len(targets)
     if isinstance(model, DistributedDataParallel):
-        # Else processes would have to agree on how many forward passes there are. Only the main
-        # one's statistics are kept, and those its own forward passes alone make.
+        # Otherwise all processes would need the same number of forward passes. Only the statistics
+        # of the main process are saved, and they depend on its own forward passes alone.
         model.broadcast_buffers = False
     statistics = learns_statistics(model)
-    # An attempt that fails may have moved them already.
+    # A failed attempt may already have updated them.
     before = [buffer.clone() for buffer in model.buffers()] if statistics else []
     parts = _how_many(count, micro_batch or count, statistics)
     while True:
@@ -125,17 +125,17 @@ def step_gradients(
         if accelerator.is_main_process:
             listen(Note(text=text, warning=True))
         else:
-            # Nobody listens to the others, and their memory may be another.
+            # Other processes have no listener, and their memory may differ.
             warnings.warn(text, stacklevel=2)
 
 
 def _how_many(count: int, micro_batch: int, statistics: bool) -> int:
-    """Parts of a batch, as equal as can be; one image alone has no statistics."""
+    """Return the number of parts of a batch; batch statistics need two images in each."""
     return max(1, min(-(-count // micro_batch), count // 2 if statistics else count))
 
 
 def _shares(targets: Tensor, objective: Objective, parts: int) -> list[Tensor | float]:
-    """Of each part in the mean over the batch."""
+    """Return the share of each part in the mean over the batch."""
     if objective.class_weights is None or parts == 1:
         return [len(piece) / len(targets) for piece in targets.tensor_split(parts)]
     weights = objective.task.weights(targets, objective.class_weights)
@@ -151,7 +151,7 @@ def _accumulate(
     seed: int,
     accelerator: Accelerator,
 ) -> tuple[Tensor, Tensor]:
-    """Add up the gradients of all parts; returns (loss, right answers) of the batch."""
+    """Accumulate the gradients of all parts; returns (loss, correct predictions) of the batch."""
     parts, device = len(shares), accelerator.device
     losses, correct = [], []
     pieces = zip(batch.tensor_split(parts), targets.tensor_split(parts), shares, strict=True)
@@ -160,7 +160,7 @@ def _accumulate(
         last = n == parts
         with nullcontext() if last else accelerator.no_sync(model):
             outputs = objective.outputs_of(piece)
-            # What processes have begun together none can begin again alone.
+            # A process can't repeat alone what it has begun to average with the others.
             together = last and accelerator.num_processes > 1
             with _out_of_memory_together(device) if together else nullcontext():
                 logits, loss = objective.loss_of(outputs, piece_targets)
@@ -169,15 +169,15 @@ def _accumulate(
                 accelerator.backward(loss)
         losses.append(loss.detach())
         correct.append(objective.task.correct(logits.detach(), piece_targets).sum())
-        # Else they would lie beside those of the next part.
+        # Otherwise they would occupy memory during the next part.
         del outputs, logits, loss
     return torch.stack(losses).sum(), torch.stack(correct).sum()
 
 
 def _seed(seed: int) -> None:
-    """Make what a step draws a function of its seed: nobody's random state has to be kept."""
+    """Seed all generators that a step may use, so that no random state has to be saved."""
     torch.manual_seed(seed)
-    # torch draws all that torchvision's and timm's networks do; a plugin's may draw elsewhere.
+    # Networks of torchvision and timm use torch's generator only; a plugin's may use others.
     random.seed(seed)
     np.random.seed(seed % 2**32)
 

@@ -1,8 +1,8 @@
-"""Weights between those that fine-tuning began with and those it ended with (WiSE-FT).
+"""Interpolation between the initial and the final weights of fine-tuning (WiSE-FT).
 
-On val images such weights are often better than either end: they keep of the pretrained features
-what a few images would have overwritten (Wortsman et al., "Robust fine-tuning of zero-shot models",
-CVPR 2022).
+On val images interpolated weights are often better than either end: they preserve pretrained
+features that training on few images would have overwritten (Wortsman et al., "Robust fine-tuning of
+zero-shot models", CVPR 2022).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from zoo.tasks import Metrics
 from zoo.training.snapshot import load_state
 
-#: Shares of the way from the first to the last weights that are tried beside the last ones.
+#: Shares of the way from the first to the last weights that are tried in addition to the last.
 SHARES = (0.25, 0.5, 0.75)
 
 
 def interpolate(
     first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float
 ) -> dict[str, Tensor]:
-    """The state dict that lies `share` (0..1) of the way from `first` to `last`.
+    """Return the state dict that lies `share` (0..1) of the way from `first` to `last`.
 
-    What is no floating-point number is that of `last`.
+    Tensors that are not floating-point are those of `last`.
     """
     if share == 1:
         return dict(last)
@@ -44,20 +44,20 @@ def best_interpolation(
     validate: Callable[[], Metrics],
     metric: str,
 ) -> tuple[Metrics, float]:
-    """The best of the model's weights and those of `SHARES`.
+    """Find the best of the model's weights and their interpolations at `SHARES`.
 
-    Of those whose metric is within a standard error (of the task's main metric) of the largest the
-    one with the least loss: val sets are small, and a loss says more than an image more or less.
+    Of those whose metric is within a standard error (of the task's main metric) of the best, this
+    is the one with the lowest loss: val sets are small, and the loss says more than a single image.
 
     Args:
-        model: Holds the last weights, also afterwards.
-        first: The state dict that fine-tuning began with.
-        last: What the last weights reach.
-        validate: Measures the model.
-        metric: The deciding one.
+        model: Holds the last weights, before and after the call.
+        first: Initial state dict of fine-tuning.
+        last: Metrics of the last weights.
+        validate: Returns the metrics of the model.
+        metric: Metric by which weights are compared.
 
     Returns:
-        What the best weights reach, and their share of the way to the last ones.
+        Metrics of the best weights, and their share of the way to the last ones.
     """
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = [(last, 1.0)]

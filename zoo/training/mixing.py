@@ -1,4 +1,4 @@
-"""Batch transforms: images of a batch mixed with each other, and their targets likewise."""
+"""Batch transforms, which mix the images of a batch and their targets."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from zoo.recipe import Recipe
 
-#: (images (N, 3, H, W) uint8, targets (N, ...), seed) to (images (N, 3, H, W) float32 from 0 to
-#: 255, targets (N, classes) float32).
+#: Maps (images (N, 3, H, W) uint8, targets (N, ...), seed) to (images (N, 3, H, W) float32 from 0
+#: to 255, targets (N, classes) float32).
 BatchTransform = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def batch_transform(recipe: Recipe, num_classes: int) -> BatchTransform | None:
-    """Mixup (Zhang et al., 2018), CutMix (Yun et al., 2019) or one of the two for each batch.
+    """Create mixup (Zhang et al., 2018), CutMix (Yun et al., 2019) or one of both for each batch.
 
     Args:
-        recipe: Its `mixup` and `cutmix` are the alphas; 0 is off.
+        recipe: Its `mixup` and `cutmix` are the alphas; 0 turns the transform off.
         num_classes: Width of the targets.
 
     Returns:
-        None if both are off.
+        The transform; None if both are off.
     """
     from torchvision.transforms import v2
 

@@ -1,4 +1,4 @@
-"""What a training is made of: what stays as it is, and what moves while it runs."""
+"""Components of training: what remains unchanged, and what changes while it runs."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from zoo.training.stopping import StopRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What training needs and does not replace.
+    """Everything that training needs and does not replace.
 
     Attributes:
-        model: With its head replaced.
-        backbone: Says where the head is and what lies how deep.
-        recipe: As resolved.
-        depths: Of the model.
-        freezing: How many of them are frozen in which epoch.
+        model: The model with its new head.
+        backbone: Declares where the head is, and the depth of each layer.
+        recipe: The resolved recipe.
+        depths: Depths of the model.
+        freezing: How many depths are frozen in each epoch.
         accelerator: Places model and batches.
         loaders: Batches for training and validation.
-        origin: The state dict that training begins with, on the CPU.
-        task: Gives loss and metrics.
-        baseline: What ignoring the val images reaches.
+        origin: Initial state dict of training, on the CPU.
+        task: Defines loss and metrics.
+        baseline: Performance on val of a model that ignores the images.
         class_weights: Weight of each class in the loss (C,), or None.
-        batch_transform: Changes each training batch of images; None: nothing does.
-        deadline: No epoch begins that would end after it, by `time.perf_counter`; None: as many
-            as the recipe says.
+        batch_transform: Applied to each training batch of images; None: not used.
+        deadline: No epoch starts that would end later, by `time.perf_counter`; None: the recipe's
+            number of epochs is the only limit.
     """
 
     model: nn.Module
@@ -67,13 +67,13 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """Where events and snapshots go, and what stops training.
+    """Receivers of events and snapshots, and the request to stop.
 
     Attributes:
-        save: Keeps a snapshot: after the probe, after each epoch, and within one as the recipe
-            says.
-        last: The snapshot kept last.
-        stop: Whether to stop; then a snapshot is kept first.
+        save: Saves a snapshot: after the probe, after each epoch, and within epochs as the recipe
+            specifies.
+        last: Returns the snapshot that was saved last.
+        stop: Whether to stop; a snapshot is saved first.
         listen: Receives the events.
     """
 
@@ -85,25 +85,25 @@ class Control:
 
 @dataclass(kw_only=True)
 class Loop:
-    """A training that runs: its setup, its state, and what accelerate made of both.
+    """Training in progress: its setup, its state, and the objects that accelerate has prepared.
 
     Attributes:
-        setup: What it was made of.
-        state: Where it is; its best is what an epoch must surpass.
-        control: Where events and snapshots go, and what stops it.
-        model: As it is called in training, perhaps wrapped; `setup.model` is the model itself.
+        setup: The setup it was created from.
+        state: Progress of training, with the best result so far.
+        control: Receivers of events and snapshots, and the request to stop.
+        model: The model as called in training, possibly wrapped; `setup.model` is the bare one.
         validated: The model's forward pass in full precision.
-        optimizer: Of all that will ever train.
-        batches: Of (what is loaded, targets (N, ...)); an epoch.
+        optimizer: Contains all parameters that will ever be trained.
+        batches: Batches (inputs, targets (N, ...)) of one epoch.
         class_weights: Those of the setup, on the device.
-        trainable: Parameters that may ever train, by name.
+        trainable: (name, parameter) of all parameters that will ever be trained.
         average: Moving average of the model's state dict, on the device; None without one.
-        totals: (3,) on the device: what this process saw of the epoch, as in `Seen`.
+        totals: (3,) on the device: totals of the epoch in this process, as in `Seen`.
         clock: When the next checkpoint within an epoch is due.
-        frozen: Depths that are frozen now.
-        kept_at: The step of the last checkpoint.
-        started: When this part of the epoch began, by `time.perf_counter`.
-        before: Seconds that earlier parts of the epoch took.
+        frozen: Number of depths that are frozen now.
+        kept_at: Step of the last checkpoint.
+        started: When this part of the epoch started, by `time.perf_counter`.
+        before: Duration of the earlier parts of the epoch, in seconds.
     """
 
     setup: Setup
@@ -127,23 +127,23 @@ class Loop:
     def begin(
         cls, setup: Setup, state: TrainingState, control: Control, resumed: Snapshot | None
     ) -> Loop:
-        """Make the optimizer, and put everything where it computes.
+        """Create the optimizer, and place everything on the device.
 
         Args:
-            setup: Its model is placed, and frozen as its recipe says.
-            state: Becomes that of the snapshot, if there is one.
-            control: Keeps a first snapshot where training may have to go back to it.
-            resumed: What training goes on from; None: from the model as it is.
+            setup: Its model is placed, and frozen as its recipe specifies.
+            state: Overwritten with that of the snapshot, if there is one.
+            control: Saves a first snapshot if training may have to return to it.
+            resumed: Snapshot to resume from; None: start from the model as it is.
 
         Raises:
-            RunError: The snapshot is another model's.
+            RunError: The snapshot belongs to another model.
         """
         model, recipe, accelerator = setup.model, setup.recipe, setup.accelerator
         place(model, accelerator.device)
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         freeze_parameters(trainable, setup.depths, setup.freezing.always)
-        # All that will ever train is in the optimizer from the start. What is still frozen has no
-        # gradient, so the optimizer passes it by and keeps no state of it.
+        # The optimizer contains all parameters that will ever be trained. Those still frozen have
+        # no gradient, so it skips them and stores no state for them.
         groups = parameter_groups(
             model,
             setup.backbone,
@@ -158,7 +158,7 @@ class Loop:
             restore(resumed, model, state)
         frozen = setup.freezing.frozen(min(state.epoch + 1, recipe.epochs))
         freeze_parameters(trainable, setup.depths, frozen)
-        # prepare() makes calling the model compute in mixed precision; validation is in full.
+        # prepare() makes the model compute in mixed precision; validation uses full precision.
         validated = model.forward
         wrapped, optimizer, batches = accelerator.prepare(model, optimizer, setup.loaders.train)
         weights = setup.class_weights
@@ -166,7 +166,7 @@ class Loop:
             restore(resumed, model, state, optimizer, accelerator)
             count_steps_again(state, len(batches), recipe, accelerator)
         elif recipe.on_nan == "rewind" and not state.probed:
-            control.save(take(model, state), None)  # There must be something to go back to.
+            control.save(take(model, state), None)  # A rewind needs a checkpoint.
         return cls(
             setup=setup,
             state=state,
@@ -186,7 +186,7 @@ class Loop:
 
     @property
     def epoch(self) -> int:
-        """The number of the epoch under way, from 1."""
+        """Number of the current epoch, from 1."""
         return self.state.epoch + 1
 
     @property
@@ -195,11 +195,11 @@ class Loop:
         return f"epoch {self.epoch}, step {self.state.epoch_step} of {len(self.batches)}"
 
     def seconds(self) -> float:
-        """What the epoch under way has taken so far."""
+        """Return the duration of the current epoch so far, in seconds."""
         return self.before + time.perf_counter() - self.started
 
     def add_up(self) -> None:
-        """Note in the state what all processes have seen of the epoch."""
+        """Store the totals of the epoch over all processes in the state."""
         accelerator = self.setup.accelerator
         totals = accelerator.reduce(self.totals.clone(), reduction="sum").tolist()
         self.state.seen = Seen(*totals)
@@ -207,13 +207,13 @@ class Loop:
         self.state.micro_batches = of_each(accelerator, self.state.micro_batch)
 
     def snapshot(self) -> Snapshot:
-        """Of this moment; its tensors are no copies."""
+        """Create a snapshot of the current state; its tensors are not copied."""
         return take(
             self.setup.model, self.state, self.optimizer, self.setup.accelerator, self.average
         )
 
     def restart_average(self) -> None:
-        """Let the average begin at the model's present weights."""
+        """Reset the average to the model's current weights."""
         if self.average is not None:
             self.average = copied(self.setup.model)
 
@@ -224,24 +224,24 @@ class Loop:
             update_average(self.average, self.setup.model, decay, self.state.step)
 
     def keep(self) -> None:
-        """Keep a checkpoint within the epoch."""
+        """Save a checkpoint within the epoch."""
         self.add_up()
         self.control.save(self.snapshot(), None)
         self.clock.last, self.kept_at = time.monotonic(), self.state.step
 
     def record(self, text: str) -> None:
-        """Note in the run's history what changed its course, and warn of it."""
+        """Add an event that changed the run to its history, and send a warning."""
         self.state.history = [*self.state.history, text]
         self.control.listen(Note(text=text, warning=True))
 
     def freeze(self, frozen: int) -> None:
-        """Freeze so many depths, from the stem on."""
+        """Freeze the first `frozen` depths, starting with the stem."""
         accelerator = self.setup.accelerator
         freeze_parameters(self.trainable, self.setup.depths, frozen)
         self.frozen = frozen
         if accelerator.num_processes > 1:
-            # DistributedDataParallel averages the gradients of those parameters alone that train
-            # when it is made. Without the mixed-precision wrapper, which would be wrapped again.
+            # DistributedDataParallel only averages gradients of parameters that are trainable when
+            # it is created. The mixed-precision wrapper is removed, or it would be wrapped again.
             bare = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.model = accelerator.prepare_model(bare)
 
@@ -249,7 +249,7 @@ class Loop:
 def _average(
     model: nn.Module, recipe: Recipe, resumed: Snapshot | None
 ) -> dict[str, Tensor] | None:
-    """The moving average that training goes on with, if the recipe has one."""
+    """Return the initial or the resumed moving average; None if the recipe uses none."""
     if not recipe.ema_decay:
         return None
     average = copied(model)

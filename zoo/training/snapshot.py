@@ -1,4 +1,4 @@
-"""What of a training goes into a checkpoint, and how it goes on from one."""
+"""Contents of a training checkpoint, and how training resumes from it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _MODEL, _OPTIMIZER, _ORIGIN, _AVERAGE = "model/", "optimizer/", "origin/", "aver
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A training at one moment.
+    """Training at one point in time: model, optimizer and progress.
 
-    Random states are no part of it: what is drawn is a function of the run's seed and of the step
+    It has no random states: random numbers are a function of the run's seed and of the step
     (dropout), or of the epoch and the image (order, augmentation).
 
     Attributes:
-        tensors: `model/NAME` of its state dict, `optimizer/PARAMETER/KEY`, and `average/NAME` of
+        tensors: `model/NAME` of the state dict, `optimizer/PARAMETER/KEY`, and `average/NAME` of
             the moving average, if there is one. They are not copies.
-        state: Where training is.
-        scaler: Of mixed precision in fp16; empty without.
-        origin: The head that fine-tuning began with, by name, where a probe gave it; else empty.
+        state: Progress of training.
+        scaler: State of the gradient scaler in fp16 mixed precision; empty without.
+        origin: Initial head of fine-tuning, by name, if it comes from a probe; else empty.
     """
 
     tensors: Mapping[str, Tensor]
@@ -41,19 +41,19 @@ class Snapshot:
     origin: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """All tensors by one name each, as `from_parts` takes them."""
+        """Return all tensors by unique names, as `from_parts` expects them."""
         return {**self.tensors, **{f"{_ORIGIN}{name}": t for name, t in self.origin.items()}}
 
     def about(self) -> dict[str, Any]:
-        """All but the tensors, JSON-ready."""
+        """Return everything except the tensors, JSON-ready."""
         return {"training": dataclasses.asdict(self.state), "scaler": dict(self.scaler)}
 
     @classmethod
     def from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Snapshot:
-        """As `about` gave it.
+        """Create a snapshot from the results of `to_tensors` and `about`.
 
         Raises:
-            RunError: It is no training's.
+            RunError: `about` is not the state of a training.
         """
         try:
             state = TrainingState(**about["training"])
@@ -67,17 +67,17 @@ class Snapshot:
 
     @property
     def model(self) -> dict[str, Tensor]:
-        """The state dict of the model."""
+        """State dict of the model."""
         return self._named(_MODEL)
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The moving average of the state dict; empty without one."""
+        """Moving average of the state dict; empty without one."""
         return self._named(_AVERAGE)
 
     @property
     def validated(self) -> dict[str, Tensor]:
-        """The state dict that validation measures: the average, if there is one."""
+        """State dict that is validated: the average if there is one, else the model's."""
         return self.average or self.model
 
     def _named(self, prefix: str) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ class Snapshot:
         }
 
 
-#: Keeps a snapshot, with the end of an epoch if it is one; called in every process.
+#: Saves a snapshot, with the `EpochEnd` if it ends an epoch; called in every process.
 Save = Callable[[Snapshot, EpochEnd | None], None]
 
 
@@ -99,7 +99,7 @@ def take(
     accelerator: Accelerator | None = None,
     average: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
-    """A snapshot of a bare model and, once there is one, of its optimizer (bare or prepared)."""
+    """Create a snapshot of a bare model and, if given, of its optimizer (bare or prepared)."""
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
     tensors.update({f"{_AVERAGE}{name}": tensor for name, tensor in (average or {}).items()})
     if optimizer is not None:
@@ -114,10 +114,10 @@ def take(
 
 
 def check_fits(snapshot: Snapshot, model: nn.Module) -> None:
-    """See that a snapshot is one of this model, which may lie on the meta device.
+    """Check that a snapshot belongs to this model, which may be on the meta device.
 
     Raises:
-        RunError: It is another model's.
+        RunError: The snapshot belongs to another model.
     """
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     given = {name: tensor.shape for name, tensor in snapshot.model.items()}
@@ -142,16 +142,16 @@ def restore(
     optimizer: torch.optim.Optimizer | None = None,
     accelerator: Accelerator | None = None,
 ) -> None:
-    """Put a snapshot back, in place; each tensor keeps its device and layout.
+    """Load a snapshot in place; each tensor keeps its device and memory format.
 
     Raises:
-        RunError: It is another model's.
+        RunError: The snapshot belongs to another model.
     """
     check_fits(snapshot, model)
     load_state(model, snapshot.model)
     for field in dataclasses.fields(TrainingState):
         setattr(state, field.name, getattr(snapshot.state, field.name))
-    # With another number of processes there is nothing better than the main one's.
+    # With a different number of processes, the value of the main one is used.
     if accelerator is not None and len(state.micro_batches) == accelerator.num_processes:
         state.micro_batch = state.micro_batches[accelerator.process_index]
     if optimizer is not None:
@@ -168,7 +168,7 @@ def restore(
 
 @torch.no_grad()
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put a state dict into a model in place; each tensor keeps its device and layout."""
+    """Load a state dict into a model in place; each tensor keeps its device and memory format."""
     for name, tensor in model.state_dict().items():
         tensor.copy_(state[name])
 
@@ -178,7 +178,7 @@ def _of_origin(name: str) -> bool:
 
 
 def is_finite(model: nn.Module) -> bool:
-    """Whether a model's parameters and buffers are numbers throughout."""
+    """Return whether all parameters and buffers of a model are finite."""
     floats = [t for t in model.state_dict().values() if t.is_floating_point()]
     return not floats or bool(torch.stack([t.isfinite().all() for t in floats]).all())
 
@@ -186,18 +186,18 @@ def is_finite(model: nn.Module) -> bool:
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
     if tensor.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-    # A count of steps: fused kernels want it where the parameter is.
+    # A step count: fused kernels need it on the parameter's device.
     return tensor.to(parameter.device).clone()
 
 
 @dataclass
 class Clock:
-    """When the next checkpoint within an epoch is due.
+    """Schedule of the checkpoints within an epoch.
 
     Attributes:
-        steps: After every so many steps; None: by time alone.
-        seconds: After so many seconds; None: by steps alone.
-        last: When the last one was written, by `time.monotonic`.
+        steps: Steps between checkpoints; None: by time only.
+        seconds: Seconds between checkpoints; None: by steps only.
+        last: When the last checkpoint was written, by `time.monotonic`.
     """
 
     steps: int | None
@@ -206,16 +206,16 @@ class Clock:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Clock:
-        """As the recipe says."""
+        """Create the clock that the recipe specifies."""
         every = recipe.checkpoint_every
         if isinstance(every, int):
             return cls(steps=every, seconds=None)
         return cls(steps=None, seconds=recipe.checkpoint_seconds)
 
     def by_steps(self, step: int) -> bool:
-        """Whether one is due after this step, the same in every process."""
+        """Return whether a checkpoint is due after this step; the same in every process."""
         return self.steps is not None and step % self.steps == 0
 
     def by_time(self) -> bool:
-        """Whether one is due by now."""
+        """Return whether a checkpoint is due now."""
         return self.seconds is not None and time.monotonic() - self.last >= self.seconds

@@ -1,4 +1,4 @@
-"""Where training is, and what an epoch's end makes of it."""
+"""Progress of training, and how the end of an epoch updates it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.tasks import TASKS, Metrics
 
 
 class Seen(NamedTuple):
-    """What training saw: the sum of losses, right answers, images."""
+    """Totals over training images: sum of losses, correct predictions, images."""
 
     loss_sum: float = 0.0
     correct: float = 0.0
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """The mean."""
+        """Mean loss."""
         return self.loss_sum / self.images
 
     @property
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What was seen of the epoch when the loss was last looked at."""
+    """Totals of the epoch when the loss was last checked."""
 
     step: int = 0
     loss_sum: float = 0.0
@@ -43,33 +43,33 @@ class Look(NamedTuple):
 
 @dataclass
 class TrainingState:
-    """All that changes while training, besides model and optimizer; JSON-ready.
+    """Everything that changes during training, besides model and optimizer; JSON-ready.
 
     Attributes:
         probed: Whether the probe is done.
-        epoch: Epochs that are done, validation included.
-        step: Steps taken in all.
-        epoch_step: Steps taken of the epoch under way.
-        seen: Of those.
-        seconds: The time that they took.
-        data_seconds: Of that the time in which they waited for images.
-        best_epoch: The epoch whose model is kept, 0 for the probe; None before the first.
-        best_value: Its value of the deciding metric, more being better.
+        epoch: Completed epochs, including validation.
+        step: Steps taken in total.
+        epoch_step: Steps taken in the current epoch.
+        seen: Totals of those steps.
+        seconds: Duration of those steps, in seconds.
+        data_seconds: The part of it that was spent waiting for images.
+        best_epoch: Epoch of the best model so far, 0 for the probe; None before the first.
+        best_value: Its value of the deciding metric; higher is better.
         best_score: Its main val metric, 0..1.
         best_loss: Its val loss.
-        never_predicted: Labels that it gives to no val image, of classes that have some.
-        stale_epochs: Epochs since then.
-        lr_scale: What the learning rates are multiplied with, besides the schedule.
-        rewinds: How often training went back to a checkpoint since the loss was not finite.
-        restarts: How often fine-tuning began again because it diverged.
-        start_loss: The loss of fine-tuning's first step; None before it.
-        at_chance: Epochs in a row whose main val metric was that of guessing.
-        decided: Fields of the recipe that were left open, as decided after the plan.
-        looked: When the loss was last looked at.
-        history: What changed the run on its way, a line each.
-        micro_batch: Images whose gradients are computed at a time; None: a whole batch's. Of this
-            process, and in a checkpoint of the main one.
-        micro_batches: Of each of several processes, when it was last saved.
+        never_predicted: Indices of classes that have val images, but that it never predicts.
+        stale_epochs: Epochs since the deciding metric last improved.
+        lr_scale: Factor of the learning rates, in addition to the schedule.
+        rewinds: How often training returned to a checkpoint because a value was not finite.
+        restarts: How often fine-tuning was restarted because it diverged.
+        start_loss: Loss of the first step of fine-tuning; None before it.
+        at_chance: Consecutive epochs whose main val metric was that of the baseline.
+        decided: Fields that the recipe left open, with the values decided after the plan.
+        looked: Totals when the loss was last checked.
+        history: Events that changed the run, one line each.
+        micro_batch: Images whose gradients are computed at a time; None: the whole batch. It is
+            that of this process, and in a checkpoint that of the main one.
+        micro_batches: Those of all processes, if there are several, when last saved.
     """
 
     probed: bool = False
@@ -97,20 +97,20 @@ class TrainingState:
     micro_batches: list[int | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """JSON gives lists for the tuples of a checkpoint."""
+        """Convert the lists that JSON has in place of named tuples."""
         self.seen, self.looked = Seen(*self.seen), Look(*self.looked)
 
     def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
-        """Note the epoch as the best if it is: by the metric, between equals by loss.
+        """Record the epoch if it is the best so far by the metric, or by loss if that is equal.
 
         Args:
-            epoch: Its number.
+            epoch: Number of the epoch.
             val: Its val metrics.
-            metric: The deciding one.
-            main: The task's main one.
+            metric: The deciding metric.
+            main: The task's main metric.
 
         Returns:
-            Whether it is. `stale_epochs` counts epochs without a better value of the metric.
+            Whether it is the best. `stale_epochs` counts epochs without a better metric.
         """
         value = val.value(metric)
         if self.best_epoch is None or value > self.best_value:
@@ -126,7 +126,7 @@ class TrainingState:
 
 
 def seen_so_far(state: TrainingState, accelerator: Accelerator) -> Tensor:
-    """What was seen of the epoch; what all processes saw before a run was resumed counts once."""
+    """Return the totals (3,) of the epoch so far; those of a resumed run count in one process."""
     seen = state.seen if accelerator.is_main_process else Seen()
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     return torch.tensor(seen, dtype=dtype).to(accelerator.device)
@@ -135,7 +135,7 @@ def seen_so_far(state: TrainingState, accelerator: Accelerator) -> Tensor:
 def count_steps_again(
     state: TrainingState, steps: int, recipe: Recipe, accelerator: Accelerator
 ) -> None:
-    """Where training is, in steps of another size, if batches or images are others than before."""
+    """Convert the progress to the current step size, if the batches or images have changed."""
     if state.step == state.epoch * steps + state.epoch_step:
         return
     step_images = (recipe.batch_size or 1) * accelerator.num_processes
@@ -144,12 +144,12 @@ def count_steps_again(
 
 
 def out_of_patience(state: TrainingState, recipe: Recipe, val: Metrics | None = None) -> bool:
-    """Whether too many epochs in a row were no better, by the recipe.
+    """Return whether to stop early, after the recipe's number of epochs without improvement.
 
     Args:
-        state: Of the epochs that are closed.
-        recipe: Says how many are too many, and by which metric.
-        val: Of one more epoch, which is not closed yet.
+        state: State after the epochs that are closed.
+        recipe: Specifies the number of epochs and the metric.
+        val: Metrics of one more epoch, which is not closed yet.
     """
     most = recipe.most_stale_epochs
     if most is None:
@@ -170,7 +170,7 @@ def close_epoch(
     interpolation: float,
     seconds: float,
 ) -> EpochEnd:
-    """Close the epoch in the state, and say how it ended."""
+    """Close the epoch in the state, and return its event."""
     seen = state.seen
     state.epoch += 1
     end = EpochEnd(
@@ -189,6 +189,6 @@ def close_epoch(
 
 
 def begin_epoch(state: TrainingState) -> None:
-    """Nothing of the epoch is done yet."""
+    """Reset the progress within the epoch."""
     state.epoch_step, state.seen, state.looked = 0, Seen(), Look()
     state.seconds = state.data_seconds = 0.0

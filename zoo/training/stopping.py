@@ -1,4 +1,4 @@
-"""Signals that end a run: the step is finished, a checkpoint written, then the run ends."""
+"""Signals that end a run after it has finished the step and written a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from zoo.errors import Stopped
 
-#: What each signal does where nobody has taken it over.
+#: The default handler of each signal.
 _DEFAULTS: dict[signal.Signals, Any] = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
@@ -22,11 +22,11 @@ _DEFAULTS: dict[signal.Signals, Any] = {
 
 @dataclass
 class StopRequest:
-    """Whether the run was told to stop.
+    """Whether the run was asked to stop.
 
     Attributes:
-        signum: The signal that told so, or None.
-        deferred: The signal waits until what is under way has ended; else it raises `Stopped`.
+        signum: The signal that was received, or None.
+        deferred: Whether a signal waits until the current work has ended; else it raises `Stopped`.
     """
 
     signum: int | None = None
@@ -35,16 +35,16 @@ class StopRequest:
 
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
-    """Have SIGINT and SIGTERM stop the run in good order; the second one at once.
+    """Make SIGINT and SIGTERM stop the run after the current work; a second one stops it at once.
 
-    Only in the main thread, and only where the program has no handler of its own.
+    This applies only in the main thread, and only if the program has not set its own handler.
     """
     request = StopRequest()
     owner = os.getpid()
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
-            return  # A process that loads images for the run, which tells it when to end.
+            return  # A worker process of a data loader, which the run itself ends.
         if request.deferred and request.signum is None:
             request.signum = signum
             return
@@ -65,7 +65,7 @@ def stoppable() -> Iterator[StopRequest]:
 
 @contextmanager
 def deferring(request: StopRequest) -> Iterator[None]:
-    """What happens in here is not cut short by the first signal; `Stopped` comes after it."""
+    """Defer the first signal until the end of the context, which then raises `Stopped`."""
     request.deferred = True
     try:
         yield

@@ -34,31 +34,31 @@ from zoo.training.state import Seen, TrainingState, close_epoch, out_of_patience
 from zoo.training.stopping import deferring
 from zoo.training.validation import validate
 
-#: Steps between two looks at the loss where looking costs time.
+#: Steps between two checks of the loss, on devices where a check costs time.
 _LOOKS_EVERY = 16
 
 
 def train(
     setup: Setup, state: TrainingState, control: Control, resumed: Snapshot | None = None
 ) -> None:
-    """Train for the recipe's epochs, or until patience or time ends.
+    """Train for the recipe's epochs, or until patience or time runs out.
 
-    Training that diverges begins again with smaller learning rates, as `recipe.on_nan` says; where
-    that has not helped, it ends with the best so far.
+    If training diverges, it restarts with smaller learning rates, as `recipe.on_nan` specifies; if
+    that does not help, it ends with the best model so far.
 
     Args:
-        setup: What to train, and with what.
-        state: Where training is.
-        control: Hears `StepEnd` and `EpochEnd`, and a `Note` when something unfreezes; keeps
-            snapshots.
-        resumed: What training goes on from; None: from the model as it is.
+        setup: The model, the data and everything else that does not change.
+        state: Progress of training; updated in place.
+        control: Receives `StepEnd` and `EpochEnd` events, and a `Note` when layers are unfrozen;
+            saves snapshots.
+        resumed: Snapshot to resume from; None: start from the model as it is.
 
     Raises:
-        DivergenceError: Training diverged, and the recipe says to stop then, or going back has
-            helped too rarely and nothing was kept.
+        DivergenceError: Training diverged, and `on_nan` is "stop" or recovery failed (see
+            `zoo.training.divergence.recover`).
         TrainingError: The device's memory is too small.
-        PluginError: The model's output in train mode is not what the head declares.
-        Stopped: A signal said so.
+        PluginError: The model's output in train mode does not match the declared head.
+        Stopped: A signal requested it.
     """
     loop = Loop.begin(setup, state, control, resumed)
     while state.epoch < setup.recipe.epochs and not out_of_patience(state, setup.recipe):
@@ -84,12 +84,12 @@ def train(
 
 @dataclass(frozen=True)
 class _Result:
-    """What an epoch led to.
+    """Result of an epoch.
 
     Attributes:
-        val: Of the weights that it gives.
-        share: Where they lie between those that training began with and its last ones (1).
-        late: No other epoch can end in time.
+        val: Metrics of the resulting weights.
+        share: Position of these weights between the initial (0) and the last ones (1).
+        late: Whether no further epoch can end in time.
     """
 
     val: Metrics
@@ -123,18 +123,18 @@ def _begin_epoch(loop: Loop) -> None:
 
 
 def _after_step(loop: Loop) -> bool:
-    """See whether the loss is still one, whether a checkpoint is due, and whether to stop.
+    """Check the loss, whether a checkpoint is due, and whether to stop.
 
-    To look at a number on a GPU is to wait for it, and processes to agree to wait too: there it
-    is not done after every step.
+    Reading a value from a GPU waits for the device, and so does agreement between processes, so on
+    a GPU this is not done after every step.
 
     Returns:
-        Whether it was done after this one.
+        Whether it was done after this step.
     """
     state, accelerator, stop = loop.state, loop.setup.accelerator, loop.control.stop
     due = loop.clock.by_steps(state.step)
     ends = state.epoch_step == len(loop.batches)
-    # The first loss after a checkpoint tells whether its own weights have run away.
+    # The first loss after a checkpoint shows whether its weights had already diverged.
     after_checkpoint = state.step == loop.kept_at + 1
     looks = due or ends or after_checkpoint or not state.epoch_step % _LOOKS_EVERY
     if not looks and accelerator.device.type != "cpu":
@@ -168,10 +168,10 @@ def _after_step(loop: Loop) -> bool:
 
 
 def _validate(loop: Loop) -> _Result:
-    """Measure the epoch that is trained; where it is the last one, weights between too.
+    """Measure the weights after an epoch; after the last one, interpolated weights too.
 
     Raises:
-        DivergenceError: Nothing finite is left, or no more than guessing.
+        DivergenceError: The loss or the weights are not finite, or the metric is at chance.
     """
     with weights_of(loop.setup.model, loop.average):
         return _measure(loop)
@@ -199,7 +199,7 @@ def _measure(loop: Loop) -> _Result:
 
 
 def _end_epoch(loop: Loop, result: _Result) -> None:
-    """Close the epoch, keep it and say how it ended."""
+    """Close the epoch, save a snapshot and send the event."""
     end = close_epoch(
         loop.state,
         result.val,
@@ -216,7 +216,7 @@ def _end_epoch(loop: Loop, result: _Result) -> None:
 
 @contextmanager
 def _interruptible(loop: Loop) -> Iterator[None]:
-    """Leave a checkpoint where a signal ends training, and say what torch means by its errors."""
+    """Save a checkpoint if a signal ends training, and translate errors of torch."""
     stop = loop.control.stop
     try:
         yield
@@ -225,14 +225,14 @@ def _interruptible(loop: Loop) -> Iterator[None]:
             raise TrainingError(
                 str(error).splitlines()[0], hint="leave out `deterministic`"
             ) from error
-        # A signal for all of the run's processes ends those that load images right away.
+        # A signal to all processes of the run ends the data loader's workers at once.
         if stop.signum is None or "DataLoader worker" not in str(error):
             raise
         if loop.setup.accelerator.num_processes == 1:
             loop.keep()
         raise Stopped(stop.signum) from error
     except Stopped:
-        # Of the epoch all steps are done; what is left is validation.
+        # All steps of the epoch are done; only validation is left.
         if loop.state.epoch_step == len(loop.batches):
             loop.control.save(loop.snapshot(), None)
         raise

@@ -1,4 +1,4 @@
-"""How good a network is on validation's images."""
+"""Metrics of a network on the validation images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from zoo.training.batches import Forward, Loaders
 def validate(
     model: nn.Module, loaders: Loaders, forward: Forward, task: Task, listen: Listener
 ) -> Metrics:
-    """The metrics in full precision, as `zoo evaluate` computes them.
+    """Compute the metrics in full precision, as `zoo evaluate` does.
 
     Raises:
-        DataError: A photo can't be read any more, or has changed.
+        DataError: A photo can no longer be read, or has changed.
         TrainingError: Memory is too small for a single image.
     """
     targets: list[Tensor] = []
@@ -40,6 +40,6 @@ def validate(
             lambda text: listen(Note(text=text, warning=True)),
         )
     )
-    # All processes must agree on what is best and when to stop.
+    # All processes must agree on which epoch is best and when to stop.
     found: list[Metrics] = broadcast_object_list([task.measure(logits, torch.cat(targets))])
     return found[0]
