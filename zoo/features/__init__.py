@@ -1,1 +1,1 @@
-"""What a frozen network gives for images, computed once; the linear probe."""
+"""Features of a frozen network, computed once; the linear probe."""

@@ -1,4 +1,4 @@
-"""Fit the head on features that are computed once, and put it into the model."""
+"""Feature extraction with the frozen backbone, and fitting the head to the features."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from zoo.tasks import TASKS, Metrics, Task
 def probe_boundary(
     model: nn.Module, backbone: Backbone, depths: Depths, image_size: tuple[int, int]
 ) -> Boundary:
-    """Where the features of a probe are read: the input of the head's one leaf.
+    """Return where the features of a probe are read: the input of the head's only leaf.
 
     Raises:
-        BoundaryError: The logits are no affine function of one row of features per image.
+        BoundaryError: The logits are not an affine function of one row of features per image.
     """
     refusal = f"a probe can't be fitted to the head of backbone {backbone.name}: "
     leaves = head_leaves(model, backbone)
@@ -66,19 +66,19 @@ def probe_boundary(
 
 
 class Features:
-    """Features (N, C) float32 of images by a frozen backbone.
+    """Extraction of features (N, C) float32 from images by a frozen backbone.
 
     Args:
-        model: On its device, in the layout of `zoo.machine.device.place`.
+        model: The model on its device, in the memory format of `zoo.machine.device.place`.
         boundary: From `probe_boundary`.
-        preprocess: Of the images.
-        accelerator: Many processes compute a share each.
-        listen: Hears `Progress`.
+        preprocess: Preprocessing of the images.
+        accelerator: With several processes, each computes a share.
+        listen: Receives `Progress` events.
 
     Attributes:
-        computed: Rows that were in no store.
-        rows: All rows.
-        seconds: That this took.
+        computed: Number of rows that were in no store.
+        rows: Number of all rows.
+        seconds: Time spent, in seconds.
     """
 
     def __init__(
@@ -97,18 +97,18 @@ class Features:
 
     @property
     def origin(self) -> str:
-        """How many there are and where they came from, in words."""
+        """Number of rows, and how many came from the cache, as text."""
         cached = "all" if not self.computed else f"{self.rows - self.computed} of them"
         return f"{self.rows} rows, {cached} from the cache"
 
     def of(self, images: ImageDataset, views: int, store: Store | None, what: str) -> Tensor:
-        """Of each image, or of each of so many augmented views of it, view by view.
+        """Return the features of each image, or of `views` augmented views of it, view by view.
 
         Args:
-            images: Whose.
-            views: 0: images that are not augmented.
-            store: In the main process: where they are kept, if they are.
-            what: What they are, for `Progress`.
+            images: The images.
+            views: Number of augmented views; 0: the images without augmentation.
+            store: Where features are cached, in the main process; None: they are not.
+            what: Name of the images, for `Progress`.
 
         Raises:
             TrainingError: Memory is too small for one image.
@@ -141,21 +141,21 @@ def train_probe(
     class_weights: Tensor | None,
     listen: Listener,
 ) -> Probe:
-    """Fit a probe and put its weights into the model's head.
+    """Fit a probe and copy its weights into the model's head.
 
     Args:
-        model: Its head has one leaf, as `probe_boundary` sees to.
-        backbone: Says where its head is.
-        recipe: As resolved: task, seed, label smoothing.
-        features: (views * N, C) float32 of the train images as prediction sees them, then of
+        model: Its head has one leaf, as `probe_boundary` ensures.
+        backbone: Declares where the head is.
+        recipe: The resolved recipe; task, seed and label smoothing are used.
+        features: (views * N, C) float32 of the train images as transformed for prediction, then of
             augmented views.
         targets: (N, ...) of the images.
-        num_classes: Of the head.
+        num_classes: Number of outputs of the head.
         class_weights: (classes,), or None.
-        listen: Hears a `Note` on what was found.
+        listen: Receives a `Note` with the result.
 
     Raises:
-        TrainingError: A feature is not finite, or memory too small.
+        TrainingError: A feature is not finite, or memory is too small.
     """
     views = len(features) // len(targets)
     with out_of_memory_as(
@@ -184,7 +184,7 @@ def train_probe(
 
 
 def measure_probe(probe: Probe, features: Tensor, targets: Tensor, task: Task) -> Metrics:
-    """The metrics of a probe on images, by their features (N, C) and targets (N, ...)."""
+    """Compute the metrics of a probe from features (N, C) and targets (N, ...)."""
     return task.measure(probe.logits(features).cpu(), targets)
 
 
@@ -200,7 +200,7 @@ def _features(
 
     @functools.cache
     def net() -> nn.Module:
-        """The network, folded once there is something to compute."""
+        """Fold the network's batch norms, when features are first computed."""
         return fuse_batch_norms(model, example, forward).model
 
     def compute(pixels: Tensor) -> Tensor:

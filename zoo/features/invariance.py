@@ -1,4 +1,4 @@
-"""Whether a random change of the training images keeps their labels, by cross-validated probes."""
+"""Whether an augmentation preserves the labels of the images, by cross-validated probes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from zoo.features.probe import held_out_logits
 from zoo.tasks import SINGLE_LABEL, Task
 
-#: Standard errors by which accuracy must be lower on changed images to count as lower.
+#: Number of standard errors by which accuracy on changed images must be lower to count as lower.
 _ERRORS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a change of the images does, in cross-validation of a probe.
+    """Effect of a change of the images on the cross-validation of a probe.
 
     Attributes:
-        loss_without: Log-loss on held-out images as they are, learnt from images as they are.
-        loss_with: The same, learnt from changed images too.
-        accuracy: Share of the held-out images classified correctly as they are, 0..1.
-        accuracy_changed: Share of them when they are changed, learnt from images as they are.
-        error: Standard error of the difference between the two, image by image.
+        loss_without: Log-loss on unchanged held-out images, if fitted to unchanged images.
+        loss_with: Log-loss on unchanged held-out images, if fitted to changed images too.
+        accuracy: Accuracy on unchanged held-out images, if fitted to unchanged images, 0..1.
+        accuracy_changed: Accuracy on changed held-out images, if fitted to unchanged images, 0..1.
+        error: Standard error of the difference between the two accuracies, paired by image.
     """
 
     loss_without: float
@@ -34,12 +34,12 @@ class Change:
 
     @property
     def worse_learnt(self) -> bool:
-        """Whether learning from changed images makes the probe worse."""
+        """Whether fitting to changed images too makes the probe worse."""
         return self.loss_with > self.loss_without
 
     @property
     def worse_asked(self) -> bool:
-        """Whether the probe is less often right about changed images, beyond chance."""
+        """Whether the probe is significantly less accurate on changed images."""
         return self.accuracy - self.accuracy_changed > _ERRORS * self.error
 
 
@@ -51,19 +51,19 @@ def measure_change(
     penalty: float,
     task: Task = SINGLE_LABEL,
 ) -> Change:
-    """What a change does.
+    """Measure the effect of a change.
 
-    Where labels depend on what is changed (arrows to the left and to the right, mirrored), a probe
-    that learns from changed images is worse on those as they are, and one that does not is wrong
-    about changed ones.
+    If labels depend on what is changed (arrows to the left and to the right, mirrored), a probe
+    that is fitted to changed images too is worse on unchanged ones, and a probe that is not
+    misclassifies changed ones.
 
     Args:
-        features: (N, C) float32 of the images as they are.
+        features: (N, C) float32 of the unchanged images.
         changed: (N, C) of the same images, changed.
-        targets: (N, ...) as the task has them.
-        num_classes: Outputs.
-        penalty: Of the probe.
-        task: Gives loss and right answers.
+        targets: (N, ...) as defined by the task.
+        num_classes: Number of outputs.
+        penalty: Penalty of the probe.
+        task: Defines the loss and correct predictions.
     """
     plain, of_changed = held_out_logits(
         [features], targets, num_classes, penalty, [features, changed], task

@@ -1,6 +1,6 @@
-"""A linear probe on the features of a frozen backbone, regularised by cross-validation.
+"""Linear probe on the features of a frozen backbone, regularised by cross-validation.
 
-It is multinomial logistic regression, or for several labels an image one logistic regression each.
+It is a multinomial logistic regression, or for multi-label tasks one logistic regression per label.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from zoo.data.dataset import derive_seed
 from zoo.errors import TrainingError
 from zoo.tasks import SINGLE_LABEL, Task
 
-#: Strengths of the penalty that are tried, the strongest first; half a decade apart.
+#: Penalties that are tried, the strongest first; half a decade apart.
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(1, -9, -1))
 
-#: The weakest penalty that is tried, times the number of images. Few images are told apart with any
-#: weights, so that cross-validation alone would choose ever weaker penalties and be sure of all.
+#: The weakest penalty that is tried, times the number of images. A few images are easily separated,
+#: so that cross-validation alone would choose ever weaker penalties and overconfident probes.
 _WEAKEST = 1.0
 
-#: Parts that cross-validation cuts the images into.
+#: Number of folds of cross-validation.
 FOLDS = 5
 
-#: Rows x features x classes beyond which one fold alone is held out.
+#: Rows x features x classes above which only one fold is held out.
 _MOST_WORK = 2e8
 
-#: Rows x features x classes x folds up to which one thread does the work.
+#: Rows x features x classes x folds up to which a single thread is used.
 _WORK_FOR_ONE_THREAD = 1e8
 
-#: Numbers that L-BFGS may remember of its past: 10 to 100 steps.
+#: Limit of the numbers in the history of L-BFGS, which has 10 to 100 steps.
 _HISTORY_NUMBERS = 2**26
 
-#: The path of penalties ends after so many in a row without a lower loss.
+#: The search ends after this many penalties in a row without a lower loss.
 _PATIENCE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A fitted probe; `features @ weight.T + bias` are its logits.
+    """Fitted probe; `features @ weight.T + bias` are its logits.
 
     Attributes:
-        weight: (classes, features) float32, for features as they come from the backbone.
+        weight: (classes, features) float32, for features as computed by the backbone.
         bias: (classes,) float32.
-        penalty: Of the squared weights (for standardised features), as chosen.
-        loss: Mean negative log-likelihood of an image in cross-validation, in nats.
+        penalty: The chosen penalty of the squared weights (for standardised features).
+        loss: Mean negative log-likelihood per image in cross-validation, in nats.
         accuracy: Share of images predicted correctly in cross-validation, 0..1.
     """
 
@@ -59,7 +59,7 @@ class Probe:
     accuracy: float
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (N, classes) of features (N, C), float32."""
+        """Compute logits (N, classes) from features (N, C), float32."""
         return torch.nn.functional.linear(features, self.weight, self.bias)
 
 
@@ -74,22 +74,22 @@ def fit_probe(
     label_smoothing: float = 0.0,
     seed: int = 0,
 ) -> Probe:
-    """Fit a probe by L-BFGS (Liu and Nocedal, 1989), its penalty chosen by cross-validation.
+    """Fit a probe by L-BFGS (Liu and Nocedal, 1989), with a penalty chosen by cross-validation.
 
-    Features are standardised (nearly constant ones by the median deviation), and that is folded
-    back into the weights. The objective is the task's mean negative log-likelihood plus half the
-    penalty times the squared weights; the bias is free. The penalty is at least 1 / images.
+    Features are standardised (nearly constant ones by the median deviation), and the weights are
+    converted back. The objective is the task's mean negative log-likelihood plus half the penalty
+    times the squared weights; the bias is not penalised. The penalty is at least 1 / images.
 
     Args:
-        features: (N, C) float32, on the device that is to compute.
-        targets: (N, ...) as the task has them.
-        num_classes: Outputs.
-        task: Gives the loss.
-        images: (N,) int64, which image each row is of, where there are several views of one: they
-            are never told apart by cross-validation. Default: each row is an image of its own.
+        features: (N, C) float32, on the device used for fitting.
+        targets: (N, ...) as defined by the task.
+        num_classes: Number of outputs.
+        task: Defines the loss.
+        images: (N,) int64, index of the image of each row, if images have several views; these are
+            always in the same fold. Default: each row is a separate image.
         class_weights: (classes,), or None.
         label_smoothing: Share of the target that is spread evenly.
-        seed: Decides how images are cut into folds.
+        seed: Determines how images are assigned to folds.
 
     Raises:
         TrainingError: A feature is not finite.
@@ -135,19 +135,19 @@ def held_out_logits(
     asked: Sequence[Tensor],
     task: Task,
 ) -> list[Tensor]:
-    """Logits of images by probes that have not seen them, in cross-validation.
+    """Compute logits of held-out images by cross-validation.
 
     Args:
-        learnt: Rows (N, C) float32 to learn from: of each image one in each, in the same order.
-        targets: (N, ...) as the task has them.
-        num_classes: Outputs.
-        penalty: Of the probes.
-        asked: Rows (N, C) of the same images to give logits of.
-        task: Gives the loss.
+        learnt: Rows (N, C) float32 to fit to: one per image in each, in the same order.
+        targets: (N, ...) as defined by the task.
+        num_classes: Number of outputs.
+        penalty: Penalty of the probes.
+        asked: Rows (N, C) of the same images to compute logits for.
+        task: Defines the loss.
 
     Returns:
-        (N, classes) on the CPU for each of `asked`; where one fold alone is held out, NaN for all
-        other images.
+        (N, classes) on the CPU for each of `asked`; if only one fold is held out, NaN for all other
+        images.
     """
     mean, scale = _standardisation(learnt[0])
     rows = (torch.cat(list(learnt)) - mean) / scale
@@ -171,11 +171,11 @@ def held_out_logits(
 
 
 def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean, scale) (C,) of features (N, C).
+    """Return (mean, scale) (C,) of features (N, C).
 
     The scale is the standard deviation, but at least the median one. On images unlike those of
-    pretraining some features are nearly constant. Divided by their own deviation they would get
-    weights of any size, and gradients of that size would destroy a backbone that is fine-tuned.
+    pretraining some features are nearly constant. Divided by their own deviation, they would get
+    weights of any size, and gradients of that size would destroy the backbone in fine-tuning.
     """
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     varies = std > 1e-6 * (mean.abs() + 1)
@@ -185,10 +185,10 @@ def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _basis(rows: Tensor) -> Tensor | None:
-    """An orthonormal basis (C, N) of what rows (N, C) span; None where that is all of it.
+    """Return an orthonormal basis (C, N) of the span of rows (N, C); None if N >= C.
 
-    The best weights are a sum of rows, and their norm is the same in any such basis: of fewer
-    images than features the same probe is found in as many dimensions as there are images.
+    The optimal weights are a linear combination of rows, and their norm is the same in any such
+    basis. With fewer rows than features, the same probe is thus found in fewer dimensions.
     """
     if len(rows) >= rows.shape[1]:
         return None
@@ -198,7 +198,7 @@ def _basis(rows: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Rows and targets on which several probes are fitted at once, each on rows of its own."""
+    """Rows and targets to which several probes are fitted at once, each to a subset of rows."""
 
     rows: Tensor
     targets: Tensor
@@ -208,13 +208,13 @@ class _Problem:
     label_smoothing: float
 
     def logits(self, weights: Tensor) -> Tensor:
-        """(N, probes, classes); the last column of the weights is the bias."""
+        """Compute logits (N, probes, classes); the last column of the weights is the bias."""
         flat = weights.flatten(0, 1)
         logits = torch.addmm(flat[:, -1], self.rows, flat[:, :-1].T)
         return logits.view(len(logits), *weights.shape[:2])
 
     def losses(self, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Mean loss (probes,) of each probe over its chosen rows (N, probes)."""
+        """Compute the mean loss (probes,) of each probe over its chosen rows (N, probes)."""
         probes = chosen.shape[1]
         each = self.task.losses(
             self.logits(weights).flatten(0, 1),
@@ -235,10 +235,10 @@ class _Problem:
         *,
         most_iterations: int,
     ) -> Tensor:
-        """Weights (probes, classes, features + 1) of least loss and penalty on the chosen rows.
+        """Fit weights (probes, classes, features + 1) of least loss and penalty on chosen rows.
 
-        The probes share nothing, so the least of the sum is the least of each; together they read
-        the rows once.
+        The probes are independent, so the minimum of the sum is the minimum of each; together they
+        read the rows once.
         """
         if start is None:
             start = self.rows.new_zeros(chosen.shape[1], self.num_classes, self.rows.shape[1] + 1)
@@ -264,9 +264,9 @@ class _Problem:
 
 @contextmanager
 def _threads_for(work: int) -> Iterator[None]:
-    """One thread for a small problem: its thousands of steps are shorter than a wait for another.
+    """Use one thread for a small problem, whose many steps are shorter than waiting for a thread.
 
-    On a machine that does other things too, each step would wait until they let the others go on.
+    On a busy machine, each step would wait until other processes let all threads continue.
     """
     threads = torch.get_num_threads()
     if work <= _WORK_FOR_ONE_THREAD:
@@ -278,12 +278,12 @@ def _threads_for(work: int) -> Iterator[None]:
 
 
 def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[float, float, float]:
-    """(penalty, loss, accuracy) of the least mean loss on what each probe did not see.
+    """Return (penalty, loss, accuracy) with the lowest mean loss on held-out rows.
 
     Args:
-        problem: The rows.
-        held_out: (N, probes), which rows each probe does not see.
-        images: How many images the rows are of.
+        problem: Rows and targets.
+        held_out: (N, probes) bool, the rows that each probe is not fitted to.
+        images: Number of images that the rows belong to.
     """
     shares = held_out.sum(dim=0) / held_out.sum()
     chosen = ~held_out
@@ -292,7 +292,7 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[f
     for penalty in PENALTIES:
         if penalty < _WEAKEST / images and penalty != PENALTIES[0]:
             break
-        # A weaker penalty's weights lie beyond those of the stronger.
+        # Warm start: the weights for a weaker penalty lie beyond those for a stronger one.
         weights = problem.minimise(chosen, penalty, weights, most_iterations=50)
         loss = float((problem.losses(weights, held_out) * shares).sum())
         right = problem.task.correct(
@@ -308,9 +308,9 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[f
 
 
 def _held_out(images: Sequence[int], strata: Sequence[int], width: int, seed: int) -> Tensor:
-    """Which rows each fold holds out, (N, folds) bool.
+    """Return which rows each fold holds out, (N, folds) bool.
 
-    All views of an image are in one fold, and each stratum is spread evenly over them.
+    All views of an image are in one fold, and each stratum is spread evenly over the folds.
     """
     stratum_of = dict(zip(images, strata, strict=True))
     generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))

@@ -1,4 +1,4 @@
-"""What the frozen part of a network gives for images: computed once, kept, read back."""
+"""Outputs (rows) of the frozen part of a network for images: computed once, cached, read back."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from zoo.events import Listener, Note, Progress
 from zoo.machine.memory import in_parts
 from zoo.machine.processes import decide_on_main, together
 
-#: Images decoded, computed and written to disk together.
+#: Number of images decoded, computed and written to disk together.
 CHUNK = 64
 
-#: Images per forward pass: on a CPU, as many as leave its activations in the processor's cache.
+#: Images per forward pass: on a CPU, few enough for activations to fit into the processor's cache.
 _CPU_BATCH, _GPU_BATCH = 8, 64
 
-#: Pixels (N, 3, H, W) uint8 of a batch to rows (N, ...) on the device.
+#: Maps pixels (N, 3, H, W) uint8 of a batch to rows (N, ...) on the device.
 Compute = Callable[[Tensor], Tensor]
 
 
-class CachedDataset(Dataset[Any]):  # torch has a loader yield what its data set holds
-    """Cached rows in place of images: (row, target) pairs, of the view that an epoch sees.
+class CachedDataset(Dataset[Any]):  # torch types a loader's batches as dataset items
+    """Dataset of cached rows in place of images: (row, target) of the view used in an epoch.
 
     Args:
-        images: Whose rows they are.
-        store: Has all of them.
+        images: The images that the rows belong to.
+        store: Contains all of the rows.
     """
 
     def __init__(self, images: ImageDataset, store: Store) -> None:
@@ -47,9 +47,9 @@ class CachedDataset(Dataset[Any]):  # torch has a loader yield what its data set
 
     @staticmethod
     def stack(rows: Sequence[np.ndarray]) -> Tensor:
-        """(N, ...)."""
-        # A copy, for torch aligns its memory and numpy does not: matrix multiplication may round
-        # otherwise by where its input happens to lie.
+        """Stack rows into a batch (N, ...)."""
+        # A copy, because torch aligns memory and numpy does not: the rounding of a matrix
+        # multiplication may depend on the alignment of its input.
         return torch.from_numpy(np.stack(rows)).clone()
 
     def __getitem__(self, index: Index) -> tuple[np.ndarray, Tensor]:
@@ -59,12 +59,12 @@ class CachedDataset(Dataset[Any]):  # torch has a loader yield what its data set
 
 
 def views_of(images: ImageDataset, views: Iterable[int] = (0,)) -> list[Index]:
-    """Each of these views of every image; 0 is the one of images that are not augmented."""
+    """Return the indices of these views of every image; view 0 is the image not augmented."""
     return [(view, position) for view in views for position in range(len(images))]
 
 
 def row_key(images: ImageDataset, index: Index) -> bytes:
-    """The key of what is computed for a view of a sample: its content, and how it is changed."""
+    """Return the cache key of a view of a sample, from its content and its augmentation."""
     view, position = index
     content = images.bases.keys[position]
     if images.augment is None:
@@ -83,10 +83,10 @@ def fill(
     what: str,
     listen: Listener,
 ) -> int:
-    """Compute what the store lacks of the rows of these views; returns how many that was.
+    """Compute and store the missing rows of these views; returns how many were missing.
 
     Raises:
-        CacheError: They can't be written, or another process has begun to write meanwhile.
+        CacheError: The rows can't be written, or another process has started writing meanwhile.
         TrainingError: Memory is too small for one image.
     """
     missing = {k: n for k, n in _one_each(images, indices).items() if k not in store}
@@ -110,15 +110,15 @@ def collect(
     what: str,
     listen: Listener,
 ) -> tuple[Tensor, int]:
-    """Rows (N, ...) float32 of these views, read from the store or computed, and then kept there.
+    """Read rows (N, ...) float32 of these views from the store, or compute and store them.
 
-    Of many processes each computes a share, and gets all; the first alone reads and keeps.
+    With several processes, each computes a share and gets all rows; only the first uses the store.
 
     Returns:
         The rows, and how many of them were not in the store.
 
     Raises:
-        DataError: A photo can't be read any more, or has changed.
+        DataError: A photo can no longer be read, or has changed.
         TrainingError: Memory is too small for one image.
     """
     wanted = _one_each(images, indices)
@@ -139,7 +139,7 @@ def collect(
 
     together(compute_share)
     if accelerator.num_processes > 1 and missing:
-        # One tensor: a row alone is a view, pickled with all of the chunk that it lies in.
+        # One tensor: a single row is a view, which would be pickled with its entire chunk.
         rows = torch.stack(list(computed.values())) if computed else torch.empty(0)
         parts = gather_object([(list(computed), rows)])
         computed = {key: row for keys, rows in parts for key, row in zip(keys, rows, strict=True)}
@@ -154,7 +154,7 @@ def collect(
 
 
 def _one_each(images: ImageDataset, indices: Iterable[Index]) -> dict[bytes, Index]:
-    """By key the first view that has it: of equal pictures that are not augmented all are one."""
+    """Return the first view of each key; equal images without augmentation share a key."""
     found: dict[bytes, Index] = {}
     for index in indices:
         found.setdefault(row_key(images, index), index)
@@ -172,9 +172,9 @@ def _computed(
     size = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
 
     def in_full(pixels: Tensor, size: int) -> Tensor:
-        """Rows of a batch that may be smaller, computed in one of `size`.
+        """Compute the rows of a batch after padding it to `size`.
 
-        Other sizes round otherwise, and a row must not depend on what else was missing.
+        Other sizes round differently, and a row must not depend on which others were missing.
         """
         count = len(pixels)
         padded = pad(pixels, (0, 0, 0, 0, 0, 0, 0, size - count))
@@ -202,7 +202,7 @@ def _keep(keys: Sequence[bytes], rows: Tensor, store: Store) -> None:
 def _try_to_keep(
     keys: Sequence[bytes], rows: Tensor, store: Store | None, what: str, listen: Listener
 ) -> Store | None:
-    """The store to keep the next ones in: none once it can't be written, which is said."""
+    """Store rows, and return the store; warn and return None once it can't be written."""
     if store is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Which caches a run uses: opened, and room made for what is to come."""
+"""Opening the caches that a run uses, and reserving space in them."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 _GIGABYTE = 10**9
 
-#: Width by height of photos, for a guess at what they take.
+#: Assumed ratio of width to height of photos, to estimate their size.
 _ASPECT = 1.5
 
-#: Libraries whose version may decide what a network gives.
+#: Libraries whose version may affect the outputs of a network.
 _DECIDING = ("torch", "torchvision", "timm")
 
 
 class Stores(ExitStack):
-    """The stores of a stage, each open once: whoever opens one a second time can only read it."""
+    """Stores of a stage, each opened only once, because a store opened again is read-only."""
 
     def __init__(self) -> None:
         super().__init__()
         self._opened: dict[Path, Store] = {}
 
     def open(self, kind: Kind, about: Mapping[str, Any], dtype: DTypeLike) -> Store:
-        """As `open_store`; closed at the end of the stage."""
+        """Open a store as `open_store` does; it is closed at the end of the stage."""
         store = self.enter_context(open_store(kind, about, dtype=dtype))
         return self._opened.setdefault(store.path, store)
 
@@ -54,7 +54,7 @@ class Stores(ExitStack):
 def image_store(
     prepare: Prepare, keys: Sequence[bytes], recipe: Recipe, stores: Stores, listen: Listener
 ) -> Store | None:
-    """A store for decoded images, closed with `stores`; None where they don't fit."""
+    """Open a store for decoded images, closed with `stores`; None if they don't fit."""
     if prepare.cover is None:
         pixels = math.prod(prepare.preprocess.height_width)
     else:
@@ -63,7 +63,7 @@ def image_store(
 
 
 def backbone_sha256(model: nn.Module, backbone: Backbone) -> str:
-    """SHA-256 over all that is not the head."""
+    """Compute the SHA-256 of all tensors outside the head."""
     return tensors_sha256(
         {
             name: tensor.cpu()
@@ -75,13 +75,13 @@ def backbone_sha256(model: nn.Module, backbone: Backbone) -> str:
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """The part of a network whose output is kept.
+    """Part of a network whose output is cached.
 
     Attributes:
-        backbone: Whose.
-        weights_sha256: As `backbone_sha256` gives it.
+        backbone: The backbone it belongs to.
+        weights_sha256: From `backbone_sha256`.
         boundary: Where the output is read.
-        precision: In which it computes.
+        precision: Precision of its forward pass.
     """
 
     backbone: Backbone
@@ -91,7 +91,7 @@ class FrozenPart:
 
     @classmethod
     def of(cls, model: nn.Module, backbone: Backbone, boundary: Boundary) -> FrozenPart:
-        """Of a model, in full precision."""
+        """Describe the frozen part of a model, in full precision."""
         return cls(backbone, backbone_sha256(model, backbone), boundary)
 
 
@@ -105,16 +105,16 @@ def row_store(
     stores: Stores,
     listen: Listener,
 ) -> Store | None:
-    """A store for what the frozen part of a network gives for images, None where it doesn't fit.
+    """Open a store for the outputs of the frozen part of a network; None if they don't fit.
 
     Args:
-        kind: Features are kept as they are, activations in `recipe.cache_dtype`.
-        part: What gives them.
-        transform: How all of the images are made.
+        kind: Features are stored in float32, activations in `recipe.cache_dtype`.
+        part: The part that computes the outputs.
+        transform: Transform of all of the images.
         wanted: The images, and which of their views.
-        recipe: Says how much may be kept.
-        stores: Closes it.
-        listen: Hears why something is not kept.
+        recipe: Limits the size of the cache.
+        stores: Closes the store.
+        listen: Receives a `Note` on why something is not cached.
     """
     preprocess = transform.prepare.preprocess
     about = {
