@@ -1,10 +1,10 @@
-"""Tasks: what labels mean, how a model learns from them, and how it is measured."""
+"""Tasks: how labels become targets, the loss, the metrics and the predictions."""
 
 from zoo.tasks.multi_label import MULTI_LABEL
 from zoo.tasks.single_label import SINGLE_LABEL
 from zoo.tasks.task import Baseline, Metrics, Task, metric_label
 
-#: By name, as in `Recipe.task`.
+#: Tasks by name, as in `Recipe.task`.
 TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL)}
 
 __all__ = ["MULTI_LABEL", "SINGLE_LABEL", "TASKS", "Baseline", "Metrics", "Task", "metric_label"]

@@ -1,4 +1,4 @@
-"""Any number of labels an image: sigmoid and binary cross entropy, a label at a time."""
+"""Multi-label classification: sigmoid and binary cross entropy for each label."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from zoo.data.split import rarest_labels
 from zoo.tasks.task import Baseline, Metrics
 
-#: From this probability on a label is predicted.
+#: Labels with at least this probability are predicted.
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class MultiLabel:
-    """Targets are 0 or 1 for each class, (N, classes) float32; metrics as in scikit-learn."""
+    """Multi-label task; targets (N, classes) float32 are 0 or 1, metrics as in scikit-learn."""
 
     name: str = "multi-label"
     metrics: tuple[str, ...] = ("map", "f1", "accuracy", "log-loss")
     main: str = "map"
 
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
-        """Indicators (N, classes) float32."""
+        """Return indicators (N, classes) float32."""
         targets = torch.zeros(len(labels), num_classes)
         for row, present in zip(targets, labels, strict=True):
             row[list(present)] = 1
         return targets
 
     def strata(self, targets: Tensor) -> list[int]:
-        """The rarest label of each image, -1 for one without labels."""
+        """Return the rarest label of each image, -1 for an image without labels."""
         rarest = rarest_labels([tuple(row.nonzero().flatten().tolist()) for row in targets.cpu()])
         return [-1 if label is None else label for label in rarest]
 
@@ -44,7 +44,7 @@ class MultiLabel:
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """Binary cross entropies, added up over the classes, (N,)."""
+        """Compute the sum of the binary cross entropies of the classes, (N,)."""
         smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
         each = binary_cross_entropy_with_logits(
             logits, smoothed, reduction="none", pos_weight=class_weights
@@ -58,32 +58,32 @@ class MultiLabel:
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """Mean binary cross entropy () over rows and classes."""
+        """Compute the mean binary cross entropy () over rows and classes."""
         return self.losses(logits, targets, class_weights, label_smoothing).mean() / logits.shape[1]
 
     def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-        """All rows count alike: class weights are those of positive targets."""
+        """Return 1 for each row, because class weights apply to positive targets."""
         return torch.ones(len(targets), device=targets.device)
 
     def class_weights(self, counts: Sequence[int], images: int) -> Tensor:
-        """Negatives by positives of each class: weights of the positive targets."""
+        """Return negatives / positives of each class, the weight of its positive targets."""
         return torch.tensor([(images - count) / max(1, count) for count in counts])
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Sigmoid."""
+        """Apply the sigmoid function."""
         return logits.sigmoid()
 
     def decide(self, logits: Tensor) -> Tensor:
-        """1 for each class whose probability is at least 0.5, (N, classes)."""
+        """Return 1 for each class whose probability is at least 0.5, (N, classes)."""
         return (logits.sigmoid() >= THRESHOLD).to(torch.float32)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether all labels of an image are predicted and no other (N,)."""
-        # Targets of mixed images are shares.
+        """Return whether all labels of an image are predicted and no other (N,)."""
+        # Targets of mixed images (mixup, CutMix) are fractions.
         return (self.decide(logits) == (targets >= THRESHOLD)).all(dim=1)
 
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
-        """Mean average precision, macro F1 at a threshold of 0.5, exact matches, mean loss.
+        """Compute mean average precision, macro F1 (at 0.5), exact-match accuracy and mean loss.
 
         Average precision is over the classes that have images, F1 over those that have images or
         are predicted.
@@ -114,7 +114,7 @@ class MultiLabel:
         )
 
     def baseline(self, counts: Sequence[int], images: int) -> Baseline:
-        """Ranking images at random, whose average precision is each label's frequency."""
+        """Return the baseline of random ranking; its average precision is a label's frequency."""
         present = [count / images for count in counts if count]
         value = sum(present) / max(1, len(present))
         return Baseline(

@@ -1,4 +1,4 @@
-"""One label an image: softmax and cross entropy."""
+"""Single-label classification: softmax and cross entropy."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from zoo.tasks.task import Baseline, Metrics
 
 @dataclass(frozen=True)
 class SingleLabel:
-    """Targets are class indices (N,) int64; metrics are defined as in scikit-learn.
+    """Single-label task; targets are class indices (N,) int64, metrics as in scikit-learn.
 
-    Training may have mixed images: then targets are probabilities (N, classes) float32.
+    In training with mixup or CutMix, targets are probabilities (N, classes) float32.
     """
 
     name: str = "single-label"
@@ -25,11 +25,11 @@ class SingleLabel:
     main: str = "accuracy"
 
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
-        """Class indices (N,) int64."""
+        """Return class indices (N,) int64."""
         return torch.tensor([label for (label,) in labels], dtype=torch.long)
 
     def strata(self, targets: Tensor) -> list[int]:
-        """The classes."""
+        """Return the class of each image."""
         strata: list[int] = targets.tolist()
         return strata
 
@@ -40,7 +40,7 @@ class SingleLabel:
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """Cross entropies (N,)."""
+        """Compute the cross entropy (N,) of each row."""
         return cross_entropy(
             logits, targets, class_weights, reduction="none", label_smoothing=label_smoothing
         )
@@ -52,34 +52,34 @@ class SingleLabel:
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """Mean cross entropy ()."""
+        """Compute the mean cross entropy ()."""
         return cross_entropy(logits, targets, class_weights, label_smoothing=label_smoothing)
 
     def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-        """The weights of the classes; 1 for mixed images, as `cross_entropy` averages them."""
+        """Return the class weight of each row; 1 for mixed images, as in `cross_entropy`."""
         if class_weights is None or targets.ndim == 2:
             return torch.ones(len(targets), device=targets.device)
         return class_weights[targets]
 
     def class_weights(self, counts: Sequence[int], images: int) -> Tensor:
-        """Inverse frequency, with mean 1 over the images (scikit-learn's `balanced`)."""
+        """Return inverse frequencies, with mean 1 over the images (scikit-learn's `balanced`)."""
         return torch.tensor([images / (len(counts) * count) for count in counts])
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax."""
+        """Apply the softmax function."""
         return logits.softmax(dim=1)
 
     def decide(self, logits: Tensor) -> Tensor:
-        """The most probable class (N,)."""
+        """Return the most probable class (N,)."""
         return logits.argmax(dim=1)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether the most probable class is the right one (N,): of mixed images, the largest."""
+        """Return whether the top class is the target (N,), or a mixed image's largest target."""
         right = targets.argmax(dim=1) if targets.ndim == 2 else targets
         return logits.argmax(dim=1) == right
 
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
-        """Accuracy, balanced accuracy and F1 are means over images or classes.
+        """Compute accuracy, balanced accuracy, macro F1 and mean loss.
 
         Balanced accuracy is over the classes that have images, F1 over those that have images or
         are predicted.
@@ -104,7 +104,7 @@ class SingleLabel:
         )
 
     def baseline(self, counts: Sequence[int], images: int) -> Baseline:
-        """Always naming the largest class."""
+        """Return the baseline of always predicting the largest class."""
         share = max(counts) / images
         return Baseline(
             what="always naming the largest class",

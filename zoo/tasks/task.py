@@ -1,4 +1,4 @@
-"""The contract of a task."""
+"""Interface of a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Metrics:
     """Metrics of a model on labelled images.
 
     Attributes:
-        images: How many.
+        images: Number of images.
         values: `loss` (mean, in nats) and the task's metrics, 0..1, by name with underscores.
         error: Standard error of the task's main metric.
         never_predicted: Indices of classes that have images and are predicted for none.
@@ -31,19 +31,19 @@ class Metrics:
         return self.values["loss"]
 
     def value(self, metric: str) -> float:
-        """The metric of that name (as in `Recipe.metric`), negated if less is better."""
+        """Return a metric by its name in `Recipe.metric`, negated if lower is better."""
         return -self.loss if metric == "log-loss" else self.values[metric.replace("-", "_")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What a model reaches that ignores its input.
+    """Performance of a model that ignores its input.
 
     Attributes:
-        what: Such a model, in words.
+        what: Description of the model.
         value: Its value of the task's main metric, 0..1.
-        error: Standard error of that on the images at hand.
-        loss: Mean loss, in nats, of giving each class the same probability.
+        error: Standard error of that value, on this number of images.
+        loss: Mean loss, in nats, of predicting the same probability for each class.
     """
 
     what: str
@@ -53,33 +53,33 @@ class Baseline:
 
 
 def metric_label(name: str) -> str:
-    """A metric's name as it is printed."""
+    """Return the name of a metric as it is printed."""
     return {"map": "mAP"}.get(name, name.replace("_", " ").replace("-", " "))
 
 
 class Task(Protocol):
-    """How labels become targets, the loss, the metrics, and what a prediction is."""
+    """Interface of a task: targets, loss, metrics and predictions."""
 
     @property
     def name(self) -> str:
-        """As in `Recipe.task`."""
+        """Name, as in `Recipe.task`."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those that can decide which epoch is best, as in `Recipe.metric`; first the default."""
+        """Metrics that can select the best epoch, as in `Recipe.metric`; the default is first."""
 
     @property
     def main(self) -> str:
-        """The metric, with underscores, that is shown in training and compared with a baseline.
+        """Metric, with underscores, that is shown in training and compared with a baseline.
 
-        More is better.
+        Higher is better.
         """
 
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
-        """Targets (N, ...) of the labels of N images."""
+        """Convert the labels of N images to targets (N, ...)."""
 
     def strata(self, targets: Tensor) -> list[int]:
-        """For each target a number; images of one number are spread evenly over folds."""
+        """Return the stratum of each target; strata are spread evenly over folds."""
 
     def losses(
         self,
@@ -88,7 +88,7 @@ class Task(Protocol):
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """The negative log-likelihood (N,) of each row, in nats.
+        """Compute the negative log-likelihood (N,) of each row, in nats.
 
         Args:
             logits: (N, classes) float32.
@@ -104,30 +104,30 @@ class Task(Protocol):
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """The training loss (), arguments as in `losses`: a mean weighted by `weights`."""
+        """Compute the training loss (), a mean weighted by `weights`; arguments as in `losses`."""
 
     def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-        """The weight (N,) of each row in `loss`."""
+        """Return the weight (N,) of each row in `loss`."""
 
     def class_weights(self, counts: Sequence[int], images: int) -> Tensor:
-        """Weights (classes,) that make up for imbalance.
+        """Compute weights (classes,) that compensate for class imbalance.
 
         Args:
-            counts: Images of each class.
-            images: How many there are in all.
+            counts: Number of images of each class.
+            images: Number of all images.
         """
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities (N, classes)."""
+        """Compute probabilities (N, classes)."""
 
     def decide(self, logits: Tensor) -> Tensor:
-        """Predictions, as targets are."""
+        """Return predictions, in the form of targets."""
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether each row is predicted correctly, (N,) bool."""
+        """Return whether each row is predicted correctly, (N,) bool."""
 
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
-        """The metrics of logits (N, classes)."""
+        """Compute the metrics of logits (N, classes)."""
 
     def baseline(self, counts: Sequence[int], images: int) -> Baseline:
-        """What ignoring the images reaches; arguments as in `class_weights`."""
+        """Return the performance of ignoring the images; arguments as in `class_weights`."""
