@@ -1,4 +1,4 @@
-"""How fast a backbone predicts and trains on this machine, and what share of it that uses."""
+"""Prediction and training speed of a backbone, and the share of the machine's peak it reaches."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ Step = Callable[[], object]
 
 CLASSES = 10
 
-#: What is measured takes turns, so that a busy moment of the machine falls on all.
+#: Rounds in which measurements alternate, so that other load on the machine affects all of them.
 _ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What is measured, and on what.
+    """What is measured, and on which machine.
 
     Attributes:
         device: `cpu`, `cuda` or `mps`.
-        device_name: Its model.
-        threads: How many torch computes with on a CPU.
-        torch: Its version.
+        device_name: Model name of the device.
+        threads: Number of threads that torch uses on a CPU.
+        torch: Version of torch.
         allocator: How memory is allocated on a CPU.
-        precision: Of training, `fp32`, `bf16` or `fp16`; prediction is in `fp32`.
+        precision: Precision of training, `fp32`, `bf16` or `fp16`; prediction is in `fp32`.
         peak: FLOP/s of float32 matrix multiplication.
-        training_peak: The same in the precision of training.
-        backbone: Full name.
-        height: Of the images, in pixels.
-        width: Of the images, in pixels.
-        parameters: How many numbers, with a head for ten classes.
-        folded: How many batch norms can be folded into convolutions.
-        forward_flops: Floating-point operations an image; a multiply-add is two.
-        training_flops: The same of a training step.
+        training_peak: FLOP/s of matrix multiplication in the precision of training.
+        backbone: Full name of the backbone.
+        height: Height of the images, in pixels.
+        width: Width of the images, in pixels.
+        parameters: Number of parameters, with a head for ten classes.
+        folded: Number of batch norms that can be folded into convolutions.
+        forward_flops: Floating-point operations per image; a multiply-add counts as two.
+        training_flops: The same for a training step.
     """
 
     device: str
@@ -84,16 +84,16 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast one thing is.
+    """Measured speed of one kind of step.
 
     Attributes:
-        what: In words.
-        batch_size: Images at once.
+        what: Description of the step.
+        batch_size: Images per batch.
         images_per_second: From the median of all steps.
-        flops_per_second: Floating-point operations a second.
-        share_of_peak: Those divided by the peak of matrix multiplication.
-        first_call_seconds: What compiling took, if it was compiled.
-        pays_after_images: So many images later compiling has saved what it took; None if never.
+        flops_per_second: Floating-point operations per second.
+        share_of_peak: `flops_per_second` divided by the peak of matrix multiplication.
+        first_call_seconds: Duration of compilation; None if it was not compiled.
+        pays_after_images: Number of images after which compilation saves time; None if never.
     """
 
     what: str
@@ -107,7 +107,7 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Ready to be measured: `model` and `folded` (batch norms) predict, `trainee` trains."""
+    """Networks to be measured: `model` and `folded` (batch norms) predict, `trainee` trains."""
 
     setup: Setup
     backbone: Backbone
@@ -121,10 +121,10 @@ def set_up(recipe: Recipe) -> Bench:
     """Build the recipe's backbone, with random weights, and measure the machine (0.5 s).
 
     Args:
-        recipe: Gives backbone, image size, device, precision, and how to train.
+        recipe: Specifies backbone, image size, device, precision, and how to train.
 
     Raises:
-        ZooError: No such backbone, device or size.
+        ZooError: The backbone, the device or the image size is not available.
     """
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
@@ -170,13 +170,13 @@ def set_up(recipe: Recipe) -> Bench:
 
 
 def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) -> list[Speed]:
-    """How fast it predicts, with batch norms and with them folded, and trains; all take turns.
+    """Measure prediction, with and without folded batch norms, and training, in alternation.
 
     Args:
         bench: From `set_up`.
-        batch_size: Images at once.
-        seconds: About how long each is measured.
-        compiled: Measure also what torch.compile makes of it, which takes minutes.
+        batch_size: Images per batch.
+        seconds: Approximate duration of each measurement.
+        compiled: Also measure with torch.compile, which takes minutes.
 
     Raises:
         TrainingError: The device has too little memory, or torch.compile fails on this machine.
@@ -193,7 +193,7 @@ def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) ->
         for step in steps.values():
             step()
         if compiled:
-            # Each batch size anew, as if it were the only one.
+            # Compile for each batch size from scratch, as if it were the only one.
             torch.compiler.reset()
             forward, training = (f"{name}, compiled" for name in fastest)
             steps[forward] = _forward(torch.compile(bench.folded, dynamic=False), images)
@@ -232,7 +232,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def _forward(model: Model, images: Tensor) -> Step:
-    # As predict_logits has it.
+    # Inference mode, as in predict_logits.
     return torch.inference_mode()(lambda: model(images))
 
 
@@ -264,7 +264,7 @@ def _training(bench: Bench, model: Model, images: Tensor) -> Step:
 def _first_call(step: Step, device: torch.device) -> float:
     started = time.perf_counter()
     try:
-        # What an earlier run left on disk would make it look cheap; torch warns that it is unused.
+        # Caches of an earlier run would hide the cost; torch warns that they are unused.
         no_caches = torch.compiler.config.patch(force_disable_caches=True)  # type: ignore[attr-defined]
         with no_caches, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -281,7 +281,7 @@ def _first_call(step: Step, device: torch.device) -> float:
 
 
 def _times(steps: dict[str, Step], device: torch.device, seconds: float) -> dict[str, float]:
-    """The median time of each step, in seconds."""
+    """Return the median duration of each step, in seconds."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(_ROUNDS):
         for name, step in steps.items():

@@ -1,7 +1,7 @@
 """Events of a run, passed to `zoo.finetune(..., listen=...)` in the order in which they happen.
 
-A listener is a function of one event. What it raises ends the run as an error; KeyboardInterrupt
-ends it as Ctrl-C does, with a checkpoint of the last epoch.
+A listener is a function that takes one event. An exception that it raises ends the run with an
+error; KeyboardInterrupt ends it as Ctrl-C does, with a checkpoint of the last epoch.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A decision or a finding.
+    """Message about a decision or a finding.
 
     Attributes:
-        text: It, in words.
-        warning: It must not be missed.
-        detail: It is of interest to those who look closely; `zoo finetune -v` prints it.
+        text: The message.
+        warning: Whether it is a warning.
+        detail: Whether it is a detail, which is printed by `zoo finetune -v` only.
     """
 
     text: str
@@ -28,13 +28,13 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStart:
-    """Training begins, or goes on; the plan came before.
+    """Training starts or resumes, after the plan.
 
     Attributes:
         folder: The run folder.
-        recipe: All settings, as resolved; JSON-ready.
-        step: Training steps that are done already.
-        resumed: Whether an interrupted run goes on.
+        recipe: All resolved settings; JSON-ready.
+        step: Training steps that were completed earlier.
+        resumed: Whether an interrupted run is resumed.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class RunEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """`done` of `total` images of `what` are computed, before training."""
+    """Before training, `done` of `total` images of `what` have been processed."""
 
     what: str
     done: int
@@ -67,14 +67,14 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class StepEnd:
-    """A training step is done: `step` of `steps` in `epoch` of `epochs`, all from 1.
+    """A training step has ended: `step` of `steps` in `epoch` of `epochs`, all counted from 1.
 
     Attributes:
-        images: Of this process's batch.
-        loss: Mean over the batch, in nats. None on a GPU but for every 16th step, since reading it
-            waits for the device.
-        lr_backbone: Learning rate of the step, of the deepest depth; 0 while all of it is frozen.
-        lr_head: Of the head.
+        images: Number of images in the batch of this process.
+        loss: Mean over the batch, in nats. On a GPU None except in every 16th step, because reading
+            it waits for the device.
+        lr_backbone: Learning rate of the backbone's deepest depth; 0 while all of it is frozen.
+        lr_head: Learning rate of the head.
     """
 
     epoch: int
@@ -89,17 +89,17 @@ class StepEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnd:
-    """An epoch is done; the fields are metrics.csv's columns. Epoch 0 is the probe.
+    """An epoch has ended; the fields are the columns of metrics.csv. Epoch 0 is the probe.
 
-    `metrics` are by name and split, such as `train_loss` and `val_accuracy`: losses are means in
-    nats (train's with label smoothing and class weights, if any), all else is in 0..1 (train's on
-    augmented images, while the model changed). Which there are is the task's: `val_accuracy`,
-    `val_balanced_accuracy` and `val_f1` of one label an image; `val_map`, `val_f1` and
-    `val_accuracy` (all labels right) of several. `interpolation` is where the measured weights lie
-    between those that fine-tuning began with (0) and those at the epoch's end (1), learning rates
-    those of the epoch's last step (the backbone's is its deepest depth's, 0 while all of it is
-    frozen), `images_per_second` of training alone (the probe's: of computing features),
-    `data_seconds` the time in which training waited for images.
+    `metrics` has keys such as `train_loss` and `val_accuracy`. Losses are means in nats (on train
+    with label smoothing and class weights, if any); all others are in 0..1 (on train with augmented
+    images, while the model changes). The task determines them: `val_accuracy`,
+    `val_balanced_accuracy` and `val_f1` for single-label; `val_map`, `val_f1` and `val_accuracy`
+    (all labels correct) for multi-label. `interpolation` is the position of the measured weights
+    between the initial ones of fine-tuning (0) and those at the end of the epoch (1). Learning
+    rates are those of the last step (`lr_backbone` at the deepest depth, 0 while all of the
+    backbone is frozen). `images_per_second` is that of training alone (for the probe, of feature
+    extraction), and `data_seconds` is the time that training spent waiting for images.
     """
 
     epoch: int
@@ -114,7 +114,7 @@ class EpochEnd:
 
 
 def epoch_metrics(train: Mapping[str, float], val: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of both splits, by names such as `val_loss`."""
+    """Return the metrics of both splits under names such as `val_loss`."""
     return {
         **{f"train_{name}": value for name, value in train.items()},
         **{f"val_{name}": value for name, value in val.items()},
@@ -125,4 +125,4 @@ Listener = Callable[[object], None]
 
 
 def ignore(event: object) -> None:
-    """Listen to nothing."""
+    """Ignore the event."""
