@@ -1,1 +1,1 @@
-"""A backbone becomes a classifier: build, head, parameter groups, freezing, optimizer."""
+"""Turn a backbone into a classifier: build, head, parameter groups, freezing, optimizer."""

@@ -1,6 +1,6 @@
-"""Find where to cut a network, so that it can be trained from cached activations.
+"""Find where to split a network, so that it can be trained from cached activations.
 
-The output of what is frozen is the same for an image each time, so it need not be computed again.
+The output of the frozen part is the same for an image each time, so it is computed only once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from zoo.models.replay import (
     tensors_in,
 )
 
-#: Images in the pass that is recorded, and, others, in those that are compared. A tensor whose
-#: first dimension is 3 has hardly any other reason for it than three images.
+#: Number of images in the recorded forward pass, and of other images in the compared ones. If the
+#: first dimension of a tensor is 3, it is most likely the batch dimension.
 _RECORDED, _COMPARED = 3, 2
 
 
@@ -38,24 +38,24 @@ _RECORDED, _COMPARED = 3, 2
     "too little memory to try where the network can be cut", hint="try a smaller `image_size`"
 )
 def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int, int]) -> Boundary:
-    """The last place at which one tensor holds all that the rest of the network needs.
+    """Find the last place at which one tensor holds everything the rest of the network needs.
 
-    Candidates are the outputs of frozen modules and the inputs of the head's leaves. They
-    are tried from the last one back until one is right: what `replay` computes for random images
-    must equal the network's outputs, in eval and in train mode (with the same random numbers for
-    dropout). Replaying puts NaN in the place of all else that is frozen, so whatever still reads it
-    shows, be it weighted ever so little. Where layers that train read several frozen ones (dense
-    blocks, parallel branches), the boundary lies before the end of the frozen part.
+    Candidates are the outputs of frozen modules and the inputs of the head's leaves. They are
+    tried from the last to the first until one is valid: what `replay` computes for random images
+    must equal the network's outputs, in eval and train mode (with the same random numbers for
+    dropout). `replay` returns NaN for all other frozen outputs, so any use of them is detected,
+    however small its weight. If trainable layers read several frozen ones (dense blocks, parallel
+    branches), the boundary lies before the end of the frozen part.
 
     Args:
-        model: As it is trained: parameters that are frozen need no gradient (`freeze_parameters`),
-            frozen modules are in eval mode (`train_mode`). Afterwards it is as it was.
-        backbone: Says where the head is.
+        model: As it is trained: frozen parameters don't require gradients (`freeze_parameters`),
+            and frozen modules are in eval mode (`train_mode`). Its state is restored afterwards.
+        backbone: Declares where the head is.
         image_size: (height, width) of the images.
 
     Raises:
-        BoundaryError: There is none; the message says why.
-        TrainingError: Memory is too small for three images.
+        BoundaryError: If there is no boundary; the message gives the reason.
+        TrainingError: If there is too little memory for three images.
     """
     device = next(model.parameters()).device
     noise = torch.Generator().manual_seed(0)
@@ -91,10 +91,10 @@ def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int
 
 
 def _record(model: nn.Module, backbone: Backbone, images: Tensor) -> list[Call]:
-    """In their order, the calls that a boundary can be at or pass over.
+    """Record, in order, the calls at which a boundary can be or which it can skip.
 
-    These are calls of modules in eval mode that are inside of no other such, and of the head's
-    leaves, as far as nothing that trains has a part in them.
+    These are calls of the outermost modules in eval mode and of the head's leaves, if no trainable
+    parameter contributes to their value.
     """
     calls: list[Call] = []
     counts: Counter[str] = Counter()
@@ -135,9 +135,9 @@ def _record(model: nn.Module, backbone: Backbone, images: Tensor) -> list[Call]:
 
 
 def _described(value: Any, count: int) -> Any:
-    """The value with `Rows` for its tensors, None if it holds anything else than rows and scalars.
+    """Replace tensors by `Rows`; return None if the value holds more than rows and scalars.
 
-    A module that gives such runs when replayed too.
+    A module with such an output is then executed when replaying, too.
     """
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
@@ -161,7 +161,7 @@ def _wrong(
     images: Tensor,
     expected: Mapping[bool, list[Tensor]],
 ) -> str | None:
-    """Why the network can't be cut at this boundary, in words; None if it can."""
+    """Return why the network can't be split at this boundary, or None if it can."""
     for training, outputs in expected.items():
         try:
             with plugins.blame(backbone, f"fails when cut at {boundary.name}"):
@@ -182,7 +182,7 @@ def _wrong(
 def _outputs(
     model: nn.Module, training: bool, given: Tensor, forward: Forward | None = None
 ) -> list[Tensor]:
-    """All tensors that the model gives, its random numbers the same each time."""
+    """Return all output tensors of the model, computed with a fixed random seed."""
     with _as_it_was(model), torch.no_grad():
         torch.manual_seed(0)
         if not training:
@@ -197,7 +197,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put modes, buffers (batch norm's statistics) and torch's random state back as they were."""
+    """Restore modes, buffers (batch-norm statistics) and torch's random state on exit."""
     device = next(model.parameters()).device
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     forked = torch.random.fork_rng([device] if device.type == "cuda" else [])

@@ -1,4 +1,4 @@
-"""Build a classifier: fresh head, every other tensor exactly the loaded one, checked."""
+"""Build a classifier with a new head, and check that all other tensors equal the loaded ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.models.depth import depths
 from zoo.models.head import HeadInit, ensure_head, in_head, initialise_head
 from zoo.models.size import needs_resizing, resized
 
-#: Old files lack batch norm's step counter, which nothing but momentum=None reads.
+#: Old files lack batch norm's step counter, which only momentum=None uses.
 _OPTIONAL = "num_batches_tracked"
 
 
@@ -28,25 +28,25 @@ def build(
     head_init: HeadInit = "normal",
     image_size: int | None = None,
 ) -> nn.Module:
-    """A backbone with a fresh head, for anybody's training loop.
+    """Build a backbone with a new head, for use in any training loop.
 
     Args:
-        backbone: Its name (`resnet18`, `timm/resnet18`) or declaration.
-        num_classes: Outputs of the new head.
+        backbone: Name (`resnet18`, `timm/resnet18`) or declaration of the backbone.
+        num_classes: Number of outputs of the new head.
         weights: `pretrained`, `none`, or a path, as in `zoo finetune --weights`.
-        head_init: `normal`, `xavier_uniform` or `library`, as in the recipe; torch's global
-            random state decides the values.
-        image_size: Side of the square input in pixels, for a backbone of fixed size that is to be
-            built for another: its position embeddings are resampled as its library does.
+        head_init: `normal`, `xavier_uniform` or `library`, as in the recipe. The values are drawn
+            from torch's global random state.
+        image_size: Side of the square input in pixels, to build a backbone of fixed input size for
+            another size: its position embeddings are resampled as its library does.
 
     Returns:
         A module that maps (N, 3, H, W) float32 to logits (N, num_classes).
 
     Raises:
-        UnknownBackboneError: No such backbone.
-        PluginError: The plugin's code fails, or declares a head that isn't there.
-        WeightsError: The weights can't be had or don't fit.
-        SizeError: The backbone can't be built for that size.
+        UnknownBackboneError: If there is no such backbone.
+        PluginError: If the plugin's code fails, or the model lacks the declared head.
+        WeightsError: If the weights are not available or don't fit.
+        SizeError: If the backbone can't be built for that size.
     """
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
@@ -65,10 +65,10 @@ def build_from(
     *,
     head_init: HeadInit = "normal",
 ) -> nn.Module:
-    """As `build`, from weights that are loaded already."""
+    """Build a backbone as `build` does, from weights that are already loaded."""
     model = plugins.build(backbone, num_classes, False)
     ensure_head(model, backbone, num_classes)
-    depths(model, backbone)  # A path that isn't there is an error now, not when first used.
+    depths(model, backbone)  # Report a missing path now, not when it is first used.
     initialise_head(model, backbone, head_init)
     if loaded.state_dict is not None:
         load_all_but_head(model, loaded.state_dict, backbone, source=loaded.source)
@@ -76,33 +76,33 @@ def build_from(
 
 
 def build_for(backbone: Backbone, num_classes: int, state_dict: dict[str, Tensor]) -> nn.Module:
-    """A classifier with all its weights, head included, from a run; in eval mode.
+    """Build a classifier in eval mode with all weights of a run, head included.
 
     Raises:
-        WeightsError: The state dict is not this backbone's with that many classes.
+        WeightsError: If the state dict does not fit this backbone with that many classes.
     """
     return load_whole(build_empty(backbone, num_classes), backbone, state_dict)
 
 
 def build_empty(backbone: Backbone, num_classes: int) -> nn.Module:
-    """A classifier that is to get all its weights, head included, from a run."""
+    """Build a classifier whose weights, head included, will be loaded from a run."""
     model = plugins.build(backbone, num_classes, False)
     ensure_head(model, backbone, num_classes)
     return model
 
 
 def load_whole(model: nn.Module, backbone: Backbone, state_dict: dict[str, Tensor]) -> nn.Module:
-    """Load all weights, head included, strictly; gives the model back, in eval mode.
+    """Load all weights strictly, head included, and return the model in eval mode.
 
     Raises:
-        WeightsError: They are not this backbone's with that many classes.
+        WeightsError: If they don't fit this backbone with that many classes.
     """
     own = model.state_dict()
     if own.keys() == state_dict.keys():
         own.update(state_dict)
     try:
         model.load_state_dict(own if own.keys() == state_dict.keys() else state_dict)
-    except Exception as error:  # a module's own loading raises whatever it likes
+    except Exception as error:  # a module's own loading code can raise anything
         reason = clip(" ".join(str(error).split()), 1000)
         raise WeightsError(f"the weights don't fit {backbone.name}: {reason}") from error
     return model.eval()
@@ -114,8 +114,8 @@ def load_all_but_head(
     """Load everything but the head, strictly.
 
     Raises:
-        WeightsError: Outside the head a tensor is missing, unexpected or of another shape; the
-            message lists them. The model is left as it was.
+        WeightsError: If a tensor outside the head is missing, unexpected or of another shape; the
+            message lists them. The model is not changed.
     """
     own = {k: v for k, v in model.state_dict().items() if not in_head(k, backbone.head_paths)}
     given = {k: v for k, v in state_dict.items() if not in_head(k, backbone.head_paths)}
@@ -134,7 +134,7 @@ def load_all_but_head(
             f"the weights ({source}) don't fit backbone {backbone.name}; outside its head "
             f"({', '.join(backbone.head_paths)}) these tensors are\n" + "\n".join(lines)
         )
-    # Into the model's own dict, which carries the versions that some modules ask for.
+    # The model's own dict carries the version metadata that some modules check while loading.
     complete = model.state_dict()
     complete.update(given)
     model.load_state_dict(complete)
@@ -147,7 +147,7 @@ def load_all_but_head(
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether all values are the same, NaN being the same as NaN."""
+    """Return whether all values are equal, where NaN equals NaN."""
     return torch.equal(one, other) or bool(
         one.is_floating_point() and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
     )

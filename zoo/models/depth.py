@@ -1,4 +1,4 @@
-"""How deep each parameter and buffer of a backbone lies, by the stages that its plugin declares."""
+"""Depth of each parameter and buffer of a backbone, from the stages that its plugin declares."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from zoo.plugins import blame, describe
 
 @dataclass(frozen=True, kw_only=True)
 class Depths:
-    """The depths of a model, 0 the stem's.
+    """The depths of a model; the stem has depth 0.
 
     Attributes:
-        stages: Paths of each depth; the neck, if it holds anything, is the last.
-        of: Depth by name, of every parameter and persistent or other buffer outside the head.
+        stages: Paths of each depth; the neck, if there is one, is the last.
+        of: Depth of every parameter and buffer (persistent or not) outside the head, by name.
         uncovered: Names that no stage covers; they count as depth 0.
         declared: Whether the backbone declares stages; if not, all of it has depth 0.
     """
@@ -33,11 +33,11 @@ class Depths:
         return len(self.stages)
 
     def label(self, depth: int) -> str:
-        """A name of the depth for people: its first path."""
+        """Return a display name of a depth: its first path."""
         return self.stages[depth][0]
 
     def span(self, first: int, last: int) -> str:
-        """A name of the depths from `first` to `last` for people."""
+        """Return a display name of the depths from `first` to `last`."""
         if (first, last) == (0, len(self) - 1):
             return "backbone"
         start, end = self.label(first), self.label(last)
@@ -45,12 +45,12 @@ class Depths:
 
 
 def depths(model: nn.Module, backbone: Backbone) -> Depths:
-    """The depth of everything outside the head.
+    """Return the depth of every parameter and buffer outside the head.
 
-    The most specific path that covers a name decides.
+    The most specific path that covers a name determines its depth.
 
     Raises:
-        PluginError: A declared path does not exist in the model, or stands at two depths.
+        PluginError: If a declared path does not exist in the model, or is declared at two depths.
     """
     names = [
         name
@@ -84,10 +84,10 @@ def depths(model: nn.Module, backbone: Backbone) -> Depths:
 
 
 def require_stages(model: nn.Module, depths: Depths, backbone: Backbone, what: str) -> None:
-    """Refuse what needs the depth of every parameter, `what`, where that isn't known.
+    """Check that the depth of every parameter is known, which the setting `what` requires.
 
     Raises:
-        PluginError: The backbone declares no stages, or none that covers some parameter.
+        PluginError: If the backbone declares no stages, or they don't cover every parameter.
     """
     if not depths.declared:
         raise PluginError(
@@ -117,14 +117,14 @@ def _depth(name: str, by_path: dict[str, int]) -> int | None:
 def _expand(
     model: nn.Module, backbone: Backbone, declared: Iterable[Stage], existing: set[str]
 ) -> Iterable[tuple[str, ...]]:
-    """The stages with each `.*` replaced by what it stands for; every path checked to exist."""
+    """Expand each `.*` in the stages, and check that every path exists."""
     seen: set[str] = set()
     for stage in declared:
         if isinstance(stage, str) and stage.endswith(".*"):
             parent = stage.removesuffix(".*")
             _check((parent,), "stage", existing, backbone)
             children = model.get_submodule(parent).named_children()
-            # An activation or a pooling layer is no depth: nothing in it could train or freeze.
+            # An activation or pooling layer is not a depth: it has nothing to train or freeze.
             paths = [
                 f"{parent}.{name}"
                 for name, child in children
@@ -143,7 +143,7 @@ def _holds_tensors(module: nn.Module) -> bool:
 
 
 def _existing(model: nn.Module) -> set[str]:
-    """Every path that a stage may name."""
+    """Return every path that a stage may name."""
     return {
         name
         for name, _ in (

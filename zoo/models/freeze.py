@@ -1,4 +1,4 @@
-"""Freezing: parameters and buffers of a part of the backbone do not change."""
+"""Freeze parameters and buffers of a part of the backbone."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ BatchNorm = Literal["frozen", "train"]
 
 @dataclass(frozen=True, kw_only=True)
 class Freezing:
-    """How many of the backbone's depths, from the stem on, are frozen in which epoch.
+    """Number of depths of the backbone, counted from the stem, that are frozen in each epoch.
 
     Attributes:
-        steps: (epoch, frozen depths from its start on), the first of epoch 1; epochs rise, depths
-            fall.
+        steps: (epoch, number of depths frozen from its start), beginning with epoch 1. Epochs
+            increase, depths decrease.
     """
 
     steps: tuple[tuple[int, int], ...]
 
     def frozen(self, epoch: int) -> int:
-        """How many depths are frozen in an epoch, counted from 1."""
+        """Return how many depths are frozen in an epoch (counted from 1)."""
         return [frozen for start, frozen in self.steps if start <= epoch][-1]
 
     @property
     def always(self) -> int:
-        """How many depths never train."""
+        """Number of depths that are never trained."""
         return self.steps[-1][1]
 
     def trains_from(self, depth: float) -> int | None:
-        """The epoch from which on a depth trains, None if it never does."""
+        """Return the first epoch in which a depth is trained, or None if it never is."""
         return next((start for start, frozen in self.steps if depth >= frozen), None)
 
 
@@ -54,22 +54,23 @@ def plan_freezing(
     freeze: int | str = "none",
     unfreeze_epochs: tuple[int, ...] = (),
 ) -> Freezing:
-    """Which depths are frozen in which epoch, as the recipe says.
+    """Determine from the recipe which depths are frozen in which epoch.
 
-    Gradual unfreezing, the deepest first, is Howard and Ruder's (2018).
+    Gradual unfreezing starts with the deepest part, as in Howard and Ruder (2018).
 
     Args:
-        model: With its head replaced.
-        depths: Of the model.
-        backbone: Its declaration.
-        freeze: `none`, `backbone`, a number of depths from the stem on, or a path: all up to and
-            including the last depth that is the path or lies below it.
-        unfreeze_epochs: The frozen depths are cut into as many contiguous parts, as equal as can
-            be; at the start of each of these epochs (from 2 on) the deepest that is left unfreezes.
+        model: The model, with its head replaced.
+        depths: The depths of the model.
+        backbone: The declaration of the backbone.
+        freeze: `none`, `backbone`, a number of depths counted from the stem, or a path: all depths
+            up to and including the last one that is the path or lies below it.
+        unfreeze_epochs: Epochs (from 2 on) at whose start a part is unfrozen. The frozen depths are
+            divided into as many contiguous parts of nearly equal size, unfrozen deepest first.
 
     Raises:
-        RecipeError: No such stage, more depths than there are, or more parts than frozen depths.
-        PluginError: The backbone's stages, which this needs, are not declared or not complete.
+        RecipeError: If there is no such stage, `freeze` exceeds the number of depths, or there are
+            more epochs than frozen depths.
+        PluginError: If the backbone's stages are needed but not declared or incomplete.
     """
     frozen = _frozen_depths(model, depths, backbone, freeze)
     parts = len(unfreeze_epochs)
@@ -89,9 +90,9 @@ def plan_freezing(
 def freeze_parameters(
     parameters: Iterable[tuple[str, nn.Parameter]], depths: Depths, frozen: int
 ) -> None:
-    """Let train, of these named parameters, those that don't lie in the first `frozen` depths.
+    """Set `requires_grad` of named parameters: False in the first `frozen` depths, else True.
 
-    Later calls with fewer depths unfreeze; give only parameters that may ever train.
+    A later call with fewer depths unfreezes. Pass only parameters that may be trained at some time.
     """
     for name, parameter in parameters:
         parameter.requires_grad_(depths.of.get(name, math.inf) >= frozen)
@@ -100,14 +101,13 @@ def freeze_parameters(
 def train_mode(
     model: nn.Module, backbone: Backbone, depths: Depths, *, frozen: int, batch_norm: BatchNorm
 ) -> None:
-    """Put the model into train mode except for its frozen part.
+    """Set the model to train mode, except for its frozen part.
 
-    What lies in the first `frozen` depths is in eval mode: batch-norm statistics don't move and
-    dropout and stochastic depth are off, so that frozen features are the ones that prediction will
-    see. A module is in eval mode if all of its parameters and buffers are frozen; one that has none
-    goes with the one before it. With `batch_norm="frozen"` the statistics of every batch norm are
-    fixed although its weight and bias train: small batches give statistics too poor to replace
-    pretrained ones.
+    The first `frozen` depths are in eval mode: batch-norm statistics are not updated, and dropout
+    and stochastic depth are off, so that frozen features are the same as in prediction. A module is
+    in eval mode if all of its parameters and buffers are frozen; a module without any has the mode
+    of the preceding one. With `batch_norm="frozen"`, batch-norm statistics are fixed although
+    weight and bias are trained: those of small batches are too poor to replace pretrained ones.
     """
     if frozen == len(depths):
         model.eval()
@@ -127,7 +127,7 @@ def train_mode(
 def frozen_meanwhile(
     model: nn.Module, backbone: Backbone, depths: Depths, *, frozen: int, batch_norm: BatchNorm
 ) -> Iterator[None]:
-    """The first `frozen` depths frozen, parameters and modes, and all as it was afterwards."""
+    """Freeze parameters and modes of the first `frozen` depths, and restore them on exit."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     with modes_kept(model):
         try:
@@ -140,13 +140,13 @@ def frozen_meanwhile(
 
 
 def learns_statistics(model: nn.Module) -> bool:
-    """Whether any batch norm is in train mode."""
+    """Return whether any batch norm is in train mode."""
     return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
 
 
 def _still(model: nn.Module, depths: Depths, frozen: int) -> list[nn.Module]:
-    """The modules that belong to the first `frozen` depths as a whole."""
-    # By identity: of a tied tensor's names the first decides, as it does for its group.
+    """Return the modules that lie entirely in the first `frozen` depths."""
+    # By identity: the first name of a tied tensor counts, as for its parameter group.
     depth_of = {
         id(tensor): depths.of.get(name, math.inf)
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
@@ -196,7 +196,7 @@ def _frozen_depths(model: nn.Module, depths: Depths, backbone: Backbone, freeze:
 
 
 def _nearest_first(freeze: str, depths: Depths) -> list[str]:
-    """All that `freeze` could be, the most alike first."""
+    """Return all possible values of `freeze`, the most similar first."""
     paths = [path.split(".") for paths in depths.stages for path in paths]
     known = [".".join(parts[: n + 1]) for parts in paths for n in range(len(parts))]
     return sorted(

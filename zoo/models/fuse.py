@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, for a network that only predicts."""
+"""Fold batch norms into the preceding convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
-#: Largest difference of the outputs that rounding explains, in parts of the largest output.
+#: Largest difference between outputs that is attributed to rounding, relative to the largest one.
 _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fused:
-    """A network for prediction alone.
+    """A network for inference only.
 
     Attributes:
-        model: Gives the outputs of the network that it was made from, which it is itself if there
-            is nothing to fold.
-        batch_norms: How many are folded.
+        model: Has the same outputs as the original network, and is that network if nothing is
+            folded.
+        batch_norms: Number of folded batch norms.
     """
 
     model: nn.Module
@@ -39,22 +39,22 @@ class Fused:
 
 @torch.no_grad()
 def fuse_batch_norms(model: nn.Module, example: Tensor, forward: Forward | None = None) -> Fused:
-    """A copy of a network in which convolutions do the work of the batch norms after them.
+    """Copy a network and fold its batch norms into the preceding convolutions.
 
-    In eval mode a batch norm scales and shifts each channel by constants, which the weights of a
-    convolution before it can hold as well (`torch.nn.utils.fusion`). Nothing is traced: one forward
-    pass shows which batch norm gets what a convolution gives, and that nothing else does. What the
-    layer does after normalising (timm's `BatchNormAct2d`: dropout, activation) goes on.
+    In eval mode, a batch norm scales and shifts each channel by constants, which can be merged into
+    the weights of the preceding convolution (`torch.nn.utils.fusion`). Nothing is traced: one
+    forward pass shows which batch norms read the output of a convolution that nothing else reads.
+    Operations that the layer applies after normalising (dropout and activation in timm's
+    `BatchNormAct2d`) are retained.
 
-    That the copy gives the same is checked on the example, to 1e-4 of the largest output. If it
-    doesn't, nothing is folded.
+    If the outputs on the example differ by more than 1e-4 of the largest output, nothing is folded.
 
     Args:
-        model: In eval mode, float32. Is not changed; the copy shares all tensors with it but the
-            folded ones, so fold again once those have trained.
+        model: In eval mode, float32. It is not changed. The copy shares all tensors except the
+            folded ones, so fold again after those have been trained.
         example: (N, C, H, W) on the model's device, N at least 2; noise, not constants.
-        forward: What will be asked of the copy, by default its output; a part of the way
-            (`lambda model, images: model.layer1(...)`) folds what lies on that part.
+        forward: How the copy will be called, by default as a whole. If it computes only a part of
+            the network (`lambda model, images: model.layer1(...)`), only that part is folded.
     """
     forward = forward or nn.Module.__call__
     # With TensorFloat-32 rounding alone would exceed the tolerance.
@@ -95,7 +95,7 @@ class _CountUses(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _observe(
     model: nn.Module, example: Tensor, forward: Forward
 ) -> tuple[Tensor, dict[nn.Conv2d, nn.BatchNorm2d]]:
-    """The output, and each convolution that only a batch norm reads, with it."""
+    """Return the output, and the batch norm of each convolution that only a batch norm reads."""
     outputs = WeakTensorKeyDictionary()
     found: list[_ConvOutput] = []
     calls: Counter[nn.Module] = Counter()
@@ -132,7 +132,7 @@ def _observe(
 
 
 def _plain(module: nn.Conv2d | nn.BatchNorm2d) -> bool:
-    """Whether it computes with constants of its own, and nobody listens."""
+    """Return whether a module computes with its own constants and has no hooks."""
     if module._forward_hooks or module._forward_pre_hooks:
         return False
     if isinstance(module, nn.BatchNorm2d):
@@ -141,8 +141,8 @@ def _plain(module: nn.Conv2d | nn.BatchNorm2d) -> bool:
 
 
 def _fold(model: nn.Module, pairs: dict[nn.Conv2d, nn.BatchNorm2d]) -> nn.Module:
-    """A copy of the model, the pairs folded, all other tensors shared."""
-    # deepcopy takes what its memo holds for copied already, and adds to it what it copies.
+    """Copy the model with the pairs folded; all other tensors are shared."""
+    # deepcopy does not copy objects that are in its memo, and adds those that it copies.
     memo: dict[int, Any] = {id(t): t for t in chain(model.parameters(), model.buffers())}
     folded = copy.deepcopy(model, memo)
     new: dict[nn.Module, nn.Module] = {}

@@ -1,4 +1,4 @@
-"""The plan's table: which part of the model trains how, and from when on."""
+"""The table of parameter groups in the plan: learning rates, weight decay, freezing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from zoo.models.groups import Setting
 
 @dataclass(frozen=True, kw_only=True)
 class GroupPlan:
-    """A row of the plan: depths that train alike, or the head (learning rate at its height).
+    """A row of the plan: depths that are trained with the same settings, or the head.
 
     Attributes:
         name: "backbone" for all of it, "conv1 .. layer2.1" for some depths, "head".
         part: "backbone" or "head".
-        parameters: How many numbers.
-        lr: Learning rate.
-        weight_decay: Of all but `without_decay` of them.
-        without_decay: How many numbers of biases, norms and layer scales don't decay.
-        trains_from: The epoch from which on it trains, None if it never does.
+        parameters: Number of parameters (scalars).
+        lr: Peak learning rate.
+        weight_decay: Weight decay of all but `without_decay` of them.
+        without_decay: Number of parameters (biases, norms, layer scales) without weight decay.
+        trains_from: First epoch in which it is trained, None if it never is.
     """
 
     name: str
@@ -33,19 +33,19 @@ class GroupPlan:
 
     @property
     def frozen(self) -> bool:
-        """Whether it never trains."""
+        """Whether it is never trained."""
         return self.trains_from is None
 
 
 def plan_groups(
     settings: list[Setting], depths: Depths, freezing: Freezing, *, weight_decay: float
 ) -> tuple[GroupPlan, ...]:
-    """The rows, from the stem to the head; neighbouring depths that train alike are one row."""
+    """Return the rows from the stem to the head, with adjacent depths of equal settings merged."""
     rows: list[GroupPlan] = []
     first = 0
     for depth in range(len(depths)):
         row = _row(settings, depth, depths.span(depth, depth), freezing, weight_decay)
-        if row.parameters == 0:  # A stage of pooling or activation alone.
+        if row.parameters == 0:  # The stage has only pooling or activations.
             continue
         last = rows[-1] if rows else None
         alike = last and last.trains_from == row.trains_from and (row.frozen or last.lr == row.lr)

@@ -1,4 +1,4 @@
-"""Parameter groups: head and backbone, each trainable parameter in exactly one."""
+"""Parameter groups of head and backbone; each trainable parameter is in exactly one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from zoo.errors import PluginError
 from zoo.models.depth import Depths, depths, require_stages
 from zoo.models.head import in_head
 
-#: Layers whose parameters don't decay, whatever their shape; _NormBase is batch and instance norm.
+#: Layers whose parameters have no weight decay; _NormBase is batch and instance norm.
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How one parameter trains, if it does.
+    """Training settings of one parameter, which may be frozen.
 
     Attributes:
-        name: Its name; the first of a tied one's.
-        parameter: Itself.
-        depth: Its depth in the backbone, 0 the stem's; None in the head.
-        lr: Its learning rate.
+        name: Name of the parameter; the first one if it is tied.
+        parameter: The parameter.
+        depth: Depth in the backbone (0 for the stem); None in the head.
+        lr: Learning rate.
         decays: Whether weight decay applies to it.
     """
 
@@ -41,7 +41,7 @@ class Setting:
 def split_parameters(
     model: nn.Module, backbone: Backbone
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """All parameters as (backbone group, head group), frozen ones too, tied ones once."""
+    """Return all parameters as (backbone group, head group): frozen ones too, tied ones once."""
     of_backbone: list[nn.Parameter] = []
     of_head: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -59,31 +59,32 @@ def parameter_groups(
     layer_decay: float = 1.0,
     wd_on_norms: bool = False,
 ) -> list[dict[str, Any]]:
-    """Groups for any torch optimizer, with the learning rate and weight decay of each.
+    """Return parameter groups for any torch optimizer, with learning rates and weight decay.
 
-    The head learns at `lr * head_lr_mult`, the backbone's deepest depth (the neck, if there is one)
-    at `lr`, each depth above it at `layer_decay` times the rate of the next deeper one: layer-wise
-    decay as in BEiT (Bao et al., 2022). Biases, norms and layer scales don't decay (He et al.,
-    2019): parameters of norm layers, and those of at most one number a channel.
+    The learning rate is `lr * head_lr_mult` for the head, `lr` for the backbone's deepest depth
+    (the neck, if there is one), and for each other depth `layer_decay` times that of the next
+    deeper one: layer-wise learning-rate decay as in BEiT (Bao et al., 2022). Weight decay does not
+    apply to biases, norms and layer scales (He et al., 2019), that is, to parameters of norm layers
+    and those with at most one value per channel.
 
     Args:
-        model: As `zoo.build` gives it.
-        backbone: Its name or declaration, which says where the head is and what lies how deep.
-        lr: The learning rate of the backbone's deepest depth.
+        model: A model from `zoo.build`.
+        backbone: Name or declaration of the backbone, which declares its head and stages.
+        lr: Learning rate of the backbone's deepest depth.
         head_lr_mult: The head's learning rate divided by `lr`.
-        weight_decay: Of all but biases, norms and layer scales.
-        layer_decay: The learning rate of a depth divided by that of the next deeper one.
-        wd_on_norms: Whether biases, norms and layer scales decay too.
+        weight_decay: Weight decay of all parameters but biases, norms and layer scales.
+        layer_decay: Learning rate of a depth divided by that of the next deeper one.
+        wd_on_norms: Whether weight decay also applies to biases, norms and layer scales.
 
     Returns:
-        Dicts with `name` ("backbone", "backbone 3 (no decay)", "head", ...), `params`, `lr`,
-        `weight_decay`, `part` ("backbone" or "head") and `depth` (0 the stem's; None in the head,
-        and where all depths have one rate). From the stem to the head. Parameters that don't
-        require gradients are in none of them; tied ones are in the group of their first name.
+        Dicts from the stem to the head with `name` ("backbone", "backbone 3 (no decay)", "head",
+        ...), `params`, `lr`, `weight_decay`, `part` ("backbone" or "head") and `depth` (0 for the
+        stem; None for the head, or if all depths have the same rate). Parameters that don't require
+        gradients are in no group; tied ones are in the group of their first name.
 
     Raises:
-        PluginError: The head that the backbone declares has no parameters; or `layer_decay` is not
-            1 and the backbone's stages are not declared or don't cover every parameter.
+        PluginError: If the head that the backbone declares has no parameters, or `layer_decay` is
+            not 1 and the backbone's stages are not declared or don't cover every parameter.
     """
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
@@ -102,7 +103,7 @@ def parameter_groups(
             continue
         part = "head" if setting.depth is None else "backbone"
         depth = None if layer_decay == 1 else setting.depth
-        # Without any weight decay there is nothing to tell apart.
+        # Without weight decay, no separate groups are needed.
         decays = setting.decays or weight_decay == 0
         label = part if depth is None else f"{part} {depth}"
         group = groups.setdefault(
@@ -132,10 +133,10 @@ def parameter_settings(
     layer_decay: float,
     wd_on_norms: bool,
 ) -> list[Setting]:
-    """How each parameter trains, frozen ones included, tied ones once.
+    """Return the training settings of each parameter: frozen ones too, tied ones once.
 
     Raises:
-        PluginError: As `parameter_groups`.
+        PluginError: As in `parameter_groups`.
     """
     if layer_decay != 1:
         require_stages(model, depths, backbone, f"layer_decay = {layer_decay:g}")
@@ -170,12 +171,12 @@ def parameter_settings(
 
 
 def _one_a_channel(parameter: nn.Parameter) -> bool:
-    """Whether it is a bias or a scale: (C,), or (C, 1, 1) as torchvision's layer scales are."""
+    """Return whether the shape is (C,) (bias, scale) or (C, 1, 1) (torchvision's layer scale)."""
     return parameter.ndim <= 1 or (parameter.ndim >= 3 and parameter.numel() == len(parameter))
 
 
 def _check_complete(model: nn.Module, backbone: Backbone, groups: list[dict[str, Any]]) -> None:
-    """Each trainable parameter is in exactly one group."""
+    """Check that each trainable parameter is in exactly one group."""
     grouped = Counter(id(parameter) for group in groups for parameter in group["params"])
     for name, parameter in model.named_parameters():
         times = grouped[id(parameter)] if parameter.requires_grad else 1

@@ -1,4 +1,4 @@
-"""The classifier head: found by its declared paths, replaced, initialised."""
+"""Find the classifier head by its declared paths, replace it and initialise it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ HeadInit = Literal["normal", "xavier_uniform", "library"]
 
 
 def in_head(name: str, head_paths: tuple[str, ...]) -> bool:
-    """Whether a parameter or buffer name lies under one of the paths, by whole components."""
+    """Return whether a parameter or buffer lies under one of the paths, by whole components."""
     return any(name.startswith(f"{path}.") for path in head_paths)
 
 
 def head_leaves(model: nn.Module, backbone: Backbone) -> dict[str, nn.Module]:
-    """The head's leaf layers by path.
+    """Return the head's leaf layers by path.
 
     Raises:
-        PluginError: A declared path does not exist in the model.
+        PluginError: If a declared path does not exist in the model.
     """
     leaves = {}
     for path in backbone.head_paths:
@@ -38,13 +38,13 @@ def head_leaves(model: nn.Module, backbone: Backbone) -> dict[str, nn.Module]:
 
 
 def ensure_head(model: nn.Module, backbone: Backbone, num_classes: int) -> None:
-    """Give the model a head for `num_classes` where its factory didn't.
+    """Replace the head's leaves if the model's factory did not build them for `num_classes`.
 
-    A leaf that has that many outputs stays. Any other is replaced by a fresh one of the same type,
-    kernel and bias, and the model's `num_classes` attribute is brought along.
+    A leaf that has that many outputs stays. Any other is replaced by a new one of the same type,
+    kernel and bias, and the model's `num_classes` attribute is updated.
 
     Raises:
-        PluginError: A leaf is of a type that zoo can't replace and the plugin gives no `replace`.
+        PluginError: If zoo can't replace a leaf of this type and the plugin declares no `replace`.
     """
     for path, leaf in head_leaves(model, backbone).items():
         if _fits(leaf, backbone, path, num_classes):
@@ -59,12 +59,12 @@ def initialise_head(model: nn.Module, backbone: Backbone, how: HeadInit) -> None
     """Initialise the head's weights.
 
     Args:
-        model: With a head for the classes at hand.
-        backbone: Says where it is.
+        model: The model, with its new head.
+        backbone: Declares where the head is.
         how: `normal`: weights N(0, 0.01), biases 0, so that all classes start equally likely.
-            `xavier_uniform`: Glorot and Bengio's (2010) weights, biases as the library has them.
-            `library`: all as the backbone's own library has it; some of these, made for a thousand
-            classes, start a head for two with logits in the tens.
+            `xavier_uniform`: weights as in Glorot and Bengio (2010), biases as in the library.
+            `library`: as in the backbone's own library. Some of these, meant for a thousand
+            classes, give a head for two classes initial logits in the tens.
     """
     for leaf in head_leaves(model, backbone).values():
         for name, parameter in leaf.named_parameters():
@@ -82,7 +82,7 @@ def _fits(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> b
     width = getattr(leaf, "out_features", getattr(leaf, "out_channels", None))
     if width is not None:
         return bool(width == num_classes)
-    # Of another type: it fits if the factory honours the count, that is if another one changes it.
+    # A leaf of another type fits if the factory honours the count: another count changes its shape.
     other = plugins.build(backbone, num_classes + 1, False).get_submodule(path)
     return [p.shape for p in leaf.parameters()] != [p.shape for p in other.parameters()]
 
@@ -113,7 +113,7 @@ def _fresh(leaf: nn.Module, backbone: Backbone, path: str, num_classes: int) -> 
 
 @torch.no_grad()
 def scale_head(model: nn.Module, backbone: Backbone, scale: float) -> None:
-    """Multiply the head's weights, and so its logits."""
+    """Multiply the head's weights, and therefore its logits, by a factor."""
     for leaf in head_leaves(model, backbone).values():
         for parameter in leaf.parameters(recurse=False):
             parameter.mul_(scale)

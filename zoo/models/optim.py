@@ -10,17 +10,17 @@ import torch
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant"]
 
-#: Tensors of a parameter's size that an optimizer keeps for it.
+#: Number of tensors of a parameter's size that an optimizer stores for it.
 MOMENTS: dict[OptimizerName, int] = {"sgd": 1, "adamw": 2}
 
 
 def make_optimizer(
     name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float
 ) -> torch.optim.Optimizer:
-    """SGD (with `momentum`) or AdamW over groups that carry their own lr and weight decay.
+    """Create SGD (with `momentum`) or AdamW for groups with their own lr and weight decay.
 
-    AdamW is fused: a step takes half the time. SGD's fused kernel gains nothing to speak of, and
-    refuses what is unfrozen later.
+    AdamW is fused, which halves the time of a step. SGD's fused kernel is hardly faster, and fails
+    for parameters that are unfrozen later.
 
     Each group's `initial_lr` is the rate that the schedule multiplies.
     """
@@ -31,10 +31,10 @@ def make_optimizer(
 
 
 def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
-    """What the learning rates are multiplied with at a step, counted from 0.
+    """Return the factor of the learning rates at a step (counted from 0).
 
     Linear warm-up, then constant or one cycle of a cosine to 0 (Loshchilov and Hutter, 2017).
-    A function of the step alone, so that a resumed run needs no scheduler state.
+    It depends on the step alone, so that a resumed run needs no scheduler state.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -45,13 +45,13 @@ def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Sched
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to its `initial_lr` times `factor`."""
+    """Set the learning rate of every group to its `initial_lr` times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
 def rate_of(optimizer: torch.optim.Optimizer, part: str) -> float:
-    """The learning rate of a part, where it trains; the backbone's is its deepest depth's."""
+    """Return a part's learning rate, 0 if frozen; for the backbone that of its deepest depth."""
     rates = [
         group["lr"]
         for group in optimizer.param_groups
@@ -61,6 +61,6 @@ def rate_of(optimizer: torch.optim.Optimizer, part: str) -> float:
 
 
 def describe_rates(optimizer: torch.optim.Optimizer) -> str:
-    """The learning rates of both parts, in words."""
+    """Describe the learning rates of backbone and head."""
     rates = ", ".join(f"{part} {rate_of(optimizer, part):g}" for part in ("backbone", "head"))
     return f"learning rates: {rates}"

@@ -1,9 +1,9 @@
-"""Go on from cached activations: compute only what comes after the frozen part of a network.
+"""Compute only the part of a network after its frozen layers, from cached activations.
 
-The network's own forward pass is replayed. Modules that were called before the boundary are passed
-over, the one at the boundary gives the cached activations, and from there on all is computed as
-ever. Nothing is traced or rewritten, so whatever Python a forward pass is made of, mixed precision
-and wrappers for many processes work as they do without.
+The network's own forward pass is replayed. Modules that are called before the boundary are skipped,
+the module at the boundary returns the cached activations, and everything after it is computed as
+usual. Nothing is traced or rewritten, so arbitrary Python in the forward pass, mixed precision and
+wrappers for several processes work as usual.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Describes a floating-point tensor with a row for each image.
+    """Description of a floating-point tensor with a row for each image.
 
     Attributes:
-        shape: Of one row.
-        dtype: Of the tensor.
-        layout: Its dimensions from the outermost in memory to the innermost.
+        shape: Shape of one row.
+        dtype: Data type of the tensor.
+        layout: Dimensions of the tensor, from the outermost in memory to the innermost.
     """
 
     shape: tuple[int, ...]
@@ -42,13 +42,13 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One call of a module while the network computes.
+    """One call of a module during a forward pass.
 
     Attributes:
-        path: The module's.
-        nth: Which of its calls, from 0.
-        is_input: Whether `value` is its first argument, in a tuple; else it is what came out.
-        value: With `Rows` in the place of tensors; None if it holds what can't be told so.
+        path: Path of the module.
+        nth: Index of the call among those of the module, from 0.
+        is_input: Whether `value` is the first argument, in a tuple; else it is the output.
+        value: The value, with `Rows` instead of tensors; None if these can't describe it.
     """
 
     path: str
@@ -59,17 +59,17 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """Where a network is cut in two; `find_boundary` finds it.
+    """Where a network is split, as found by `find_boundary`.
 
-    It holds for the part that was frozen and the image size of then.
+    It is valid for the frozen part and the image size that it was found with.
 
     Attributes:
-        name: For people: the path of the module whose output it is, or "the input of" one.
-        shape: Of one image's activations.
-        dtype: That the network computes them in.
+        name: Display name: the path of the module whose output it is, or "the input of" one.
+        shape: Shape of the activations of one image.
+        dtype: Data type in which the network computes them.
         image_size: (height, width) of the images.
-        call: Whose value the activations are.
-        before: The calls up to it that replaying passes over.
+        call: The call whose value the activations are.
+        before: The preceding calls, which replaying skips.
     """
 
     name: str
@@ -83,19 +83,19 @@ class Boundary:
 def activations(
     model: nn.Module, boundary: Boundary, images: Tensor, forward: Forward | None = None
 ) -> Tensor:
-    """What flows through the boundary in eval mode; nothing after it is computed.
+    """Compute the activations at the boundary in eval mode, and nothing after it.
 
     Args:
-        model: That the boundary is of. Afterwards it is as it was.
+        model: The boundary's model. Its modes are restored afterwards.
         boundary: Where to stop.
         images: (N, 3, H, W), on the model's device.
-        forward: The model's own forward, where calling the model would do more (mixed precision).
+        forward: The model's own forward, if calling the model would do more (mixed precision).
 
     Returns:
         (N, *boundary.shape), without a gradient.
 
     Raises:
-        BoundaryError: The model doesn't come to the boundary.
+        BoundaryError: If the forward pass does not reach the boundary.
     """
     call = boundary.call
     own = model.get_submodule(call.path).forward
@@ -117,13 +117,13 @@ def activations(
 def replay(
     model: nn.Module, boundary: Boundary, activations: Tensor, forward: Forward | None = None
 ) -> Any:
-    """What the model gives for a batch, computed from its activations.
+    """Compute the model's output for a batch from its activations at the boundary.
 
     Args:
-        model: That the boundary is of, in the mode that `find_boundary` was given it in (or eval).
-        boundary: Where the activations were taken.
+        model: The boundary's model, in the mode in which `find_boundary` got it, or eval.
+        boundary: Where the activations were computed.
         activations: (N, *boundary.shape), of any floating dtype and on any device. They are copied
-            to the model's device, in the dtype and memory layout that its own would have.
+            to the model's device, in the dtype and memory layout in which it computes them.
         forward: What to call instead of the model: a wrapper of it (DistributedDataParallel).
 
     Returns:
@@ -136,13 +136,13 @@ def replay(
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries."""
+    """Return all tensors in nested tuples, lists and dictionaries."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put each module back into the mode that it was in."""
+    """Restore the train or eval mode of each module on exit."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -161,11 +161,11 @@ class _Reached(Exception):
 def _stubs(
     model: nn.Module, boundary: Boundary, activations: Tensor, device: torch.device
 ) -> dict[str, Forward]:
-    """What takes the place of the forward of each module that is called up to the boundary."""
+    """Return a replacement for the forward of each module that is called up to the boundary."""
     count = len(activations)
     in_turn: dict[str, dict[int, Forward]] = defaultdict(dict)
     for call in boundary.before:
-        # Between the last layer and the head some networks work in place, on memory of its own.
+        # Some networks change the head's input in place, which an expanded tensor doesn't allow.
         dense = boundary.call.is_input and call is boundary.before[-1]
         in_turn[call.path][call.nth] = _giving_nan(call.value, count, device, dense)
     at = boundary.call
@@ -183,7 +183,7 @@ def _stubs(
 
 
 def _in_turn(own: Forward, by_call: Mapping[int, Forward]) -> Forward:
-    """At its nth call what `by_call` says; what it doesn't is left to the module's own."""
+    """Return a forward that uses `by_call` for the nth call, and the module's own for others."""
     count = 0
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -203,12 +203,12 @@ def _giving_nan(value: Any, count: int, device: torch.device, dense: bool) -> Fo
 
 
 def _nan(count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(count, *shape) of one NaN in memory: it costs nothing, and whatever reads it shows."""
+    """Return (count, *shape) of a single NaN in memory: no cost, and any use is detected."""
     return torch.full((), math.nan, dtype=dtype, device=device).expand(count, *shape)
 
 
 def _laid_out(activations: Tensor, rows: Rows, device: torch.device) -> Tensor:
-    """A copy, which the network may change, that lies in memory as its own output would."""
+    """Copy the activations, as the network may change them, in its own memory layout."""
     shape = (len(activations), *rows.shape)
     copy = torch.empty_permuted(shape, rows.layout, dtype=rows.dtype, device=device)
     return copy.copy_(activations)
@@ -216,7 +216,7 @@ def _laid_out(activations: Tensor, rows: Rows, device: torch.device) -> Tensor:
 
 @contextmanager
 def _forwards(model: nn.Module, by_path: Mapping[str, Forward]) -> Iterator[None]:
-    """Give modules another forward, for a while."""
+    """Temporarily replace the forward of modules."""
     with ExitStack() as stack:
         for path, forward in by_path.items():
             stack.enter_context(mock.patch.object(model.get_submodule(path), "forward", forward))

@@ -1,4 +1,4 @@
-"""Another input size for a backbone that is built for one."""
+"""Build a backbone of fixed input size for another size."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from zoo.errors import SizeError
 
 
 def needs_resizing(backbone: Backbone, size: int | tuple[int, int] | None) -> bool:
-    """Whether images of that size need the backbone built for them.
+    """Return whether the backbone must be rebuilt for images of that size.
 
     Args:
-        backbone: As declared, or resized already.
+        backbone: The backbone as declared, or already resized.
         size: Side of the square input in pixels, or (height, width); None means its own.
     """
     own = backbone.preprocess
@@ -22,15 +22,15 @@ def needs_resizing(backbone: Backbone, size: int | tuple[int, int] | None) -> bo
 
 
 def resized(backbone: Backbone, size: int | tuple[int, int]) -> Backbone:
-    """The backbone for another input size, its weights resampled as its library does.
+    """Return the backbone for another input size, with weights resampled as its library does.
 
     Args:
-        backbone: As declared, of fixed size.
+        backbone: A backbone of fixed size, as declared.
         size: Side of the square input in pixels; (height, width) is refused.
 
     Raises:
-        SizeError: It can't be; the message says why.
-        PluginError: The plugin's code fails otherwise.
+        SizeError: If this is not possible; the message gives the reason.
+        PluginError: If the plugin's code fails for another reason.
     """
     own = "{} x {}".format(*backbone.preprocess.height_width)
     refusal = f"backbone {backbone.name} takes {own} pixels and can't be built for {size}"
