@@ -1,4 +1,4 @@
-"""Keep glibc from returning memory to the system after every layer; no torch here."""
+"""Prevent glibc from returning memory to the system after every layer; imports no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 import os
 import sys
 
-#: Parameters of mallopt(3), as <malloc.h> numbers them.
+#: Parameters of mallopt(3), as defined in <malloc.h>.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
-#: How much freed memory glibc may keep at the end of its heap, and by how much it grows, in bytes.
+#: Bytes of freed memory that glibc keeps at the end of its heap, and by which the heap grows.
 KEPT = 2**28
 GROWTH = 2**26
 
-#: What the user may have set for glibc itself, which then wins.
+#: Variables with which the user configures glibc; they take precedence.
 _ENVIRONMENT = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
@@ -21,15 +21,15 @@ _state = "the system's own settings"
 
 
 def tune() -> str:
-    """Have glibc keep freed memory for the next layer; call it before torch allocates any.
+    """Configure glibc to keep freed memory for the next layer; call it before torch allocates any.
 
-    By default glibc asks the system for each block of more than 32 MiB and returns it when it is
-    freed, and every layer of a network on a CPU then waits until its memory is mapped and zeroed
-    again. With mallopt(3) large blocks come from the heap (M_MMAP_MAX = 0), which keeps up to 256
-    MiB that is free (M_TRIM_THRESHOLD) and grows by 64 MiB (M_TOP_PAD).
+    By default, glibc requests each block of more than 32 MiB from the system and returns it when it
+    is freed, so every layer of a network on a CPU waits until its memory is mapped and zeroed
+    again. With mallopt(3), large blocks come from the heap (M_MMAP_MAX = 0), which keeps up to 256
+    MiB of freed memory (M_TRIM_THRESHOLD) and grows by 64 MiB (M_TOP_PAD).
 
     Returns:
-        What was done, in words; `state` gives it again.
+        A description of the settings, also returned by `state`.
     """
     global _state
     _state = _tune()
@@ -37,7 +37,7 @@ def tune() -> str:
 
 
 def state() -> str:
-    """How this process' memory allocator is set, in words."""
+    """Return a description of the settings of this process' memory allocator."""
     return _state
 
 

@@ -1,4 +1,4 @@
-"""What a plugin declares: plain, frozen data; callables only where data can't say it."""
+"""What a plugin declares: plain, frozen data; callables only where data is not enough."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 CropMode = Literal["center", "squash", "border"]
 
-#: Pixels of an input's side that no network comes near to; more would ask for memory alone.
+#: Largest side of an input in pixels, far above that of any network; more only exhausts memory.
 MAX_IMAGE_SIZE = 4096
 
-#: Dotted path of a module, parameter or buffer, or several that have one depth. A path that ends
-#: in `.*` stands for all children of that module that no entry before it names, each a depth;
-#: those without a parameter or buffer, like activations, are passed over.
+#: Dotted path of a module, parameter or buffer, or several that have the same depth. A path that
+#: ends in `.*` stands for all children of that module that no earlier entry names, each a depth;
+#: children without parameters and buffers, such as activations, are skipped.
 Stage = str | tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How an image becomes the backbone's input, for validation and prediction alike.
+    """Preprocessing of an image for the backbone, the same for validation and prediction.
 
-    The image is resized to `resize` and the middle `size` of it is cut out, scaled to 0..1 and
-    normalised per channel: `(x - mean) / std`.
+    The image is resized to `resize`, centre-cropped to `size`, scaled to 0..1 and normalised per
+    channel: `(x - mean) / std`.
 
     Attributes:
         size: Side of the square input in pixels, or (height, width).
         mean: Per-channel (RGB) mean, of pixel values in 0..1.
         std: Per-channel (RGB) standard deviation, of pixel values in 0..1.
         interpolation: `nearest`, `bilinear` or `bicubic` (Pillow's, antialiased).
-        crop_pct: Share of the resized image's side that the crop keeps; `resize = size / crop_pct`.
+        crop_pct: Crop size as a fraction of the resized image; `resize = size / crop_pct`.
         crop_mode: As in timm. `center`: shorter side to `resize`, centre crop. `squash`: both sides
             to `resize`, whatever the aspect ratio, then centre crop. `border`: longer side to
             `resize`, padded with the mean colour, then centre crop.
-        fixed_size: Whether the backbone takes no other input size than this.
-        value_range: Of images with more than 8 bits a channel, the values that become 0 and 255;
-            None: those of their type. A run's is found over its train images.
+        fixed_size: Whether the backbone accepts only this input size.
+        value_range: For images with more than 8 bits per channel, the values mapped to 0 and 255;
+            None: those of their data type. A run determines it from its train images.
     """
 
     size: int | tuple[int, int]
@@ -86,26 +86,26 @@ class Preprocess:
 
     @property
     def height_width(self) -> tuple[int, int]:
-        """Input size as (height, width)."""
+        """Input size in pixels as (height, width)."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
     def resize(self) -> tuple[int, int]:
-        """(height, width) to resize to before the crop."""
-        # The epsilon keeps 224 / (224 / 236) at 236; without it the floor gives 235.
+        """Size before the crop, in pixels as (height, width)."""
+        # The epsilon keeps 224 / (224 / 236) at 236; without it, floor would return 235.
         height, width = (math.floor(side / self.crop_pct + 1e-6) for side in self.height_width)
         return height, width
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready data."""
+        """Return the fields as data that can be written as JSON."""
         fields = asdict(self)
         if self.value_range is None:
-            del fields["value_range"]  # Earlier versions know no such field.
+            del fields["value_range"]  # Earlier versions do not have this field.
         return fields
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`. Raises PluginError or TypeError on values that don't fit."""
+        """Create an instance from `to_dict`. Raises PluginError or TypeError on invalid values."""
         tuples: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
@@ -117,12 +117,12 @@ class Weights:
     """Where a backbone's pretrained weights come from: exactly one of url, hub, package and path.
 
     Attributes:
-        url: Address of a state dict; kept in torch.hub's cache.
-        hub: Hugging Face hub repository id; kept in the hub's cache.
-        package: Installed distribution that holds the file.
-        path: A file on this machine or a mounted one.
-        file: Name of the file in the repository or distribution, where it must be said.
-        tag: Which of the backbone's weights these are, in the library's own words.
+        url: URL of a state dict; the file is stored in torch.hub's cache.
+        hub: Hugging Face Hub repository id; the file is stored in the Hub's cache.
+        package: Installed distribution that contains the file.
+        path: Path of a local or mounted file.
+        file: Name of the file in the repository or distribution, if it is ambiguous.
+        tag: The library's name for these weights, if the backbone has several.
         sha256: SHA-256 of the file, or its published leading hex digits.
         license: Licence of the weights (an SPDX id where there is one), None if not stated.
     """
@@ -145,7 +145,7 @@ class Weights:
 
     @property
     def place(self) -> str:
-        """The one place, in words."""
+        """A description of the place."""
         if self.url is not None:
             return self.url
         if self.path is not None:
@@ -157,15 +157,15 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Where a backbone's classifier head is, for the cases that a path alone can't describe.
+    """Where a backbone's classifier head is, if a path alone can't describe it.
 
     Attributes:
-        paths: Dotted paths of the leaf layers whose outputs are class scores, all of them where
-            there are several. Whole components only: "head" never takes "head_dist".
-        aux: Loss weights of auxiliary heads, for a network that in train mode gives a tuple: the
+        paths: Dotted paths of all leaf layers whose outputs are class scores. Only whole
+            components match: "head" does not match "head_dist".
+        aux: Loss weights of auxiliary heads, for a network that returns a tuple in train mode: the
             logits, then those of each auxiliary head in this order. Their leaves are in `paths`.
         neck: Dotted paths of pretrained layers between the features and the head (pooled norm,
-            hidden layers); they are of the backbone group, one depth beyond the last stage.
+            hidden layers); they belong to the backbone group, one depth beyond the last stage.
         replace: `(leaf, num_classes) -> new leaf`, for leaves that are neither nn.Linear nor a
             convolution and whose `build` ignores `num_classes`.
     """
@@ -184,28 +184,28 @@ class Backbone:
     """A named pretrained network that a plugin declares.
 
     Attributes:
-        name: Letters, digits, `.`, `_` and `-`. The plugin's entry-point name is put before it:
-            files and errors say `<entry point>/<name>`.
+        name: Letters, digits, `.`, `_` and `-`. The full name, used in files and errors, is
+            `<entry point>/<name>`, with the plugin's entry-point name.
         build: `(num_classes, pretrained) -> nn.Module`. `num_classes=None` builds the original
-            head; a number builds a fresh one of that size (a factory that can't may ignore it:
-            the core then replaces the declared leaves). `pretrained=True`, always with
-            `num_classes=None`, loads the pretrained weights strictly, fetching them if it must;
-            `False` never touches the network.
+            head; a number builds a new one of that size (a factory may ignore it if it can't; the
+            core then replaces the declared leaves). `pretrained=True`, always with
+            `num_classes=None`, loads the pretrained weights strictly, downloading them if needed;
+            `False` never accesses the network.
         head: A dotted path, several, or a `Head`.
-        preprocess: How its input is prepared.
+        preprocess: How its input is preprocessed.
         weights: Where the pretrained weights come from; None if there are none.
-        stages: What it computes, in that order, from the stem to the deepest block: each entry is a
-            depth, for layer-wise learning rates and freezing. Together with head and neck they
-            cover every parameter. A callable gets the built model, for a library that knows its
-            layers' order only by asking them.
+        stages: Parts of the network in order of computation, from the stem to the deepest block:
+            each entry is a depth, for layer-wise learning rates and freezing. Together with head
+            and neck they cover every parameter. A callable receives the built model, for a library
+            in which only the model shows the order of its layers.
         resized: For a backbone of fixed input size: `image_size -> Backbone`, the same network
-            built for another size (side of the square, in pixels), its pretrained position
-            embeddings resampled as its library does. Raises ValueError, with the reason, for a
-            size that can't be. None: it takes no other size.
-        convert: `state_dict -> state_dict`: names and tensors of a file as the library published it
-            to those of the model. Called with any file that a user gives, so one that fits already
-            must come back as it is.
-        config: What config.json says beside class names, so that the backbone's own library can
+            built for another size (side of the square, in pixels), with pretrained position
+            embeddings resampled as its library does. Raises ValueError, with the reason, for an
+            unsupported size. None: no other size is supported.
+        convert: `state_dict -> state_dict`: converts names and tensors of a file published by the
+            library to those of the model. It is called for every file that a user passes, so it
+            must return a file that already fits unchanged.
+        config: Contents of config.json beside class names, so that the backbone's own library can
             load a run folder (timm: `architecture` and `pretrained_cfg`).
     """
 
@@ -224,7 +224,7 @@ class Backbone:
 
     @property
     def head_paths(self) -> tuple[str, ...]:
-        """The head's leaf paths, however the head was declared."""
+        """Paths of the head's leaves, in whichever form the head was declared."""
         if isinstance(self.head, Head):
             return self.head.paths
         return (self.head,) if isinstance(self.head, str) else tuple(self.head)
@@ -242,11 +242,11 @@ class Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A network that a plugin's library has but that is no backbone, and why.
+    """A network of a plugin's library that can't be a backbone, with the reason.
 
     Attributes:
-        name: As a backbone's.
-        reason: For whoever asks for it: "a pure encoder, without a classifier".
+        name: As in `Backbone`.
+        reason: Shown if this network is requested: "a pure encoder, without a classifier".
     """
 
     name: str
@@ -263,7 +263,7 @@ def _is_range(value: object) -> bool:
 
 
 def _number(value: object) -> bool:
-    """Whether it is a finite number; by comparison, for an int may be too large for a float."""
+    """Return whether it is a finite number; compared, as an int may be too large for a float."""
     return isinstance(value, int | float) and abs(value) < 1e30
 
 
@@ -272,7 +272,7 @@ def _three_numbers(values: object) -> bool:
 
 
 def _refuse_text(declaration: object, *fields: str) -> None:
-    """A forgotten comma makes text of a tuple, and its letters would be taken for paths."""
+    """Refuse a string instead of a tuple: without its comma, each letter would become a path."""
     for name in fields:
         value = getattr(declaration, name)
         if isinstance(value, str):
