@@ -1,4 +1,4 @@
-"""Memory that is too small: how that is known, and going on with less at once."""
+"""Out-of-memory errors: how to recognise them, and how to continue with smaller batches."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 
 from zoo.errors import TrainingError
 
-#: What RuntimeErrors say for which torch has no class: the CPU's allocator (Linux, Windows), C++,
-#: Apple's GPUs, and NVIDIA's libraries, which allocate for themselves.
+#: Messages of RuntimeErrors for which torch has no class: the CPU's allocator (Linux, Windows),
+#: C++, Apple's GPUs, and NVIDIA's libraries, which have their own allocators.
 _SAID = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|bad_alloc|MPS backend out of memory"
     r"|STATUS_ALLOC_FAILED"
 )
 
-#: What oneDNN says, with which torch computes on CPUs, when there is no memory for the code that it
-#: generates. That it has no such operation, it says of the primitive's descriptor.
+#: Message of oneDNN, which torch uses on CPUs, if there is no memory for the code that it
+#: generates. If an operation is not supported, the message names the primitive's descriptor.
 _NO_CODE = re.compile(r"could not create a primitive(?! descriptor)")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or this process, has no memory left."""
+    """Return whether an error means that a device, or this process, is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     said = str(error)
@@ -33,13 +33,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def leave_onednn(error: BaseException) -> str:
-    """Compute without oneDNN from now on, if this error says that it had no memory for its code.
+    """Disable oneDNN if this error means that it had no memory for its generated code.
 
-    It fails in that thread from then on, however much memory there is again: its generator's error
-    (`Xbyak::GetError`) stays until it is cleared, which nothing outside can do.
+    After such an error, oneDNN fails in that thread even if memory is available again: the error of
+    its code generator (`Xbyak::GetError`) persists until it is cleared, which no caller can do.
 
     Returns:
-        What was done, in words to go on with; empty if nothing was.
+        What was done, as the end of a sentence; empty if nothing was.
     """
     if not _NO_CODE.search(str(error)):
         return ""
@@ -48,12 +48,12 @@ def leave_onednn(error: BaseException) -> str:
 
 
 def free_memory() -> None:
-    """Give back what no tensor needs any more.
+    """Release memory that no tensor uses any more.
 
-    To be called after an `except` block: inside, the error's traceback holds on to the tensors of
-    what failed.
+    Call it after the `except` block: inside, the error's traceback still refers to the tensors of
+    the failed computation.
     """
-    # What failed just now is young; to look through all that a process ever made takes long.
+    # Objects of the failed computation are in the young generations; a full collection takes long.
     gc.collect(1)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -63,7 +63,7 @@ def free_memory() -> None:
 
 @contextmanager
 def out_of_memory_as(text: str, *, hint: str) -> Iterator[None]:
-    """Turn running out of memory into a TrainingError of this text and hint."""
+    """Turn an out-of-memory error into a TrainingError with this text and hint."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -81,21 +81,21 @@ def in_parts(
     device: torch.device,
     say: Callable[[str], None],
 ) -> tuple[Tensor, int]:
-    """What `compute` gives for a batch, `most` rows at a time, or half of that where memory ends.
+    """Apply `compute` to a batch, `most` rows at a time, which is halved when out of memory.
 
     Args:
-        compute: `(rows (n, ...), most) -> rows (n, ...)`, each of its own.
-        batch: (N, ...).
-        most: Rows at a time.
-        what: Is computed, in words.
-        device: Computes it.
-        say: Called with a warning if it went on with fewer.
+        compute: `(rows (n, ...), most) -> rows (n, ...)`; each row depends only on its own input.
+        batch: Input of shape (N, ...).
+        most: Number of rows at a time.
+        what: What is computed, for messages.
+        device: Device of the computation.
+        say: Called with a warning if the number of rows was reduced.
 
     Returns:
-        The rows (N, ...), and how many went at a time: to begin with the next time.
+        The rows (N, ...), and the number of rows at a time to begin with the next time.
 
     Raises:
-        TrainingError: Memory is too small for one row.
+        TrainingError: If there is too little memory for one row.
     """
     given, left = most, ""
     while isinstance(rows := _attempt(compute, batch, most), str):
@@ -116,7 +116,7 @@ def in_parts(
 
 
 def _attempt(compute: Callable[[Tensor, int], Tensor], batch: Tensor, most: int) -> Tensor | str:
-    """The rows, or as `leave_onednn` says where memory ended."""
+    """Return the rows or, when out of memory, the text returned by `leave_onednn`."""
     try:
         return torch.cat([compute(part, most) for part in torch.split(batch, most)])
     except (RuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Devices and processes, through accelerate: many processes, one decision."""
+"""Devices and multiple processes through accelerate, with decisions shared by all processes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from zoo.errors import TrainingError, ZooError
 
 T = TypeVar("T")
 
-#: Of exchanges through the store, of which each needs keys of its own.
+#: Numbers the exchanges through the store, because each needs its own keys.
 _TURNS = itertools.count()
 
-#: Variables by which `accelerate launch` has something else train than zoo does, and what that is.
+#: Variables with which `accelerate launch` selects other training engines, and their names.
 _ENGINES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "fully sharded data parallelism (FSDP)",
@@ -38,11 +38,11 @@ _ENGINES = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
 }
 
-#: Variables of accelerate's that say how it runs and logs, not what it computes.
+#: Variables of accelerate that affect how it runs and logs, but not what it computes.
 _HARMLESS = frozenset({"ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL"})
 
-#: Variables that choose kernels or their precision, so that results differ in their last bits or,
-#: as with reduced precision in place of float32, in more.
+#: Variables that select kernels or their precision, so that results differ in the last bits or,
+#: with reduced precision instead of float32, in more.
 _NUMERIC = (
     "ATEN_CPU_CAPABILITY",
     "CUBLASLT_WORKSPACE_SIZE",
@@ -77,7 +77,7 @@ _NUMERIC = (
 
 
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
-    """What `decide` gives, or the ZooError it raises, in the main process, for all processes."""
+    """Call `decide` in the main process; return its result, or raise its ZooError, in all."""
     decided: T | ZooError | None = None
     if accelerator.is_main_process:
         try:
@@ -92,7 +92,7 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
 
 
 def decide_early(decide: Callable[[], T]) -> T:
-    """As `decide_on_main`, also before there is an accelerator; what JSON can say."""
+    """Like `decide_on_main`, for JSON-serialisable results, also before there is an accelerator."""
     decided: T | None = None
     failure: ZooError | None = None
     if is_main():
@@ -110,9 +110,9 @@ def decide_early(decide: Callable[[], T]) -> T:
 
 
 def exchange(value: T) -> list[T]:
-    """What each process says, by rank; each of them calls this.
+    """Return the values of all processes, by rank; every process must call this.
 
-    Before there is an accelerator it must be something that JSON can say.
+    Before there is an accelerator, values must be JSON-serialisable.
     """
     if dist.is_available() and dist.is_initialized():
         values: list[Any] = [None] * dist.get_world_size()
@@ -128,7 +128,7 @@ def exchange(value: T) -> list[T]:
 
 
 def is_main() -> bool:
-    """Whether this is the first process, or the only one; also before there is an accelerator."""
+    """Return whether this is the first or only process; works before there is an accelerator."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
     launched = _launched()
@@ -136,9 +136,9 @@ def is_main() -> bool:
 
 
 def together(do: Callable[[], T]) -> T:
-    """What `do` gives in this process; a ZooError in any of them is raised in all.
+    """Return the result of `do` in this process; a ZooError in any process is raised in all.
 
-    Else the others would wait for one that has ended.
+    Otherwise the other processes would wait for one that has ended.
     """
     done: T | None = None
     failure: ZooError | None = None
@@ -167,14 +167,14 @@ def together(do: Callable[[], T]) -> T:
 
 
 def in_any(flag: bool) -> bool:
-    """Whether the flag is up in any process; no GPU is waited for."""
+    """Return whether the flag is True in any process, without synchronising GPUs."""
     raised = torch.tensor(int(flag))
     dist.all_reduce(raised, dist.ReduceOp.MAX, group=_without_gpus())
     return bool(raised)
 
 
 def report_once(report: Callable[[], None]) -> None:
-    """Have the main process report what all have raised, before the launcher stops any of them."""
+    """Report, in the main process, an error raised in all, before the launcher stops any."""
     if is_main():
         report()
     exchange(None)
@@ -182,9 +182,9 @@ def report_once(report: Callable[[], None]) -> None:
 
 @functools.cache
 def _launched() -> tuple[Any, int, int] | None:
-    """Of several launched processes their store, this one's rank, and how many there are.
+    """Return the launcher's store, this process' rank and their number; None if there is only one.
 
-    Collectives need a device, which a run that goes on finds in its checkpoint.
+    Collectives would need a device, which a resumed run reads from its checkpoint.
     """
     if int(os.environ.get("LOCAL_RANK", -1)) < 0 or int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return None
@@ -193,13 +193,13 @@ def _launched() -> tuple[Any, int, int] | None:
 
 
 @functools.cache
-def _without_gpus() -> Any:  # torch declares a number beside its group
-    """All processes; None: torch's own group of them."""
+def _without_gpus() -> Any:  # torch's type declaration includes a number
+    """Return a gloo group of all processes; None means torch's default group."""
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 def _told(error: ZooError | None) -> tuple[str, str, str | None] | None:
-    """What the others are told of an error: its kind as zoo.errors names it, text and hint."""
+    """Return what other processes need to know of an error: class in zoo.errors, text, hint."""
     if error is None:
         return None
     kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
@@ -213,7 +213,7 @@ def _shared(kind: str, text: str, hint: str | None) -> ZooError:
 
 
 def agree(accelerator: Accelerator, *flags: bool | torch.Tensor) -> list[bool]:
-    """Each flag, whether it is up in any process."""
+    """Return for each flag whether it is True in any process."""
     if accelerator.num_processes == 1:
         return [bool(flag) for flag in flags]
     raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
@@ -221,11 +221,11 @@ def agree(accelerator: Accelerator, *flags: bool | torch.Tensor) -> list[bool]:
 
 
 def of_each(accelerator: Accelerator, value: int | None) -> list[int | None]:
-    """What each of several processes says, by rank; empty with one process.
+    """Return the values of all processes, by rank; an empty list if there is only one process.
 
     Args:
-        accelerator: Of all of them, each of which calls this.
-        value: Of this process, above 0; or None.
+        accelerator: The accelerator of all processes; each of them must call this.
+        value: Value of this process, above 0; or None.
     """
     if accelerator.num_processes == 1:
         return []
@@ -236,19 +236,22 @@ def of_each(accelerator: Accelerator, value: int | None) -> list[int | None]:
 def make_accelerator(
     device: torch.device, precision: str, *, deterministic: bool = False
 ) -> Accelerator:
-    """What places models and batches on a device, in `fp32`, `bf16` or `fp16`.
+    """Create the accelerator, which places models and batches on a device.
 
-    `deterministic` is torch's setting for the whole process: an operation that knows no other way
-    than one whose bits differ from time to time raises a RuntimeError.
+    Environment variables do not affect what it computes.
 
-    Nothing in the environment changes what it computes.
+    Args:
+        device: The device to compute on.
+        precision: `fp32`, `bf16` or `fp16`.
+        deterministic: Call `torch.use_deterministic_algorithms`, for the whole process, unless the
+            device is a CPU: an operation without a deterministic variant raises a RuntimeError.
 
     Raises:
-        TrainingError: The environment asks for an engine that zoo does not support.
+        TrainingError: If the environment selects an unsupported engine or another device type.
     """
     if deterministic and device.type != "cpu":
         torch.use_deterministic_algorithms(True)
-        # cuBLAS asks for it, before its first use.
+        # cuBLAS requires it before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _refuse_engines()
     options = {
@@ -258,14 +261,14 @@ def make_accelerator(
         "dynamo_plugin": TorchDynamoPlugin(
             backend="no", mode="default", fullgraph=False, use_regional_compilation=False
         ),
-        # A GPU computes on while the next batch comes from pinned memory.
+        # A GPU continues to compute while the next batch is copied from pinned memory.
         "dataloader_config": DataLoaderConfiguration(non_blocking=True),
     }
     with _without_settings():
         try:
             accelerator = Accelerator(**options)
         except ValueError:
-            # An earlier one's state outlives it and refuses another device or precision.
+            # The state of an earlier accelerator persists and refuses another device or precision.
             AcceleratorState._reset_state(reset_partial_state=True)
             accelerator = Accelerator(**options)
     if accelerator.device.type != device.type:
@@ -277,9 +280,9 @@ def make_accelerator(
 
 
 def overruled_settings(device: torch.device, precision: str) -> list[str]:
-    """Settings of accelerate's in the environment that zoo's own take the place of, as NAME=VALUE.
+    """Return accelerate's environment settings that zoo overrides, as NAME=VALUE.
 
-    Those that `accelerate launch` always writes, and that ask for nothing, are left out.
+    Settings that `accelerate launch` always writes, and that have no effect, are omitted.
     """
     agreed = {
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),
@@ -298,7 +301,7 @@ def overruled_settings(device: torch.device, precision: str) -> list[str]:
 
 
 def numeric_settings() -> dict[str, str]:
-    """Variables of the environment that change what libraries compute, as far as they are set."""
+    """Return the environment variables that are set and change what libraries compute."""
     return {name: os.environ[name] for name in _NUMERIC if name in os.environ}
 
 
@@ -321,9 +324,9 @@ def _refuse_engines() -> None:
 
 @contextmanager
 def _without_settings() -> Iterator[None]:
-    """Keep accelerate from reading settings from the environment that it is not given.
+    """Hide accelerate's settings in the environment, so that only its arguments count.
 
-    Not all of them have an argument, and a version to come may read others.
+    Not all settings have an argument, and later versions may read others.
     """
     hidden = {
         name: value

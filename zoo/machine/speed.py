@@ -1,4 +1,4 @@
-"""The machine under a run: its device, how much it could compute, how much memory was used."""
+"""Properties of the machine: device name, peak throughput and memory use."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from pathlib import Path
 
 import torch
 
-#: Sides of the first matrices that are multiplied; they double while there is time.
+#: Side of the first matrices that are multiplied; it is doubled while there is time.
 _SMALLEST_SIDE = 256
 
 
 def matmul_peak(
     device: torch.device, *, dtype: torch.dtype = torch.float32, seconds: float = 0.25
 ) -> float:
-    """The most floating-point operations a second that square matrix multiplication reaches.
+    """Measure the peak throughput of square matrix multiplication, in FLOP/s.
 
-    Best of several sizes and repeats, with torch's threads and settings as they are: on an NVIDIA
-    GPU a float32 convolution may use TensorFloat-32, which matrices don't unless told to, and
-    exceed it.
+    The result is the best of several sizes and repeats, with torch's current threads and settings.
+    On an NVIDIA GPU, a float32 convolution may exceed it, because by default convolutions use
+    TensorFloat-32 but matrix multiplications don't.
 
     Args:
-        device: Where to compute.
-        dtype: Of the matrices.
-        seconds: About how long it may take.
+        device: Device to measure.
+        dtype: Data type of the matrices.
+        seconds: Approximate time limit.
     """
     side, repeats = _SMALLEST_SIDE, 0
     best, fastest = 0.0, math.inf
     end = time.perf_counter() + seconds
     while (started := time.perf_counter()) < end:
         if repeats == 0:
-            # Constants would flatter a GPU, whose clock follows the power that values take.
+            # With constants a GPU would be faster: its clock depends on the power that values need.
             values = torch.linspace(-1, 1, 2 * side * side, device=device, dtype=dtype)
             a, b = values.view(2, side, side)
             synchronise(device)
@@ -43,14 +43,14 @@ def matmul_peak(
         repeats += 1
         fastest = min(fastest, time.perf_counter() - started)
         best = max(best, 2 * side**3 / fastest)
-        # Twice the side takes eight times as long.
+        # Doubling the side takes eight times as long.
         if repeats >= 4 and time.perf_counter() + 4 * 8 * fastest < end:
             side, repeats, fastest = 2 * side, 0, math.inf
     return best
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the GPU or processor, in its maker's words."""
+    """Return the manufacturer's name of the GPU or processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -62,9 +62,9 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that this process has held: on CUDA in its tensors, elsewhere in all.
+    """Return this process' peak memory in bytes: on CUDA of tensors, elsewhere in total.
 
-    Windows does not say: None.
+    On Windows it is not available: None.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -77,7 +77,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all queued operations."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
