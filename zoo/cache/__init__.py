@@ -1,4 +1,4 @@
-"""What was computed once for an image, kept on disk under the image's content."""
+"""Disk cache of arrays computed from images, by a hash of the image's content."""
 
 from zoo.cache.folder import Cleared, Kind, StoredEntry, clear, root, stored
 from zoo.cache.keys import derived_key, image_key

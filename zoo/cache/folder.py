@@ -1,4 +1,4 @@
-"""The cache folder: where stores lie, what there is, making room, clearing."""
+"""The cache folder: location of stores, listing them, making room, clearing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from zoo.cache.records import ENTRY_BYTES, FORMAT, INDEX
 from zoo.io.files import home, replacing
 
-#: What records are: a frozen backbone's features (C,), its activations at a stage boundary
-#: (C, H, W), decoded and resized images (H, W, 3), what was found in an image file (bytes of JSON).
+#: Kinds of records: a frozen backbone's features (C,), its activations at a stage boundary
+#: (C, H, W), decoded and resized images (H, W, 3), results of examining an image file (JSON bytes).
 Kind = Literal["features", "activations", "images", "examined"]
 
 ABOUT = "about.json"
@@ -32,11 +32,11 @@ class StoredEntry:
     """A store on this machine.
 
     Attributes:
-        kind: What its records are.
-        about: What they depend on beside the image; empty if that can't be read.
-        path: Its folder.
-        bytes: All its files together.
-        records: How many arrays it holds.
+        kind: Kind of its records.
+        about: What the records depend on beside the image; empty if it can't be read.
+        path: Folder of the store.
+        bytes: Total size of its files.
+        records: Number of arrays.
         used: When it was last opened for use.
     """
 
@@ -50,12 +50,12 @@ class StoredEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Cleared:
-    """What `clear` did.
+    """Result of `clear`.
 
     Attributes:
-        stores: How many it deleted.
-        bytes: What these took on disk.
-        kept: Those that could not be deleted: another process uses them, or there is no permission.
+        stores: Number of deleted stores.
+        bytes: Their size on disk.
+        kept: Stores that could not be deleted: in use by another process, or no permission.
     """
 
     stores: int
@@ -64,33 +64,33 @@ class Cleared:
 
 
 def root() -> Path:
-    """The folder of all stores."""
+    """Return the folder of all stores."""
     return home() / "cache"
 
 
 def describe(about: Mapping[str, Any], dtype: np.dtype[Any]) -> str:
-    """What a store's records depend on, as canonical JSON.
+    """Return what a store's records depend on, as canonical JSON.
 
     Raises:
-        TypeError: JSON can't express it.
+        TypeError: If it is not JSON-serialisable.
     """
     described = {"about": about, "dtype": dtype.str, "format": FORMAT}
     return json.dumps(described, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def place(kind: Kind, described: str) -> Path:
-    """The folder of the store of that kind and description."""
+    """Return the folder of the store of that kind and description."""
     name = hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
     return root() / kind / name
 
 
 def lock(path: Path) -> FileLock | None:
-    """The lock of the store in that folder, held by this process; None if another holds it.
+    """Acquire the lock of the store in that folder; None if another process holds it.
 
-    It lies beside the folder and stays, since a lock that is deleted may be held by two.
+    The lock file is beside the folder and is never deleted, since then two could hold the lock.
 
     Raises:
-        OSError: It can't be made.
+        OSError: If the lock file can't be created.
     """
     held = FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
     try:
@@ -101,15 +101,15 @@ def lock(path: Path) -> FileLock | None:
 
 
 def touch(path: Path, described: str, *, write: bool) -> None:
-    """Note that the store in that folder is used now; the time of about.json says so.
+    """Record that the store in that folder is used now, as the modification time of about.json.
 
     Args:
-        path: The store's folder.
-        described: What about.json holds.
-        write: Whether to write it where it is missing or damaged.
+        path: Folder of the store.
+        described: Contents of about.json.
+        write: Whether to write the file if it is missing or damaged.
 
     Raises:
-        OSError: It can't be written.
+        OSError: If it can't be written.
     """
     about = path / ABOUT
     content = described.encode()
@@ -124,7 +124,7 @@ def touch(path: Path, described: str, *, write: bool) -> None:
 
 
 def stored() -> list[StoredEntry]:
-    """Every store on this machine, the one not used for longest first."""
+    """Return all stores on this machine, the least recently used first."""
     found = []
     for kind in get_args(Kind):
         for path in (root() / kind).glob("*"):
@@ -134,11 +134,11 @@ def stored() -> list[StoredEntry]:
 
 
 def clear(kind: Kind | None = None, *, older_than_days: float | None = None) -> Cleared:
-    """Delete stores; one that another process uses is kept.
+    """Delete stores, except those that another process uses.
 
     Args:
-        kind: Only those of this kind.
-        older_than_days: Only those not used for so many days.
+        kind: Delete only stores of this kind.
+        older_than_days: Delete only stores that have not been used for so many days.
     """
     now = datetime.now(UTC)
     deleted: list[StoredEntry] = []
@@ -155,18 +155,18 @@ def clear(kind: Kind | None = None, *, older_than_days: float | None = None) -> 
 
 
 def make_room(needed_bytes: int, limit_bytes: int, *, keep: Path) -> bool:
-    """Delete the stores not used for longest until all and `needed_bytes` fit in the limit.
+    """Delete the least recently used stores until the others and `needed_bytes` fit in the limit.
 
-    They must also fit on the disk, of which 1 GiB, or 5 % of a small one, stays free.
+    They must also fit on the disk, of which 1 GiB, or 5 % of a small one, stays free. Stores that
+    another process uses are never deleted.
 
     Args:
-        needed_bytes: What is going to be written.
-        limit_bytes: What all stores may take together.
-        keep: The store that is not deleted: the one to be written.
+        needed_bytes: Number of bytes that will be written.
+        limit_bytes: Maximum total size of all stores.
+        keep: The store that will be written, which is not deleted.
 
     Returns:
-        Whether they fit now. If no deleting can bring that about, nothing is deleted. Stores that
-        another process uses are never.
+        Whether they fit now. If deleting stores can't achieve this, none is deleted.
     """
     stores = stored()
     over = max(
@@ -207,7 +207,7 @@ def _look(kind: Kind, path: Path) -> StoredEntry:
 
 
 def _used(path: Path) -> datetime:
-    """The time of about.json, which is touched at each use; of the folder if there is none."""
+    """Return the time of about.json, which is touched at each use, or of the folder without it."""
     for each in (path / ABOUT, path):
         try:
             return datetime.fromtimestamp(each.stat().st_mtime, UTC)
@@ -247,6 +247,6 @@ def _lock_to_delete(store: StoredEntry) -> FileLock | None:
 
 
 def _remove(path: Path) -> bool:
-    """Whether it is gone; on Windows a file that another process reads can't be deleted."""
+    """Delete a folder; return whether it is gone, as Windows does not delete files in use."""
     shutil.rmtree(path, ignore_errors=True)
     return not path.exists()

@@ -1,16 +1,16 @@
-"""Keys of records: 16 bytes that stand for an image's content."""
+"""Keys of records: 16-byte hashes of an image's content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 
-#: Bytes of a key: 128 bits, so that two images never share one by accident.
+#: Bytes of a key: 128 bits, so that two images never have the same key by accident.
 KEY_BYTES = 16
 
 
 def image_key(content: bytes) -> bytes:
-    """The key of an image: BLAKE2b over its file's bytes, so a renamed photo keeps its records.
+    """Return an image's key: BLAKE2b of its file's bytes, so a renamed photo keeps its records.
 
     Args:
         content: All bytes of the file.
@@ -22,16 +22,16 @@ def image_key(content: bytes) -> bytes:
 
 
 def derived_key(key: bytes, *context: object) -> bytes:
-    """The key of something made of a record, as `derived_key(key, "view", 3)`.
+    """Return the key of data derived from a record, as in `derived_key(key, "view", 3)`.
 
     Args:
-        key: The key that it is derived from, 16 bytes.
-        context: What tells it from others made of the same: strings, numbers, booleans, None.
+        key: The key of the record, 16 bytes.
+        context: Distinguishes data derived from the same record: strings, numbers, booleans, None.
 
     Returns:
         16 bytes.
 
     Raises:
-        TypeError: JSON can't express the context.
+        TypeError: If the context is not JSON-serialisable.
     """
     return hashlib.blake2b(key + json.dumps(context).encode(), digest_size=KEY_BYTES).digest()

@@ -1,9 +1,9 @@
-"""The file format of a store: arrays one after the other, and an index of entries of one size.
+"""The file format of a store: concatenated arrays, and an index of fixed-size entries.
 
-records.bin holds the bytes of arrays, in C order. index.bin holds one entry of 52 bytes an array,
-little-endian: key (16 bytes), offset in records.bin (8), number of dimensions (4), four dimensions
-(4 each, unused ones 0), CRC-32 of the array's bytes (4), CRC-32 of the entry up to here (4).
-An entry that is torn, damaged or points beyond the records is none.
+records.bin holds the bytes of the arrays, in C order. index.bin holds an entry of 52 bytes for each
+array, little-endian: key (16 bytes), offset in records.bin (8), number of dimensions (4), four
+dimensions (4 each, unused ones 0), CRC-32 of the array's bytes (4), CRC-32 of the preceding fields
+(4). Entries that are incomplete, damaged or point beyond the records are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zoo.cache.keys import KEY_BYTES
 
 RECORDS = "records.bin"
 INDEX = "index.bin"
-#: Goes into the name of a store's folder, so that another format is another store.
+#: Part of the hash in the name of a store's folder, so that another format is another store.
 FORMAT = 1
 MAX_DIMENSIONS = 4
 
@@ -29,24 +29,24 @@ ENTRY_BYTES = _BODY.size + _CHECK.size
 
 
 class Entry(NamedTuple):
-    """Where an array lies in records.bin: offset in bytes, shape, CRC-32 of its bytes."""
+    """Location of an array in records.bin: offset in bytes, shape, CRC-32 of its bytes."""
 
     offset: int
     shape: tuple[int, ...]
     crc: int
 
     def size(self, itemsize: int) -> int:
-        """Its bytes, with items of that many."""
+        """Return the size of the array in bytes."""
         return math.prod(self.shape) * itemsize
 
 
 class Index(NamedTuple):
-    """What index.bin says.
+    """Contents of index.bin.
 
     Attributes:
-        entries: By key; of several with one key the last counts.
-        end: Where the last good entry ends, in bytes of index.bin.
-        records_end: Where the last record ends, in bytes of records.bin.
+        entries: Entries by key; of several with the same key, the last one counts.
+        end: End of the last valid entry, in bytes of index.bin.
+        records_end: End of the last record, in bytes of records.bin.
     """
 
     entries: dict[bytes, Entry]
@@ -55,12 +55,12 @@ class Index(NamedTuple):
 
 
 def read_index(content: bytes, records_bytes: int, itemsize: int) -> Index:
-    """The good entries of an index file.
+    """Read the valid entries of an index file.
 
     Args:
-        content: All bytes of index.bin; any bytes at all will do.
-        records_bytes: The size of records.bin.
-        itemsize: Bytes of an item of the arrays.
+        content: All bytes of index.bin; arbitrary bytes are accepted.
+        records_bytes: Size of records.bin in bytes.
+        itemsize: Bytes per item of the arrays.
     """
     entries: dict[bytes, Entry] = {}
     end = records_end = 0
@@ -81,22 +81,22 @@ def read_index(content: bytes, records_bytes: int, itemsize: int) -> Index:
 
 
 def pack(key: bytes, entry: Entry) -> bytes:
-    """The bytes of an entry in index.bin."""
+    """Return the bytes of an entry in index.bin."""
     unused = (0,) * (MAX_DIMENSIONS - len(entry.shape))
     body = _BODY.pack(key, entry.offset, len(entry.shape), *entry.shape, *unused, entry.crc)
     return body + _CHECK.pack(zlib.crc32(body))
 
 
 def write(folder: Path, records: list[tuple[bytes, Entry, bytes]], index: Index) -> None:
-    """Write records behind those of `index`; all are on disk before the first entry is.
+    """Append records after those of `index`; all are on disk before the first entry is.
 
     Args:
-        folder: The store's.
-        records: Of each its key, its entry and its bytes, in the order of their offsets.
-        index: What there is; bytes behind its two ends are overwritten.
+        folder: Folder of the store.
+        records: Key, entry and bytes of each record, in the order of their offsets.
+        index: The existing entries; bytes after its two ends are overwritten.
 
     Raises:
-        OSError: They can't be written. What `index` says still holds.
+        OSError: If they can't be written. `index` is still valid.
     """
     with (folder / RECORDS).open("r+b", buffering=0) as file:
         file.seek(index.records_end)
@@ -110,10 +110,10 @@ def write(folder: Path, records: list[tuple[bytes, Entry, bytes]], index: Index)
 
 
 def trim(folder: Path, index: Index) -> None:
-    """Cut both files behind what the index says, making them where they are missing.
+    """Truncate both files to what the index describes, creating them if they are missing.
 
     Raises:
-        OSError: They can't be written.
+        OSError: If they can't be written.
     """
     for name, end in ((INDEX, index.end), (RECORDS, index.records_end)):
         with (folder / name).open("ab") as file:
@@ -122,7 +122,7 @@ def trim(folder: Path, index: Index) -> None:
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:
-    """An unbuffered file may take less than it is given, as where a disk fills up."""
+    """Write all bytes: an unbuffered file may write fewer at once, as when the disk is full."""
     view = memoryview(content)
     while view:
         view = view[file.write(view) :]

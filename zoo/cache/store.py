@@ -1,4 +1,4 @@
-"""A store: arrays by key, appended by one process, read by any through a memory map."""
+"""A store: arrays by key, appended by one process, read by any number through a memory map."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ if TYPE_CHECKING:
 
 
 def open_store(kind: Kind, about: Mapping[str, Any], *, dtype: DTypeLike) -> Store:
-    """The store of arrays of that kind that depend, beside the image, on `about`.
+    """Open the store of arrays of that kind that depend on the image and on `about`.
 
     Nothing is written before the first `append`.
 
     Args:
-        kind: What the arrays are.
-        about: All that they depend on beside the image (backbone, SHA-256 of the weights, image
-            size, versions), as JSON can express it: another value of any is another store.
-        dtype: The arrays'.
+        kind: Kind of the arrays.
+        about: Everything that they depend on beside the image (backbone, SHA-256 of the weights,
+            image size, versions), JSON-serialisable: any other value means another store.
+        dtype: Data type of the arrays.
 
     Raises:
-        TypeError: JSON can't express `about`.
+        TypeError: If `about` is not JSON-serialisable.
     """
     described = describe(about, np.dtype(dtype))
     return Store(place(kind, described), described, dtype)
 
 
 class Store:
-    """Arrays of one dtype, each with a shape of its own, by a key of 16 bytes.
+    """Arrays of one dtype and individual shapes, by a key of 16 bytes.
 
-    The first process that opens a store writes to it; for others it is read-only until that one
-    closes it or ends. They see what was there when they opened it, and neither waits for the other.
-    A record is checked by its CRC-32 when it is first asked for; one that is damaged is absent.
-    Opened anew when it is unpickled; read-only after a fork. To be used by one thread at a time.
+    The first process that opens a store can write to it; for others it is read-only until that
+    process closes it or ends. They see the records that existed when they opened it, and no process
+    waits for another. The CRC-32 of a record is checked at its first use; a damaged record counts
+    as absent. Unpickling opens the store again; after a fork it is read-only. Not thread-safe.
 
     Attributes:
-        path: Its folder.
-        dtype: The arrays'.
+        path: Folder of the store.
+        dtype: Data type of the arrays.
     """
 
     def __init__(self, path: Path, described: str, dtype: DTypeLike) -> None:
@@ -82,7 +82,7 @@ class Store:
 
     @property
     def blocked(self) -> str | None:
-        """Why nothing can be appended, in words; None if it can."""
+        """Why nothing can be appended; None if it is possible."""
         return self._blocked if self._process == os.getpid() else "a forked process only reads it"
 
     @property
@@ -97,10 +97,10 @@ class Store:
         return self._read(key) is not None
 
     def get(self, key: bytes) -> NDArray[Any]:
-        """The array of that key, as a read-only view on the memory map; valid after `close` too.
+        """Return the array of that key, a read-only view on the memory map, valid after `close`.
 
         Raises:
-            KeyError: There is none, or it is damaged.
+            KeyError: If there is none, or it is damaged.
         """
         found = self._read(key)
         if found is None:
@@ -108,17 +108,17 @@ class Store:
         return found
 
     def append(self, items: Iterable[tuple[bytes, NDArray[Any]]]) -> None:
-        """Add a batch of arrays; on return they are on disk.
+        """Append a batch of arrays; on return they are on disk.
 
-        Does nothing where `writable` is false. Keys that are there already are passed over.
+        Does nothing if `writable` is False. Existing keys are skipped. A call syncs to disk twice.
 
         Args:
-            items: Keys of 16 bytes and arrays of the store's dtype, of up to 4 dimensions. All are
-                taken before the first is written. Two syncs to disk are made a call.
+            items: Keys of 16 bytes and arrays of the store's dtype, of up to 4 dimensions. The
+                iterable is consumed before the first array is written.
 
         Raises:
-            CacheError: They can't be written: no room, no permission. What was there stays.
-            ValueError: A key or an array is not such.
+            CacheError: If they can't be written (no space, no permission). Existing records stay.
+            ValueError: If a key or an array is invalid.
         """
         batch = dict(items)
         for key, array in batch.items():
@@ -137,7 +137,7 @@ class Store:
         try:
             write(self.path, records, self._index)
         except BaseException as error:
-            # Entries that got through are good ones, and other processes may have read them.
+            # Entries that were written are valid, and other processes may have read them.
             with suppress(OSError):
                 self._load()
             if isinstance(error, OSError):
@@ -149,22 +149,22 @@ class Store:
         self._index = Index(entries, index_end, end)
 
     def reserve(self, needed_bytes: int, limit_bytes: int) -> bool:
-        """Make room for that many bytes more by deleting the stores not used for longest.
+        """Make room for that many bytes by deleting the least recently used stores.
 
-        A store that another process uses is never deleted, nor is this one.
+        Neither this store nor one that another process uses is deleted.
 
         Args:
-            needed_bytes: What is going to be appended.
-            limit_bytes: What all stores on this machine may take together.
+            needed_bytes: Number of bytes that will be appended.
+            limit_bytes: Maximum total size of all stores on this machine.
 
         Returns:
-            Whether it fits now in the limit and on the disk, of which 1 GiB (5 % of a small one)
+            Whether they fit now in the limit and on the disk, of which 1 GiB (5 % of a small one)
             stays free. If not, or if this store isn't writable, nothing was deleted.
         """
         return self.writable and make_room(needed_bytes, limit_bytes, keep=self.path)
 
     def close(self) -> None:
-        """Let other processes write to it. It is empty and read-only from then on."""
+        """Release the store so that others can write to it. It is then empty and read-only."""
         self._blocked = "it is closed"
         self._index = Index({}, 0, 0)
         self._map = b""
@@ -180,10 +180,10 @@ class Store:
         return Store, (self.path, self._described, self.dtype.str)
 
     def _begin(self) -> bool:
-        """Whether the lock is held; taken at the first append if the folder was not there before.
+        """Return whether the lock is held, acquiring it at the first append to a new folder.
 
         Raises:
-            CacheError: The folder can't be made.
+            CacheError: If the folder can't be created.
         """
         if self._lock is None:
             try:
@@ -195,7 +195,7 @@ class Store:
         return self._lock is not None
 
     def _open(self) -> None:
-        """Take the lock if it is free, and read what there is."""
+        """Acquire the lock if it is free, and read the index."""
         try:
             self._lock = lock(self.path)
             if self._lock is None:
@@ -252,7 +252,7 @@ class Store:
             )
 
     def _release(self) -> None:
-        # A forked process has a copy of the lock, which isn't its own to release.
+        # A forked process has a copy of the lock, which it must not release.
         if self._lock is not None and self._process == os.getpid():
             self._lock.release()
             self._lock = None
