@@ -1,4 +1,4 @@
-"""Where weights come from: found, fetched, checked by SHA-256, read without running their code."""
+"""Find and download weights, check their SHA-256, and read them without running code."""
 
 from zoo.io.files import is_file
 from zoo.weights.added import add, added, added_path, remove

@@ -1,4 +1,4 @@
-"""The weights files that people put in with `zoo weights add`, one a backbone."""
+"""The weights files that users add with `zoo weights add`, one per backbone."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     StateDict = dict[str, Tensor]
 
 
-#: Who says so, of the place of an added file.
+#: Origin of an added file, as shown to the user.
 ADDED = "added with `zoo weights add`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """A file that is in zoo's weights folder now.
+    """A file that was added to zoo's weights folder.
 
     Attributes:
-        path: Where.
-        notes: What whoever added it should know.
+        path: Path of the file.
+        notes: Notes for the user who added it.
     """
 
     path: Path
@@ -39,12 +39,12 @@ class Added:
 
 
 def added_path(name: str) -> Path:
-    """Where the file added for the backbone of that full name lies, or would."""
+    """Return the path of the file added for a backbone (by full name), whether or not it exists."""
     return home() / "weights" / f"{name}.safetensors"
 
 
 def added() -> dict[str, Path]:
-    """All files that were added, by the backbone's full name."""
+    """Return all added files, by the backbone's full name."""
     folder = home() / "weights"
     return {
         f"{path.parent.name}/{path.name.removesuffix('.safetensors')}": path
@@ -58,19 +58,19 @@ def add(backbone: Backbone, file: Path) -> Added:
     It is converted, loaded strictly into the original model, and written as .safetensors.
 
     Args:
-        backbone: Whose weights.
-        file: A .safetensors or PyTorch file that fits, original head included.
+        backbone: The backbone.
+        file: A .safetensors or PyTorch file that fits it, original head included.
 
     Raises:
-        WeightsError: The file can't be read, doesn't fit, or the copy can't be written.
-        PluginError: The plugin can't convert it or build the model.
+        WeightsError: If the file can't be read or doesn't fit, or the copy can't be written.
+        PluginError: If the plugin can't convert the file or build the model.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     fitted = fit(backbone, read_state_dict(file), source=f"file {file}")
-    # Copies, because safetensors refuses tensors that share memory (tied weights).
+    # Copied, because safetensors refuses tensors that share memory (tied weights).
     tensors = {
         name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, t in fitted.items()
@@ -100,7 +100,7 @@ def remove(name: str) -> Path:
     """Delete the file that was added for the backbone of that full name.
 
     Raises:
-        WeightsError: There is none, or it can't be deleted.
+        WeightsError: If there is none, or it can't be deleted.
     """
     path = added().get(name)
     if path is None:
@@ -116,16 +116,16 @@ def remove(name: str) -> Path:
 
 
 def origin(path: Path) -> str | None:
-    """The file that an added one was made from, None where that can't be read."""
+    """Return the file from which an added one was made, or None if this can't be read."""
     text = _details(path).get("from")
     return None if text is None else str(json.loads(text))
 
 
 def read_added(name: str, path: Path) -> StateDict:
-    """The tensors of an added file, checked against the SHA-256 that was recorded.
+    """Read the tensors of an added file and check them against the recorded SHA-256.
 
     Raises:
-        WeightsError: It can't be read, or they are not the ones that were written.
+        WeightsError: If it can't be read, or its tensors have changed.
     """
     anew = f"`zoo weights add {name} FILE` replaces it, `zoo weights remove {name}` takes it out"
     try:
@@ -141,7 +141,7 @@ def read_added(name: str, path: Path) -> StateDict:
 
 
 def is_recorded(path: Path) -> bool:
-    """Whether an added file says what its SHA-256 should be."""
+    """Return whether an added file records its SHA-256."""
     return "sha256" in _details(path)
 
 
@@ -156,7 +156,7 @@ def _details(path: Path) -> dict[str, str]:
 
 
 def _differs(backbone: Backbone, file: Path, digest: str) -> tuple[str, ...]:
-    """A note if the library's own file, of the same format, is another one."""
+    """Return a note if the library's own file of the same format differs."""
     own = backbone.weights
     if own is None or own.sha256 is None or digest.startswith(own.sha256.lower()):
         return ()

@@ -1,4 +1,4 @@
-"""Get the file that a `Weights` declares: look in the caches, download what is not there."""
+"""Get the file that a `Weights` declares: look it up in the caches, or download it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from zoo.errors import WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
 from zoo.weights.reading import check_sha256
 
-#: Names under which a hub repository holds a model's weights, the safe one first.
+#: Names of weights files in a Hub repository, the safe format first.
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
-#: How the name of a weights file in an installed package ends.
+#: Suffixes of weights files in an installed package.
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def locate(weights: Weights, *, own: bool = False) -> Path | None:
-    """The file, if it is on this machine. Uses no network.
+    """Return the file if it is on this machine, else None. Does not use the network.
 
     Args:
-        weights: Which.
+        weights: The declared weights.
         own: As in `cache_path`.
     """
     try:
@@ -39,17 +39,17 @@ def locate(weights: Weights, *, own: bool = False) -> Path | None:
         else:
             path = expand(weights.path or "")
     except (ValueError, RuntimeError, WeightsError):
-        # No repository's name, no home folder, no such package: getting it will say so.
+        # Invalid repository name, no home folder, no such package: `obtain` reports it.
         return None
     return path if is_file(path) else None
 
 
 def obtain(weights: Weights) -> Path:
-    """The file, downloaded if need be, its SHA-256 checked where one is declared.
+    """Return the file, downloaded if necessary, after checking its SHA-256 if one is declared.
 
     Raises:
-        WeightsUnavailableError: It is not on this machine and can't be had.
-        WeightsError: Its SHA-256 is another than the declared one.
+        WeightsUnavailableError: If it is not on this machine and can't be downloaded.
+        WeightsError: If its SHA-256 differs from the declared one.
     """
     if weights.url is not None:
         return fetch(weights, own=False)
@@ -67,17 +67,17 @@ def obtain(weights: Weights) -> Path:
 
 
 def fetch(weights: Weights, *, own: bool = True) -> Path:
-    """The file of weights that come by URL, downloaded into torch.hub's cache if it isn't there.
+    """Return the file of weights with a URL, downloaded to torch.hub's cache if it isn't there.
 
-    Its SHA-256 is checked every time, as far as `weights.sha256` is published.
+    Its SHA-256, or the published leading digits (`weights.sha256`), is checked every time.
 
     Args:
-        weights: Which.
+        weights: The declared weights.
         own: As in `cache_path`.
 
     Raises:
-        WeightsUnavailableError: It is not in the cache and could not be downloaded.
-        WeightsError: The cached or downloaded file's SHA-256 is another than the published one.
+        WeightsUnavailableError: If it is not in the cache and could not be downloaded.
+        WeightsError: If the file's SHA-256 differs from the published one.
     """
     import torch.hub
 
@@ -105,13 +105,13 @@ def fetch(weights: Weights, *, own: bool = True) -> Path:
 
 
 def cache_path(weights: Weights, *, own: bool = True) -> Path:
-    """Where torch.hub keeps (or will keep) the file of weights that come by URL.
+    """Return the path in torch.hub's cache of the file of weights with a URL.
 
     Args:
-        weights: Which.
-        own: Whether a backbone itself declares them, so that its library looks for them under the
-            last part of the address. Else the name gets some digits of the address's SHA-256,
-            unless it holds the file's own: two mirrors may both say `model.safetensors`.
+        weights: The declared weights.
+        own: Whether the backbone itself declares them, so that its library expects the last part of
+            the URL as name. Otherwise digits of the URL's SHA-256 are added to the name, unless it
+            contains those of the file: two mirrors may both offer `model.safetensors`.
     """
     import torch.hub
 
@@ -123,7 +123,7 @@ def cache_path(weights: Weights, *, own: bool = True) -> Path:
 
 
 def looked_in(weights: Weights, *, own: bool = False) -> str:
-    """Where on this machine `locate` looks, in words."""
+    """Describe where on this machine `locate` looks."""
     if weights.url is not None:
         return str(cache_path(weights, own=own))
     if weights.hub is not None:
@@ -139,11 +139,11 @@ def looked_in(weights: Weights, *, own: bool = False) -> str:
 
 
 def is_reachable(url: str, timeout: float = 3.0) -> bool:
-    """Whether the host of `url` accepts a connection, or a proxy is set that may reach it.
+    """Return whether the host of `url` accepts a connection, or a proxy is set that may reach it.
 
     Args:
-        url: With scheme and host; a `file:` URL needs none.
-        timeout: In seconds.
+        url: URL with scheme and host; a `file:` URL needs no host.
+        timeout: Timeout in seconds.
     """
     parts = urlsplit(url)
     if parts.scheme == "file":
@@ -161,7 +161,7 @@ def is_reachable(url: str, timeout: float = 3.0) -> bool:
 
 
 def _repository(weights: Weights) -> tuple[str, str | None]:
-    """The repository's id and, as in timm, after an `@` the revision."""
+    """Return the repository's id and the revision, which follows an `@` as in timm."""
     name, _, revision = (weights.hub or "").partition("@")
     return name, revision or None
 
@@ -204,7 +204,7 @@ def _from_hub(weights: Weights) -> Path:
             raise WeightsUnavailableError(f"{name}: {_first_line(error)}") from error
         except EntryNotFoundError:
             continue
-        except Exception as error:  # the hub's client has no base class of its errors
+        except Exception as error:  # the Hub's client has no common base class of its errors
             raise WeightsUnavailableError(f"{name}: {_first_line(error)}") from error
     raise WeightsUnavailableError(f"{name} holds none of {', '.join(_hub_files(weights))}")
 

@@ -1,4 +1,4 @@
-"""The weights to start from: pretrained ones from the first place that has them, or a file."""
+"""Load the initial weights: pretrained ones from the first place that has them, or a file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedWeights:
-    """A state dict, and in words where it came from.
+    """A state dict and a description of its source.
 
     Attributes:
         state_dict: Tensors by name, original head included; None for random weights.
-        source: For the plan and the run's record.
-        notes: What the user should know of: places that were passed over, and plugins that could
-            not be asked for places.
-        file: The file they were read from, where zoo knows it.
+        source: Description of the source, for the plan and the run folder.
+        notes: Notes for the user: places that were skipped, and plugins whose `zoo_weights` failed.
+        file: The file they were read from, if known.
     """
 
     state_dict: StateDict | None
@@ -40,16 +39,16 @@ class LoadedWeights:
 
 
 def load(backbone: Backbone, weights: str) -> LoadedWeights:
-    """The weights to start from.
+    """Load the initial weights.
 
     Args:
-        backbone: Whose weights.
+        backbone: The backbone.
         weights: `pretrained` (the first of `places` that has them), `none` (random), or a path: a
             .safetensors or PyTorch file, or a run folder.
 
     Raises:
-        WeightsUnavailableError: Pretrained weights are not on this machine and can't be fetched.
-        WeightsError: There are none, or the file can't be read, is damaged, or does not fit.
+        WeightsUnavailableError: If they are not on this machine and can't be downloaded.
+        WeightsError: If there are none, or the file can't be read, is damaged or does not fit.
     """
     if weights == "none":
         return LoadedWeights(state_dict=None, source="random")
@@ -65,7 +64,7 @@ def load(backbone: Backbone, weights: str) -> LoadedWeights:
 
 
 def describe(weights: Weights) -> str:
-    """One line: which weights and where from."""
+    """Describe in one line which weights these are and where they come from."""
     return (
         f"pretrained ({weights.tag}), {weights.place}"
         if weights.tag
@@ -94,7 +93,7 @@ def _load_pretrained(backbone: Backbone) -> LoadedWeights:
 
 
 def _own(backbone: Backbone, place: Place) -> LoadedWeights:
-    """As the backbone's own library gets them."""
+    """Load the weights through the backbone's own library."""
     try:
         model = plugins.build(backbone, None, True)
     except PluginError as error:
@@ -109,7 +108,7 @@ def _own(backbone: Backbone, place: Place) -> LoadedWeights:
 
 
 def _from_file(backbone: Backbone, place: Place) -> LoadedWeights:
-    """As a file that a user gives, and fitting to the last tensor."""
+    """Load the weights from a file, which must fit strictly, original head included."""
     source = f"{describe(place.weights)}, {place.by}"
     if place.weights.license is not None:
         source += f", licence {place.weights.license}"

@@ -1,4 +1,4 @@
-"""The places where a backbone's pretrained weights may be, in the order in which they are tried."""
+"""The places where a backbone's pretrained weights may be, in the order they are tried."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Place:
     """Where pretrained weights may be.
 
     Attributes:
-        weights: The place as declared.
+        weights: The declaration of the place.
         kind: `added` with `zoo weights add`, declared by a `plugin`, or the backbone's `own`.
-        by: Who says so, in words.
+        by: Description of who declares it.
         file: The file, if it is on this machine.
     """
 
@@ -36,18 +36,18 @@ class Place:
 
     @property
     def remote(self) -> bool:
-        """Whether it can be downloaded from there."""
+        """Whether the file can be downloaded from there."""
         return self.weights.url is not None or self.weights.hub is not None
 
 
 def places(backbone: Backbone) -> list[Place]:
-    """The places that are tried for the pretrained weights, in order.
+    """Return the places that are tried for the pretrained weights, in order.
 
-    A file put in with `zoo weights add`; what each plugin's `zoo_weights` says, sorted by plugin;
-    the backbone's own declaration. Of a plugin that fails, a UserWarning tells.
+    These are a file added with `zoo weights add`, the places from each plugin's `zoo_weights`,
+    sorted by plugin, and the backbone's own declaration. A failing plugin causes a UserWarning.
 
     Args:
-        backbone: Its declaration, as `zoo.backbones` gives it.
+        backbone: Declaration of the backbone, from `zoo.backbones`.
     """
     found, notes = ask(backbone)
     for note in notes:
@@ -56,7 +56,7 @@ def places(backbone: Backbone) -> list[Place]:
 
 
 def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
-    """As `places`; and, in words, which plugins could not be asked and why."""
+    """Return the same as `places`, and notes on plugins that failed or printed something."""
     found: list[Place] = []
     notes: list[str] = []
     file = added_path(backbone.name)
@@ -72,7 +72,7 @@ def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
             found += _said(plugin, backbone, printed)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - foreign code raises anything, SystemExit too
+        except BaseException as error:  # noqa: BLE001 - plugin code can raise anything, SystemExit too
             cause = plugins.explain(error)
             notes.append(f"plugin {plugin} failed while listing weights: {cause}")
         notes += [f"plugin {plugin}, asked where weights are, printed: {text}" for text in printed]

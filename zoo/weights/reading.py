@@ -1,4 +1,4 @@
-"""Read weights files without running code in them, check them, fit them to a backbone."""
+"""Read weights files without running code from them, check them, fit them to a backbone."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 #: Keys under which common training scripts nest the model's state dict in a checkpoint.
 _NESTED = ("state_dict", "model", "model_state_dict")
 
-#: PyTorch stores tensors as they are; an archive that unpacks to much more is made to fill memory.
+#: PyTorch does not compress tensors; an archive that unpacks to much more is made to fill memory.
 _MOST_INFLATED = 16
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read a state dict from a .safetensors or a PyTorch file, without running code in it.
+    """Read a state dict from a .safetensors or a PyTorch file, without running code from it.
 
-    A checkpoint that nests its state dict (`state_dict`, `model`, `model_state_dict`) is unwrapped,
-    and the `module.` that data-parallel training puts before every name is taken off.
+    A nested state dict (`state_dict`, `model`, `model_state_dict`) is unwrapped, and the prefix
+    `module.` that data-parallel training adds to every name is removed.
 
     Raises:
-        WeightsError: No such file, or no state dict can be read from it; or it is a run's, damaged.
+        WeightsError: If the file is missing, has no readable state dict, or is a damaged run's.
     """
     if not is_file(path):
         raise WeightsError(
@@ -48,16 +48,16 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def fit(backbone: Backbone, state_dict: StateDict, *, source: str) -> StateDict:
-    """The state dict of the backbone's original model with these tensors loaded strictly.
+    """Load tensors strictly into the backbone's original model and return its state dict.
 
     Args:
-        backbone: Whose original model; its `convert` is called first.
-        state_dict: As read from a file.
-        source: Where it is from, for the message.
+        backbone: The backbone; its `convert` is called first.
+        state_dict: State dict as read from a file.
+        source: Description of the source, for messages.
 
     Raises:
-        WeightsError: A tensor is missing, unexpected or of another shape; the message lists them.
-        PluginError: The plugin can't convert them or build the model.
+        WeightsError: If tensors are missing, unexpected or of another shape (see the message).
+        PluginError: If the plugin can't convert them or build the model.
     """
     try:
         given = plugins.convert(backbone, state_dict)
@@ -66,7 +66,7 @@ def fit(backbone: Backbone, state_dict: StateDict, *, source: str) -> StateDict:
     model = plugins.build(backbone, None, False)
     try:
         model.load_state_dict(given)
-    except Exception as error:  # a module's own loading raises whatever it likes
+    except Exception as error:  # a module's own loading code can raise anything
         own = model.state_dict()
         problems = {
             "missing": [k for k in own if k not in given],
@@ -90,7 +90,7 @@ def check_sha256(path: Path, expected: str) -> None:
     """Compare the file's SHA-256 with the published one, or its leading hex digits.
 
     Raises:
-        WeightsError: They differ, or the file can't be read.
+        WeightsError: If they differ, or the file can't be read.
     """
     actual = file_sha256(path)
     if not actual.startswith(expected.lower()):
@@ -102,10 +102,10 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """The file's SHA-256 in hex digits.
+    """Return the file's SHA-256 in hex digits.
 
     Raises:
-        WeightsError: It can't be read.
+        WeightsError: If it can't be read.
     """
     try:
         with path.open("rb") as file:
@@ -115,7 +115,7 @@ def file_sha256(path: Path) -> str:
 
 
 def tensors_sha256(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of the names."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes of all tensors, sorted by name."""
     import torch
 
     digest = hashlib.sha256()
@@ -127,11 +127,11 @@ def tensors_sha256(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def leads_out(folder: Path, file: Path) -> Path | None:
-    """Where a file leads to by links, if that is outside the folder that it lies in; else None.
+    """Return the target of a file if links lead outside its folder, else None.
 
-    What somebody sent as a folder is to be read from that folder alone.
+    A folder from an untrusted source must be read from that folder alone.
     """
-    # Path.resolve raises on a link that leads to itself.
+    # Path.resolve raises if a link points to itself.
     target = Path(os.path.realpath(file))
     return None if target.is_relative_to(os.path.realpath(folder)) else target
 
@@ -142,9 +142,9 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         header = read_header(path)
         state_dict = load_file(path)
-    except Exception as error:  # a tensor that torch lacks is any kind of error
+    except Exception as error:  # the error for dtypes that torch lacks can be of any type
         raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
-    # A run says what its tensors were; other files may mean something else by a sha256.
+    # A run records a hash of its tensors; in other files, sha256 may mean something else.
     ours = "zoo_format" in header.metadata
     if ours and (
         header.seal == "broken" or tensors_sha256(state_dict) != header.metadata.get("sha256")
@@ -154,13 +154,13 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _unpickled(path: Path) -> object:
-    """What a PyTorch file holds; no code is run for it."""
+    """Return the contents of a PyTorch file without running code from it."""
     import torch
 
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except Exception:  # noqa: BLE001  archives raise anything; another file is torch's to judge
+    except Exception:  # noqa: BLE001  archives can raise anything; torch checks other files
         entries = []
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
         raise _refused(path, "it is a TorchScript archive, a program")
@@ -168,9 +168,9 @@ def _unpickled(path: Path) -> object:
         raise _refused(path, f"it unpacks to more than {_MOST_INFLATED} times its size")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of protocols: what can't be read is an error
+            warnings.simplefilter("ignore")  # about protocols; an unreadable file is an error
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes make it raise
+    except Exception as error:  # the unpickler can raise anything
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = f"it asks to run {asked[1]}" if asked else "it is no PyTorch file, or a damaged one"
         raise _refused(path, why) from error
@@ -199,7 +199,7 @@ def _state_dict_in(content: object, path: Path) -> StateDict:
         )
     if all(str(k).startswith("module.") for k in content):
         return {str(k).removeprefix("module."): v for k, v in content.items()}
-    # As it is: torch's own dict carries versions that some modules ask for while loading.
+    # Unchanged: torch's own dict carries version metadata that some modules check while loading.
     return content if isinstance(content, dict) else dict(content)
 
 

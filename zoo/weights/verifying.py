@@ -1,4 +1,4 @@
-"""Check the weights files on this machine against the SHA-256 that is known of them."""
+"""Check the weights files on this machine against their known SHA-256."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from zoo.weights.reading import check_sha256, file_sha256
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What came of checking a weights file.
+    """Result of checking a weights file.
 
     Attributes:
-        place: Where the file is and who says so.
+        place: Place of the file.
         state: `ok`, `damaged`, or `nothing to check against`.
         detail: What it was checked against, or what is wrong and what to do.
     """
@@ -32,15 +32,15 @@ class Verdict:
 def verify(backbone: Backbone) -> list[Verdict]:
     """Check every weights file of the backbone that is on this machine, in order of `places`.
 
-    A file is checked against the SHA-256 that its declaration holds, in whole or its leading
-    digits; one put in with `zoo weights add` against what was recorded then; one in the hub's cache
-    against its blob's name, which is the SHA-256 of a large file.
+    A file is checked against the SHA-256 in its declaration, or its leading digits; a file added
+    with `zoo weights add` against the SHA-256 recorded then; a file in the Hub's cache against the
+    name of its blob, which for large files is the SHA-256.
     """
     return [verify_place(backbone, place) for place in places(backbone) if place.file is not None]
 
 
 def verify_place(backbone: Backbone, place: Place) -> Verdict:
-    """As `verify`, the one file of `place`, which must have one."""
+    """Check the file of one place, which must have one, as `verify` does."""
     file, declared = place.file or Path(), place.weights.sha256
     try:
         if place.kind == "added":
@@ -59,7 +59,7 @@ def verify_place(backbone: Backbone, place: Place) -> Verdict:
 
 
 def _verify_blob(place: Place, file: Path) -> Verdict:
-    """Large files of the hub's cache are named by their SHA-256, small ones by git's SHA-1."""
+    """Check a Hub file by its name in the cache: SHA-256 of a large file, git's SHA-1 of others."""
     blob = file.resolve()
     if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return _unknown(place, "the hub gave no SHA-256 of it")
