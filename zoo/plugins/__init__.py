@@ -1,4 +1,4 @@
-"""Find plugins, load each on its own, report those that fail: one broken neighbour hurts nobody."""
+"""Find plugins, load each in isolation, and report those that fail without affecting others."""
 
 from zoo.plugins.calls import blame, build, convert, declared, describe
 from zoo.plugins.foreign import explain, off_stdout

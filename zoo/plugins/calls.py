@@ -1,4 +1,4 @@
-"""Call what a plugin declared, and name the plugin when that fails."""
+"""Call functions that a plugin declared, and name the plugin in their errors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def build(backbone: Backbone, num_classes: int | None, pretrained: bool) -> nn.Module:
-    """Call the plugin's `build`, turning whatever it raises into an error that names the plugin.
+    """Call the plugin's `build`, turning any exception into an error that names the plugin.
 
     Raises:
-        PluginError: `build` raised; its exception is the cause. zoo's errors about weights and
-            files pass as they are.
+        PluginError: If `build` raises; its exception is the cause. Other errors of zoo, such as
+            WeightsError, are not changed.
     """
     arguments = f"(num_classes={num_classes}, pretrained={pretrained})"
     with blame(backbone, f"could not be built {arguments}"):
@@ -28,7 +28,7 @@ def build(backbone: Backbone, num_classes: int | None, pretrained: bool) -> nn.M
 
 
 def convert(backbone: Backbone, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Call the plugin's `convert`, if it has one, turning whatever it raises into a PluginError."""
+    """Call the plugin's `convert`, if it has one, turning any exception into a PluginError."""
     if backbone.convert is None:
         return state_dict
     with blame(backbone, "can't make sense of these weights"):
@@ -36,14 +36,14 @@ def convert(backbone: Backbone, state_dict: dict[str, Tensor]) -> dict[str, Tens
 
 
 def declared(plugin: Plugin, hook: str) -> Mapping[str, Any]:
-    """What a plugin declares by name through a hook; nothing of one that was left out.
+    """Return what a plugin declares by name through a hook; empty if the plugin was left out.
 
     Args:
-        plugin: Connected.
-        hook: `zoo_loggers`, `zoo_sources` ...
+        plugin: A plugin from `connect`.
+        hook: Name of the hook: `zoo_loggers`, `zoo_sources` ...
 
     Raises:
-        PluginError: Its hook fails.
+        PluginError: If its hook fails.
     """
     if plugin.hooks is None:
         return {}
@@ -63,15 +63,15 @@ def declared(plugin: Plugin, hook: str) -> Mapping[str, Any]:
 
 @contextmanager
 def blame(backbone: Backbone, what: str) -> Iterator[None]:
-    """Turn what a backbone's own code raises into an error that names its plugin.
+    """Turn exceptions of a backbone's own code into an error that names its plugin.
 
     Args:
-        backbone: Whose code is called inside.
-        what: Follows the backbone's description: "could not be built".
+        backbone: The backbone whose code is called inside.
+        what: Follows the backbone's description in the message: "could not be built".
 
     Raises:
-        PluginError: What was raised is its cause. zoo's errors of other kinds (weights that can't
-            be fetched) pass as they are.
+        PluginError: If the code raises; its exception is the cause. Other errors of zoo (weights
+            that can't be downloaded) are not changed.
     """
     try:
         yield
@@ -82,9 +82,9 @@ def blame(backbone: Backbone, what: str) -> Iterator[None]:
 
 
 def describe(backbone: Backbone) -> str:
-    """The backbone for an error message: with its plugin, distribution and version.
+    """Describe a backbone for an error message, with its plugin, distribution and version.
 
-    No plugin is loaded for it. A backbone that no plugin declared is described by its name alone.
+    No plugin is loaded. A backbone that no plugin declared is described by its name alone.
     """
     prefix, slash, _ = backbone.name.partition("/")
     if slash and prefix in installed():

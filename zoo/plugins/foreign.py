@@ -1,4 +1,4 @@
-"""What surrounds a plugin's code: nothing of it gets on stdout, and what it raises is explained."""
+"""Isolate plugin code: keep its output off stdout and describe its exceptions."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import contextmanager, redirect_stdout
 
 from zoo.errors import ZooError
 
-#: Characters of a plugin's output, and of an error's message, that are shown.
+#: Maximum number of characters shown of a plugin's output, and of an error message.
 _MOST = 400
 
 
 @contextmanager
 def off_stdout(printed: list[str]) -> Iterator[None]:
-    """Keep off stdout what Python code prints inside: stdout is the answer of `zoo`.
+    """Capture what Python code prints inside, because stdout is for the output of `zoo`.
 
-    What C libraries or other processes print is not kept off it.
+    The output of C libraries and other processes is not captured.
 
     Args:
-        printed: Gets the beginning of what was printed, as one line without control characters,
-            if there was any.
+        printed: The beginning of the output, if any, is appended to this list, as one line
+            without control characters.
     """
     text = io.StringIO()
     try:
@@ -32,7 +32,7 @@ def off_stdout(printed: list[str]) -> Iterator[None]:
 
 
 def harmless(text: str) -> str:
-    """The text cut, and on one line: what a terminal would obey is shown as an escape."""
+    """Truncate a text and escape control characters, so that it is a single line."""
     shown = text[:_MOST]
     rest = " ..." if len(text) > _MOST else ""
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
@@ -40,10 +40,10 @@ def harmless(text: str) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """What a plugin's code raised, in one line; zoo's own errors speak for themselves."""
+    """Describe an exception of a plugin in one line; zoo's errors are shown without their type."""
     try:
         message = str(error).strip()
-    except Exception:  # noqa: BLE001 - foreign code raises anything, also when asked for its message
+    except Exception:  # noqa: BLE001 - plugin code can raise anything, also in __str__
         message = "(its message can't be had)"
     if not isinstance(error, ZooError):
         message = f"{type(error).__name__}: {message}".removesuffix(": ")

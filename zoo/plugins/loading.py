@@ -1,7 +1,7 @@
-"""Load each plugin on its own.
+"""Load each plugin in isolation.
 
-pluggy alone stops at the first entry point that fails to import, loses all results when one hook
-raises, and accepts misspelt hooks; so every entry point gets a plugin manager of its own here.
+pluggy alone stops at the first entry point that fails to import, loses all results if one hook
+raises, and accepts misspelt hooks. Therefore each entry point has its own plugin manager.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from zoo.plugins.foreign import explain, off_stdout
 
 State = Literal["ok", "missing dependency", "broken", "duplicate", "disabled"]
 
-#: Environment variable with the names, separated by commas, of plugins to leave out.
+#: Environment variable with comma-separated names of plugins to leave out.
 DISABLE = "ZOO_DISABLE_PLUGINS"
 
-#: What a backbone's bare name looks like.
+#: Pattern of a backbone's bare name.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """A plugin as found on this machine.
+    """An installed plugin.
 
     Attributes:
-        name: Its entry-point name, the prefix of its backbones' full names.
-        distribution: The installed package it comes from.
-        version: That package's version.
+        name: Entry-point name, the prefix of its backbones' full names.
+        distribution: Installed package that it comes from.
+        version: Version of that package.
         state: `ok`, or why it was left out.
-        cause: The failure in words, empty if ok.
-        backbones: What it declares, by full name.
-        left_out: What its library has and it does not declare, by full name.
-        printed: The beginning of what it printed while loading, on one line.
-        hooks: Its hook manager; None if it was left out itself.
+        cause: Description of the failure, empty if ok.
+        backbones: Declared backbones, by full name.
+        left_out: Networks of its library that can't be backbones, by full name.
+        printed: Beginning of what it printed while loading, on one line.
+        hooks: Its pluggy manager; None if the plugin was left out.
     """
 
     name: str
@@ -62,44 +62,44 @@ class Plugin:
 
 
 def installed() -> list[str]:
-    """Names of the plugins found, none of them loaded."""
+    """Return the names of all installed plugins, without loading them."""
     return sorted(_entry_points())
 
 
 def load_all() -> list[Plugin]:
-    """Every plugin found, those that were left out included, sorted by name.
+    """Load every installed plugin; return all, also those that were left out, sorted by name.
 
-    Where several packages claim one name, each is there.
+    If several packages claim the same name, each of them is included.
     """
     return [p for name in installed() for p in (load(name), *_rivals(name))]
 
 
 @functools.cache
 def load(name: str) -> Plugin:
-    """The plugin behind the entry point of that name, loaded once per process.
+    """Load the plugin with that entry-point name, once per process.
 
-    Whatever goes wrong in the plugin's code is its `state` and `cause`, never an exception. What it
-    prints meanwhile is kept off stdout.
+    Any failure of the plugin's code is reported as `state` and `cause`, never as an exception. Its
+    output is kept off stdout.
     """
     plugin = connect(name)
     return plugin if plugin.hooks is None else _isolated(plugin, _declare)
 
 
 def connect(name: str) -> Plugin:
-    """As `load`, but not yet asked for its backbones, which may import a library of networks."""
+    """Like `load`, but without calling `zoo_backbones`, which may import a library of models."""
     return _disabled(found(name)) if name in disabled() else _imported(name)
 
 
 def connect_all() -> list[Plugin]:
-    """As `connect`, every plugin found, sorted by name."""
+    """Call `connect` for every installed plugin, sorted by name."""
     return [connect(name) for name in installed()]
 
 
 def of(name: str) -> list[Plugin]:
-    """The plugins of that entry-point name or distribution, loaded.
+    """Load the plugins with that entry-point name or distribution.
 
     Raises:
-        PluginError: There is none, or one of them could not be loaded.
+        PluginError: If there is none, or one of them could not be loaded.
     """
     found = []
     for entry_point, claims in sorted(_entry_points().items()):
@@ -118,17 +118,17 @@ def of(name: str) -> list[Plugin]:
 
 
 def found(name: str) -> Plugin:
-    """The plugin of that name as its package's metadata has it; it is not loaded."""
+    """Return the plugin of that name from its package's metadata, without loading it."""
     return _named(_entry_points()[name][0])
 
 
 def versions_behind(name: str) -> dict[str, str]:
-    """Versions of the distribution of a plugin of others, and of what it requires and is installed.
+    """Return versions of a third-party plugin's distribution and its installed requirements.
 
-    Of zoo's own plugins none: `zoo.runs.write.versions` has those of their libraries.
+    For zoo's own plugins it is empty: `zoo.runs.write.versions` has those of their libraries.
 
     Args:
-        name: The plugin's, or what precedes the slash in a backbone's name.
+        name: Name of the plugin, or the part before the slash of a backbone's name.
     """
     if name not in _entry_points():
         return {}
@@ -144,15 +144,15 @@ def versions_behind(name: str) -> dict[str, str]:
 
 
 def disabled() -> list[str]:
-    """Names of the plugins to leave out."""
+    """Return the names of the plugins to leave out."""
     return [name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()]
 
 
 def disable(names: Sequence[str]) -> None:
-    """Leave plugins out, in this process and those it starts.
+    """Leave plugins out, in this process and its child processes.
 
     Raises:
-        PluginError: There is no plugin of that name.
+        PluginError: If there is no plugin of that name.
     """
     for name in names:
         if name not in _entry_points():
@@ -176,7 +176,7 @@ def _isolated(plugin: Plugin, step: Callable[[Plugin], Plugin]) -> Plugin:
             plugin = step(plugin)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 - foreign code raises anything, SystemExit too
+    except BaseException as error:  # noqa: BLE001 - plugin code can raise anything, SystemExit too
         state: State = "missing dependency" if isinstance(error, ImportError) else "broken"
         plugin = replace(plugin, hooks=None, state=state, cause=explain(error))
     return replace(plugin, printed="\\n".join(printed))
@@ -213,12 +213,12 @@ def _declare(plugin: Plugin) -> Plugin:
 
 @functools.cache
 def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
-    """By name, those that claim it, zoo's own first."""
+    """Return the entry points by name; several can claim a name, zoo's own is first."""
     found: dict[str, list[metadata.EntryPoint]] = {}
     claims = metadata.entry_points(group=hookspecs.PROJECT)
     for entry_point in sorted(claims, key=lambda e: (not _is_own(_named(e)), e.value)):
-        # One distribution can be seen twice (an editable install beside its own source tree), or
-        # under the name that it had before.
+        # A distribution can be listed twice (an editable install and its source tree), or under an
+        # earlier name.
         known = found.setdefault(entry_point.name, [])
         if entry_point.value not in [e.value for e in known]:
             known.append(entry_point)
@@ -226,7 +226,7 @@ def _entry_points() -> dict[str, list[metadata.EntryPoint]]:
 
 
 def _rivals(name: str) -> list[Plugin]:
-    """The other packages that claim the name."""
+    """Return the other packages that claim the name."""
     others = [_named(claim) for claim in _entry_points()[name][1:]]
     if name in disabled():
         return [_disabled(other) for other in others]
@@ -251,9 +251,9 @@ def _disabled(plugin: Plugin) -> Plugin:
 
 
 def _duplicate(plugin: Plugin) -> Plugin:
-    """Refused: whoever asks by name must not get one or the other by chance.
+    """Leave out a plugin whose name several packages claim, as the choice would be arbitrary.
 
-    But zoo's own plugins keep their names, so that no package can take the default backbone away.
+    zoo's own plugins keep their names, so that no package can replace the default backbone.
     """
     rivals = sorted(_named(claim).distribution for claim in _entry_points()[plugin.name])
     if hookspecs.DISTRIBUTION in rivals:

@@ -1,4 +1,4 @@
-"""From a name to a backbone, and from a pattern to all that match."""
+"""Look up backbones by name or pattern."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from zoo.errors import PluginError, UnknownBackboneError, ZooError
 from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.loading import Plugin, installed, load, load_all
 
-#: A bare name means the first of these that declares it, else the only plugin that does.
+#: A bare name refers to the first of these plugins that declares it, else to the only one.
 PREFERRED = ("torchvision", "zoo")
 
 _Declared = TypeVar("_Declared", Backbone, LeftOut)
 
 
 def backbones(pattern: str = "*") -> list[Backbone]:
-    """All declared backbones whose full or bare name matches, sorted by full name.
+    """Return all declared backbones whose full or bare name matches, sorted by full name.
 
     Args:
-        pattern: Shell-style (`*`, `?`, `[...]`), case-insensitive; text without wildcards matches
-            anywhere in the name.
+        pattern: Shell-style pattern (`*`, `?`, `[...]`), case-insensitive; text without wildcards
+            matches anywhere in the name.
     """
     return _matching(pattern, lambda plugin: plugin.backbones)
 
 
 def left_out(pattern: str = "*") -> list[LeftOut]:
-    """What plugins say is no backbone, whose full or bare name matches, sorted by full name.
+    """Return all `LeftOut` networks whose full or bare name matches, sorted by full name.
 
     Args:
-        pattern: As of `backbones`.
+        pattern: As in `backbones`.
     """
     return _matching(pattern, lambda plugin: plugin.left_out)
 
 
 def get(name: str) -> Backbone:
-    """The backbone of that name: `<plugin>/<name>`, or a bare name.
+    """Return the backbone of that name: `<plugin>/<name>`, or a bare name.
 
-    Only the plugins that must be asked are loaded: one for a full name; for a bare name the
-    preferred ones, then all.
+    Only the necessary plugins are loaded: one for a full name; for a bare name the preferred ones,
+    then all.
 
     Raises:
-        UnknownBackboneError: No plugin declares it (with the nearest names), or several do.
-        PluginError: The plugin that is asked for by name, or a preferred one that might declare
-            the bare name, could not be loaded.
+        UnknownBackboneError: If no plugin declares it (with the nearest names), or several do.
+        PluginError: If the plugin in the name, or a preferred one that might declare the bare
+            name, could not be loaded.
     """
     if "/" in name:
         return _get_by_full_name(name)
@@ -101,10 +101,10 @@ def _get_by_full_name(name: str) -> Backbone:
 
 
 def matching(name: str) -> list[Backbone]:
-    """The backbone of that name, or those that match it if it holds wildcards.
+    """Return the backbone of that name, or all that match if it contains wildcards.
 
     Raises:
-        UnknownBackboneError, PluginError: As `get`; or nothing matches.
+        UnknownBackboneError, PluginError: As in `get`; or if nothing matches.
     """
     if not any(c in name for c in "*?["):
         return [get(name)]
@@ -130,17 +130,17 @@ def _matching(pattern: str, of: Callable[[Plugin], dict[str, _Declared]]) -> lis
 
 
 def _resolved_by_any(name: str) -> Backbone | None:
-    """What the first plugin that knows an undeclared name makes of it."""
+    """Resolve an undeclared name with the first plugin that accepts it."""
     found = (_resolved(plugin, name) for plugin in installed())
     return next((backbone for backbone in found if backbone is not None), None)
 
 
 @functools.cache
 def _resolved(plugin_name: str, name: str) -> Backbone | None:
-    """What a plugin makes of a name that it does not declare; None if it knows it not.
+    """Call a plugin's `zoo_resolve` for an undeclared name; None if it does not accept it.
 
     Raises:
-        PluginError: Its hook fails, or gives something else than a backbone.
+        PluginError: If its hook fails, or returns something other than a backbone.
     """
     plugin = load(plugin_name)
     if plugin.hooks is None:

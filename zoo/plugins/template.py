@@ -29,18 +29,18 @@ _FILES = {
 
 
 def write_package(name: str, folder: Path) -> Path:
-    """Write the package `zoo-<name>` into a folder: a plugin with one small network.
+    """Write the package `zoo-<name>`, a plugin with one small network, into a folder.
 
     Args:
-        name: The plugin's entry-point name: letters, digits, `-` and `_`.
-        folder: Where the package's own folder is made.
+        name: Entry-point name of the plugin: letters, digits, `-` and `_`.
+        folder: Folder in which the package's own folder is created.
 
     Returns:
         The package's folder.
 
     Raises:
-        PluginError: The name is invalid or taken, the package's folder exists, or it can't be
-            written. Nothing is left behind.
+        PluginError: If the name is invalid or taken, or the package's folder exists or can't be
+            written. No incomplete files remain.
     """
     if not _VALID.fullmatch(name):
         raise PluginError(
@@ -50,7 +50,7 @@ def write_package(name: str, folder: Path) -> Path:
     words = {"name": name, "distribution": f"zoo-{name}", "module": module_name(name)}
     _refuse_taken(name, words["module"])
     package = folder / words["distribution"]
-    # Beside its place, then renamed: whoever sees it sees all of it.
+    # Written under another name, then renamed, so that it is never seen incomplete.
     beside = folder / f".{package.name}.{os.getpid()}"
     template = resources.files("zoo") / "plugin_template"
     try:
@@ -72,14 +72,14 @@ def write_package(name: str, folder: Path) -> Path:
 
 
 def module_name(name: str) -> str:
-    """The import name of a plugin's package: `my-nets` -> `zoo_my_nets`."""
+    """Return the import name of a plugin's package: `my-nets` -> `zoo_my_nets`."""
     return f"zoo_{name.lower().replace('-', '_')}"
 
 
 def _refuse_taken(name: str, module: str) -> None:
     if module_name(name) == DISTRIBUTION.replace("-", "_"):
         raise PluginError(f"the name {name!r} is taken by zoo itself", hint="choose another")
-    # As pip compares: neither case nor '-' and '_' tell two packages apart.
+    # As in pip, case and '-' or '_' don't distinguish two packages.
     for other in installed():
         if module_name(other) == module:
             raise PluginError(
