@@ -11,18 +11,18 @@ from zoo.events import EpochEnd, RunEnd, RunStart, StepEnd
 
 @zoo.hookimpl
 def zoo_loggers() -> Mapping[str, Callable[[], TensorBoard]]:
-    """The one logger of this plugin."""
+    """Declare the logger of this plugin."""
     return {"tensorboard": TensorBoard}
 
 
 class TensorBoard:
-    """Writes scalars into `tensorboard/` of the run folder, by the number of training steps.
+    """Writes scalars to `tensorboard/` in the run folder, by the number of training steps.
 
-    `step/` has the loss and the learning rates of each step, the other tags the metrics of each
+    Tags under `step/` are the loss and learning rates of each step, other tags the metrics of each
     epoch, at its last step. A resumed run replaces what was logged after its checkpoint.
 
     Raises:
-        ModuleNotFoundError: tensorboard is not installed.
+        ModuleNotFoundError: If tensorboard is not installed.
     """
 
     def __init__(self) -> None:

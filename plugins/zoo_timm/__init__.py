@@ -1,4 +1,4 @@
-"""zoo's plugin for timm: every model of its registry that has a classifier."""
+"""zoo's plugin for timm: every model in its registry that has a classifier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
     from torch import nn
 
-#: What timm's own declarations leave out: every layer whose shape follows the class count.
+#: All layers whose shape depends on the class count, where timm's declarations are incomplete.
 CLASSIFIERS = {
     "levit_384_s8": ("head.linear", "head_dist.linear"),
     "levit_conv_384_s8": ("head.linear", "head_dist.linear"),
@@ -26,7 +26,7 @@ CLASSIFIERS = {
 
 @zoo.hookimpl
 def zoo_backbones() -> Iterator[zoo.Backbone | zoo.LeftOut]:
-    """One backbone for each name of `timm.list_models()`, with that model's default weights."""
+    """Declare a backbone for each name of `timm.list_models()`, with the default weights."""
     import timm
 
     for name in timm.list_models():
@@ -54,14 +54,14 @@ def declare(
     weights: zoo.Weights | None,
     name: str | None = None,
 ) -> zoo.Backbone:
-    """A backbone from timm's own description of the architecture.
+    """Declare a backbone from timm's own description of the architecture.
 
     Args:
-        architecture: timm's name of it, which config.json will hold.
+        architecture: timm's name of the architecture, which is written to config.json.
         cfg: timm's description: head, input size, normalisation.
         build: As in `zoo.Backbone`.
         weights: As in `zoo.Backbone`.
-        name: The backbone's, where it is not the architecture's.
+        name: Name of the backbone, by default that of the architecture.
     """
     _, height, width = cfg.input_size
     classifier: Any = CLASSIFIERS.get(architecture, cfg.classifier)
@@ -104,7 +104,7 @@ def declare(
 
 
 def _pure_encoder(name: str) -> str | None:
-    """Name of the class that the entry point says it returns, if that has no classifier."""
+    """Return the class name in the entry point's return annotation if it has no classifier."""
     import timm
 
     entry_point = timm.model_entrypoint(name)

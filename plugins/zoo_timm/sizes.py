@@ -1,4 +1,4 @@
-"""Other input sizes for the networks of timm that are built for one."""
+"""Build timm's networks of fixed input size for other sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo_timm.building import convert, create, quiet_resampling
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: These fetch the weights of the network in their stem whenever timm loads their own.
+#: Models for which timm downloads the weights of the network in their stem when it loads any.
 FETCHING = (
     "vit_base_resnet26d_224",
     "vit_base_resnet50d_224",
@@ -24,16 +24,16 @@ FETCHING = (
 
 
 def resized(architecture: str, declared: zoo.Backbone, image_size: int) -> zoo.Backbone:
-    """The same network for another size, its weights resampled by timm's own loading.
+    """Return the same network for another size, with weights resampled by timm's own loading.
 
     Args:
-        architecture: timm's name of it.
-        declared: For its own size.
+        architecture: timm's name of the architecture.
+        declared: The backbone as declared, for its own size.
         image_size: Side of the square input, in pixels.
 
     Raises:
-        ValueError: timm can't build it, can't resample its weights, or it can't compute at that
-            size.
+        ValueError: If timm can't build it or resample its weights, or its forward pass fails at
+            that size.
     """
     _check(architecture, declared.head_paths, image_size)
     return dataclasses.replace(
@@ -50,7 +50,7 @@ def _check(architecture: str, head_paths: tuple[str, ...], image_size: int) -> N
 
     if architecture in FETCHING:
         raise ValueError("timm loads no weights for it without fetching those of its stem")
-    # On the meta device: shapes are what decides, and nothing is computed or kept.
+    # On the meta device: only shapes matter, and nothing is computed or allocated.
     with torch.device("meta"), torch.no_grad():
         try:
             model = create(architecture, None, False, img_size=image_size)
@@ -79,7 +79,7 @@ def _convert(
     image_size: int,
     state_dict: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """A file for whatever size: from timm's names or published ones, resampled where need be."""
+    """Convert weights for any size, with timm's or the published names; resample if needed."""
     import torch
 
     state_dict = convert(architecture, state_dict, img_size=image_size)
@@ -87,7 +87,7 @@ def _convert(
         own = create(architecture, None, False, img_size=image_size).state_dict()
     shapes = {k: v.shape for k, v in own.items() if not _in(k, head_paths)}
     given = {k: v.shape for k, v in state_dict.items() if not _in(k, head_paths)}
-    # Only what differs in shape alone is of another size; all else is for the core to refuse.
+    # If only shapes differ, the weights are for another size; the core refuses all other cases.
     if given == shapes or given.keys() != shapes.keys():
         return state_dict
     return _resample(architecture, image_size, own, head_paths, state_dict)
@@ -100,16 +100,16 @@ def _resample(
     head_paths: tuple[str, ...],
     state_dict: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """By timm's own loading, into a model of that size; the head, of any class count, stays.
+    """Resample weights by loading them with timm into a model of that size.
 
-    `own` is the state dict of the network at that size.
+    `own` is the state dict of the network at that size. The head, of any class count, is unchanged.
     """
     import timm
     import torch
 
     device = next(iter(state_dict.values())).device
     body = {k: v for k, v in state_dict.items() if not _in(k, head_paths)}
-    # timm wants a whole file, with as many classes as the one that it knows.
+    # timm requires complete weights, with as many classes as its own.
     head = {k: torch.zeros(v.shape, device=device) for k, v in own.items() if _in(k, head_paths)}
     overlay: dict[str, Any] = {"state_dict": {**body, **head}, "label_offset": 0}
     with quiet_resampling():

@@ -1,4 +1,4 @@
-"""The depth of timm's layers, as timm's own layer-wise learning rates group them."""
+"""Depths of timm's layers, as in timm's own layer-wise learning-rate decay."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-#: What `group_matcher` gives: regular expressions in the order of depth, or a function.
+#: Return type of `group_matcher`: regular expressions in the order of depth, or a function.
 Matcher = dict[str, Any] | Callable[[str], Any]
 
-#: For the classes that have no `group_matcher`, as timm writes those of their likes: a stem, and
-#: each block, with the downsampling before it. (99999,) is timm's "with the layer before".
+#: Matchers for classes without `group_matcher`, like timm's for similar networks: a stem, and each
+#: block with the downsampling before it. (99999,) means "with the preceding layer" in timm.
 MATCHERS: dict[str, Matcher] = {
     "MetaFormer": {
         "stem": r"^stem",
@@ -31,8 +31,8 @@ MATCHERS: dict[str, Matcher] = {
             (r"^norm", (99999,)),
         ],
     },
-    # A stage is a plain sequence: from the second on a convolution that halves the size comes
-    # first, and up to the last but one a norm comes last.
+    # A stage is a sequence. All but the first begin with a convolution that halves the size, and
+    # all but the last end with a norm.
     "CSATv2": {
         "stem": r"^stem_dct",
         "blocks": [
@@ -44,23 +44,23 @@ MATCHERS: dict[str, Matcher] = {
 }
 
 
-#: Learned positions that every block reads, which timm leaves for its last group: of the stem.
+#: Position embeddings that every block reads: in timm's last group, here part of the stem.
 POSITIONS = ("rope.", "shared_rel_pos.")
 
 
 def stages(head_paths: tuple[str, ...], model: nn.Module) -> list[tuple[str, ...]]:
-    """Paths of each depth, from the stem to the neck.
+    """Return the paths of each depth, from the stem to the neck.
 
-    Depths are those of timm's `param_groups_layer_decay`, less the head: what timm leaves together
-    with the head in its last group (a pooled norm, hidden layers) is the neck, a depth of its own,
-    and learned positions, which it leaves there too, are of the stem.
+    Depths are those of timm's `param_groups_layer_decay`, without the head. Other layers in timm's
+    last group (a pooled norm, hidden layers) are the neck, a separate depth; learned position
+    embeddings, which are also in that group, belong to the stem.
 
     Args:
-        head_paths: Where the head is.
-        model: As built by timm.
+        head_paths: Paths of the head.
+        model: A model built by timm.
 
     Returns:
-        For each depth the shortest paths that hold its tensors and no others.
+        For each depth the shortest paths that contain only its tensors.
     """
     depth_of = _depths(head_paths, model)
     found: dict[str, set[float]] = defaultdict(set)
@@ -78,7 +78,7 @@ _HEAD = -1.0
 
 
 def _depths(head_paths: tuple[str, ...], model: nn.Module) -> dict[str, float]:
-    """Depth of each parameter and buffer, in registration order; a tied one under all its names."""
+    """Return the depth of each parameter and buffer, in registration order, under all names."""
     from timm.models import group_parameters
 
     matcher = MATCHERS.get(type(model).__name__)
@@ -93,8 +93,8 @@ def _depths(head_paths: tuple[str, ...], model: nn.Module) -> dict[str, float]:
         for name, depth in groups.items()
     }
     depth_of: dict[str, float] = {}
-    # A buffer that no parameter stands beside (pooling filters, rotary positions) has the depth
-    # of what comes before it.
+    # A buffer in a module without parameters (pooling filters, rotary position embeddings) has the
+    # depth of the preceding module.
     before = 0.0
     for path, module in model.named_modules(remove_duplicate=False):
         dot = f"{path}." if path else ""
@@ -108,5 +108,5 @@ def _depths(head_paths: tuple[str, ...], model: nn.Module) -> dict[str, float]:
 
 
 def _paths(name: str) -> Iterator[str]:
-    """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
+    """Yield all prefixes of a path: `a.b.c` -> `a`, `a.b`, `a.b.c`."""
     return accumulate(name.split("."), lambda path, part: f"{path}.{part}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torchvision.models import WeightsEnum
 
-#: Head path by the start of the model's name.
+#: Head path by prefix of the model's name.
 HEADS = {
     "alexnet": "classifier.6",
     "convnext": "classifier.2",
@@ -36,23 +36,23 @@ HEADS = {
     "wide_resnet": "fc",
 }
 
-#: Models with auxiliary heads, and the loss weights that torchvision's own training gives these
-#: (GoogLeNet: Szegedy et al., 2015; Inception v3: 2016).
+#: Models with auxiliary heads, and their loss weights in torchvision's own training (GoogLeNet:
+#: Szegedy et al., 2015; Inception v3: 2016).
 AUXILIARY = {
     "googlenet": zoo.Head(paths=("fc", "aux1.fc2", "aux2.fc2"), aux=(0.3, 0.3)),
     "inception_v3": zoo.Head(paths=("fc", "AuxLogits.fc"), aux=(0.4,)),
 }
 
-#: Models whose position embeddings, windows or auxiliary heads fit one input size only.
+#: Models whose position embeddings, windows or auxiliary heads fit only one input size.
 FIXED_SIZE = ("inception", "maxvit", "vit")
 
-#: Before 2017 densenet's layers were named `norm.1`; its weights files still are.
+#: Before 2017, densenet's layers had names such as `norm.1`; its weights files still use them.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
 @zoo.hookimpl
 def zoo_backbones() -> Iterator[zoo.Backbone]:
-    """Every classifier of torchvision.models."""
+    """Declare every classifier of torchvision.models."""
     from torchvision import models
 
     for name in models.list_models(module=models):

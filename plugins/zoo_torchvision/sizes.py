@@ -1,4 +1,4 @@
-"""Other input sizes for the networks of torchvision that are built for one."""
+"""Build torchvision's networks of fixed input size for other sizes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
 
 
 def check(name: str, build: Callable[[int | None, bool], nn.Module], image_size: int) -> None:
-    """Refuse a size that the network can't take.
+    """Check that the network supports an input size.
 
     Args:
-        name: torchvision's.
-        build: For that size.
+        name: torchvision's name of the model.
+        build: Builds the model for that size.
         image_size: Side of the square input, in pixels.
 
     Raises:
-        ValueError: With the reason.
+        ValueError: If it doesn't; the message gives the reason.
     """
     import torch
 
     if name.startswith("vit") and image_size % _patch_size(name):
         raise ValueError(f"{image_size} is no multiple of its patches' {_patch_size(name)} pixels")
     try:
-        # On the meta device nothing is computed; in train mode auxiliary heads are asked too.
+        # On the meta device nothing is computed; train mode includes the auxiliary heads.
         with torch.device("meta"), torch.no_grad():
             build(2, False).train()(torch.zeros(2, 3, image_size, image_size))
     except (RuntimeError, ValueError) as error:
@@ -34,12 +34,12 @@ def check(name: str, build: Callable[[int | None, bool], nn.Module], image_size:
 
 
 def resample(name: str, image_size: int, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a vision transformer, its position embeddings resampled as torchvision does.
+    """Resample the position embeddings of a vision transformer as torchvision does.
 
     Args:
-        name: torchvision's.
-        image_size: Side of the square input, in pixels, that they are to fit.
-        state_dict: For whatever size; one for this size comes back as it is.
+        name: torchvision's name of the model.
+        image_size: New side of the square input, in pixels.
+        state_dict: Weights for any size; those for this size are returned unchanged.
     """
     from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -52,5 +52,5 @@ def resample(name: str, image_size: int, state_dict: dict[str, Tensor]) -> dict[
 
 
 def _patch_size(name: str) -> int:
-    """`vit_b_16` -> 16."""
+    """Return the patch size in a name: `vit_b_16` -> 16."""
     return int(name.rpartition("_")[2])

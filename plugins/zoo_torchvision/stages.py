@@ -1,4 +1,4 @@
-"""The depth of torchvision's layers, as fine as timm has it for the same architectures."""
+"""Depths of torchvision's layers, as fine-grained as timm's for the same architectures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zoo.backbone
 if TYPE_CHECKING:
     from torch import nn
 
-#: A stem and four stages, with the downsampling between two in the first block of the later one.
+#: A stem and four stages; downsampling between stages belongs to the first block of the later one.
 _FOUR_STAGES = (
     "features.0",
     "features.1.*",
@@ -23,8 +23,8 @@ _FOUR_STAGES = (
     "features.7.*",
 )
 
-#: Depths by the start of the model's name, from the stem to the neck. `path.*` is every child that
-#: no other entry names; `path+` goes with the depth after it, `+path` with the one before.
+#: Depths from the stem to the neck, by prefix of the model's name. `path.*` means every child that
+#: no other entry names; `path+` belongs to the next depth, `+path` to the previous one.
 STAGES: dict[str, tuple[zoo.backbone.Stage, ...]] = {
     "alexnet": ("features.*", ("classifier.1", "classifier.4")),
     "convnext": (
@@ -52,7 +52,7 @@ STAGES: dict[str, tuple[zoo.backbone.Stage, ...]] = {
         *(f"features.{stage}.*" for stage in range(1, 8)),
         "+features.8",
     ),
-    # What leads to auxiliary heads alone is neck: it has no other layer behind it.
+    # Layers that only lead to auxiliary heads are the neck: no other layer follows them.
     "googlenet": (
         "conv1",
         ("conv2", "conv3"),
@@ -97,10 +97,10 @@ STAGES: dict[str, tuple[zoo.backbone.Stage, ...]] = {
 def stages_of(
     name: str,
 ) -> tuple[zoo.backbone.Stage, ...] | Callable[[nn.Module], list[zoo.backbone.Stage]]:
-    """What `zoo.Backbone.stages` says of a torchvision model."""
+    """Return `zoo.Backbone.stages` of a torchvision model."""
     declared = next(stages for start, stages in STAGES.items() if name.startswith(start))
     if name.endswith("_bn") or any("+" in stage for stage in declared if isinstance(stage, str)):
-        # How many blocks a stage has, and so which is its last, only the model says.
+        # Only the model shows how many blocks a stage has, and which one is the last.
         return functools.partial(_joined, declared)
     return declared
 
@@ -118,7 +118,7 @@ def _joined(declared: tuple[zoo.backbone.Stage, ...], model: nn.Module) -> list[
             waiting.append(stage[:-1])
         elif stage.endswith(".*"):
             for path, child in _children(model, stage[:-2], named):
-                # In VGG a norm stands beside its convolution, not in one block with it.
+                # In VGG a norm follows its convolution instead of being in the same block.
                 if type(child).__name__ == "BatchNorm2d":
                     depths[-1].append(path)
                 else:

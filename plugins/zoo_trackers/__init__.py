@@ -1,4 +1,4 @@
-"""Loggers for MLflow and Weights & Biases, by accelerate's trackers: `--logger mlflow`."""
+"""Loggers for MLflow and Weights & Biases through accelerate's trackers: `--logger mlflow`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 import zoo
 from zoo.events import EpochEnd, RunEnd, RunStart, StepEnd
 
-#: In the run folder, the id by which a resumed run goes on with the same run of the tracker.
+#: File in the run folder with the tracker's run id, with which a resumed run continues that run.
 ID = "{library}.id"
 
 
 @zoo.hookimpl
 def zoo_loggers() -> Mapping[str, Callable[[], Tracker]]:
-    """One for each tracker."""
+    """Declare a logger for each tracker."""
     return {library: partial(Tracker, library) for library in ("mlflow", "wandb")}
 
 
 class Tracker:
     """Logs the recipe as configuration, and metrics by the number of training steps.
 
-    The tracker's own environment variables say where to (`MLFLOW_TRACKING_URI`, `WANDB_MODE` ...);
-    the experiment or project is called `zoo`. A resumed run goes on with the tracker's run. Steps
-    that were logged after its checkpoint are logged again with MLflow, and ignored by W&B.
+    The destination is set by the tracker's own environment variables (`MLFLOW_TRACKING_URI`,
+    `WANDB_MODE` ...); the experiment or project is called `zoo`. A resumed run continues the
+    tracker's run: steps after its checkpoint are logged again by MLflow, and ignored by W&B.
 
     Args:
         library: `mlflow` or `wandb`.
 
     Raises:
-        ModuleNotFoundError: It is not installed.
+        ModuleNotFoundError: If the library is not installed.
     """
 
     def __init__(self, library: str) -> None:
