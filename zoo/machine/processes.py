@@ -174,7 +174,7 @@ def in_any(flag: bool) -> bool:
 
 
 def report_once(report: Callable[[], None]) -> None:
-    """Report, in the main process, an error raised in all, before the launcher stops any."""
+    """Report an error of all processes in the main one, before the launcher stops any of them."""
     if is_main():
         report()
     exchange(None)
@@ -282,7 +282,7 @@ def make_accelerator(
 def overruled_settings(device: torch.device, precision: str) -> list[str]:
     """Return accelerate's environment settings that zoo overrides, as NAME=VALUE.
 
-    Settings that `accelerate launch` always writes, and that have no effect, are omitted.
+    Defaults, which `accelerate launch` always writes, are omitted.
     """
     agreed = {
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),

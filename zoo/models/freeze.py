@@ -26,8 +26,7 @@ class Freezing:
     """Number of depths of the backbone, counted from the stem, that are frozen in each epoch.
 
     Attributes:
-        steps: (epoch, number of depths frozen from its start), beginning with epoch 1. Epochs
-            increase, depths decrease.
+        steps: (epoch, depths frozen from its start), in order from epoch 1; depths decrease.
     """
 
     steps: tuple[tuple[int, int], ...]
@@ -68,8 +67,7 @@ def plan_freezing(
             divided into as many contiguous parts of nearly equal size, unfrozen deepest first.
 
     Raises:
-        RecipeError: If there is no such stage, `freeze` exceeds the number of depths, or there are
-            more epochs than frozen depths.
+        RecipeError: If that stage or depth doesn't exist, or epochs outnumber frozen depths.
         PluginError: If the backbone's stages are needed but not declared or incomplete.
     """
     frozen = _frozen_depths(model, depths, backbone, freeze)

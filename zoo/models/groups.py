@@ -59,13 +59,12 @@ def parameter_groups(
     layer_decay: float = 1.0,
     wd_on_norms: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return parameter groups for any torch optimizer, with learning rates and weight decay.
+    """Return parameter groups for any torch optimizer, with layer-wise learning-rate decay.
 
     The learning rate is `lr * head_lr_mult` for the head, `lr` for the backbone's deepest depth
     (the neck, if there is one), and for each other depth `layer_decay` times that of the next
-    deeper one: layer-wise learning-rate decay as in BEiT (Bao et al., 2022). Weight decay does not
-    apply to biases, norms and layer scales (He et al., 2019), that is, to parameters of norm layers
-    and those with at most one value per channel.
+    deeper one (BEiT: Bao et al., 2022). Weight decay excludes parameters of norm layers and those
+    with at most one value per channel: biases, norms and layer scales (He et al., 2019).
 
     Args:
         model: A model from `zoo.build`.

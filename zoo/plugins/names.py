@@ -15,7 +15,7 @@ from zoo.errors import PluginError, UnknownBackboneError, ZooError
 from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.loading import Plugin, installed, load, load_all
 
-#: A bare name refers to the first of these plugins that declares it, else to the only one.
+#: A bare name refers to the first of these that declares it, else to the only plugin that does.
 PREFERRED = ("torchvision", "zoo")
 
 _Declared = TypeVar("_Declared", Backbone, LeftOut)
