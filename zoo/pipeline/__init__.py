@@ -1,1 +1,1 @@
-"""The main jobs, each on one page: fine-tune, resume; phases, and what a run writes."""
+"""Fine-tuning and resuming: the main functions, the stages of a run, writing the run folder."""

@@ -1,4 +1,4 @@
-"""What may not differ when a run goes on: what was asked for, and the images."""
+"""Comparison of the settings and images of a resumed run with those it was started with."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from zoo.runs.checkpoint_file import CHECKPOINT, DATA, Checkpoint, read_checkpoi
 from zoo.runs.write import versions
 from zoo.training.state import TrainingState
 
-#: Fields on which weights don't depend, and the place of the images, which are compared themselves.
+#: Fields that don't affect the weights, and `data`, since the images themselves are compared.
 _FREE = frozenset({"data", "workers", "cache_size", "checkpoint_every", "strict", "follow_links"})
 
-#: Fields without which what the checkpoint holds fits nothing.
+#: Fields that can never change, because the tensors of the checkpoint would no longer fit.
 _BOUND = frozenset({"backbone", "image_size", "train", "optimizer"})
 
-#: Examples that a difference names.
+#: Maximum number of image names listed for each kind of difference.
 _EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataKeys:
-    """What a run learns from and is judged by.
+    """Content keys of the images of a run.
 
     Attributes:
-        train: The key of each train image's content, in their order.
-        val: Likewise of the val images.
+        train: Key of the content of each train image, in order.
+        val: Key of the content of each val image, in order.
     """
 
     train: Sequence[bytes]
@@ -47,7 +47,7 @@ class DataKeys:
 
 
 class _About(BaseModel):
-    """What a checkpoint says besides its tensors; it may come from anybody."""
+    """Contents of a checkpoint besides its tensors; untrusted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -64,10 +64,10 @@ class _About(BaseModel):
 
 
 def read_run(folder: Path) -> Checkpoint:
-    """The checkpoint of a run, and that it is one.
+    """Read and validate the checkpoint of a run.
 
     Raises:
-        RunError: There is none, it is damaged, or not what a run leaves.
+        RunError: There is no checkpoint, it is damaged, or it is not that of a run.
     """
     checkpoint = read_checkpoint(folder)
     try:
@@ -83,18 +83,18 @@ def read_run(folder: Path) -> Checkpoint:
 
 
 def environment() -> dict[str, str]:
-    """What else decides a run's last bits."""
+    """Return the versions and settings on which the last bits of results depend."""
     return {**versions(), "threads": str(torch.get_num_threads()), **numeric_settings()}
 
 
 def write_data_keys(folder: Path, splits: Splits, keys: DataKeys) -> None:
-    """Note what the run learns from, for whoever goes on with it.
+    """Save the names and content keys of all images, to be compared when the run is resumed.
 
     Raises:
-        RunError: It can't be written.
+        RunError: The file can't be written.
     """
     samples = [*splits.train, *splits.val]
-    # NUL is the one character that no path holds.
+    # NUL is the only character that no path contains.
     names = "\0".join(_name(sample) for sample in samples).encode(errors="surrogateescape")
     tensors = {
         "names": torch.from_numpy(np.frombuffer(names, np.uint8).copy()),
@@ -106,10 +106,10 @@ def write_data_keys(folder: Path, splits: Splits, keys: DataKeys) -> None:
 
 
 def read_data_keys(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """What `write_data_keys` noted: the key of each train and of each val image, by CLASS/NAME.
+    """Read what `write_data_keys` saved: content keys of train and val images by CLASS/NAME.
 
     Raises:
-        RunError: There is nothing, it is damaged, or not what a run leaves.
+        RunError: The file is missing, damaged, or has other contents.
     """
     noted = read_checkpoint(folder, DATA)
     try:
@@ -125,7 +125,7 @@ def read_data_keys(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 
 def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
-    """How the images differ from those that the run began with, a line a kind."""
+    """Describe how the images differ from those at the start of the run, one line per kind."""
     train, val = read_data_keys(folder)
     return [
         *_differences("train", train, _keyed(splits.train, keys.train)),
@@ -136,7 +136,7 @@ def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
 def changes_of_recipe(
     checkpoint: Checkpoint, recipe: Recipe, processes: int
 ) -> tuple[list[str], list[str]]:
-    """How the recipe differs from that of the run: (what may be allowed, what may not)."""
+    """Describe how the recipe differs from that of the run: (allowable changes, others)."""
     before = checked_recipe(checkpoint.about["recipe"])
     changes: list[str] = []
     clashes: list[str] = []
@@ -153,16 +153,16 @@ def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any])
     """Refuse to change the settings of a complete run: it would have no effect.
 
     Args:
-        folder: The run's.
-        checkpoint: Of it, complete.
-        fields: Of a recipe, given anew.
+        folder: The run folder.
+        checkpoint: The checkpoint of the complete run.
+        fields: The recipe fields given now.
 
     Raises:
-        RunError: One of them differs.
+        RunError: One of the fields differs.
     """
     before = checked_recipe(checkpoint.about["recipe"])
     recipe = make_recipe(before, **fields)
-    # The recipe of a run is resolved: "auto" has become a value, a place absolute.
+    # The recipe of a run is resolved: "auto" is replaced by a value, and paths are absolute.
     compared = [name for name in fields if name not in _FREE | {"device", "weights"}]
     changes = [
         f"{name} = {new!r}, was {old!r}"
@@ -177,10 +177,10 @@ def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any])
 
 
 def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allowed: bool) -> None:
-    """Refuse to go on with a run that would become another one.
+    """Refuse to resume a run whose settings or images have changed.
 
     Raises:
-        RunError: Something differs that can't, or that was not allowed to.
+        RunError: There are clashes, or changes that are not allowed.
     """
     if clashes:
         raise RunError(
@@ -195,7 +195,7 @@ def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allo
 
 
 def warn_of_environment(checkpoint: Checkpoint, listen: Listener) -> None:
-    """Say which versions or settings differ, so that the last bits may."""
+    """Warn if versions or settings differ, because results may then differ in their last bits."""
     before: Mapping[str, str] = checkpoint.about["environment"]
     now = environment()
     differing = [
@@ -209,7 +209,7 @@ def warn_of_environment(checkpoint: Checkpoint, listen: Listener) -> None:
 
 
 def _name(sample: Sample) -> str:
-    """Class and name: an image that moved to another class is another."""
+    """Return CLASS/NAME, so that an image moved to another class counts as a different one."""
     return f"{sample.label}/{sample.name}"
 
 

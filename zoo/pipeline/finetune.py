@@ -1,4 +1,4 @@
-"""The whole path, from recipe to run folder; and on from where one was interrupted."""
+"""Fine-tuning, from the recipe to the run folder, and resuming an interrupted run."""
 
 from __future__ import annotations
 
@@ -41,30 +41,31 @@ def finetune(
     loggers: Sequence[str] = (),
     **fields: Any,
 ) -> Run:
-    """Fine-tune a backbone and leave a run folder.
+    """Fine-tune a backbone and write a run folder.
 
         run = zoo.finetune("photos", backbone="resnet18", epochs=3)
 
     Args:
         data: Folder with `CLASS/IMAGE`, or `train/CLASS/IMAGE` and `val/CLASS/IMAGE`; or a CSV or
-            Parquet table with `path` and `label`; None for the recipe's, or the demo.
-        out: The run folder, which must not hold a run; default: a new one below `runs/`.
-        recipe: TOML file with fields, the name of a recipe that zoo brings (`quick`), or a
-            `zoo.Recipe`; fields given here win.
-        listen: Called with each event of `zoo.events`, and the `Plan`, as it happens. By default
-            warnings are passed to `warnings.warn`, all else is ignored.
-        loggers: Names of loggers that plugins declare, such as `tensorboard`.
+            Parquet table with `path` and `label`. Default: the recipe's, or else the demo.
+        out: The run folder, which must not contain a run. Default: a new one below `runs/`.
+        recipe: TOML file with fields, the name of a packaged recipe (`quick`), or a `zoo.Recipe`;
+            `fields` take precedence.
+        listen: Called with each event of `zoo.events`, and with the `Plan`, as it happens. By
+            default, warnings are passed to `warnings.warn` and other events are ignored.
+        loggers: Names of loggers declared by plugins, such as `tensorboard`.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:
-        The run, as read back from its folder.
+        The run, read back from its folder.
 
     Raises:
-        ZooError: Whatever is wrong with what was given, before anything is written; or training
-            that can't go on.
-        zoo.Stopped: SIGINT (Ctrl-C) or SIGTERM, a KeyboardInterrupt: the step was finished, a
-            checkpoint written; `zoo.resume` goes on from there. Signals are left alone outside the
-            main thread, and where the program handles them itself.
+        ZooError: An argument, the data or the weights are invalid, which is checked before
+            anything is written; or training can't continue.
+        zoo.Stopped: The process received SIGINT (Ctrl-C) or SIGTERM. The current step was
+            finished and a checkpoint written, from which `zoo.resume` continues. This is a
+            KeyboardInterrupt. Signals are not handled outside the main thread, or if the program
+            handles them itself.
     """
     listen = with_loggers(listen or warn, open_loggers(loggers))
     if data is not None:
@@ -82,22 +83,23 @@ def resume(
     loggers: Sequence[str] = (),
     **fields: Any,
 ) -> Run:
-    """Go on with a run that was interrupted, and come to the very weights it would have come to.
+    """Resume an interrupted run; the weights equal those of an uninterrupted run.
 
         run = zoo.resume("runs/photos-resnet18")
 
     Args:
-        run: Its folder. One that is complete is only read; to change it is an error.
-        allow_changed: Go on although something that decides the result differs; the run says so.
+        run: The run folder. A complete run is only loaded; changing its settings is an error.
+        allow_changed: Resume although something that affects the result differs; the run records
+            the differences.
         listen: As in `finetune`.
         loggers: As in `finetune`.
-        **fields: Fields of `zoo.Recipe` that are to be others from now on.
+        **fields: Fields of `zoo.Recipe` to change from now on.
 
     Returns:
-        The run, as read back from its folder.
+        The run, read back from its folder.
 
     Raises:
-        ZooError: There is nothing to go on from, it is damaged, or something differs.
+        ZooError: There is no checkpoint, it is damaged, or something differs from the run.
         zoo.Stopped: As in `finetune`.
     """
     listen = with_loggers(listen or warn, open_loggers(loggers))
@@ -113,14 +115,14 @@ def resume(
 
 
 def is_complete(checkpoint: Checkpoint) -> bool:
-    """Whether there is nothing left to do."""
+    """Return whether the run of a checkpoint is complete."""
     return bool(checkpoint.about["complete"])
 
 
 def prepare_again(
     run: str | Path, checkpoint: Checkpoint, listen: Listener, **fields: Any
 ) -> Prepared:
-    """Everything up to the next step of an interrupted run.
+    """Prepare an interrupted run up to its next step.
 
     Raises:
         ZooError: As in `resume`.
@@ -129,13 +131,13 @@ def prepare_again(
     prepared = prepare(
         recipe, given=fields, out=run, resumed=checkpoint.about.get("origins", {}), listen=listen
     )
-    # In words that may tell of places which are not tried again.
+    # The original text may mention sources that were not tried again.
     plan = replace(prepared.plan, weights_source=checkpoint.about["weights_source"])
     return replace(prepared, plan=plan)
 
 
 def warn(event: object) -> None:
-    """Listen to warnings alone, and pass them to Python's own."""
+    """Pass warnings to `warnings.warn`; ignore other events."""
     if isinstance(event, Note) and event.warning:
         warnings.warn(event.text, stacklevel=2)
 
@@ -146,12 +148,12 @@ def execute(
     checkpoint: Checkpoint | None = None,
     allow_changed: bool = False,
 ) -> Run:
-    """Train as planned and leave the run folder, read back and checked.
+    """Train as planned, write the run folder, and return the run as read back and checked.
 
     Args:
-        prepared: Ready to start, or to go on.
-        listen: Hears what happens.
-        checkpoint: What an interrupted run goes on from.
+        prepared: The prepared run.
+        listen: Called with each event.
+        checkpoint: The checkpoint to resume from; None for a new run.
         allow_changed: As in `resume`.
 
     Raises:
@@ -213,7 +215,7 @@ def execute(
 
 
 def doubts(state: TrainingState, plan: Plan) -> list[str]:
-    """Why the kept model may be of little use, a sentence each; mostly nothing."""
+    """Return reasons why the best model may be of little use, one sentence each."""
     found = []
     task = TASKS[plan.recipe.task]
     baseline = task.baseline(plan.val_counts, plan.val_images)
@@ -229,7 +231,7 @@ def doubts(state: TrainingState, plan: Plan) -> list[str]:
 
 
 def _held(plan: Plan, held: ExitStack, listen: Listener, *, resuming: bool) -> Path:
-    """The run folder, held by this process until `held` is closed."""
+    """Return the run folder, locked by this process until `held` is closed."""
     if resuming:
         held.enter_context(holding(plan.out, patience=ORPHANS))
         return plan.out

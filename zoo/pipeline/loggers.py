@@ -1,4 +1,4 @@
-"""Loggers: listeners that plugins declare, chosen by name."""
+"""Loggers: listeners that are declared by plugins and selected by name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from zoo.events import Listener, Note
 
 
 def available() -> Mapping[str, Callable[[], Listener]]:
-    """The loggers of all plugins, by name; of plugins that can't be asked, none.
+    """Return the loggers of all plugins by name, skipping plugins that can't be loaded.
 
     Raises:
-        PluginError: Two plugins declare loggers of one name.
+        PluginError: Two plugins declare loggers with the same name, or a hook fails.
     """
     found: dict[str, Callable[[], Listener]] = {}
     owners: dict[str, plugins.Plugin] = {}
@@ -26,10 +26,10 @@ def available() -> Mapping[str, Callable[[], Listener]]:
 
 
 def open_loggers(names: Sequence[str]) -> dict[str, Listener]:
-    """Make the loggers of these names, before a run is prepared.
+    """Create the loggers with these names, before a run is prepared.
 
     Raises:
-        PluginError: There is none of that name, or it can't be made.
+        PluginError: No plugin declares a logger with that name, or creating it fails.
     """
     known = available() if names else {}
     made: dict[str, Listener] = {}
@@ -50,9 +50,9 @@ def open_loggers(names: Sequence[str]) -> dict[str, Listener]:
 
 
 def with_loggers(listen: Listener, loggers: Mapping[str, Listener]) -> Listener:
-    """A listener that passes each event on to the loggers too.
+    """Return a listener that also passes each event to the loggers.
 
-    A logger that fails is not called again, and a warning says so: it must not end a run.
+    A logger that raises is disabled with a warning, because it must not end a run.
     """
     if not loggers:
         return listen

@@ -1,4 +1,4 @@
-"""The stages of a run: a probe, fine-tuning; each with what is computed once and kept."""
+"""The stages of a run, probe and fine-tuning, with what each computes once and caches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from zoo.training.state import TrainingState
 from zoo.training.stopping import deferring
 from zoo.training.train import train
 
-#: Train images by which it is decided whether changed ones keep their labels.
+#: Maximum number of train images for testing whether an augmentation preserves labels.
 _MOST_CHANGED = 1000
 
 
@@ -59,18 +59,18 @@ def run_stages(
     origin: Mapping[str, Tensor],
     resumed: Snapshot | None,
 ) -> None:
-    """Probe and fine-tune, as the recipe says.
+    """Run the probe and fine-tuning, as the recipe says.
 
     Args:
-        prepared: Ready to start.
-        keys: Of the images' contents.
-        state: Where training is: at its beginning, or as in `resumed`.
-        control: Where events and snapshots go, and what stops it.
-        origin: The state dict that fine-tuning begins with; saving puts the probe's head into it.
-        resumed: What training goes on from.
+        prepared: The prepared run.
+        keys: Content keys of the images.
+        state: The training state: a new one, or that of `resumed`. Updated in place.
+        control: Where events and snapshots go, and when to stop.
+        origin: State dict from which fine-tuning starts; saving writes the probe's head into it.
+        resumed: The snapshot to resume from; None to start from the beginning.
 
     Raises:
-        ZooError, Stopped: As `train_probe` and `train`.
+        ZooError, Stopped: As in `train_probe` and `train`.
     """
     plan, listen = prepared.plan, control.listen
     task = TASKS[plan.recipe.task]
@@ -128,7 +128,7 @@ def run_stages(
 
 
 def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Listener) -> int:
-    """How many epochs the recipe's time leaves."""
+    """Return how many epochs fit into the recipe's `time`."""
     if prepared.speed is None:
         return recipe.epochs
     return decide_epochs(
@@ -144,14 +144,14 @@ def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Li
 
 @dataclass(frozen=True, kw_only=True)
 class _Images:
-    """The images of a run.
+    """The datasets of a run and their transforms.
 
     Attributes:
-        plain: Train images as prediction sees them.
-        views: Train images, augmented.
-        val: Held-out images as prediction sees them.
-        seen: How an image is made as prediction sees it.
-        augmented: How it is for training.
+        plain: Train images with the eval transform.
+        views: Train images with augmentation.
+        val: Val images with the eval transform.
+        seen: The eval transform, as for prediction.
+        augmented: The train transform.
     """
 
     plain: ImageDataset
@@ -190,7 +190,7 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
 
 
 class _Probing:
-    """The probe's stage: features, which changes keep the labels, the probe."""
+    """The probe stage: features, the choice of augmentations that preserve labels, the probe."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class _Probing:
         )
 
     def run(self, state: TrainingState) -> tuple[EpochEnd, Metrics]:
-        """How the stage ended, as epoch 0; the model's head is the probe's from then on."""
+        """Fit the probe, make it the model's head, and return its result as epoch 0."""
         started = time.perf_counter()
         prepared, plan = self._prepared, self._prepared.plan
         images = _images(prepared, plan.recipe, self._keys)
@@ -278,7 +278,7 @@ class _Probing:
     def _kept(
         self, transform: Transform, wanted: list[tuple[ImageDataset, list[Index]]]
     ) -> Store | None:
-        """Where features of these images are kept; in the main process alone."""
+        """Return the store that caches features of these images; None in other processes."""
         if not self._prepared.accelerator.is_main_process:
             return None
         return self._store(transform, wanted)
@@ -286,7 +286,7 @@ class _Probing:
     def _decide(
         self, features: Tensor, targets: Tensor, penalty: float
     ) -> dict[str, bool | int | float]:
-        """Fields of the recipe on augmentation that were left open, by cross-validation."""
+        """Decide the augmentation fields that the recipe leaves open, by cross-validation."""
         recipe, preprocess = self._prepared.plan.recipe, self._prepared.plan.preprocess
         augments = recipe.augment != "none" and (recipe.train != "probe" or recipe.views)
         decided: dict[str, bool | int | float] = {}
@@ -334,7 +334,7 @@ class _Probing:
 def _image_loaders(
     prepared: Prepared, images: _Images, stores: Stores, listen: Listener
 ) -> Loaders:
-    """Images from files, decoded once where the copies fit into the cache."""
+    """Return loaders of images from files, which are decoded once if they fit into the cache."""
     recipe, accelerator = prepared.plan.recipe, prepared.accelerator
     for dataset, transform in ((images.views, images.augmented), (images.val, images.seen)):
         bases = dataset.bases
@@ -366,7 +366,7 @@ def _activation_loaders(
     stores: Stores,
     listen: Listener,
 ) -> Loaders | None:
-    """Activations of all that training and validation will see; None where they can't be kept."""
+    """Return loaders of cached activations of all train and val views; None if not cacheable."""
     accelerator, model = prepared.accelerator, prepared.model
     views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
     part = FrozenPart.of(model, prepared.backbone, boundary)

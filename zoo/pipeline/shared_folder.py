@@ -1,4 +1,4 @@
-"""The run folder of several processes: the first one looks at it, and all must see the same."""
+"""The run folder with several processes: process 0 reads it, and all must see the same one."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from zoo.machine.processes import decide_early, exchange, is_main, together
 from zoo.pipeline.compatibility import read_run
 from zoo.runs.checkpoint_file import CHECKPOINT, Checkpoint, has_checkpoint
 
-#: Seconds after which a file that one process has written is seen by the others, if ever.
+#: Seconds to wait until a file written by one process is visible to the others.
 _PATIENCE = 5.0
 
-#: What to do where it never is.
+#: Advice if a file never becomes visible.
 _NEEDED = "give a folder that all processes of a run see"
 
 
 def find_run(folder: Path, *, or_begin: bool = False) -> Checkpoint | None:
-    """The checkpoint that all processes go on from, or None: as the first one finds the folder.
+    """Return the checkpoint that all processes resume from, as process 0 finds it.
 
     Args:
         folder: The run folder.
-        or_begin: Without a checkpoint there the run is a new one.
+        or_begin: Return None, for a new run, if the folder has no checkpoint.
 
     Raises:
-        RunError: There is none, it is damaged, or another process does not see it.
+        RunError: There is no checkpoint, it is damaged, or another process does not see it.
     """
     found: Checkpoint | None = None
 
@@ -56,14 +56,14 @@ def find_run(folder: Path, *, or_begin: bool = False) -> Checkpoint | None:
 
 
 def check_shared(folder: Path) -> None:
-    """See that all processes see the folder that the main one writes.
+    """Check that all processes see the folder that the main process writes to.
 
     Raises:
-        RunError: They don't, in each of them.
+        RunError: Some do not; raised in every process.
     """
 
     def write() -> str:
-        # Named as what a killed process was writing, so that it would be taken away as such.
+        # Named like an unfinished file, so that it is removed as one if this process is killed.
         name = f".shared.tmp.{secrets.token_hex(4)}"
         try:
             (folder / CHECKPOINT / name).touch()
@@ -92,7 +92,7 @@ def _digest(checkpoint: Checkpoint) -> str:
 
 
 def _appears(file: Path) -> bool:
-    """Whether a file is there, or comes soon: a file system on a network may take its time."""
+    """Wait until a file is visible, which takes time on network file systems; whether it is."""
     until = time.monotonic() + _PATIENCE
     while not file.exists():
         if time.monotonic() > until:

@@ -1,7 +1,7 @@
-"""What a run writes while it goes on, in such an order that it can be killed at any moment.
+"""Writing of the run folder during a run, in an order that is safe if it is killed at any moment.
 
-The checkpoint is the truth: it is written first. The model, its card and the metrics follow from
-it, and are made again from it where a run was killed between the two.
+The checkpoint is authoritative and is written first. The model, the model card and the metrics are
+derived from it, and are recreated from it if a run was killed in between.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ from zoo.training.interpolation import interpolate
 from zoo.training.snapshot import Snapshot
 from zoo.training.state import TrainingState
 
-#: Why fields are what they are that the plan leaves open.
+#: Reason, in the config, for the values of fields that are decided after the plan.
 AFTER_PLAN = "by the probe's cross-validation, or the time that was left"
 
 
 class RunWriter:
-    """Writes a run's folder, in the main process; elsewhere it only knows the state.
+    """Writes the run folder in the main process; in other processes, it only has the state.
 
     Attributes:
-        state: Where training is.
-        resumed: What it goes on from; None: from its beginning.
-        origin: The state dict that fine-tuning begins with, on the CPU: a probe changes its head.
-        kept: Whether there is more than a beginning.
+        state: The training state.
+        resumed: The snapshot to resume from; None to start from the beginning.
+        origin: State dict from which fine-tuning starts, on the CPU; a probe changes its head.
+        kept: Whether a snapshot has been saved.
     """
 
     def __init__(self, prepared: Prepared, folder: Path, checkpoint: Checkpoint | None) -> None:
@@ -91,20 +91,20 @@ class RunWriter:
             self.origin.update(snapshot.origin)
 
     def begin(self, keys: DataKeys) -> None:
-        """Leave what another process needs to go on from the start.
+        """Write what is needed to resume the run from its start.
 
         Raises:
-            RunError: It can't be written.
+            RunError: A file can't be written.
         """
         write_data_keys(self._folder, self._prepared.splits, keys)
         self._write(None)
         write_recipe(self._folder, self._config.recipe, self._config.origins)
 
     def go_on(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
-        """See that the run goes on as it began, and make good what was killed half-way.
+        """Check that the run can be resumed, and complete what a killed process left unfinished.
 
         Raises:
-            RunError: It would not, or can't be written.
+            RunError: Something differs that must not, or a file can't be written.
         """
         checkpoint, plan = self._checkpoint, self._prepared.plan
         if checkpoint is None:
@@ -137,13 +137,13 @@ class RunWriter:
             self._write_metrics()
 
     def save(self, snapshot: Snapshot, end: EpochEnd | None) -> None:
-        """Keep a snapshot, and what follows from the end of an epoch, if it is one.
+        """Save a snapshot and, at the end of an epoch, the files that are derived from it.
 
         Raises:
-            RunError: It can't be written; what was kept before is intact.
+            RunError: It can't be written; the previous checkpoint is intact.
         """
         self.kept = True
-        # Fine-tuning that began again is as if its first attempt had not been.
+        # After a restart of fine-tuning, the epochs of the abandoned attempt do not count.
         abandoned = [row for row in self._rows if row["epoch"] > snapshot.state.epoch]
         self._rows = [row for row in self._rows if row["epoch"] <= snapshot.state.epoch]
         if end is not None:
@@ -165,34 +165,34 @@ class RunWriter:
         self._write_metrics()
 
     def last(self) -> Snapshot:
-        """The snapshot kept last, read back.
+        """Read back the last saved snapshot.
 
         Raises:
-            RunError: It can't be read.
+            RunError: The checkpoint can't be read.
         """
         checkpoint = read_run(self._folder)
         return Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
 
     def finish(self) -> None:
-        """Leave a checkpoint that says so and needs no room.
+        """Write a checkpoint that marks the run as complete and, to save space, has no tensors.
 
         Raises:
-            RunError: It can't be written.
+            RunError: The checkpoint can't be written.
         """
         if self._main:
             self._write(None, complete=True)
 
     def drop(self) -> None:
-        """Take away the folder of a run that came to nothing."""
+        """Delete the folder of a run that failed before it saved a snapshot."""
         if self._main and not self.kept:
             remove_traces(self._folder)
 
     def outcome(self) -> str:
-        """What is kept and how to go on, in words; empty if nothing is."""
+        """Describe what was saved and how to resume; empty except in the main process."""
         if not self._main:
             return ""
         lines = []
-        # What ended the run may be that nothing there can be read.
+        # The run may have ended because its folder can't be read.
         with contextlib.suppress(RunError):
             info = read_info(self._folder / MODEL)
             lines.append(f"kept the best so far in {self._folder}: {info.stage}, {info.score:.2%}")
@@ -202,11 +202,11 @@ class RunWriter:
 
     @property
     def _config(self) -> Config:
-        """As resolved, with what was decided after the plan."""
+        """The resolved config, with the values decided after the plan."""
         return self._prepared.plan.config.decided(AFTER_PLAN, **self.state.decided)
 
     def _model_epoch(self) -> int | None:
-        """The epoch of the model that lies in the folder; None without a readable one."""
+        """Return the epoch of the model in the folder; None if it is missing or unreadable."""
         try:
             return read_info(self._folder / MODEL).epoch
         except RunError:
@@ -221,7 +221,7 @@ class RunWriter:
         return f"after {stage(state.epoch)}" + (f" of {recipe.epochs}" if state.epoch else "")
 
     def _write(self, snapshot: Snapshot | None, *, complete: bool = False) -> None:
-        """Write a snapshot; without one the state alone."""
+        """Write a checkpoint of a snapshot; without one, of the state only."""
         if snapshot is None:
             snapshot = Snapshot(tensors={}, state=self.state, scaler={})
         elif snapshot.state.probed:
@@ -231,7 +231,7 @@ class RunWriter:
         write_checkpoint(self._folder, snapshot.to_tensors(), about)
 
     def _head(self) -> list[str]:
-        """Names of the tensors that a probe gives."""
+        """Return the names of the head's tensors, which a probe sets."""
         paths = self._prepared.backbone.head_paths
         return [name for name in self.origin if in_head(name, paths)]
 
