@@ -1,4 +1,4 @@
-"""From a recipe to all that training needs: data, weights, model, and a plan that says so."""
+"""Preparation of a run: from a recipe to the data, the weights, the model and the plan."""
 
 from __future__ import annotations
 
@@ -58,24 +58,24 @@ from zoo.training.budget import Speed, measure_speed
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will happen, before it does.
+    """The plan of a run, known before training.
 
     Attributes:
         config: All settings, and where each came from.
-        groups: What trains how, from the stem to the head.
+        groups: The parameter groups, from the stem to the head.
         class_names: In label order.
-        train_images: To learn from.
-        val_images: Held out.
-        train_counts: Train images of each class.
-        val_counts: Likewise of val.
-        weights_source: Where the starting weights came from.
-        preprocess: How images are prepared.
-        device: Where it will compute, with its number.
-        micro_batch: Of a batch's images, how many at a time; None: all.
-        processes: How many train together.
-        allocator: How the memory allocator is set.
+        train_images: Number of train images.
+        val_images: Number of val images.
+        train_counts: Number of train images of each class.
+        val_counts: Number of val images of each class.
+        weights_source: Where the initial weights came from.
+        preprocess: How images are preprocessed.
+        device: The device to train on, with its index.
+        micro_batch: Images of a batch that are computed at a time; None: all.
+        processes: Number of training processes.
+        allocator: Description of the memory allocator's settings.
         out: The run folder.
-        default_out: Whether zoo chose it, so that another would do.
+        default_out: Whether zoo chose `out`, and may use another folder instead.
     """
 
     config: Config
@@ -102,11 +102,11 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """All that training needs, ready to start; nothing is written yet.
+    """Everything that training needs; nothing has been written yet.
 
     Attributes:
         started: When planning began, by `time.perf_counter`.
-        speed: As measured, where the recipe says how long the run may take.
+        speed: The measured speed, if the recipe limits the time of the run; else None.
     """
 
     started: float
@@ -130,14 +130,14 @@ def prepare(
     resumed: Mapping[str, str] | None = None,
     listen: Listener = ignore,
 ) -> Prepared:
-    """Everything up to the first step: what a dry run does. Writes nothing.
+    """Prepare a run up to the first step, as a dry run does, without writing anything.
 
     Args:
-        recipe: As asked for; of a run that is resumed: as resolved when it began, with changes.
+        recipe: As given by the user; of a resumed run: as resolved at its start, with changes.
         given: Fields that were given as options or arguments.
         out: The run folder; None for a new one below `runs/`.
-        resumed: Where the values of a run that goes on came from; the folder holds it already.
-        listen: Hears what is decided, and the plan.
+        resumed: Origins of the values of a resumed run, by field; None for a new run.
+        listen: Called with a `Note` on each decision, and with the plan.
 
     Raises:
         ZooError: As in `finetune`.
@@ -151,7 +151,7 @@ def prepare(
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
     resolver = Resolver(recipe, given, resumed, listen=listen)
     resolver.spell_out(backbone=backbone.name)
-    # A slower process would find the folder made by a faster one.
+    # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = decide_on_main(
         accelerator, lambda: choose_folder(out, resolver.recipe, resuming=resumed is not None)
     )
@@ -173,7 +173,7 @@ def prepare(
     layers = depths(model, backbone)
     preprocess = _fitting(model, backbone, preprocess, recipe, len(splits.class_names), listen)
     preprocess = replace(preprocess, value_range=splits.value_range)
-    # Where it will compute, and laid out as there.
+    # What follows runs the model, so it needs its final device and memory format.
     place(model, accelerator.device)
     probe = plan_probe(model, backbone, resolver, layers, preprocess, listen)
     micro_batch = choose_micro_batch(resolver.recipe, device)
@@ -244,7 +244,7 @@ def prepare(
 
 
 def _set_up_machine(recipe: Recipe, listen: Listener) -> tuple[Accelerator, str]:
-    """The accelerator, and the precision it computes in."""
+    """Create the accelerator, and return it with the precision it computes in."""
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
     accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
@@ -257,7 +257,7 @@ def _set_up_machine(recipe: Recipe, listen: Listener) -> tuple[Accelerator, str]
 
 
 def _absolute(data: str | None) -> str | None:
-    """The place of the data, where it is one on this machine."""
+    """Return the absolute path of the data, or `data` itself if there is no such file or folder."""
     if data is None or not exists(expand(data)):
         return data
     return os.path.realpath(expand(data))
@@ -271,7 +271,7 @@ def _fit_time(
     accelerator: Accelerator,
     listen: Listener,
 ) -> None:
-    """Leave out fine-tuning where the recipe's time is too short for an epoch."""
+    """Skip fine-tuning if the recipe's `time` is too short for an epoch."""
     epochs = decide_epochs(
         resolver.recipe,
         speed,
@@ -294,10 +294,10 @@ def _fitting(
     num_classes: int,
     listen: Listener,
 ) -> Preprocess:
-    """The preprocessing, or the backbone's own where a size that zoo chose does not fit.
+    """Return the preprocessing, or the backbone's own if the image size that zoo chose fails.
 
     Raises:
-        TrainingError: The model can't take images of that size.
+        TrainingError: The model does not support the requested image size.
     """
     try:
         check_forward(model, backbone, preprocess, num_classes)

@@ -1,4 +1,4 @@
-"""What of the network can be computed once: a probe's features, a frozen part's activations."""
+"""Outputs of the network that can be computed once: probe features and frozen activations."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def plan_probe(
     preprocess: Preprocess,
     listen: Listener,
 ) -> Boundary | None:
-    """Where a probe's features are read, if there is to be one and the head allows it.
+    """Return the boundary that gives the probe's features; None without a probe.
 
     Raises:
-        TrainingError: A probe was asked for by name, and the head does not allow it.
+        TrainingError: The user set `train` to use a probe, but the head does not allow one.
     """
     if resolver.recipe.train == "finetune":
         return None
@@ -51,7 +51,7 @@ def plan_activations(
     processes: int,
     listen: Listener,
 ) -> Boundary | None:
-    """Up to where activations are computed once, if something is frozen throughout."""
+    """Return the boundary at which activations of a part that is always frozen are cached."""
     if not freezing.always or recipe.train == "probe" or not recipe.cache_size:
         return None
     if processes > 1:

@@ -1,4 +1,4 @@
-"""What can't work is said before training: the input's size, the groups, the batch."""
+"""Checks before training: input size, parameter groups, batch size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zoo.recipe import Recipe
 def warn_of_unmeasured(
     class_names: Sequence[str], val_counts: Sequence[int], listen: Listener
 ) -> None:
-    """Name the classes that have no val image, about which val metrics say nothing."""
+    """Warn about classes without val images, which val metrics do not cover."""
     names = [name for name, count in zip(class_names, val_counts, strict=True) if not count]
     if names:
         text = f"classes without val images are not measured: {listed(names)}"
@@ -32,7 +32,7 @@ def warn_of_unmeasured(
 def check_forward(
     model: nn.Module, backbone: Backbone, preprocess: Preprocess, num_classes: int
 ) -> None:
-    """One empty picture through the model: what can't work is said before training."""
+    """Pass an empty image through the model, to find errors before training."""
     height, width = preprocess.height_width
     model.eval()
     try:
@@ -55,7 +55,7 @@ def check_forward(
 def plan_what_trains(
     model: nn.Module, backbone: Backbone, recipe: Recipe, layers: Depths, freezing: Freezing
 ) -> tuple[GroupPlan, ...]:
-    """What trains when and how; the model is put into the mode in which it will end training."""
+    """Plan the parameter groups; the model is put into the train mode of the last epoch."""
     settings = parameter_settings(
         model,
         backbone,

@@ -1,4 +1,4 @@
-"""The recipe resolved: every value, and where it came from."""
+"""The config: the recipe with every value resolved, and where each value came from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.recipe import Recipe, change
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a run does.
+    """The resolved settings of a run.
 
     Attributes:
         recipe: All settings as resolved; `hflip` and `crop_scale` may be left to the probe.
@@ -24,23 +24,23 @@ class Config:
     origins: Mapping[str, str]
 
     def decided(self, why: str, **values: Any) -> Config:
-        """With other values, and why."""
+        """Return a config with these values, which were decided for the reason `why`."""
         origins = {**self.origins, **dict.fromkeys(values, f"decided: {why}")}
         return replace(self, recipe=change(self.recipe, **values), origins=origins)
 
 
 class Resolver:
-    """Decides what a recipe leaves open; the one place where settings change before a run.
+    """Decides what a recipe leaves open; the only place where settings change before a run.
 
     Args:
-        recipe: As asked for.
-        given: Fields that were given as options or arguments; the others that are set are the
-            recipe's.
-        origins: Of a run that goes on: where its values came from.
-        listen: Hears a `Note` on what is decided.
+        recipe: As given by the user.
+        given: Fields that were given as options or arguments; other fields that are set come from
+            the recipe.
+        origins: Origins of the values of a resumed run, by field.
+        listen: Called with a `Note` on each decision.
 
     Attributes:
-        recipe: As resolved so far.
+        recipe: The recipe as resolved so far.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class Resolver:
         self._origins.update({k: v for k, v in (origins or {}).items() if k not in given})
 
     def asked(self, name: str) -> bool:
-        """Whether the value of a field was asked for."""
+        """Return whether the user set a field."""
         return name in self._asked
 
     def decide(self, why: str, **values: Any) -> None:
-        """Values for fields that are still open, and why: the others stay as they are.
+        """Set those of these fields that are still open, and report the values.
 
         Args:
-            why: As in "with SGD".
-            **values: By field.
+            why: The reason, such as "with SGD".
+            **values: New values by field.
         """
         open_ones = {k: v for k, v in values.items() if k not in self.recipe.model_fields_set}
         if open_ones:
@@ -78,18 +78,18 @@ class Resolver:
         self.replace(why, **open_ones)
 
     def replace(self, why: str, **values: Any) -> None:
-        """Values in place of those of a recipe, asked for or not, which mean the same or can't be.
+        """Replace values, even if the user set them: they mean the same or are impossible.
 
-        One that is equal keeps its origin.
+        A value that does not change keeps its origin.
         """
         changed = {k: v for k, v in values.items() if getattr(self.recipe, k) != v}
         self.recipe = change(self.recipe, **values)
         self._origins.update(dict.fromkeys(changed, f"decided: {why}"))
 
     def spell_out(self, **values: Any) -> None:
-        """Values that mean what is there already, such as an absolute path; the origin stays."""
+        """Replace values by equivalent ones, such as absolute paths; origins do not change."""
         self.recipe = change(self.recipe, **values)
 
     def config(self) -> Config:
-        """What was resolved."""
+        """Return the resolved config."""
         return Config(recipe=self.recipe, origins=dict(self._origins))

@@ -1,4 +1,4 @@
-"""What zoo decides where the user says nothing: said when it is decided, recorded in the recipe."""
+"""Values that zoo chooses if the user does not set them; each choice is reported and recorded."""
 
 from __future__ import annotations
 
@@ -20,36 +20,35 @@ from zoo.recipe.fields import seconds_of
 from zoo.tasks import MULTI_LABEL, TASKS
 from zoo.training.budget import Speed, affordable_epochs
 
-#: What the demo changes of the defaults: mirrored digits are no digits, and they are small.
+#: Defaults of the demo: mirrored digits are not digits, and the images are small.
 DEMO = {"hflip": False, "image_size": IMAGE_SIZE}
 
-#: What SGD changes of the defaults, which are AdamW's; and where a probe comes first.
+#: Defaults that differ for SGD (the others are for AdamW), without and after a probe.
 SGD = {"lr": 1e-3, "weight_decay": 1e-4}
 SGD_AFTER_PROBE = {**SGD, "lr": 5e-4}
 
-#: What a probe changes of the defaults: its head has nothing to catch up.
+#: Defaults that differ after a probe, which has already trained the head.
 PROBED = {"head_lr_mult": 1.0}
 
-#: Rows from which on a probe needs no augmented views, and how many views it gets at most.
+#: Number of images from which a probe needs no augmented views; maximum number of views.
 _ROWS_ENOUGH, _MOST_VIEWS = 200, 4
 
-#: What random weights change of the defaults: all has to be learnt, batch-norm statistics too.
+#: Defaults that differ for random weights: everything is trained, also batch-norm statistics.
 FROM_SCRATCH = {"train": "finetune", "batch_norm": "train", "lr": 1e-3, "head_lr_mult": 1.0}
 FROM_SCRATCH_SGD = {**FROM_SCRATCH, "lr": 0.05}
 
-#: Images of the largest class divided by those of the smallest from which on classes are strongly
-#: imbalanced.
+#: Ratio of the largest to the smallest class from which classes are strongly imbalanced.
 _IMBALANCED = 5
 
-#: Epochs beyond which more time is not spent, unless more are asked for.
+#: Maximum number of epochs with a time limit, unless the user sets `epochs`.
 _MOST_EPOCHS = 30
 
-#: Steps that an epoch should have before a batch is made larger.
+#: Minimum number of steps per epoch with a larger batch.
 _FEWEST_STEPS = 32
 
 
 def decide_for_demo(resolver: Resolver, backbone: Backbone, listen: Listener) -> None:
-    """The demo's settings, where there is no data."""
+    """Decide the demo's settings, if no data is given."""
     if resolver.recipe.data is not None:
         return
     listen(
@@ -61,7 +60,7 @@ def decide_for_demo(resolver: Resolver, backbone: Backbone, listen: Listener) ->
 
 
 def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> None:
-    """What a probe learns from, what is frozen under it, and how fast its head trains after."""
+    """Decide the probe's views, what it freezes, and the head's learning rate after it."""
     if resolver.recipe.train != "finetune" and train_images < _ROWS_ENOUGH:
         views = min(_MOST_VIEWS, _ROWS_ENOUGH // train_images)
         resolver.decide(f"with {train_images} images", views=views)
@@ -82,7 +81,7 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
 
 
 def decide_rates(resolver: Resolver) -> None:
-    """Learning rates, weight decay and batch norm, for random weights and for SGD."""
+    """Decide learning rates, weight decay and batch norm, for random weights and for SGD."""
     recipe = resolver.recipe
     if recipe.optimizer == "sgd" and recipe.weights == "none":
         resolver.decide("from random weights, with SGD", **{**SGD, **FROM_SCRATCH_SGD})
@@ -93,10 +92,10 @@ def decide_rates(resolver: Resolver) -> None:
 
 
 def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
-    """The task, where it is left open: by how many labels images have.
+    """Decide the task, if it is left open, by the number of labels of the images.
 
     Raises:
-        RecipeError: It is single-label, and an image has several labels or none.
+        RecipeError: The task is single-label, but an image has several labels or none.
     """
     labels = [len(sample.labels) for sample in (*splits.train, *splits.val)]
     several, none = sum(n > 1 for n in labels), labels.count(0)
@@ -115,12 +114,10 @@ def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
 
 
 def decide_metric(resolver: Resolver, train_counts: Sequence[int], listen: Listener) -> None:
-    """The metric that decides and the classes' weights, where they are left open.
-
-    They depend on how unlike in size the classes are.
+    """Decide the metric and the class weights, if left open, by the imbalance of the classes.
 
     Raises:
-        RecipeError: The task has no such metric.
+        RecipeError: The task does not have this metric.
     """
     recipe = resolver.recipe
     task = TASKS[recipe.task]
@@ -160,16 +157,16 @@ def decide_epochs(
     probed: bool = False,
     listen: Listener,
 ) -> int:
-    """As many epochs as fit into what is left of the recipe's `time`; 0: none does.
+    """Return the number of epochs that fit into the rest of the recipe's `time`; 0 if none does.
 
     Args:
-        recipe: As resolved; its epochs are the most, if it was told any.
-        speed: As measured.
-        train_images: How many.
-        val_images: How many.
-        spent: Seconds since the run began.
+        recipe: As resolved; `epochs` is the maximum, if it is set.
+        speed: The measured speed.
+        train_images: Number of train images.
+        val_images: Number of val images.
+        spent: Seconds since the start of the run.
         probed: Whether the probe is done.
-        listen: Hears what was decided.
+        listen: Called with a `Note` on the decision.
     """
     budget = seconds_of(str(recipe.time))
     changes = (recipe.hflip is None) + (recipe.crop_scale is None)
@@ -194,10 +191,10 @@ def decide_epochs(
 
 
 def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[bool | float, str]:
-    """The value of `hflip` or `crop_scale` after cross-validation with changed images, and why.
+    """Return `hflip` or `crop_scale` as cross-validation with changed images decides, and why.
 
-    A mirrored image has lost nothing, so mirroring must cost no accuracy at all. A crop has, so
-    small crops are given up only where learning from them makes it worse too.
+    Mirroring loses no information, so it must not make the probe worse in any way. Cropping does,
+    so small crops are rejected only if learning from them makes the probe worse too.
     """
     mirrors = name == "hflip"
     what, changed = ("mirroring", "mirrored") if mirrors else ("small crops", "cropped")
@@ -217,9 +214,10 @@ def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[bool
 
 
 def choose_batch_size(train_images: int, device: torch.device) -> int:
-    """Images per step: a CPU is as fast with 16 as with more, in half the memory.
+    """Return the number of images per step: 16 on a CPU, up to 64 on a GPU.
 
-    A GPU gets up to 64, where an epoch has steps enough even so.
+    A CPU is as fast with 16 as with more, in half the memory. A GPU gets more than 16 only if an
+    epoch still has enough steps.
     """
     largest = 16 if device.type == "cpu" else 64
     while largest > 16 and train_images < largest * _FEWEST_STEPS:
@@ -228,19 +226,19 @@ def choose_batch_size(train_images: int, device: torch.device) -> int:
 
 
 def choose_micro_batch(recipe: Recipe, device: torch.device) -> int | None:
-    """Images of a step whose gradients are computed at a time; None: all of them.
+    """Return the number of images of a step that are computed at a time; None: all of them.
 
-    A CPU is as fast with 8 as with more, in less memory. Batch norms that learn statistics see what
-    is computed at a time alone, so there it is the whole batch.
+    A CPU is as fast with 8 as with more, in less memory. Batch norms that update their statistics
+    take them from the images that are computed together, so they get the whole batch.
     """
     return 8 if device.type == "cpu" and recipe.batch_norm == "frozen" else None
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """`fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it.
+    """Return `fp32`, `bf16` or `fp16`; `auto` means bf16 on a GPU that supports it, else fp32.
 
     Raises:
-        TrainingError: The device can't compute in it.
+        TrainingError: The device does not support the precision.
     """
     if wanted == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
@@ -250,7 +248,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 def warn_of_slow_precision(precision: str, device: torch.device, listen: Listener) -> None:
-    """Say so where a CPU has to imitate the precision."""
+    """Warn if a CPU has to emulate the precision."""
     if precision == "bf16" and device.type == "cpu" and not _has_bf16():
         listen(
             Note(
@@ -262,15 +260,15 @@ def warn_of_slow_precision(precision: str, device: torch.device, listen: Listene
 
 
 def _has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 itself."""
+    """Return whether this CPU has instructions for bfloat16."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def choose_workers(device: torch.device) -> int:
-    """How many processes load images."""
+    """Return the number of processes that load images."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    # While a CPU trains, loading is a few per cent of its time: more processes would only contend.
+    # Training on a CPU, loading takes a few per cent of the time: more processes would compete.
     return min(8, cores) if device.type != "cpu" else (2 if cores >= 8 else 0)

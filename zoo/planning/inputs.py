@@ -1,4 +1,4 @@
-"""What a run starts from: the backbone at the size wanted, the data, the weights."""
+"""The inputs of a run: the backbone at the requested image size, the data, the weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from zoo.recipe import Recipe
 
 
 def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Backbone, Preprocess]:
-    """The backbone built for the recipe's image size, and how its input is prepared.
+    """Return the backbone built for the recipe's image size, and its preprocessing.
 
     Raises:
-        SizeError: It can't be built for that size.
+        SizeError: The backbone can't be built for that size.
     """
     own = backbone.preprocess
     size = recipe.image_size
@@ -53,14 +53,14 @@ def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
 
 
 def read_data(recipe: Recipe, listen: Listener) -> Splits:
-    """The recipe's images, split; without `data` the demo's.
+    """Read and split the recipe's images; without `data`, the demo's.
 
     Args:
-        recipe: Where they are, and how they are split.
-        listen: Hears what is wrong with them.
+        recipe: Says where the images are, and how to split them.
+        listen: Called with a `Note` on each problem of the data.
 
     Raises:
-        DataError: No folder, no images, or too few classes.
+        DataError: The folder does not exist, or has no images or too few classes.
     """
     if recipe.data is not None:
         listen(Note(text=f"reading the images of {recipe.data}"))
@@ -96,10 +96,10 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
 def load_weights(
     resolver: Resolver, backbone: Backbone, listen: Listener
 ) -> zoo_weights.LoadedWeights:
-    """The starting weights; in the demo random ones where the recipe's can't be had.
+    """Load the initial weights; the demo falls back to random ones if they are unavailable.
 
     Raises:
-        WeightsError: They can't be had (in the demo, random ones do), or don't fit.
+        WeightsError: The weights are unavailable (except in the demo), or do not fit.
     """
     source_suffix, recipe = "", resolver.recipe
     try:

@@ -1,4 +1,4 @@
-"""Processes that train one model must see one set of images."""
+"""Check that all processes that train a model together see the same images."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class _Seen:
     """The data as one process sees it.
 
     Attributes:
-        host: Its machine.
-        classes: In the order of the labels.
-        images: How many in train and in val.
-        names: Digest of the images' names and labels, split by split, in their order.
-        contents: Likewise of their contents.
+        host: Name of the machine.
+        classes: Class names in label order.
+        images: Number of images in train and in val.
+        names: Digest of the names and labels of the images of both splits, in order.
+        contents: Digest of the contents of the same images.
     """
 
     host: str
@@ -36,9 +36,9 @@ class _Seen:
     contents: str
 
     def differences(self, main: _Seen) -> list[str]:
-        """In what it differs from what the main process sees.
+        """List how it differs from what the main process sees.
 
-        Where classes or numbers differ, names and contents do for that reason.
+        If classes or numbers differ, names and contents are left out, since they follow from that.
         """
         found = []
         if self.classes != main.classes:
@@ -61,10 +61,10 @@ class _Seen:
 
 
 def check_same_data(accelerator: Accelerator, splits: Splits) -> None:
-    """See that all processes have the same classes and images, in the same order.
+    """Check that all processes have the same classes and images, in the same order.
 
     Raises:
-        DataError: They don't, in each of them; or an image can't be read.
+        DataError: They do not (raised in every process), or an image can't be read.
     """
     if accelerator.num_processes == 1:
         return
