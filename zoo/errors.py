@@ -1,16 +1,16 @@
-"""The errors that zoo raises for people: what is wrong, where, and what to do about it."""
+"""The errors that zoo raises: what is wrong, where, and what to do about it."""
 
 
 class ZooError(Exception):
-    """Base of all errors that zoo raises on purpose; the CLI prints it and exits with code 2.
+    """Base class of all errors that zoo raises on purpose; the CLI prints it and exits with 2.
 
-    Settings are named in backquotes, as Python and recipes do: `image_size`, or `train=finetune`
-    with a value. The CLI prints their flags instead.
+    Settings are named in backquotes, as in Python and recipes: `image_size`, or, with a value,
+    `train=finetune`. The CLI prints their flags instead.
 
     Attributes:
         text: What is wrong, and where.
-        hint: What to do about it; None where the text says all.
-        shared: Whether each of several processes raises it, so that one alone needs to print it.
+        hint: What to do about it; None if the text is sufficient.
+        shared: Whether all processes raise it, so that only one of them needs to print it.
     """
 
     shared = False
@@ -28,11 +28,11 @@ class ZooError(Exception):
 
 
 class RecipeError(ZooError):
-    """A recipe that can't be read, or that holds unknown or wrong keys."""
+    """A recipe that can't be read, or that has unknown keys or invalid values."""
 
 
 class PluginError(ZooError):
-    """A plugin that is missing, broken, or declares something that isn't so."""
+    """A plugin that is missing or broken, or whose declarations are wrong."""
 
 
 class UnknownBackboneError(PluginError):
@@ -48,7 +48,7 @@ class WeightsUnavailableError(WeightsError):
 
 
 class SizeError(ZooError):
-    """An input size that a backbone can't be built for."""
+    """An input size for which a backbone can't be built."""
 
 
 class DataError(ZooError):
@@ -60,18 +60,18 @@ class CacheError(ZooError):
 
 
 class RunError(ZooError):
-    """A run folder that can't be written, or a path that is none."""
+    """A run folder that can't be read or written, or a path that is not a run folder."""
 
 
 class TrainingError(ZooError):
-    """Training that can't start on this machine or can't go on."""
+    """Training that can't start on this machine or can't continue."""
 
 
 class DivergenceError(TrainingError):
-    """Training that has destroyed what it started from.
+    """Training that has diverged.
 
     Attributes:
-        step: The step, of all that were taken, at which it was seen.
+        step: The training step, of all steps taken, at which divergence was detected.
     """
 
     def __init__(self, text: str, step: int = 0, *, hint: str | None = None) -> None:
@@ -80,18 +80,18 @@ class DivergenceError(TrainingError):
 
 
 class NonFiniteError(DivergenceError):
-    """A loss or weights that are no numbers any more."""
+    """A loss or weights that are not finite."""
 
 
 class BoundaryError(ZooError):
-    """A network that can't be cut where its frozen part ends."""
+    """A network that can't be split at the end of its frozen part."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that a signal ended in good order: what was done is kept, and can be gone on with.
+    """A run that was stopped by a signal after saving its progress; it can be resumed.
 
     Attributes:
-        signum: The signal.
+        signum: The signal's number.
     """
 
     def __init__(self, signum: int, text: str = "") -> None:

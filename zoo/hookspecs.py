@@ -1,4 +1,4 @@
-"""The hooks that a plugin may implement: the whole contract between zoo and its plugins."""
+"""The hooks that a plugin may implement: the complete contract between zoo and its plugins."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -6,7 +6,7 @@ import pluggy
 
 from zoo.backbone import Backbone, LeftOut, Weights
 
-#: Entry-point group that plugins register in, and pluggy's project name.
+#: Entry-point group in which plugins register, and pluggy's project name.
 PROJECT = "zoo"
 
 #: The distribution that zoo is installed from; PyPI's `zoo` is another project.
@@ -20,8 +20,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def zoo_backbones() -> Iterable[Backbone | LeftOut]:  # type: ignore[empty-body]
     """Declare backbones.
 
-    Called once per process, when someone lists backbones or asks for one of this plugin's.
-    Import your own library in here, not at module level. Load no weights, use no network.
+    Called once per process, when backbones are listed or one of this plugin's is requested.
+    Import your library inside the hook, not at module level. Do not load weights or access the
+    network.
 
         @zoo.hookimpl
         def zoo_backbones():
@@ -34,18 +35,18 @@ def zoo_backbones() -> Iterable[Backbone | LeftOut]:  # type: ignore[empty-body]
             )
 
     Returns:
-        The declarations, in any order. Two with one name are an error of the plugin. A `LeftOut`
-        says why a network of your library is no backbone, to whoever asks for it.
+        The declarations, in any order, with unique names. A `LeftOut` tells users who request a
+        network of your library why it is not available as a backbone.
     """
 
 
 @hookspec
 def zoo_resolve(name: str) -> Backbone | None:
-    """Give the backbone of a name that nobody declares: a hub id, a folder with a configuration.
+    """Resolve a name that no plugin declares, such as a hub id or a folder with a configuration.
 
-    Called with what `--backbone` says, without the plugin's own prefix, if no declared backbone has
-    that name. Runs keep the full name, PLUGIN/NAME, and are loaded by it: the same name must give
-    the same network again.
+    Called with the value of `--backbone`, without the plugin's own prefix, if no declared backbone
+    has that name. Runs store the full name, PLUGIN/NAME, and are loaded by it, so the same name
+    must always give the same network.
 
         @zoo.hookimpl
         def zoo_resolve(name):
@@ -60,20 +61,20 @@ def zoo_resolve(name: str) -> Backbone | None:
             )
 
     Args:
-        name: As given, or what follows the plugin's prefix.
+        name: The name as given, or the part after the plugin's prefix.
 
     Returns:
-        Its declaration, or None if the name is not meant for the plugin.
+        The backbone's declaration, or None if the name is not for this plugin.
     """
 
 
 @hookspec
 def zoo_weights(backbone: Backbone) -> Iterable[Weights]:  # type: ignore[empty-body]
-    """Say where else the pretrained weights of a backbone, of whatever plugin, may come from.
+    """Declare additional sources of the pretrained weights of a backbone of any plugin.
 
-    Called when pretrained weights are looked for: for a mirror, a shared folder, a package of your
-    company. What is there is loaded as a file that a user gives would be: through the backbone's
-    `convert`, strictly, checked against `sha256` where one is declared.
+    Called when pretrained weights are located. A source may be a mirror, a shared folder or a
+    package. Its file is loaded as one given by a user: with the backbone's `convert`, strictly,
+    and checked against `sha256` if that is declared.
 
         @zoo.hookimpl
         def zoo_weights(backbone):
@@ -81,19 +82,19 @@ def zoo_weights(backbone: Backbone) -> Iterable[Weights]:  # type: ignore[empty-
                 yield zoo.Weights(path="/mnt/weights/resnet18-f37072fd.pth", sha256="f37072fd")
 
     Args:
-        backbone: Its declaration, with its full name.
+        backbone: The backbone's declaration, with its full name.
 
     Returns:
-        Places, tried in this order, before the backbone's own.
+        Sources, tried in this order, before the backbone's own.
     """
 
 
 @hookspec
 def zoo_sources() -> Mapping[str, Callable[[str], object]]:  # type: ignore[empty-body]
-    """Declare data sources: what `--data` may name besides folders and tables.
+    """Declare data sources: what `--data` accepts besides folders and tables.
 
-    Called when `--data` names neither an existing folder nor a table. zoo splits, checks and caches
-    what a source gives as it does a folder's images.
+    Called if `--data` is neither an existing folder nor a table. zoo splits, checks and caches the
+    samples of a source in the same way as images in a folder.
 
         @zoo.hookimpl
         def zoo_sources():
@@ -117,18 +118,18 @@ def zoo_sources() -> Mapping[str, Callable[[str], object]]:  # type: ignore[empt
                 return zoo.Part(name=self.name, samples=samples)
 
     Returns:
-        Functions by the source's name. Each gets what `--data` says and gives a
-        `zoo.data.sources.Source`, or None if it is not meant. A sample's `load` gives the bytes of
-        its encoded image; its name must stay the same, since splits and caches go by it.
+        Functions by the name of the source. Each is called with the value of `--data` and returns
+        a `zoo.data.sources.Source`, or None if the value is not for it. A sample's `load` returns
+        the encoded image as bytes. Its name must not change: splits and caches depend on it.
     """
 
 
 @hookspec
 def zoo_loggers() -> Mapping[str, Callable[[], Callable[[object], None]]]:  # type: ignore[empty-body]
-    """Declare loggers, which receive what happens during a run.
+    """Declare loggers, which receive the events of a run.
 
-    Called when a run is started with `--logger NAME`. Import your own library in the function that
-    makes the logger; a ModuleNotFoundError there is reported as the package to install.
+    Called when a run is started with `--logger NAME`. Import your library inside the function that
+    creates the logger; a ModuleNotFoundError there is reported as the package to install.
 
         @zoo.hookimpl
         def zoo_loggers():
@@ -140,7 +141,7 @@ def zoo_loggers() -> Mapping[str, Callable[[], Callable[[object], None]]]:  # ty
                     print(event.epoch, event.metrics["val_loss"])
 
     Returns:
-        Functions without arguments by the logger's name. Each gives a function of one event of
-        `zoo.events`, called in the main process only; the first event after the plan is `RunStart`,
-        the last `RunEnd`. A logger that raises is switched off with a warning.
+        Functions without arguments, by the name of the logger. Each returns a function that takes
+        an event of `zoo.events` and is called in the main process only; the first event after the
+        plan is `RunStart`, the last `RunEnd`. A logger that raises is disabled with a warning.
     """

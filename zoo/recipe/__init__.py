@@ -1,4 +1,4 @@
-"""The recipe: all settings of a run, typed. A field is a key in a recipe file and a flag."""
+"""The recipe: all settings of a run, typed. Each field is a key of recipe files and a flag."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from zoo.recipe.fields import (
 )
 from zoo.recipe.problems import problem
 
-#: The recipes that zoo brings, by name.
+#: Files of the recipes packaged with zoo, by name.
 PACKAGED = {f.stem: f for f in sorted(Path(__file__).with_name("packaged").glob("*.toml"))}
 
-#: Of a whole number; whatever is above is a slip or worse.
+#: Maximum of integer fields; anything above it is a mistake.
 _MOST = 10**9
 
-#: Wrong keys and values that are reported at once.
+#: Maximum number of invalid keys and values that are reported at once.
 _MOST_PROBLEMS = 20
 
-#: Fields by what they are about, for help and documentation.
+#: Fields by section, in recipe files, the help and the documentation.
 SECTIONS = {
     "Data": ("data", "task", "val_split", "strict", "follow_links", "image_size"),
     "Model": ("backbone", "weights", "head_init", "freeze", "unfreeze_epoch", "batch_norm"),
@@ -86,7 +86,8 @@ class Recipe(BaseModel):
     """The settings of `zoo finetune`. docs/defaults.md says how the defaults were measured.
 
     Raises:
-        pydantic.ValidationError: A wrong value. `make_recipe` gives the friendlier RecipeError.
+        pydantic.ValidationError: A value is invalid. `make_recipe` raises a RecipeError instead,
+            which is easier to read.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -342,21 +343,21 @@ class Recipe(BaseModel):
 
     @property
     def most_stale_epochs(self) -> int | None:
-        """Epochs without a better value of the metric after which training stops; None: never."""
+        """Epochs without improvement of the metric after which training stops; None: never."""
         if self.patience is None:
             return max(4, self.epochs // 2)
         return self.patience or None
 
     @property
     def checkpoint_seconds(self) -> float | None:
-        """`checkpoint_every` in seconds; None where it is in steps."""
+        """`checkpoint_every` in seconds; None if it is a number of steps."""
         if isinstance(self.checkpoint_every, int):
             return None
         return seconds_of(self.checkpoint_every)
 
     @property
     def unfreeze_epochs(self) -> tuple[int, ...]:
-        """`unfreeze_epoch` as a tuple, empty without one."""
+        """`unfreeze_epoch` as a tuple, which is empty if it is None."""
         if self.unfreeze_epoch is None:
             return ()
         given = self.unfreeze_epoch
@@ -364,17 +365,16 @@ class Recipe(BaseModel):
 
 
 def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) -> Recipe:
-    """A recipe from a TOML file or another recipe, and overrides, which win.
-
-    What neither says has its default.
+    """Make a recipe from a TOML file or another recipe, and overrides, which take precedence.
 
     Args:
-        base: A file; as text without a folder and `.toml`, one of the recipes that zoo brings.
-        **overrides: By field.
+        base: A TOML file or a recipe. A string without a folder and without `.toml` is the name
+            of a packaged recipe. None: the defaults.
+        **overrides: Values by field.
 
     Raises:
-        RecipeError: There is no such recipe, the file can't be read, or keys or values are wrong:
-            all of them, at once.
+        RecipeError: There is no such recipe, the file can't be read, or keys or values are invalid.
+            The message lists all that are.
     """
     file = _packaged(base) if isinstance(base, str) and _is_name(base) else None
     if file is None and isinstance(base, str | Path):
@@ -388,14 +388,14 @@ def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) ->
 
 
 def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Recipe:
-    """A recipe of these values.
+    """Validate values and return them as a recipe.
 
     Args:
-        values: By field, at the top level or in sections.
-        where: What they are of, for the message.
+        values: Values by field, at the top level or in sections.
+        where: Where the values are from, for the message.
 
     Raises:
-        RecipeError: Keys or values are wrong: all of them, at once.
+        RecipeError: Keys or values are invalid. The message lists all that are.
     """
     try:
         return Recipe.model_validate(_flat(values, where=where))
@@ -408,12 +408,12 @@ def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Re
 
 
 def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | None = None) -> str:
-    """The recipe as TOML in sections, which `make_recipe` reads back.
+    """Return the recipe as TOML in sections, which `make_recipe` reads back.
 
     Args:
-        recipe: All its fields but those that are None are written.
-        heading: Becomes the first comment.
-        origins: By field, becomes a comment behind the value; `default` does not.
+        recipe: The recipe; fields that are None are not written.
+        heading: Comment at the top of the file.
+        origins: Origin of each value, by field, for a comment after it; none for `default`.
     """
     lines = [f"# {line}" for line in heading.splitlines()]
     values = recipe.model_dump(exclude_none=True)
@@ -428,15 +428,15 @@ def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | 
 
 
 def change(recipe: Recipe, **values: Any) -> Recipe:
-    """The recipe with other values, which count as given from then on."""
+    """Return a copy of the recipe with other values, which count as set by the user."""
     return recipe.model_copy(update=values)
 
 
 def _flat(values: Mapping[str, object], *, where: str) -> dict[str, object]:
-    """The values of a recipe file, whose keys may be at the top level or in the tables of sections.
+    """Return the values of a recipe file, which may have its keys in tables of sections, by field.
 
     Raises:
-        RecipeError: A key stands in the table of another section, or twice.
+        RecipeError: A key is in the table of another section, or occurs twice.
     """
     flat: dict[str, object] = {}
     for name, value in values.items():
@@ -456,10 +456,10 @@ def _is_name(text: str) -> bool:
 
 
 def _packaged(name: str) -> Path:
-    """The recipe of that name that zoo brings.
+    """Return the file of the packaged recipe of that name.
 
     Raises:
-        RecipeError: There is none, or a file here has that name too.
+        RecipeError: There is none, or the current folder has a file of the same name.
     """
     here = next((file for file in (name, f"{name}.toml") if is_file(Path(file))), None)
     if name not in PACKAGED:

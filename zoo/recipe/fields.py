@@ -1,4 +1,4 @@
-"""What recipe fields that take several forms may hold."""
+"""Validation of recipe fields that accept several types."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _DURATION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?[smh]", re.ASCII)
 
 
 def check_freeze(value: object) -> object:
-    """A number of depths, or a stage's name.
+    """Validate `freeze`: a number of depths, or the name of a stage.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The value is neither.
     """
     good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if not good and not (isinstance(value, str) and value):
@@ -24,14 +24,14 @@ def check_freeze(value: object) -> object:
 
 
 def check_unfreeze_epoch(value: object) -> object:
-    """An epoch from 2 on, several that rise, or None; a list becomes a tuple.
+    """Validate `unfreeze_epoch`: an epoch >= 2, several in ascending order, or None.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The value is none of these.
     """
     if value is None:
         return None
-    # TOML has lists only, and what is frozen holds none.
+    # TOML has only lists, but a frozen recipe must not contain mutable values.
     epochs = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not epochs or not all(type(epoch) is int for epoch in epochs):
         raise ValueError(
@@ -47,10 +47,10 @@ def check_unfreeze_epoch(value: object) -> object:
 
 
 def check_checkpoint_every(value: object) -> object:
-    """A number of steps, or a time such as 30s, 10m or 2h.
+    """Validate `checkpoint_every`: a number of steps, or a time such as 30s, 10m or 2h.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The value is neither.
     """
     steps = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if not steps and not (isinstance(value, str) and _DURATION.fullmatch(value)):
@@ -62,10 +62,10 @@ def check_checkpoint_every(value: object) -> object:
 
 
 def check_time(value: object) -> object:
-    """A time such as 30s, 10m or 2h, or None.
+    """Validate `time`: a time such as 30s, 10m or 2h, or None.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The value is neither.
     """
     if value is None or (
         isinstance(value, str) and _DURATION.fullmatch(value) and seconds_of(value) > 0
@@ -75,5 +75,5 @@ def check_time(value: object) -> object:
 
 
 def seconds_of(time: str) -> float:
-    """A time such as 30s, 10m or 2h, in seconds."""
+    """Convert a time such as 30s, 10m or 2h to seconds."""
     return float(time[:-1]) * _SECONDS[time[-1]]

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe's keys and values, in words."""
+"""Messages about invalid keys and values of a recipe."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from zoo.io.text import clip
 
 
 def problem(error: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """One thing that is wrong, and what was probably meant.
+    """Describe an error, and suggest what was probably meant.
 
     Args:
-        error: As pydantic tells it.
-        keys: All that there are.
+        error: One of the errors of a pydantic ValidationError.
+        keys: All valid keys.
     """
-    if error["type"] == "value_error":  # Of Recipe's own validators, whose text says it all.
+    if error["type"] == "value_error":  # Raised by Recipe's own validators, with a complete text.
         return clip(str(error["ctx"]["error"]), 400)
     key = clip(".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
