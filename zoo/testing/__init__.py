@@ -1,12 +1,12 @@
-"""The conformance kit: does a backbone keep what the contract with plugins promises?
+"""The conformance kit: checks that a backbone fulfils the contract between zoo and its plugins.
 
-zoo runs it on its own plugins, and so do the authors of others:
+zoo runs it on its own plugins; authors of other plugins run the same checks:
 
     from zoo.testing import conformance_suite
 
     test_conformance = conformance_suite(plugin="acme")
 
-`check_backbone` gives the same as data, `zoo check` on the command line.
+`check_backbone` returns the results as data; `zoo check` prints them on the command line.
 """
 
 from zoo.testing.run import CheckResult, Status, check_backbone, check_names

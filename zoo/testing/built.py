@@ -1,4 +1,4 @@
-"""Checks of the built network: shapes, groups, stages. They hold on the meta device too."""
+"""Checks of the built network: shapes, groups, stages. They also work on the meta device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zoo.testing.subject import (
     logits_in,
 )
 
-#: Names that a message lists at most.
+#: Maximum number of names listed in a message.
 MOST = 6
 
 
@@ -44,7 +44,7 @@ def check_builds_without_weights(subject: Subject) -> None:
 
 
 def check_head_is_there(subject: Subject) -> None:
-    """Every path of the head exists, and holds parameters."""
+    """Every path of the head exists and has parameters."""
     for model in (subject.original, subject.built):
         try:
             leaves = head_leaves(model, subject.backbone)
@@ -70,7 +70,7 @@ def check_head_gets_the_classes(subject: Subject) -> None:
 
 
 def check_head_is_what_the_classes_change(subject: Subject) -> None:
-    """The head is exactly what another class count changes the shape of."""
+    """The head has exactly the tensors whose shape depends on the number of classes."""
     shapes = {k: v.shape for k, v in subject.other.state_dict().items()}
     changing = {k for k, v in subject.model.state_dict().items() if shapes.get(k) != v.shape}
     declared = {k for k in shapes if in_head(k, subject.backbone.head_paths)}
@@ -86,7 +86,7 @@ def check_head_is_what_the_classes_change(subject: Subject) -> None:
 
 
 def check_num_classes_is_true(subject: Subject) -> None:
-    """A `num_classes` attribute, if there is one, says the number of classes."""
+    """A `num_classes` attribute, if there is one, equals the number of classes."""
     said = getattr(subject.model, "num_classes", CLASSES)
     if said != CLASSES:
         raise CheckFailed(
@@ -95,7 +95,7 @@ def check_num_classes_is_true(subject: Subject) -> None:
 
 
 def check_head_group_is_the_head(subject: Subject) -> None:
-    """The head group holds the head's parameters and nothing else."""
+    """The head group consists of exactly the head's parameters."""
     names: dict[int, set[str]] = {}
     for name, parameter in subject.model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
@@ -113,7 +113,7 @@ def check_head_group_is_the_head(subject: Subject) -> None:
 
 
 def check_each_parameter_is_in_one_group(subject: Subject) -> None:
-    """Every trainable parameter is in exactly one group, by depth too, tied ones once."""
+    """Every trainable parameter is in exactly one group, also by depth, and tied ones once."""
     found = depths(subject.model, subject.backbone)
     layer_decay = 0.9 if found.declared and not found.uncovered else 1.0
     groups = parameter_groups(subject.model, subject.backbone, lr=1.0, layer_decay=layer_decay)
@@ -130,7 +130,7 @@ def check_each_parameter_is_in_one_group(subject: Subject) -> None:
 
 
 def check_stages_cover_all(subject: Subject) -> None:
-    """Every parameter and buffer outside the head lies in a stage or the neck; none is empty."""
+    """Every parameter and buffer outside the head is in a stage or the neck; no stage is empty."""
     found = depths(subject.model, subject.backbone)
     if not found.declared:
         raise CheckSkipped(
@@ -149,7 +149,7 @@ def check_stages_cover_all(subject: Subject) -> None:
 
 
 def check_stages_are_in_order(subject: Subject) -> None:
-    """Stages stand in the order in which a forward pass first comes to them."""
+    """Stages are declared in the order in which a forward pass first reaches them."""
     found = depths(subject.model, subject.backbone)
     if not found.declared:
         raise CheckSkipped("it declares no stages")
@@ -157,7 +157,7 @@ def check_stages_are_in_order(subject: Subject) -> None:
     order = {
         depth: moment
         for depth, paths in enumerate(found.stages)
-        # An entry is where its first path is: what else has its depth may lie on another branch.
+        # The first path of a stage decides: the others may be on another branch of the network.
         if (moment := next((m for path in paths if (m := _first(path, moments)) is not None), None))
         is not None
     }
@@ -170,13 +170,13 @@ def check_stages_are_in_order(subject: Subject) -> None:
 
 
 def check_other_sizes(subject: Subject) -> None:
-    """It takes another input size, or says that it doesn't."""
+    """The network accepts another input size, or is declared to have a fixed one."""
     backbone = subject.backbone
     if backbone.preprocess.fixed_size:
         _check_resized(subject)
         return
     height, width = backbone.preprocess.height_width
-    # Some take multiples of a patch or window only; twice their own size is always one.
+    # Some networks need a multiple of a patch or window, which twice their own size always is.
     for sides in ((height + 32, width + 32), (2 * height, 2 * width)):
         try:
             with torch.no_grad():
@@ -233,13 +233,13 @@ def check_modes_switch(subject: Subject) -> None:
 
 
 def _first(path: str, moments: dict[str, int]) -> int | None:
-    """When anything of that path is first called, None if nothing is."""
+    """Return when a module at or below that path is first called; None if none is."""
     own = [m for name, m in moments.items() if f"{name}.".startswith(f"{path}.")]
     return min(own, default=None)
 
 
 def _calls(subject: Subject) -> Iterator[str]:
-    """Names of the innermost modules in the order in which a forward pass first calls them."""
+    """Return the names of leaf modules in the order in which a forward pass first calls them."""
     seen: dict[str, None] = {}
     hooks = [
         module.register_forward_pre_hook(lambda m, args, name=name: seen.setdefault(name))
@@ -256,7 +256,7 @@ def _calls(subject: Subject) -> Iterator[str]:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first few names in a message."""
+    """Return the first few names, for a message."""
     listed = sorted(names)
     rest = f" and {len(listed) - MOST} more" if len(listed) > MOST else ""
     return ", ".join(listed[:MOST]) + rest

@@ -1,7 +1,7 @@
-"""All checks, in the order in which they build on each other.
+"""All checks, in an order in which each comes after those that it depends on.
 
-A check is a function of a `Subject`, named as a claim. It raises `CheckFailed` with what the author
-must change, `CheckSkipped` where it can't be made, and returns if the claim holds.
+A check is a function of a `Subject`, named after what it requires. It raises `CheckFailed` with
+what the author must change, `CheckSkipped` if it does not apply, and returns if it passes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from zoo.testing.subject import Subject
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A check and what it stands on.
+    """A check and the checks that it depends on.
 
     Attributes:
-        function: What is run; its name is the check's.
-        after: Checks without which it would only repeat their failures.
-        needs_values: Whether it looks at values, which the meta device has not.
+        function: The function to run; its name is the check's.
+        after: Checks whose failures it would only repeat, so that it is skipped if one failed.
+        needs_values: Whether it reads values, which tensors on the meta device do not have.
     """
 
     function: Callable[[Subject], None]
@@ -29,7 +29,7 @@ class Check:
 
     @property
     def name(self) -> str:
-        """The claim."""
+        """The name of the function."""
         return self.function.__name__
 
 

@@ -1,4 +1,4 @@
-"""Checks of the declaration alone; nothing is built."""
+"""Checks of the declaration alone, without building the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.testing.subject import CheckFailed, CheckSkipped, Subject
 
 
 def check_name(subject: Subject) -> None:
-    """The name is made of letters, digits, `.`, `_` and `-`."""
+    """The name consists of letters, digits, `.`, `_` and `-`."""
     bare = subject.backbone.name.rpartition("/")[2]
     if not NAME.fullmatch(bare):
         raise CheckFailed(
@@ -21,7 +21,7 @@ def check_name(subject: Subject) -> None:
 
 
 def check_head_is_named(subject: Subject) -> None:
-    """The head has a path, and every auxiliary loss a leaf."""
+    """The head has at least one path, and a path for every auxiliary loss."""
     paths, aux = subject.backbone.head_paths, subject.backbone.aux
     if not paths or not all(paths):
         raise CheckFailed("its `head` names no layer: give the dotted path of the classifier")
@@ -38,7 +38,7 @@ def check_head_is_named(subject: Subject) -> None:
 
 
 def check_preprocess_is_plausible(subject: Subject) -> None:
-    """Mean and standard deviation are those of pixel values in 0..1."""
+    """Mean and standard deviation are plausible for pixel values in 0..1."""
     mean, std = subject.backbone.preprocess.mean, subject.backbone.preprocess.std
     if not all(0 <= m <= 1 for m in mean) or not all(0 < s <= 1 for s in std):
         raise CheckFailed(
@@ -48,7 +48,7 @@ def check_preprocess_is_plausible(subject: Subject) -> None:
 
 
 def check_weights_are_described(subject: Subject) -> None:
-    """A SHA-256 is one, or the leading hex digits of one."""
+    """The SHA-256, if declared, consists of all or the leading hex digits of one."""
     weights = subject.backbone.weights
     if weights is None:
         raise CheckSkipped("it declares no pretrained weights")
@@ -60,7 +60,7 @@ def check_weights_are_described(subject: Subject) -> None:
 
 
 def check_config_is_json(subject: Subject) -> None:
-    """What it adds to config.json can be written as JSON and read back."""
+    """`config`, which is added to config.json, can be written as JSON and read back."""
     config = dict(subject.backbone.config)
     try:
         same = json.loads(json.dumps(config, allow_nan=False)) is not None
@@ -77,7 +77,7 @@ def check_config_is_json(subject: Subject) -> None:
 
 
 def check_declaration_can_be_sent_to_processes(subject: Subject) -> None:
-    """The declaration can be pickled, for workers and processes that are started afresh."""
+    """The declaration can be pickled, as spawned processes and data-loading workers require."""
     try:
         ForkingPickler.dumps(subject.backbone)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Run the checks on a backbone and say what came of each."""
+"""Run the checks on a backbone and return the results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Status = Literal["passed", "failed", "skipped", "expected failure"]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What came of a check.
+    """The result of a check.
 
     Attributes:
-        backbone: Full name.
-        check: The check's name: `check_...`.
+        backbone: Full name of the backbone.
+        check: Name of the check: `check_...`.
         status: `passed`, `failed`, `skipped`, or `expected failure`.
         message: If failed, what the author must change; else why it was skipped or expected.
-        seconds: How long it took.
+        seconds: Duration of the check.
     """
 
     backbone: str
@@ -38,7 +38,7 @@ class CheckResult:
 
 
 def check_names() -> tuple[str, ...]:
-    """The names of all checks, in the order in which they run."""
+    """Return the names of all checks, in the order in which they run."""
     return tuple(check.name for check in CHECKS)
 
 
@@ -48,24 +48,24 @@ def check_backbone(
     shapes_only: bool = False,
     expected_failures: Mapping[str, str] | None = None,
 ) -> list[CheckResult]:
-    """Check that a backbone keeps what the contract with plugins promises.
+    """Check that a backbone fulfils the contract between zoo and its plugins.
 
-    No weights are downloaded: those with pretrained weights that are not on this machine are
+    No weights are downloaded. A backbone whose pretrained weights are not on this machine is
     checked without them, and the result says so.
 
     Args:
-        backbone: Its name or declaration.
-        shapes_only: Make only the checks that need no values, on torch's meta device: for a sweep
-            over many or very large networks.
-        expected_failures: Reasons by the name of the check. One that passes nevertheless fails:
-            its reason is gone.
+        backbone: The name or declaration of the backbone.
+        shapes_only: Run only the checks that need no values, on torch's meta device, for many or
+            very large networks.
+        expected_failures: Reasons, by name of the check. A check that passes although it is
+            expected to fail counts as failed.
 
     Returns:
-        A result for each check, in their order; `status == "failed"` is what must be mended.
+        A result for each check, in order; those with `status == "failed"` must be fixed.
 
     Raises:
-        UnknownBackboneError: No such backbone.
-        PluginError: `expected_failures` names no check.
+        UnknownBackboneError: There is no such backbone.
+        PluginError: `expected_failures` has the name of an unknown check.
     """
     expected = dict(expected_failures or {})
     for name in expected:
@@ -78,7 +78,7 @@ def check_backbone(
 
 
 def run_checks(subject: Subject, expected: Mapping[str, str]) -> Iterator[CheckResult]:
-    """The results of all checks, each as it is made."""
+    """Run all checks, and yield each result as soon as it is known."""
     statuses: dict[str, Status] = {}
     for check in CHECKS:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is checked: a backbone, and the models built from it, each built once."""
+"""The subject of the checks: a backbone, and the models built from it, each built once."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from zoo.backbone import Backbone
 from zoo.errors import PluginError
 from zoo.models.head import ensure_head, initialise_head
 
-#: Class counts of the heads that are tried: neither is a usual default, nor 1 or 2.
+#: Class counts of the heads that are tested: neither is a usual default, nor 1 or 2.
 CLASSES, OTHER_CLASSES = 7, 5
 
-#: Images per batch; two, because one alone may be squeezed away or stop batch norm.
+#: Images per batch: two, because a batch of one may be squeezed, or rejected by batch norm.
 BATCH = 2
 
 
 class CheckFailed(Exception):
-    """The backbone breaks a promise; the message says what its author must change."""
+    """The backbone violates the contract; the message says what its author must change."""
 
 
 class CheckSkipped(Exception):
-    """The check can't be made here, or promises nothing for this backbone; the message says why."""
+    """The check can't be run here, or does not apply to the backbone; the message says why."""
 
 
 class Subject:
     """A backbone under test.
 
     Attributes:
-        backbone: Its declaration.
-        device: `cpu`, or `meta`: shapes without values, for a sweep over many.
+        backbone: The declaration of the backbone.
+        device: `cpu`, or `meta`: shapes without values, for checking many backbones.
     """
 
     def __init__(self, backbone: Backbone, device: torch.device) -> None:
@@ -56,16 +56,16 @@ class Subject:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The same with zoo's own part done: a head for `CLASSES`, initialised as zoo does."""
+        """`built` with the head that zoo ensures for `CLASSES`, initialized by zoo."""
         return self.complete(self.built, CLASSES)
 
     @cached_property
     def other(self) -> nn.Module:
-        """The same for `OTHER_CLASSES`."""
+        """Like `model`, for `OTHER_CLASSES`."""
         return self.fresh(OTHER_CLASSES)
 
     def build(self, num_classes: int | None, backbone: Backbone | None = None) -> nn.Module:
-        """As the plugin builds it, from one and the same random state."""
+        """Build the network as the plugin does, always from the same random state."""
         torch.manual_seed(0)
         if self.device.type == "cpu":
             return plugins.build(backbone or self.backbone, num_classes, False)
@@ -73,17 +73,17 @@ class Subject:
             with self.device, no_initialisation():
                 return plugins.build(backbone or self.backbone, num_classes, False)
         except PluginError:
-            # Some read values while they are built, which the meta device has not.
+            # Some networks read values while they are built, which meta tensors do not have.
             return plugins.build(backbone or self.backbone, num_classes, False).to("meta")
 
     def fresh(self, num_classes: int, backbone: Backbone | None = None) -> nn.Module:
-        """Built and completed."""
+        """Build and complete a network."""
         return self.complete(self.build(num_classes, backbone), num_classes, backbone)
 
     def complete(
         self, model: nn.Module, num_classes: int, backbone: Backbone | None = None
     ) -> nn.Module:
-        """Zoo's own part: see that the head is of that size, initialise it."""
+        """Do what zoo does after a build: ensure a head of that size, and initialize it."""
         torch.manual_seed(0)
         with self.device:
             ensure_head(model, backbone or self.backbone, num_classes)
@@ -91,7 +91,7 @@ class Subject:
         return model
 
     def images(self, size: tuple[int, int] | None = None, count: int = BATCH) -> Tensor:
-        """Noise (count, 3, H, W) float32 in the range of normalised images, the same each time."""
+        """Return noise (count, 3, H, W) float32 in the range of normalized images; seed fixed."""
         height, width = size or self.backbone.preprocess.height_width
         shape = (count, 3, height, width)
         if self.device.type == "meta":
@@ -101,9 +101,9 @@ class Subject:
 
 @contextlib.contextmanager
 def no_initialisation() -> Iterator[None]:
-    """Leave out most of the time that building takes, where nobody reads the initial weights.
+    """Skip the initialization of weights that are never read, which takes most of a build's time.
 
-    The functions of torch.nn.init give their tensor back as it is.
+    The functions of torch.nn.init return their tensor unchanged.
     """
     initialisers = [name for name in vars(nn.init) if name.endswith("_") and name[0] != "_"]
     with contextlib.ExitStack() as stack:
@@ -113,10 +113,10 @@ def no_initialisation() -> Iterator[None]:
 
 
 def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) -> Tensor:
-    """The model's logits (N, classes), its output checked to be what the contract says.
+    """Return the model's logits (N, classes), after checking that its output fits the contract.
 
     Raises:
-        CheckFailed: The forward pass raises, or gives something else.
+        CheckFailed: The forward pass raises, or its output does not fit the contract.
     """
     mode = "train" if model.training else "eval"
     try:
@@ -149,7 +149,7 @@ def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) 
 
 @contextlib.contextmanager
 def closed_network() -> Iterator[list[str]]:
-    """Let nothing in this process reach a network; gives the list of what was tried."""
+    """Block network access in this process; yields the list of addresses that were tried."""
     tried: list[str] = []
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:

@@ -13,18 +13,18 @@ from zoo.testing.run import CheckResult, check_backbone, check_names
 def conformance_suite(
     *names: str, plugin: str | None = None, expected_failures: Mapping[str, str] | None = None
 ) -> Callable[[str, str], None]:
-    """A parametrised pytest test: a case for each backbone and check.
+    """Return a parametrized pytest test with a case for each backbone and check.
 
         test_conformance = conformance_suite(plugin="acme")
 
     Args:
-        *names: Backbones.
-        plugin: Entry-point or distribution name of a plugin, for all its backbones.
-        expected_failures: Reasons by the name of the check; these cases are xfail, strictly.
+        *names: Names of backbones.
+        plugin: Entry-point or distribution name of a plugin, to test all its backbones.
+        expected_failures: Reasons, by name of the check; these cases are strict xfails.
 
     Raises:
-        PluginError: The plugin is not installed, can't be loaded or declares nothing, so that no
-            test could fail.
+        PluginError: The plugin is not installed, can't be loaded or declares no backbones, so that
+            no test could fail.
     """
     import pytest
 
@@ -38,7 +38,7 @@ def conformance_suite(
     def results(name: str) -> dict[str, CheckResult]:
         return {r.check: r for r in check_backbone(name, expected_failures=expected_failures)}
 
-    # A backbone's cases one after the other: its results are kept until the next one's turn.
+    # All cases of a backbone run in sequence, because only the last backbone's results are cached.
     @pytest.mark.parametrize("check", check_names())
     @pytest.mark.parametrize("backbone", wanted)
     def test_conformance(backbone: str, check: str) -> None:

@@ -1,4 +1,4 @@
-"""Checks that look at values: weights, outputs, gradients."""
+"""Checks of values: weights, outputs, gradients."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from zoo.testing.subject import (
     logits_in,
 )
 
-#: How far logits may lie apart, in shares of the largest, where only the order of sums differs.
+#: Tolerance, relative to the largest logit, if only the order of summation differs.
 TOLERANCE = 1e-3
 
 
 def check_one_seed_gives_one_network(subject: Subject) -> None:
-    """Built twice from the same random state, it has the same weights."""
+    """Two builds from the same random state have the same weights."""
     once, again = subject.build(CLASSES).state_dict(), subject.build(CLASSES).state_dict()
     different = [k for k, v in once.items() if not torch.equal(v, again[k])]
     if different:
@@ -44,7 +44,7 @@ def check_one_seed_gives_one_network(subject: Subject) -> None:
 
 
 def check_pretrained_weights_load(subject: Subject) -> None:
-    """`build(None, True)` loads all its weights, without a network once they are here."""
+    """`build(None, True)` loads all weights, without network access if they are on this machine."""
     backbone = subject.backbone
     if backbone.weights is None:
         raise CheckSkipped("it declares no pretrained weights")
@@ -77,8 +77,8 @@ def check_pretrained_weights_load(subject: Subject) -> None:
 
 
 def check_other_weights_stay_bit_identical(subject: Subject) -> None:
-    """With a new head, every tensor outside it is the loaded one, bit by bit."""
-    # A value of its own for each tensor, one for tied ones, without the memory of a second network.
+    """With a new head, every tensor outside it is bit-identical to the loaded one."""
+    # Each tensor has its own value, tied ones share it; expanding needs no memory for a network.
     numbers: dict[int, int] = {}
     loaded = {
         key: torch.full(
@@ -100,7 +100,7 @@ def check_other_weights_stay_bit_identical(subject: Subject) -> None:
 
 
 def check_eval_is_deterministic(subject: Subject) -> None:
-    """In eval mode, the same images give the same logits, and leave the network as it was."""
+    """In eval mode, the same images give the same logits, and do not change the network."""
     before = _copies(subject.model.state_dict())
     once, again = _logits(subject, subject.images()), _logits(subject, subject.images())
     if not torch.equal(once, again):
@@ -127,7 +127,7 @@ def check_images_do_not_affect_each_other(subject: Subject) -> None:
 
 
 def check_memory_layout_changes_nothing(subject: Subject) -> None:
-    """With tensors laid out channels-last, as zoo does for speed, the logits are the same."""
+    """In the channels-last memory format, which zoo uses for speed, the logits are the same."""
     usual = _logits(subject, subject.images())
     model = copy.deepcopy(subject.model).to(memory_format=torch.channels_last)
     images = subject.images().contiguous(memory_format=torch.channels_last)
@@ -170,7 +170,7 @@ def check_gradients_reach_head_and_backbone(subject: Subject) -> None:
 
 
 def check_frozen_backbone_stands_still(subject: Subject) -> None:
-    """While the head alone trains, no parameter and no buffer outside it moves."""
+    """While only the head is trained, no parameter and no buffer outside it changes."""
     model = copy.deepcopy(subject.model)
     before = _copies(model.state_dict())
     layers = depths(model, subject.backbone)
@@ -191,7 +191,7 @@ def check_frozen_backbone_stands_still(subject: Subject) -> None:
 
 
 def check_state_dict_round_trip(subject: Subject) -> None:
-    """Written as safetensors and read back, the network gives the same logits; ties hold."""
+    """Saved as safetensors and loaded, the network gives the same logits; weights stay tied."""
     expected = _logits(subject, subject.images())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.safetensors"
@@ -216,7 +216,7 @@ def _logits(subject: Subject, images: Tensor) -> Tensor:
 
 
 def _loss(subject: Subject, model: nn.Module) -> Tensor:
-    """Cross entropy of the logits and all auxiliary ones."""
+    """Return the sum of the cross-entropy losses of the logits and all auxiliary ones."""
     outputs = model(subject.images())
     every = outputs if isinstance(outputs, tuple) else (outputs,)
     labels = torch.arange(BATCH) % CLASSES
@@ -239,7 +239,7 @@ def _moved(model: nn.Module, before: dict[str, Tensor]) -> list[str]:
 
 
 def _ties(model: nn.Module) -> set[frozenset[str]]:
-    """Sets of names that share a parameter."""
+    """Return the sets of names that share a parameter."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
