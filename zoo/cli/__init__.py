@@ -1,4 +1,4 @@
-"""The command line: one file a command, imported when it is asked for."""
+"""The command line: one module per command, imported when the command is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.errors import ZooError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.text import printable
 
-#: Each is a module below zoo.cli, with '_' for '-'.
+#: Names of the commands; each has a module in zoo.cli, with '_' for '-'.
 COMMANDS = (
     "finetune",
     "predict",
@@ -32,7 +32,7 @@ COMMANDS = (
 
 
 class _Failure(click.ClickException):
-    """A ZooError as the command line says it: one message on stderr, exit code 2."""
+    """A ZooError on the command line: one message on stderr, exit code 2."""
 
     exit_code = 2
 
@@ -41,7 +41,7 @@ class _Failure(click.ClickException):
 
 
 class _Commands(click.Group):
-    """Commands that are imported when asked for, and whose ZooErrors become messages."""
+    """A group that imports commands when they are used, and prints ZooErrors as messages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -57,7 +57,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                # File and class names may hold what the terminal's encoding lacks.
+                # File and class names may have characters that the terminal's encoding lacks.
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
@@ -78,7 +78,7 @@ class _Commands(click.Group):
             echo("! interrupted", err=True)
             raise SystemExit(130) from None
         except click.UsageError as error:
-            # It tells the argument as it was given: `*` may stand for the name of any file.
+            # The message quotes the argument, which may be any file name, by a shell's `*`.
             error.message = printable(error.message, lines=True)  # type: ignore[misc]
             raise
 
@@ -95,9 +95,9 @@ def main(no_plugins: tuple[str, ...]) -> None:
     """Fine-tune any pretrained image classifier.
 
     \b
-      zoo finetune --data photos          a classifier from photos/CLASS/IMAGE
-      zoo predict runs/photos-... a.jpg   what is on a picture
-      zoo backbones resnet                what there is to start from
+      zoo finetune --data photos          train on photos/CLASS/IMAGE
+      zoo predict runs/photos-... a.jpg   classify an image
+      zoo backbones resnet                list matching backbones
     """
     if no_plugins:
         from zoo import plugins

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(pattern: str, form: str) -> None:
     """List the backbones whose name matches PATTERN: part of a name, or with * and ?.
 
-    What a plugin's library has and can't be fine-tuned follows on stderr, each with its reason.
+    Networks of a plugin's library that can't be fine-tuned are listed on stderr, with the reason.
 
     \b
       zoo backbones resnet

@@ -17,10 +17,10 @@ from zoo.recipe import make_recipe
 if TYPE_CHECKING:
     from zoo.bench import Setup, Speed
 
-#: Images at once, where nothing else is said.
+#: Default batch sizes, by type of device.
 BATCH_SIZES = {"cpu": (1, 8, 16, 32), "mps": (1, 16, 64), "cuda": (1, 32, 128, 256)}
 
-#: Printed batch by batch, so each is as wide as what may come.
+#: Columns with minimum widths, because rows are printed batch by batch.
 _COLUMNS = (
     text("measured"),
     number("batch"),
@@ -79,9 +79,10 @@ def command(
 ) -> None:
     """Measure how fast BACKBONE predicts and trains on this machine, with random weights.
 
-    Beside images per second stand the floating-point operations that they take, and their share of
-    what the machine reaches in multiplying matrices. Images lie in memory already: reading them is
-    not measured. Training is SGD's, of all parameters, with batch-norm statistics frozen.
+    Speed is shown as images per second, as floating-point operations per second, and as a
+    percentage of what this machine reaches when it multiplies matrices. Reading images is not
+    measured: they are in memory. Training updates all parameters by SGD, with batch-norm statistics
+    frozen.
 
     \b
       zoo bench resnet18

@@ -14,7 +14,7 @@ from zoo.cli.words import count, echo, echo_json, human_size
 if TYPE_CHECKING:
     from zoo.cache import Kind
 
-#: Printed store by store, so each is as wide as what may come.
+#: Columns with minimum widths, because rows are printed store by store.
 _COLUMNS = (
     label("kind", least=11),
     number("records", least=9),
@@ -27,17 +27,17 @@ KINDS = ("features", "activations", "images", "examined")
 
 @click.group("cache", short_help="What was computed once for each image: list, clear.")
 def command() -> None:
-    """See and delete what zoo keeps of images so as not to compute it again.
+    """List and delete what zoo has computed for images and cached.
 
-    Deleting costs nothing but the time to compute it anew. The folder is $ZOO_HOME/cache, by
-    default ~/.cache/zoo/cache.
+    Deleting it costs only the time to compute it again. The folder is $ZOO_HOME/cache, by default
+    ~/.cache/zoo/cache.
     """
 
 
 @command.command("list", short_help="List what is cached, and how much space it takes.")
 @format_option("text", "json")
 def list_(form: str) -> None:
-    """List what is kept: what it is, how much, when it was last used, what it depends on."""
+    """List what is cached: its kind, size, time of last use, and what it depends on."""
     from zoo import cache
 
     stores = cache.stored()[::-1]
@@ -72,9 +72,9 @@ def list_(form: str) -> None:
     "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only if unused for DAYS."
 )
 def clear(kind: Kind | None, older_than: float | None) -> None:
-    """Delete what is kept, all of it or that of one KIND.
+    """Delete what is cached, all of it or one KIND.
 
-    What another process uses is kept, and named.
+    Stores that another process is using are not deleted, but listed.
     """
     from zoo import cache
 
@@ -85,6 +85,6 @@ def clear(kind: Kind | None, older_than: float | None) -> None:
 
 
 def _short(value: object) -> str:
-    """Long values, such as SHA-256, are there in whole with --format json."""
+    """Shorten a long value, such as a SHA-256, which --format json prints in full."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:12]}..."

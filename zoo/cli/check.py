@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def command(
     names: tuple[str, ...], plugin: str | None, shapes_only: bool, verbose: bool, form: str
 ) -> None:
-    """Run the conformance kit on backbones: is what their plugin declares so?
+    """Run the conformance kit: check that backbones are as their plugins declare them.
 
     NAME is a backbone, or a pattern with * and ?. Nothing is downloaded. The exit code is 1 if a
     check fails; each failure says what the plugin's author must change.

@@ -1,4 +1,4 @@
-"""What training looks like: tables and a progress bar on a terminal, plain lines elsewhere."""
+"""Output during training: tables and a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
 if TYPE_CHECKING:
     from zoo.runs.read import Run
 
-#: Of the table of epochs, each with its width: its rows are printed one by one.
+#: Columns of the table of epochs and their minimum widths, because rows are printed one by one.
 _EPOCH_COLUMNS = {
     "epoch": 5,
     "train loss": 8,
@@ -58,15 +58,15 @@ _GROUP_COLUMNS = (
 
 _SETTING_COLUMNS = (text("setting"), text("value"), text("from"))
 
-#: Rows of the plan's groups that train alike but for their rates, before some are drawn together.
+#: Maximum number of rows for groups that differ only in their rates; with more, some are merged.
 _MOST_ROWS = 8
 
 
 class TrainingConsole:
-    """Listens to training and prints; a context manager that cleans up the progress bar.
+    """A listener that prints events; a context manager, which removes the progress bar at its end.
 
     Args:
-        verbose: Print details too.
+        verbose: Also print details.
     """
 
     def __init__(self, *, verbose: bool = False) -> None:
@@ -124,12 +124,12 @@ class TrainingConsole:
                 self._epoch(event)
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line, on a terminal in a style of rich's and broken between words."""
+        """Print a line; on a terminal, in a style of rich and wrapped between words."""
         plain = not self.out.is_terminal
         self.out.print(printable(text, lines=True), style=style, soft_wrap=plain)
 
     def result(self, run: Run) -> None:
-        """Say what came of it."""
+        """Print the result of the run."""
         seconds = time.perf_counter() - self._started
         self._progress.stop()
         self.say(
@@ -139,13 +139,13 @@ class TrainingConsole:
         )
         if run.info.recipe.weights == "none":
             self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
-        # In one piece each, to be copied.
+        # Not wrapped, so that they can be copied.
         self.out.print(printable(f"run folder   {run.path}"))
         command = f"zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR..."
         self.out.print(printable(f"use it       {command}"))
 
     def stopped(self, stopped: Stopped) -> None:
-        """Say what a signal left behind."""
+        """Print what was saved when a signal stopped the run."""
         self._progress.stop()
         self.err.print(f"! stopped by {signal.Signals(stopped.signum).name}", style="bold yellow")
         for line in str(stopped).splitlines():
@@ -235,8 +235,8 @@ class TrainingConsole:
             self.say(f"{'':5}  {note}")
 
     def _choose_epoch_columns(self) -> None:
-        """Hide the columns that do not fit a narrow terminal, and say so."""
-        # All labels of an image are rarely right: of several, their ranking tells more.
+        """Hide the columns that do not fit a narrow terminal, and report it."""
+        # With several labels an image, all are rarely right: mAP is more informative than accuracy.
         unused = ("val mAP",) if self._kind is SINGLE_LABEL else ("train acc", "val acc")
         self._epoch_columns = [name for name in _EPOCH_COLUMNS if name not in unused]
         left_out = []
@@ -262,7 +262,7 @@ def _classes(plan: Plan) -> str:
 
 
 def _augmentation(recipe: Recipe) -> str:
-    """How training images are changed, as far as it is known before the probe."""
+    """Describe the augmentation of training images, as far as it is known before the probe."""
     if recipe.augment == "none":
         return "no augmentation"
     open_ones = [
@@ -276,7 +276,7 @@ def _augmentation(recipe: Recipe) -> str:
 
 
 def _settings(plan: Plan) -> list[tuple[str, ...]]:
-    """The rows of the table of all settings, each with where its value came from."""
+    """Return the rows of the table of all settings, each with the origin of its value."""
     return [
         (name, "-" if value is None else str(value), plan.config.origins[name])
         for name, value in plan.recipe
@@ -284,7 +284,7 @@ def _settings(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def _groups(plan: Plan) -> list[tuple[str, ...]]:
-    """The rows of the table of parameter groups."""
+    """Return the rows of the table of parameter groups."""
     cells: list[tuple[str, ...]] = []
     for rows in _shortened(plan.groups):
         first, last = rows[0], rows[-1]
@@ -306,7 +306,7 @@ def _groups(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def _shortened(groups: tuple[GroupPlan, ...]) -> list[tuple[GroupPlan, ...]]:
-    """The rows one by one; of many with a fate in common those in the middle as one."""
+    """Return the groups of each row: usually one; the middle ones of many similar groups."""
     shown: list[tuple[GroupPlan, ...]] = []
     for _, group in itertools.groupby(groups, key=lambda row: (row.part, row.trains_from)):
         rows = list(group)

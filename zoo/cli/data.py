@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from zoo.data.check import Report
     from zoo.data.check.fix import Fixed
 
-#: Classes in the table, and examples of a finding, before the rest is counted.
+#: Maximum number of classes in the table, and of examples of a finding; the rest is counted.
 MOST_CLASSES = 30
 MOST_EXAMPLES = 5
 
-#: On a terminal.
+#: Colour of each severity on a terminal.
 COLOURS = {"error": "red", "warning": "yellow", "note": None}
 
 
 @click.group("data", short_help="A data folder: check it, make a clean copy.")
 def command() -> None:
-    """See what is wrong with a data folder before it is trained on."""
+    """Find problems of a data folder before training on it."""
 
 
 @command.command("check", short_help="Find duplicates, leakage, label conflicts, unreadable files.")
@@ -42,25 +42,25 @@ def command() -> None:
 @click.option("--strict", is_flag=True, help="Exit code 1 for warnings too.")
 @click.option("--follow-links", is_flag=True, help="Follow links in DIR that lead out of it too.")
 def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_links: bool) -> None:
-    """Look for what spoils results in DIR, a folder as `zoo finetune --data` takes it.
+    """Check DIR, a folder as for `zoo finetune --data`, for problems that impair results.
 
-    Images in both train and val, or looking the same there (leakage); the same image in several
-    classes; unreadable images; images of another format than their extension says; links that lead
-    out of DIR; duplicates; classes that are missing, empty, rare, or named alike; tiny or huge
-    images; files that are not used. Hashes of images are sorted, not compared each with each: among
+    It finds images that are in both train and val, or look the same there (leakage); the same image
+    in several classes; unreadable images; images whose format does not match their extension; links
+    that lead out of DIR; duplicates; classes that are missing, empty, rare, or similar in name;
+    tiny or huge images; unused files. Hashes of images are sorted, not compared pairwise: among
     hundreds of thousands of images, a few pairs that barely look the same may be missed.
 
     \b
     Exit code 0  nothing serious
               1  an error: leakage, an image in several classes, images that
                  training leaves out, classes that can't be trained
-              2  DIR can't be used at all, or NEW_DIR not be written
+              2  DIR can't be used, or NEW_DIR can't be written
 
-    What was found in a file is remembered until it changes. DIR itself is never changed. NEW_DIR
-    lacks unreadable images, links that lead out of DIR unless they are followed, all copies of an
-    image in several classes, all but one of duplicates within a class, and images of train that are
-    in val too, or look the same there; an image of a wrong extension has the right one there. The
-    exit code is about DIR.
+    Results for a file are cached until it changes. DIR itself is never changed. NEW_DIR lacks
+    unreadable images, links that lead out of DIR unless they are followed, all copies of an image
+    in several classes, all duplicates within a class but one, and train images that are in val too,
+    or look the same there. In NEW_DIR, images with a wrong extension get the right one. The exit
+    code refers to DIR.
 
     \b
       zoo data check photos

@@ -23,10 +23,10 @@ from zoo.cli.words import echo, echo_json, with_flags
 if TYPE_CHECKING:
     from zoo.runs.evaluate import Evaluation, Split
 
-#: With more classes a confusion matrix is no longer read.
+#: Maximum number of classes for which the confusion matrix is printed.
 WIDEST_MATRIX = 20
 
-#: Pairs of classes that are listed in its place.
+#: Maximum number of pairs of classes that are listed instead of the matrix.
 MOST_CONFUSIONS = 20
 
 
@@ -119,7 +119,7 @@ def _print(result: Evaluation) -> None:
 
 
 def _print_matrix(result: Evaluation) -> bool:
-    """Print the confusion matrix; False, and nothing is printed, where it does not fit."""
+    """Print the confusion matrix, if it fits; return whether it does."""
     console = plain_console()
     numbers = [str(n) for n, _ in enumerate(result.classes, 1)]
     columns = [number("row"), text("true class"), *map(number, numbers)]

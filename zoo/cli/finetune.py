@@ -19,7 +19,7 @@ from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
 if TYPE_CHECKING:
     pass
 
-#: What the help shows where the type alone would mislead.
+#: Metavars for options whose type alone would be misleading in the help.
 _METAVARS = {
     "freeze": "[none|backbone|N|STAGE]",
     "unfreeze_epoch": "N[,N...]",
@@ -29,7 +29,7 @@ _METAVARS = {
 
 
 def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for each field of the recipe, in their order."""
+    """Add an option for each field of the recipe, in the order of the fields."""
     for name, field in reversed(Recipe.model_fields.items()):
         flag = f"--{name.replace('_', '-')}"
         default = "" if field.default is None else f"  [default: {_shown(field.default)}]"
@@ -143,12 +143,12 @@ def command(
     Some defaults differ for the demo, for SGD and for random weights; the plan lists them.
 
     \b
-      zoo finetune                                    the demo
-      zoo finetune --data photos                      the default backbone, best settings
-      zoo finetune --data photos --backbone resnet18  another one
-      zoo finetune --data photos --freeze backbone    train the head only: fastest
-      zoo finetune --data photos --recipe quick       a first answer in seconds
-      zoo finetune --recipe runs/x/recipe.toml        the same run again
+      zoo finetune                                    run the demo
+      zoo finetune --data photos                      use the default backbone and settings
+      zoo finetune --data photos --backbone resnet18  use another backbone
+      zoo finetune --data photos --freeze backbone    train only the head: fastest
+      zoo finetune --data photos --recipe quick       get a first result in seconds
+      zoo finetune --recipe runs/x/recipe.toml        repeat a run
       zoo finetune --resume runs/x                    resume an interrupted run
 
     Ctrl-C or SIGTERM writes a checkpoint after the current step; the exit code is 130 or 143.

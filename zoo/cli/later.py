@@ -1,4 +1,4 @@
-"""Put off torch's compiler, which takes a quarter of the start and which zoo never asks for."""
+"""Defer importing torch's compiler, which zoo never uses: a quarter of the startup time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _COMPILER, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 
 def put_off_compiler() -> None:
-    """Have `import torch._dynamo` load nothing until something is asked of it.
+    """Make `import torch._dynamo` load nothing until one of its attributes is needed.
 
-    torchvision and timm import it as they are imported, torchvision to ask it one question in its
-    detectors, both to keep it away from functions of theirs (`torch.compiler.disable`). Both can
-    wait; whatever else is asked for loads it, and is answered by it.
+    torchvision and timm import it when they are imported: torchvision for one query in its
+    detectors, and both to exclude functions from compilation (`torch.compiler.disable`). Both can
+    wait; access to any other attribute loads the compiler.
     """
     if _COMPILER in sys.modules:
         return
@@ -28,13 +28,13 @@ def put_off_compiler() -> None:
 
 
 class _Later(ModuleType):
-    """Stands for a module until an attribute is asked for that it lacks."""
+    """A placeholder for a module, which is loaded on access to an attribute that this one lacks."""
 
-    #: Else `inspect`, which goes through all modules, would ask.
+    #: Set because `inspect` reads it from all modules, which would load the compiler.
     __file__ = None
 
     def __getattr__(self, name: str) -> Any:
-        # `from ... import` asks each module whether it is a package.
+        # `from ... import` reads it to find out whether a module is a package.
         if (self.__name__, name) == (_UTILS, "__path__"):
             raise AttributeError(name)
         return getattr(_loaded(self.__name__), name)
@@ -45,14 +45,14 @@ def _is_put_off() -> bool:
 
 
 def _loaded(name: str) -> ModuleType:
-    """The module itself."""
+    """Load and return the module itself."""
     if _is_put_off():
         del sys.modules[_COMPILER], sys.modules[_UTILS]
     return importlib.import_module(name)
 
 
 def _disable(function: Any = None, *args: Any, **options: Any) -> Any:
-    """`torch._dynamo.disable`: the function, of which the compiler, once there is one, is told."""
+    """Replace `torch._dynamo.disable`: apply it to the function once the compiler is loaded."""
     if function is None:
         return lambda each: _disable(each, *args, **options)
     told: Callable[..., Any] | None = None

@@ -21,8 +21,8 @@ from zoo.cli.words import echo
 def command(name: str, out: Path) -> None:
     """Write a package zoo-NAME that declares a backbone of your own.
 
-    It holds one small network, tests that pass as they stand, a README and a CI workflow. Put your
-    network in its place; the tests say what zoo expects of it.
+    It has a small network, tests that pass, a README and a CI workflow. Replace the network by your
+    own; the tests check what zoo expects of it.
 
     \b
       zoo new-plugin acme

@@ -8,7 +8,7 @@ import click
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
-#: Where to compute.
+#: The device to compute on.
 device_option: Decorator = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
@@ -19,7 +19,7 @@ device_option: Decorator = click.option(
 
 
 def format_option(*formats: str) -> Decorator:
-    """How to print: one of `formats`, by default the first."""
+    """Return an option for the output format: one of `formats`, by default the first."""
     return click.option(
         "--format",
         "form",
@@ -30,7 +30,7 @@ def format_option(*formats: str) -> Decorator:
     )
 
 
-#: Whether to set the memory allocator for what networks do.
+#: Whether to tune the memory allocator for neural networks.
 allocator_option: Decorator = click.option(
     "--allocator-tuning/--no-allocator-tuning",
     default=True,

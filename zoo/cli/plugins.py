@@ -13,7 +13,7 @@ from zoo.cli.words import count, echo_json, with_flags
 if TYPE_CHECKING:
     from zoo.plugins import Plugin
 
-#: What plugins declare by name, each through a hook zoo_KIND.
+#: What plugins declare by name besides backbones, each through a hook zoo_KIND.
 KINDS = ("sources", "loggers")
 
 
@@ -22,7 +22,7 @@ KINDS = ("sources", "loggers")
 def command(form: str) -> None:
     """List every plugin found: its backbones and package, or why it was left out.
 
-    A plugin can be left out on purpose: by `zoo --no-plugin NAME COMMAND`, or for all commands by
+    To leave out a plugin, use `zoo --no-plugin NAME COMMAND` or, for all commands, set
     ZOO_DISABLE_PLUGINS=NAME,NAME in the environment.
     """
     from zoo import plugins
@@ -54,7 +54,7 @@ def command(form: str) -> None:
 
 
 def _declared(plugin: Plugin) -> dict[str, list[str]]:
-    """Names of what it declares besides backbones, by kind."""
+    """Return the names of what the plugin declares besides backbones, by kind."""
     from zoo import plugins
 
     return {kind: sorted(plugins.declared(plugin, f"zoo_{kind}")) for kind in KINDS}

@@ -56,15 +56,15 @@ def command(
 ) -> None:
     """Classify images with RUN, a run folder or its model.safetensors.
 
-    Folders are searched for images, subfolders too. What can't be read, or holds several pictures
-    (an animation, pages), is named on stderr; files that are not named as images are counted there
-    by extension. In JSON each of these files is an entry with an error in place of a label. In a
-    table and in CSV, control characters in names are shown as in Python (\\x1b), and in CSV ' is
-    put before a name that a spreadsheet would take for a formula; JSON has them exactly. The labels
-    of a multi-label run are in one cell of CSV, with | between them.
+    Folders are searched for images, including subfolders. Files that can't be read or have several
+    images (an animation, pages) are named on stderr; files without an image extension are counted
+    there by extension. In JSON, each of these files has an entry with an error instead of a label.
+    In tables and CSV, control characters in names are shown as in Python (\\x1b), and in CSV, ' is
+    put before names that a spreadsheet would take for a formula; JSON has the exact names. In CSV,
+    the labels of a multi-label run are in one cell, separated by |.
 
-    Ctrl-C: what is done is printed, the exit code is 130. With jsonl each line is printed when its
-    batch is done.
+    On Ctrl-C, finished predictions are printed, and the exit code is 130. With jsonl, each line is
+    printed as soon as its batch is done.
 
     \b
       zoo predict runs/photos-resnet18 a.jpg holiday/
@@ -103,7 +103,7 @@ def command(
 
 @dataclass(frozen=True)
 class Unread:
-    """A file of which nothing is predicted, and why."""
+    """A file without a prediction, and why."""
 
     path: Path
     error: str
@@ -119,7 +119,7 @@ def _entries(
     asked: Mapping[str, Any],
     done: list[Entry],
 ) -> Iterator[Entry]:
-    """An entry for each file, as they are made, batch by batch; those of `files` go to `done`."""
+    """Yield an entry for each file, batch by batch; append those of `files` to `done`."""
     from zoo.data.sources.extensions import reason_of
 
     for entry in _predictions(run, files, asked):
@@ -137,7 +137,7 @@ def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Itera
         read: list[Path | Unread] = []
         for path in files[start : start + BATCH_SIZE]:
             try:
-                # Of a batch of photos in full size, one lies in memory at a time.
+                # Only one photo of a batch at a time is in memory in its full size.
                 bases.append(run.prepare(path))
                 read.append(path)
             except DataError as error:
@@ -150,7 +150,7 @@ def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Itera
 
 
 def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
-    """The images meant, files as given and folders searched; and the other files of folders."""
+    """Return the image files, given or found in folders, and the other files of the folders."""
     from zoo.data.files import is_url, shown
     from zoo.data.sources.layout import files_in
 
@@ -192,7 +192,7 @@ def _write_table(entries: Iterator[Entry], *, several: bool) -> None:
     for p in _predicted(entries):
         ranked = [(label, f"{probability:.1%}") for label, probability in p.top]
         if several:
-            # What is predicted, before what is not.
+            # Labels below the threshold are marked; they come after the predicted ones.
             mark = {True: "", False: " (no)"}
             ranked = [(label, value + mark[label in p.labels]) for label, value in ranked]
         top = "  ".join(f"{shown(label)} {value}" for label, value in ranked)
@@ -200,7 +200,7 @@ def _write_table(entries: Iterator[Entry], *, several: bool) -> None:
         if cell_len(line) <= console.width:
             echo(line)
         else:
-            # The path in one piece, to be copied.
+            # The path is not wrapped, so that it can be copied.
             echo(shown(p.path))
             rows = [("", value, label_) for label_, value in ranked]
             print_table([label(), number(), text()], rows, console=console)

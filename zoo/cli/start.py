@@ -1,4 +1,4 @@
-"""How a command that computes starts: allocator tuned, torch and the libraries imported fast."""
+"""Start of commands that compute: tune the allocator, and import torch and the libraries fast."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from zoo.cli.later import put_off_compiler
 
 @contextmanager
 def starting(*, allocator_tuning: bool = True) -> Iterator[None]:
-    """Import what computes in here, before anything else allocates.
+    """Context in which to import libraries that compute, before anything else allocates memory.
 
-    Garbage collection is off meanwhile, and passes over all that is there from then on: what
-    modules define stays anyway, and looking through it again and again takes a fifth of the time.
-    For the same reason nothing is collected when the process ends, which takes a second.
+    Garbage collection is off in it and later ignores all objects that exist at its end: what
+    modules define is never freed, and scanning it again and again takes a fifth of the time. For
+    the same reason nothing is collected when the process ends, which would take a second.
 
-    What Pillow warns of while it reads an image is no news to anyone: the image is read or named.
+    Pillow's warnings about images are ignored, because zoo reads such an image or reports it.
     """
     if allocator_tuning:
         allocator.tune()

@@ -1,4 +1,4 @@
-"""Tables that fit the terminal; elsewhere, as in a pipe, one line a row, however long."""
+"""Tables that fit the terminal; in other output, such as a pipe, each row is one line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from zoo.io.text import printable
 #: Spaces between two columns.
 _GAP = 2
 
-#: A column of text is made no narrower than this, whatever the terminal.
+#: Minimum width of a column of text, however narrow the terminal is.
 _LEAST_TEXT = 10
 
-#: The width where the output is no terminal.
+#: The width if the output is not a terminal.
 _UNBOUNDED = 10**6
 
 
@@ -27,10 +27,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: Its header; a table whose columns have no names has no header.
-        least: Its width at least, for a table that is printed in parts.
-        whole: Its cells are never broken across lines.
-        right: Its cells are aligned to the right.
+        name: The header; a table whose columns have no names has no header.
+        least: Minimum width, for a table that is printed in parts.
+        whole: Whether cells are never wrapped.
+        right: Whether cells are right-aligned.
     """
 
     name: str = ""
@@ -40,22 +40,22 @@ class Column:
 
 
 def text(name: str = "", *, least: int = 0) -> Column:
-    """A column whose cells may take several lines."""
+    """Return a column whose cells may be wrapped."""
     return Column(name, least)
 
 
 def label(name: str = "", *, least: int = 0) -> Column:
-    """A column of short texts that stay in one line."""
+    """Return a column of short texts that are not wrapped."""
     return Column(name, least, whole=True)
 
 
 def number(name: str = "", *, least: int = 0) -> Column:
-    """A column of numbers, aligned to the right."""
+    """Return a column of right-aligned numbers."""
     return Column(name, least, whole=True, right=True)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """A console that shows text as it is: no markup, emoji codes or highlighting."""
+    """Return a console that prints text unchanged: no markup, emoji codes or highlighting."""
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _UNBOUNDED
@@ -63,7 +63,7 @@ def plain_console(*, stderr: bool = False) -> Console:
 
 
 def least_width(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
-    """The width below which numbers or labels of a table would have to be broken."""
+    """Return the width below which numbers or labels of a table would have to be wrapped."""
     return _width(columns, rows, least=True)
 
 
@@ -75,17 +75,17 @@ def print_table(
     header: bool = True,
     style: str | None = None,
 ) -> None:
-    """Print a table, as wide as it needs to be or as the terminal is.
+    """Print a table that is as wide as its contents, or as the terminal.
 
-    On a narrow terminal cells of text take several lines, and so do headers. A number is never
-    broken: where even that is too wide, the lines are longer than the terminal's.
+    On a narrow terminal, cells of text and headers are wrapped. Numbers and labels never are; if
+    the table is too wide even so, lines are longer than the terminal is wide.
 
     Args:
-        columns: From left to right.
-        rows: A cell a column; what a terminal would obey is shown. Without rows nothing is printed.
-        console: Where to. Without it: stdout.
-        header: Whether to print the columns' names.
-        style: rich's, of all cells.
+        columns: The columns, from left to right.
+        rows: One cell per column; control characters are escaped. Prints nothing without rows.
+        console: The console to print to. Default: stdout.
+        header: Whether to print the names of the columns.
+        style: A style of rich, for all cells.
     """
     console = console or plain_console()
     cells = [[printable(cell) for cell in row] for row in rows]
@@ -119,7 +119,7 @@ def print_table(
         return
     with console.capture() as captured:
         console.print(table, soft_wrap=False, crop=False)
-    # rich fills the last column with spaces.
+    # rich pads the last column with spaces.
     text_lines = (line.rstrip() for line in captured.get().splitlines())
     console.out("\n".join(text_lines), highlight=False)
 
@@ -131,13 +131,13 @@ def print_facts(
     least: int = 0,
     style: str | None = None,
 ) -> None:
-    """Print names and values, a line each; on a terminal long values go on below themselves.
+    """Print names and values, one pair per line; on a terminal, long values are wrapped.
 
     Args:
-        facts: Names, empty where a value belongs to the name above, and values.
-        console: Where to. Without it: stdout.
-        least: Width of the names at least.
-        style: rich's.
+        facts: Pairs of name and value; an empty name if the value belongs to the name above.
+        console: The console to print to. Default: stdout.
+        least: Minimum width of the names.
+        style: A style of rich.
     """
     print_table([label(least=least), text()], facts, console=console, style=style)
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @format_option("text", "json")
 def command(runs: tuple[Path, ...], form: str) -> None:
-    """Check everything that each RUN holds, a run folder or a model.safetensors.
+    """Check all files of each RUN, a run folder or a model.safetensors.
 
-    A line a file says ok, unchecked (there is nothing to check it against) or wrong, and what was
-    found. The exit code is 2 if anything is wrong. No code of the run is run.
+    For each file, a line says ok, unchecked (there is nothing to check it against) or wrong, and
+    gives details. The exit code is 2 if anything is wrong. No code from the run is executed.
 
     \b
       zoo verify runs/photos-resnet18

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 def command() -> None:
     """Manage the pretrained weights of backbones on this machine.
 
-    `--weights pretrained` takes the first place that has them: a file put in with
-    `zoo weights add`, a place that a plugin says (a mirror, a shared folder, a package), the
-    backbone's own.
+    `--weights pretrained` uses the first place that has them: a file added with `zoo weights add`,
+    a place declared by a plugin (a mirror, a shared folder, a package), or the backbone's own.
     """
 
 
@@ -34,7 +33,7 @@ def command() -> None:
 def list_(pattern: str, form: str) -> None:
     """List the weights files on this machine of the backbones whose name matches PATTERN.
 
-    PATTERN is part of a name, or has * and ?, as in `zoo backbones`. No network is used.
+    PATTERN is part of a name, or has * and ?, as in `zoo backbones`. The network is not used.
     """
     from zoo import weights
     from zoo.weights.added import ADDED
@@ -62,7 +61,7 @@ def list_(pattern: str, form: str) -> None:
             for name, file, by, kind in rows
         ],
     )
-    # Two backbones may have one file.
+    # Two backbones may share a file.
     sizes = {os.path.realpath(file): _size(file) for _, file, *_ in rows}
     echo(f"{count(len(sizes), 'file')}, {human_size(sum(sizes.values()))} in all", err=True)
 
@@ -70,10 +69,10 @@ def list_(pattern: str, form: str) -> None:
 @command.command("where", short_help="Show every place that would be tried, in order.")
 @click.argument("name")
 def where(name: str) -> None:
-    """Show every place where the pretrained weights of backbone NAME would be sought, in order.
+    """Show every place that would be tried for the pretrained weights of backbone NAME, in order.
 
-    The one that an arrow marks would be used first; if it has to be downloaded and can't be
-    reached, the next one would. No network is used.
+    An arrow marks the place that would be used; if it needs a download and can't be reached, the
+    next one would be. The network is not used.
     """
     from zoo import plugins
     from zoo.weights.added import added_path
@@ -112,8 +111,9 @@ def where(name: str) -> None:
 def add(name: str, file: Path) -> None:
     """Make FILE (.safetensors or .pth) the pretrained weights of backbone NAME on this machine.
 
-    It must fit, original head included; that is tried. A copy is kept as .safetensors in zoo's
-    folder ($ZOO_HOME, by default ~/.cache/zoo), and is used before all other places from then on.
+    FILE must fit the backbone, including its original head, which is checked. A copy is saved as
+    .safetensors in zoo's folder ($ZOO_HOME, by default ~/.cache/zoo), and from then on takes
+    precedence over all other places.
     """
     from zoo import plugins, weights
     from zoo.io.files import expand
@@ -127,7 +127,7 @@ def add(name: str, file: Path) -> None:
 @command.command("remove", short_help="Take out a file that was added.")
 @click.argument("name")
 def remove(name: str) -> None:
-    """Delete the copy that `zoo weights add` put in for backbone NAME."""
+    """Delete the copy that `zoo weights add` saved for backbone NAME."""
     from zoo import plugins, weights
 
     full_name = name if name in weights.added() else plugins.get(name).name
@@ -137,7 +137,7 @@ def remove(name: str) -> None:
 @command.command("verify", short_help="Check the SHA-256 of every weights file on this machine.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def verify(names: tuple[str, ...]) -> None:
-    """Check the SHA-256 of the weights files on this machine, all or those of backbones NAME.
+    """Check the SHA-256 of the weights files on this machine, by default of all backbones.
 
     The exit code is 2 if any is damaged.
     """
@@ -164,10 +164,10 @@ def verify(names: tuple[str, ...]) -> None:
 @command.command("fetch", short_help="Download weights ahead of a job without a network.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def fetch(names: tuple[str, ...]) -> None:
-    """Get the pretrained weights of each backbone NAME onto this machine, and try that they load.
+    """Download the pretrained weights of each backbone NAME, and check that they load.
 
-    They go into the usual caches, where `zoo finetune` finds them without a network. After one that
-    can't be had the others are fetched all the same; the exit code then is 2.
+    They are saved in the usual caches, where `zoo finetune` finds them without a network. If some
+    can't be downloaded, the others still are; the exit code is then 2.
     """
     from zoo import plugins, weights
     from zoo.errors import WeightsError, ZooError
@@ -190,7 +190,7 @@ def fetch(names: tuple[str, ...]) -> None:
 
 
 def _matching(pattern: str) -> list[Backbone]:
-    """The backbones that match, and a warning for each plugin whose can't be known."""
+    """Return the matching backbones, and warn about plugins that were left out."""
     from zoo import plugins
 
     found = plugins.backbones(pattern)
@@ -203,7 +203,7 @@ def _matching(pattern: str) -> list[Backbone]:
 
 
 def _on_this_machine(backbones: Iterable[Backbone]) -> list[tuple[Backbone, Place, Path]]:
-    """The places of these backbones whose file is here."""
+    """Return the places of these backbones whose file is on this machine."""
     from zoo.weights.place import ask
 
     found: list[tuple[Backbone, Place, Path]] = []

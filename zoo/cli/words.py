@@ -1,4 +1,4 @@
-"""What is printed: text made harmless for a terminal, JSON, numbers as people read them."""
+"""Printing: text that is safe for a terminal, JSON, human-readable numbers."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import click
 
 from zoo.io.text import printable
 
-#: In JSON a terminal could obey these; the others that it could are escaped by json itself.
+#: Characters that a terminal may interpret and that json does not escape itself.
 _OBEYED_IN_JSON = re.compile(
     "[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
 
-#: Options that a text of the core's may name and that are no field of a recipe.
+#: Options besides the recipe's fields that may be named in a text of the core.
 _OPTIONS = frozenset({"allow_changed", "compile", "fix_to", "no_plugin", "out", "split"})
 
 _SETTING = re.compile(r"`([a-z_]+)(?:=([^`]+))?`")
 
 
 def echo(text: str = "", *, err: bool = False) -> None:
-    """Print text of one line or more, on stderr with `err`; what a terminal would obey is shown."""
+    """Print text of one or more lines, on stderr with `err`; control characters are escaped."""
     click.echo(printable(text, lines=True), err=err)
 
 
 def echo_json(value: object) -> None:
-    """Print a value as JSON: exact when read, and harmless where it is shown."""
+    """Print a value as JSON that is exact when parsed and safe for a terminal."""
     click.echo(_json(value, indent=2))
 
 
 def echo_json_list(values: Iterable[object]) -> None:
-    """As `echo_json` of a list, value by value; a list is printed whatever ends the iteration."""
+    """Print a JSON list value by value; it is closed even if the iteration is interrupted."""
     between = "["
     try:
         for value in values:
@@ -44,7 +44,7 @@ def echo_json_list(values: Iterable[object]) -> None:
 
 
 def echo_json_lines(values: Iterable[object]) -> None:
-    """Print a line of JSON for each value, as it comes."""
+    """Print a line of JSON for each value, as soon as it is available."""
     for value in values:
         click.echo(_json(value))
 
@@ -55,12 +55,12 @@ def _json(value: object, *, indent: int | None = None) -> str:
 
 
 def shown(name: object) -> str:
-    """A name that others gave, such as a class's or a file's, on one line."""
+    """Return an untrusted name, such as that of a class or a file, as one line of safe text."""
     return printable(str(name))
 
 
 def with_flags(text: str) -> str:
-    """A text of the core's, in which settings are named as in a recipe, with flags instead.
+    """Replace the settings in a text of the core, named as in a recipe, by flags.
 
     "use `image_size` or `train=finetune`" becomes "use --image-size or --train finetune".
     Backquotes around anything else stay.
@@ -81,7 +81,7 @@ def _as_flag(found: re.Match[str]) -> str:
 
 
 def human_size(size: float) -> str:
-    """Bytes, as "1.44 MB"."""
+    """Format a number of bytes, as "1.44 MB"."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -90,5 +90,5 @@ def human_size(size: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things, as "1 file" or "2 files"."""
+    """Format a number of things, as "1 file" or "2 files"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
