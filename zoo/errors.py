@@ -2,7 +2,7 @@
 
 
 class ZooError(Exception):
-    """Base class of all errors that zoo raises on purpose; the CLI prints it and exits with 2.
+    """Base class of all errors that zoo raises on purpose; the CLI prints it, with exit code 2.
 
     Settings are named in backquotes, as in Python and recipes: `image_size`, or, with a value,
     `train=finetune`. The CLI prints their flags instead.

@@ -78,7 +78,7 @@ class _Commands(click.Group):
             echo("! interrupted", err=True)
             raise SystemExit(130) from None
         except click.UsageError as error:
-            # The message quotes the argument, which may be any file name, by a shell's `*`.
+            # The message quotes the argument: any file name, if a shell has expanded `*`.
             error.message = printable(error.message, lines=True)  # type: ignore[misc]
             raise
 

@@ -1,4 +1,4 @@
-"""Defer importing torch's compiler, which zoo never uses: a quarter of the startup time."""
+"""Defer importing torch's compiler: it takes a quarter of the startup, and zoo never uses it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _OBEYED_IN_JSON = re.compile(
     "[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
 
-#: Options besides the recipe's fields that may be named in a text of the core.
+#: Options besides the recipe's fields that may be named in messages of the core.
 _OPTIONS = frozenset({"allow_changed", "compile", "fix_to", "no_plugin", "out", "split"})
 
 _SETTING = re.compile(r"`([a-z_]+)(?:=([^`]+))?`")
@@ -60,7 +60,7 @@ def shown(name: object) -> str:
 
 
 def with_flags(text: str) -> str:
-    """Replace the settings in a text of the core, named as in a recipe, by flags.
+    """Replace the settings in a message of the core, named as in a recipe, by flags.
 
     "use `image_size` or `train=finetune`" becomes "use --image-size or --train finetune".
     Backquotes around anything else stay.

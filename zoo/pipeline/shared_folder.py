@@ -92,7 +92,7 @@ def _digest(checkpoint: Checkpoint) -> str:
 
 
 def _appears(file: Path) -> bool:
-    """Wait until a file is visible, which takes time on network file systems; whether it is."""
+    """Return whether a file exists, after waiting for it: a network file system may be slow."""
     until = time.monotonic() + _PATIENCE
     while not file.exists():
         if time.monotonic() > until:

@@ -78,7 +78,7 @@ class Resolver:
         self.replace(why, **open_ones)
 
     def replace(self, why: str, **values: Any) -> None:
-        """Replace values, even if the user set them: they mean the same or are impossible.
+        """Replace values, even those set by the user, by equivalent or by the only possible ones.
 
         A value that does not change keeps its origin.
         """

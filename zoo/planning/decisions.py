@@ -270,5 +270,5 @@ def choose_workers(device: torch.device) -> int:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    # Training on a CPU, loading takes a few per cent of the time: more processes would compete.
+    # On a CPU, loading takes a few per cent of training time: more processes would only compete.
     return min(8, cores) if device.type != "cpu" else (2 if cores >= 8 else 0)
