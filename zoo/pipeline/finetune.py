@@ -62,10 +62,9 @@ def finetune(
     Raises:
         ZooError: An argument, the data or the weights are invalid, which is checked before
             anything is written; or training can't continue.
-        zoo.Stopped: The process received SIGINT (Ctrl-C) or SIGTERM. The current step was
-            finished and a checkpoint written, from which `zoo.resume` continues. This is a
-            KeyboardInterrupt. Signals are not handled outside the main thread, or if the program
-            handles them itself.
+        zoo.Stopped: A KeyboardInterrupt, after SIGINT (Ctrl-C) or SIGTERM: the current step is
+            finished and a checkpoint written, from which `zoo.resume` continues. Signals are not
+            handled outside the main thread, or if the program handles them itself.
     """
     listen = with_loggers(listen or warn, open_loggers(loggers))
     if data is not None:
@@ -89,8 +88,7 @@ def resume(
 
     Args:
         run: The run folder. A complete run is only loaded; changing its settings is an error.
-        allow_changed: Resume although something that affects the result differs; the run records
-            the differences.
+        allow_changed: Resume although something that affects the result differs; it is recorded.
         listen: As in `finetune`.
         loggers: As in `finetune`.
         **fields: Fields of `zoo.Recipe` to change from now on.

@@ -86,8 +86,7 @@ class Recipe(BaseModel):
     """The settings of `zoo finetune`. docs/defaults.md says how the defaults were measured.
 
     Raises:
-        pydantic.ValidationError: A value is invalid. `make_recipe` raises a RecipeError instead,
-            which is easier to read.
+        pydantic.ValidationError: A value is invalid. `make_recipe` raises a clearer RecipeError.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
