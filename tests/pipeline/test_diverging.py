@@ -26,10 +26,10 @@ def test_it_begins_again_with_smaller_rates_and_ends_no_worse_than_the_probe(spl
     events = []
     fields = start(train="probe+finetune", epochs=3, lr=lr)
     run = zoo.finetune(split_photos, out="run", listen=events.append, **fields)
-    begun_again = [line for line in run.info.history if "begins again" in line]
+    restarts = [line for line in run.info.history if "fine-tuning restarts" in line]
     notes = [event.text for event in events if isinstance(event, Note) and event.warning]
-    assert [text for text in notes if "begins again" in text][: len(begun_again)] == begun_again
-    assert any("begins again with learning rates times 0.3" in text for text in notes)
+    assert [text for text in notes if "fine-tuning restarts" in text][: len(restarts)] == restarts
+    assert any("restarts with learning rates multiplied by 0.3" in text for text in notes)
     assert run.info.val_accuracy >= probe.info.val_accuracy
     assert [row["epoch"] for row in rows(run)] == list(range(len(rows(run))))
 
@@ -41,7 +41,7 @@ def test_it_is_seen_within_an_epoch(photos):
     def listen(event):
         if isinstance(event, StepEnd):
             seen.append((event.epoch, event.step))
-        if isinstance(event, Note) and "begins again" in event.text:
+        if isinstance(event, Note) and "fine-tuning restarts" in event.text:
             raise KeyboardInterrupt
 
     fields = start(train="probe+finetune", epochs=3, lr=TOO_LARGE, batch_size=2)
@@ -60,11 +60,11 @@ def test_asked_to_stop_it_is_an_error_that_keeps_the_probe(split_photos):
 def test_interrupted_after_it_began_again_it_comes_to_the_same(photos):
     fields = start(train="probe+finetune", epochs=3, lr=TOO_LARGE, seed=0)
     whole, notes, _ = hear(photos, "whole", **fields)
-    assert any("begins again" in note for note in notes)
+    assert any("fine-tuning restarts" in note for note in notes)
     begun, count = [], []
 
     def listen(event):
-        begun.append(isinstance(event, Note) and "begins again" in event.text)
+        begun.append(isinstance(event, Note) and "fine-tuning restarts" in event.text)
         if any(begun) and isinstance(event, StepEnd):
             count.append(event)
             if len(count) == 2:

@@ -229,7 +229,7 @@ def interrupted(photos, out="run", **fields):
 def test_what_may_not_differ_is_refused_by_name():
     before = sorted((p, p.read_bytes()) for p in Path("run").rglob("*") if p.is_file())
     refused = zoo_("finetune", "--resume", "run", "--batch-size=4", "--lr=0.5", code=2)
-    assert "the run run would not go on as it began:" in refused.stderr
+    assert "the run run differs from how it was started:" in refused.stderr
     assert "  batch_size = 4, was 8\n  lr = 0.5, was 0.0004\n" in refused.stderr
     assert "say --allow-changed" in refused.stderr
     assert sorted((p, p.read_bytes()) for p in Path("run").rglob("*") if p.is_file()) == before
@@ -238,7 +238,7 @@ def test_what_may_not_differ_is_refused_by_name():
 @pytest.mark.usefixtures("crashed")
 def test_what_fits_nothing_is_refused_even_so():
     refused = zoo_("finetune", "--resume", "run", "--optimizer=sgd", "--allow-changed", code=2)
-    assert "can't go on with optimizer = 'sgd', was 'adamw'; start a new one" in refused.stderr
+    assert "can't be resumed with optimizer = 'sgd', was 'adamw'; start a new one" in refused.stderr
 
 
 @pytest.mark.usefixtures("crashed")
@@ -279,7 +279,7 @@ def test_other_images_are_refused_by_name(photos, tmp_path, change, said):
 def test_other_starting_weights_are_refused(photos):
     fields = interrupted(photos)
     shutil.copy(start(seed=1)["weights"], fields["weights"])
-    with pytest.raises(RunError, match=r"the weights to start from .* are others"):
+    with pytest.raises(RunError, match=r"the initial weights .* differ"):
         zoo.resume("run")
 
 
@@ -313,13 +313,13 @@ def test_resume_auto_begins_where_a_run_was_killed_before_its_first_checkpoint(p
 def test_without_resume_a_run_is_never_overwritten_and_the_way_on_is_said(photos):
     refused = zoo_("finetune", "--data", photos, "--out", "run", *flags(QUICK), code=2)
     assert "--out run holds a run already" in refused.stderr
-    assert "to go on with it: zoo finetune --resume run" in refused.stderr
+    assert "to resume it: zoo finetune --resume run" in refused.stderr
 
 
 def test_wrong_uses_of_resume_are_said(photos):
     for args, said in [
         (("--resume", "auto"), "--resume auto needs --out"),
-        (("--resume", "nowhere"), "no run to go on with at nowhere"),
+        (("--resume", "nowhere"), "no run to resume at nowhere"),
         (("--resume", "run", "--out", "x"), "says all that --out"),
         (("--allow-changed",), "goes with --resume"),
     ]:

@@ -288,9 +288,9 @@ def test_features_logits_and_predictions_are_computed_in_parts_too(
     parts, notes, _ = hear(split_photos, "parts", **fields)
     check_same(parts, whole)
     for what in ("features", "val features", "logits"):
-        said = f"cpu ran out of memory in computing {what}; went on with 2 images at a time"
+        said = f"cpu ran out of memory in computing {what}; continuing with 2 images at a time"
         assert any(note.startswith(said) for note in notes)
-    with pytest.warns(UserWarning, match="in computing logits; went on with 2 images"):
+    with pytest.warns(UserWarning, match="in computing logits; continuing with 2 images"):
         again = [p.probability for p in whole.predict(split_photos.rglob("*.png"))]
     assert again == pytest.approx(probabilities, abs=1e-6)
     monkeypatch.setenv("EVAL_LIMIT", "0")

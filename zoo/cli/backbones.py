@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zoo.backbone import Backbone
 
 
-@click.command("backbones", short_help="List what there is to start from.")
+@click.command("backbones", short_help="List the available backbones.")
 @click.argument("pattern", default="*")
 @format_option("table", "json")
 def command(pattern: str, form: str) -> None:

@@ -61,7 +61,7 @@ _COLUMNS = (
     "--compile",
     "compiled",
     is_flag=True,
-    help="Measure also what torch.compile makes of it; takes minutes more.",
+    help="Also measure with torch.compile; takes minutes longer.",
 )
 @format_option("text", "json")
 @device_option

@@ -25,7 +25,7 @@ _COLUMNS = (
 KINDS = ("features", "activations", "images", "examined")
 
 
-@click.group("cache", short_help="What was computed once for each image: list, clear.")
+@click.group("cache", short_help="List or clear cached images, features and activations.")
 def command() -> None:
     """List and delete what zoo has computed for images and cached.
 
@@ -66,7 +66,7 @@ def list_(form: str) -> None:
     echo(f"{count(len(stores), 'store')}, {total} in all, in {cache.root()}", err=True)
 
 
-@command.command("clear", short_help="Delete it, all or of one kind.")
+@command.command("clear", short_help="Clear the cache, or one kind of it.")
 @click.argument("kind", required=False, type=click.Choice(KINDS))
 @click.option(
     "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only if unused for DAYS."

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zoo.testing import CheckResult
 
 
-@click.command("check", short_help="Check that backbones keep what the plugin contract promises.")
+@click.command("check", short_help="Check backbones against the plugin contract.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--plugin", metavar="DIST", help="All backbones of that plugin or package.")
 @click.option(

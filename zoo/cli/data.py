@@ -25,7 +25,7 @@ MOST_EXAMPLES = 5
 COLOURS = {"error": "red", "warning": "yellow", "note": None}
 
 
-@click.group("data", short_help="A data folder: check it, make a clean copy.")
+@click.group("data", short_help="Check a data folder, make a clean copy.")
 def command() -> None:
     """Find problems of a data folder before training on it."""
 
@@ -36,7 +36,7 @@ def command() -> None:
     "--fix-to",
     type=click.Path(path_type=Path),
     metavar="NEW_DIR",
-    help="Leave a clean copy there, with left-out.json on what it lacks and why.",
+    help="Write a clean copy there, with left-out.json on what was left out and why.",
 )
 @format_option("text", "json")
 @click.option("--strict", is_flag=True, help="Exit code 1 for warnings too.")

@@ -177,7 +177,7 @@ def command(
             if checkpoint is not None and is_complete(checkpoint):
                 refuse_more(folder, checkpoint, changed)
                 if is_main():
-                    console.say("complete already: there is nothing to go on with")
+                    console.say("the run is complete already; there is nothing to resume")
                     console.result(load(folder))
                 return
             if checkpoint is None:

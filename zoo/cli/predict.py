@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, plain_console, print_table, text
-from zoo.cli.words import echo, echo_json_lines, echo_json_list, shown
+from zoo.cli.words import count, echo, echo_json_lines, echo_json_list, shown
 from zoo.errors import DataError
 from zoo.io.text import spreadsheet_cell
 
@@ -92,7 +92,7 @@ def command(
         raise SystemExit(130) from None
     unreadable = sum(isinstance(entry, Unread) for entry in done)
     if unreadable:
-        echo(f"! {unreadable} unreadable images left out", err=True)
+        echo(f"! {count(unreadable, 'unreadable image')} left out", err=True)
     lines = [f"skipped {line}" for line in skipped(others)]
     for line in lines:
         echo(f"! {line}", err=True)

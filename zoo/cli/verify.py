@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zoo.integrity.finding import Finding
 
 
-@click.command("verify", short_help="Check that a run is whole, and nothing in it could do harm.")
+@click.command("verify", short_help="Check that a run is intact and harmless.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @format_option("text", "json")
 def command(runs: tuple[Path, ...], form: str) -> None:

@@ -27,7 +27,7 @@ def command() -> None:
     """
 
 
-@command.command("list", short_help="List what is on this machine.")
+@command.command("list", short_help="List the weights on this machine.")
 @click.argument("pattern", default="*")
 @format_option("table", "json")
 def list_(pattern: str, form: str) -> None:
@@ -105,7 +105,7 @@ def where(name: str) -> None:
         )
 
 
-@command.command("add", short_help="Put a weights file in, as a backbone's pretrained weights.")
+@command.command("add", short_help="Add a file as a backbone's pretrained weights.")
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path))
 def add(name: str, file: Path) -> None:
@@ -124,7 +124,7 @@ def add(name: str, file: Path) -> None:
     echo(f"{backbone.name}  {human_size(_size(done.path))}  {done.path}")
 
 
-@command.command("remove", short_help="Take out a file that was added.")
+@command.command("remove", short_help="Remove an added file.")
 @click.argument("name")
 def remove(name: str) -> None:
     """Delete the copy that `zoo weights add` saved for backbone NAME."""

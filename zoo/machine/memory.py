@@ -110,7 +110,7 @@ def in_parts(
     if most < given:
         say(
             f"{device} ran out of memory in computing {what}; "
-            f"went on with {most} images at a time{left}"
+            f"continuing with {most} images at a time{left}"
         )
     return rows, most
 

@@ -184,12 +184,12 @@ def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allo
     """
     if clashes:
         raise RunError(
-            f"the run {folder} can't go on with {'; '.join(clashes)}", hint="start a new one"
+            f"the run {folder} can't be resumed with {'; '.join(clashes)}", hint="start a new one"
         )
     if changes and not allowed:
         listed = "".join(f"\n  {change}" for change in changes)
         raise RunError(
-            f"the run {folder} would not go on as it began:{listed}",
+            f"the run {folder} differs from how it was started:{listed}",
             hint="undo that, or say `allow_changed`",
         )
 

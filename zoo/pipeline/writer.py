@@ -111,12 +111,12 @@ class RunWriter:
             return
         if read_run(self._folder).about != checkpoint.about:
             raise RunError(
-                f"another process has gone on with {self._folder} meanwhile", hint="try again"
+                f"another process has resumed {self._folder} in the meantime", hint="try again"
             )
         changes, clashes = changes_of_recipe(checkpoint, plan.recipe, plan.processes)
         changes += changes_of_data(self._folder, self._prepared.splits, keys)
         if checkpoint.about["weights_sha256"] != self._start["weights_sha256"]:
-            changes.append(f"the weights to start from ({plan.weights_source}) are others")
+            changes.append(f"the initial weights ({plan.weights_source}) differ")
         refuse(self._folder, changes, clashes, allowed=allow_changed)
         warn_of_environment(checkpoint, listen)
         remove_unfinished(self._folder)

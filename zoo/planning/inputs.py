@@ -110,7 +110,7 @@ def load_weights(
         listen(
             Note(
                 text=f"RANDOM WEIGHTS: {error}\n"
-                f"The demo goes on from RANDOM weights, so it shows that everything runs, "
+                f"The demo starts from RANDOM weights instead, so it shows that everything runs, "
                 f"not what fine-tuning can do.",
                 warning=True,
             )

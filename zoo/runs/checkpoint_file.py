@@ -97,7 +97,7 @@ def read_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
         RunError: There is none, it is damaged, or another zoo's.
     """
     if not _is_there(folder / CHECKPOINT / name):
-        raise RunError(f"no run to go on with at {folder}: there is no {CHECKPOINT}/{name}")
+        raise RunError(f"no run to resume at {folder}: there is no {CHECKPOINT}/{name}")
     return _read(folder / CHECKPOINT / name)
 
 

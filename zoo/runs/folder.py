@@ -132,7 +132,7 @@ def _refuse_if_used(folder: Path) -> None:
     if has_checkpoint(folder):
         raise RunError(
             f"`out={folder}` holds a run already, and zoo never overwrites one",
-            hint=f"to go on with it: zoo finetune --resume {shlex.quote(str(folder))}",
+            hint=f"to resume it: zoo finetune --resume {shlex.quote(str(folder))}",
         )
     if folder.is_dir() and any((folder / name).exists() for name in (MODEL, RECIPE, METRICS)):
         raise RunError(f"`out={folder}` holds a run already, and zoo never overwrites one")

@@ -48,7 +48,7 @@ def predict_logits(model: nn.Module, batches: Iterable[Loaded], preprocess: Prep
     logits = all_logits(model, batches, lambda pixels: model(to_input(pixels, preprocess, device)))
     if not bool(logits.isfinite().all()):
         raise RunError(
-            "the model's scores are NaN or infinite: its weights or its preprocessing are no good"
+            "the model's scores are NaN or infinite: its weights or its preprocessing are invalid"
         )
     return logits
 

@@ -132,7 +132,7 @@ def _restart(why: str, loop: Loop) -> None:
     state.restarts += 1
     state.epoch = state.step = state.stale_epochs = state.at_chance = 0
     begin_epoch(state)
-    loop.record(f"{why}: fine-tuning begins again with learning rates times {state.lr_scale:g}")
+    loop.record(f"{why}: fine-tuning restarts with learning rates multiplied by {state.lr_scale:g}")
 
 
 def _rewind(snapshot: Snapshot, why: str, loop: Loop) -> None:

@@ -152,7 +152,7 @@ def _after_step(loop: Loop) -> bool:
         raise non_finite(f"the loss is {seen.loss_sum}", loop, step=state.step - 1)
     if worse:
         raise diverged(
-            f"the train loss is {loss:.3g}, where it began at {state.start_loss:.3g}"
+            f"the train loss is {loss:.3g}, up from {state.start_loss:.3g}"
             if loss is not None
             else "the train loss of another process has diverged",
             loop,
