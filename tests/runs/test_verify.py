@@ -83,19 +83,20 @@ def test_damage_in_a_run_to_start_from_is_found(folder):
         zoo.build("timm/test_efficientnet", 5, weights=str(folder))
 
 
-def test_a_run_of_the_format_before_is_read_and_its_header_said_to_be_unchecked(folder, photos):
+@pytest.mark.parametrize("form", ["1", "2", "3"])
+def test_a_run_of_an_older_format_is_read_and_its_metadata_said_to_be_unchecked(
+    folder, photos, form
+):
     header, tensors = take_apart(folder / MODEL)
-    details = {**header["__metadata__"], "zoo_format": "1"}
-    del details["header_sha256"]
+    details = {**header["__metadata__"], "zoo_format": form, "header_sha256": "0" * 64}
+    del details["metadata_sha256"]
     header["__metadata__"] = details
-    (folder / MODEL).write_bytes(put_together(header, tensors, sealed=False))
+    (folder / MODEL).write_bytes(put_together(header, tensors))
     assert zoo.load(folder).predict(photos / "red" / "0.png")
-    finding = zoo.verify(folder)[0]
-    assert finding.state == "unchecked"
-    assert "written by an older zoo, without a SHA-256 over its header" in finding.detail
-    details["zoo_format"] = "2"
-    (folder / MODEL).write_bytes(put_together(header, tensors, sealed=False))
-    assert "its header is not the one that was written" in wrong(folder)[MODEL]
+    assert zoo.verify(folder)[0].state == "unchecked"
+    details["zoo_format"] = "4"
+    (folder / MODEL).write_bytes(put_together(header, tensors))
+    assert "its metadata is not what was written" in wrong(folder)[MODEL]
 
 
 def test_a_backbone_that_is_not_installed_leaves_the_rest_checked(folder):

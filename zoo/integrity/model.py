@@ -14,7 +14,7 @@ from zoo.io.text import clip
 from zoo.models.build import build_empty
 from zoo.runs.parse import read_head
 from zoo.runs.read import backbone_of, read_tensors
-from zoo.runs.write import ModelInfo
+from zoo.runs.write import FORMAT, ModelInfo
 from zoo.tasks import metric_label
 
 
@@ -27,9 +27,9 @@ def check_model(file: Path) -> tuple[Finding, ModelInfo | None]:
     state: State = "ok"
     score = f"val {metric_label(info.score_name)} {info.score:.2%}"
     said = [f"{len(info.class_names)} classes, {info.stage}, {score}"]
-    if header.seal == "none":
+    if header.metadata["zoo_format"] != FORMAT:
         state = "unchecked"
-        said.append("written by an older zoo, without a SHA-256 over its header and metadata")
+        said.append("written by an older zoo, without a SHA-256 of its metadata")
     try:
         backbone = backbone_of(file, header, info)
         own = _shapes(backbone, len(info.class_names))

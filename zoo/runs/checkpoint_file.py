@@ -21,7 +21,7 @@ from zoo.io.files import is_file, replacing
 from zoo.io.parsing import parse_json
 from zoo.io.text import clip
 from zoo.weights import tensors_sha256
-from zoo.weights.header import SEAL, UNSEALED, read_header, seal_file
+from zoo.weights.header import read_header
 
 CHECKPOINT = "checkpoint"
 
@@ -71,18 +71,11 @@ def write_checkpoint(
     path = folder / CHECKPOINT / name
     apart = _apart(tensors)
     text = json.dumps(about, ensure_ascii=False)
-    details = {
-        "format": "pt",
-        "zoo_checkpoint": FORMAT,
-        "about": text,
-        "sha256": _sha256(apart, text),
-        SEAL: UNSEALED,
-    }
+    details = {"zoo_checkpoint": FORMAT, "about": text, "sha256": _sha256(apart, text)}
     try:
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as beside:
             save_file(apart, beside, metadata=details)
-            seal_file(beside)
             _read(beside)
     except OSError as error:
         raise RunError(f"can't write {path}: {error.strerror}") from error
@@ -172,7 +165,7 @@ def _is_there(path: Path) -> bool:
 
 def _read(path: Path) -> Checkpoint:
     try:
-        header = read_header(path)  # Within bounds, before anything is made of it.
+        read_header(path)  # Within bounds, before anything is made of it.
         with safe_open(path, framework="pt") as content:
             details = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
@@ -183,7 +176,7 @@ def _read(path: Path) -> Checkpoint:
     if details.get("zoo_checkpoint") != FORMAT:
         raise RunError(f"{path} is no checkpoint that this zoo reads")
     text = details.get("about", "")
-    if header.seal != "intact" or _sha256(tensors, text) != details.get("sha256"):
+    if _sha256(tensors, text) != details.get("sha256"):
         raise RunError(f"{path} is damaged: it is not what was written")
     try:
         about = parse_json(text)

@@ -13,9 +13,9 @@ from zoo.io.files import is_file
 from zoo.io.parsing import parse_json, parse_toml
 from zoo.io.text import clip
 from zoo.recipe import checked_recipe
-from zoo.runs.write import FORMATS, ModelInfo
+from zoo.runs.write import FORMAT, FORMATS, ModelInfo
 from zoo.tasks import SINGLE_LABEL, TASKS
-from zoo.weights.header import Header, read_header
+from zoo.weights.header import METADATA_SHA256, Header, metadata_sha256, read_header
 
 #: Characters of a class name, of a backbone's; folders and plugins have shorter ones.
 LONGEST_NAME = 1000
@@ -43,8 +43,9 @@ def read_head(file: Path) -> tuple[Header, ModelInfo]:
             f"{file} has format {clip(details['zoo_format'])}, this zoo reads "
             f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}; update zoo"
         )
-    if header.seal == "broken" or (header.seal == "none" and details["zoo_format"] != FORMATS[0]):
-        raise RunError(f"{file} is damaged: its header is not the one that was written")
+    older = details["zoo_format"] != FORMAT
+    if not older and details.get(METADATA_SHA256) != metadata_sha256(details):
+        raise RunError(f"{file} is damaged: its metadata is not what was written")
     return header, _info(file, details)
 
 

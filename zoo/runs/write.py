@@ -25,14 +25,13 @@ from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
 from zoo.tasks import MULTI_LABEL, SINGLE_LABEL, TASKS
 from zoo.weights import tensors_sha256
-from zoo.weights.header import SEAL, UNSEALED, seal
+from zoo.weights.header import METADATA_SHA256, metadata_sha256
 
-#: Version of the metadata's layout. From 2 on the header is sealed (`zoo.weights.header`), from 3
-#: on the task is named.
-FORMAT = "3"
+#: Version of the metadata's layout: 3 names the task, 4 has a SHA-256 of the metadata.
+FORMAT = "4"
 
 #: Those that can be read.
-FORMATS = ("1", "2", FORMAT)
+FORMATS = ("1", "2", "3", FORMAT)
 
 MODEL = "model.safetensors"
 CONFIG = "config.json"
@@ -138,8 +137,22 @@ def write_model(folder: Path, state_dict: Mapping[str, Tensor], info: ModelInfo)
         name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, t in state_dict.items()
     }
-    details = {**info.to_metadata(), "sha256": tensors_sha256(tensors), SEAL: UNSEALED}
-    write_file(folder / MODEL, *seal(safetensors_bytes(tensors, metadata=details)))
+    details = {**info.to_metadata(), "sha256": tensors_sha256(tensors)}
+    details[METADATA_SHA256] = metadata_sha256(details)
+    write_file(folder / MODEL, *_in_order(safetensors_bytes(tensors, metadata=details)))
+
+
+def _in_order(content: bytes) -> tuple[bytes, memoryview]:
+    """The header of a safetensors file with its metadata sorted, and the tensors.
+
+    safetensors writes metadata in random order; the same run should give the same file.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, memoryview(content)[end:]
 
 
 def write_config(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
