@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from zoo.backbone import Preprocess
 from zoo.errors import PluginError, RecipeError, RunError
@@ -14,13 +15,12 @@ from zoo.io.parsing import parse_json, parse_toml
 from zoo.io.text import clip
 from zoo.recipe import checked_recipe
 from zoo.runs.write import FORMAT, FORMATS, ModelInfo
-from zoo.tasks import SINGLE_LABEL, TASKS
 from zoo.weights.header import METADATA_SHA256, Header, metadata_sha256, read_header
 
-#: Characters of a class name, of a backbone's; folders and plugins have shorter ones.
-LONGEST_NAME = 1000
+#: Fields of the metadata that are JSON.
+_JSON = frozenset({"class_names", "preprocess", "epoch", "val_metrics", "versions", "history"})
 
-_MOST_CLASSES = 1_000_000
+_INFO = TypeAdapter(ModelInfo)
 
 
 def read_head(file: Path) -> tuple[Header, ModelInfo]:
@@ -51,87 +51,27 @@ def read_head(file: Path) -> tuple[Header, ModelInfo]:
 
 def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
     try:
-        return ModelInfo(
-            backbone=_name(details["backbone"]),
-            class_names=_class_names(parse_json(details["class_names"])),
-            preprocess=Preprocess.from_dict(parse_json(details["preprocess"])),
-            recipe=checked_recipe(parse_toml(details["recipe"])),
-            weights_source=details["weights_source"],
-            epoch=_epoch(parse_json(details["epoch"])),
-            val_metrics=_val_metrics(details),
-            task=_task(details.get("task", SINGLE_LABEL.name)),
-            val_sha256=details["val_sha256"],
-            versions=_texts(parse_json(details["versions"])),
-            history=_lines(parse_json(details.get("history", "[]"))),
-        )
+        values: dict[str, Any] = {
+            key: parse_json(text) if key in _JSON else text
+            for key, text in details.items()
+            if key in ModelInfo.__dataclass_fields__
+        }
+        if details["zoo_format"] in ("1", "2"):
+            values["val_metrics"] = {"accuracy": parse_json(details["val_accuracy"])}
+        values["preprocess"] = Preprocess.from_dict(values["preprocess"])
+        values["recipe"] = checked_recipe(parse_toml(values["recipe"]))
+        info = _INFO.validate_python(values)
+        if len(set(info.class_names)) < len(info.class_names):
+            raise ValueError("class_names has a name twice")
+        if missing := {"accuracy", info.score_name} - info.val_metrics.keys():
+            raise ValueError(f"val_metrics has no {' and '.join(sorted(missing))}")
     except KeyError as error:
         raise RunError(f"the metadata of {file} lacks {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = clip(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        raise RunError(f"the metadata of {file} can't be understood: {reason}") from error
     except (ValueError, TypeError, AttributeError, PluginError, RecipeError) as error:
         reason = clip(" ".join(str(error).split()))
         raise RunError(f"the metadata of {file} can't be understood: {reason}") from error
-
-
-def _class_names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError("class_names is no list of names")
-    if not 1 <= len(value) <= _MOST_CLASSES:
-        raise ValueError(f"class_names are {len(value):,}, not 1 to {_MOST_CLASSES:,}")
-    if len(set(value)) < len(value):
-        raise ValueError("class_names has a name twice")
-    return tuple(map(_name, value))
-
-
-def _name(text: str) -> str:
-    if not 1 <= len(text) <= LONGEST_NAME:
-        raise ValueError(f"a name has {len(text):,} characters, not 1 to {LONGEST_NAME:,}")
-    text.encode()  # Half a character is a UnicodeEncodeError, a ValueError.
-    return text
-
-
-def _epoch(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"epoch is {value!r}")
-    return value
-
-
-def _task(name: str) -> str:
-    if name not in TASKS:
-        raise ValueError(f"task is {clip(name)!r}, not one of {', '.join(TASKS)}")
-    return name
-
-
-def _val_metrics(details: Mapping[str, str]) -> dict[str, float]:
-    if "val_metrics" not in details:  # before format 3
-        return {"accuracy": _share("val_accuracy", parse_json(details["val_accuracy"]))}
-    values = parse_json(details["val_metrics"])
-    needed = {"accuracy", TASKS[_task(details["task"])].main}
-    if not isinstance(values, dict) or not needed <= values.keys():
-        raise ValueError(f"val_metrics has no {' and '.join(sorted(needed))}")
-    return {
-        name: _number(name, value) if name == "loss" else _share(name, value)
-        for name, value in values.items()
-    }
-
-
-def _number(name: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, not a number")
-    return float(value)
-
-
-def _share(name: str, value: Any) -> float:
-    if not 0 <= (share := _number(name, value)) <= 1:
-        raise ValueError(f"{name} is {value!r}, not a share from 0 to 1")
-    return share
-
-
-def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise ValueError("versions is not text by name")
-    return value
-
-
-def _lines(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise ValueError("history is no list of lines")
-    return tuple(value)
+    return info

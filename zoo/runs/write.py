@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import FailFast, Field
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
-from zoo.tasks import MULTI_LABEL, SINGLE_LABEL, TASKS
+from zoo.tasks import MULTI_LABEL, TASKS
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
 
@@ -40,9 +41,13 @@ METRICS = "metrics.csv"
 CARD = "README.md"
 
 
+#: Of a class, or of a backbone.
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What model.safetensors says about itself.
+    """What model.safetensors says about itself, within the bounds that are checked when it is read.
 
     Attributes:
         backbone: Full name.
@@ -58,16 +63,16 @@ class ModelInfo:
         history: What changed the run on its way, a line each; mostly nothing.
     """
 
-    backbone: str
-    class_names: tuple[str, ...]
+    backbone: Name
+    class_names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1_000_000), FailFast()]
     preprocess: Preprocess
     recipe: Recipe
     weights_source: str
-    epoch: int
-    val_metrics: Mapping[str, float]
+    epoch: Annotated[int, Field(ge=0)]
+    val_metrics: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     val_sha256: str
     versions: Mapping[str, str]
-    task: str = SINGLE_LABEL.name
+    task: Annotated[str, Field(pattern="^(single|multi)-label$")] = "single-label"
     history: Sequence[str] = ()
 
     @property
