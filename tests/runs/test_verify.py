@@ -40,7 +40,6 @@ def wrong(folder: Path) -> dict[str, str]:
 def test_a_run_as_it_was_written_is_ok(folder):
     assert states(folder) == dict.fromkeys(FILES, "ok")
     assert "3 classes" in zoo.verify(folder)[0].detail
-    assert "tensors, as timm/test_efficientnet has them" in zoo.verify(folder)[0].detail
 
 
 @pytest.mark.parametrize("name", ["zoo/efficientnet_lite0", "torchvision/squeezenet1_1"])
@@ -90,6 +89,9 @@ def test_a_run_of_an_older_format_is_read_and_its_metadata_said_to_be_unchecked(
     header, tensors = take_apart(folder / MODEL)
     details = {**header["__metadata__"], "zoo_format": form, "header_sha256": "0" * 64}
     del details["metadata_sha256"]
+    if form != "3":
+        del details["val_metrics"], details["task"]
+        details["val_accuracy"] = "0.5"
     header["__metadata__"] = details
     (folder / MODEL).write_bytes(put_together(header, tensors))
     assert zoo.load(folder).predict(photos / "red" / "0.png")
@@ -118,17 +120,13 @@ def test_weights_of_another_backbone_are_wrong(folder):
     [
         ("config.json", '"green"', '"brown"', "label_names"),
         ("config.json", '"num_classes": 3', '"num_classes": 4', "num_classes"),
-        ("config.json", "bicubic", "nearest", "pretrained_cfg.interpolation"),
+        ("config.json", "bicubic", "nearest", "pretrained_cfg"),
         ("config.json", "{", "[", "Expecting"),
         ("config.json", "{", '{"auto_map": {"AutoModel": "evil.Net"},', "code for transformers"),
         ("recipe.toml", "batch_size = 8", "batch_size = 9", "batch_size"),
         ("recipe.toml", "epochs", "epoch", "unknown key 'epoch'"),
         ("recipe.toml", "= 8", "= ", "Invalid"),
-        ("metrics.csv", "val_accuracy", "accuracy", "does not name the columns"),
-        ("metrics.csv", "\n1,", "\n3,", "don't follow each other"),
-        ("metrics.csv", "\n1,", "\n1,x", "line 2: train_loss is 'x"),
-        ("metrics.csv", "\n2,", "\n2,1,", "line 3 has 14 cells, not 13"),
-        ("metrics.csv", "\n1,", '\n"1,', "it is no CSV"),
+        ("metrics.csv", "\n1,", "\n1,1", "differs from the metrics in the checkpoint"),
         ("README.md", "timm/test_efficientnet", "timm/test_vit", "not this run's"),
     ],
 )
@@ -140,17 +138,14 @@ def test_a_file_that_says_something_else_than_the_model_is_found(folder, name, o
     assert detail in wrong(folder)[name]
 
 
-def test_metrics_that_say_something_else_of_the_kept_epoch_are_found(run, folder):
-    text = (folder / "metrics.csv").read_text()
-    lines = text.splitlines()  # Of the header, and of epochs from 1 on.
-    kept = lines[run.info.epoch].split(",")
-    column = lines[0].split(",").index("val_accuracy")
-    kept[column] = "0.5"
-    lines[run.info.epoch] = ",".join(kept)
-    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    assert "has val accuracy 0.5 there" in wrong(folder)["metrics.csv"]
-    (folder / "metrics.csv").write_text(text.splitlines()[0] + "\n")
-    assert "don't follow each other" in wrong(folder)["metrics.csv"]
+def test_a_model_of_other_metrics_than_its_run_is_found(folder):
+    forge(folder / MODEL, val_metrics=json.dumps({"accuracy": 0.987}))
+    assert wrong(folder).keys() == {"metrics.csv"}
+
+
+def test_a_run_without_its_checkpoint_has_unchecked_metrics(folder):
+    shutil.rmtree(folder / "checkpoint")
+    assert states(folder) == {**dict.fromkeys(FILES[:5], "ok"), "metrics.csv": "unchecked"}
 
 
 @pytest.mark.parametrize("name", FILES[:5])
@@ -179,7 +174,6 @@ def test_a_run_that_is_not_complete_is_said_to_be_so_and_is_not_wrong(photos, tm
         assert found[name] == ("unchecked", "not there yet: the run is not complete")
     assert found[KEPT[1]] == ("ok", "the run is not complete and can go on")
     assert found[f"checkpoint/{left.name}"][0] == "unchecked"
-    assert "left by a process that was killed" in found[f"checkpoint/{left.name}"][1]
     assert CliRunner().invoke(main, ["verify", str(tmp_path / "run")]).exit_code == 0
 
 
@@ -220,23 +214,6 @@ def test_notes_of_images_that_resuming_would_not_understand_are_wrong(folder):
     assert "can't be understood: 'keys'" in wrong(folder)[KEPT[0]]
 
 
-def test_a_checkpoint_of_another_network_is_wrong(photos, tmp_path):
-    run = crashed(photos, tmp_path / "run", crash_at(2), checkpoint_every=1)
-    assert states(run)[KEPT[1]] == "ok"
-    checkpoint = read_checkpoint(run)
-    about = {**checkpoint.about, "recipe": {**checkpoint.about["recipe"], "backbone": "acme/net"}}
-    forge_checkpoint(run / KEPT[1], checkpoint.tensors, about)
-    found = {f.file: f for f in zoo.verify(run)}[KEPT[1]]
-    assert found.state == "unchecked"
-    assert "whether it fits its backbone is not known" in found.detail
-    about["recipe"]["backbone"] = "timm/test_vit2"
-    forge_checkpoint(run / KEPT[1], checkpoint.tensors, about)
-    assert "the checkpoint" in wrong(run)[KEPT[1]]
-    few = {name: t for name, t in checkpoint.tensors.items() if not name.endswith("weight")}
-    forge_checkpoint(run / KEPT[1], few, checkpoint.about)
-    assert "is another model's" in wrong(run)[KEPT[1]]
-
-
 @pytest.mark.slow
 def test_metrics_that_a_killed_run_had_not_written_yet_are_not_wrong(photos, tmp_path):
     out, before = tmp_path / "run", []
@@ -251,28 +228,21 @@ def test_metrics_that_a_killed_run_had_not_written_yet_are_not_wrong(photos, tmp
     metrics = run / "metrics.csv"
     # As it lies there when the process is killed just before it.
     metrics.write_text(before[-2])
-    found = {f.file: (f.state, f.detail) for f in zoo.verify(run)}["metrics.csv"]
-    assert found == ("unchecked", "the run was interrupted while it wrote; resume it")
-    lines = before[-2].splitlines()
-    metrics.write_text("\n".join([lines[0], lines[1].replace("1,", "1,9", 1), *lines[2:], ""]))
-    assert "no line for epoch" in wrong(run)["metrics.csv"]
-    metrics.write_text(before[-2])
+    assert states(run)["metrics.csv"] == "unchecked"
     zoo.resume(run)
     assert states(run) == dict.fromkeys(FILES, "ok")
     metrics.write_text(before[0])
-    assert "no line for epoch" in wrong(run)["metrics.csv"]
+    assert wrong(run).keys() == {"metrics.csv"}
 
 
 def test_a_recipe_that_a_resumed_run_was_told_otherwise_is_not_wrong(photos, tmp_path):
     run = crashed(photos, tmp_path / "run", crash_at(1, EpochEnd), epochs=2)
     with pytest.raises(Crash):
         zoo.resume(run, workers=1, listen=crash_at(1))
-    found = {f.file: (f.state, f.detail) for f in zoo.verify(run)}["recipe.toml"]
-    assert found[0] == "ok"
-    assert found[1] == "as the run went on; the model was kept before it was told otherwise"
+    assert states(run)["recipe.toml"] == "ok"
     recipe = run / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("workers = 1", "workers = 2"))
-    assert "workers" in wrong(run)["recipe.toml"]
+    assert states(run)["recipe.toml"] == "unchecked"
 
 
 @pytest.mark.slow
@@ -344,5 +314,5 @@ def test_a_folder_of_too_many_files_is_said_to_be_one(folder):
             path.touch()
     found = zoo.verify(folder)
     assert len(found) < 220
+    assert found[-1].file == "."
     assert found[-1].state == "wrong"
-    assert found[-1].detail.startswith("more than 200 files and folders that are not zoo's")

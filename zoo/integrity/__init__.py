@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from zoo.errors import RunError
-from zoo.integrity.checkpoint import check_checkpoint, explained, said_by_checkpoint
-from zoo.integrity.files import CHECKS, check_file
-from zoo.integrity.finding import Finding, broken, closed, odd
-from zoo.integrity.model import check_model
-from zoo.integrity.untrusted import MOST_FILES, about
+from zoo import plugins
+from zoo.errors import PluginError, RunError, ZooError
+from zoo.integrity.finding import Finding, State, odd
+from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
-from zoo.runs.checkpoint_file import CHECKPOINT
-from zoo.runs.write import MODEL, ModelInfo
+from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
+from zoo.io.text import clip
+from zoo.pipeline.compatibility import read_data_keys, read_run
+from zoo.recipe import checked_recipe, make_recipe
+from zoo.runs.checkpoint_file import CHECKPOINT, DATA, LAST
+from zoo.runs.parse import read_head
+from zoo.runs.read import load, read_tensors
+from zoo.runs.write import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    METRICS,
+    MODEL,
+    RECIPE,
+    ModelInfo,
+    config_of,
+    metrics_text,
+    versions,
+)
+from zoo.tasks import metric_label
 
-#: How each folder that a run may hold is checked, if it is there: given its path and what the model
-#: file says, if anything, the check gives a finding a file.
-FOLDERS: dict[str, Callable[[Path, ModelInfo | None], list[Finding]]] = {
-    CHECKPOINT: check_checkpoint,
-}
+#: What a run's checkpoint says beside its tensors.
+About = Mapping[str, Any]
+
+#: Keys of config.json by which transformers is told of code to load.
+_CODE_KEYS = frozenset({"auto_map", "custom_pipelines"})
+
+
+class _Unchecked(Exception):
+    """There is nothing to check a file against."""
 
 
 def verify(path: str | Path) -> tuple[Finding, ...]:
     """Check a run: that each file is there, whole, and agrees with the others.
 
-    model.safetensors is checked against the SHA-256s that it holds, of its tensors and of its
-    header, and the other files against what it says. Files that zoo didn't write are named; those
-    that could run code, and links that lead out of the folder, are wrong.
+    model.safetensors is loaded as for a prediction and the checkpoint read as for resuming, which
+    check their SHA-256s; the other files are compared with what these two say. Files that zoo
+    didn't write are named; those that could run code, and links that lead out of the folder, are
+    wrong.
 
     Args:
         path: A run folder, or a model.safetensors alone.
@@ -38,39 +62,165 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
     """
     path = expand(path)
     if is_file(path):
-        return (check_model(path)[0],)
+        return (_model(path)[0],)
     try:
         if not path.is_dir():
             raise RunError(f"no run at {path}: there is no such folder or file")
-        others = list(itertools.islice(path.iterdir(), MOST_FILES))
+        next(path.iterdir(), None)
     except OSError as error:
         raise RunError(f"can't look into {path}: {error.strerror}") from error
-    file = path / MODEL
-    found, info = (broken(file), None) if odd(path, file) else check_model(file)
-    findings = [found, *(check_file(path, name, info) for name in CHECKS)]
-    wrong = any(finding.state == "wrong" for finding in findings)
-    # A checkpoint may be large: it is asked only where there is something to explain.
-    if wrong and (said := said_by_checkpoint(path)) is not None:
-        findings = [explained(finding, path, said) for finding in findings]
-    looked_at = itertools.count(1)
-    for other in sorted(p for p in others if p.name not in (MODEL, *CHECKS)):
-        findings += _other(path, other, info, looked_at)
-    if next(looked_at) > MOST_FILES:
-        text = (
-            f"more than {MOST_FILES} files and folders that are not zoo's; none more is looked at"
-        )
-        findings.append(Finding(file=".", state="wrong", detail=text))
-    return tuple(findings)
+    checkpoint, about = _checkpoint(path)
+    model, info = _model(path / MODEL, about)
+    beside = [_beside(path / name, info, about) for name in CHECKS]
+    known = {found.file for found in (model, *beside, *checkpoint)}
+    return (model, *beside, *checkpoint, *others(path, known))
 
 
-def _other(
-    run: Path, other: Path, info: ModelInfo | None, looked_at: Iterator[int]
-) -> list[Finding]:
-    """The findings on a folder of the run's, or on what is none of its own."""
+def _checked(folder: Path, name: str, check: Callable[[], str]) -> Finding:
+    """The finding on a file; the check gives what is fine about it, or raises what is not."""
+    state: State = "wrong"
+    if detail := odd(folder, folder / name):
+        return Finding(file=name, state=state, detail=detail)
     try:
-        if other.name in FOLDERS and other.is_dir() and not other.is_symlink():
-            return FOLDERS[other.name](other, info)
+        state, detail = "ok", check()
+    except _Unchecked as error:
+        state, detail = "unchecked", str(error)
     except OSError as error:
-        return [closed(other.name, error)]
-    found = about(run, other, looked_at)
-    return [Finding(file=f, state=s, detail=d) for f, s, d in found]
+        detail = f"it can't be read: {error.strerror}"
+    except (ValueError, TypeError, ZooError) as error:
+        detail = clip(" ".join(str(error).split()), 400)
+    return Finding(file=name, state=state, detail=detail)
+
+
+def _model(file: Path, about: About | None = None) -> tuple[Finding, ModelInfo | None]:
+    """The finding on model.safetensors, and what it says of itself if that can be believed."""
+    info: ModelInfo | None = None
+
+    def check() -> str:
+        nonlocal info
+        header, info = read_head(file)
+        score = f"val {metric_label(info.score_name)} {info.score:.2%}"
+        text = f"{len(info.class_names)} classes, {info.stage}, {score}"
+        try:
+            load(file, device="cpu")
+        except PluginError as error:
+            read_tensors(file, header)
+            why = f"whether it fits its backbone is not known: {clip(str(error))}"
+            raise _Unchecked(f"{text}; {why}") from error
+        if header.metadata["zoo_format"] != FORMAT:
+            raise _Unchecked(f"{text}; written by an older zoo, without a SHA-256 of its metadata")
+        return text
+
+    if _is_to_come(file, about):
+        return _not_there_yet(file), None
+    return _checked(file.parent, file.name, check), info
+
+
+def _checkpoint(run: Path) -> tuple[list[Finding], About | None]:
+    """The findings on the files in `checkpoint/`, if it is there, and what the checkpoint says."""
+    about: About | None = None
+
+    def data() -> str:
+        train, val = read_data_keys(run)
+        return f"what the run learns from: {len(train)} train images, {len(val)} val"
+
+    def last() -> str:
+        nonlocal about
+        about = read_run(run).about
+        return f"the run is {'complete' if about['complete'] else 'not complete and can go on'}"
+
+    if not os.path.lexists(run / CHECKPOINT):
+        return [], None
+    checks = {DATA: data, LAST: last}
+    return [_checked(run, f"{CHECKPOINT}/{name}", checks[name]) for name in checks], about
+
+
+def _beside(file: Path, info: ModelInfo | None, about: About | None) -> Finding:
+    """The finding on a file that says what the model file or the checkpoint says too."""
+    if _is_to_come(file, about):
+        return _not_there_yet(file)
+    found = _checked(file.parent, file.name, lambda: CHECKS[file.name](file, info, about))
+    # The checkpoint is written first, and these are written again by whoever resumes the run.
+    anew = file.name in (RECIPE, METRICS) and about is not None and not about["complete"]
+    if anew and found.state == "wrong" and not odd(file.parent, file):
+        detail = f"resuming the run writes it anew; now {found.detail}"
+        return Finding(file=file.name, state="unchecked", detail=detail)
+    return found
+
+
+def _is_to_come(file: Path, about: About | None) -> bool:
+    return about is not None and not about["complete"] and not os.path.lexists(file)
+
+
+def _not_there_yet(file: Path) -> Finding:
+    detail = "not there yet: the run is not complete"
+    return Finding(file=file.name, state="unchecked", detail=detail)
+
+
+def _config(file: Path, info: ModelInfo | None, _: About | None) -> str:
+    config = parse_json(read_bounded(file, MAX_JSON))
+    if not isinstance(config, dict):
+        raise ValueError("it is no JSON object")
+    if code := sorted(_CODE_KEYS & config.keys()):
+        raise ValueError(f"it names code for transformers to load: {', '.join(code)}")
+    if info is None:
+        raise _Unchecked(f"{MODEL} says nothing to check it against")
+    # Another version of the backbone's library may describe the backbone in other words.
+    words: Mapping[str, Any] = config
+    if info.versions == versions():
+        with suppress(PluginError):
+            words = plugins.get(info.backbone).config
+    _compare(config, json.loads(json.dumps(config_of(words, info))))
+    return "class names and preprocessing as in the model file"
+
+
+def _recipe(file: Path, info: ModelInfo | None, about: About | None) -> str:
+    recipe = make_recipe(file)
+    # A run may be resumed with another recipe, after the model was written.
+    if about is not None and recipe == checked_recipe(about["recipe"]):
+        return "as in the checkpoint"
+    if info is None:
+        raise _Unchecked(f"{MODEL} says nothing to check it against")
+    _compare(recipe.model_dump(), info.recipe.model_dump())
+    return "as in the model file"
+
+
+def _metrics(file: Path, info: ModelInfo | None, about: About | None) -> str:
+    text = read_bounded(file, MAX_JSON).decode()
+    if about is None:
+        raise _Unchecked("there is no checkpoint to check it against")
+    rows = about["rows"]
+    if not rows or text != metrics_text(rows):
+        raise ValueError("it differs from the metrics in the checkpoint")
+    if info is not None:
+        of_model = {f"val_{name}": value for name, value in info.val_metrics.items()}
+        of_epoch = [row["metrics"] for row in rows if row["epoch"] == info.epoch]
+        if not of_epoch or not of_model.items() <= of_epoch[0].items():
+            raise ValueError(f"it has other metrics of {info.stage} than {MODEL}")
+    return f"{len(rows)} epochs, as in the checkpoint"
+
+
+def _card(file: Path, info: ModelInfo | None, _: About | None) -> str:
+    text = read_bounded(file, MAX_JSON).decode()
+    if info is None:
+        raise _Unchecked(f"{MODEL} says nothing to check it against")
+    if info.backbone not in text:
+        raise ValueError(f"it says nothing of {info.backbone}: it is not this run's")
+    return f"{len(text):,} characters"
+
+
+def _compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Raise ValueError if two objects differ, with the keys."""
+    keys = sorted(one.keys() | other.keys())
+    different = [k for k in keys if (k in one, one.get(k)) != (k in other, other.get(k))]
+    if different:
+        raise ValueError(f"it differs from what {MODEL} says in {', '.join(different[:10])}")
+
+
+#: How each file that says again what the model file or the checkpoint says is checked.
+CHECKS: dict[str, Callable[[Path, ModelInfo | None, About | None], str]] = {
+    CONFIG: _config,
+    RECIPE: _recipe,
+    METRICS: _metrics,
+    CARD: _card,
+}

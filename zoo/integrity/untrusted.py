@@ -2,94 +2,76 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Container
 from pathlib import Path
-from typing import Literal
 
+from zoo.integrity.finding import Finding, State
+from zoo.runs.checkpoint_file import CHECKPOINT, LOCK, is_unfinished
 from zoo.weights.reading import leads_out
 
 #: Of formats that are pickles, or may hold some, and of programs.
-_PICKLES = frozenset(
-    [".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth", ".tar"]
-)
-_PROGRAMS = frozenset(
-    [
-        ".bat",
-        ".cmd",
-        ".com",
-        ".dll",
-        ".dylib",
-        ".exe",
-        ".ipynb",
-        ".js",
-        ".jar",
-        ".lua",
-        ".pl",
-        ".ps1",
-        ".py",
-        ".pyc",
-        ".pyd",
-        ".pyz",
-        ".rb",
-        ".sh",
-        ".so",
-    ]
+_RUNS_CODE = re.compile(
+    r"\.(bin|ckpt|joblib|npy|npz|pickle|pkl|pt|pt2|pth|tar|"
+    r"bat|cmd|com|dll|dylib|exe|ipynb|jar|js|lua|pl|ps1|py|pyc|pyd|pyz|rb|sh|so)",
+    re.IGNORECASE,
 )
 
-#: Files and folders of a run folder that are looked at; a run has a dozen.
-MOST_FILES = 200
+#: How such files begin, whatever their names.
+_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"#!", b"MZ", b"\x7fELF")
 
-#: Folders inside each other.
-_DEEPEST = 20
+#: Files that are looked at, and folders inside each other.
+_MOST_FILES, _DEEPEST = 200, 20
 
 
-def about(
-    root: Path, path: Path, looked_at: Iterator[int], depth: int = 0
-) -> Iterator[tuple[str, Literal["unchecked", "wrong"], str]]:
-    """(place in the run folder, state, what it is) of a file, or of each file below a folder.
+def others(run: Path, known: Container[str]) -> list[Finding]:
+    """A finding on each file of a run folder that is none of `known`.
 
     Args:
-        root: The run folder.
-        path: A file or folder in it.
-        looked_at: Counts files and folders; beyond `MOST_FILES` none is looked at.
-        depth: How deep below the run folder that is.
+        run: The run folder.
+        known: Files that have been checked, by their place in it.
     """
-    if next(looked_at) > MOST_FILES:
-        return
-    name = path.relative_to(root).as_posix()
+    found: list[Finding] = []
+
+    def closed(error: OSError) -> None:
+        place = Path(error.filename).relative_to(run).as_posix()
+        text = f"it can't be looked at: {error.strerror}"
+        found.append(Finding(file=place, state="wrong", detail=text))
+
+    for parent, folders, names in os.walk(run, onerror=closed):
+        below = Path(parent).relative_to(run)
+        for place in sorted((below / name).as_posix() for name in (*folders, *names)):
+            if place in known or place == f"{CHECKPOINT}/{LOCK}":
+                continue
+            if (kind := _kind(run, run / place)) is not None:
+                found.append(Finding(file=place, state=kind[0], detail=kind[1]))
+        folders.sort()
+        if len(found) > _MOST_FILES or len(below.parts) > _DEEPEST:
+            text = f"more than {_MOST_FILES} files that are not zoo's, or {_DEEPEST} folders deep"
+            return [*found[:_MOST_FILES], Finding(file=".", state="wrong", detail=text)]
+    return found
+
+
+def _kind(run: Path, path: Path) -> tuple[State, str] | None:
     try:
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            target = leads_out(root, path)
+            target = leads_out(run, path)
             if target is not None:
-                yield name, "wrong", f"a link that leads out of the folder, to {target}"
-            else:
-                yield name, "unchecked", "a link inside the folder"
-        elif stat.S_ISDIR(mode):
-            if depth == _DEEPEST:
-                yield name, "wrong", f"folders more than {_DEEPEST} deep"
-                return
-            for inner in sorted(itertools.islice(path.iterdir(), MOST_FILES)):
-                yield from about(root, inner, looked_at, depth + 1)
-        elif not stat.S_ISREG(mode):
-            yield name, "wrong", "a pipe, a socket or a device"
-        else:
-            yield name, *_file(path)
+                return "wrong", f"a link that leads out of the folder, to {target}"
+            return "unchecked", "a link inside the folder"
+        if stat.S_ISDIR(mode):
+            return None
+        if not stat.S_ISREG(mode):
+            return "wrong", "a pipe, a socket or a device"
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            start = file.read(4)
     except OSError as error:
-        yield name, "wrong", f"it can't be looked at: {error.strerror}"
-
-
-def _file(path: Path) -> tuple[Literal["unchecked", "wrong"], str]:
-    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        start = file.read(4)
-    suffix = path.suffix.lower()
-    if suffix in _PICKLES or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
-        return "wrong", "not zoo's; a pickle, or a format that may hold one, runs code when read"
-    if suffix in _PROGRAMS or start[:2] in (b"#!", b"MZ") or start == b"\x7fELF":
-        return "wrong", "not zoo's; a program"
-    if path.name.startswith(".") and path.name.count(".") > 1:
-        return "unchecked", "left by a write that was cut off, or not zoo's"
+        return "wrong", f"it can't be looked at: {error.strerror}"
+    if _RUNS_CODE.fullmatch(path.suffix) or start.startswith(_STARTS):
+        return "wrong", "not zoo's; a program or a pickle, which runs code when it is read"
+    if is_unfinished(path):
+        return "unchecked", "left by a process that was killed; resuming the run deletes it"
     return "unchecked", "not zoo's"

@@ -56,7 +56,7 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
             for key, text in details.items()
             if key in ModelInfo.__dataclass_fields__
         }
-        if details["zoo_format"] in ("1", "2"):
+        if "val_metrics" not in details:  # before format 3
             values["val_metrics"] = {"accuracy": parse_json(details["val_accuracy"])}
         values["preprocess"] = Preprocess.from_dict(values["preprocess"])
         values["recipe"] = checked_recipe(parse_toml(values["recipe"]))

@@ -162,14 +162,19 @@ def _in_order(content: bytes) -> tuple[bytes, memoryview]:
 
 def write_config(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
     """Write config.json."""
-    text = json.dumps(config_of(backbone, info), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(config_of(backbone.config, info), indent=2, ensure_ascii=False) + "\n"
     write_file(folder / CONFIG, text.encode())
 
 
-def config_of(backbone: Backbone, info: ModelInfo) -> dict[str, Any]:
-    """What config.json says, in the layout that timm and transformers read from a local folder."""
+def config_of(words: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
+    """What config.json says, in the layout that timm and transformers read from a local folder.
+
+    Args:
+        words: `Backbone.config`.
+        info: As in model.safetensors.
+    """
     config: dict[str, Any] = {
-        **backbone.config,
+        **words,
         "num_classes": len(info.class_names),
         "label_names": list(info.class_names),
     }
