@@ -16,9 +16,9 @@ from rich.cells import cell_len
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, plain_console, print_table, text
-from zoo.cli.words import count, echo, echo_json_lines, echo_json_list, shown
+from zoo.cli.words import count, echo, echo_json_lines, echo_json_list
 from zoo.errors import DataError
-from zoo.io.text import spreadsheet_cell
+from zoo.io.text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,6 @@ def command(
     if form == "csv" and top_k is not None:
         raise click.UsageError("--top-k goes with table and json; csv names the best class")
     with starting(allocator_tuning=allocator_tuning):
-        from zoo.data.files import shown
         from zoo.data.sources.extensions import skipped
         from zoo.runs.read import load
 
@@ -98,7 +97,7 @@ def command(
         echo(f"! {line}", err=True)
     if unreadable == len(files):
         because = "".join(f"\n  {line}" for line in lines)
-        raise DataError(f"no readable images in {', '.join(map(shown, images))}{because}")
+        raise DataError(f"no readable images in {', '.join(map(printable, images))}{because}")
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Itera
                 read.append(path)
             except DataError as error:
                 read.append(Unread(path, str(error)))
-                echo(f"! {shown(error)}", err=True)
+                echo(f"! {printable(error)}", err=True)
         paths = [each for each in read if isinstance(each, Path)]
         predictions = iter(run.predict_prepared(bases, paths, **asked))
         for each in read:
@@ -151,7 +150,7 @@ def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Itera
 
 def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
     """Return the image files, given or found in folders, and the other files of the folders."""
-    from zoo.data.files import is_url, shown
+    from zoo.data.files import is_url
     from zoo.data.sources.layout import files_in
 
     for path in paths:
@@ -159,9 +158,9 @@ def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
             path.stat()
         except FileNotFoundError:
             url = "; it is a URL: download it first" if is_url(path) else ""
-            raise DataError(f"no such image or folder: {shown(path)}{url}") from None
+            raise DataError(f"no such image or folder: {printable(path)}{url}") from None
         except OSError as error:
-            raise DataError(f"can't look at {shown(path)}: {error.strerror}") from error
+            raise DataError(f"can't look at {printable(path)}: {error.strerror}") from error
     images, others = [], []
     for path in paths:
         found = files_in(path) if path.is_dir() else ([path], [])
@@ -195,13 +194,13 @@ def _write_table(entries: Iterator[Entry], *, several: bool) -> None:
             # Labels below the threshold are marked; they come after the predicted ones.
             mark = {True: "", False: " (no)"}
             ranked = [(label, value + mark[label in p.labels]) for label, value in ranked]
-        top = "  ".join(f"{shown(label)} {value}" for label, value in ranked)
-        line = f"{shown(p.path)}  {top}"
+        top = "  ".join(f"{printable(label)} {value}" for label, value in ranked)
+        line = f"{printable(p.path)}  {top}"
         if cell_len(line) <= console.width:
             echo(line)
         else:
             # The path is not wrapped, so that it can be copied.
-            echo(shown(p.path))
+            echo(printable(p.path))
             rows = [("", value, label_) for label_, value in ranked]
             print_table([label(), number(), text()], rows, console=console)
 

@@ -11,8 +11,9 @@ import click
 from zoo.cli.options import format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import label, print_table, text
-from zoo.cli.words import count, echo, echo_json, shown
+from zoo.cli.words import count, echo, echo_json
 from zoo.errors import RunError
+from zoo.io.text import printable
 
 if TYPE_CHECKING:
     from zoo.integrity.finding import Finding
@@ -57,7 +58,7 @@ def command(runs: tuple[Path, ...], form: str) -> None:
 
 def _print(run: Path, findings: tuple[Finding, ...], *, titled: bool) -> None:
     if titled:
-        echo(shown(run))
+        echo(printable(run))
     print_table(
         [label(), label(), text()],
         [(finding.state, finding.file, finding.detail) for finding in findings],

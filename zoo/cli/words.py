@@ -54,11 +54,6 @@ def _json(value: object, *, indent: int | None = None) -> str:
     return _OBEYED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def shown(name: object) -> str:
-    """Return an untrusted name, such as that of a class or a file, as one line of safe text."""
-    return printable(str(name))
-
-
 def with_flags(text: str) -> str:
     """Replace the settings in a message of the core, named as in a recipe, by flags.
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from zoo.cache.keys import KEY_BYTES
 from zoo.errors import DataError
+from zoo.io.text import printable
+
+shown = printable
 
 #: The largest file that is read: what the largest picture takes uncompressed, with room to spare.
 MAX_BYTES = 2**29
@@ -71,15 +74,10 @@ def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
         touched = same is not None and (same.size, same.mtime_ns) != (now.st_size, now.st_mtime_ns)
         if same is not None and touched and _fingerprint(file).key != same.key:
             raise DataError(
-                f"{shown(path)} has changed since it was first read", hint="start again"
+                f"{printable(path)} has changed since it was first read", hint="start again"
             )
         file.seek(0)
         return file.read(now.st_size)
-
-
-def shown(text: object) -> str:
-    """A path or a message on one line, whatever it holds: what can't be printed as in Python."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def is_url(path: str | Path) -> bool:
@@ -110,12 +108,12 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
             yield file
     except FileNotFoundError as error:
         reason = "it is a link to nothing" if path.is_symlink() else "there is no such file"
-        raise DataError(f"unreadable image {shown(path)}: {reason}") from error
+        raise DataError(f"unreadable image {printable(path)}: {reason}") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise DataError(f"unreadable image {shown(path)}: {reason}") from error
+        raise DataError(f"unreadable image {printable(path)}: {reason}") from error
     except ValueError as error:  # a name with a NUL in it, or what _refuse refuses
-        raise DataError(f"unreadable image {shown(path)}: {error}") from error
+        raise DataError(f"unreadable image {printable(path)}: {error}") from error
 
 
 def _refuse(state: os.stat_result) -> None:

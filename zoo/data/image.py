@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from zoo.data.files import MAX_BYTES, Fingerprint, read_file, shown
+from zoo.data.files import MAX_BYTES, Fingerprint, read_file
 from zoo.data.headers import has_pages, refuse_size, refuse_traps
 from zoo.errors import DataError
+from zoo.io.text import printable
 
 #: Goes up when less is taken for an image than before, so that what was known to be one is none.
 RULES = 1
@@ -117,7 +118,7 @@ def image_from_bytes(
     """
     if len(content) > MAX_BYTES:
         raise DataError(
-            f"unreadable image {shown(name)}: it has {len(content):,} bytes; zoo reads up to "
+            f"unreadable image {printable(name)}: it has {len(content):,} bytes; zoo reads up to "
             f"{MAX_BYTES:,}"
         )
     image = _opened_content(content, name)
@@ -218,9 +219,9 @@ def _named(path: object) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # decoders raise whatever the bytes make them raise
-        reason = shown(str(error).strip().partition("\n")[0][:_LONGEST_REASON])
+        reason = printable(str(error).strip().partition("\n")[0][:_LONGEST_REASON])
         raise DataError(
-            f"unreadable image {shown(path)}: {reason or type(error).__name__}"
+            f"unreadable image {printable(path)}: {reason or type(error).__name__}"
         ) from error
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.cache.keys import image_key
-from zoo.data.files import Fingerprint, read_file, shown
+from zoo.data.files import Fingerprint, read_file
 from zoo.errors import DataError
+from zoo.io.text import printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,11 +54,11 @@ class Sample:
         data = self.load() if self.load is not None else b""
         if not isinstance(data, bytes):
             raise DataError(
-                f"unreadable image {shown(self.name)}: its source gives {type(data).__name__}, "
+                f"unreadable image {printable(self.name)}: its source gives {type(data).__name__}, "
                 f"not bytes"
             )
         if self.content is not None and image_key(data) != self.content.key:
             raise DataError(
-                f"{shown(self.name)} has changed since it was first read", hint="start again"
+                f"{printable(self.name)} has changed since it was first read", hint="start again"
             )
         return data

@@ -88,7 +88,7 @@ def _checked(folder: Path, name: str, check: Callable[[], str]) -> Finding:
     except OSError as error:
         detail = f"it can't be read: {error.strerror}"
     except (ValueError, TypeError, ZooError) as error:
-        detail = clip(" ".join(str(error).split()), 400)
+        detail = clip(str(error), 400)
     return Finding(file=name, state=state, detail=detail)
 
 

@@ -20,13 +20,14 @@ _MARKUP = frozenset("\\`*_[]<>|&~$:@")
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def printable(text: str, *, lines: bool = False) -> str:
+def printable(text: object, *, lines: bool = False) -> str:
     r"""The text with whatever a terminal would obey written as in Python: `\x1b`, `\u202e`.
 
     Args:
-        text: Anything: a class or file name, a plugin's or a library's words.
+        text: Anything: a class or file name, a path, a plugin's or a library's words.
         lines: Leave line ends and tabs as they are, for text of several lines.
     """
+    text = str(text)
     if text.isprintable():
         return text
     kept = _JOINERS | {"\n", "\t"} if lines else _JOINERS
@@ -52,7 +53,8 @@ def markdown(text: str) -> str:
 
 
 def clip(text: str, most: int = 200) -> str:
-    """The text, its middle left out where it is longer than `most` characters."""
+    """The text in one line, its middle left out where it is longer than `most` characters."""
+    text = " ".join(text.split())
     if len(text) <= most:
         return text
     half = (most - 5) // 2

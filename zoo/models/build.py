@@ -11,7 +11,7 @@ from zoo import plugins
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone
 from zoo.errors import WeightsError
-from zoo.io.text import clip
+from zoo.io.text import clip, listed
 from zoo.models.depth import depths
 from zoo.models.head import HeadInit, ensure_head, in_head, initialise_head
 from zoo.models.size import needs_resizing, resized
@@ -103,7 +103,7 @@ def load_whole(model: nn.Module, backbone: Backbone, state_dict: dict[str, Tenso
     try:
         model.load_state_dict(own if own.keys() == state_dict.keys() else state_dict)
     except Exception as error:  # a module's own loading code can raise anything
-        reason = clip(" ".join(str(error).split()), 1000)
+        reason = clip(str(error), 1000)
         raise WeightsError(f"the weights don't fit {backbone.name}: {reason}") from error
     return model.eval()
 
@@ -129,7 +129,7 @@ def load_all_but_head(
         ],
     }
     if any(problems.values()):
-        lines = [f"  {what}: {_enumerate(keys)}" for what, keys in problems.items() if keys]
+        lines = [f"  {what}: {listed(keys)}" for what, keys in problems.items() if keys]
         raise WeightsError(
             f"the weights ({source}) don't fit backbone {backbone.name}; outside its head "
             f"({', '.join(backbone.head_paths)}) these tensors are\n" + "\n".join(lines)
@@ -142,7 +142,7 @@ def load_all_but_head(
     changed = [k for k, v in given.items() if not _equal(loaded[k], v.to(loaded[k].dtype))]
     if changed:
         raise WeightsError(
-            f"backbone {backbone.name} changes weights while loading them: {_enumerate(changed)}"
+            f"backbone {backbone.name} changes weights while loading them: {listed(changed)}"
         )
 
 
@@ -151,8 +151,3 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) or bool(
         one.is_floating_point() and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
     )
-
-
-def _enumerate(keys: list[str], most: int = 10) -> str:
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + rest

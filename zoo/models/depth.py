@@ -9,6 +9,7 @@ from torch import nn
 
 from zoo.backbone import Backbone, Stage
 from zoo.errors import PluginError
+from zoo.io.text import listed
 from zoo.models.head import in_head
 from zoo.plugins import blame, describe
 
@@ -97,10 +98,9 @@ def require_stages(model: nn.Module, depths: Depths, backbone: Backbone, what: s
     parameters = {name for name, _ in model.named_parameters()}
     uncovered = [name for name in depths.uncovered if name in parameters]
     if uncovered:
-        more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
         raise PluginError(
             f"{what} needs to know how deep each layer lies, and the stages of backbone "
-            f"{backbone.name} leave out {', '.join(uncovered[:5])}{more}; "
+            f"{backbone.name} leave out {listed(uncovered, 5)}; "
             f"its plugin must declare their paths in zoo.Backbone(stages=...)"
         )
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.backbone import Backbone
 from zoo.errors import RecipeError
+from zoo.io.text import listed
 from zoo.models.depth import Depths, require_stages
 from zoo.models.head import head_leaves
 from zoo.models.replay import modes_kept
@@ -185,10 +186,9 @@ def _frozen_depths(model: nn.Module, depths: Depths, backbone: Backbone, freeze:
     ]
     if not found:
         known = _nearest_first(freeze, depths)
-        more = f" and {len(known) - 12} more" if len(known) > 12 else ""
         raise RecipeError(
             f"freeze = {freeze!r}: {backbone.name} has no such stage; "
-            f"there are, the most alike first: {', '.join(known[:12])}{more}"
+            f"there are, the most alike first: {listed(known, 12)}"
         )
     return found[-1] + 1
 

@@ -16,7 +16,7 @@ from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.errors import RecipeError, RunError
 from zoo.events import EpochEnd, Listener, Note
-from zoo.io.text import clip
+from zoo.io.text import clip, listed
 from zoo.machine.processes import numeric_settings
 from zoo.recipe import Recipe, checked_recipe, make_recipe
 from zoo.runs.checkpoint_file import CHECKPOINT, DATA, Checkpoint, read_checkpoint, write_checkpoint
@@ -77,7 +77,7 @@ def read_run(folder: Path) -> Checkpoint:
         for row in checkpoint.about["rows"]:
             EpochEnd(**row)
     except (ValidationError, RecipeError, TypeError) as error:
-        reason = clip(" ".join(str(error).split()))
+        reason = clip(str(error))
         raise RunError(f"the checkpoint of {folder} can't be understood: {reason}") from error
     return checkpoint
 
@@ -187,9 +187,9 @@ def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allo
             f"the run {folder} can't be resumed with {'; '.join(clashes)}", hint="start a new one"
         )
     if changes and not allowed:
-        listed = "".join(f"\n  {change}" for change in changes)
+        lines = "".join(f"\n  {change}" for change in changes)
         raise RunError(
-            f"the run {folder} differs from how it was started:{listed}",
+            f"the run {folder} differs from how it was started:{lines}",
             hint="undo that, or say `allow_changed`",
         )
 
@@ -226,8 +226,7 @@ def _differences(
         ("changed", sorted(n for n in before.keys() & now.keys() if before[n] != now[n])),
     ):
         if names:
-            more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
-            shown = ", ".join(name.partition("/")[2] for name in names[:_EXAMPLES])
-            yield f"{split} images {what}: {shown}{more}"
+            images = listed([name.partition("/")[2] for name in names], _EXAMPLES)
+            yield f"{split} images {what}: {images}"
     if not set(before) ^ set(now) and list(before) != list(now):
         yield f"{split} images are in another order"

@@ -72,6 +72,6 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
         reason = clip(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
         raise RunError(f"the metadata of {file} can't be understood: {reason}") from error
     except (ValueError, TypeError, AttributeError, PluginError, RecipeError) as error:
-        reason = clip(" ".join(str(error).split()))
+        reason = clip(str(error))
         raise RunError(f"the metadata of {file} can't be understood: {reason}") from error
     return info

@@ -10,6 +10,7 @@ from torch import nn
 
 from zoo.backbone import Backbone
 from zoo.errors import PluginError
+from zoo.io.text import listed
 from zoo.models.depth import depths
 from zoo.models.groups import parameter_groups
 from zoo.models.head import head_leaves, in_head
@@ -257,6 +258,4 @@ def _calls(subject: Subject) -> Iterator[str]:
 
 def some(names: Iterable[str]) -> str:
     """Return the first few names, for a message."""
-    listed = sorted(names)
-    rest = f" and {len(listed) - MOST} more" if len(listed) > MOST else ""
-    return ", ".join(listed[:MOST]) + rest
+    return listed(sorted(names), MOST)

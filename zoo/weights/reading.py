@@ -15,6 +15,7 @@ from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, WeightsError
 from zoo.io.files import is_file
+from zoo.io.text import listed
 from zoo.weights.header import read_header
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def fit(backbone: Backbone, state_dict: StateDict, *, source: str) -> StateDict:
                 if k in own and v.shape != own[k].shape
             ],
         }
-        lines = [f"  {what}: {_enumerate(keys)}" for what, keys in problems.items() if keys]
+        lines = [f"  {what}: {listed(keys)}" for what, keys in problems.items() if keys]
         said = "\n".join(lines) or f"  {str(error).splitlines()[0]}"
         raise WeightsError(
             f"the weights ({source}) don't fit backbone {backbone.name}, original head included; "
@@ -199,8 +200,3 @@ def _state_dict_in(content: object, path: Path) -> StateDict:
         return {str(k).removeprefix("module."): v for k, v in content.items()}
     # Unchanged: torch's own dict carries version metadata that some modules check while loading.
     return content if isinstance(content, dict) else dict(content)
-
-
-def _enumerate(keys: list[str], most: int = 10) -> str:
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + rest

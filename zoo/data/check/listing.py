@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zoo.data.files import extension, shown
+from zoo.data.files import extension
 from zoo.data.files import is_hidden as is_hidden_by_zoo
 from zoo.data.issue import STRICT_KINDS, Kind
 from zoo.data.sources.extensions import is_image_name
@@ -21,6 +21,7 @@ from zoo.data.sources.links import Reach, reach_of
 from zoo.data.sources.table import TABLES, TableSource
 from zoo.errors import DataError
 from zoo.io.files import is_file
+from zoo.io.text import printable
 
 #: In a clean copy of a folder: what was left out of it, and why.
 LEFT_OUT = "left-out.json"
@@ -141,7 +142,7 @@ def _list_table(file: Path) -> Listing:
 
 def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
     def refuse(error: OSError) -> None:
-        raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
+        raise DataError(f"can't list {printable(error.filename)}: {error.strerror}") from error
 
     listed = {LEFT_OUT, *(image.path for image in listing.images), *listing.links}
     for parent, names, files in os.walk(listing.root, onerror=refuse):
