@@ -1,7 +1,6 @@
 """Runs that are killed, and what they leave; shared by the tests of resuming."""
 
 import os
-import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -112,8 +111,3 @@ def killed_run(home, data, out, fields, kill_at, events=None):
             events.send(type(event).__name__)
 
     go_on(out, {"data": data, **fields}, listen=listen)
-
-
-def forget_run(folder):
-    """Take away a run folder."""
-    shutil.rmtree(folder, ignore_errors=True)

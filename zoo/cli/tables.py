@@ -39,9 +39,9 @@ class Column:
     right: bool = False
 
 
-def text(name: str = "", *, least: int = 0) -> Column:
+def text(name: str = "") -> Column:
     """Return a column whose cells may be wrapped."""
-    return Column(name, least)
+    return Column(name)
 
 
 def label(name: str = "", *, least: int = 0) -> Column:

@@ -59,30 +59,20 @@ _STRIP = 2**22
 ValueRange = tuple[float, float]
 
 
-def read_image(
-    path: Path,
-    *,
-    decode_at: int | None = None,
-    same: Fingerprint | None = None,
-    value_range: ValueRange | None = None,
-) -> Image.Image:
+def read_image(path: Path, *, value_range: ValueRange | None = None) -> Image.Image:
     """The file's picture as RGB, upright according to its EXIF orientation.
 
     Its size and what else decides how much work it is are looked at before any of it is decoded.
 
     Args:
         path: The file.
-        decode_at: A JPEG with both sides at least twice that many pixels is decoded at the smallest
-            of 1/2, 1/4 and 1/8 of its size that has them: a photo of 12 megapixels in an eighth of
-            the time. None: in full.
-        same: What the file must still hold; None: anything.
         value_range: As `to_rgb`.
 
     Raises:
         DataError: It is no file, can't be decoded, whole, holds several pictures (an animation or
             pages), or has an absurd size; names the path.
     """
-    return decoded(open_image(path, same=same), path, decode_at=decode_at, value_range=value_range)
+    return decoded(open_image(path), path, value_range=value_range)
 
 
 def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.ImageFile:
@@ -90,7 +80,7 @@ def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.Imag
 
     Args:
         path: The file.
-        same: As `read_image`.
+        same: What the file must still hold; None: anything.
 
     Raises:
         DataError: As `read_image`, but for what only decoding shows.
@@ -110,7 +100,7 @@ def image_from_bytes(
     Args:
         content: All bytes of the file.
         name: What an error calls it.
-        decode_at: As `read_image`.
+        decode_at: As `decoded`.
         value_range: As `to_rgb`.
 
     Raises:
@@ -137,7 +127,9 @@ def decoded(
     Args:
         image: Opened.
         path: Its file, for errors.
-        decode_at: As `read_image`.
+        decode_at: A JPEG with both sides at least twice that many pixels is decoded at the smallest
+            of 1/2, 1/4 and 1/8 of its size that has them: a photo of 12 megapixels in an eighth of
+            the time. None: in full.
         value_range: As `to_rgb`.
 
     Raises:

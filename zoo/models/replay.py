@@ -80,16 +80,13 @@ class Boundary:
     before: tuple[Call, ...]
 
 
-def activations(
-    model: nn.Module, boundary: Boundary, images: Tensor, forward: Forward | None = None
-) -> Tensor:
+def activations(model: nn.Module, boundary: Boundary, images: Tensor) -> Tensor:
     """Compute the activations at the boundary in eval mode, and nothing after it.
 
     Args:
         model: The boundary's model. Its modes are restored afterwards.
         boundary: Where to stop.
         images: (N, 3, H, W), on the model's device.
-        forward: The model's own forward, if calling the model would do more (mixed precision).
 
     Returns:
         (N, *boundary.shape), without a gradient.
@@ -107,7 +104,7 @@ def activations(
     with modes_kept(model), torch.no_grad(), _forwards(model, stops):
         model.eval()
         try:
-            (forward or model)(images)
+            model(images)
         except _Reached as reached:
             (result,) = tensors_in(reached.value)
             return result

@@ -90,10 +90,10 @@ class Subject:
             initialise_head(model, backbone or self.backbone, "normal")
         return model
 
-    def images(self, size: tuple[int, int] | None = None, count: int = BATCH) -> Tensor:
-        """Return noise (count, 3, H, W) float32 in the range of normalized images; seed fixed."""
+    def images(self, size: tuple[int, int] | None = None) -> Tensor:
+        """Return noise (BATCH, 3, H, W) float32 in the range of normalized images; seed fixed."""
         height, width = size or self.backbone.preprocess.height_width
-        shape = (count, 3, height, width)
+        shape = (BATCH, 3, height, width)
         if self.device.type == "meta":
             return torch.empty(shape, device="meta")
         return torch.randn(shape, generator=torch.Generator().manual_seed(1))
