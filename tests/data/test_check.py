@@ -177,16 +177,6 @@ PLANTED = {
         "2 classes named alike",
         {"ants", "Ants"},
     ),
-    "odd-class-names": (
-        "warning",
-        2,
-        lambda root: [
-            save(scene(60 + n), root / "train" / c / "0.png")
-            for n, c in enumerate(("con", "bees: wild"))
-        ],
-        "2 classes named as another system can't",
-        {"con", "bees: wild"},
-    ),
     "tiny": (
         "warning",
         1,
@@ -223,17 +213,6 @@ PLANTED = {
         lambda root: save(scene(60), root / "test" / "ants" / "a.png"),
         "1 image in folders beside train and val",
         {"test/ants/a.png"},
-    ),
-    "hidden": (
-        "note",
-        3,
-        lambda root: [
-            save(scene(60), root / "train" / ".trash" / "a.png"),
-            save(scene(60), root / "train" / "ants" / "._0.png"),
-            (root / "train" / "Thumbs.db").write_bytes(b"x"),
-        ],
-        "3 hidden files",
-        {"train/.trash", "train/ants/._0.png", "train/Thumbs.db"},
     ),
     "no-images": (
         "note",

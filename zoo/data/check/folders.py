@@ -11,11 +11,6 @@ from zoo.data.check.compare import Photo
 from zoo.data.check.findings import Finding, Severity, many
 from zoo.data.check.listing import Listing
 
-#: Names that Windows keeps for devices, with any extension.
-_DEVICES = frozenset(
-    ["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)]
-)
-
 
 def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[str, int]]:
     """Usable images by split and class, 0 for class folders without any."""
@@ -123,13 +118,6 @@ def of_listing(listing: Listing) -> list[Finding]:
             "to compare them with train, check a folder with just the two",
         ),
         (
-            "hidden",
-            "note",
-            f"{many(len(listing.hidden), 'hidden file')} or folders, not used",
-            listing.hidden,
-            "nothing; systems make them",
-        ),
-        (
             "no-images",
             "note",
             f"{many(len(listing.others), 'file')} not named as images{_extensions(listing.others)}",
@@ -145,48 +133,25 @@ def of_listing(listing: Listing) -> list[Finding]:
 
 
 def _of_names(names: set[str]) -> list[Finding]:
-    found: list[Finding] = []
     by_core: dict[str, list[str]] = {}
     for name in sorted(names):
         core = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
         by_core.setdefault(core, []).append(name)
     alike = [tuple(group) for group in by_core.values() if len(group) > 1]
-    if alike:
-        found.append(
-            Finding(
-                kind="alike-class-names",
-                severity="warning",
-                text=f"{_classes(sum(map(len, alike)))} named alike but for case, blanks or the "
-                f"way letters are written",
-                count=sum(map(len, alike)),
-                groups=tuple(alike),
-                advice="one class under two names? On many systems their folders are one",
-            )
+    if not alike:
+        return []
+    count = sum(map(len, alike))
+    return [
+        Finding(
+            kind="alike-class-names",
+            severity="warning",
+            text=f"{_classes(count)} named alike but for case, blanks or the way letters are "
+            f"written",
+            count=count,
+            groups=tuple(alike),
+            advice="one class under two names? On many systems their folders are one",
         )
-    if odd := sorted(filter(_breaks, names)):
-        found.append(
-            _names(
-                "odd-class-names",
-                "warning",
-                f"{_classes(len(odd))} named as another system can't name a folder",
-                odd,
-                'leave out < > : " | ? * \\, control characters, blanks and dots at the end, and '
-                "names of devices such as CON",
-            )
-        )
-    return found
-
-
-def _breaks(name: str) -> bool:
-    """Whether a folder of that name can't be made, or not be found again, on some system."""
-    return (
-        not name.isprintable()
-        or name != name.strip()
-        or name.endswith(".")
-        or any(c in '<>:"|?*\\' for c in name)
-        or name.partition(".")[0].lower() in _DEVICES
-        or len(name.encode(errors="surrogateescape")) > 200
-    )
+    ]
 
 
 def _training(counts: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:

@@ -52,7 +52,6 @@ class Listing:
         nested: Images deeper than in a class folder, where they are not searched.
         loose: Images beside the class folders.
         unused: Images of folders beside train and val.
-        hidden: Hidden files and folders, and what systems leave behind.
         others: Files that are not named as images.
         links: Links that are not followed, where training would use what they lead to, and of
             which kind (`zoo.data.issue.Issue`) each is.
@@ -65,7 +64,6 @@ class Listing:
     nested: list[str] = field(default_factory=list)
     loose: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     links: dict[str, Kind] = field(default_factory=dict)
 
@@ -148,8 +146,6 @@ def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
     for parent, names, files in os.walk(listing.root, onerror=refuse):
         folder = Path(parent)
         below = "" if folder == listing.root else f"{_below(listing.root, folder)}/"
-        hidden = [name for name in (*names, *files) if is_hidden(name)]
-        listing.hidden.extend(below + name for name in hidden)
         names[:] = sorted(name for name in names if not is_hidden(name))
         # Only what is in no class folder is looked at, which is little as a rule.
         for name in sorted(name for name in files if not is_hidden(name)):
