@@ -12,7 +12,7 @@ from tests.conftest import save_photo
 from tests.data.reading import of_kind, read_splits
 from tests.fuzz.images_support import within
 from zoo.cli import main
-from zoo.data.files import MAX_BYTES, fingerprint, read_file, shown
+from zoo.data.files import MAX_BYTES, fingerprint, read_file
 from zoo.data.issue import describe
 from zoo.data.sources.layout import images_in
 from zoo.errors import DataError
@@ -187,7 +187,3 @@ def test_a_file_is_what_it_was_even_if_it_was_touched(tmp_path):
     save_photo(path, (1, 1, 1), 1)
     with pytest.raises(DataError, match=r"a\.png has changed since it was first read"):
         read_file(path, same=before)
-
-
-def test_a_message_is_shown_on_one_line():
-    assert shown("a\r\nb\x07\u2028") == r"a\r\nb\x07\u2028"

@@ -1,17 +1,14 @@
 """Run folders: whatever a file in one says, every command answers, and no change goes unnoticed."""
 
-import contextlib
 import json
 from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
 
-import zoo
 from tests.fuzz.conftest import fuzz, run_cli, sizes
 from tests.fuzz.strategies import changed, mutated
 from tests.runs.forging import MODEL, put_together, say_the_same, take_apart, with_sums
-from zoo.errors import ZooError
 
 
 @pytest.fixture
@@ -150,15 +147,3 @@ def test_names_of_backbones_runs_and_files(examples, folder):
         run_cli(["weights", "list", "--", name])
 
     fuzz(check, names, examples)
-
-
-@sizes(300)
-def test_python_raises_nothing_but_zoos_own_errors(examples, folder):
-    header, tensors = take_apart(folder / MODEL)
-
-    def check(header: dict) -> None:
-        (folder / MODEL).write_bytes(put_together(with_sums(header, tensors), tensors))
-        with contextlib.suppress(ZooError):
-            assert zoo.load(folder).class_names
-
-    fuzz(check, headers(header), examples)

@@ -1,9 +1,7 @@
 import hashlib
-import pickle
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -131,20 +129,6 @@ def test_pytorch_files_of_common_forms_are_read(tmp_path, wrap):
     read = weights.read_state_dict(tmp_path / "net.pth")
     assert list(read) == list(state)
     assert all(torch.equal(read[k], state[k]) for k in state)
-
-
-class Payload:
-    def __reduce__(self):
-        return (Path("executed").touch, ())
-
-
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"weight": Payload()}))
-    torch.save({"weight": Payload()}, tmp_path / "evil_zip.pth")
-    for name in ("evil.pth", "evil_zip.pth"):
-        with pytest.raises(WeightsError, match="zoo runs no code from a weights file"):
-            weights.read_state_dict(tmp_path / name)
-    assert not Path("executed").exists()
 
 
 @pytest.mark.parametrize(
