@@ -16,9 +16,6 @@ from zoo.cache.keys import KEY_BYTES
 from zoo.errors import DataError
 from zoo.io.text import printable
 
-#: The name under which zoo.data.sources imports it.
-shown = printable
-
 #: The largest file that is read: what the largest picture takes uncompressed, with room to spare.
 MAX_BYTES = 2**29
 

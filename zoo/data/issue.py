@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.data.files import shown
 from zoo.errors import DataError
+from zoo.io.text import printable
 
 Kind = Literal[
     "note",
@@ -94,7 +94,7 @@ def describe(
             s, such = ("", ": ") if len(found) == 1 else ("s", ", such as ")
             example = f"{first.name} ({first.reason})"
             lines.append(f"{prefix}{len(found):,} {noun}{s} {what}{such}{example}{advice}")
-    return [shown(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def because(issues: Iterable[Issue]) -> str:

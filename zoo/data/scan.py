@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.cache.keys import image_key
-from zoo.data.files import Fingerprint, fingerprint, shown
+from zoo.data.files import Fingerprint, fingerprint
 from zoo.data.image import decoded, image_from_bytes, open_image
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
 from zoo.data.sources import extensions
 from zoo.errors import DataError
+from zoo.io.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample]
         verdict = verdicts[sample.name] if sample.file is None else looked[sample.file]
         name = str(sample.where)
         if isinstance(verdict, str):
-            reason = verdict.removeprefix(f"unreadable image {shown(name)}: ")
+            reason = verdict.removeprefix(f"unreadable image {printable(name)}: ")
             issues.append(Issue(kind="unreadable", name=name, reason=reason))
             continue
         readable.append(replace(sample, content=verdict.content))
@@ -88,5 +89,5 @@ def _look_at_bytes(sample: Sample) -> Verdict:
     except DataError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - a plugin's source raises anything
-        return f"unreadable image {shown(sample.name)}: {type(error).__name__}: {error}"
+        return f"unreadable image {printable(sample.name)}: {type(error).__name__}: {error}"
     return Found(content=Fingerprint(key=image_key(data), size=len(data), mtime_ns=0), format="")

@@ -9,8 +9,9 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from zoo.data.files import extension, shown
+from zoo.data.files import extension
 from zoo.data.image import formats
+from zoo.io.text import printable
 
 #: Formats that go by the name of another: phones write MPO, a JPEG with a second picture behind it,
 #: as .jpg; a DIB is a BMP without its first 14 bytes, and both are found under both extensions.
@@ -79,7 +80,7 @@ def skipped(paths: Iterable[PurePath]) -> list[str]:
     """Files that are passed over: a line for each reason, with their number by extension."""
     by_reason: dict[str, list[str]] = {}
     for suffix, count in Counter(path.suffix.lower() for path in paths).most_common():
-        counted = f"{count:,} {shown(suffix) or 'without an extension'}"
+        counted = f"{count:,} {printable(suffix) or 'without an extension'}"
         by_reason.setdefault(reason_of(PurePath(f"x{suffix}")), []).append(counted)
     return [f"{', '.join(counted)}: {reason}" for reason, counted in by_reason.items()]
 

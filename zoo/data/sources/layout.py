@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.data.files import is_hidden, is_url, shown
+from zoo.data.files import is_hidden, is_url
 from zoo.data.issue import Issue, because
 from zoo.data.sources.extensions import NO_IMAGE, is_image_name, reason_of, skipped
 from zoo.data.sources.links import Reach, refused_link
 from zoo.errors import DataError
+from zoo.io.text import printable
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
@@ -161,7 +162,7 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     """
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"can't list {shown(error.filename)}: {error.strerror}") from error
+        raise DataError(f"can't list {printable(error.filename)}: {error.strerror}") from error
 
     images: list[Path] = []
     others: list[Path] = []
@@ -223,7 +224,7 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             seen = [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
-        raise DataError(f"can't list {shown(folder)}: {error.strerror}") from error
+        raise DataError(f"can't list {printable(folder)}: {error.strerror}") from error
     return sorted(seen, key=lambda entry: os.path.normcase(entry.name))
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.data.files import extension, shown
+from zoo.data.files import extension
 from zoo.data.issue import Issue, Kind
 from zoo.data.sample import Sample
 from zoo.data.sources.layout import TEST, TRAIN, VAL, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
-from zoo.io.text import listed
+from zoo.io.text import listed, printable
 
 #: Extensions of files that are taken for tables.
 TABLES = (".csv", ".tsv", ".parquet")
@@ -127,7 +127,7 @@ class TableSource:
                 repeated += 1
                 if before[1] != split or before[0].group != sample.group:
                     raise DataError(
-                        f"{file}, {where}: {shown(path)} is in an earlier row with "
+                        f"{file}, {where}: {printable(path)} is in an earlier row with "
                         f"another split or group"
                     )
                 both = dict.fromkeys((*before[0].labels, *sample.labels))
