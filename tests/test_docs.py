@@ -8,6 +8,7 @@ import shlex
 import shutil
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 import zoo
 from tests.conftest import QUICK, TINY, make_photos
+from zoo import plugins
 from zoo.cli import COMMANDS, main
 from zoo.recipe import Recipe, make_recipe
 
@@ -153,10 +155,16 @@ def test_the_article_is_followed_to_the_letter():
     assert recipe.model_dump().items() >= told.items()
 
 
+def script(name: str) -> ModuleType:
+    """A script of docs/, imported."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_command_line_page_is_the_help_as_it_stands():
-    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
-    make_cli = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_cli)
+    make_cli = script("make_cli")
     assert make_cli.PAGE.read_text() == make_cli.page(), "run python docs/make_cli.py"
 
 
@@ -175,10 +183,23 @@ def test_every_public_name_is_documented_in_the_python_page():
 
 
 def test_links_between_the_pages_lead_somewhere():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
+    docs = ROOT / "docs"
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *docs.glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            built = page.parent == docs and target == "backbones.md"
+            assert built or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_backbones_page_lists_every_backbone_and_every_network_left_out():
+    page = script("backbones_page").page()
+    for name in ("torchvision", "timm", "zoo"):
+        section = page.partition(f"\n## {name}: ")[2].partition("\n## ")[0]
+        rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+        heads = {f"{name}/{row[0].strip('| `')}": row[2] for row in rows}
+        plugin = plugins.load(name)
+        assert heads == {b.name: ", ".join(b.head_paths) for b in plugin.backbones.values()}
+        listed = re.findall(r"^- `(.+?)`: ", section, re.MULTILINE)
+        assert listed == [left_out.name for left_out in plugin.left_out.values()]
 
 
 def test_every_command_is_in_the_readme_or_the_command_line_page():

@@ -57,7 +57,7 @@ def test_the_list_of_classes_is_whole():
     assert classes <= listed
 
 
-#: All others pass the same checks in the sweep of test_page.py.
+#: All others pass the same checks in the sweep of test_sweep.py.
 @pytest.mark.parametrize("name", [name for name in ONE_PER_CLASS if name.startswith("test_")])
 def test_timms_test_networks_pass_every_check_of_shapes(name):
     results = check_backbone(f"timm/{name}", shapes_only=True)

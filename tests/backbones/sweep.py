@@ -1,7 +1,7 @@
-"""Run the conformance kit on every backbone of zoo's own plugins and write docs/backbones.md.
+"""Run the conformance kit on every backbone of zoo's own plugins.
 
-    python docs/make_backbones.py            all, on all cores: some ten minutes on two
-    python docs/make_backbones.py 'timm/vit*'  print the rows of some, write nothing
+    python -m tests.backbones.sweep backbones.csv             all, on all cores: ten minutes on two
+    python -m tests.backbones.sweep vit.csv 'timm/vit*'       some
 
 Each network is built on torch's meta device for the checks that need no values. That every tensor
 but the head's is the loaded one, bit by bit, is checked on real tensors, for large networks in
@@ -11,13 +11,12 @@ bfloat16, with the libraries' initialisation left out.
 from __future__ import annotations
 
 import concurrent.futures
+import csv
 import multiprocessing
 import os
 import sys
-import textwrap
 from collections import Counter
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -27,12 +26,9 @@ from zoo import plugins
 from zoo.errors import ZooError
 from zoo.models.depth import depths
 from zoo.models.head import head_leaves
-from zoo.testing.checks import CHECKS
 from zoo.testing.run import CheckResult, run_checks
 from zoo.testing.subject import CheckFailed, Subject, no_initialisation
 from zoo.testing.values import check_other_weights_stay_bit_identical
-
-PAGE = Path(__file__).with_name("backbones.md")
 
 PLUGINS = ("torchvision", "timm", "zoo")
 
@@ -40,53 +36,31 @@ PLUGINS = ("torchvision", "timm", "zoo")
 #: two of the largest would not fit into 24 GB.
 LARGE = 700_000_000
 
-HEADING = """# Backbones
-
-Written by `python docs/make_backbones.py`; do not edit. Made with {versions}.
-
-{count} backbones. Each of them passes the checks of the
-[conformance kit](plugins.md#the-conformance-kit) that need no values, and with a new head has every
-other tensor equal to the loaded one, bit by bit. The checks:
-{checks}.
-
-*Parameters* are those of the network with its original head, in millions; *input* is the side of
-the images in pixels, *fixed* where it takes no other; *depths* are the steps of `--layer-decay` and
-`--freeze N`; the licence is that of the pretrained weights, as the library states it.
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What the sweep found of one backbone."""
+    """The results of one backbone.
+
+    Attributes:
+        name: Full name.
+        parameters: Of the network with its original head.
+        head_type: Classes of the head's leaves, with their number if there are several.
+        depths: Number of depths, the steps of `--layer-decay` and `--freeze N`.
+        results: Of each check.
+    """
 
     name: str
     parameters: int
-    input_size: str
-    head: str
     head_type: str
     depths: int
-    licence: str
     results: tuple[CheckResult, ...]
 
     @property
     def failures(self) -> list[str]:
-        """Failed checks, in words."""
+        """Failed checks with their messages."""
         return [
             f"{self.name}: {r.check}: {r.message}" for r in self.results if r.status == "failed"
         ]
-
-    def markdown(self) -> str:
-        """The row of the page."""
-        cells = (
-            f"`{self.name.partition('/')[2]}`",
-            f"{self.parameters / 1e6:.1f}",
-            self.input_size,
-            self.head,
-            self.head_type,
-            str(self.depths),
-            self.licence,
-        )
-        return f"| {' | '.join(cells)} |"
 
 
 def sweep(pattern: str = "*") -> list[Row]:
@@ -97,7 +71,7 @@ def sweep(pattern: str = "*") -> list[Row]:
     large = [r.name for r in rows if r.parameters > LARGE]
     with _pool(1) as pool:
         late = dict(zip(large, pool.map(weights_stay, large), strict=True))
-    return [_with(r, late[r.name]) if r.name in late else r for r in rows]
+    return [replace(r, results=(*r.results, late[r.name])) if r.name in late else r for r in rows]
 
 
 def row(name: str) -> Row:
@@ -108,17 +82,12 @@ def row(name: str) -> Row:
     parameters = sum(p.numel() for p in subject.original.parameters())
     if parameters <= LARGE:
         results = (*results, weights_stay(name, torch.float32))
-    height, width = backbone.preprocess.height_width
     kinds = Counter(type(leaf).__name__ for leaf in head_leaves(subject.model, backbone).values())
-    fixed = " fixed" if backbone.preprocess.fixed_size and backbone.resized is None else ""
     return Row(
         name=name,
         parameters=parameters,
-        input_size=(str(height) if height == width else f"{height}x{width}") + fixed,
-        head=", ".join(backbone.head_paths),
         head_type=", ".join(f"{n} {k}" if n > 1 else k for k, n in kinds.items()),
         depths=len(depths(subject.model, backbone)),
-        licence=(backbone.weights.license or "not stated") if backbone.weights else "no weights",
         results=results,
     )
 
@@ -133,7 +102,7 @@ def weights_stay(name: str, dtype: torch.dtype = torch.bfloat16) -> CheckResult:
     # timm draws truncated normal numbers by a function of its own.
     no_draws = mock.patch.object(weight_init, "_trunc_normal_", lambda tensor, *_, **__: tensor)
     with no_initialisation(), no_draws:
-        # Of the original only names and shapes are looked at.
+        # Only names and shapes of the original are used.
         subject.original = Subject(backbone, torch.device("meta")).original
         torch.set_default_dtype(dtype)
         try:
@@ -147,39 +116,6 @@ def weights_stay(name: str, dtype: torch.dtype = torch.bfloat16) -> CheckResult:
     return CheckResult(backbone=name, check=check.__name__, status="passed")
 
 
-def page(rows: list[Row]) -> str:
-    """The page's text."""
-    made = [c for c in CHECKS if not c.needs_values]
-    parts = [
-        HEADING.format(
-            versions=versions(),
-            count=f"{len(rows):,}",
-            checks=textwrap.fill(", ".join(c.name for c in made), 100),
-        )
-    ]
-    for plugin in PLUGINS:
-        own = [r for r in rows if r.name.startswith(f"{plugin}/")]
-        parts.append(f"## {plugin}: {len(own):,}\n")
-        parts.append(
-            "| backbone | parameters (M) | input | head | type | depths | weights licence |\n"
-            "|---|---|---|---|---|---|---|\n" + "\n".join(r.markdown() for r in own) + "\n"
-        )
-        left_out = plugins.load(plugin).left_out.values()
-        if left_out:
-            parts.append("Left out:\n")
-            parts.append("".join(f"- `{x.name}`: {x.reason}\n" for x in left_out))
-    return "\n".join(parts)
-
-
-def versions() -> str:
-    """The libraries whose models are listed, as the page states them."""
-    return ", ".join(f"{name} {metadata.version(name)}" for name in ("torchvision", "timm"))
-
-
-def _with(found: Row, result: CheckResult) -> Row:
-    return Row(**{**vars(found), "results": (*found.results, result)})
-
-
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(
         workers,
@@ -190,14 +126,16 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def main() -> None:
-    """Sweep; write the page, or print what was asked for."""
-    found = sweep(*sys.argv[1:])
-    failures = [line for r in found for line in r.failures]
-    print("\n".join(failures or [f"{len(found)} backbones, no failures"]), file=sys.stderr)
-    if sys.argv[1:]:
-        print("\n".join(r.markdown() for r in found))
-    elif not failures:
-        PAGE.write_text(page(found), encoding="utf-8")
+    """Sweep, write the figures, and exit with 1 if a check failed."""
+    file, *pattern = sys.argv[1:]
+    rows = sweep(*pattern)
+    with Path(file).open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(("backbone", "parameters", "head_type", "depths", "failures"))
+        for r in rows:
+            writer.writerow((r.name, r.parameters, r.head_type, r.depths, "; ".join(r.failures)))
+    failures = [line for r in rows for line in r.failures]
+    print("\n".join(failures or [f"{len(rows)} backbones, no failures"]))
     sys.exit(bool(failures))
 
 
