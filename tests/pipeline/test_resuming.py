@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -383,6 +382,7 @@ def test_a_checkpoint_holds_tensors_and_json_alone(photos):
 
 
 def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_intact(twice):
+    resource = pytest.importorskip("resource")
     size = Path(twice.undisturbed.path, "model.safetensors").stat().st_size
     steps = []
 

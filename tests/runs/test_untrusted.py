@@ -173,7 +173,7 @@ def test_a_link_out_of_the_folder_is_refused_and_its_target_can_be_given(run, fo
     assert zoo.load(folder / MODEL).class_names == run.class_names
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda p: p.symlink_to(p), lambda p: p.mkdir()])
+@pytest.mark.parametrize("make", [lambda p: os.mkfifo(p), lambda p: p.symlink_to(p), Path.mkdir])
 def test_what_is_no_file_is_refused_at_once(folder, make):
     (folder / MODEL).unlink()
     make(folder / MODEL)

@@ -130,7 +130,9 @@ def test_a_text_that_claims_terabytes_is_refused(tmp_path):
         weights.read_state_dict(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda p: p.symlink_to("/dev/zero"), Path.mkdir])
+@pytest.mark.parametrize(
+    "make", [lambda p: os.mkfifo(p), lambda p: p.symlink_to("/dev/zero"), Path.mkdir]
+)
 def test_what_is_no_file_is_refused_at_once(tmp_path, make):
     make(tmp_path / "net.pth")
     with pytest.raises(WeightsError, match="no weights file"):
