@@ -1,10 +1,11 @@
-from . import allocator, events, testing, weights
+from . import allocator, events, export, testing, weights
 from .backbone import Backbone, Head, LeftOut, Preprocess, Weights
 from .data.check import check_data
 from .data.issue import Issue
 from .data.sample import Sample
 from .data.sources import Part
 from .errors import Stopped, ZooError
+from .exporter import Exporter
 from .hookspecs import hookimpl
 from .integrity import verify
 from .integrity.finding import Finding
@@ -17,6 +18,7 @@ from .runs.read import Prediction, Run, load
 
 __all__ = [
     "Backbone",
+    "Exporter",
     "Finding",
     "Head",
     "Issue",
@@ -35,6 +37,7 @@ __all__ = [
     "build",
     "check_data",
     "events",
+    "export",
     "finetune",
     "hookimpl",
     "load",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import pluggy
 
 from zoo.backbone import Backbone, LeftOut, Weights
+from zoo.exporter import Exporter
 
 #: Entry-point group in which plugins register, and pluggy's project name.
 PROJECT = "zoo"
@@ -144,4 +145,32 @@ def zoo_loggers() -> Mapping[str, Callable[[], Callable[[object], None]]]:  # ty
         Functions without arguments, by the name of the logger. Each returns a function that takes
         an event of `zoo.events` and is called in the main process only; the first event after the
         plan is `RunStart`, the last `RunEnd`. A logger that raises is disabled with a warning.
+    """
+
+
+@hookspec
+def zoo_exporters() -> Mapping[str, Exporter]:  # type: ignore[empty-body]
+    """Declare formats that `zoo export --to NAME` can write.
+
+    Called when a run is exported. Import the format's libraries in the functions; a
+    ModuleNotFoundError there is reported as the package to install.
+
+        @zoo.hookimpl
+        def zoo_exporters():
+            return {"acme": zoo.Exporter(suffix=".pt2", write=write, open=load)}
+
+        def write(model, example, path, metadata):
+            import torch
+            batch = torch.export.Dim("batch")
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            torch.export.save(program, path, extra_files=dict(metadata))
+
+        def load(path):
+            import torch
+            model = torch.export.load(path).module()
+            return lambda images: model(torch.from_numpy(images)).detach().numpy()
+
+    Returns:
+        A `zoo.Exporter` by the format's name. zoo gives `write` a model that includes the
+        normalisation of its input, and compares what `open` makes of the file with the run.
     """

@@ -18,6 +18,7 @@ COMMANDS = (
     "finetune",
     "predict",
     "evaluate",
+    "export",
     "verify",
     "data",
     "backbones",

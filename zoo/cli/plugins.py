@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoo.plugins import Plugin
 
 #: What plugins declare by name besides backbones, each through a hook zoo_KIND.
-KINDS = ("sources", "loggers")
+KINDS = ("sources", "loggers", "exporters")
 
 
 @click.command("plugins", short_help="List the plugins found, and why any was left out.")

@@ -9,36 +9,17 @@ from zoo.errors import PluginError
 from zoo.events import Listener, Note
 
 
-def available() -> Mapping[str, Callable[[], Listener]]:
-    """Return the loggers of all plugins by name, skipping plugins that can't be loaded.
-
-    Raises:
-        PluginError: Two plugins declare loggers with the same name, or a hook fails.
-    """
-    found: dict[str, Callable[[], Listener]] = {}
-    owners: dict[str, plugins.Plugin] = {}
-    for plugin in plugins.connect_all():
-        for name, make in plugins.declared(plugin, "zoo_loggers").items():
-            if name in owners:
-                raise PluginError(f"two plugins declare logger {name!r}: {owners[name]}, {plugin}")
-            found[name], owners[name] = make, plugin
-    return found
-
-
 def open_loggers(names: Sequence[str]) -> dict[str, Listener]:
     """Create the loggers with these names, before a run is prepared.
 
     Raises:
         PluginError: No plugin declares a logger with that name, or creating it fails.
     """
-    known = available() if names else {}
     made: dict[str, Listener] = {}
     for name in names:
-        if name not in known:
-            listed = ", ".join(sorted(known)) or "none"
-            raise PluginError(f"no logger {name!r} is installed; installed loggers: {listed}")
+        make: Callable[[], Listener] = plugins.declared_as("zoo_loggers", name)
         try:
-            made[name] = known[name]()
+            made[name] = make()
         except ModuleNotFoundError as error:
             missing = error.name
             raise PluginError(

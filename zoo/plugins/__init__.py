@@ -1,6 +1,6 @@
 """Find plugins, load each in isolation, and report those that fail without affecting others."""
 
-from zoo.plugins.calls import blame, build, convert, declared, describe
+from zoo.plugins.calls import blame, build, convert, declared, declared_as, describe
 from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.loading import (
     DISABLE,
@@ -35,6 +35,7 @@ __all__ = [
     "connect_all",
     "convert",
     "declared",
+    "declared_as",
     "describe",
     "disable",
     "disabled",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, ZooError
 from zoo.plugins.foreign import explain, off_stdout
-from zoo.plugins.loading import Plugin, found, installed
+from zoo.plugins.loading import Plugin, connect_all, found, installed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,6 +59,39 @@ def declared(plugin: Plugin, hook: str) -> Mapping[str, Any]:
             f"plugin {plugin} failed while listing {what}: {explain(error)}"
         ) from error
     return found
+
+
+def declared_as(hook: str, name: str) -> Any:
+    """What is declared by that name through a hook, by whatever plugin.
+
+    A plugin whose hook fails is passed over, and named if no other one declares the name.
+
+    Args:
+        hook: `zoo_loggers`, `zoo_exporters` ...
+        name: As users give it.
+
+    Raises:
+        PluginError: No plugin declares it, or several do.
+    """
+    what = hook.removeprefix("zoo_").removesuffix("s").replace("_", " ")
+    known: dict[str, list[tuple[Plugin, Any]]] = {}
+    failures = []
+    for plugin in connect_all():
+        try:
+            for each, value in declared(plugin, hook).items():
+                known.setdefault(each, []).append((plugin, value))
+        except PluginError as error:
+            failures.append(f"\n{error}")
+    if name not in known:
+        listed = ", ".join(sorted(known)) or "none"
+        raise PluginError(
+            f"no {what} {name!r} is installed; installed {what}s: {listed}{''.join(failures)}"
+        )
+    owners = known[name]
+    if len(owners) > 1:
+        claimants = ", ".join(str(plugin) for plugin, _ in owners)
+        raise PluginError(f"several plugins declare {what} {name!r}: {claimants}")
+    return owners[0][1]
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def evaluate(
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    splits, source = _images(info, data, split, strict=strict, follow_links=follow_links)
+    splits, source = images_of(info, data, split, strict=strict, follow_links=follow_links)
     task, indices = TASKS[info.task], list(range(len(info.class_names)))
     targets = task.targets(splits.indices(splits.val), len(indices))
     bases = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
@@ -130,10 +130,19 @@ def _unmeasured(class_names: Sequence[str], support: Sequence[int]) -> list[Issu
     return [Issue(kind="note", reason=reason)] if names else []
 
 
-def _images(
-    info: ModelInfo, data: Path | None, split: Split, *, strict: bool, follow_links: bool
+def images_of(
+    info: ModelInfo,
+    data: Path | None,
+    split: Split = "val",
+    *,
+    strict: bool = False,
+    follow_links: bool = False,
 ) -> tuple[Splits, str]:
-    """The images meant, as val, and which they are in words."""
+    """The images that `evaluate` measures, as val, and which they are in words; arguments as there.
+
+    Raises:
+        DataError: There is no such data, or it does not fit the run.
+    """
     recipe = info.recipe
     if split not in get_args(Split):
         raise DataError(f"split is {split!r}", hint=f"give one of {', '.join(get_args(Split))}")

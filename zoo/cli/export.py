@@ -1,0 +1,93 @@
+"""`zoo export`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli.options import allocator_option, format_option
+from zoo.cli.start import starting
+from zoo.cli.tables import print_facts
+from zoo.cli.words import echo, echo_json, human_size, shown
+
+if TYPE_CHECKING:
+    from zoo.export import ExportReport
+
+
+@click.command("export", short_help="Write a run in another format, such as ONNX.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    required=True,
+    metavar="FORMAT",
+    help="onnx, torch-export, or what plugins add; zoo plugins lists them.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write, which must not exist.  [default: named like the run, beside its folder]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Labelled folder or table to compare on, as in zoo evaluate.  "
+    "[default: the val images of the run]",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.995,
+    show_default=True,
+    help="Share of the images whose predicted labels must be those of the run.",
+)
+@format_option("table", "json")
+@allocator_option
+def command(
+    run: Path,
+    to: str,
+    out: Path | None,
+    data: Path | None,
+    min_agreement: float,
+    form: str,
+    allocator_tuning: bool,
+) -> None:
+    """Write RUN, a run folder or its model.safetensors, in another format.
+
+    The file maps images (N, 3, H, W) uint8, RGB, resized and cropped, to logits; it includes the
+    normalisation and, as metadata, the class names. It is loaded by the runtime of the format and
+    compared with the run on the run's val images before it is put in its place; FILE.json has the
+    result.
+
+    \b
+      zoo export runs/photos-resnet18 --to onnx
+      zoo export runs/photos-resnet18 --to torch-export --out model.pt2 --data photos
+    """
+    with starting(allocator_tuning=allocator_tuning):
+        from zoo.export import export
+        from zoo.runs.read import load
+
+    report = export(load(run, device="cpu"), to, out, data=data, min_agreement=min_agreement)
+    for note in report.notes:
+        echo(f"! {shown(note)}", err=True)
+    if form == "json":
+        echo_json(asdict(report))
+    else:
+        _print(report)
+
+
+def _print(report: ExportReport) -> None:
+    facts = [
+        ("file", f"{report.file}, {human_size(report.bytes)}"),
+        ("compared on", f"{report.source} ({report.images})"),
+        ("same labels", f"{report.agreement:.2%}"),
+        ("largest difference", f"{report.largest_difference:.3g}, of two logits"),
+    ]
+    if report.accuracy is not None and report.run_accuracy is not None:
+        facts.append(("accuracy", f"{report.accuracy:.2%}, of the run {report.run_accuracy:.2%}"))
+    facts.append(
+        ("latency", f"{report.latency_ms:.3g} ms an image, of the run {report.run_latency_ms:.3g}")
+    )
+    print_facts(facts)

@@ -1,0 +1,148 @@
+"""Export a run as a file for another runtime, and prove that it gives what the run gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from zoo import plugins
+from zoo.errors import PluginError, RunError
+from zoo.export.model import ExportableModel, metadata_of
+from zoo.export.proof import ExportReport, compare, images_for
+from zoo.export.runtime import calling, load_exported
+from zoo.exporter import Exporter
+from zoo.io.files import expand, is_file, replacing
+from zoo.runs.read import Run
+
+__all__ = ["MIN_AGREEMENT", "ExportReport", "export"]
+
+#: Share of the images whose labels must be the run's.
+MIN_AGREEMENT = 0.995
+
+
+def export(
+    run: Run,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    min_agreement: float = MIN_AGREEMENT,
+) -> ExportReport:
+    """Write a run in another format, once the file is seen to give what the run gives.
+
+    The file maps images (N, 3, H, W) uint8, RGB, resized and cropped as in validation, to logits
+    (N, classes) float32, for any N; normalisation is part of it. Before it is put in its place, it
+    is loaded by the format's own runtime and compared with the run on the run's val images. Beside
+    it the result is written as JSON.
+
+    Args:
+        run: The run.
+        to: Name of a format that a plugin declares, `onnx`.
+        out: The file. Without it, the run folder's name with the format's suffix, beside the run
+            folder.
+        data: A labelled folder or table, as in `run.evaluate`. Without it, the data that the run
+            was trained on, and if that is not there any more, random images.
+        min_agreement: Share of the images, 0..1, whose predicted labels must be the run's.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        PluginError: There is no such format, a library of it is not installed, or the exporter
+            fails, as it does if the format lacks an operator of the model.
+        RunError: The file can't be written or exists, or too few labels agree. Nothing is left
+            behind.
+        DataError: `data` can't be used.
+    """
+    exporter = plugins.declared_as("zoo_exporters", to)
+    if not isinstance(exporter, Exporter):
+        raise PluginError(f"exporter {to} is {exporter!r}, which is no zoo.Exporter")
+    out = _free_place(run, exporter, out)
+    model = ExportableModel(run)
+    _check_room(out, model)
+    with _folder_beside(out) as folder:
+        file = folder / out.name
+        with calling(to, exporter):
+            exporter.write(model, model.example(), file, metadata_of(run))
+        compute = load_exported(to, exporter, file, len(run.class_names))
+        images = images_for(run, None if data is None else expand(data))
+        report = compare(run, compute, images, exported=(to, str(out), file.stat().st_size))
+        if report.agreement < min_agreement:
+            raise RunError(
+                f"{to} gives other labels than the run: they agree on {report.agreement:.2%} of "
+                f"{report.images} images ({report.source}), at least {min_agreement:.2%} is asked "
+                f"for; the largest difference of a logit is {report.largest_difference:.3g}. "
+                f"Nothing is written"
+            )
+        _publish(file, out, report)
+    return report
+
+
+def _free_place(run: Run, exporter: Exporter, out: str | Path | None) -> Path:
+    """The file to write, which is not there yet, nor its report.
+
+    Raises:
+        RunError: It is, or it can't be written there.
+    """
+    if out is None:
+        path = run.path if run.path.name.strip(".") else run.path.resolve()
+        name = path.stem if is_file(path) else path.name
+        out = path.parent / f"{name}{exporter.suffix}"
+    out = expand(out)
+    if not out.name.endswith(exporter.suffix) or out.name == exporter.suffix:
+        raise RunError(f"{out}: files of this format are named NAME{exporter.suffix}")
+    try:
+        if not out.parent.is_dir():
+            raise RunError(f"can't write {out}: there is no folder {out.parent}")
+        for path in (out, _report_file(out)):
+            if os.path.lexists(path):
+                raise RunError(f"{path} exists already; zoo never overwrites an exported model")
+    except OSError as error:
+        raise RunError(f"can't write {out}: {error.strerror}") from error
+    return out
+
+
+def _report_file(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
+
+
+def _check_room(out: Path, model: nn.Module) -> None:
+    needed = sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise RunError(
+            f"no space for {out}: it needs {needed / 1e6:.0f} MB, "
+            f"{out.parent} has {free / 1e6:.0f} MB free"
+        )
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write into; whatever is left in it is removed."""
+    try:
+        folder = tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise RunError(f"can't write {out}: {error.strerror}") from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(file: Path, out: Path, report: ExportReport) -> None:
+    """Put the file and its report in their places, both or none."""
+    try:
+        with replacing(_report_file(out)) as beside_report, replacing(out) as beside:
+            text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+            beside_report.write_text(text, encoding="utf-8")
+            file.replace(beside)
+    except OSError as error:
+        raise RunError(f"can't write {out}: {error.strerror}") from error

@@ -1,0 +1,66 @@
+"""What is exported of a run: its classifier with the normalisation before it, and its metadata."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from importlib import metadata
+
+import torch
+from torch import Tensor, nn
+
+from zoo.hookspecs import DISTRIBUTION
+from zoo.machine.device import place, place_images
+from zoo.runs.read import Run
+from zoo.weights import tensors_sha256
+
+#: What the metadata of model.safetensors says that is of use to whoever predicts.
+_KEPT = ("backbone", "class_names", "preprocess", "task", "val_metrics", "weights_source")
+
+
+class ExportableModel(nn.Module):
+    """Pixels (N, 3, H, W) uint8 to logits (N, classes): normalisation, then the run's classifier.
+
+    A copy in eval mode on the CPU; value by value it computes what `to_input` and the run's model
+    do.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._size = run.info.preprocess.height_width
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(run.info.preprocess, name))
+            self.register_buffer(name, values.view(1, 3, 1, 1))
+        self.classifier = place(copy.deepcopy(run.model), torch.device("cpu"))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images."""
+        scaled = images.to(torch.float32) * (1 / 255)
+        pixels = place_images((scaled - self.mean) / self.std, images.device)
+        logits: Tensor = self.classifier(pixels)
+        return logits
+
+    def example(self) -> Tensor:
+        """Images to trace the model with: two, for with one a tracer would fix the number."""
+        return torch.zeros(2, 3, *self._size, dtype=torch.uint8)
+
+
+def metadata_of(run: Run) -> Mapping[str, str]:
+    """What the exported file says about itself: text by text, structured values as JSON.
+
+    `sha256` is that of the run's weights, as in its model.safetensors.
+    """
+    known = run.info.to_metadata()
+    height, width = run.info.preprocess.height_width
+    return {
+        **{name: known[name] for name in _KEPT},
+        "input": f"images: (N, 3, {height}, {width}) uint8, RGB, resized and cropped as "
+        "preprocess says; mean and std are applied by the model",
+        "output": f"logits: (N, {len(run.class_names)}) float32",
+        "sha256": tensors_sha256(run.model.state_dict()),
+        "zoo_version": metadata.version(DISTRIBUTION),
+    }
