@@ -84,6 +84,7 @@ def test_plugins_are_listed_with_package_state_and_cause(install):
         "left_out": 0,
         "sources": [],
         "loggers": [],
+        "exporters": [],
         "printed": "",
     }
     assert (listed["timm"]["state"], listed["timm"]["distribution"]) == ("ok", "zoo-finetune")

@@ -11,7 +11,7 @@ import click
 from zoo.cli.options import allocator_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import print_facts
-from zoo.cli.words import echo, echo_json, human_size, shown
+from zoo.cli.words import echo, echo_json, human_size, with_flags
 
 if TYPE_CHECKING:
     from zoo.export import ExportReport
@@ -71,7 +71,7 @@ def command(
 
     report = export(load(run, device="cpu"), to, out, data=data, min_agreement=min_agreement)
     for note in report.notes:
-        echo(f"! {shown(note)}", err=True)
+        echo(f"! {with_flags(note)}", err=True)
     if form == "json":
         echo_json(asdict(report))
     else:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.hookspecs import DISTRIBUTION
-from zoo.machine.device import place, place_images
 from zoo.runs.read import Run
 from zoo.weights import tensors_sha256
 
@@ -21,8 +20,7 @@ _KEPT = ("backbone", "class_names", "preprocess", "task", "val_metrics", "weight
 class ExportableModel(nn.Module):
     """Pixels (N, 3, H, W) uint8 to logits (N, classes): normalisation, then the run's classifier.
 
-    A copy in eval mode on the CPU; value by value it computes what `to_input` and the run's model
-    do.
+    A copy in eval mode on the CPU; it computes what `to_input` and the run's model do.
     """
 
     mean: Tensor
@@ -34,14 +32,17 @@ class ExportableModel(nn.Module):
         for name in ("mean", "std"):
             values = torch.tensor(getattr(run.info.preprocess, name))
             self.register_buffer(name, values.view(1, 3, 1, 1))
-        self.classifier = place(copy.deepcopy(run.model), torch.device("cpu"))
+        classifier = copy.deepcopy(run.model).cpu()
+        # Formats keep weights row by row; torch.export warns of others.
+        self.classifier = classifier.to(memory_format=torch.contiguous_format)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images."""
         scaled = images.to(torch.float32) * (1 / 255)
-        pixels = place_images((scaled - self.mean) / self.std, images.device)
-        logits: Tensor = self.classifier(pixels)
+        pixels = (scaled - self.mean) / self.std
+        # In torch's runtime this makes batches a quarter faster; for others it means nothing.
+        logits: Tensor = self.classifier(pixels.contiguous(memory_format=torch.channels_last))
         return logits
 
     def example(self) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from zoo.data.dataset import Loaded, raising
 from zoo.data.decoded import DecodedImages
+from zoo.data.issue import describe
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.export.runtime import Compute
@@ -98,7 +99,7 @@ def images_for(run: Run, data: Path | None) -> Images:
         source=source,
         batches=eval_batches(bases),
         targets=run.task.targets(splits.indices(splits.val), len(run.class_names)),
-        notes=(*splits.notes, *splits.unreadable),
+        notes=tuple(describe(splits.issues)),
     )
 
 
