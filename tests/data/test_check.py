@@ -245,11 +245,9 @@ def test_what_is_planted_is_found_and_nothing_else_of_its_weight(root, kind):
 
 def test_every_kind_of_finding_is_on_the_page_with_its_severity(root):
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
     for kind, (severity, *_) in PLANTED.items():
-        row = next(
-            line for line in page.splitlines() if line.startswith("| `") and f"`{kind}`" in line
-        )
-        assert f"| {severity} |" in row
+        assert any(f"`{kind}`" in row and f"| {severity} |" in row for row in rows)
 
 
 def brighter(image):
