@@ -66,7 +66,7 @@ def write_weights(folder: Path) -> None:
 
     from zoo_timm.packaged import zoo_backbones
 
-    (backbone,) = zoo_backbones()
+    backbone = next(zoo_backbones())
     save_for_hf(backbone.build(None, True), folder, safe_serialization=True)
     config = json.loads((folder / "config.json").read_text())
     # transformers passes these on beside num_labels, which clashes.

@@ -125,6 +125,9 @@ class Weights:
         tag: The library's name for these weights, if the backbone has several.
         sha256: SHA-256 of the file, or its published leading hex digits.
         license: Licence of the weights (an SPDX id where there is one), None if not stated.
+        data: What they were trained on, None if not stated.
+        num_classes: Classes of their own head; 0: without a head, None: not stated.
+        metrics: Published metrics by name, in per cent, such as `{"ImageNet-1K acc@1": 80.9}`.
     """
 
     url: str | None = None
@@ -135,6 +138,9 @@ class Weights:
     tag: str | None = None
     sha256: str | None = None
     license: str | None = None
+    data: str | None = None
+    num_classes: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         places = (self.url, self.hub, self.package, self.path)
@@ -198,6 +204,9 @@ class Backbone:
             each entry is a depth, for layer-wise learning rates and freezing. Together with head
             and neck they cover every parameter. A callable receives the built model, for a library
             in which only the model shows the order of its layers.
+        tagged: Functions without arguments, by tag, that declare the same network with other
+            published weights; preprocessing and class count may differ. `NAME.TAG` selects one.
+            The tag of `weights` is among them.
         resized: For a backbone of fixed input size: `image_size -> Backbone`, the same network
             built for another size (side of the square, in pixels), with pretrained position
             embeddings resampled as its library does. Raises ValueError, with the reason, for an
@@ -214,6 +223,7 @@ class Backbone:
     head: str | tuple[str, ...] | Head
     preprocess: Preprocess
     weights: Weights | None = None
+    tagged: Mapping[str, Callable[[], Backbone]] = field(default_factory=dict)
     stages: tuple[Stage, ...] | Callable[[nn.Module], Iterable[Stage]] = ()
     resized: Callable[[int], Backbone] | None = None
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,48 @@ CLASSIFIERS = {
     "levit_conv_384_s8": ("head.linear", "head_dist.linear"),
 }
 
+#: Datasets by their names in timm's tags.
+DATASETS = {
+    "in1k": "ImageNet-1k",
+    "in12k": "ImageNet-12k",
+    "in21k": "ImageNet-21k",
+    "in22k": "ImageNet-22k",
+    "jft": "JFT-300M",
+    "laion2b": "LAION-2B",
+    "laiona": "LAION-Aesthetic",
+    "laion400m": "LAION-400M",
+    "openai": "WIT-400M",
+    "datacompxl": "DataComp-XL",
+    "dfn2b": "DFN-2B",
+    "dfn5b": "DFN-5B",
+    "metaclip": "MetaCLIP",
+    "merged2b": "Merged-2B",
+    "webli": "WebLI",
+    "lvd142m": "LVD-142M",
+    "lvd1689m": "LVD-1689M",
+    "sat493m": "SAT-493M",
+    "yfcc100m": "YFCC-100M",
+    "ig1b": "Instagram-1B",
+    "sa1b": "SA-1B",
+    "m30m": "Merged-30M",
+    "m38m": "Merged-38M",
+    "bamboo": "Bamboo",
+    "inat21": "iNaturalist-2021",
+}
+
 
 @zoo.hookimpl
 def zoo_backbones() -> Iterator[zoo.Backbone | zoo.LeftOut]:
-    """Declare a backbone for each name of `timm.list_models()`, with the default weights."""
+    """Declare a backbone for each name of `timm.list_models()`, with the default weights.
+
+    Other published weights are selected by their tag.
+    """
     import timm
 
+    tags = defaultdict(list)
+    for pretrained in timm.list_pretrained():
+        name, _, tag = pretrained.partition(".")
+        tags[name].append(tag)
     for name in timm.list_models():
         cfg = timm.get_pretrained_cfg(name)
         encoder = _pure_encoder(name)
@@ -38,12 +75,22 @@ def zoo_backbones() -> Iterator[zoo.Backbone | zoo.LeftOut]:
         elif cfg is None or not cfg.classifier:
             yield zoo.LeftOut(name=name, reason="timm does not say where its classifier is")
         else:
-            yield declare(
-                name,
-                cfg,
-                build=functools.partial(create, name),
-                weights=_weights(cfg),
+            declared = declare(
+                name, cfg, build=functools.partial(create, name), weights=_weights(cfg)
             )
+            tagged = {tag: functools.partial(_tagged, name, tag) for tag in tags[name] if tag}
+            yield dataclasses.replace(declared, tagged=tagged)
+
+
+def _tagged(architecture: str, tag: str) -> zoo.Backbone:
+    """Declare the architecture with the published weights of that tag."""
+    import timm
+
+    name = f"{architecture}.{tag}"
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None:
+        raise LookupError(f"timm has no weights {name}")
+    return declare(name, cfg, build=functools.partial(create, name), weights=_weights(cfg))
 
 
 def declare(
@@ -57,14 +104,15 @@ def declare(
     """Declare a backbone from timm's own description of the architecture.
 
     Args:
-        architecture: timm's name of the architecture, which is written to config.json.
+        architecture: timm's name of the architecture, with or without a tag.
         cfg: timm's description: head, input size, normalisation.
         build: As in `zoo.Backbone`.
         weights: As in `zoo.Backbone`.
         name: Name of the backbone, by default that of the architecture.
     """
     _, height, width = cfg.input_size
-    classifier: Any = CLASSIFIERS.get(architecture, cfg.classifier)
+    bare_name = architecture.partition(".")[0]
+    classifier: Any = CLASSIFIERS.get(bare_name, cfg.classifier)
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     described: dict[str, Any] = {
         "mean": tuple(cfg.mean),
@@ -86,7 +134,7 @@ def declare(
         stages=functools.partial(stages, heads),
         convert=functools.partial(convert, architecture),
         config={
-            "architecture": architecture,
+            "architecture": bare_name,
             "library_name": "timm",
             "pretrained_cfg": {
                 "tag": cfg.tag,
@@ -117,8 +165,20 @@ def _pure_encoder(name: str) -> str | None:
 
 
 def _weights(cfg: PretrainedCfg) -> zoo.Weights | None:
+    about: dict[str, Any] = {
+        "tag": cfg.tag,
+        "license": cfg.license,
+        "data": _training_data(cfg.tag or ""),
+        "num_classes": cfg.num_classes,
+    }
     if cfg.hf_hub_id:
-        return zoo.Weights(hub=cfg.hf_hub_id, tag=cfg.tag, license=cfg.license)
+        return zoo.Weights(hub=cfg.hf_hub_id, **about)
     if isinstance(cfg.url, str) and cfg.url:
-        return zoo.Weights(url=cfg.url, tag=cfg.tag, license=cfg.license)
+        return zoo.Weights(url=cfg.url, **about)
     return None
+
+
+def _training_data(tag: str) -> str | None:
+    """Return the datasets that a tag of timm names, in the order of training."""
+    named = [DATASETS[part] for part in tag.split("_") if part in DATASETS]
+    return ", then ".join(dict.fromkeys(named)) or None

@@ -48,7 +48,7 @@ def resized(architecture: str, declared: zoo.Backbone, image_size: int) -> zoo.B
 def _check(architecture: str, head_paths: tuple[str, ...], image_size: int) -> None:
     import torch
 
-    if architecture in FETCHING:
+    if architecture.partition(".")[0] in FETCHING:
         raise ValueError("timm loads no weights for it without fetching those of its stem")
     # On the meta device: only shapes matter, and nothing is computed or allocated.
     with torch.device("meta"), torch.no_grad():

@@ -1,7 +1,8 @@
-"""zoo's plugin for torchvision: its image classifiers with their newest ImageNet weights."""
+"""zoo's plugin for torchvision: its image classifiers, with their newest weights by default."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator
@@ -59,7 +60,23 @@ def zoo_backbones() -> Iterator[zoo.Backbone]:
         head = next((path for start, path in HEADS.items() if name.startswith(start)), None)
         declared = AUXILIARY.get(name, head)
         if declared is not None:
-            yield _declare(name, declared, models.get_model_weights(name).DEFAULT)
+            weights = models.get_model_weights(name)
+            # Those without categories are weights of the features alone, such as VGG16's.
+            tagged = {
+                each.name: functools.partial(_tagged, name, declared, each.name)
+                for each in weights
+                if each.meta["categories"]
+            }
+            newest = _declare(name, declared, weights.DEFAULT)
+            yield dataclasses.replace(newest, tagged=tagged)
+
+
+def _tagged(name: str, head: str | zoo.Head, tag: str) -> zoo.Backbone:
+    """Declare the model with the published weights of that tag."""
+    from torchvision import models
+
+    backbone = _declare(name, head, models.get_model_weights(name)[tag])
+    return dataclasses.replace(backbone, name=f"{name}.{tag}")
 
 
 def _declare(
@@ -75,6 +92,13 @@ def _declare(
         tag=weights.name,
         sha256=digest.group(1) if digest else None,
         license=weights.meta.get("license"),
+        data=_training_data(weights.name),
+        num_classes=len(weights.meta["categories"]),
+        metrics={
+            f"{data} {metric}": value
+            for data, values in weights.meta["_metrics"].items()
+            for metric, value in values.items()
+        },
     )
     options: dict[str, Any] = {}
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
@@ -107,6 +131,10 @@ def _declare(
         convert=convert,
         config={"architecture": name, "library_name": "torchvision"},
     )
+
+
+def _training_data(tag: str) -> str:
+    return "Instagram-3.6B, then ImageNet-1k" if "SWAG" in tag else "ImageNet-1k"
 
 
 def _resized(

@@ -242,7 +242,7 @@ def test_backbones_as_table_and_json():
     assert listed[2]["weights"].endswith("resnet18-f37072fd.pth")
     result = zoo_("backbones", "torchvision/resnet18")
     assert result.stdout == "torchvision/resnet18  224x224  licence not stated\n"
-    assert result.stderr == "1 backbones\n"
+    assert result.stderr == "1 backbone\n"
 
 
 def test_show_tells_layers_head_groups_preprocessing_and_weights():

@@ -90,6 +90,40 @@ FAULTS = {
         "check_weights_are_described",
         "'sha256:12' is no SHA-256: give all 64 hex digits",
     ),
+    "a tag of a network": (
+        "stages=",
+        (
+            'weights=zoo.Weights(package="none", tag="a"), '
+            'tagged={"a": functools.partial(build, 2, False)}, stages='
+        ),
+        "check_tags_are_declared",
+        "its tag a gives weights with tag None: return a Backbone",
+    ),
+    "a tag that raises": (
+        "stages=",
+        'tagged={"a": functools.partial(int, "x")}, stages=',
+        "check_tags_are_declared",
+        "its tag a can't be declared: ValueError",
+    ),
+    "a tag with a dot": (
+        "stages=",
+        'tagged={"v1.5": functools.partial(build, 2, False)}, stages=',
+        "check_tags_are_declared",
+        r"its tag 'v1\.5' must hold only letters",
+    ),
+    "a default without its tag": (
+        "    yield zoo.Backbone(",
+        (
+            '    own = {"name": "net", "build": build, "head": "fc",\n'
+            '        "preprocess": zoo.Preprocess(size=32)}\n'
+            "    b = functools.partial(\n"
+            '        zoo.Backbone, weights=zoo.Weights(package="none", tag="b"), **own)\n'
+            "    yield zoo.Backbone(\n"
+            '        weights=zoo.Weights(package="none", tag="a"), tagged={"b": b},'
+        ),
+        "check_tags_are_declared",
+        "its default weights have tag a: add it to `tagged`",
+    ),
     "config of a set": ("stages=", "config={'a': {1}}, stages=", "check_config_is_json", "as JSON"),
     "config that clashes": (
         "stages=",
@@ -351,7 +385,7 @@ def test_a_sound_plugin_passes_every_check(install):
         assert result.status == ("skipped" if name in skipped else "passed"), result
     done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
     assert done.exit_code == 0
-    assert re.fullmatch(r"acme/net  24 passed, 2 skipped, [\d.]+ s\n", done.stdout)
+    assert re.fullmatch(r"acme/net  25 passed, 2 skipped, [\d.]+ s\n", done.stdout)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -82,7 +82,8 @@ def test_the_list_has_name_size_and_place_of_what_is_here(file):
     cli("weights", "add", TINY, file)
     listed = json.loads(cli("weights", "list", "--format", "json").stdout)
     by_name = {row["name"]: row for row in listed}
-    assert set(by_name) == {TINY, "zoo/efficientnet_lite0"}
+    packaged = {f"zoo/efficientnet_lite{n}" for n in range(3)}
+    assert set(by_name) == {TINY, *packaged}
     assert by_name[TINY] == {
         "name": TINY,
         "bytes": weights.added_path(TINY).stat().st_size,
@@ -110,7 +111,7 @@ def test_verify_finds_a_flipped_byte_and_goes_on(file):
     shown = cli("weights", "verify", exit_code=2)
     assert f"damaged: {TINY} " in shown.stdout
     assert "ok: zoo/efficientnet_lite0 " in shown.stdout
-    assert "1 of 2 files damaged; delete what is" in shown.stderr
+    assert "1 of 4 files damaged; delete what is" in shown.stderr
 
 
 def test_verify_checks_the_digits_that_torchvision_publishes(monkeypatch):

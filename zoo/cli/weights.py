@@ -190,10 +190,20 @@ def fetch(names: tuple[str, ...]) -> None:
 
 
 def _matching(pattern: str) -> list[Backbone]:
-    """Return the matching backbones, and warn about plugins that were left out."""
+    """Return the matching backbones, and warn about plugins that were left out.
+
+    Default weights are those of the bare name, all others of NAME.TAG.
+    """
     from zoo import plugins
 
     found = plugins.backbones(pattern)
+    default = {backbone.name: backbone.weights for backbone in found}
+    found += [
+        tagged
+        for tagged in plugins.published(pattern)
+        if tagged.name not in default
+        and tagged.weights != default.get(tagged.name.rpartition(".")[0])
+    ]
     _warn(
         f"plugin {p} was left out: {p.state}: {p.cause}"
         for p in plugins.load_all()

@@ -5,6 +5,7 @@ from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.loading import (
     DISABLE,
     NAME,
+    TAG,
     Plugin,
     State,
     connect,
@@ -19,13 +20,14 @@ from zoo.plugins.loading import (
 )
 from zoo.plugins.loading import _entry_points as _entry_points
 from zoo.plugins.loading import _imported as _imported
-from zoo.plugins.names import PREFERRED, backbones, get, left_out, matching
+from zoo.plugins.names import PREFERRED, backbones, get, left_out, matching, published, with_tag
 from zoo.plugins.names import _resolved as _resolved
 
 __all__ = [
     "DISABLE",
     "NAME",
     "PREFERRED",
+    "TAG",
     "Plugin",
     "State",
     "backbones",
@@ -48,5 +50,7 @@ __all__ = [
     "matching",
     "of",
     "off_stdout",
+    "published",
     "versions_behind",
+    "with_tag",
 ]

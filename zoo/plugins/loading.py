@@ -30,6 +30,9 @@ DISABLE = "ZOO_DISABLE_PLUGINS"
 #: Pattern of a backbone's bare name.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+#: What the tag of weights looks like, which follows the last dot of NAME.TAG.
+TAG = re.compile(r"[A-Za-z0-9_-]+")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:

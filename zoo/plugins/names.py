@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from zoo.backbone import Backbone, LeftOut
 from zoo.errors import PluginError, UnknownBackboneError, ZooError
+from zoo.plugins.calls import blame
 from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.loading import Plugin, installed, load, load_all
 
@@ -40,8 +41,32 @@ def left_out(pattern: str = "*") -> list[LeftOut]:
     return _matching(pattern, lambda plugin: plugin.left_out)
 
 
+def published(pattern: str = "*") -> list[Backbone]:
+    """Return the matching backbones with each of their published weights, sorted by full name.
+
+    A backbone without tags is returned as it is.
+
+    Args:
+        pattern: As for `backbones`, compared with NAME.TAG.
+
+    Raises:
+        PluginError: If a plugin fails to declare a backbone with one of its tags.
+    """
+    matches = _matcher(pattern)
+    found = []
+    for plugin in load_all():
+        for backbone in plugin.backbones.values():
+            for tag in backbone.tagged or ("",):
+                name = f"{backbone.name}.{tag}" if tag else backbone.name
+                if matches(name) or matches(name.partition("/")[2]):
+                    found.append(with_tag(backbone, tag) if tag else backbone)
+    return sorted(found, key=lambda b: b.name)
+
+
 def get(name: str) -> Backbone:
     """Return the backbone of that name: `<plugin>/<name>`, or a bare name.
+
+    `<name>.<tag>` selects other published weights of it.
 
     Only the necessary plugins are loaded: one for a full name; for a bare name the preferred ones,
     then all.
@@ -55,8 +80,8 @@ def get(name: str) -> Backbone:
         return _get_by_full_name(name)
     failed = None
     for preferred in (load(p) for p in PREFERRED if p in installed()):
-        if _declares(preferred, name):
-            return preferred.backbones[f"{preferred.name}/{name}"]
+        if (declared := _declared(preferred, name)) is not None:
+            return declared
         failed = preferred if preferred.state not in ("ok", "disabled") else failed
     if failed is not None:
         raise PluginError(
@@ -64,7 +89,7 @@ def get(name: str) -> Backbone:
             f"{failed.state}: {failed.cause}",
             hint=f"give the full name, PLUGIN/{name}",
         )
-    candidates = [p.backbones[f"{p.name}/{name}"] for p in load_all() if _declares(p, name)]
+    candidates = [b for p in load_all() if (b := _declared(p, name)) is not None]
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
@@ -76,6 +101,7 @@ def get(name: str) -> Backbone:
     if (resolved := _resolved_by_any(name)) is not None:
         return resolved
     _refuse_left_out(name, load_all())
+    _refuse_tag(name, load_all())
     raise _unknown(name, _nearest(name, load_all()))
 
 
@@ -92,11 +118,12 @@ def _get_by_full_name(name: str) -> Backbone:
     plugin = load(prefix)
     if plugin.state != "ok":
         raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
-    if name in plugin.backbones:
-        return plugin.backbones[name]
+    if (declared := _declared(plugin, bare)) is not None:
+        return declared
     if (resolved := _resolved(prefix, bare)) is not None:
         return resolved
     _refuse_left_out(name, [plugin])
+    _refuse_tag(bare, [plugin])
     raise _unknown(name, [f"{prefix}/{n}" for n in _nearest(bare, [plugin])])
 
 
@@ -115,9 +142,7 @@ def matching(name: str) -> list[Backbone]:
 
 
 def _matching(pattern: str, of: Callable[[Plugin], dict[str, _Declared]]) -> list[_Declared]:
-    if not any(c in pattern for c in "*?["):
-        pattern = f"*{pattern}*"
-    matches = re.compile(fnmatch.translate(pattern), re.IGNORECASE).match
+    matches = _matcher(pattern)
     return sorted(
         (
             declared
@@ -127,6 +152,12 @@ def _matching(pattern: str, of: Callable[[Plugin], dict[str, _Declared]]) -> lis
         ),
         key=lambda d: d.name,
     )
+
+
+def _matcher(pattern: str) -> Callable[[str], object]:
+    if not any(c in pattern for c in "*?["):
+        pattern = f"*{pattern}*"
+    return re.compile(fnmatch.translate(pattern), re.IGNORECASE).match
 
 
 def _resolved_by_any(name: str) -> Backbone | None:
@@ -159,8 +190,33 @@ def _resolved(plugin_name: str, name: str) -> Backbone | None:
     return None if found is None else replace(found, name=f"{plugin.name}/{name}")
 
 
-def _declares(plugin: Plugin, bare_name: str) -> bool:
-    return f"{plugin.name}/{bare_name}" in plugin.backbones
+def _declared(plugin: Plugin, bare_name: str) -> Backbone | None:
+    """Return the plugin's backbone of that name, which may end in a tag; None if there is none."""
+    full_name = f"{plugin.name}/{bare_name}"
+    if full_name in plugin.backbones:
+        return plugin.backbones[full_name]
+    untagged, _, tag = full_name.rpartition(".")
+    backbone = plugin.backbones.get(untagged)
+    return None if backbone is None or tag not in backbone.tagged else with_tag(backbone, tag)
+
+
+@functools.cache
+def _with_tag(full_name: str, tag: str) -> Backbone:
+    backbone = load(full_name.partition("/")[0]).backbones[full_name]
+    with blame(backbone, f"could not be declared with tag {tag}"):
+        declared = backbone.tagged[tag]()
+    if not isinstance(declared, Backbone):
+        raise PluginError(f"backbone {full_name}: tag {tag} gave {declared!r}, no zoo.Backbone")
+    return replace(declared, name=f"{full_name}.{tag}")
+
+
+def with_tag(backbone: Backbone, tag: str) -> Backbone:
+    """Return a declared backbone with the published weights of one of its tags.
+
+    Raises:
+        PluginError: If the plugin fails to declare it.
+    """
+    return _with_tag(backbone.name, tag)
 
 
 def _refuse_left_out(name: str, among: list[Plugin]) -> None:
@@ -168,6 +224,18 @@ def _refuse_left_out(name: str, among: list[Plugin]) -> None:
         for full_name, left_out in plugin.left_out.items():
             if name in (full_name, full_name.partition("/")[2]):
                 raise UnknownBackboneError(f"{full_name} is no backbone: {left_out.reason}")
+
+
+def _refuse_tag(bare_name: str, among: list[Plugin]) -> None:
+    """Raise an error that lists the tags, if only the tag of a name is unknown."""
+    untagged, _, tag = bare_name.rpartition(".")
+    for plugin in among:
+        backbone = plugin.backbones.get(f"{plugin.name}/{untagged}")
+        if backbone is not None:
+            known = ", ".join(backbone.tagged) or "none"
+            raise UnknownBackboneError(
+                f"backbone {backbone.name} has no weights with tag {tag!r}; tags: {known}"
+            )
 
 
 def _nearest(bare_name: str, among: list[Plugin]) -> list[str]:

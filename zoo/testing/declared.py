@@ -6,7 +6,8 @@ import json
 import re
 from multiprocessing.reduction import ForkingPickler
 
-from zoo.plugins import NAME, explain
+from zoo.backbone import Backbone
+from zoo.plugins import NAME, TAG, explain
 from zoo.testing.subject import CheckFailed, CheckSkipped, Subject
 
 
@@ -57,6 +58,32 @@ def check_weights_are_described(subject: Subject) -> None:
             f"its weights' sha256 {weights.sha256!r} is no SHA-256: give all 64 hex digits, or the "
             f"leading ones that are published, 8 at least"
         )
+
+
+def check_tags_are_declared(subject: Subject) -> None:
+    """Each tag gives a `Backbone` with the weights of that tag; that of `weights` is among them."""
+    backbone = subject.backbone
+    for tag, declare in backbone.tagged.items():
+        if not TAG.fullmatch(tag):
+            raise CheckFailed(
+                f"its tag {tag!r} must hold only letters, digits, '_' and '-': rename it"
+            )
+        try:
+            other = declare()
+        except Exception as error:
+            raise CheckFailed(
+                f"its tag {tag} can't be declared: {explain(error)}; make `tagged` functions "
+                f"without arguments that return a Backbone"
+            ) from error
+        named = other.weights.tag if isinstance(other, Backbone) and other.weights else None
+        if named != tag:
+            raise CheckFailed(
+                f"its tag {tag} gives weights with tag {named!r}: return a Backbone whose "
+                f"`weights` have `tag={tag!r}`"
+            )
+    own = backbone.weights.tag if backbone.weights else None
+    if backbone.tagged and own is not None and own not in backbone.tagged:
+        raise CheckFailed(f"its default weights have tag {own}: add it to `tagged`")
 
 
 def check_config_is_json(subject: Subject) -> None:

