@@ -85,6 +85,7 @@ def fresh_plugins():
         plugins._imported.cache_clear()
         plugins._entry_points.cache_clear()
         plugins._resolved.cache_clear()
+        plugins._with_tag.cache_clear()
 
     forget()
     yield forget

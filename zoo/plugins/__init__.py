@@ -2,6 +2,7 @@
 
 from zoo.plugins.calls import blame, build, convert, declared, declared_as, describe
 from zoo.plugins.foreign import explain, off_stdout
+from zoo.plugins.index import Entry, Index, index
 from zoo.plugins.loading import (
     DISABLE,
     NAME,
@@ -22,12 +23,15 @@ from zoo.plugins.loading import _entry_points as _entry_points
 from zoo.plugins.loading import _imported as _imported
 from zoo.plugins.names import PREFERRED, backbones, get, left_out, matching, published, with_tag
 from zoo.plugins.names import _resolved as _resolved
+from zoo.plugins.names import _with_tag as _with_tag
 
 __all__ = [
     "DISABLE",
     "NAME",
     "PREFERRED",
     "TAG",
+    "Entry",
+    "Index",
     "Plugin",
     "State",
     "backbones",
@@ -43,6 +47,7 @@ __all__ = [
     "disabled",
     "explain",
     "get",
+    "index",
     "installed",
     "left_out",
     "load",

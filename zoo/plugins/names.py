@@ -52,7 +52,7 @@ def published(pattern: str = "*") -> list[Backbone]:
     Raises:
         PluginError: If a plugin fails to declare a backbone with one of its tags.
     """
-    matches = _matcher(pattern)
+    matches = matcher(pattern)
     found = []
     for plugin in load_all():
         for backbone in plugin.backbones.values():
@@ -142,7 +142,7 @@ def matching(name: str) -> list[Backbone]:
 
 
 def _matching(pattern: str, of: Callable[[Plugin], dict[str, _Declared]]) -> list[_Declared]:
-    matches = _matcher(pattern)
+    matches = matcher(pattern)
     return sorted(
         (
             declared
@@ -154,7 +154,8 @@ def _matching(pattern: str, of: Callable[[Plugin], dict[str, _Declared]]) -> lis
     )
 
 
-def _matcher(pattern: str) -> Callable[[str], object]:
+def matcher(pattern: str) -> Callable[[str], object]:
+    """Return a function that compares a name with a pattern as for `backbones`."""
     if not any(c in pattern for c in "*?["):
         pattern = f"*{pattern}*"
     return re.compile(fnmatch.translate(pattern), re.IGNORECASE).match
