@@ -258,7 +258,7 @@ FAULTS = {
     "no such stage": (
         '"blocks.*")',
         '"layers.*")',
-        "check_stages_cover_all",
+        "check_stages_exist",
         "declares stage 'layers', which its model does not have",
     ),
     "stages back to front": (
@@ -357,6 +357,10 @@ FAULTS = {
         "saved and loaded again it gives other logits",
     ),
 }
+
+#: Checks whose faults are tested by themselves.
+BY_THEMSELVES = {"check_name", "check_auxiliary_logits_are_in_order"}
+
 #: What a fault needs beside its mutation.
 ALSO = {
     "a second head": ("self.drop = ", "self.second = nn.Linear(8, classes)\n        self.drop = "),
@@ -385,7 +389,7 @@ def test_a_sound_plugin_passes_every_check(install):
         assert result.status == ("skipped" if name in skipped else "passed"), result
     done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
     assert done.exit_code == 0
-    assert re.fullmatch(r"acme/net  25 passed, 2 skipped, [\d.]+ s\n", done.stdout)
+    assert re.fullmatch(r"acme/net  27 passed, 2 skipped, [\d.]+ s\n", done.stdout)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -405,7 +409,7 @@ def test_a_wrong_name_is_caught():
 
 
 def test_every_check_is_proven_by_a_fault():
-    assert {name for _, _, name, _ in FAULTS.values()} | {"check_name"} == set(check_names())
+    assert {name for _, _, name, _ in FAULTS.values()} | BY_THEMSELVES == set(check_names())
     assert len(FAULTS) >= 15
 
 
@@ -423,3 +427,54 @@ def test_text_in_the_place_of_a_tuple_is_refused(old, new, words, install):
     assert re.search(
         rf"plugin acme \(acme-nets 1.2\) can't be used: broken: .*{words}", done.stderr
     )
+
+
+def auxiliary(returned: str) -> str:
+    """The sound plugin with an auxiliary head, which returns that in train mode."""
+    source = SOUND
+    for old, new in (
+        ('head=zoo.Head(paths=("fc",)', 'head=zoo.Head(paths=("fc", "extra"), aux=(0.3,)'),
+        ("self.fc = ", "self.extra = nn.Linear(8, classes)\n        self.fc = "),
+        ("return self.fc(x)", f"return {returned} if self.training else self.fc(x)"),
+    ):
+        assert old in source
+        source = source.replace(old, new)
+    return source
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ("self.fc(x), self.extra(x)", None),
+        ("self.extra(x), self.fc(x)", "output 0 does not come from the main head"),
+        ("self.fc(x), self.fc(x)", "output 1 does not come from 'extra'"),
+    ],
+)
+def test_auxiliary_logits_in_the_wrong_order_are_caught(returned, words, install):
+    module = f"acme_auxiliary_{abs(hash(returned))}"
+    install("acme-nets", "acme", module, auxiliary(f"({returned})"))
+    results = {r.check: r for r in check_backbone("acme/net")}
+    result = results["check_auxiliary_logits_are_in_order"]
+    assert result.status == ("passed" if words is None else "failed")
+    assert (words or "") in result.message
+
+
+def test_a_wrong_stage_name_is_said_once_with_the_nearest_right_one(install):
+    source = SOUND.replace('"blocks.*")', '"bloks.*")')
+    install("acme-nets", "acme", "acme_bloks", source)
+    failed = [r for r in check_backbone("acme/net") if r.status == "failed"]
+    assert [r.check for r in failed] == ["check_stages_exist"]
+    assert "did you mean 'blocks'?" in failed[0].message
+
+
+@pytest.mark.parametrize("output", ["{'logits': self.fc(x)}", "Output(self.fc(x))"])
+def test_an_output_with_named_parts_gets_advice_that_fits(output, install):
+    source = SOUND.replace("return self.fc(x)", f"return {output}").replace(
+        "class Net(", "@dataclasses.dataclass\nclass Output:\n    logits: object\n\n\nclass Net("
+    )
+    name = f"acme_output_{len(output)}"
+    install("acme-nets", "acme", name, f"import dataclasses\n{source}")
+    results = {r.check: r for r in check_backbone("acme/net")}
+    result = results["check_head_gets_the_classes"]
+    assert result.status == "failed"
+    assert "a module whose forward pass returns the logits of that" in result.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -158,6 +159,8 @@ def _existing(model: nn.Module) -> set[str]:
 def _check(paths: Iterable[str], what: str, existing: set[str], backbone: Backbone) -> None:
     for path in paths:
         if path not in existing:
+            near = difflib.get_close_matches(path, existing, n=1)
             raise PluginError(
-                f"{describe(backbone)} declares {what} {path!r}, which its model does not have"
+                f"{describe(backbone)} declares {what} {path!r}, which its model does not have",
+                hint=f"did you mean {near[0]!r}?" if near else None,
             )

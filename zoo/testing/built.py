@@ -62,12 +62,45 @@ def check_head_is_there(subject: Subject) -> None:
             )
 
 
+def check_stages_exist(subject: Subject) -> None:
+    """Every path of the stages and the neck is a module, parameter or buffer of the network."""
+    try:
+        depths(subject.original, subject.backbone)
+    except PluginError as error:
+        raise CheckFailed(str(error)) from error
+
+
 def check_head_gets_the_classes(subject: Subject) -> None:
     """Logits have as many columns as classes, in eval and train mode, for two class counts."""
     with torch.no_grad():
         for train in (False, True):
             logits_in(subject, subject.model.train(train), subject.images(), CLASSES)
         logits_in(subject, subject.other.eval(), subject.images(), OTHER_CLASSES)
+
+
+def check_auxiliary_logits_are_in_order(subject: Subject) -> None:
+    """In train mode, the main logits come first, then those of each auxiliary head, in order."""
+    aux, paths = subject.backbone.aux, subject.backbone.head_paths
+    if not aux:
+        return
+    model = subject.model.train()
+    leaves = [
+        [p for name, p in model.named_parameters() if in_head(name, (path,))] for path in paths
+    ]
+    main = [p for leaf in leaves[: -len(aux)] for p in leaf]
+    expected = [main, *leaves[-len(aux) :]]
+    for number, (logits, own) in enumerate(zip(model(subject.images()), expected, strict=True)):
+        reached = [
+            grad is not None
+            for grad in torch.autograd.grad(logits.sum(), own, retain_graph=True, allow_unused=True)
+        ]
+        if not any(reached):
+            raise CheckFailed(
+                f"in train mode its output {number} does not come from "
+                f"{'the main head' if number == 0 else repr(paths[number - len(aux) - 1])}: return "
+                f"the main logits first, then those of each auxiliary head, and name the leaves of "
+                f"auxiliary heads last in `paths`, in the same order"
+            )
 
 
 def check_head_is_what_the_classes_change(subject: Subject) -> None:

@@ -33,7 +33,7 @@ class Check:
         return self.function.__name__
 
 
-_BUILT = ("check_builds_without_weights", "check_head_is_there")
+_BUILT = ("check_builds_without_weights", "check_head_is_there", "check_stages_exist")
 _RUNS = (*_BUILT, "check_head_gets_the_classes")
 
 CHECKS: tuple[Check, ...] = (
@@ -51,6 +51,7 @@ CHECKS: tuple[Check, ...] = (
         )
     ),
     Check(function=built.check_head_is_there, after=_BUILT[:1]),
+    Check(function=built.check_stages_exist, after=_BUILT[:2]),
     *(
         Check(function=function, after=_BUILT)
         for function in (
@@ -63,6 +64,7 @@ CHECKS: tuple[Check, ...] = (
             built.check_stages_cover_all,
         )
     ),
+    Check(function=built.check_auxiliary_logits_are_in_order, after=_RUNS),
     Check(function=built.check_stages_are_in_order, after=(*_RUNS, "check_stages_cover_all")),
     Check(function=built.check_other_sizes, after=_RUNS),
     *(

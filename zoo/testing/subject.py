@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NoReturn, cast
 from unittest import mock
@@ -138,6 +139,11 @@ def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) 
         )
     for each in (first, *auxiliary):
         shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+        if isinstance(each, Mapping) or dataclasses.is_dataclass(each):
+            raise CheckFailed(
+                f"in {mode} mode it gives a {shape}, zoo needs logits ({len(images)}, {classes}): "
+                f"let `build` return a module whose forward pass returns the logits of that"
+            )
         if shape != (len(images), classes):
             raise CheckFailed(
                 f"in {mode} mode it gives {shape} for {len(images)} images and {classes} classes, "
