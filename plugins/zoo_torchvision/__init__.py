@@ -40,7 +40,7 @@ HEADS = {
 #: Models with auxiliary heads, and their loss weights in torchvision's own training (GoogLeNet:
 #: Szegedy et al., 2015; Inception v3: 2016).
 AUXILIARY = {
-    "googlenet": zoo.Head(paths=("fc", "aux1.fc2", "aux2.fc2"), aux=(0.3, 0.3)),
+    "googlenet": zoo.Head(paths=("fc", "aux2.fc2", "aux1.fc2"), aux=(0.3, 0.3)),
     "inception_v3": zoo.Head(paths=("fc", "AuxLogits.fc"), aux=(0.4,)),
 }
 
