@@ -1,1 +1,1 @@
-"""The run folder: written, read, used to predict and to evaluate."""
+"""Run folders: writing, reading, prediction and evaluation."""

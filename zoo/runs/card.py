@@ -1,4 +1,4 @@
-"""README.md of a run: the model card, for whoever finds the folder."""
+"""The model card of a run, README.md in the run folder."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def write_card(
     val: Sequence[int],
     val_images: int,
 ) -> None:
-    """Write the card.
+    """Write the model card.
 
     Args:
         folder: The run folder.
-        info: As in model.safetensors.
-        backbone: Its declaration.
-        train: Images per class learnt from.
-        val: Images per class held out.
-        val_images: How many were held out in all.
+        info: The metadata of model.safetensors.
+        backbone: The declaration of the run's backbone.
+        train: Number of training images of each class.
+        val: Number of validation images of each class.
+        val_images: Total number of validation images.
     """
     names = ", ".join(map(markdown, info.class_names))
     use = shlex.quote(printable(str(folder)))
@@ -83,7 +83,7 @@ The best epoch was chosen on the held-out images, so expect a little less on new
 
 
 def _licence(info: ModelInfo, backbone: Backbone) -> str:
-    # Others, added or from a plugin's place, say theirs, if they do, in weights_source.
+    # The licence of any other weights, if known, is part of weights_source.
     if backbone.weights is None or info.weights_source != describe(backbone.weights):
         return ""
     return f"| licence of those weights | {markdown(backbone.weights.license or 'not stated')} |\n"

@@ -1,4 +1,4 @@
-"""A run's checkpoint: one safetensors file, replaced only by one that is whole and verified."""
+"""Checkpoint files of a run in safetensors format, verified and written atomically."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from zoo.weights.header import read_header
 
 CHECKPOINT = "checkpoint"
 
-#: What a run goes on from, and what it learns from: both below `checkpoint/`.
+#: Files in `checkpoint/`: the training state to resume from, and the keys of the run's images.
 LAST, DATA = "last.safetensors", "data.safetensors"
 
-#: Held by the process that writes the run.
+#: Lock file in `checkpoint/`, held by the process that writes the run.
 LOCK = ".lock"
 
-#: Version of the layout.
+#: Version of the checkpoint layout.
 FORMAT = "1"
 
-#: As `zoo.io.files.replacing` names what it writes; and as safetensors does, beside that.
+#: Names of temporary files that `zoo.io.files.replacing` and safetensors write to.
 _UNFINISHED = re.compile(r"\.[A-Za-z]+\.[a-z]+\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}")
 
-#: Seconds for which the loader processes of a killed run may outlive it, and hold its lock.
+#: Seconds for which the data loader workers of a killed run may outlive it and hold its lock.
 ORPHANS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What was read from a checkpoint file.
+    """Contents of a checkpoint file.
 
     Attributes:
-        tensors: By name.
-        about: The rest, as JSON gives it.
+        tensors: Tensors by name.
+        about: All other state, as parsed from JSON.
     """
 
     tensors: Mapping[str, Tensor]
@@ -57,16 +57,16 @@ class Checkpoint:
 def write_checkpoint(
     folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], *, name: str = LAST
 ) -> None:
-    """Write a checkpoint beside the last one, verify it, and only then put it in its place.
+    """Write a checkpoint to a temporary file, verify it, then replace the previous checkpoint.
 
     Args:
         folder: The run folder.
-        tensors: By name; some may share memory.
-        about: The rest, JSON-ready.
-        name: `LAST` or `DATA`.
+        tensors: Tensors by name; some may share memory.
+        about: All other state, JSON-serializable.
+        name: File name, `LAST` or `DATA`.
 
     Raises:
-        RunError: No space or no right to write; the last one is intact.
+        RunError: If writing fails (disk full, no permission). The previous checkpoint is intact.
     """
     path = folder / CHECKPOINT / name
     apart = _apart(tensors)
@@ -84,10 +84,10 @@ def write_checkpoint(
 
 
 def read_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
-    """The run's checkpoint, verified.
+    """Read and verify a run's checkpoint.
 
     Raises:
-        RunError: There is none, it is damaged, or another zoo's.
+        RunError: If it is missing, damaged, or in the format of another version of zoo.
     """
     if not _is_there(folder / CHECKPOINT / name):
         raise RunError(f"no run to resume at {folder}: there is no {CHECKPOINT}/{name}")
@@ -95,24 +95,24 @@ def read_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one in the run folder.
+    """Return whether the run folder contains a checkpoint.
 
     Raises:
-        RunError: There is no right to see that.
+        RunError: If permissions do not allow checking.
     """
     return _is_there(folder / CHECKPOINT / LAST)
 
 
 @contextmanager
 def holding(folder: Path, *, patience: float = 0) -> Iterator[None]:
-    """Hold the run folder: no other process writes it meanwhile.
+    """Lock the run folder, so that no other process writes to it at the same time.
 
     Args:
         folder: The run folder.
-        patience: Seconds to wait for another process.
+        patience: Seconds to wait for another process to release the lock.
 
     Raises:
-        RunError: Another process holds it, or the lock can't be made.
+        RunError: If another process holds the lock, or the lock file can't be created.
     """
     path = folder / CHECKPOINT / LOCK
     lock = FileLock(path, timeout=patience)
@@ -125,7 +125,7 @@ def holding(folder: Path, *, patience: float = 0) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise RunError(f"can't write the run folder {folder}: {error.strerror}") from error
-    # What goes wrong while it is held is none of the lock's affair.
+    # Outside the try above, so that errors of the caller are not reported as lock errors.
     try:
         yield
     finally:
@@ -133,10 +133,10 @@ def holding(folder: Path, *, patience: float = 0) -> Iterator[None]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Take away files that a killed process was writing; the folder is held.
+    """Remove temporary files left by a killed process; the caller must hold the lock.
 
     Raises:
-        RunError: They can't be looked for, or taken away.
+        RunError: If the folder can't be listed or the files can't be removed.
     """
     try:
         for place in (folder, folder / CHECKPOINT):
@@ -148,7 +148,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether it is a file of a run that was being written when its process was killed."""
+    """Return whether a path is a temporary file left by a process killed while writing a run."""
     return bool(_UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
 
 
@@ -156,7 +156,7 @@ def _is_there(path: Path) -> bool:
     try:
         path.stat()
     except PermissionError as error:
-        # As if there were none would have another run begun.
+        # Returning False would let another run start in this folder.
         raise RunError(f"can't look at {path}: {error.strerror}") from error
     except (OSError, ValueError):
         return False
@@ -165,7 +165,7 @@ def _is_there(path: Path) -> bool:
 
 def _read(path: Path) -> Checkpoint:
     try:
-        read_header(path)  # Within bounds, before anything is made of it.
+        read_header(path)  # Checks size limits before the file is parsed.
         with safe_open(path, framework="pt") as content:
             details = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
@@ -192,7 +192,7 @@ def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, none sharing memory with another, which safetensors refuses."""
+    """Return contiguous CPU tensors without shared memory, which safetensors refuses."""
     apart: dict[str, Tensor] = {}
     seen = set()
     for name, tensor in tensors.items():
@@ -204,6 +204,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _system_error(error: SafetensorError) -> str:
-    """The system's own words in an error of safetensors, which wraps them up."""
+    """Extract the operating system's message from an error of safetensors."""
     found = re.search(r"error: ([^:]+?) \(os error", str(error))
     return found[1] if found else str(error)

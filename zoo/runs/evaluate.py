@@ -1,4 +1,4 @@
-"""How good a run is on labelled images."""
+"""Evaluate a run on labelled images: accuracy, loss, metrics per class, confusion matrix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Split = Literal["val", "train", "test", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMetrics:
-    """Precision, recall and F1 (0..1) of one class, and its number of images."""
+    """Precision, recall, F1 score (0..1) and number of images of one class."""
 
     name: str
     precision: float
@@ -41,15 +41,15 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        source: Which images these are, in words.
-        images: How many.
-        accuracy: Share predicted correctly, 0..1; multi-label: with all their labels.
+        source: Description of the evaluated images.
+        images: Number of images.
+        accuracy: Fraction predicted correctly, 0..1; multi-label: with exactly the right labels.
         loss: Mean loss, in nats.
         metrics: All of the task's metrics, 0..1, by name.
         classes: Metrics per class, in the order of the labels.
-        confusion: `confusion[i][j]`: images of class i that were taken for class j. Empty if the
-            task is multi-label.
-        issues: What was left out or is to be known, each once.
+        confusion: Confusion matrix; `confusion[i][j]` is the number of images of class i predicted
+            as class j. Empty if the task is multi-label.
+        issues: Skipped files and notes on the data, without duplicates.
     """
 
     source: str
@@ -75,18 +75,18 @@ def evaluate(
 
     Args:
         model: The classifier.
-        info: Its class names, preprocessing, and the recipe it was trained by.
+        info: Class names, preprocessing, and the recipe that the classifier was trained with.
         data: A labelled folder or table; None for the data that the run was trained on.
-        split: `val`: what training held out, if it is the folder the run was trained on; else the
-            folder's val (or valid, validation) subfolder if it has one beside train, else its test
-            subfolder, else all of it. `train`: what training learnt from, or the train subfolder.
+        split: `val`: for the training data, the validation images of the run; for other data, the
+            val (or valid, validation) subfolder if there is one beside train, else the test
+            subfolder, else all images. `train`: the run's training images, or the train subfolder.
             `test`: the test subfolder. `all`: every labelled image.
-        strict: Make unreadable images, wrong extensions and links out of the folder an error.
-        follow_links: Follow links that lead out of the data folder too; of the folder that the run
-            was trained on it does so if training did.
+        strict: Raise an error for unreadable images, wrong extensions and links out of the folder.
+        follow_links: Also follow links that lead out of the data folder. For the training data they
+            are followed anyway if training followed them.
 
     Raises:
-        DataError: No folder, no images, or classes that the model lacks.
+        DataError: If there is no such folder, it has no images, or the model lacks a class.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -138,10 +138,10 @@ def images_of(
     strict: bool = False,
     follow_links: bool = False,
 ) -> tuple[Splits, str]:
-    """The images that `evaluate` measures, as val, and which they are in words; arguments as there.
+    """Return the images that `evaluate(...)` uses, as val split, and a description of them.
 
     Raises:
-        DataError: There is no such data, or it does not fit the run.
+        DataError: If there is no such data, or it does not fit the run.
     """
     recipe = info.recipe
     if split not in get_args(Split):
@@ -162,7 +162,7 @@ def images_of(
 
 
 def _wanted(source: Source, split: Split) -> list[str]:
-    """The splits of a source that `split` means."""
+    """Return the names of the source's splits that `split` refers to."""
     there = list(source.splits)
     if split == "all":
         return there
@@ -180,7 +180,7 @@ def _wanted(source: Source, split: Split) -> list[str]:
 def _of_training(
     info: ModelInfo, source: Source, split: Split, *, strict: bool
 ) -> tuple[Splits, str]:
-    """What training learnt from or held out of a source, found again by the recipe."""
+    """Reproduce the run's training or validation split of a source from its recipe."""
     recipe = info.recipe
     splits = read_splits(source, val_split=recipe.val_split, seed=recipe.seed, strict=strict)
     if splits.class_names != tuple(map(normal_name, info.class_names)):

@@ -1,4 +1,4 @@
-"""The run folder's place: chosen and checked before training, taken away if nothing comes of it."""
+"""Choose, check and create the run folder, and remove it if training fails without a model."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from zoo.runs.write import CARD, CONFIG, METRICS, MODEL, RECIPE
 
 
 def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = False) -> Path:
-    """The run folder: `out`, or a new one below `runs/`; one that holds something only to resume.
+    """Return the run folder: `out`, or a new one in `runs/`. It must be empty unless resuming.
 
     Raises:
-        RunError: `out` is a file, or holds something, or can't be written.
+        RunError: If `out` is a file, is not empty, or can't be written.
     """
     try:
         if out is None:
@@ -53,15 +53,15 @@ def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = Fa
 
 
 def check_room(folder: Path, model: nn.Module, moments: int) -> None:
-    """See that two models and two checkpoints fit: a new one is written before the old one goes.
+    """Check that the disk has room for two models and two checkpoints: previous and new.
 
     Args:
         folder: The run folder.
-        model: To be kept.
-        moments: Tensors that a checkpoint holds for each parameter besides its value.
+        model: The model to be saved.
+        moments: Tensors per parameter in a checkpoint besides its value (optimizer state, EMA).
 
     Raises:
-        RunError: They don't.
+        RunError: If there is not enough free space.
     """
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     needed = 2 * size + 2 * (1 + moments) * size + 2**20
@@ -76,19 +76,19 @@ def check_room(folder: Path, model: nn.Module, moments: int) -> None:
 
 @contextmanager
 def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Iterator[Path]:
-    """Make the folder this run's own, and hold it.
+    """Create the run folder and lock it.
 
     Args:
-        folder: As chosen.
-        recipe: As resolved.
-        default: Nobody asked for this very folder: if another run has taken it meanwhile, the next
-            free one will do.
+        folder: The folder returned by `choose_folder`.
+        recipe: The resolved recipe.
+        default: The user did not name the folder: if another run has taken it meanwhile, use the
+            next free name.
 
     Yields:
         The folder.
 
     Raises:
-        RunError: It can't be made or written, or another run has taken it meanwhile.
+        RunError: If it can't be created or written, or another run has taken it meanwhile.
     """
     try:
         if default:
@@ -105,9 +105,9 @@ def open_folder(folder: Path, recipe: Recipe, *, default: bool) -> Iterator[Path
 
 
 def remove_traces(folder: Path) -> None:
-    """Take away what this run has put into its folder, and the folder; no model came to be.
+    """Remove the files of a run that failed before it wrote a model, and its folder if empty.
 
-    Where that can't be done it stays: something else has gone wrong, which is to be said.
+    Errors are ignored, so that they do not hide the error that ended the run.
     """
     with suppress(OSError):
         for name in (RECIPE, METRICS, CONFIG, CARD):
@@ -141,7 +141,7 @@ def _refuse_if_used(folder: Path) -> None:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether it is all that a run leaves that was killed before its first checkpoint."""
+    """Return whether it is the checkpoint folder of a run killed before its first checkpoint."""
     if path.name != CHECKPOINT or not path.is_dir() or path.is_symlink():
         return False
     return all(entry.name.startswith(".") or entry.name == DATA for entry in path.iterdir())
@@ -156,5 +156,5 @@ def _made(folder: Path) -> bool:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """Return the folder, or its nearest parent that exists."""
     return next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())

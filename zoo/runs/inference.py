@@ -1,4 +1,4 @@
-"""The one forward pass that validation, evaluation and prediction share, so that they agree."""
+"""The forward pass shared by validation, evaluation and prediction, so that results agree."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from zoo.data.transforms import to_input
 from zoo.errors import RunError
 from zoo.machine.memory import in_parts
 
-#: Images per forward pass, the same for all three, of up to 512 x 512 pixels; fewer only where
-#: memory is too small.
+#: Images per forward pass in validation, evaluation and prediction, for input sizes of up to
+#: 512 x 512 pixels; reduced only if memory is too small.
 BATCH_SIZE = 32
 
 
 def eval_batch_size(preprocess: Preprocess) -> int:
-    """Images per forward pass: fewer the larger they are, so that memory has a bound."""
+    """Return the images per forward pass: fewer for larger inputs, to limit memory."""
     height, width = preprocess.height_width
     return max(1, min(BATCH_SIZE, BATCH_SIZE * 512 * 512 // (height * width)))
 
 
 def eval_batches(bases: DecodedImages) -> Batches:
-    """Batches of bases, in their order, as `predict_logits` takes them."""
+    """Return a loader of batches of decoded images, in order, for `predict_logits`."""
     size = eval_batch_size(bases.prepare.preprocess)
     return eval_loader(ImageDataset(bases), batch_size=size, workers=0)
 
 
 def predict_logits(model: nn.Module, batches: Iterable[Loaded], preprocess: Preprocess) -> Tensor:
-    """Logits (N, num_classes), float32 on the CPU, of all batches, in full precision.
+    """Compute the logits (N, num_classes) of all batches, in full precision, float32 on the CPU.
 
     Args:
-        model: Is put into eval mode and left so.
-        batches: Of (pixels (N, 3, H, W) uint8, anything).
-        preprocess: How the backbone wants them normalised.
+        model: The classifier; it is put into eval mode and left in it.
+        batches: Tuples (pixels (N, 3, H, W) uint8, ignored).
+        preprocess: Preprocessing of the backbone, for the normalisation.
 
     Raises:
-        RunError: Some are not finite, so that they say nothing.
-        TrainingError: Memory is too small for one image.
+        RunError: If a logit is NaN or infinite.
+        TrainingError: If memory is too small for one image.
     """
     device = next(model.parameters()).device
     logits = all_logits(model, batches, lambda pixels: model(to_input(pixels, preprocess, device)))
@@ -64,9 +64,9 @@ def all_logits(
     compute: Callable[[Tensor], Tensor],
     say: Callable[[str], None] = _warn,
 ) -> Tensor:
-    """As `predict_logits`, where `compute` gives the logits of what a batch holds.
+    """Compute logits like `predict_logits`, where `compute` maps a batch's inputs to logits.
 
-    `say` is called with a warning if fewer images than that went through at a time.
+    `say` is called with a warning if the batch size had to be reduced for lack of memory.
     """
     model.eval()
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""What a model.safetensors says about itself, taken as data from who knows whom."""
+"""Parse and validate the metadata of a model.safetensors from an untrusted source."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from zoo.recipe import checked_recipe
 from zoo.runs.write import FORMAT, FORMATS, ModelInfo
 from zoo.weights.header import METADATA_SHA256, Header, metadata_sha256, read_header
 
-#: Fields of the metadata that are JSON.
+#: Fields of the metadata that are encoded as JSON.
 _JSON = frozenset({"class_names", "preprocess", "epoch", "val_metrics", "versions", "history"})
 
 _INFO = TypeAdapter(ModelInfo)
 
 
 def read_head(file: Path) -> tuple[Header, ModelInfo]:
-    """The header of a run's model.safetensors, and what it says; the tensors are not read.
+    """Read the header and metadata of a run's model.safetensors; the tensors are not read.
 
     Raises:
-        RunError: There is no such file, zoo didn't write it, or it is damaged.
+        RunError: If there is no such file, zoo didn't write it, or it is damaged.
     """
     if not is_file(file):
         raise RunError(f"no run at {file.parent}: there is no {file.name} that can be read")

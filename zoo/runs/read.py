@@ -1,4 +1,4 @@
-"""Read a run: from its folder or from model.safetensors alone, checked before it is used."""
+"""Load and verify a run, from its folder or from model.safetensors alone, and predict with it."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ AnyImage = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says about one image.
+    """The prediction for one image.
 
     Attributes:
-        path: The image's file; None for one given in memory.
+        path: Path of the image file; None for an image given in memory.
         label: The most probable class.
-        probability: Its probability, 0..1: by softmax, or sigmoid if the task is multi-label.
-        top: (label, probability) of the most probable classes, best first.
-        labels: What is predicted: `label`; multi-label: all classes whose probability is at least
-            the threshold, best first.
+        probability: Probability of `label`, 0..1: softmax, or sigmoid if the task is multi-label.
+        top: (label, probability) of the most probable classes, most probable first.
+        labels: The predicted labels: only `label`; multi-label: all classes whose probability is
+            at least the threshold, most probable first.
     """
 
     path: Path | None
@@ -65,10 +65,10 @@ class Run:
     """A trained classifier.
 
     Attributes:
-        path: The folder or file it was read from.
-        info: What the file says about itself: class names, preprocessing, recipe, accuracy.
-        backbone: Its declaration.
-        model: In eval mode, on its device.
+        path: The run folder or file that it was loaded from.
+        info: Metadata of the file: class names, preprocessing, recipe, accuracy.
+        backbone: The declaration of its backbone.
+        model: The classifier, in eval mode, on its device.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class Run:
         return f"Run({facts})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the HTML table that a notebook shows."""
         rows = "".join(
             f"<tr><th>{name.replace('_', ' ')}</th><td>{escape(printable(str(value)))}</td></tr>"
             for name, value in self._facts().items()
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def task(self) -> Task:
-        """What the logits mean."""
+        """The task: single-label or multi-label classification."""
         return TASKS[self.info.task]
 
     def predict(
@@ -118,16 +118,16 @@ class Run:
 
         Args:
             images: One or many: a path, the bytes of an image file, a file opened in binary mode, a
-                Pillow image, or an array uint8 of grey, (H, W) or (H, W, 1), RGB, (H, W, 3), or
-                RGBA, (H, W, 4), whose transparency is laid over white.
-            top_k: How many classes `top` names, at most.
-            threshold: Multi-label: the probability, 0..1, from which on a class is predicted.
+                Pillow image, or a uint8 array: greyscale (H, W) or (H, W, 1), RGB (H, W, 3), or
+                RGBA (H, W, 4), which is composited over white.
+            top_k: Maximum number of classes in `Prediction.top`.
+            threshold: Multi-label: minimum probability, 0..1, of a predicted class.
 
         Returns:
-            A prediction an image, in their order.
+            One prediction for each image, in the order of `images`.
 
         Raises:
-            DataError: An image can't be read, or is of another kind, or top_k is below 1.
+            DataError: If an image can't be read or has an unsupported type, or top_k is below 1.
         """
         if top_k < 1:
             raise DataError(f"top_k must be at least 1, got {top_k}")
@@ -137,10 +137,10 @@ class Run:
         return self.predict_prepared(bases, paths, top_k=top_k, threshold=threshold)
 
     def prepare(self, image: AnyImage) -> np.ndarray:
-        """The pixels (H, W, 3) uint8 that the model sees of an image, resized and cropped.
+        """Return the model's input of an image: decoded, resized and cropped, (H, W, 3) uint8.
 
         Raises:
-            DataError: It can't be read, or is of another kind than `predict` takes.
+            DataError: If it can't be read, or has a type that `predict` does not support.
         """
         preprocess = self.info.preprocess
         prepare = eval_transform(preprocess).prepare
@@ -154,7 +154,7 @@ class Run:
         top_k: int = 5,
         threshold: float = THRESHOLD,
     ) -> list[Prediction]:
-        """As `predict`, for what `prepare` gave of images, and their files."""
+        """Classify images that `prepare` returned, like `predict`; `paths` are their files."""
         if not bases:
             return []
         preprocess = self.info.preprocess
@@ -189,7 +189,7 @@ class Run:
         strict: bool = False,
         follow_links: bool = False,
     ) -> Evaluation:
-        """Measure accuracy on labelled images; see `zoo.runs.evaluate.evaluate`."""
+        """Evaluate on labelled images; see `zoo.runs.evaluate.evaluate`."""
         where = None if data is None else expand(data)
         return evaluate(
             self.model, self.info, where, split=split, strict=strict, follow_links=follow_links
@@ -197,19 +197,19 @@ class Run:
 
 
 def load(path: str | Path, *, device: str = "auto") -> Run:
-    """Read a run and build its model.
+    """Load a run and build its model.
 
-    A run may come from anybody: no code in it is run, nothing outside it is read, and no more
-    memory is taken than its backbone and its own size ask for.
+    A run may come from an untrusted source: no code in it is run, nothing outside it is read, and
+    memory use is limited by the size of its backbone and of the file.
 
     Args:
-        path: A run folder, or its model.safetensors wherever that lies now.
+        path: A run folder, or its model.safetensors, which may have been moved.
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
-        RunError: There is no run, or the file is damaged.
-        PluginError: Its backbone's plugin is not installed or fails.
-        WeightsError: The weights don't fit the backbone.
+        RunError: If there is no run, or the file is damaged.
+        PluginError: If the backbone's plugin is not installed or fails.
+        WeightsError: If the weights don't fit the backbone.
     """
     path = expand(path)
     file = model_file(path)
@@ -222,10 +222,10 @@ def load(path: str | Path, *, device: str = "auto") -> Run:
 
 
 def model_file(path: Path) -> Path:
-    """The model.safetensors of a run folder; a file is its own.
+    """Return the path of a run folder's model.safetensors; a path of a file is returned as it is.
 
     Raises:
-        RunError: In that folder it is a link that leads out of it.
+        RunError: If model.safetensors is a link that leads out of the run folder.
     """
     if is_file(path):
         return path
@@ -239,21 +239,21 @@ def model_file(path: Path) -> Path:
 
 
 def read_info(file: Path) -> ModelInfo:
-    """What a model.safetensors says about itself; its weights are not read.
+    """Read the metadata of a model.safetensors; the weights are not read.
 
     Raises:
-        RunError: There is no such file, or zoo didn't write it.
+        RunError: If there is no such file, zoo didn't write it, or it is damaged.
     """
     return read_head(file)[1]
 
 
 def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
-    """The backbone that a run needs, at the run's input size; nothing is built.
+    """Return the declaration of a run's backbone, at the run's input size; no model is built.
 
     Raises:
-        PluginError: Its plugin is not installed or fails.
-        RunError: It can't be built for the run's input size.
-        WeightsError: The file holds no head for the run's classes.
+        PluginError: If its plugin is not installed or fails.
+        RunError: If it can't be built for the run's input size.
+        WeightsError: If the file has no head for the run's classes.
     """
     try:
         backbone = plugins.get(info.backbone)
@@ -263,7 +263,7 @@ def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
         ) from error
     heads = [s for name, s in header.shapes.items() if in_head(name, backbone.head_paths)]
     classes = len(info.class_names)
-    # Before the network is built, whose head takes memory for as many classes as it is told.
+    # Checked before the network is built, because its head takes memory in proportion to classes.
     if not any(classes in shape for shape in heads):
         found = ", ".join(map(str, heads[:4])) or "no tensor of it"
         raise WeightsError(
@@ -279,14 +279,14 @@ def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
 
 
 def read_tensors(file: Path, header: Header) -> dict[str, torch.Tensor]:
-    """The tensors, checked against their SHA-256.
+    """Read the tensors and verify their SHA-256.
 
     Raises:
-        RunError: They can't be read, or are not the ones that were written.
+        RunError: If they can't be read, or the SHA-256 does not match.
     """
     try:
         tensors = load_file(file)
-    except Exception as error:  # a shape or type that torch lacks is any kind of error
+    except Exception as error:  # unsupported shapes and types raise errors of any kind
         raise RunError(f"{file} is no readable safetensors file: {clip(str(error))}") from error
     if tensors_sha256(tensors) != header.metadata.get("sha256"):
         raise RunError(f"{file} is damaged: its weights are not the ones that were written")

@@ -1,4 +1,4 @@
-"""Write a run folder: weights with all that prediction needs, config.json, recipe, metrics."""
+"""Write the files of a run folder: model.safetensors, config.json, recipe.toml, metrics.csv."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from zoo.tasks import MULTI_LABEL, TASKS
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
 
-#: Version of the metadata's layout: 3 names the task, 4 has a SHA-256 of the metadata.
+#: Version of the metadata layout: 3 added the task, 4 a SHA-256 of the metadata.
 FORMAT = "4"
 
-#: Those that can be read.
+#: Versions of the metadata layout that can be read.
 FORMATS = ("1", "2", "3", FORMAT)
 
 MODEL = "model.safetensors"
@@ -41,26 +41,26 @@ METRICS = "metrics.csv"
 CARD = "README.md"
 
 
-#: Of a class, or of a backbone.
+#: Name of a class or a backbone.
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What model.safetensors says about itself, within the bounds that are checked when it is read.
+    """Metadata of model.safetensors. The annotations are validated when a file is read.
 
     Attributes:
-        backbone: Full name.
-        class_names: In the order of the logits.
-        preprocess: How an image becomes the input, image size as trained.
-        recipe: As resolved.
-        weights_source: Where the starting weights came from, in words.
-        epoch: The epoch that these weights are of, from 1; 0 for the probe.
-        val_metrics: Their metrics on the val images, by name as in metrics.csv without `val_`.
-        val_sha256: SHA-256 over the names of the val images.
-        versions: Of zoo, torch and what else computed.
+        backbone: Full name of the backbone.
+        class_names: Class names, in the order of the logits.
+        preprocess: Preprocessing of images, with the image size used in training.
+        recipe: The resolved recipe.
+        weights_source: Description of where the initial weights came from.
+        epoch: Epoch of these weights, from 1; 0 for the linear probe.
+        val_metrics: Metrics on the validation images, by name as in metrics.csv without `val_`.
+        val_sha256: SHA-256 over the names of the validation images.
+        versions: Versions of Python, zoo, torch and other libraries, by name.
         task: `single-label` or `multi-label`.
-        history: What changed the run on its way, a line each; mostly nothing.
+        history: Changes to the run during training, one line each; usually empty.
     """
 
     backbone: Name
@@ -77,30 +77,30 @@ class ModelInfo:
 
     @property
     def stage(self) -> str:
-        """What these weights are of, in words."""
+        """Training stage of these weights: `epoch N` or `the probe`."""
         return stage(self.epoch)
 
     @property
     def score_name(self) -> str:
-        """The task's main metric, as in `val_metrics`."""
+        """Name of the task's main metric, a key of `val_metrics`."""
         return TASKS[self.task].main
 
     @property
     def score(self) -> float:
-        """Its value, 0..1."""
+        """Value of the main metric, 0..1."""
         return self.val_metrics[self.score_name]
 
     @property
     def val_accuracy(self) -> float:
-        """Share of the val images that are predicted correctly."""
+        """Accuracy on the validation images, 0..1."""
         return self.val_metrics["accuracy"]
 
     def to_metadata(self) -> dict[str, str]:
-        """As safetensors metadata: text by text, structured values as JSON, the recipe as TOML."""
+        """Convert to safetensors metadata: structured values as JSON, the recipe as TOML."""
         history = {"history": json.dumps(list(self.history))} if self.history else {}
         return {
             **history,
-            # transformers refuses a file that doesn't say which framework wrote it.
+            # transformers rejects a file whose metadata does not name the framework.
             "format": "pt",
             "zoo_format": FORMAT,
             "backbone": self.backbone,
@@ -117,13 +117,13 @@ class ModelInfo:
 
 
 def stage(epoch: int) -> str:
-    """What an epoch is, in words; 0 is the probe."""
+    """Return the name of a training stage: `epoch N`, or `the probe` for 0."""
     return f"epoch {epoch}" if epoch else "the probe"
 
 
 @functools.cache
 def versions() -> Mapping[str, str]:
-    """Versions of Python and of the distributions that decide a run's result."""
+    """Return the versions of Python and of the distributions that affect a run's results."""
     found = {"python": platform.python_version()}
     for name in ("zoo", "torch", "torchvision", "timm", "accelerate", "pillow", "safetensors"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -132,10 +132,10 @@ def versions() -> Mapping[str, str]:
 
 
 def write_model(folder: Path, state_dict: Mapping[str, Tensor], info: ModelInfo) -> None:
-    """Write model.safetensors, replacing an older one only when the new one is whole on disk.
+    """Write model.safetensors atomically.
 
     Raises:
-        RunError: No space or no right to write; an older file is intact.
+        RunError: If writing fails (disk full, no permission). An existing file is left intact.
     """
     # Copies, because safetensors refuses tensors that share memory (tied weights).
     tensors = {
@@ -148,9 +148,9 @@ def write_model(folder: Path, state_dict: Mapping[str, Tensor], info: ModelInfo)
 
 
 def _in_order(content: bytes) -> tuple[bytes, memoryview]:
-    """The header of a safetensors file with its metadata sorted, and the tensors.
+    """Return the header of a safetensors file, with its metadata sorted, and the tensor data.
 
-    safetensors writes metadata in random order; the same run should give the same file.
+    safetensors writes metadata in random order, but the same run should give the same file.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
@@ -167,11 +167,11 @@ def write_config(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
 
 
 def config_of(words: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """What config.json says, in the layout that timm and transformers read from a local folder.
+    """Return the content of config.json, in the layout that timm and transformers read.
 
     Args:
         words: `Backbone.config`.
-        info: As in model.safetensors.
+        info: The metadata of model.safetensors.
     """
     config: dict[str, Any] = {
         **words,
@@ -179,7 +179,7 @@ def config_of(words: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
         "label_names": list(info.class_names),
     }
     if info.task == MULTI_LABEL.name:
-        # transformers then computes a loss a label.
+        # Makes transformers compute a binary loss for each label.
         config["problem_type"] = "multi_label_classification"
     preprocess = info.preprocess
     described = {
@@ -199,30 +199,30 @@ def config_of(words: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
 
 
 def write_recipe(folder: Path, recipe: Recipe, origins: Mapping[str, str]) -> None:
-    """Write recipe.toml; running it again gives the same weights on the same machine.
+    """Write recipe.toml; training with it again gives the same weights on the same machine.
 
     Args:
         folder: The run folder.
-        recipe: As resolved.
-        origins: Where each value came from, which becomes a comment behind it.
+        recipe: The resolved recipe.
+        origins: Origin of each value, by field; written as a comment after the value.
     """
     heading = "All settings of this run. Run it again with:\n  zoo finetune --recipe recipe.toml"
     write_file(folder / RECIPE, dump_recipe(recipe, heading, origins).encode())
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write metrics.csv, a row an epoch.
+    """Write metrics.csv, one row for each epoch.
 
     Raises:
-        RunError: No space or no right to write; an older file is intact.
+        RunError: If writing fails (disk full, no permission). An existing file is left intact.
     """
     write_file(folder / METRICS, metrics_text(rows).encode())
 
 
 def metrics_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What metrics.csv says: a line an epoch, below the names of the columns.
+    """Return the content of metrics.csv: the column names, then one line for each epoch.
 
-    Whether an epoch was the best by then (`best`) is no column.
+    The rows' `best` (whether the epoch was the best so far) is not written.
     """
     flat = [_flat(row) for row in rows]
     text = io.StringIO()
@@ -238,10 +238,10 @@ def _flat(row: Mapping[str, Any]) -> dict[str, object]:
 
 
 def write_file(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file beside its place, in parts, sync it to disk, and only then put it there.
+    """Write the concatenated parts to a file atomically, synced to disk.
 
     Raises:
-        RunError: It can't be written; an older file of that name is intact.
+        RunError: If it can't be written. An existing file of that name is left intact.
     """
     try:
         with replacing(path) as beside, beside.open("wb") as file:
