@@ -1,1 +1,1 @@
-"""Files, text and structured text."""
+"""Utilities for files, text, JSON and TOML."""

@@ -1,4 +1,4 @@
-"""Where zoo's own files lie, and files that are whole or not there."""
+"""Paths of zoo's own files, file checks, and atomic file replacement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """Zoo's folder for files of its own: `$ZOO_HOME`, else `zoo` in the user's cache folder."""
+    """Return zoo's own folder: `$ZOO_HOME`, else `zoo` in the user's cache folder."""
     if os.environ.get("ZOO_HOME"):
         return Path(os.environ["ZOO_HOME"]).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
@@ -19,7 +19,7 @@ def home() -> Path:
 
 
 def expand(path: str | Path) -> Path:
-    """The path with a leading `~` or `~user` as that home folder; as it is where none is known."""
+    """Expand a leading `~` or `~user`; return the path unchanged if that home is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -27,7 +27,7 @@ def expand(path: str | Path) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something of that name; False too where that can't be known."""
+    """Return whether the path exists; False also if that can't be determined."""
     try:
         return path.exists()
     except OSError:
@@ -35,7 +35,7 @@ def exists(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; False too where that can't be known."""
+    """Return whether the path is a file; False also if that can't be determined."""
     try:
         return path.is_file()
     except OSError:
@@ -44,12 +44,12 @@ def is_file(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write into; synced to disk, and only then put in its place.
+    """Yield a temporary file beside `path`, then sync it to disk and atomically replace `path`.
 
-    When this ends the folder is synced too, so that the new file survives a crash of the machine.
+    The folder is synced too on exit, so that the new file survives a crash of the machine.
 
     Raises:
-        OSError: It can't be written; an older file of that name is intact.
+        OSError: If it can't be written. An existing file at `path` is left intact.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -58,14 +58,14 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; these are to be shared as any other.
+        # mkstemp creates private files; these should have the default permissions.
         umask = os.umask(0)
         os.umask(umask)
         beside.chmod(0o666 & ~umask)
         beside.replace(path)
         _sync_folder(path.parent)
     except BaseException:
-        # Where the folder can't be written any more it stays; what went wrong is what to say.
+        # A failed removal must not hide the original error.
         with suppress(OSError):
             beside.unlink()
         raise
@@ -73,12 +73,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":
-        return  # Elsewhere a folder can't be opened.
+        return  # Other systems can't open a folder.
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # Some network file systems have no such thing.
+        if error.errno != errno.EINVAL:  # Some network file systems can't sync a folder.
             raise
     finally:
         os.close(handle)

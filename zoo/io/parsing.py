@@ -1,4 +1,4 @@
-"""JSON and TOML that others wrote: bounded in size and depth before anything looks at them."""
+"""Parse untrusted JSON and TOML, with limits on size and nesting depth."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-#: Bytes of a JSON text, such as a safetensors header: enough for a million class names.
+#: Maximum bytes of a JSON text, such as a safetensors header: enough for a million class names.
 MAX_JSON = 2**24
 
-#: Bytes of a TOML text; a recipe has some thousand.
+#: Maximum characters of a TOML text; a recipe has a few thousand.
 MAX_TOML = 2**16
 
-#: Objects and arrays inside each other.
+#: Maximum nesting depth of objects and arrays.
 MAX_DEPTH = 20
 
-#: Parts of a dotted key. tomllib takes the square of their number in steps.
+#: Maximum dots in a line of TOML, because tomllib takes quadratic time for dotted keys.
 _MAX_DOTS = 200
 
 
 def read_bounded(path: Path, most: int) -> bytes:
-    """The content of a file, or of a pipe, that must not be larger than `most` bytes.
+    """Read a file or pipe of at most `most` bytes.
 
     Raises:
-        OSError: It can't be read.
-        ValueError: It is larger, or a pipe left in a folder, into which nobody may ever write.
+        OSError: If it can't be read.
+        ValueError: If it is larger, or a named pipe in a folder, where reading could block forever.
     """
     if path.is_fifo() and not path.is_relative_to("/dev") and not path.is_relative_to("/proc"):
         raise ValueError("it is a pipe")
@@ -37,10 +37,10 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """The value of a JSON text; NaN and infinity are no JSON, nor is a key that comes twice.
+    """Parse a JSON text; NaN, infinity and duplicate keys are rejected.
 
     Raises:
-        ValueError: It is no JSON, too long, or too deep.
+        ValueError: If it is not valid JSON, too long, or nested too deeply.
     """
     if len(content) > MAX_JSON:
         raise ValueError(f"it is longer than {MAX_JSON:,} bytes")
@@ -53,10 +53,10 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The table of a TOML text.
+    """Parse a TOML text.
 
     Raises:
-        ValueError: It is no TOML, too long, or too deep.
+        ValueError: If it is not valid TOML, too long, or nested too deeply.
     """
     if len(text) > MAX_TOML:
         raise ValueError(f"it is longer than {MAX_TOML:,} characters")
@@ -84,7 +84,7 @@ def _refuse_constant(name: str) -> None:
 def _bounded(value: Any) -> Any:
     level, depth = [value], 0
     while level:
-        # Python can't even show those of more than some thousand digits.
+        # Python refuses to print integers of more than a few thousand digits.
         if any(isinstance(v, int) and abs(v) >= 2**63 for v in level):
             raise ValueError("a whole number is beyond 64 bits")
         containers = [v for v in level if isinstance(v, dict | list)]

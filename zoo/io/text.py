@@ -1,4 +1,4 @@
-"""Text that others wrote, made harmless where it is shown: terminal, spreadsheet, Markdown."""
+"""Escape untrusted text for output to terminals, spreadsheets and Markdown."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-#: Unicode's categories of what a terminal obeys instead of showing it: control characters,
-#: direction overrides and other invisible ones, halves of characters, separators of lines.
+#: Unicode categories that a terminal interprets instead of showing: control characters, direction
+#: overrides and other invisible characters, surrogates, line and paragraph separators.
 _OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
-#: Invisible too, but parts of words and of emoji.
+#: Invisible characters that are kept, because words and emoji contain them.
 _JOINERS = frozenset("\u200c\u200d")
 
-#: What starts markup or a link inside a line of GitHub's Markdown.
+#: Characters that start markup or a link within a line of GitHub Flavored Markdown.
 _MARKUP = frozenset("\\`*_[]<>|&~$:@")
 
-#: What a spreadsheet takes for the start of a formula, in the forms that Excel knows.
+#: Characters that start a formula in a spreadsheet, with the full-width forms that Excel accepts.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""The text with whatever a terminal would obey written as in Python: `\x1b`, `\u202e`.
+    r"""Escape the characters that a terminal would interpret, as Python does: `\x1b`, `\u202e`.
 
     Args:
-        text: Anything: a class or file name, a path, a plugin's or a library's words.
-        lines: Leave line ends and tabs as they are, for text of several lines.
+        text: Any object: a class or file name, a path, a message of a plugin or library.
+        lines: Keep line ends and tabs, for text of several lines.
     """
     text = str(text)
     if text.isprintable():
@@ -37,23 +37,23 @@ def printable(text: object, *, lines: bool = False) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """The text as a cell of a CSV file that no spreadsheet takes for a formula.
+    """Escape a text for a CSV cell, so that no spreadsheet interprets it as a formula.
 
-    `'` is put before what begins as one does, as OWASP advises; else it is as `printable` has it.
+    Text that starts like a formula is prefixed with `'`, as OWASP advises, after `printable`.
     """
     shown = printable(text)
     return f"'{shown}" if shown.lstrip().startswith(_FORMULA) else shown
 
 
 def markdown(text: str) -> str:
-    """The text as part of a line of Markdown: no markup, HTML, link, or end of a table's cell."""
+    """Escape a text for a line of Markdown: no markup, HTML, links or ends of table cells."""
     escaped = "".join(f"\\{c}" if c in _MARKUP else c for c in printable(text))
-    # GitHub makes a link of a bare www. too.
+    # GitHub also turns a bare www. into a link.
     return re.sub(r"(?i)\bwww\.", lambda found: f"{found[0][:-1]}\\.", escaped)
 
 
 def clip(text: str, most: int = 200) -> str:
-    """The text in one line, its middle left out where it is longer than `most` characters."""
+    """Return the text as one line, shortened in the middle to at most `most` characters."""
     text = " ".join(text.split())
     if len(text) <= most:
         return text
@@ -62,6 +62,6 @@ def clip(text: str, most: int = 200) -> str:
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """Names with commas between them; of more than `most` the first, and how many follow."""
+    """Join names with commas; of more than `most`, give the first ones and the number of others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

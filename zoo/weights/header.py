@@ -1,4 +1,4 @@
-"""The header of a safetensors file, bounded and checked before anything is made of it."""
+"""Read and validate the header of an untrusted safetensors file, with limits on its size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.io.parsing import MAX_JSON, parse_json
 
-#: Key in the metadata of the SHA-256 over all other metadata.
+#: Metadata key of the SHA-256 over all other metadata.
 METADATA_SHA256 = "metadata_sha256"
 
 _MOST_DIMENSIONS = 16
@@ -20,12 +20,12 @@ _MOST_DIMENSIONS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a safetensors file says before its tensors.
+    """Header of a safetensors file.
 
     Attributes:
-        metadata: Text by key.
-        shapes: Of each tensor, by name.
-        tensor_bytes: Of all tensors together.
+        metadata: The file's metadata, strings by key.
+        shapes: Shapes of the tensors, by name.
+        tensor_bytes: Total size of the tensors, in bytes.
     """
 
     metadata: Mapping[str, str]
@@ -34,11 +34,11 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header; nothing else of the file is read.
+    """Read and validate the header; the tensors are not read.
 
     Raises:
-        OSError: It can't be read.
-        ValueError: It is no header of a safetensors file, or not of one of this size.
+        OSError: If the file can't be read.
+        ValueError: If it is not a safetensors file, or its size does not match the header.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -67,13 +67,13 @@ def read_header(path: Path) -> Header:
 
 
 def metadata_sha256(metadata: Mapping[str, str]) -> str:
-    """SHA-256 over the metadata, except for itself, in the order of the keys."""
+    """Return the SHA-256 over the metadata, sorted by key, without the entry of the SHA-256."""
     values = {key: value for key, value in sorted(metadata.items()) if key != METADATA_SHA256}
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _end(name: str, tensor: Any) -> int:
-    """Where a tensor ends, counted from the header's end."""
+    """Return the end of a tensor's data, in bytes after the header."""
     about = tensor if isinstance(tensor, dict) else {}
     shape, offsets = _whole_numbers(about.get("shape")), _whole_numbers(about.get("data_offsets"))
     if shape is None or len(shape) > _MOST_DIMENSIONS or offsets is None or len(offsets) != 2:
@@ -82,6 +82,6 @@ def _end(name: str, tensor: Any) -> int:
 
 
 def _whole_numbers(value: Any) -> list[int] | None:
-    """The list if it is one of whole numbers from 0 on that 64 bits hold."""
+    """Return the value if it is a list of non-negative 64-bit integers, else None."""
     good = isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
     return value if good else None
