@@ -1,4 +1,4 @@
-"""Check everything that a run folder holds, without running or changing any of it."""
+"""Verify the integrity of all files in a run folder, without executing or changing any."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ from zoo.runs.write import (
 )
 from zoo.tasks import metric_label
 
-#: What a run's checkpoint says beside its tensors.
+#: Contents of a run's checkpoint besides its tensors.
 About = Mapping[str, Any]
 
-#: Keys of config.json by which transformers is told of code to load.
+#: Keys of config.json that make transformers load code.
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines"})
 
 
 class _Unchecked(Exception):
-    """There is nothing to check a file against."""
+    """Raised if there is nothing to check a file against."""
 
 
 def verify(path: str | Path) -> tuple[Finding, ...]:
-    """Check a run: that each file is there, whole, and agrees with the others.
+    """Verify a run: each file exists, is undamaged, and is consistent with the others.
 
-    model.safetensors is loaded as for a prediction and the checkpoint read as for resuming, which
-    check their SHA-256s; the other files are compared with what these two say. Files that zoo
-    didn't write are named; those that could run code, and links that lead out of the folder, are
+    model.safetensors is loaded as for prediction and the checkpoint is read as for resuming, which
+    verifies their SHA-256s; the other files are compared with these two. Files that zoo didn't
+    write are reported; those that could run code, and links that lead out of the folder, count as
     wrong.
 
     Args:
         path: A run folder, or a model.safetensors alone.
 
     Raises:
-        RunError: There is neither, or it can't be looked at.
+        RunError: If the path does not exist or can't be accessed.
     """
     path = expand(path)
     if is_file(path):
@@ -77,7 +77,7 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
 
 
 def _checked(folder: Path, name: str, check: Callable[[], str]) -> Finding:
-    """The finding on a file; the check gives what is fine about it, or raises what is not."""
+    """Run a check of one file: it returns details if the file is valid, and raises otherwise."""
     state: State = "wrong"
     if detail := odd(folder, folder / name):
         return Finding(file=name, state=state, detail=detail)
@@ -93,7 +93,7 @@ def _checked(folder: Path, name: str, check: Callable[[], str]) -> Finding:
 
 
 def _model(file: Path, about: About | None = None) -> tuple[Finding, ModelInfo | None]:
-    """The finding on model.safetensors, and what it says of itself if that can be believed."""
+    """Check model.safetensors; return the finding, and the metadata if they are valid."""
     info: ModelInfo | None = None
 
     def check() -> str:
@@ -117,7 +117,7 @@ def _model(file: Path, about: About | None = None) -> tuple[Finding, ModelInfo |
 
 
 def _checkpoint(run: Path) -> tuple[list[Finding], About | None]:
-    """The findings on the files in `checkpoint/`, if it is there, and what the checkpoint says."""
+    """Check the files in `checkpoint/`, if it exists; return findings and checkpoint contents."""
     about: About | None = None
 
     def data() -> str:
@@ -136,11 +136,11 @@ def _checkpoint(run: Path) -> tuple[list[Finding], About | None]:
 
 
 def _beside(file: Path, info: ModelInfo | None, about: About | None) -> Finding:
-    """The finding on a file that says what the model file or the checkpoint says too."""
+    """Check a file whose content repeats the model file or the checkpoint."""
     if _is_to_come(file, about):
         return _not_there_yet(file)
     found = _checked(file.parent, file.name, lambda: CHECKS[file.name](file, info, about))
-    # The checkpoint is written first, and these are written again by whoever resumes the run.
+    # The checkpoint is written first, and resuming the run writes these again.
     anew = file.name in (RECIPE, METRICS) and about is not None and not about["complete"]
     if anew and found.state == "wrong" and not odd(file.parent, file):
         detail = f"resuming the run writes it anew; now {found.detail}"
@@ -165,7 +165,7 @@ def _config(file: Path, info: ModelInfo | None, _: About | None) -> str:
         raise ValueError(f"it names code for transformers to load: {', '.join(code)}")
     if info is None:
         raise _Unchecked(f"{MODEL} says nothing to check it against")
-    # Another version of the backbone's library may describe the backbone in other words.
+    # Another version of the backbone's library may write other values into the config.
     words: Mapping[str, Any] = config
     if info.versions == versions():
         with suppress(PluginError):
@@ -210,14 +210,14 @@ def _card(file: Path, info: ModelInfo | None, _: About | None) -> str:
 
 
 def _compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Raise ValueError if two objects differ, with the keys."""
+    """Raise ValueError, naming the keys, if two objects differ."""
     keys = sorted(one.keys() | other.keys())
     different = [k for k in keys if (k in one, one.get(k)) != (k in other, other.get(k))]
     if different:
         raise ValueError(f"it differs from what {MODEL} says in {', '.join(different[:10])}")
 
 
-#: How each file that says again what the model file or the checkpoint says is checked.
+#: Checks of the files whose content repeats the model file or the checkpoint, by file name.
 CHECKS: dict[str, Callable[[Path, ModelInfo | None, About | None], str]] = {
     CONFIG: _config,
     RECIPE: _recipe,

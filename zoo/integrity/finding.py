@@ -1,4 +1,4 @@
-"""What came of checking a file, and whether it is one."""
+"""Results of checking a file, and the check that it is a regular file of the run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ State = Literal["ok", "unchecked", "wrong"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What came of checking a file.
+    """Result of checking a file.
 
     Attributes:
-        file: Its place in the run folder.
-        state: `ok`; `wrong`; or `unchecked`, where there is nothing to check against.
-        detail: What was found.
+        file: Path relative to the run folder.
+        state: `ok`, `wrong`, or `unchecked` if there is nothing to check against.
+        detail: Description of the result.
     """
 
     file: str
@@ -28,7 +28,7 @@ class Finding:
 
 
 def odd(folder: Path, file: Path) -> str:
-    """Why a file that a run must have is none, or not the folder's own; empty if it is."""
+    """Return why a required file is missing, no file or outside the folder; empty if it is fine."""
     try:
         file.lstat()
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""Files in a run folder that zoo didn't write: what they are, and whether they could run code."""
+"""Find the files in a run folder that zoo didn't write, and those that could run code."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from zoo.integrity.finding import Finding, State
 from zoo.runs.checkpoint_file import CHECKPOINT, LOCK, is_unfinished
 from zoo.weights.reading import leads_out
 
-#: Of formats that are pickles, or may hold some, and of programs.
+#: Suffixes of programs, and of formats that are pickles or may contain them.
 _RUNS_CODE = re.compile(
     r"\.(bin|ckpt|joblib|npy|npz|pickle|pkl|pt|pt2|pth|tar|"
     r"bat|cmd|com|dll|dylib|exe|ipynb|jar|js|lua|pl|ps1|py|pyc|pyd|pyz|rb|sh|so)",
     re.IGNORECASE,
 )
 
-#: How such files begin, whatever their names.
+#: First bytes of such files, to detect them under any name.
 _STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"#!", b"MZ", b"\x7fELF")
 
-#: Files that are looked at, and folders inside each other.
+#: Maximum number of reported files, and maximum depth of folders.
 _MOST_FILES, _DEEPEST = 200, 20
 
 
 def others(run: Path, known: Container[str]) -> list[Finding]:
-    """A finding on each file of a run folder that is none of `known`.
+    """Return a finding for each file of a run folder that is not in `known`.
 
     Args:
         run: The run folder.
-        known: Files that have been checked, by their place in it.
+        known: Files that are checked elsewhere, as paths relative to the run folder.
     """
     found: list[Finding] = []
 
