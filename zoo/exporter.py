@@ -1,4 +1,4 @@
-"""What a plugin declares to export models in a format."""
+"""Declaration of an export format by a plugin."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 class Exporter:
     """A file format that `zoo export` can write.
 
-    A ModuleNotFoundError of `write` or `open` is reported as the package to install, so import the
-    format's libraries in them.
+    A ModuleNotFoundError in `write` or `open` is reported with the package to install, so import
+    the format's libraries inside these functions.
 
     Attributes:
-        suffix: With which its files' names end, ".onnx".
-        write: `(model, example, path, metadata)`: writes the model as this one file, which exists
-            not yet and whose name ends in `suffix`. `model` is a module in eval mode on the CPU
+        suffix: File name suffix of the format, such as ".onnx".
+        write: `(model, example, path, metadata)`: writes the model to the single file `path`, which
+            does not exist yet and ends in `suffix`. `model` is a module in eval mode on the CPU
             that maps images (N, 3, H, W) uint8, RGB, to logits (N, classes) float32; `example` is
-            such a batch; the file must take any N from 1 on. `metadata` (class names and the like)
-            is kept inside the file.
-        open: `path -> (images -> logits)`, both NumPy arrays as above: loads such a file by the
+            a batch of such images; the file must accept any N >= 1. `metadata` (class names etc.)
+            is stored inside the file.
+        open: `path -> (images -> logits)`, both NumPy arrays as above: loads such a file with the
             runtime that its users would use.
-        install: What pip is given to install the libraries of this format, "acme[onnx]". If
-            omitted, the missing module's name.
+        install: Requirement to install the format's libraries with pip, such as "acme[onnx]".
+            Default: the name of the missing module.
     """
 
     suffix: str

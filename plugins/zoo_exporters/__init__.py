@@ -1,4 +1,4 @@
-"""Exporters to ONNX and torch.export's archives: `zoo export RUN --to onnx`."""
+"""Exporters to ONNX and torch.export archives: `zoo export RUN --to onnx`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
-#: Bytes of weights beyond which torch writes them to a second file, near protobuf's limit of 2 GB.
+#: Bytes of weights above which torch writes a second file, near protobuf's limit of 2 GB.
 _LARGEST_ONNX = 1536 * 1024 * 1024
 
 
 @zoo.hookimpl
 def zoo_exporters() -> Mapping[str, zoo.Exporter]:
-    """Both formats."""
+    """Register the ONNX and torch.export formats."""
     return {
         "onnx": zoo.Exporter(
             suffix=".onnx", write=write_onnx, open=open_onnx, install="zoo-finetune[onnx]"
@@ -38,7 +38,7 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
 def write_torch_export(
     model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write an archive of torch.export; the metadata are its extra files."""
+    """Write a torch.export archive, with the metadata as extra files."""
     import torch
 
     with _quiet():
@@ -46,7 +46,7 @@ def write_torch_export(
 
 
 def open_torch_export(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load an archive of torch.export."""
+    """Load a torch.export archive."""
     import torch
 
     with _quiet():
@@ -64,12 +64,12 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[
     """Write an ONNX model with the input `images` and the output `logits`.
 
     Raises:
-        ModuleNotFoundError: A library of it is not installed.
-        ValueError: The weights are too large for one file.
+        ModuleNotFoundError: If a required library is not installed.
+        ValueError: If the weights are too large for one file.
     """
     import torch
 
-    # The runtime as well, though only `open` needs it: what is missing is said before computing.
+    # Includes the runtime that only `open` needs, to report missing libraries before computing.
     for library in ("onnx", "onnxscript", "onnxruntime"):
         importlib.import_module(library)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
@@ -91,7 +91,7 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[
 
 
 def open_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load an ONNX model by ONNX Runtime, on the CPU."""
+    """Load an ONNX model with ONNX Runtime, on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -112,16 +112,16 @@ def _program(model: nn.Module, example: Tensor) -> ExportedProgram:
 
 
 def _root(error: Exception) -> Exception:
-    """What the ONNX exporter's errors, pages of advice to its developers, are about."""
+    """Return the root cause of an ONNX exporter error; its own text is advice to developers."""
     cause = error.__cause__
     return _root(cause) if isinstance(cause, Exception) else error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch's exporters print, log and warn of, for their own developers, to themselves.
+    """Suppress the output, logs and warnings of torch's exporters, meant for their developers.
 
-    What matters is raised.
+    Errors are still raised.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Export a run as a file for another runtime, and prove that it gives what the run gives."""
+"""Export a run to a file for another runtime, and verify that its predictions match the run's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zoo.runs.read import Run
 
 __all__ = ["MIN_AGREEMENT", "ExportReport", "export"]
 
-#: Share of the images whose labels must be the run's.
+#: Default minimum fraction of images for which file and run must predict the same labels.
 MIN_AGREEMENT = 0.995
 
 
@@ -36,31 +36,31 @@ def export(
     data: str | Path | None = None,
     min_agreement: float = MIN_AGREEMENT,
 ) -> ExportReport:
-    """Write a run in another format, once the file is seen to give what the run gives.
+    """Export a run to another format, after verifying that predictions match the run's.
 
     The file maps images (N, 3, H, W) uint8, RGB, resized and cropped as in validation, to logits
-    (N, classes) float32, for any N; normalisation is part of it. Before it is put in its place, it
-    is loaded by the format's own runtime and compared with the run on the run's val images. Beside
-    it the result is written as JSON.
+    (N, classes) float32, for any N, and includes the normalisation. Before it is moved to its
+    place, it is loaded with the format's own runtime and compared with the run on the run's
+    validation images. The comparison is written beside it as JSON.
 
     Args:
         run: The run.
-        to: Name of a format that a plugin declares, `onnx`.
-        out: The file. Without it, the run folder's name with the format's suffix, beside the run
-            folder.
-        data: A labelled folder or table, as in `run.evaluate`. Without it, the data that the run
-            was trained on, and if that is not there any more, random images.
-        min_agreement: Share of the images, 0..1, whose predicted labels must be the run's.
+        to: Name of a format that a plugin declares, such as `onnx`.
+        out: The file to write. Default: the run folder's name with the format's suffix, beside the
+            run folder.
+        data: A labelled folder or table, as in `run.evaluate`. Default: the data that the run was
+            trained on, or random images if that is no longer available.
+        min_agreement: Minimum fraction of images, 0..1, with the same predicted labels as the run.
 
     Returns:
         The comparison.
 
     Raises:
-        PluginError: There is no such format, a library of it is not installed, or the exporter
-            fails, as it does if the format lacks an operator of the model.
-        RunError: The file can't be written or exists, or too few labels agree. Nothing is left
+        PluginError: If there is no such format, a library for it is not installed, or the exporter
+            fails, for example because the format does not support an operator of the model.
+        RunError: If the file can't be written or exists, or too few labels agree. No file is left
             behind.
-        DataError: `data` can't be used.
+        DataError: If `data` can't be used.
     """
     exporter = plugins.declared_as("zoo_exporters", to)
     if not isinstance(exporter, Exporter):
@@ -87,10 +87,10 @@ def export(
 
 
 def _free_place(run: Run, exporter: Exporter, out: str | Path | None) -> Path:
-    """The file to write, which is not there yet, nor its report.
+    """Return the path of the file to write; neither it nor its report may exist.
 
     Raises:
-        RunError: It is, or it can't be written there.
+        RunError: If one of them exists, or the path can't be written.
     """
     if out is None:
         path = run.path if run.path.name.strip(".") else run.path.resolve()
@@ -126,7 +126,7 @@ def _check_room(out: Path, model: nn.Module) -> None:
 
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into; whatever is left in it is removed."""
+    """Create a temporary folder beside `out`; it is removed on exit."""
     try:
         folder = tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.")
     except OSError as error:
@@ -138,7 +138,7 @@ def _folder_beside(out: Path) -> Iterator[Path]:
 
 
 def _publish(file: Path, out: Path, report: ExportReport) -> None:
-    """Put the file and its report in their places, both or none."""
+    """Move the file and its report to their final paths, both or neither."""
     try:
         with replacing(_report_file(out)) as beside_report, replacing(out) as beside:
             text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""What is exported of a run: its classifier with the normalisation before it, and its metadata."""
+"""The exported model of a run, normalisation followed by the classifier, and its metadata."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zoo.hookspecs import DISTRIBUTION
 from zoo.runs.read import Run
 from zoo.weights import tensors_sha256
 
-#: What the metadata of model.safetensors says that is of use to whoever predicts.
+#: Metadata of model.safetensors that are useful for prediction, and copied to the export.
 _KEPT = ("backbone", "class_names", "preprocess", "task", "val_metrics", "weights_source")
 
 
 class ExportableModel(nn.Module):
     """Pixels (N, 3, H, W) uint8 to logits (N, classes): normalisation, then the run's classifier.
 
-    A copy in eval mode on the CPU; it computes what `to_input` and the run's model do.
+    A copy in eval mode on the CPU; equivalent to `to_input` followed by the run's model.
     """
 
     mean: Tensor
@@ -33,25 +33,25 @@ class ExportableModel(nn.Module):
             values = torch.tensor(getattr(run.info.preprocess, name))
             self.register_buffer(name, values.view(1, 3, 1, 1))
         classifier = copy.deepcopy(run.model).cpu()
-        # Formats keep weights row by row; torch.export warns of others.
+        # Formats store weights contiguously; torch.export warns about other memory formats.
         self.classifier = classifier.to(memory_format=torch.contiguous_format)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images."""
+        """Compute the logits of images."""
         scaled = images.to(torch.float32) * (1 / 255)
         pixels = (scaled - self.mean) / self.std
-        # In torch's runtime this makes batches a quarter faster; for others it means nothing.
+        # Makes batches a quarter faster in torch's runtime; has no effect in others.
         logits: Tensor = self.classifier(pixels.contiguous(memory_format=torch.channels_last))
         return logits
 
     def example(self) -> Tensor:
-        """Images to trace the model with: two, for with one a tracer would fix the number."""
+        """Return two images to trace the model with; with one a tracer would fix the batch size."""
         return torch.zeros(2, 3, *self._size, dtype=torch.uint8)
 
 
 def metadata_of(run: Run) -> Mapping[str, str]:
-    """What the exported file says about itself: text by text, structured values as JSON.
+    """Return the metadata of the exported file, with structured values as JSON.
 
     `sha256` is that of the run's weights, as in its model.safetensors.
     """

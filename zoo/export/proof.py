@@ -1,4 +1,4 @@
-"""Compare an exported model with its run, image by image."""
+"""Compare an exported model with its run: agreement, accuracy and latency."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from zoo.runs.evaluate import images_of
 from zoo.runs.inference import eval_batch_size, eval_batches, predict_logits
 from zoo.runs.read import Run
 
-#: Random images, where there are no others.
+#: Number of random images to compare on if there are no others.
 _RANDOM = 64
 
-#: Calls that a latency is the median of, at most, and seconds that they take for all, about.
+#: Maximum number of calls for a median latency, and approximate seconds for all measurements.
 _CALLS, _SECONDS = 100, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """An exported file, and how it compares with the run in torch.
+    """Comparison of an exported file with the run in torch.
 
     Attributes:
         format: Name of the format.
         file: Path of the file.
-        bytes: Its size.
-        source: Which images were compared, in words.
-        images: How many.
-        largest_difference: Of two logits.
-        agreement: Share of the images, 0..1, whose predicted labels are the same; multi-label: all
-            of them.
-        accuracy: Share predicted correctly by the file; None for random images.
-        run_accuracy: The same of the run.
-        latency_ms: Median milliseconds of one image through the file's runtime on this machine.
-        run_latency_ms: The same of the run in torch.
-        device: Where the run's model was.
-        notes: What was decided, a line each.
+        bytes: Size of the file, in bytes.
+        source: Description of the compared images.
+        images: Number of compared images.
+        largest_difference: Largest absolute difference of two corresponding logits.
+        agreement: Fraction of images, 0..1, with the same predicted labels; multi-label: all of
+            the labels.
+        accuracy: Accuracy of the file, 0..1; None for random images.
+        run_accuracy: Accuracy of the run, 0..1; None for random images.
+        latency_ms: Median latency of one image in the file's runtime on this machine, in ms.
+        run_latency_ms: Median latency of one image in the run's model in torch, in ms.
+        device: Device type of the run's model.
+        notes: Notes on the comparison, one line each.
     """
 
     format: str
@@ -68,7 +68,7 @@ class ExportReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What is compared: batches of pixels (N, 3, H, W) uint8, their targets if they are known."""
+    """Images to compare on: batches of pixels (N, 3, H, W) uint8, and targets if known."""
 
     source: str
     batches: Iterable[Loaded]
@@ -77,10 +77,10 @@ class Images:
 
 
 def images_for(run: Run, data: Path | None) -> Images:
-    """The images that `run.evaluate(data)` measures; random ones if the run's are not there.
+    """Return the images that `run.evaluate(data)` uses, or random ones if the run's are missing.
 
     Raises:
-        DataError: `data` is given and can't be used.
+        DataError: If `data` is given and can't be used.
     """
     try:
         splits, source = images_of(run.info, data)
@@ -104,7 +104,7 @@ def images_for(run: Run, data: Path | None) -> Images:
 
 
 def _random_batches(run: Run) -> list[Loaded]:
-    """Smooth random colours; noise would look the same to most models."""
+    """Generate images of smooth random colours; most models give one output for all noise."""
     preprocess = run.info.preprocess
     coarse = torch.rand(_RANDOM, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     images = interpolate(255 * coarse, preprocess.height_width, mode="bilinear").to(torch.uint8)
@@ -119,13 +119,13 @@ def compare(
 
     Args:
         run: The run.
-        compute: The file, as `load_exported` gives it.
-        images: What to compare on.
-        exported: Format, path and size of the file.
+        compute: The exported file, loaded by `load_exported`.
+        images: The images to compare on.
+        exported: Format, path and size in bytes of the file.
 
     Raises:
-        PluginError: The file's runtime fails.
-        DataError: An image can't be read any more.
+        PluginError: If the file's runtime fails.
+        DataError: If an image can no longer be read.
     """
     preprocess, task = run.info.preprocess, run.task
 
@@ -170,7 +170,7 @@ def _share(which: Tensor) -> float:
 
 
 def _latencies(*calls: Callable[[], object]) -> list[float]:
-    """Median milliseconds of each call; they take turns, so that a busy moment falls on all."""
+    """Measure the median ms of each call; calls alternate, so that system load affects all."""
     times: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()

@@ -1,4 +1,4 @@
-"""Call an exporter, and name it when that fails."""
+"""Call exporters and load exported files, with errors that name the exporter."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from zoo import plugins
 from zoo.errors import PluginError, ZooError
 from zoo.exporter import Exporter
 
-#: Images to logits, as `Exporter.open` gives it.
+#: Function from images to logits, as returned by `Exporter.open`.
 Compute = Callable[[np.ndarray], np.ndarray]
 
 
 @contextmanager
 def calling(name: str, exporter: Exporter) -> Iterator[None]:
-    """Turn what an exporter raises into an error that names it; what it prints stays off stdout.
+    """Convert an exporter's exceptions to errors that name it, and keep its output off stdout.
 
     Raises:
-        PluginError: What was raised is its cause. zoo's own errors pass as they are.
+        PluginError: If the exporter raised an exception (its cause) other than a ZooError.
     """
     try:
         with plugins.off_stdout([]):
@@ -39,20 +39,20 @@ def calling(name: str, exporter: Exporter) -> Iterator[None]:
 
 
 def load_exported(name: str, exporter: Exporter, file: Path, classes: int) -> Compute:
-    """The exported file as a function of images, by the format's runtime.
+    """Load an exported file with the format's runtime, as a function from images to logits.
 
     Args:
-        name: Of the format.
-        exporter: Its exporter.
-        file: What it wrote.
-        classes: Logits an image.
+        name: Name of the format.
+        exporter: Exporter of the format.
+        file: The exported file.
+        classes: Number of classes.
 
     Returns:
-        A function that raises PluginError if the runtime fails, or gives anything but finite logits
-        (N, classes).
+        A function that raises PluginError if the runtime fails, or returns anything but finite
+        logits (N, classes).
 
     Raises:
-        PluginError: The file can't be opened.
+        PluginError: If the file can't be opened.
     """
     with calling(name, exporter):
         compute = exporter.open(file)
