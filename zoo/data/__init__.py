@@ -1,1 +1,1 @@
-"""Where images come from: folders, splits, decoding, transforms."""
+"""Image datasets: sources, splits, decoding, transforms."""

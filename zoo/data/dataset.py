@@ -1,4 +1,4 @@
-"""Samples as torch data sets and loaders; randomness is a function of (seed, epoch, image)."""
+"""PyTorch datasets and data loaders; randomness is a function of (seed, epoch, image)."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from zoo.data.decoded import DecodedImages
 from zoo.errors import DataError
 
-#: (epoch, index): the epoch travels with the index, so that workers need not be told of it.
+#: (epoch, index). The epoch is part of the index so that worker processes know it.
 Index = tuple[int, int]
 
-#: A batch: (rows, as their data set stacks them; targets (N, ...)); or the error in its place.
+#: A batch, (rows as stacked by the dataset, targets (N, ...)), or the error raised in its place.
 Loaded = tuple[Any, Tensor] | DataError
 
-#: Such batches: `raising` gives those that are none.
+#: A loader of `Loaded`; iterate over it with `raising`, which raises the errors.
 Batches = DataLoader[Loaded]
 
 
 def derive_seed(seed: int, *context: object) -> int:
-    """A 63-bit seed from the run's seed and what it is for."""
+    """Derive a 63-bit seed from the run's seed and the purpose that `context` names."""
     text = "/".join(str(part) for part in (seed, *context))
     return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "big") >> 1
 
 
 def view_of(epoch: int, views: int | None) -> int:
-    """Which view of an image an epoch (from 1) sees: one of `views` in turn, or each its own."""
+    """Return the view (from 1) for an epoch (from 1): one of `views` in turn; None: a new one."""
     return epoch if views is None else (epoch - 1) % views + 1
 
 
-class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set holds
-    """Samples as (pixels (H, W, 3) uint8, target) pairs.
+class ImageDataset(Dataset[Any]):  # torch types a loader's batches by its dataset's item type
+    """Dataset of (pixels (H, W, 3) uint8, target) pairs.
 
     Args:
-        bases: Of the samples.
-        targets: (N, ...) of the samples; None where nobody asks for them.
-        augment: Base to pixels; None: the base is what the model gets. What it draws is a function
-            of (seed, view, name of the sample).
-        seed: The run's.
-        views: How many views of an image there are; None: as many as epochs.
+        bases: Decoded images of the samples.
+        targets: Targets of the samples, (N, ...); None if they are not needed (zeros).
+        augment: Augmentation of a decoded image; None: decoded images are used unchanged. Its
+            random draws are a function of (seed, view, sample name).
+        seed: Seed of the run.
+        views: Number of distinct augmented views per image; None: a new one every epoch.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
         return self._view(index, self.bases[position]), self.targets[position]
 
     def batch(self, indices: Sequence[Index]) -> Tensor:
-        """The pixels (N, 3, H, W) of several at once; what must be decoded is, in threads."""
+        """Return the pixels (N, 3, H, W) of several images, decoding in threads where needed."""
         bases = self.bases.many([position for _, position in indices])
         pixels = [self._view(*each) for each in zip(indices, bases, strict=True)]
         return self.stack(pixels)
 
     @staticmethod
     def stack(pixels: Sequence[np.ndarray]) -> Tensor:
-        """Pixels (N, 3, H, W) uint8, channels-last in memory."""
+        """Stack images into (N, 3, H, W) uint8, channels-last in memory."""
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
     def _view(self, index: Index, base: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ class ImageDataset(Dataset[Any]):  # torch has a loader yield what its data set 
 
 
 class Rows(Protocol):
-    """A data set of (row, target) pairs by `Index`, and how rows become a batch."""
+    """A dataset of (row, target) pairs by `Index`, with a method that stacks rows into a batch."""
 
     def __len__(self) -> int: ...
 
@@ -101,11 +101,11 @@ class Rows(Protocol):
 
     @staticmethod
     def stack(rows: Sequence[Any]) -> Any:
-        """A batch: a tensor, or a named tuple of some."""
+        """Stack rows into a batch: a tensor or a named tuple of tensors."""
 
 
 class EpochSampler(Sampler[Index]):
-    """(epoch, index) pairs: in order, or in an order drawn from (seed, epoch)."""
+    """Sampler of (epoch, index) pairs, in order or shuffled by (seed, epoch)."""
 
     def __init__(self, length: int, *, seed: int | None = None) -> None:
         self.length = length
@@ -126,10 +126,10 @@ class EpochSampler(Sampler[Index]):
 def train_loader(
     dataset: Rows, *, batch_size: int, seed: int, workers: int
 ) -> tuple[Batches, EpochSampler]:
-    """Shuffled batches, for `raising`, once the sampler's `epoch` is set.
+    """Return a loader of shuffled batches and its sampler; set the sampler's `epoch` each epoch.
 
-    A last batch of a single image joins no batch statistics and is left out, if there are others.
-    `zoo.data.transforms.to_input` makes pixels a model's input.
+    Iterate with `raising`. A last batch of one image, too small for batch statistics, is dropped if
+    there are others. `zoo.data.transforms.to_input` turns pixels into model input.
     """
     count = len(dataset)
     sampler = EpochSampler(count, seed=seed)
@@ -138,7 +138,7 @@ def train_loader(
 
 
 def eval_loader(dataset: Rows, *, batch_size: int, workers: int = 0) -> Batches:
-    """Batches in the samples' own order, for `raising`."""
+    """Return a loader of batches in sample order; iterate with `raising`."""
     return _loader(dataset, EpochSampler(len(dataset)), batch_size, workers)
 
 
@@ -150,7 +150,7 @@ def _loader(
         batch_size=batch_size,
         sampler=sampler,
         collate_fn=partial(_collate, stack=dataset.stack),
-        # Else making an iterator draws from the global generator.
+        # Without it, creating an iterator draws from the global generator.
         generator=torch.Generator(),
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -160,10 +160,10 @@ def _loader(
 
 
 class _Telling(Dataset[Any]):
-    """Rows, or the DataError that is raised in their place.
+    """Dataset that returns a DataError in place of the row instead of raising it.
 
-    What a worker process raises is raised anew by torch, with a traceback put into its message, and
-    torch then waits for each worker for five seconds.
+    torch re-raises an exception of a worker process with the traceback in its message, and then
+    waits up to five seconds for each worker.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -177,23 +177,23 @@ class _Telling(Dataset[Any]):
 
 
 def raising(batches: Iterable[Loaded]) -> Iterator[tuple[Any, Tensor]]:
-    """The batches of a loader, whose DataErrors are raised.
+    """Yield the batches of a loader, and raise a DataError that takes the place of one.
 
-    What wraps a loader (accelerate does) makes a plain one of it, so its user has to look.
+    A function, because wrappers such as accelerate replace a loader's class by a plain DataLoader.
     """
     for batch in batches:
         if isinstance(batch, DataError):
             try:
                 raise batch
             finally:
-                del batch  # Else it holds itself, and with it the workers, until they are killed.
+                del batch  # Breaks a reference cycle that would keep the workers alive.
         yield batch
 
 
 def _collate(
     batch: list[tuple[Any, Tensor] | DataError], stack: Callable[[Sequence[Any]], Any]
 ) -> Loaded:
-    """Rows and targets (N, ...); or the first error among them."""
+    """Collate into rows and targets (N, ...); return the first error if there is one."""
     for row in batch:
         if isinstance(row, DataError):
             return row
@@ -203,10 +203,10 @@ def _collate(
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generator, and leave it as it was.
+    """Seed torch's global CPU generator, and restore its state on exit.
 
-    `torch.random.fork_rng` and `torch.manual_seed` do the same for devices too, and take longer
-    than a flip.
+    `torch.random.fork_rng` and `torch.manual_seed` also handle devices, and take longer than
+    flipping an image.
     """
     generator = torch.default_generator
     before = generator.get_state()

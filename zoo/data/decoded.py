@@ -1,4 +1,4 @@
-"""DecodedImages of samples: decoded once and kept in a store, or decoded each time."""
+"""Decoded images of samples, cached in a store or decoded on each access."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from zoo.data.image import image_from_bytes
 from zoo.data.prepare import Prepare
 from zoo.data.sample import Sample
 
-#: DecodedImages decoded between two writes.
+#: Images decoded between two writes to the store.
 _BATCH = 64
 
 
 class DecodedImages:
-    """The base (H, W, 3) uint8 of each sample, by position.
+    """Decoded and resized images, (H, W, 3) uint8, by position of the sample.
 
-    A base is the same whether it comes from the store or from the image.
+    An image is identical whether it comes from the store or is decoded again.
 
     Args:
-        samples: Whose images.
-        prepare: Makes a base of an image.
-        store: Keeps bases that `prepare` made; None: each is made whenever it is asked for.
-        keys: With a store: the key of each sample's content (`content_keys`).
+        samples: Samples to decode.
+        prepare: Resizes and crops an image.
+        store: Cache of prepared images; None: images are decoded on each access.
+        keys: Content keys of the samples (`content_keys`); required with a store.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DecodedImages:
         return self._made(position)
 
     def many(self, positions: Sequence[int]) -> list[np.ndarray]:
-        """Several bases; those that must be made are made in threads."""
+        """Return several images; those that are not cached are decoded in threads."""
         kept = [self.store is not None and self.keys[p] in self.store for p in positions]
         with ThreadPoolExecutor() as pool:
             made = [
@@ -67,20 +67,20 @@ class DecodedImages:
             ]
 
     def missing(self) -> list[int]:
-        """Positions of the samples whose base the store lacks, one for each content."""
+        """Return positions of samples that the store lacks, one for each distinct content."""
         if self.store is None:
             return []
         first = {key: position for position, key in reversed(list(enumerate(self.keys)))}
         return sorted(position for key, position in first.items() if key not in self.store)
 
     def fill(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Make the missing bases, in threads, and keep them; without a store do nothing.
+        """Decode the missing images in threads and store them; does nothing without a store.
 
         Args:
-            progress: Told (done, all) of the missing ones as they are kept.
+            progress: Called with (stored, total) counts of the missing images.
 
         Raises:
-            DataError: An image can't be read any more, or has changed.
+            DataError: An image is no longer readable, or has changed.
         """
         if self.store is None:
             return
@@ -104,7 +104,7 @@ class DecodedImages:
 
 
 def content_keys(samples: Sequence[Sample]) -> list[bytes]:
-    """16 bytes for each sample: BLAKE2b of its image file's content.
+    """Return the content key of each sample: BLAKE2b (16 bytes) of its image file.
 
     Raises:
         DataError: A file can't be read.

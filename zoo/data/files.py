@@ -1,4 +1,4 @@
-"""Files of a data folder, where anything may lie: a pipe, a device, a link to nothing."""
+"""Safe reading of files in a data folder, which may be pipes, devices or broken links."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from zoo.cache.keys import KEY_BYTES
 from zoo.errors import DataError
 from zoo.io.text import printable
 
-#: The largest file that is read: what the largest picture takes uncompressed, with room to spare.
+#: Largest file that is read, in bytes: more than the largest allowed image takes uncompressed.
 MAX_BYTES = 2**29
 
-#: What systems put into folders of photos, besides names that begin with a dot.
+#: Folders created by operating systems and NAS devices, besides names that begin with a dot.
 _NOT_OURS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 _KINDS = (
@@ -33,12 +33,12 @@ _KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What a file held when it was looked at.
+    """Content hash, size and modification time of a file when it was read.
 
     Attributes:
-        key: BLAKE2b over its bytes, 16 bytes: `zoo.cache.image_key`.
-        size: Of the file, in bytes.
-        mtime_ns: When it was last changed, in nanoseconds.
+        key: BLAKE2b (16 bytes) of its content: `zoo.cache.image_key`.
+        size: File size in bytes.
+        mtime_ns: Modification time in nanoseconds.
     """
 
     key: bytes
@@ -47,28 +47,28 @@ class Fingerprint:
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """The fingerprint of a file, which is read piece by piece.
+    """Compute the fingerprint of a file, without loading all of it into memory.
 
     Raises:
-        DataError: It can't be read, is no file, or is empty or too large.
+        DataError: The file can't be read, is not a regular file, or is empty or too large.
     """
     with _opened(path) as file:
         return _fingerprint(file)
 
 
 def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
-    """All bytes of a file.
+    """Read all bytes of a file.
 
     Args:
-        path: The file, or a link to it.
-        same: What it must still hold; None: anything.
+        path: File, or link to a file.
+        same: Fingerprint that the content must still match; None: no check.
 
     Raises:
-        DataError: As `fingerprint`; or it has changed.
+        DataError: As `fingerprint`, or the content has changed.
     """
     with _opened(path) as file:
         now = os.fstat(file.fileno())
-        # A file that was merely touched is looked into before it ends a run.
+        # Compare the content before failing, because the file may only have been touched.
         touched = same is not None and (same.size, same.mtime_ns) != (now.st_size, now.st_mtime_ns)
         if same is not None and touched and _fingerprint(file).key != same.key:
             raise DataError(
@@ -79,30 +79,30 @@ def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a path is a URL (https://, s3:// ...), of which a Path keeps one slash."""
+    """Whether a path is a URL (https://, s3:// ...); as a Path it has one slash only."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
 
 
 def extension(path: str | Path) -> str:
-    """The extension of a file, with its dot, in small letters; empty if it has none."""
-    # pathlib takes several times as long for it, and it is asked for every file of a folder.
+    """Return the lower-case extension of a file with its dot; empty if it has none."""
+    # pathlib takes several times as long, and this runs for every file of a folder.
     return os.path.splitext(path)[1].lower()  # noqa: PTH122
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is the system's, not the user's."""
+    """Whether a file or folder name is hidden or belongs to the operating system."""
     return name.startswith(".") or name in _NOT_OURS
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A regular file, opened without ever waiting, and no larger than `MAX_BYTES`."""
+    """Open a regular file of at most `MAX_BYTES` without blocking."""
     try:
-        # Opening a device may already do something, and opening a pipe waits for who writes.
+        # Opening a device may have side effects, and opening a pipe waits for a writer.
         _refuse(path.stat())
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(path, flags), "rb") as file:
-            _refuse(os.fstat(file.fileno()))  # It may be another one by now.
+            _refuse(os.fstat(file.fileno()))  # It may have been replaced since.
             yield file
     except FileNotFoundError as error:
         reason = "it is a link to nothing" if path.is_symlink() else "there is no such file"
@@ -110,7 +110,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"unreadable image {printable(path)}: {reason}") from error
-    except ValueError as error:  # a name with a NUL in it, or what _refuse refuses
+    except ValueError as error:  # a name with a NUL in it, or raised by _refuse
         raise DataError(f"unreadable image {printable(path)}: {error}") from error
 
 

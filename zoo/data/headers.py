@@ -1,7 +1,7 @@
-"""What a small file could make Pillow do for minutes, or with gigabytes, found before it does.
+"""Detection of small files that would take Pillow minutes or gigabytes to decode.
 
-Pillow itself bounds how much it inflates of a text and how much a TIFF's directory may hold (from
-version 13 on); what is here is left. Each limit is far above what cameras and editors write.
+Pillow itself limits decompressed text and (from version 13) the size of a TIFF directory; this
+module checks the rest. Each limit is far above what cameras and editors write.
 """
 
 from __future__ import annotations
@@ -10,44 +10,43 @@ import re
 import struct
 from collections.abc import Iterator
 
-#: Pixels: from here on Pillow warns of a decompression bomb (a quarter of a gigabyte as RGB).
+#: Pixels above which Pillow warns of a decompression bomb (a quarter of a gigabyte as RGB).
 MAX_PIXELS = 1024**3 // 4 // 3
 
-#: How many times the shorter side the longer one may be. Validation resizes the shorter side to the
-#: input's, so a picture of 1 x 60000 pixels would become one of 256 x 15 million.
+#: Largest aspect ratio. Validation resizes the shorter side to the input size, so an image of
+#: 1 x 60000 pixels would become 256 x 15 million.
 MAX_RATIO = 100
 
-#: Scans of a JPEG, each of which goes over all of the picture; a progressive one has some ten.
+#: Scans of a JPEG, each of which covers the whole image; a progressive JPEG has about ten.
 MAX_SCANS = 40
 
-#: EXIF segments of a JPEG, whose joining takes the square of their number in steps; comments in a
-#: PPM of digits, likewise.
+#: EXIF segments of a JPEG, which take quadratic time to join; likewise comments in a plain PPM.
 MAX_PARTS = 100
 
 #: Strips or tiles of a TIFF, each of which starts a decoder.
 MAX_STRIPS = 2**17
 
-#: Entries of a TIFF's directory.
+#: Entries of a TIFF directory.
 MAX_ENTRIES = 4096
 
-#: Directories of a TIFF that are looked at for a further page.
+#: Directories of a TIFF that are searched for a further page.
 _MAX_DIRECTORIES = 32
 
-#: In a picture's data 0xFF is followed by 0, or by what tells that decoding may start anew.
+#: Start of a segment: in image data 0xFF is only followed by 0 or by a restart marker.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 
 _END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
 
 _SUBFILE_TYPE, _STRIP_OFFSETS, _TILE_OFFSETS = 254, 273, 324
 
-#: Bits of the subfile type: a smaller version of another page, or a mask for it.
+#: Subfile type bits of a directory that is not a page: a smaller version or a mask of another.
 _NO_PAGE = 0b101
 
 _TIFF = (b"II\x2a\0", b"MM\0\x2a", b"II\0\x2a", b"MM\x2a\0", b"II\x2b\0", b"MM\0\x2b")
 
 
 def refuse_size(width: int, height: int) -> None:
-    """Raise ValueError if a picture of that size is too large, or too long for its breadth."""
+    """Raise ValueError if an image of that size is too large or its aspect ratio too extreme."""
     size = f"it has {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         raise ValueError(f"{size}; zoo decodes up to {MAX_PIXELS:,}, so make it smaller")
@@ -56,10 +55,10 @@ def refuse_size(width: int, height: int) -> None:
 
 
 def refuse_traps(content: bytes) -> None:
-    """Raise ValueError if a decoder would take a file's content for far more work than it is.
+    """Raise ValueError if decoding would take far more work than the file size justifies.
 
     Args:
-        content: All bytes of the file, of whatever format.
+        content: All bytes of the file, in any format.
     """
     if content.startswith(b"\xff\xd8"):
         scans = segments = 0
@@ -78,7 +77,7 @@ def refuse_traps(content: bytes) -> None:
 
 
 def has_pages(content: bytes) -> bool:
-    """Whether a TIFF holds more than one page; a smaller version or a mask of the first is none."""
+    """Whether a TIFF has several pages; a smaller version or a mask of a page does not count."""
     subfile_types = [directory.get(_SUBFILE_TYPE, (1, 0))[1] for directory in _directories(content)]
     return len(subfile_types) >= _MAX_DIRECTORIES or any(
         not kind & _NO_PAGE for kind in subfile_types[1:]
@@ -91,9 +90,9 @@ def _refuse_many(what: str, count: int, most: int) -> None:
 
 
 def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
-    """Of each marker segment of a JPEG up to its end, the marker and where its content begins.
+    """Yield (marker, offset of the content) for each segment of a JPEG up to its end marker.
 
-    What follows the end, such as the other pictures of an MPO or a phone's video, is no part of it.
+    Data after the end marker, such as other images of an MPO or a phone's video, is ignored.
     """
     found = _MARKER.search(content, 2)
     while found and content[found.end() - 1] != _END:
@@ -103,12 +102,12 @@ def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _directories(content: bytes) -> Iterator[dict[int, tuple[int, int]]]:
-    """Of each directory of a TIFF, in their order, the entries: tag to (count, value or offset).
+    """Yield the entries of each directory of a TIFF in order: tag to (count, value or offset).
 
-    Ends where one lies outside the file or comes again.
+    Stops at a directory outside the file and at one already seen.
     """
     order = "<" if content.startswith(b"II") else ">"
-    # As Pillow tells a BigTIFF: by the third byte, whatever the byte order.
+    # Pillow recognises a BigTIFF by the third byte, whatever the byte order.
     big = content[2:3] == b"\x2b"
     at_header = struct.Struct(f"{order}Q" if big else f"{order}L")
     count_of = struct.Struct(f"{order}Q" if big else f"{order}H")
@@ -126,9 +125,9 @@ def _directories(content: bytes) -> Iterator[dict[int, tuple[int, int]]]:
             at += count_of.size
             for _ in range(count):
                 tag, kind, values, value = entry.unpack_from(content, at)
-                if kind == 3 and values == 1:  # a 16-bit number lies in the first bytes
+                if kind == 3 and values == 1:  # a 16-bit number is stored in the first bytes
                     (value,) = short.unpack_from(content, at + entry.size - at_header.size)
-                # Of several Pillow may take another than the first.
+                # Of repeated entries Pillow may use another than the first.
                 found[tag] = max((values, value), found.get(tag, (0, 0)))
                 at += entry.size
             yield found

@@ -1,4 +1,4 @@
-"""Read any image that Pillow reads, as 8-bit RGB, upright."""
+"""Image decoding with Pillow to upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from zoo.data.headers import has_pages, refuse_size, refuse_traps
 from zoo.errors import DataError
 from zoo.io.text import printable
 
-#: Goes up when less is taken for an image than before, so that what was known to be one is none.
+#: Version of the acceptance rules; increase it when fewer files are accepted, to discard the cache.
 RULES = 1
 
-#: Modules that teach Pillow to read HEIC; the first is what the extra `heic` installs.
+#: Modules that add HEIC support to Pillow; the extra `heic` installs the first.
 _HEIC_READERS = ("pi_heif", "pillow_heif")
 
-#: Formats that Pillow lists but are left alone: those that it can't decode; those whose decoder
-#: runs another program, itself (EPS) or for what it holds (IPTC); those that hold files of others,
-#: whose size their own header does not tell; an animation.
+#: Pillow formats that are not decoded: without a decoder; decoded by an external program, directly
+#: (EPS) or through embedded data (IPTC); containers whose header lacks the size of the images in
+#: them; animations.
 _NOT_DECODED = frozenset(
     {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
     | {"EPS", "IPTC"}
@@ -34,7 +34,7 @@ _NOT_DECODED = frozenset(
     | {"FLI"}
 )
 
-#: What turns a picture upright, by its EXIF orientation.
+#: Transpose that turns an image upright, by EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,45 +45,45 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-#: Pixels that Pillow's decoders in Python get through in seconds.
+#: Pixels that Pillow's pure-Python decoders decode within seconds.
 _MAX_SLOW_PIXELS = 2**21
 
-#: Characters of what a decoder says, which may quote the file.
+#: Maximum characters of a decoder's error message, which may quote the file.
 _LONGEST_REASON = 200
 
-#: Pixels converted at once where the conversion takes several times their memory.
+#: Pixels converted at once where a conversion takes several times their memory.
 _STRIP = 2**22
 
 
-#: Of deep images: the values that become 0 and 255.
+#: Values of images with more than 8 bits per channel that map to 0 and 255.
 ValueRange = tuple[float, float]
 
 
 def read_image(path: Path, *, value_range: ValueRange | None = None) -> Image.Image:
-    """The file's picture as RGB, upright according to its EXIF orientation.
+    """Read an image file as RGB, upright according to its EXIF orientation.
 
-    Its size and what else decides how much work it is are looked at before any of it is decoded.
+    Its size and everything else that determines the decoding cost are checked before decoding.
 
     Args:
-        path: The file.
+        path: Image file.
         value_range: As `to_rgb`.
 
     Raises:
-        DataError: It is no file, can't be decoded, whole, holds several pictures (an animation or
-            pages), or has an absurd size; names the path.
+        DataError: The path is not a file, or the image can't be decoded completely, has several
+            frames or pages, or has an unreasonable size; the message names the path.
     """
     return decoded(open_image(path), path, value_range=value_range)
 
 
 def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.ImageFile:
-    """The file's picture before it is decoded: its size, mode and format are known.
+    """Open an image file without decoding it, so that size, mode and format are known.
 
     Args:
-        path: The file.
-        same: What the file must still hold; None: anything.
+        path: Image file.
+        same: Fingerprint that the file must still match; None: no check.
 
     Raises:
-        DataError: As `read_image`, but for what only decoding shows.
+        DataError: As `read_image`, except for errors found only by decoding.
     """
     return _opened_content(read_file(path, same=same), path)
 
@@ -95,11 +95,11 @@ def image_from_bytes(
     decode_at: int | None = None,
     value_range: ValueRange | None = None,
 ) -> Image.Image:
-    """The picture of an encoded image in memory, as `read_image` reads a file's.
+    """Decode an encoded image in memory, as `read_image` does for a file.
 
     Args:
-        content: All bytes of the file.
-        name: What an error calls it.
+        content: Encoded image: all bytes of the file.
+        name: Name used in error messages.
         decode_at: As `decoded`.
         value_range: As `to_rgb`.
 
@@ -122,18 +122,18 @@ def decoded(
     decode_at: int | None = None,
     value_range: ValueRange | None = None,
 ) -> Image.Image:
-    """What `open_image` opened, as `read_image` gives it.
+    """Decode an image opened by `open_image`, as `read_image` does.
 
     Args:
-        image: Opened.
-        path: Its file, for errors.
-        decode_at: A JPEG with both sides at least twice that many pixels is decoded at the smallest
-            of 1/2, 1/4 and 1/8 of its size that has them: a photo of 12 megapixels in an eighth of
-            the time. None: in full.
+        image: Opened image.
+        path: Its file, for error messages.
+        decode_at: A JPEG with both sides at least twice that many pixels is decoded at 1/2, 1/4 or
+            1/8 of its size, the smallest whose sides have at least that many: a 12-megapixel photo
+            in an eighth of the time. None: full size.
         value_range: As `to_rgb`.
 
     Raises:
-        DataError: It can't be decoded, whole; names the path.
+        DataError: The image can't be decoded completely; the message names the path.
     """
     with _named(path):
         if decode_at is not None:
@@ -143,24 +143,24 @@ def decoded(
 
 
 def to_rgb(image: Image.Image, *, value_range: ValueRange | None = None) -> Image.Image:
-    """Any Pillow image as upright 8-bit RGB.
+    """Convert any Pillow image to upright 8-bit RGB.
 
-    Transparency is laid over white. Deep grey (16 or 32 bits, floats) is scaled from `value_range`
-    to 0..255, where Pillow's own conversion would clip it.
+    Transparency is composited over white. Deep greyscale (16 or 32 bits, floats) is scaled from
+    `value_range` to 0..255, where Pillow's own conversion would clip it.
 
     Args:
-        image: Of any mode.
-        value_range: The values that become 0 and 255; None: 16 bits are taken as 0..65535, 32-bit
-            integers as 0..255 or 0..65535, floats as 0..1, whichever they fit; else they are
-            stretched to their own range.
+        image: Image of any mode.
+        value_range: Values that map to 0 and 255; None: 0..65535 for 16 bits, 0..255 or 0..65535
+            for 32-bit integers and 0..1 for floats, whichever the values fit; otherwise the
+            image's own range.
 
     Raises:
-        ValueError: It has an absurd size.
+        ValueError: The image has an unreasonable size.
     """
     refuse_size(*image.size)
     image.load()
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # Not ImageOps.exif_transpose, which copies what needs no turn and writes the EXIF anew.
+    # Not ImageOps.exif_transpose, which copies upright images and rewrites the EXIF data.
     image = image if turn is None else image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -172,12 +172,12 @@ def to_rgb(image: Image.Image, *, value_range: ValueRange | None = None) -> Imag
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image is grey with more than 8 bits a pixel."""
+    """Whether an image is greyscale with more than 8 bits per pixel."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def extremes(image: Image.Image) -> ValueRange | None:
-    """The smallest and the largest finite value of a deep image; None without one."""
+    """Return the smallest and largest finite values of a deep image; None if it has none."""
     low, high = float("inf"), float("-inf")
     for box in _strips(image):
         values = np.asarray(image.crop(box))
@@ -189,7 +189,7 @@ def extremes(image: Image.Image) -> ValueRange | None:
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are decoded."""
+    """Return Pillow's names of the supported formats."""
     Image.init()
     reader = next((name for name in _HEIC_READERS if importlib.util.find_spec(name)), None)
     if reader is not None:
@@ -207,10 +207,10 @@ def _opened_content(content: bytes, name: object) -> ImageFile.ImageFile:
 
 @contextmanager
 def _named(path: object) -> Iterator[None]:
-    """Raise as a DataError, which names the file, whatever is raised while it is decoded."""
+    """Convert any exception of decoding into a DataError that names the file."""
     try:
         yield
-    except Exception as error:  # decoders raise whatever the bytes make them raise
+    except Exception as error:  # decoders raise any type of exception on invalid data
         reason = printable(str(error).strip().partition("\n")[0][:_LONGEST_REASON])
         raise DataError(
             f"unreadable image {printable(path)}: {reason or type(error).__name__}"
@@ -218,16 +218,16 @@ def _named(path: object) -> Iterator[None]:
 
 
 def _opened(content: bytes) -> ImageFile.ImageFile:
-    """As `Image.open`, whose warning of a decompression bomb may be printed or raised at any size.
+    """Open like `Image.open`, whose decompression bomb warning may be shown or raised at any size.
 
     Raises:
-        ValueError: It is of no format that zoo decodes.
+        ValueError: The format is not supported.
     """
     for name in formats():
         factory, accept = Image.OPEN[name]
         try:
             accepted = accept is None or accept(content[:16])
-            # A text says why this build of Pillow can't.
+            # A string is the reason why this build of Pillow can't read the format.
             if accepted and not isinstance(accepted, str):
                 return factory(io.BytesIO(content), "")
         except (SyntaxError, IndexError, TypeError, struct.error):
@@ -236,7 +236,7 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
 
 
 def _refuse(image: ImageFile.ImageFile, content: bytes) -> None:
-    """Raise ValueError if an image that is opened and not yet decoded is not to be."""
+    """Raise ValueError if an opened image must not be decoded."""
     refuse_size(*image.size)
     pixels = image.width * image.height
     if pixels > _MAX_SLOW_PIXELS and any(tile[0] in Image.DECODERS for tile in image.tile):
@@ -251,20 +251,20 @@ def _refuse(image: ImageFile.ImageFile, content: bytes) -> None:
 def _is_several(image: ImageFile.ImageFile, content: bytes) -> bool:
     if image.format == "TIFF":
         return has_pages(content)
-    # Cameras and phones store a thumbnail, a depth map or the other eye's view as further pictures
-    # of an MPO, which is a JPEG to all others; Photoshop its layers, beside what they show.
+    # Cameras and phones store a thumbnail, a depth map or a second stereo view as further images of
+    # an MPO, which other software reads as JPEG; Photoshop stores layers beside the composite.
     return image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False)
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cut an image across, so that little of it is converted at a time."""
+    """Yield boxes of horizontal strips, so that little of the image is converted at a time."""
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         yield 0, top, image.width, min(image.height, top + rows)
 
 
 def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What `convert` makes of the strips of an image: RGB."""
+    """Convert an image to RGB strip by strip."""
     whole = Image.new("RGB", image.size)
     for box in _strips(image):
         whole.paste(convert(image.crop(box)), box)

@@ -1,4 +1,4 @@
-"""Issues of a dataset: what was left out of it or is to be known about it, and why."""
+"""Issues of a dataset: skipped items and notes, with their reasons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = Literal[
     "broken-link",
 ]
 
-#: Kinds of which one is named and the others are counted: (noun, what they are, what to do).
+#: Kinds reported as a count with one example: (noun, description, advice).
 _COUNTED: dict[Kind, tuple[str, str, str]] = {
     "wrong-extension": (
         "image",
@@ -38,24 +38,24 @@ _COUNTED: dict[Kind, tuple[str, str, str]] = {
     "broken-link": ("link", "leading nowhere", ""),
 }
 
-#: Kinds that `strict` makes an error.
+#: Kinds that are errors with `strict`.
 STRICT_KINDS = frozenset({"unreadable", *_COUNTED})
 
-#: Unreadable images that an error names.
+#: Maximum number of unreadable images named in an error.
 _EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Issue:
-    """What a data source left out of a dataset, or what is to be known about it.
+    """An item that a data source skipped, or a note about the dataset.
 
     Attributes:
         kind: `unreadable`: an image that can't be decoded; `outside-link`, `circular-link`,
             `broken-link`: a link that is not followed; `skipped`: anything else that is left out;
-            `wrong-extension`: an image of another format than its extension says, which is used;
+            `wrong-extension`: an image whose format differs from its extension, which is used;
             `note`: anything else.
-        name: The image, link or folder; None if it is about the dataset.
-        reason: Why it is left out, or what is to be known.
+        name: The image, link or folder; None for an issue of the whole dataset.
+        reason: Why it is left out, or the text of the note.
     """
 
     kind: Kind
@@ -64,19 +64,19 @@ class Issue:
 
     @property
     def left_out(self) -> bool:
-        """Whether the dataset lacks it."""
+        """Whether the item is not part of the dataset."""
         return self.kind not in ("note", "wrong-extension")
 
 
 def describe(
     issues: Iterable[Issue], *, refused: bool = False, examples: int | None = None
 ) -> list[str]:
-    """Issues in words: a line for each, or for all links of a kind and all wrong extensions.
+    """Format issues as text lines, with one line for all links of a kind or wrong extensions.
 
     Args:
-        issues: Of a dataset.
-        refused: They are an error, so that nothing is left out.
-        examples: Unreadable images that are named at most; None: all.
+        issues: Issues of a dataset.
+        refused: Whether the issues are an error, so that nothing is left out.
+        examples: Maximum number of unreadable images to name; None: all.
     """
     by_kind: dict[Kind, list[Issue]] = {}
     for issue in dict.fromkeys(issues):
@@ -98,16 +98,16 @@ def describe(
 
 
 def because(issues: Iterable[Issue]) -> str:
-    """Issues as further lines of an error that may come of them."""
+    """Format issues as additional lines of an error that they may have caused."""
     lines = describe((i for i in issues if i.kind != "wrong-extension"), examples=_EXAMPLES)
     return "".join(f"\n  {line}" for line in lines)
 
 
 def refuse(issues: Iterable[Issue]) -> None:
-    """Make issues an error, as `strict` does.
+    """Raise an error for issues of `STRICT_KINDS`, as `strict` does.
 
     Raises:
-        DataError: There is one of `STRICT_KINDS`.
+        DataError: If there is an issue of these kinds.
     """
     if refused := [issue for issue in issues if issue.kind in STRICT_KINDS]:
         raise DataError("\n".join(describe(refused, refused=True)))

@@ -1,4 +1,4 @@
-"""Image to base: the part of the input's making that is the same in every epoch."""
+"""Deterministic preprocessing of an image, which is the same in every epoch and can be cached."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from zoo.backbone import Preprocess
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """RGB image to its base, (H, W, 3) uint8: the same pixels each time, so that they can be kept.
+    """Resizing and cropping of an RGB image to (H, W, 3) uint8; deterministic, so cacheable.
 
     Attributes:
-        preprocess: The backbone's.
-        smallest_crop: None: the base is the middle that validation sees, (height, width) of the
-            input. A share (0..1]: it is the whole picture, reduced, aspect ratio kept, but never
-            below the size at which a crop of that share of a square still has as many pixels as
-            the input; never enlarged.
+        preprocess: Preprocessing of the backbone.
+        smallest_crop: None: resize and center crop to the input size, as in validation. A fraction
+            (0..1]: downscale the whole image, never upscale, keeping the aspect ratio, to the
+            smallest size at which a crop of that fraction of a square has the input's pixels.
     """
 
     preprocess: Preprocess
     smallest_crop: float | None = None
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """The base of an RGB image."""
+        """Resize and crop an RGB image."""
         size = self.cover
         if size is None:
             return np.asarray(_middle(image, self.preprocess))
@@ -38,7 +37,7 @@ class Prepare:
 
     @property
     def cover(self) -> tuple[int, int] | None:
-        """(height, width) that a reduced whole picture covers; None where it is the middle."""
+        """(height, width) that the downscaled image covers; None with a center crop."""
         if self.smallest_crop is None:
             return None
         height, width = (round(s / self.smallest_crop**0.5) for s in self.preprocess.height_width)
@@ -46,15 +45,15 @@ class Prepare:
 
     @property
     def decode_at(self) -> int | None:
-        """Pixels a side from which on a JPEG may be decoded at a fraction of its size.
+        """Minimum pixels per side when decoding a JPEG at a fraction of its size.
 
-        Twice what is needed, as in Pillow's `thumbnail`: the resize that follows smooths what the
-        fraction leaves. None for validation's base, which is the full decoding's.
+        Twice the required size, as in Pillow's `thumbnail`, so that the resize that follows smooths
+        artefacts. None for validation, which decodes at full size.
         """
         return None if self.cover is None else 2 * max(self.cover)
 
     def about(self) -> dict[str, Any]:
-        """All that decides a base besides the image, as JSON-ready data."""
+        """Return everything that determines the result besides the image, as JSON-ready data."""
         preprocess = self.preprocess
         made: dict[str, Any] = {
             "pillow": PIL.__version__,
@@ -75,7 +74,7 @@ class Prepare:
 
 
 def _middle(image: Image.Image, preprocess: Preprocess) -> Image.Image:
-    """What validation sees: resized and cropped as the backbone's library does."""
+    """Resize and center crop for validation, as the backbone's library does."""
     interpolation = InterpolationMode(preprocess.interpolation)
     height, width = preprocess.resize
     if preprocess.crop_mode == "border":
@@ -93,13 +92,13 @@ def _middle(image: Image.Image, preprocess: Preprocess) -> Image.Image:
 def _reduced(
     image: Image.Image, size: tuple[int, int], interpolation: InterpolationMode
 ) -> np.ndarray:
-    """The smallest picture, aspect ratio kept, that covers (height, width); never enlarged."""
+    """Downscale to the smallest size that covers (height, width), keeping the aspect ratio."""
     shrink = min(image.height / size[0], image.width / size[1])
     if shrink <= 1:
         return np.asarray(image)
     from torchvision.transforms import v2
 
-    # torch's kernel is antialiased as Pillow's is, within one level of 255, in a fifth of its time.
+    # torch's antialiased kernel matches Pillow's within one level of 255, in a fifth of the time.
     pixels = v2.functional.resize(
         v2.functional.pil_to_tensor(image),
         [round(image.height / shrink), round(image.width / shrink)],
@@ -110,7 +109,7 @@ def _reduced(
 
 
 def _cover(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
-    """Resize, aspect ratio kept, to the smallest picture that covers (height, width)."""
+    """Resize to the smallest size that covers (height, width), keeping the aspect ratio."""
     shrink = min(image.height / size[0], image.width / size[1])
     return _resize(image, shrink, interpolation)
 
@@ -118,7 +117,7 @@ def _cover(image: Image.Image, size: tuple[int, int], interpolation: str) -> Ima
 def _fit_inside(
     image: Image.Image, *, size: tuple[int, int], preprocess: Preprocess
 ) -> Image.Image:
-    """Resize, aspect ratio kept, to fit inside (height, width); pad to the crop with the mean."""
+    """Resize to fit inside (height, width), keeping the aspect ratio; pad to the crop with mean."""
     shrink = max(image.height / size[0], image.width / size[1])
     image = _resize(image, shrink, preprocess.interpolation)
     height, width = preprocess.height_width

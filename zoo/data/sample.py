@@ -1,4 +1,4 @@
-"""A labelled image, before it is read."""
+"""Reference to a labelled image that is read on demand."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from zoo.io.text import printable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One labelled image.
+    """A labelled image.
 
     Attributes:
-        name: The image's identity for splits and randomness: the same wherever the data set lies.
+        name: Identifies the image in splits and seeds; independent of the dataset's location.
         labels: Names of its classes; one unless the task is multi-label.
-        file: The image file; None if `load` gives its bytes.
-        load: Gives the bytes of the encoded image (JPEG, PNG ...). Must be picklable where
-            processes that load images are spawned (macOS, Windows).
-        group: Images of one group (a patient, a film) are never split into train and val.
-        content: What the image held when it was first read; None before that.
+        file: Image file; None if `load` returns its bytes.
+        load: Returns the bytes of the encoded image (JPEG, PNG ...). Must be picklable where
+            data loader workers are spawned (macOS, Windows).
+        group: Group, such as a patient or a film, that is never split between train and val.
+        content: Fingerprint of the image when it was first read; None before that.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Sample:
 
     @property
     def where(self) -> str | Path:
-        """What it is called in messages."""
+        """File or name, for messages."""
         return self.file or self.name
 
     @property
@@ -44,10 +44,10 @@ class Sample:
         return " + ".join(self.labels)
 
     def read(self) -> bytes:
-        """The bytes of the encoded image.
+        """Read the bytes of the encoded image.
 
         Raises:
-            DataError: It can't be read, or has changed since it was first read.
+            DataError: The image can't be read, or has changed since it was first read.
         """
         if self.file is not None:
             return read_file(self.file, same=self.content)

@@ -1,4 +1,4 @@
-"""Which samples are images: each is decoded once, before training."""
+"""Scan for readable images: each sample is decoded once before training."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from zoo.io.text import printable
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a file that can be used holds.
+    """Content of a usable file.
 
     Attributes:
-        content: When it was decoded.
-        format: Pillow's name of it: JPEG, PNG ...
+        content: Fingerprint of the file when it was decoded.
+        format: Pillow's name of the format: JPEG, PNG ...
     """
 
     content: Fingerprint
     format: str
 
 
-#: What a file holds, or why it can't be used.
+#: Content of a file, or the reason why it can't be used.
 Verdict = Found | str
 
-#: Looks at files.
+#: Function that examines files.
 Scan = Callable[[Sequence[Path]], Mapping[Path, Verdict]]
 
 
 def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample], list[Issue]]:
-    """(those that are images, with what they hold; what is wrong with these and the others).
+    """Return (readable samples with `content` set, issues of all samples).
 
     Args:
-        samples: That should be images.
-        scan: Looks at those that are files.
+        samples: Samples to read.
+        scan: Examines the samples that are files.
     """
     looked = scan([sample.file for sample in samples if sample.file is not None])
     loaded = [sample for sample in samples if sample.file is None]
@@ -67,7 +67,7 @@ def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample]
 
 
 def decode_all(files: Sequence[Path]) -> dict[Path, Verdict]:
-    """The scan that decodes every file, in threads."""
+    """Scan files by decoding every one, in threads."""
     with ThreadPoolExecutor() as pool:
         return dict(zip(files, pool.map(_look, files), strict=True))
 

@@ -1,4 +1,4 @@
-"""Labelled images, split into train and val."""
+"""Reading a source and splitting it into train and val."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Label = TypeVar("Label", int, str)
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Labelled images, split.
+    """Labelled images of the train and val splits.
 
     Attributes:
-        class_names: Sorted; made from train alone.
-        train: Images to learn from.
+        class_names: Sorted names of the classes in train.
+        train: Training images.
         val: Held-out images.
-        issues: What was left out or is to be known, each once.
-        examined: What was found in their files, to be remembered when training starts.
-        value_range: Of train's images with more than 8 bits a channel; None without any.
+        issues: Skipped items and notes, without duplicates.
+        examined: Examination results of the files, to be stored when training starts.
+        value_range: Range of train images with more than 8 bits per channel; None without any.
     """
 
     class_names: tuple[str, ...]
@@ -44,12 +44,12 @@ class Splits:
     value_range: ValueRange | None = None
 
     def counts(self, split: Sequence[Sample]) -> list[int]:
-        """Images per class, in the order of `class_names`."""
+        """Count images per class, in the order of `class_names`."""
         by_name = Counter(name for sample in split for name in sample.labels)
         return [by_name[name] for name in self.class_names]
 
     def indices(self, split: Sequence[Sample]) -> list[tuple[int, ...]]:
-        """The labels of each sample, as indices into `class_names`."""
+        """Return the labels of each sample as indices into `class_names`."""
         index = {name: n for n, name in enumerate(self.class_names)}
         return [tuple(index[name] for name in sample.labels) for sample in split]
 
@@ -62,22 +62,22 @@ def read_splits(
     strict: bool = False,
     scan: Scan = decode_all,
 ) -> Splits:
-    """Classes and splits of a source.
+    """Read the classes and the train and val splits of a source.
 
-    Without a val split each class gives `val_split` of its images to val; a test split is not used.
-    Every image is scanned once here, so that an unreadable one is known before training. An image
-    of another format than its extension says is read as what it is, and named.
+    Without a val split, `val_split` of each class is held out; a test split is not used. Every
+    image is scanned once, so that unreadable ones are found before training. An image whose format
+    differs from its extension is read by its format, and reported as an issue.
 
     Args:
-        source: Of the images.
-        val_split: Share of each class held out, above 0 and below 1.
+        source: Source of the images.
+        val_split: Fraction of each class to hold out, above 0 and below 1.
         seed: Decides which images are held out.
-        strict: Make issues of `STRICT_KINDS` an error.
-        scan: Looks at the files.
+        strict: Raise an error for issues of `STRICT_KINDS`.
+        scan: Examines the files.
 
     Raises:
         DataError: No images, fewer than two classes, a class too small to split, a val class that
-            train lacks, or (strict) such an issue.
+            train lacks, or (strict) an issue of `STRICT_KINDS`.
     """
     issues = [*issues_of(source)]
     if "test" in source.splits:
@@ -126,22 +126,22 @@ def read_labelled(
     *,
     strict: bool = False,
 ) -> Splits:
-    """All images of some splits of a source as val, with the labels of an existing class map.
+    """Read all images of some splits of a source as val, for an existing class map.
 
     Args:
-        source: Of the images.
-        splits: Of those that it has.
-        class_names: Of the class map, in the order of its labels.
+        source: Source of the images.
+        splits: Splits of the source to read.
+        class_names: Class names of the map, in the order of its labels.
         strict: As `read_splits`.
 
     Raises:
-        DataError: No images, a class that the map lacks, or (strict) such an issue.
+        DataError: No images, a class that the map lacks, or (strict) an issue of `STRICT_KINDS`.
     """
     parts = [source.read(split) for split in splits]
-    # Of what else is left out before a split is read only training need know.
+    # Other issues that precede reading a split matter to training only.
     issues = [issue for issue in issues_of(source) if issue.kind in STRICT_KINDS]
     issues += [issue for part in parts for issue in part.issues]
-    # Runs of earlier versions have class names as their folders had them.
+    # Runs of earlier versions store class names that are not normalised.
     known = {normal_name(name): name for name in class_names}
     samples: list[Sample] = []
     for part in parts:
@@ -167,9 +167,9 @@ def read_labelled(
 
 
 def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> list[Sample]:
-    """The readable samples of a part; what is wrong with others is added to `issues`."""
+    """Return the readable samples of a part and append issues of its samples to `issues`."""
     if strict:
-        refuse(issues)  # Before all images are decoded.
+        refuse(issues)  # Fail before decoding all images.
     readable, found = readable_images(part.samples, scan)
     issues += found
     if strict:
@@ -180,11 +180,11 @@ def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> l
 def stratified_split(
     samples: Sequence[Sample], val_split: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """(train, val): of each class the share `val_split`, at least one image, goes to val.
+    """Split samples into (train, val), holding out `val_split` of each class, at least one image.
 
-    Images are ranked by a hash of seed and name, so that whether one is held out depends neither on
-    the order of the files nor much on which others there are. Those of a group stay together, and a
-    group counts, as an image of several classes does, for the rarest of its labels.
+    Images are ranked by a hash of seed and name, so that the split does not depend on the file
+    order, and little on which other images there are. Groups stay together. A group or an image
+    with several labels is stratified by its rarest label.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -202,7 +202,7 @@ def stratified_split(
         wanted = max(1, round(images * val_split)) if len(ranked) > 1 else 0
         count = 0
         for group in ranked[:-1]:
-            # Half a group too many is as far from what is wanted as half a group too few.
+            # Skip a group if more than half of it would exceed the wanted number.
             if count + len(group) / 2 > wanted:
                 continue
             count += len(group)
@@ -218,9 +218,9 @@ def stratified_split(
 
 
 def rarest_labels(labels: Sequence[tuple[Label, ...]]) -> list[Label | None]:
-    """Of each image's labels the one that the fewest images have; None for one without labels.
+    """Return the label of each image that is rarest overall; None for an image without labels.
 
-    Spreading images by it keeps rare labels in all parts, as the greedy step of iterative
+    Stratifying by it spreads rare labels over all parts, as the greedy step of iterative
     stratification does (Sechidis et al., 2011).
     """
     counts = Counter(label for each in labels for label in each)
@@ -228,7 +228,7 @@ def rarest_labels(labels: Sequence[tuple[Label, ...]]) -> list[Label | None]:
 
 
 def names_sha256(samples: Sequence[Sample]) -> str:
-    """SHA-256 over the names of samples, whatever their order."""
+    """Return the SHA-256 of the sample names, independent of their order."""
     joined = "\n".join(sorted(sample.name for sample in samples))
     return hashlib.sha256(os.fsencode(joined)).hexdigest()
 
@@ -238,7 +238,7 @@ def _hash(text: str) -> bytes:
 
 
 def _beside(unknown: Sequence[str], class_names: Sequence[str]) -> str:
-    """Class names that are not known, each beside a known one that it may stand for."""
+    """List unknown class names, each with a known name that differs only in case, if any."""
     folded = {name.casefold(): name for name in class_names}
     named = [(name, folded.get(name.casefold())) for name in unknown]
     return ", ".join(f"{name} (there is {near})" if near else name for name, near in named)

@@ -1,4 +1,4 @@
-"""Base to input: augmentation of uint8 pixels, an image at a time; normalisation, a batch."""
+"""Transforms: augmentation of single uint8 images, and normalisation of batches."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 Augment = Literal["none", "light", "strong"]
 
-#: Share of the picture that the smallest random crop keeps.
+#: Fraction of the image area that the smallest random crop keeps.
 SMALLEST_CROP: dict[Augment, float] = {"light": 0.25, "strong": 0.2}
 
-#: The same where smaller crops lose what the picture shows.
+#: The same for data in which smaller crops would cut off the subject.
 MILD_CROP = 0.6
 
-#: Share of the pictures that are mirrored.
+#: Probability of a horizontal flip.
 _MIRRORED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """How an image becomes the pixels that a model gets, (H, W, 3) uint8, in two halves.
+    """Transform of an image to pixels (H, W, 3) uint8: a deterministic and a random step.
 
     Attributes:
-        prepare: RGB image to its base; the same each time.
-        augment: Base to pixels, with changes drawn from torch's global generator; None where the
-            base is what the model gets.
-        about: All that decides what `augment` does, as JSON-ready data; None without it.
+        prepare: Deterministic resizing and cropping of an RGB image.
+        augment: Random augmentation of the prepared image, drawing from torch's global generator;
+            None without augmentation.
+        about: Everything that determines `augment`, as JSON-ready data; None without it.
     """
 
     prepare: Prepare
@@ -46,12 +46,12 @@ class Transform:
 
 
 def eval_transform(preprocess: Preprocess) -> Transform:
-    """As the backbone was validated."""
+    """Return the transform that the backbone was validated with."""
     return Transform(prepare=Prepare(preprocess=preprocess))
 
 
 def mirrored_transform(preprocess: Preprocess) -> Transform:
-    """As the backbone was validated, then mirrored."""
+    """Return the validation transform followed by a horizontal flip."""
     return Transform(prepare=Prepare(preprocess=preprocess), augment=_mirrored, about=["mirrored"])
 
 
@@ -62,16 +62,16 @@ def _mirrored(base: np.ndarray) -> np.ndarray:
 def train_transform(
     preprocess: Preprocess, augment: Augment, hflip: bool, crop_scale: float | None = None
 ) -> Transform:
-    """With random changes for training.
+    """Return the training transform.
 
     Args:
-        preprocess: Size, interpolation and normalisation.
+        preprocess: Input size, interpolation and normalisation.
         augment: `none`: as `eval_transform`; `light`: a random crop, resized (Szegedy et al.,
             2015); `strong`: also TrivialAugment (Müller and Hutter, 2021) and random erasing (Zhong
-            et al., 2020) with the mean colour, which normalises to 0 but for rounding.
-        hflip: Mirror every other picture (not for `none`).
-        crop_scale: Share (0..1] of the picture that the smallest crop keeps; default: as
-            `SMALLEST_CROP` has it.
+            et al., 2020) with the mean colour, which normalises to 0 up to rounding.
+        hflip: Flip horizontally with probability 0.5 (not for `none`).
+        crop_scale: Fraction (0..1] of the image area that the smallest crop keeps; default:
+            `SMALLEST_CROP`.
     """
     if augment == "none":
         return eval_transform(preprocess)
@@ -97,16 +97,16 @@ def train_transform(
 
 
 def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
-    """A batch of pixels as a model's input: moved to the device, scaled to 0..1, normalised.
+    """Convert a batch of pixels to model input: move to the device, scale to 0..1, normalise.
 
     Args:
-        images: (N, 3, H, W) uint8. Moved as they are, a quarter of the input's bytes.
+        images: (N, 3, H, W) uint8, moved as such: a quarter of the bytes of float32.
         preprocess: Mean and std.
-        device: Where the model is.
+        device: Device of the model.
 
     Returns:
-        (N, 3, H, W) float32, laid out as `zoo.machine.device.place` lays out the model; value by
-        value what v2.ToDtype(scale=True) and v2.Normalize give.
+        (N, 3, H, W) float32 in the memory format of `zoo.machine.device.place`; the values are
+        those of v2.ToDtype(scale=True) and v2.Normalize.
     """
     count, channels, height, width = images.shape
     # With mean and std repeated along a row, each step is one pass over channels-last memory,
@@ -122,13 +122,13 @@ def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Te
 
 @dataclass(frozen=True, kw_only=True)
 class RandomView:
-    """A random crop of a base, resized to the input's size, perhaps mirrored, then changed further.
+    """Augmentation: random resized crop, optional horizontal flip, further steps.
 
     Attributes:
-        box: Draws where to crop, and knows the input's size.
-        hflip: Mirror every other picture.
-        interpolation: Of the resizing.
-        steps: What is changed then, of pixels (3, H, W) uint8.
+        box: Draws the crop; its size is the input size.
+        hflip: Flip horizontally with probability 0.5.
+        interpolation: Interpolation of the resize.
+        steps: Further augmentations of pixels (3, H, W) uint8.
     """
 
     box: v2.RandomResizedCrop
@@ -137,17 +137,17 @@ class RandomView:
     steps: tuple[Callable[..., Any], ...]
 
     def __call__(self, base: np.ndarray) -> np.ndarray:
-        """The view (H, W, 3) uint8 of a base (H, W, 3) uint8."""
+        """Augment a decoded image, (H, W, 3) uint8 to (H, W, 3) uint8."""
         from torchvision.transforms import v2
 
         height, width, channels = base.shape
-        # An image without memory: where to crop is drawn from its size alone.
+        # An expanded tensor takes no memory; the crop depends on the image size alone.
         box = self.box.make_params([torch.empty(1).expand(channels, height, width)])
         top, left = box["top"], box["left"]
         mirrored = self.hflip and bool(torch.rand(1) < _MIRRORED)
         cropped = base[top : top + box["height"], left : left + box["width"]]
         pixels = v2.functional.resize(
-            # torch's fast kernel for uint8 takes channels-last memory without gaps.
+            # torch's fast uint8 kernel needs contiguous channels-last memory.
             torch.from_numpy(cropped.copy()).permute(2, 0, 1),
             self.box.size,
             self.interpolation,

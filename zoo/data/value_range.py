@@ -1,4 +1,4 @@
-"""The range of values of a data set's images with more than 8 bits a channel."""
+"""Value range of a dataset's images with more than 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 def common_range(examined: Iterable[Examined]) -> ValueRange | None:
-    """The values that become 0 and 255 in all deep images of a data set; None if none is deep.
+    """Return the values that map to 0 and 255 in all deep images of a dataset; None without any.
 
-    Cameras and scanners store 10 or 12 bits in 16: scaled by their type such images are nearly
-    black, and scaled one by one they lose what tells a dark image from a light one. The upper end
-    is the largest value of as many bits as the data set needs (1,023 for values up to 1,020), 1 for
-    floats up to 1; values beyond 16 bits are taken as they are.
+    Cameras and scanners store 10 or 12 bits in 16: scaled by data type such images are nearly
+    black, and scaled individually they lose differences in brightness. The upper end is the largest
+    value of as many bits as the dataset needs (1,023 for values up to 1,020), or 1 for floats up to
+    1; for negative values and values beyond 16 bits it is the largest value.
 
     Args:
-        examined: Of the train images.
+        examined: Examined train images.
     """
     deep = [each for each in examined if each.extremes is not None]
     extremes = [each.extremes for each in deep if each.extremes is not None]
