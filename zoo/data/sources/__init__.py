@@ -1,4 +1,4 @@
-"""Where labelled images come from: a folder, a table, the demo, what plugins declare."""
+"""Sources of labelled images: folders, tables, the demo, and those of plugins."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ __all__ = [
 def open_source(
     data: str | Path | None, *, task: str = "auto", follow_links: bool = False
 ) -> Source:
-    """The source that `data` names.
+    """Open the data source for `data`.
 
     Args:
-        data: A folder, a CSV, TSV or Parquet file, or what a plugin takes; None for the demo.
-        task: As in the recipe: `single-label` has a cell of a table be one label.
-        follow_links: Follow links that lead out of a folder too.
+        data: A folder, a CSV, TSV or Parquet file, or a string that a plugin's source accepts; None
+            for the demo.
+        task: As in the recipe; `single-label`: each label cell of a table is one label.
+        follow_links: Also follow links that lead out of the folder.
 
     Raises:
-        DataError: There is no such source, or it can't be read.
+        DataError: If the source does not exist or can't be read.
         PluginError: A plugin's source fails.
     """
     if data is None:

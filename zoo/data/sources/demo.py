@@ -1,4 +1,4 @@
-"""The data of the demo: scikit-learn's 1,797 real handwritten digits, which come with it."""
+"""Demo dataset: the 1,797 handwritten digits that are included in scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from PIL import Image
 from zoo.data.sample import Sample
 from zoo.data.sources.source import Part
 
-#: Pictures of 8 x 8 pixels gain nothing from more input pixels than these.
+#: Input size in pixels; images of 8 x 8 pixels gain nothing from a larger one.
 IMAGE_SIZE = 64
 
 
 class DemoSource:
-    """UCI's optical recognition of handwritten digits test set, as 8 x 8 grey pictures."""
+    """Test set of UCI's optical recognition of handwritten digits: 8 x 8 greyscale images."""
 
     name = "the demo's digits"
     splits = ("train",)
 
     def read(self, split: str) -> Part:
-        """All of them."""
+        """Read all images."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()

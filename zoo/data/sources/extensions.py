@@ -1,4 +1,4 @@
-"""File extensions: those of images, those that formats go by, and what files of others hold."""
+"""File extensions: supported image formats, their usual extensions, and unsupported files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zoo.data.files import extension
 from zoo.data.image import formats
 from zoo.io.text import printable
 
-#: Formats that go by the name of another: phones write MPO, a JPEG with a second picture behind it,
-#: as .jpg; a DIB is a BMP without its first 14 bytes, and both are found under both extensions.
+#: Formats treated as another: phones write MPO, a JPEG followed by a second image, as .jpg; a DIB
+#: is a BMP without its first 14 bytes, and both occur with both extensions.
 _FAMILY = {"MPO": "JPEG", "DIB": "BMP"}
 
-#: Where neither the format's own name nor the first extension that Pillow has for it is the usual.
+#: Usual extensions that are neither the format's name nor the first one registered in Pillow.
 _USUAL = {"JPEG": ".jpg", "PPM": ".pnm"}
 
-#: Of what is none, by its name.
+#: Reason for files without a known image extension.
 NO_IMAGE = "not an image"
 
 _REASONS = (
@@ -44,7 +44,7 @@ _REASON_OF = {e: reason for extensions, reason in _REASONS for e in extensions.s
 
 
 def is_image_name(path: str | Path) -> bool:
-    """Whether the file's extension is one that Pillow decodes."""
+    """Whether the file has the extension of a supported image format."""
     return extension(path) in _of_images()
 
 
@@ -52,18 +52,18 @@ def is_wrong(path: str | Path, form: str) -> bool:
     """Whether an image file has the extension of another format.
 
     Args:
-        path: The file.
-        form: Pillow's name of what it holds.
+        path: Image file.
+        form: Pillow's name of its actual format.
     """
     named = Image.registered_extensions().get(extension(path), "")
     return _FAMILY.get(named, named) != _FAMILY.get(form, form)
 
 
 def extension_of(form: str) -> str:
-    """The usual extension of a format, with its dot; empty if it has none.
+    """Return the usual extension of a format, with its dot; empty if it has none.
 
     Args:
-        form: Pillow's name of it.
+        form: Pillow's name of the format.
     """
     form = _FAMILY.get(form, form)
     known = [each for each, of in Image.registered_extensions().items() if of == form]
@@ -72,12 +72,12 @@ def extension_of(form: str) -> str:
 
 
 def reason_of(path: PurePath) -> str:
-    """Why a file whose name is that of no image is passed over."""
+    """Return the reason for skipping a file without an image extension."""
     return _REASON_OF.get(path.suffix.lower(), NO_IMAGE)
 
 
 def skipped(paths: Iterable[PurePath]) -> list[str]:
-    """Files that are passed over: a line for each reason, with their number by extension."""
+    """Summarise skipped files: a line for each reason, with counts by extension."""
     by_reason: dict[str, list[str]] = {}
     for suffix, count in Counter(path.suffix.lower() for path in paths).most_common():
         counted = f"{count:,} {printable(suffix) or 'without an extension'}"
@@ -87,6 +87,6 @@ def skipped(paths: Iterable[PurePath]) -> list[str]:
 
 @functools.cache
 def _of_images() -> frozenset[str]:
-    # Pillow opens an MPO by the decoder of JPEG, and lists none for it.
+    # Pillow opens MPO with its JPEG decoder and does not list MPO itself.
     known = {*formats(), "MPO"}
     return frozenset(e for e, form in Image.registered_extensions().items() if form in known)

@@ -1,4 +1,4 @@
-"""A folder of photos, with a folder for each class."""
+"""Image folder source, with a subfolder for each class."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from zoo.data.sources.source import Part
 class FolderSource:
     """`root/class/*`, or `root/train/class/*` with `root/val/class/*` and `root/test/class/*`.
 
-    The val folder may also be called valid or validation. Hidden and empty folders are no classes.
-    What has an image's name and is none, a pipe or a folder or a link to nothing, is listed too, to
-    be named by who reads it. Links that lead out of `root` or in circles are left out.
+    The val folder may also be called valid or validation. Hidden and empty folders are not classes.
+    Anything with an image extension is listed, also a pipe, a folder or a broken link, so that
+    reading it reports it. Links that lead out of `root` or in circles are skipped.
 
     Args:
-        root: The folder.
-        follow_links: Follow links that lead out of `root` too.
+        root: Data folder.
+        follow_links: Also follow links that lead out of `root`.
 
     Raises:
-        DataError: It is no folder, can't be listed, or train is a link that leads out of it.
+        DataError: `root` is not a folder, can't be listed, or train is a link that leads out of it.
     """
 
     def __init__(self, root: Path, *, follow_links: bool = False) -> None:
@@ -36,7 +36,7 @@ class FolderSource:
         self.issues = layout.issues
 
     def read(self, split: str) -> Part:
-        """The images of the split's class folders; names are paths below the root, with `/`."""
+        """Read a split's class folders; sample names are paths relative to the root, with `/`."""
         folder = self._folders[split]
         found = class_images(folder, self._reach)
         samples = [

@@ -1,4 +1,4 @@
-"""What lies where in a data folder: the folders of train and val, of classes, and their files."""
+"""Layout of a data folder: split folders, class folders and their files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TEST = ("test", "testing")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the images of a data folder are.
+    """Split folders of a data folder.
 
     Attributes:
-        train: The folder of train's classes.
-        val: Likewise of val's; None if there is none that can be used.
-        test: Likewise of test's, which training doesn't use; None without class folders in it.
-        issues: What else lies there, or was decided, and links that are not followed.
+        train: Folder with the class folders of train.
+        val: The same for val; None if there is no usable one.
+        test: The same for test, which training doesn't use; None without class folders in it.
+        issues: Unused folders, notes on the layout, and links that are not followed.
     """
 
     train: Path
@@ -42,8 +42,8 @@ class ClassFolders:
     """The class folders of a split.
 
     Attributes:
-        images: Files by class, in the order of the class names.
-        issues: What was left out.
+        images: Image files by class, sorted by class name.
+        issues: Skipped files and folders, and notes.
     """
 
     images: dict[str, list[Path]]
@@ -51,13 +51,13 @@ class ClassFolders:
 
 
 def split_folders(root: Path, reach: Reach) -> Layout:
-    """Where the images of `root` are.
+    """Find the split folders of `root`.
 
-    The train folder is `root` itself where it has no subfolder train that holds class folders; val
-    and test folders count beside a train folder alone. Names are compared without regard to case.
+    Without a subfolder train that contains class folders, `root` itself is the train folder, and
+    val and test folders are not recognised. Names are compared case-insensitively.
 
     Raises:
-        DataError: It is no folder, can't be listed, or train is a link that leads out of it.
+        DataError: `root` is not a folder, can't be listed, or train is a link that leads out of it.
     """
     existing(root)
     refused = _refused_below(root, reach)
@@ -68,7 +68,7 @@ def split_folders(root: Path, reach: Reach) -> Layout:
         return Layout(train=root, val=None)
     val = next((folders[n] for n in VAL if n in folders), None)
     test = next((folders[n] for n in TEST if n in folders), None)
-    # What lies beside these is not used, so that it may lead where it will.
+    # Other links are not used, so it does not matter where they lead.
     refused = {
         path: issue
         for path, issue in refused.items()
@@ -95,10 +95,10 @@ def split_folders(root: Path, reach: Reach) -> Layout:
 
 
 def class_images(folder: Path, reach: Reach) -> ClassFolders:
-    """Image files by class.
+    """List the image files of each class.
 
     Raises:
-        DataError: There are none, or a folder can't be listed.
+        DataError: There are no images, or a folder can't be listed.
     """
     by_class: dict[str, list[Path]] = {}
     folders: dict[str, list[Path]] = {}
@@ -143,19 +143,19 @@ def class_images(folder: Path, reach: Reach) -> ClassFolders:
 
 
 def is_val_name(path: str) -> bool:
-    """Whether a folder is named as one of val."""
+    """Whether a folder has one of the names of a val folder."""
     return Path(path).name.lower() in VAL
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of `files_in`."""
+    """List the images below a folder, as `files_in`."""
     return files_in(folder)[0]
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(images, other files) below a folder, sorted, told apart by their names.
+    """List (images, other files) below a folder, sorted; images are recognised by extension.
 
-    Not in hidden folders, nor behind links to folders.
+    Hidden folders and links to folders are not searched.
 
     Raises:
         DataError: A folder can't be listed.
@@ -171,15 +171,15 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
         for name in names:
             if not is_hidden(name):
                 (images if is_image_name(name) else others).append(Path(parent, name))
-    # In the order of paths, whose own comparison takes many times as long.
+    # The same order as comparing paths directly, which takes many times as long.
     images.sort(key=lambda path: path.parts)
     others.sort(key=lambda path: path.parts)
     return images, others
 
 
 def names_below(root: Path, files: Sequence[Path]) -> list[str]:
-    """Paths of files below the data folder, with `/`."""
-    # Found for each folder once: of each file it takes longer than to ask the system for its size.
+    """Return the paths of files relative to the data folder, with `/`."""
+    # Computed once per folder: for each file it takes longer than a stat call.
     below: dict[str, str] = {}
     names = []
     for file in files:
@@ -191,10 +191,10 @@ def names_below(root: Path, files: Sequence[Path]) -> list[str]:
 
 
 def existing(root: Path) -> Path:
-    """The data folder, if it is one.
+    """Return the data folder after checking that it is a folder.
 
     Raises:
-        DataError: It is none.
+        DataError: If it is not.
     """
     try:
         is_folder, exists = root.is_dir(), root.exists()
@@ -210,16 +210,16 @@ def existing(root: Path) -> Path:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Its folders that are not hidden, sorted.
+    """List the subfolders that are not hidden, sorted.
 
     Raises:
-        DataError: It can't be listed.
+        DataError: The folder can't be listed.
     """
     return [folder / entry.name for entry in _visible(folder) if _is_folder(entry)]
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What is not hidden in a folder, sorted, as the listing tells it: a file costs no look."""
+    """List the entries of a folder that are not hidden, sorted, without a stat call per file."""
     try:
         with os.scandir(folder) as entries:
             seen = [entry for entry in entries if not is_hidden(entry.name)]
@@ -231,29 +231,29 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # What may not be looked at is no folder; as an image it is named.
+    except OSError:  # An inaccessible entry is not a folder; as an image it is reported later.
         return False
 
 
 def _refused_below(folder: Path, reach: Reach) -> dict[Path, Issue]:
-    """The links directly in a folder that are not followed."""
+    """Find the links directly in a folder that are not followed."""
     paths = [folder / entry.name for entry in _visible(folder) if entry.is_symlink()]
     return {path: issue for path in paths if (issue := refused_link(path, reach))}
 
 
 def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[str], int, list[Issue]]:
-    """Of a class folder its images, other names, how many images are deeper, and links out."""
+    """Return a class folder's images, other names, number of nested images, and outside links."""
     images, others, nested, out = [], [], 0, []
     for entry in _visible(class_dir):
         is_folder = _is_folder(entry)
         if is_folder and not entry.is_symlink():
             nested += len(images_in(class_dir / entry.name))
-        # Whatever has an image's name is taken for one, so that it is named if it is none.
+        # Everything with an image extension is listed, so that it is reported if unreadable.
         if not is_image_name(entry.name):
             others += [] if is_folder else [entry.name]
             continue
         path = class_dir / entry.name
-        # A link to nothing is followed, and named by who opens it.
+        # A broken link is listed as an image and reported when it is opened.
         link = None
         if entry.is_symlink() and not reach.anywhere:
             link = refused_link(path, reach)
@@ -265,19 +265,19 @@ def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[str], i
 
 
 def normal_name(name: str) -> str:
-    """A class name with composed characters, and without blanks around it.
+    """Normalise a class name to composed characters (NFC) and strip surrounding whitespace.
 
-    Names that look the same are the same: macOS and some archives store an accent apart from its
-    letter.
+    macOS and some archives store an accent separately from its letter, so that names which look
+    the same differ.
     """
     return unicodedata.normalize("NFC", name).strip() or name
 
 
 def class_name(class_dir: Path) -> str:
-    """The name of a folder's class.
+    """Return the class name of a class folder.
 
     Raises:
-        DataError: Text files can't hold it.
+        DataError: The name can't be encoded as UTF-8.
     """
     try:
         class_dir.name.encode()

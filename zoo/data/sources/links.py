@@ -1,4 +1,4 @@
-"""Links in a data folder: those that lead out of it or in circles are not followed."""
+"""Symbolic links in a data folder; those that lead out of it or in circles are not followed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from zoo.data.issue import Issue, Kind
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """How far a data folder reaches.
+    """Which link targets are allowed for a data folder.
 
     Attributes:
-        root: The folder, without links on the way to it.
+        root: Resolved path of the folder.
         anywhere: Whether links may lead out of it.
     """
 
@@ -24,19 +24,19 @@ class Reach:
 
 
 def reach_of(root: Path, *, follow_links: bool) -> Reach:
-    """How far the data folder `root` reaches; it may itself be behind a link."""
+    """Return the reach of the data folder `root`, which may itself be a link."""
     return Reach(root=os.path.realpath(root), anywhere=follow_links)
 
 
 def refused_link(link: Path, reach: Reach) -> Issue | None:
-    """Why a link is not followed; None if it is.
+    """Return the issue of a link that is not followed; None if it is followed.
 
-    It is an `outside-link`; a `circular-link`, to itself or a folder that it lies in; or a
-    `broken-link`, to nothing or to what may not be looked at.
+    The kind is `outside-link`; `circular-link`, to itself or a folder that contains it; or
+    `broken-link`, to a missing or inaccessible target.
 
     Args:
-        link: To a file or a folder, in a folder that is within reach.
-        reach: Of the data folder.
+        link: Link to a file or a folder, in a folder that is within reach.
+        reach: Reach of the data folder.
     """
     kind: Kind
     try:
@@ -55,12 +55,12 @@ def refused_link(link: Path, reach: Reach) -> Issue | None:
 
 
 def _is_within(path: str, folder: str) -> bool:
-    # As text: pathlib takes longer for it than the system for looking at the link.
+    # Compared as text, because pathlib takes longer than reading the link.
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _says(link: Path) -> str:
     try:
         return str(link.readlink())
-    except OSError:  # It is gone by now.
+    except OSError:  # It has been deleted since.
         return "nothing"

@@ -1,4 +1,4 @@
-"""The contract of a data source."""
+"""Interface of a data source."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Part:
     """One split of a source.
 
     Attributes:
-        name: What it is called in messages, such as its folder.
-        samples: In a stable order; no two have one name.
-        issues: What was left out of it, or is to be known about it.
+        name: Name for messages, such as its folder.
+        samples: Samples in a stable order, with unique names.
+        issues: Skipped items and notes.
     """
 
     name: str
@@ -26,28 +26,28 @@ class Part:
 
 
 class Source(Protocol):
-    """Labelled images, by split.
+    """Labelled images by split.
 
-    It may have `issues` too, a sequence of `Issue`: what was left out before any split is read.
+    Optional attribute `issues`: a sequence of `Issue` for items skipped before any split is read.
     """
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name for messages."""
 
     @property
     def splits(self) -> Sequence[str]:
-        """Those it has, of `train`, `val` and `test`; what is not split yet is `train`."""
+        """Available splits out of `train`, `val` and `test`; unsplit data is `train`."""
 
     def read(self, split: str) -> Part:
-        """The samples of one of its splits.
+        """Read the samples of a split.
 
         Raises:
-            DataError: They can't be listed.
+            DataError: The samples can't be listed.
         """
 
 
 def issues_of(source: Source) -> Sequence[Issue]:
-    """The issues of a source that are known before any split is read."""
+    """Return the issues of a source that are known before any split is read."""
     issues: Sequence[Issue] = getattr(source, "issues", ())
     return issues

@@ -1,4 +1,4 @@
-"""A CSV or Parquet table of image paths and labels."""
+"""CSV or Parquet tables of image paths and labels."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from zoo.data.sources.source import Part
 from zoo.errors import DataError
 from zoo.io.text import listed, printable
 
-#: Extensions of files that are taken for tables.
+#: Extensions of table files.
 TABLES = (".csv", ".tsv", ".parquet")
 
-#: Names of the column that says where an image is, and of those for its labels, split and group.
+#: Accepted names of the columns for image path, labels, split and group.
 PATH = ("path", "file", "filename", "file_name", "image", "image_path")
 LABEL = ("label", "labels", "class")
 SPLIT = ("split",)
 GROUP = ("group",)
 
-#: What may stand between several labels of a cell; the first that is found in any.
+#: Separators of several labels in a cell; the first one found in any cell applies.
 SEPARATORS = ("|", ";", ",")
 
-#: What the cells of a column that stands for one label may say.
+#: Accepted values in a column for a single label.
 _YES, _NO = frozenset({"1", "1.0", "true", "yes"}), frozenset({"", "0", "0.0", "false", "no"})
 
 _SPLITS = {
@@ -41,14 +41,14 @@ _SPLITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Columns:
-    """The names of a table's columns by what they are for.
+    """Column names of a table by purpose.
 
     Attributes:
-        path: Where an image is.
-        label: Its labels; None if each of `each` stands for one label.
-        split: Its split, if there is such a column.
-        group: Its group, likewise.
-        each: The columns that are none of these.
+        path: Column of image paths.
+        label: Column of labels; None if each column of `each` is one label.
+        split: Column of splits; None without one.
+        group: Column of groups; None without one.
+        each: All other columns.
     """
 
     path: str
@@ -61,17 +61,17 @@ class _Columns:
 class TableSource:
     """Rows of `path,label[,split][,group]`, or of `path` and a column of 0 and 1 for each label.
 
-    Paths are relative to the table's folder, or absolute. Several labels of a cell are separated by
-    `|`, `;` or `,`: the first of these that any cell has. An image in several rows has the labels
-    of all of them. An image without labels is one of no class if the task is multi-label, each
-    column stands for a label, or another image has several; else its row is left out.
+    Paths are relative to the table's folder, or absolute. Several labels in a cell are separated by
+    `|`, `;` or `,`: the first of these that occurs in any cell. An image in several rows has the
+    labels of all of them. An image without labels belongs to no class if the task is multi-label,
+    each column is a label, or another image has several labels; otherwise its row is skipped.
 
     Args:
         file: CSV (or TSV) in UTF-8 with a header, or Parquet.
-        task: As in the recipe; `single-label`: a cell is one label, whatever it holds.
+        task: As in the recipe; `single-label`: a cell is always one label, never split.
 
     Raises:
-        DataError: It can't be read, or lacks a column or a value that is needed.
+        DataError: The file can't be read, or lacks a required column or value.
     """
 
     def __init__(self, file: Path, *, task: str = "auto") -> None:
@@ -91,7 +91,7 @@ class TableSource:
             raise DataError(f"{file} has no rows with a path and a label")
 
     def read(self, split: str) -> Part:
-        """The images of a split; names are paths as the table has them."""
+        """Read the images of a split; sample names are the paths given in the table."""
         return Part(
             name=f"{self.name} ({split})", samples=self._by_split[split], issues=self._issues
         )
@@ -108,7 +108,7 @@ class TableSource:
     ) -> list[tuple[Sample, str]]:
         rows = list(rows)
         separator = _separator(columns, rows) if task != "single-label" else None
-        if separator and separator != SEPARATORS[0]:  # which might be part of a name
+        if separator and separator != SEPARATORS[0]:  # it might be part of a class name
             self._add("note", f"labels of a cell are separated by {separator!r}")
         by_name: dict[str, tuple[Sample, str]] = {}
         repeated = 0
@@ -148,7 +148,7 @@ class TableSource:
 
 
 def _read(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """(header, (where, cells by column) of each row); cells are text without blanks around it."""
+    """Read (header, (location, cells by column) of each row); cells are stripped text."""
     try:
         if extension(file) == ".parquet":
             header, rows = _read_parquet(file)
@@ -202,7 +202,7 @@ def _read_parquet(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]
 
 
 def _text(value: Any) -> str:
-    """A cell of Parquet as CSV has it; lists of labels are joined."""
+    """Convert a Parquet cell to the text that CSV would have; lists of labels are joined."""
     if isinstance(value, list):
         return SEPARATORS[0].join(map(str, value))
     return "" if value is None else str(value).strip()
