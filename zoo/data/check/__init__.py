@@ -1,4 +1,4 @@
-"""Checks of a dataset before training on it: `zoo data check`."""
+"""Dataset checks before training: `zoo data check`."""
 
 from zoo.data.check.brief import warn_of
 from zoo.data.check.checking import Report, check_data

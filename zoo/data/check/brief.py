@@ -1,4 +1,4 @@
-"""The most serious findings, reported before every training."""
+"""Short form of the dataset check, reported before every training run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoo.data.check.examine import Examined
 from zoo.data.check.findings import Finding, examples, of_comparison, of_images
 from zoo.data.split import Splits
 
-#: What bears on results; the rest is for `zoo data check`.
+#: Kinds of findings that affect results; the others are left to `zoo data check`.
 _KINDS = frozenset(
     {
         "leakage",
@@ -28,12 +28,12 @@ _EXAMPLES = 3
 
 
 def warn_of(splits: Splits, examined: Mapping[Path, Examined], data: str) -> list[str]:
-    """A line for each kind of finding that bears on results, with examples.
+    """Format a warning line with examples for each kind of finding that affects results.
 
     Args:
-        splits: As training will use them.
-        examined: What is known of their files.
-        data: What they come from.
+        splits: Splits that training will use.
+        examined: Examination results of their files.
+        data: Source of the data, as given by the user.
     """
     photos = [
         Photo(

@@ -1,4 +1,4 @@
-"""Check a data folder, from its files to what there is to say."""
+"""Check a data folder and report the findings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.data.check.folders import count_classes, of_classes, of_listing
 from zoo.data.check.listing import Listing, list_data
 from zoo.data.check.memory import examined_store, remember
 
-#: Files after which what was found is kept, so that an interrupt loses little.
+#: Files examined between two writes to the store, so that an interrupt loses little.
 _BATCH = 1024
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -23,17 +23,17 @@ _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What is known of a data folder.
+    """Result of checking a data folder.
 
     Attributes:
-        root: The folder, as it was given.
-        counts: Usable images by class by split: `train` and `val`, or `""` where zoo is to split;
-            one of several classes counts for each.
+        root: Data folder as given.
+        counts: Usable images by split and class; splits are `train` and `val`, or `""` if zoo will
+            split. An image of several classes counts for each.
         totals: Usable images by split.
-        modes: Usable images by Pillow's colour mode.
-        formats: Usable images by Pillow's format.
-        findings: The worst first.
-        not_remembered: Why what was found could not be kept; empty if it was.
+        modes: Usable images by Pillow colour mode.
+        formats: Usable images by Pillow format.
+        findings: Findings, most severe first.
+        not_remembered: Why the results could not be stored; empty if they were.
     """
 
     root: str
@@ -46,18 +46,18 @@ class Report:
 
     @property
     def images(self) -> int:
-        """How many images are usable."""
+        """Number of usable images."""
         return sum(self.totals.values())
 
     @property
     def serious(self) -> bool:
-        """Whether there is an error among the findings."""
+        """Whether any finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A checked folder, with all that making a clean copy of it takes."""
+    """A checked folder, with the data needed to make a clean copy of it."""
 
     report: Report
     listing: Listing
@@ -71,15 +71,15 @@ def check_data(
     follow_links: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Look for what is wrong with a data folder before it is trained on.
+    """Check a data folder for problems before training.
 
     Args:
-        path: A folder as `zoo finetune --data` takes it.
-        follow_links: Follow links that lead out of the folder too.
-        progress: Told (done, all) of the image files as they are examined.
+        path: A folder as for `zoo finetune --data`.
+        follow_links: Also follow links that lead out of the folder.
+        progress: Called with (examined, total) numbers of image files.
 
     Raises:
-        DataError: It can't be listed, or no class folder has a file named as an image.
+        DataError: The folder can't be listed, or no class folder contains an image by extension.
     """
     root = Path(path).expanduser()
     return checked(root, follow_links=follow_links, progress=progress).report
@@ -91,7 +91,7 @@ def checked(
     follow_links: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
-    """As `check_data`, with what it was found from."""
+    """Check like `check_data`, and also return the data that the report is based on."""
     listing = list_data(root, follow_links=follow_links)
     examined, not_remembered = _examined([image.file for image in listing.images], progress)
     photos = tuple(

@@ -1,4 +1,4 @@
-"""Which images of a data folder are the same, or look the same."""
+"""Detection of exact and near duplicates among the images of a data folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.data.check.examine import HASH_SIZE, Examined
 from zoo.data.check.hamming import close_pairs
 from zoo.data.sources import extensions
 
-#: Images look the same if their hashes differ in at most so many of 256 bits (docs/data.md).
+#: Maximum Hamming distance, of 256 bits, at which images are near duplicates (docs/data.md).
 CLOSE = 30
 
 
@@ -21,10 +21,10 @@ class Photo:
     """An image of a data folder.
 
     Attributes:
-        path: Below the folder, with `/`.
-        labels: Its classes.
-        split: `train` or `val`; empty where zoo is still to split.
-        examined: What its file holds.
+        path: Path relative to the folder, with `/`.
+        labels: Names of its classes.
+        split: `train` or `val`; empty if zoo will split.
+        examined: Examination result of its file.
     """
 
     path: str
@@ -39,8 +39,8 @@ class Photo:
 
     @property
     def wrong_extension(self) -> bool:
-        """Whether it is an image of another format than its extension says."""
-        # Judged each time, so that a rename or another zoo finds no old judgement.
+        """Whether the image format differs from its extension."""
+        # Computed, not stored, so that it stays right after a rename or with another zoo version.
         return self.used and extensions.is_wrong(self.path, self.examined.format)
 
     @property
@@ -54,19 +54,19 @@ Group = tuple[Photo, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Groups of images that are the same to the byte, or look the same.
+    """Groups of exact duplicates (identical bytes) and near duplicates (similar hashes).
 
-    An image is in one of the first three at most. What looks the same is sought among the images
-    that remain when, of each of those groups, only what `zoo data check --fix-to` keeps is left.
+    An image is in at most one of the first three. Near duplicates are searched among the images
+    that remain after each of those groups is reduced to what `zoo data check --fix-to` keeps.
 
     Attributes:
-        conflicts: The same under several labels.
-        leaks: The same in train and in val, under one label.
-        duplicates: The same within a split, under one label.
-        near_leaks: One of val, or several of one hash, then those of train that look like it more
-            than like others of val; where there are none, one that looks the same.
-        near_conflicts: Within a split, looking the same under several labels, over others too.
-        near_duplicates: Within a split, looking the same under one label, over others too.
+        conflicts: Exact duplicates with different labels.
+        leaks: Exact duplicates in train and val, with one label.
+        duplicates: Exact duplicates within a split, with one label.
+        near_leaks: A val image, or several with one hash, followed by the train images of which it
+            is the nearest in val; if there are none, by one train image that looks the same.
+        near_conflicts: Near duplicates within a split with different labels, linked transitively.
+        near_duplicates: Near duplicates within a split with one label, linked transitively.
     """
 
     conflicts: tuple[Group, ...]
@@ -78,7 +78,7 @@ class Comparison:
 
 
 def compare(photos: Sequence[Photo]) -> Comparison:
-    """Find the images that are the same, or look the same; unreadable ones are passed over."""
+    """Find exact and near duplicates; unreadable images are skipped."""
     readable = sorted((p for p in photos if not p.examined.problem), key=lambda p: p.path)
     conflicts: list[Group] = []
     leaks: list[Group] = []
@@ -110,8 +110,8 @@ def compare(photos: Sequence[Photo]) -> Comparison:
 
 
 def _alike(photos: Sequence[Photo]) -> tuple[tuple[Group, ...], ...]:
-    """Near leaks, near conflicts and near duplicates, among images of different content."""
-    # What differs neither in its hash nor in split and label is compared with the others once.
+    """Return near leaks, near conflicts and near duplicates among images of different content."""
+    # Images with the same hash, split and label form one node, compared with the others once.
     nodes = _grouped(
         [photo for photo in photos if photo.examined.looks],
         lambda photo: (photo.examined.looks, photo.split, photo.label),
@@ -122,7 +122,7 @@ def _alike(photos: Sequence[Photo]) -> tuple[tuple[Group, ...], ...]:
     splits = _numbered([node[0].split for node in nodes])
     labels = _numbered([node[0].label for node in nodes])
     conflicting, same = np.arange(len(nodes)), np.arange(len(nodes))
-    # Of each node, the node of the other split that differs least, and in how many bits.
+    # For each node: the nearest node of the other split, and its distance in bits.
     nearest, least = np.arange(len(nodes)), np.full(len(nodes), CLOSE + 1, np.uint16)
     for left, right, apart in close_pairs(hashes, CLOSE, splits, labels):
         leak = splits[left] != splits[right]
@@ -141,10 +141,10 @@ def _alike(photos: Sequence[Photo]) -> tuple[tuple[Group, ...], ...]:
 
 
 def _leaks(nodes: Sequence[Group], nearest: NDArray[np.intp]) -> tuple[Group, ...]:
-    """Of val each node that leaks, with the nodes of train that it is the nearest of.
+    """Group each leaking val node with the train nodes of which it is the nearest.
 
-    Where it is that of none, with one image of the nearest in train: a node of train may be the
-    nearest of thousands, and with all of its images in each of their groups these would be many.
+    If there are none, group it with one image of its nearest train node. That node may be the
+    nearest of thousands, so adding all its images to each group would make the groups huge.
     """
     leaked: dict[int, list[Photo]] = {}
     ends = [(n, int(nearest[n])) for n in np.flatnonzero(nearest != np.arange(len(nodes))).tolist()]
@@ -160,7 +160,7 @@ def _leaks(nodes: Sequence[Group], nearest: NDArray[np.intp]) -> tuple[Group, ..
 def _groups(
     nodes: Sequence[Group], leaders: NDArray[np.intp], counts: NDArray[np.intp]
 ) -> tuple[Group, ...]:
-    """The images of the nodes that share a leader, where their counts come to more than one."""
+    """Group the images of nodes with the same leader, if their counts add up to more than one."""
     members: dict[int, list[Photo]] = {}
     shared = np.bincount(leaders, counts)[leaders] > 1
     for n in np.flatnonzero(shared).tolist():
@@ -169,7 +169,7 @@ def _groups(
 
 
 def _join(leaders: NDArray[np.intp], left: NDArray[np.intp], right: NDArray[np.intp]) -> None:
-    """Let each pair have the same leader, the smallest index of all that are connected."""
+    """Merge connected components (union-find); the leader of each is its smallest index."""
     while True:
         one, other = leaders[left], leaders[right]
         apart = one != other
@@ -188,7 +188,7 @@ def _keep_nearest(
     other: NDArray[np.intp],
     apart: NDArray[np.uint16],
 ) -> None:
-    """Note `other` as the nearest of `one` where it differs less than what is noted."""
+    """Set `other` as the nearest of `one` where its distance is less than the current one."""
     np.minimum.at(least, one, apart)
     found = apart == least[one]
     nearest[one[found]] = other[found]

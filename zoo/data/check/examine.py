@@ -1,4 +1,4 @@
-"""What is checked of one image file."""
+"""Examination of single image files."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from zoo.data.image import ValueRange, decoded, extremes, is_deep, open_image, t
 from zoo.data.scan import Found, Verdict
 from zoo.errors import DataError
 
-#: A hash has that many rows and columns of bits.
+#: Rows and columns of bits of a perceptual hash.
 HASH_SIZE = 16
 
-#: Pixels a side that are enough for the hash, so that large JPEGs are decoded at a part of theirs.
+#: Pixels per side that suffice for the hash, so that large JPEGs are decoded at reduced size.
 _DECODE_AT = 64
 
-#: The tag of a TIFF that says how many bands it has.
+#: TIFF tag for the number of bands.
 _SAMPLES_PER_PIXEL = 277
 
-#: A grey picture with a smaller standard deviation (of 255 levels) has nothing to be told by.
+#: Standard deviation (of 255 levels) below which a greyscale image has no features to compare.
 _PLAIN = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """What is known of an image file.
+    """Examination result of an image file.
 
     Attributes:
-        problem: Why it can't be used; empty if it can. Then all else is as by default.
-        key: Stands for path, size and time of change; empty where these can't be trusted yet.
-        content: BLAKE2b (16 bytes) of its bytes: `zoo.cache.image_key`, in hexadecimal digits.
-        looks: The perceptual hash, likewise; empty for a plain picture, which has none.
-        size: Of the file, in bytes.
-        mtime_ns: When it was last changed, in nanoseconds.
-        width: Pixels, as stored: before it is turned upright.
-        height: Likewise.
-        mode: Pillow's: RGB, L (grey), P (palette), RGBA, CMYK, I;16 (16 bits) ...
-        format: Pillow's: JPEG, PNG ...
-        extremes: Of an image with more than 8 bits a channel, its smallest and largest value.
-        dropped: Bands that its file has beside those of the mode, which Pillow leaves out.
+        problem: Why it can't be used, with defaults in all other fields; empty if usable.
+        key: Key from path, size and modification time; empty if the file changed too recently.
+        content: BLAKE2b (16 bytes) of its bytes, `zoo.cache.image_key`, in hexadecimal.
+        looks: Perceptual hash in hexadecimal; empty for a plain image, which has none.
+        size: File size in bytes.
+        mtime_ns: Modification time in nanoseconds.
+        width: Width in pixels as stored, before EXIF orientation is applied.
+        height: Height in pixels as stored.
+        mode: Pillow's mode: RGB, L (grey), P (palette), RGBA, CMYK, I;16 (16 bits) ...
+        format: Pillow's format: JPEG, PNG ...
+        extremes: Smallest and largest value of an image with more than 8 bits per channel.
+        dropped: Number of bands in the file that Pillow drops because the mode lacks them.
     """
 
     problem: str = ""
@@ -65,12 +65,12 @@ class Examined:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What the file held, if it can be used."""
+        """Fingerprint of the file, if it is usable."""
         return Fingerprint(key=bytes.fromhex(self.content), size=self.size, mtime_ns=self.mtime_ns)
 
     @property
     def verdict(self) -> Verdict:
-        """What the file holds, or why it can't be used."""
+        """Content of the file, or why it can't be used."""
         return self.problem or Found(content=self.fingerprint, format=self.format)
 
 
@@ -79,12 +79,12 @@ def examine_files(
     known: Store | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Path, Examined]:
-    """What is known of each file; those that `known` has not are decoded, in threads.
+    """Examine each file; files without a stored result are decoded, in threads.
 
     Args:
-        files: Images, by their names.
-        known: What was found before (`zoo.data.check.memory`).
-        progress: Told how many are done.
+        files: Files with image extensions.
+        known: Store of earlier results (`zoo.data.check.memory`).
+        progress: Called with the number of files examined so far.
     """
     keys = {file: file_key(file) for file in files}
     found: dict[Path, Examined] = {}
@@ -109,7 +109,7 @@ def _examine(path: Path, key: bytes) -> Examined:
         width, height, mode, form = *image.size, image.mode, image.format or ""
         picture = decoded(image, path, decode_at=_DECODE_AT)
         deep = extremes(image) if is_deep(image) else None
-        # A deep image is compared by its own range, of which its type's may be a small part.
+        # A deep image is hashed by its own range, often a small part of its data type's range.
         looks = _looks(picture if deep is None else to_rgb(image, value_range=deep))
     except DataError as error:
         return Examined(problem=str(error))
@@ -129,7 +129,7 @@ def _examine(path: Path, key: bytes) -> Examined:
 
 
 def _dropped_bands(image: ImageFile.ImageFile) -> int:
-    """A TIFF may hold any number of bands; Pillow opens four as RGB if none is called alpha."""
+    """Count the bands that Pillow drops: it opens a TIFF of four bands without alpha as RGB."""
     stored = getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 0)
     return max(0, int(stored) - len(image.getbands()))
 

@@ -1,4 +1,4 @@
-"""Findings: how many, which, and what to do."""
+"""Findings of a dataset check: counts, affected images and advice."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from zoo.data.check.compare import Comparison, Group, Photo
 
 Severity = Literal["error", "warning", "note"]
 
-#: With a shorter side an image holds little to learn from.
+#: Pixels of the shorter side below which an image holds little to learn from.
 TINY = 32
 
-#: With more pixels an image costs seconds to decode, each epoch if it is not cached.
+#: Pixels above which an image takes seconds to decode, in every epoch unless it is cached.
 HUGE = 50_000_000
 
-#: From so many times the images of the smallest class on, the largest one drowns it.
+#: Ratio of the largest to the smallest class above which classes are imbalanced.
 IMBALANCE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something about a data folder that its owner should know.
+    """A problem or fact found in a data folder.
 
     Attributes:
-        kind: A short name that stays, such as `leakage`.
-        severity: `error`: results would be wrong or images are lost; `warning`: better looked at;
-            `note`: good to know.
-        text: What, and how many.
-        count: How many images, or what else the text counts.
-        groups: The paths below the data folder that it is about; those of a group belong together.
-        advice: What to do.
+        kind: Stable identifier, such as `leakage`.
+        severity: `error`: results would be wrong or images are lost; `warning`: should be reviewed;
+            `note`: for information.
+        text: Description with the number of images.
+        count: Number of images, or of the items that the text counts.
+        groups: Affected paths relative to the data folder, in groups of related files.
+        advice: Recommended action.
     """
 
     kind: str
@@ -44,11 +44,11 @@ class Finding:
 
 
 def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
-    """Findings about images that are the same or look the same.
+    """Return findings about exact and near duplicates.
 
     Args:
-        found: What was compared.
-        flat: Whether zoo is still to split.
+        found: Result of the comparison.
+        flat: Whether the data has no val split, so that zoo will split it.
     """
     both = "; zoo's split may put one into train and another into val" if flat else ""
     return [
@@ -111,7 +111,7 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
 
 
 def of_images(photos: Sequence[Photo]) -> list[Finding]:
-    """Findings about what single images are like, and how many each class has."""
+    """Return findings about single images and about class imbalance."""
     unreadable: list[Photo] = []
     wrong: list[Photo] = []
     good: list[Photo] = []
@@ -162,7 +162,7 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
 
 
 def imbalance(photos: Iterable[Photo]) -> Finding | None:
-    """Whether the largest class to learn from has many times the images of the smallest."""
+    """Return a finding if the largest training class has many times the images of the smallest."""
     counts = Counter(name for p in photos if p.split in ("", "train") for name in p.labels)
     if not counts:
         return None
@@ -180,12 +180,12 @@ def imbalance(photos: Iterable[Photo]) -> Finding | None:
 
 
 def many(number: int, noun: str) -> str:
-    """A number of things, as "1 image" or "2,000 images"."""
+    """Format a count with its noun, as "1 image" or "2,000 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def examples(finding: Finding, at_most: int) -> list[str]:
-    """Some of the finding's groups as text, and how many more there are."""
+    """Format at most `at_most` groups of a finding as text, and the number of the others."""
     shown = []
     for group in finding.groups[:at_most]:
         more = f" = {len(group) - at_most:,} more" if len(group) > at_most else ""
@@ -197,7 +197,7 @@ def examples(finding: Finding, at_most: int) -> list[str]:
 def _finding(
     kind: str, severity: Severity, text: str, groups: Sequence[Group], count: int, advice: str
 ) -> Finding | None:
-    """A finding on groups of images, if there are any."""
+    """Return a finding about groups of images; None if there are none."""
     if not groups:
         return None
     return Finding(
@@ -218,7 +218,7 @@ def _finding(
 def _listed(
     kind: str, severity: Severity, text: str, photos: Sequence[Photo], advice: str
 ) -> Finding | None:
-    """A finding on images one by one, if there are any."""
+    """Return a finding about single images; None if there are none."""
     return _finding(kind, severity, text, [(photo,) for photo in photos], len(photos), advice)
 
 

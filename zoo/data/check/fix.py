@@ -1,4 +1,4 @@
-"""A clean copy of a data folder, without the images that would spoil results."""
+"""Clean copy of a data folder, without images that would distort results."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from zoo.data.check.rename import Renamed, rename
 from zoo.data.sources.links import refused_link
 from zoo.errors import DataError
 
-#: So many of the files that one is like are named in `left-out.json`.
+#: Maximum number of similar files named for each file in `left-out.json`.
 _NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A file that the copy lacks.
+    """A file that is left out of the copy.
 
     Attributes:
-        path: Below the folder, with `/`.
-        kind: The kind of finding that it is left out for.
-        reason: Why, in words.
-        others: Files that it is like, if any: the first ten.
-        more: How many more it is like.
+        path: Path relative to the folder, with `/`.
+        kind: Kind of the finding that is the reason.
+        reason: Reason as text.
+        others: The first ten files that it duplicates or resembles.
+        more: Number of further such files.
     """
 
     path: str
@@ -43,13 +43,13 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
-    """A clean copy.
+    """Result of making a clean copy.
 
     Attributes:
-        path: Its folder.
-        files: How many files it has, beside `left-out.json`.
-        left_out: What it lacks.
-        renamed: Which images have the extension of what they hold.
+        path: Folder of the copy.
+        files: Number of copied files, without `left-out.json`.
+        left_out: Files that were left out.
+        renamed: Images renamed to the extension of their format.
     """
 
     path: Path
@@ -59,10 +59,11 @@ class Fixed:
 
 
 def check_target(root: Path, target: Path) -> Path:
-    """Where the copy of `root` will be, resolved.
+    """Return the resolved path for the copy of `root`.
 
     Raises:
-        DataError: It is inside `root`, is there already, or its parent folder is not.
+        DataError: `root` is not a folder, or `target` is inside `root`, is a file, is not empty, or
+            has no parent folder.
     """
     if not root.is_dir():
         raise DataError(
@@ -81,24 +82,23 @@ def check_target(root: Path, target: Path) -> Path:
 
 
 def fix(checked: Checked, target: Path) -> Fixed:
-    """Copy the folder to `target` without what spoils results; `left-out.json` there says what.
+    """Copy the folder to `target` without images that distort results, listed in `left-out.json`.
 
-    Unreadable images and all copies of an image in several classes are left out. Of images that
-    are the same within a class one remains. Images of train that are the same as one of val, or
-    look the same, are left out, so that val stays what it was. All other files are copied as they
-    are, with their times, images of a wrong extension under the one of what they hold. Links are
-    followed as the check followed them. The folder itself is only read. `target` appears when the
-    copy is whole and on disk.
+    Unreadable images and all copies of an image in several classes are left out. One of each set of
+    exact duplicates within a class is copied. Exact and near duplicates of val images are left out
+    of train, so that val stays comparable. All other files are copied unchanged, with their times;
+    images with a wrong extension get that of their format. Links are followed as in the check. The
+    source folder is not modified. `target` appears only when the copy is complete and on disk.
 
     Raises:
-        DataError: `target` can't be used or written, or a file can't be copied; nothing is left.
+        DataError: `target` can't be used or written, or a file can't be copied; nothing remains.
     """
     root = checked.listing.root
     place = check_target(root, target)
     left_out = decide(checked.photos, checked.comparison)
     files, folder_links = _files(checked)
     lacking = {each.path for each in left_out}
-    # What is named as an image and is a folder is left out with all that is in it.
+    # A folder with an image extension is left out with its content.
     files = [p for p in files if not lacking & {p, *map(str, PurePosixPath(p).parents)}]
     for path in folder_links:
         reason = "a link to a folder; of that only the images that training uses are copied"
@@ -116,7 +116,7 @@ def fix(checked: Checked, target: Path) -> Fixed:
             kept.append(path)
     files = kept
     copied = set(files)
-    # A name of what is left out, or of a folder, would mislead.
+    # Renaming an image to the name of a left-out file or a folder would be misleading.
     taken = {each.path for each in left_out} | copied
     taken |= {str(folder) for path in taken for folder in PurePosixPath(path).parents}
     renamed = rename([photo for photo in checked.photos if photo.path in copied], taken)
@@ -138,11 +138,11 @@ def fix(checked: Checked, target: Path) -> Fixed:
 
 
 def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
-    """Which images the copy lacks, in the order of their paths."""
+    """Decide which images are left out, sorted by path."""
     left_out = {each.path: each for each in _unreadable(photos)}
 
     def leave_out(photo: Photo, like: tuple[Photo, ...], kind: str, reason: str) -> None:
-        # A list of all of them for each of them would grow with the square of their number.
+        # Listing the whole group for each member would take quadratic space.
         named = [other.path for other in like[: _NAMED + 1] if other is not photo][:_NAMED]
         others = len(like) - (kind != "near-leakage")
         left_out.setdefault(
@@ -182,13 +182,13 @@ def _unreadable(photos: Iterable[Photo]) -> Iterator[LeftOut]:
 
 
 def _by_split(group: Group) -> tuple[Group, Group]:
-    """Those of train and those of val."""
+    """Return the images of train and those of val."""
     train, val = (tuple(p for p in group if p.split == split) for split in ("train", "val"))
     return train, val
 
 
 def _files(checked: Checked) -> tuple[list[str], list[str]]:
-    """All files but an earlier `left-out.json`; and links to folders, which are not followed."""
+    """List all files except an earlier `left-out.json`, and all links to folders, not followed."""
     root = checked.listing.root
     files = {photo.path for photo in checked.photos}
     links = []
@@ -200,12 +200,12 @@ def _files(checked: Checked) -> tuple[list[str], list[str]]:
 
 
 def _refused(path: str, checked: Checked) -> LeftOut | None:
-    """Why a link is not copied as what it leads to; None if it is, or is no link."""
+    """Return why a link's target is not copied; None if it is copied, or the path is not a link."""
     listing = checked.listing
     if not (listing.root / path).is_symlink():
         return None
     issue = refused_link(listing.root / path, listing.reach)
-    if issue is None or issue.kind == "broken-link":  # Of nothing it is said that it is no file.
+    if issue is None or issue.kind == "broken-link":  # `fix` reports it as not a file.
         return None
     if issue.kind == "circular-link":
         return LeftOut(path=path, kind="broken-links", reason="a link that leads in a circle")
@@ -226,19 +226,19 @@ def _check_room(root: Path, files: list[str], beside: Path, target: Path) -> Non
 
 @contextmanager
 def _appearing(place: Path, target: Path) -> Iterator[Path]:
-    """A folder beside `place` that takes its place when all is in it and on disk, or goes."""
+    """Yield a temporary folder, renamed to `place` on success and deleted on failure."""
     beside = None
     try:
         beside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-        # mkdtemp makes folders private; these are to be shared as any other.
+        # mkdtemp makes folders private; use the default permissions instead.
         umask = os.umask(0)
         os.umask(umask)
         beside.chmod(0o777 & ~umask)
         yield beside
         if hasattr(os, "sync"):
-            os.sync()  # A power cut after the renaming would else leave empty files.
+            os.sync()  # Otherwise a power failure after the rename could leave empty files.
         if os.name == "nt" and place.exists():
-            place.rmdir()  # Elsewhere an empty folder is replaced.
+            place.rmdir()  # Other systems replace an empty folder on rename.
         beside.rename(place)
     except BaseException as error:
         if beside is not None:

@@ -1,4 +1,4 @@
-"""Findings about a data folder's classes, their names, and what else lies in it."""
+"""Findings about the classes, class names and unused files of a data folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.data.check.listing import Listing
 
 
 def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[str, int]]:
-    """Usable images by split and class, 0 for class folders without any."""
+    """Count usable images by split and class, with 0 for class folders without any."""
     counts = {split: dict.fromkeys(names, 0) for split, names in listing.folders.items()}
     for photo in photos:
         if photo.used:
@@ -24,7 +24,7 @@ def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[s
 
 
 def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
-    """Findings about which classes there are, from the images of each by split."""
+    """Return findings about the classes, from the image counts by split and class."""
     found: list[Finding] = []
     learnt = {name for name, count in _training(counts).items() if count}
     if len(learnt) < 2:
@@ -78,7 +78,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
 
 
 def of_listing(listing: Listing) -> list[Finding]:
-    """Findings about what training does not use."""
+    """Return findings about files and links that training does not use."""
     outside = [path for path, kind in listing.links.items() if kind == "outside-link"]
     broken = [path for path, kind in listing.links.items() if kind != "outside-link"]
     kinds: tuple[tuple[str, Severity, str, list[str], str], ...] = (

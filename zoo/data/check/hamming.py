@@ -1,4 +1,4 @@
-"""Pairs of hashes that differ in few bits, without comparing each with each."""
+"""Search for pairs of hashes with a small Hamming distance, without comparing all pairs."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-#: How often the bits are shuffled. The hashes are then sorted from each second byte on.
+#: Number of bit permutations. For each, the hashes are sorted starting at every second byte.
 _SHUFFLES = 3
 
-#: With how many that follow it in a sort each hash is compared.
+#: Number of successors in sorted order with which each hash is compared.
 _NEXT = 3
 
-#: Indices of the first and of the second hashes of pairs, and in how many bits they differ.
+#: Indices of the first and the second hash of each pair, and their Hamming distances.
 Pairs = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.uint16]]
 
 
 def close_pairs(
     hashes: NDArray[np.uint8], within: int, splits: NDArray[np.intp], labels: NDArray[np.intp]
 ) -> Iterator[Pairs]:
-    """Pairs of hashes that differ in at most `within` bits, in pieces.
+    """Yield pairs of hashes that differ in at most `within` bits, in chunks.
 
-    The hashes are sorted again and again, by other bits first each time, and compared with their
-    neighbours there (Charikar, 2002). So time and memory grow with their number, however many are
-    alike: then not every pair is found, but enough of them to connect those that are alike.
+    The hashes are sorted repeatedly under different bit permutations, and compared with their
+    neighbours in sorted order (Charikar, 2002). Time and memory are near linear in their number,
+    however many are similar: not all pairs are found then, but enough to connect similar hashes.
 
     Args:
-        hashes: (N, bytes) with a multiple of 8 bytes.
-        within: Bits.
-        splits: Of each hash. One among many that are alike is compared with the nearest in the
-            sort of another split too, ...
-        labels: ... of another label within its split, and of its own.
+        hashes: (N, bytes) uint8, with a multiple of 8 bytes.
+        within: Maximum Hamming distance in bits.
+        splits: (N,) split of each hash. A hash with close neighbours is also compared with the
+            nearest ones in sorted order of another split, ...
+        labels: (N,) label of each hash. ... of another label in its split, and of its own label.
 
     Yields:
         Pairs, each once or more often.
@@ -41,7 +41,7 @@ def close_pairs(
         ordered = words[:, order]
         crowded = np.zeros(len(order), bool)
         for shift in range(1, min(_NEXT, len(order) - 1) + 1):
-            # Half of the bits tells nearly all of those apart that are no pairs.
+            # Comparing half of the bits rules out nearly all candidates cheaply.
             half = ordered[: len(words) // 2 or 1]
             left = np.flatnonzero(_apart(half[:, :-shift], half[:, shift:]) <= within)
             left, right, apart = _close(ordered, left, left + shift, within)
@@ -61,9 +61,9 @@ def close_pairs(
 
 
 def _orders(hashes: NDArray[np.uint8]) -> Iterator[NDArray[np.intp]]:
-    """The hashes sorted by other bits each time; the same ones whenever this is called."""
+    """Yield sort orders of the hashes under different bit permutations; deterministic."""
     count, width = hashes.shape
-    # One row a bit, so that those of a sort are read in one go.
+    # One row per bit, so that the bits of a sort key are read contiguously.
     bits = np.ascontiguousarray(np.unpackbits(hashes, axis=1).T)
     random = np.random.default_rng(0)
     place = np.arange(count, dtype=np.uint64)
@@ -74,8 +74,8 @@ def _orders(hashes: NDArray[np.uint8]) -> Iterator[NDArray[np.intp]]:
         for start in range(0, width, 2):
             chosen = shuffled[np.arange(start, start + 8) % width]
             keys = np.ascontiguousarray(chosen.T).view("<u8")[:, 0].astype(np.uint64)
-            # With the place in its low bits each key is another one: any algorithm sorts them
-            # alike, and no argsort, which takes several times as long, is needed.
+            # With the index in their low bits all keys are distinct: every sort algorithm gives
+            # the same order, and no argsort, which takes several times as long, is needed.
             keys = keys >> for_place << for_place | place
             keys.sort()
             yield (keys & ((np.uint64(1) << for_place) - np.uint64(1))).astype(np.intp)
@@ -84,7 +84,7 @@ def _orders(hashes: NDArray[np.uint8]) -> Iterator[NDArray[np.intp]]:
 def _changes(
     order: NDArray[np.intp], codes: NDArray[np.intp]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Each with the last before it, and the first after it, in an order, of another code."""
+    """Pair each item with its last predecessor and first successor in `order` of another code."""
     starts = np.flatnonzero(np.diff(codes[order])) + 1
     if len(starts):
         lengths = np.diff(starts, prepend=0, append=len(order))

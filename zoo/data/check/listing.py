@@ -1,4 +1,4 @@
-"""What lies in a data folder: the images that training would use, and all else."""
+"""Listing of a data folder: images that training would use, and all other files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from zoo.errors import DataError
 from zoo.io.files import is_file
 from zoo.io.text import printable
 
-#: In a clean copy of a folder: what was left out of it, and why.
+#: File in a clean copy that lists what was left out, and why.
 LEFT_OUT = "left-out.json"
 
-#: Files that systems leave in folders, without a dot before their names.
+#: Files created by operating systems whose names do not begin with a dot.
 _SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 
 
@@ -42,19 +42,19 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What lies in a data folder; paths are below it, with `/`.
+    """Contents of a data folder; paths are relative to it, with `/`.
 
     Attributes:
-        root: The folder.
-        reach: How far it reaches.
-        images: The images of class folders.
-        folders: Class folders, also those without an image, by split (`""`: zoo is still to split).
-        nested: Images deeper than in a class folder, where they are not searched.
-        loose: Images beside the class folders.
-        unused: Images of folders beside train and val.
-        others: Files that are not named as images.
-        links: Links that are not followed, where training would use what they lead to, and of
-            which kind (`zoo.data.issue.Issue`) each is.
+        root: Data folder.
+        reach: Allowed link targets.
+        images: Images in class folders.
+        folders: Class folders by split, including empty ones (`""`: zoo will split).
+        nested: Images in subfolders of class folders, which are not searched.
+        loose: Images next to the class folders.
+        unused: Images in folders next to train and val.
+        others: Files without an image extension.
+        links: Links that are not followed although training would use their targets, with the
+            kind (`zoo.data.issue.Issue`) of each.
     """
 
     root: Path
@@ -69,19 +69,19 @@ class Listing:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that systems make for themselves."""
+    """Whether a file or folder is hidden or created by the operating system."""
     return is_hidden_by_zoo(name) or name.lower() in _SYSTEM
 
 
 def list_data(root: Path, *, follow_links: bool = False) -> Listing:
-    """List a data folder, or a table of images, as `read_splits` sees it.
+    """List a data folder, or a table of images, as `read_splits` reads it.
 
     Args:
-        root: The folder or table.
-        follow_links: Follow links that lead out of it too.
+        root: Data folder or table.
+        follow_links: Also follow links that lead out of the folder.
 
     Raises:
-        DataError: No folder, no images in class folders, or a folder can't be listed.
+        DataError: `root` is not a folder, has no images in class folders, or can't be listed.
     """
     if is_file(root) and extension(root) in TABLES:
         return _list_table(root)
@@ -147,7 +147,7 @@ def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
         folder = Path(parent)
         below = "" if folder == listing.root else f"{_below(listing.root, folder)}/"
         names[:] = sorted(name for name in names if not is_hidden(name))
-        # Only what is in no class folder is looked at, which is little as a rule.
+        # Only files that are not listed as images are classified, usually few.
         for name in sorted(name for name in files if not is_hidden(name)):
             if below + name not in listed:
                 _kind(listing, folder / name, split_dirs).append(below + name)

@@ -1,4 +1,4 @@
-"""What was found, remembered by path, size and time of change of each file."""
+"""Store of examination results, by path, size and modification time of each file."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from zoo.errors import CacheError
 if TYPE_CHECKING:
     from zoo.data.check.examine import Examined
 
-#: To be raised when something else is noted of a file.
+#: Version of the stored fields; increase it when they change.
 _NOTED = 2
 
-#: A file that changed less than so long ago may change again without another time: the clocks of
-#: file systems tick in milliseconds, those of memory cards every two seconds.
+#: Age in nanoseconds below which a file may change again with the same modification time: file
+#: systems store times in milliseconds, those of memory cards in steps of two seconds.
 _SETTLED_NS = 2_000_000_000
 
 
 def examined_store() -> Store:
-    """What was found in image files by this Pillow and this ImageHash."""
+    """Open the store of results for the installed versions of Pillow and ImageHash."""
     about = {
         "pillow": PIL.__version__,
         "imagehash": imagehash.__version__,
@@ -41,20 +41,20 @@ def examined_store() -> Store:
 
 
 def file_key(path: Path) -> bytes:
-    """Stands for absolute path, size and time of change; empty if these don't tell enough."""
+    """Return a key for absolute path, size and modification time; empty if it is unreliable."""
     try:
         stat = path.stat()
     except OSError:
         return b""
     if abs(time.time_ns() - stat.st_mtime_ns) < _SETTLED_NS:
         return b""
-    # Not resolved, which takes longer than all else here; another way to a file is another key.
+    # Not resolved, which takes longer than the rest; a file reached by two paths has two keys.
     name = image_key(os.fsencode(path.absolute()))
     return derived_key(name, stat.st_size, stat.st_mtime_ns)
 
 
 def recall(known: Store, key: bytes) -> dict[str, Any] | None:
-    """The fields of an `Examined`; None if that key is not remembered."""
+    """Return the stored fields of an `Examined`; None if the key is not stored."""
     try:
         record = known.get(key)
     except KeyError:
@@ -65,12 +65,12 @@ def recall(known: Store, key: bytes) -> dict[str, Any] | None:
 
 
 def remember(store: Store, examined: Iterable[Examined]) -> str:
-    """Keep what was found in files that can be used.
+    """Store the results of usable files.
 
-    What can't be read is tried again each time: there may be another reason than its bytes.
+    Unreadable files are examined again each time, because the cause may not be their content.
 
     Returns:
-        Why it could not be kept; empty if it was.
+        Why the results could not be stored; empty if they were.
     """
     new = [(each.key, _packed(each)) for each in examined if each.key and each.key not in store]
     try:

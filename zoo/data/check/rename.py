@@ -1,4 +1,4 @@
-"""What images of a wrong extension are called in a clean copy."""
+"""New names for images with a wrong extension in a clean copy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from zoo.data.sources.extensions import extension_of
 
 @dataclass(frozen=True, kw_only=True)
 class Renamed:
-    """An image that has another name in the copy.
+    """An image that is renamed in the copy.
 
     Attributes:
-        path: What it was called, below the folder, with `/`.
-        name: What it is called in the copy, likewise.
-        reason: Why, in words.
+        path: Original path relative to the folder, with `/`.
+        name: Path in the copy, relative to it, with `/`.
+        reason: Reason as text.
     """
 
     path: str
@@ -27,13 +27,13 @@ class Renamed:
 
 
 def rename(photos: Sequence[Photo], taken: Iterable[str]) -> list[Renamed]:
-    """Names with the extension of what each image holds, for those that have another.
+    """Rename images with a wrong extension to the extension of their format.
 
     Args:
-        photos: Those that the copy has.
-        taken: Names that are no longer free, of files and folders, below the folder, with `/`.
+        photos: Images in the copy.
+        taken: Paths of files and folders already in use, relative to the folder, with `/`.
     """
-    # On many systems names that differ by case alone are one.
+    # Many file systems are case-insensitive.
     folded = {name.casefold() for name in taken}
     renamed = []
     for photo in photos:
@@ -47,7 +47,7 @@ def rename(photos: Sequence[Photo], taken: Iterable[str]) -> list[Renamed]:
 
 
 def _names(path: str, form: str) -> Iterator[str]:
-    """The name with the right extension, then with a number too."""
+    """Yield the name with the right extension, then variants with a number appended."""
     plain = PurePosixPath(path)
     extension = extension_of(form)
     yield str(plain.with_suffix(extension))
