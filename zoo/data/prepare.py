@@ -22,7 +22,7 @@ class Prepare:
         preprocess: Preprocessing of the backbone.
         smallest_crop: None: resize and center crop to the input size, as in validation. A fraction
             (0..1]: downscale the whole image, never upscale, keeping the aspect ratio, to the
-            smallest size at which a crop of that fraction of a square has the input's pixels.
+            smallest size at which that fraction of a square has as many pixels as the input.
     """
 
     preprocess: Preprocess

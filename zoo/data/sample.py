@@ -40,7 +40,7 @@ class Sample:
 
     @property
     def label(self) -> str:
-        """The names of its classes, joined."""
+        """Names of its classes, joined by ` + `."""
         return " + ".join(self.labels)
 
     def read(self) -> bytes:

@@ -202,7 +202,7 @@ def stratified_split(
         wanted = max(1, round(images * val_split)) if len(ranked) > 1 else 0
         count = 0
         for group in ranked[:-1]:
-            # Skip a group if more than half of it would exceed the wanted number.
+            # Half a group over the wanted number is as far off as half a group under it.
             if count + len(group) / 2 > wanted:
                 continue
             count += len(group)
