@@ -88,6 +88,9 @@ def _print(report: ExportReport) -> None:
     if report.accuracy is not None and report.run_accuracy is not None:
         facts.append(("accuracy", f"{report.accuracy:.2%}, of the run {report.run_accuracy:.2%}"))
     facts.append(
-        ("latency", f"{report.latency_ms:.3g} ms an image, of the run {report.run_latency_ms:.3g}")
+        (
+            "latency",
+            f"{report.latency_ms:,.1f} ms an image, of the run {report.run_latency_ms:,.1f}",
+        )
     )
     print_facts(facts)

@@ -197,7 +197,7 @@ def _metrics(file: Path, info: ModelInfo | None, about: About | None) -> str:
         of_epoch = [row["metrics"] for row in rows if row["epoch"] == info.epoch]
         if not of_epoch or not of_model.items() <= of_epoch[0].items():
             raise ValueError(f"it has other metrics of {info.stage} than {MODEL}")
-    return f"{len(rows)} epochs, as in the checkpoint"
+    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}, as in the checkpoint"
 
 
 def _card(file: Path, info: ModelInfo | None, _: About | None) -> str:

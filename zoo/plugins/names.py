@@ -230,13 +230,11 @@ def _refuse_left_out(name: str, among: list[Plugin]) -> None:
 def _refuse_tag(bare_name: str, among: list[Plugin]) -> None:
     """Raise an error that lists the tags, if only the tag of a name is unknown."""
     untagged, _, tag = bare_name.rpartition(".")
-    for plugin in among:
-        backbone = plugin.backbones.get(f"{plugin.name}/{untagged}")
-        if backbone is not None:
-            known = ", ".join(backbone.tagged) or "none"
-            raise UnknownBackboneError(
-                f"backbone {backbone.name} has no weights with tag {tag!r}; tags: {known}"
-            )
+    declared = [plugin.backbones.get(f"{plugin.name}/{untagged}") for plugin in among]
+    found = [backbone for backbone in declared if backbone is not None]
+    if found:
+        tags = "; ".join(f"tags of {b.name}: {', '.join(b.tagged) or 'none'}" for b in found)
+        raise UnknownBackboneError(f"no weights of {untagged} have the tag {tag!r}", hint=tags)
 
 
 def _nearest(bare_name: str, among: list[Plugin]) -> list[str]:
