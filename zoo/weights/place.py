@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from zoo import plugins
 from zoo.backbone import Backbone, Weights
 from zoo.errors import PluginError
-from zoo.io.files import is_file
+from zoo.io.files import expand, is_file
 from zoo.plugins import Plugin
 from zoo.weights.added import ADDED, added_path, origin
-from zoo.weights.getting import locate
+from zoo.weights.getting import HUB_FILES, locate
 
-Kind = Literal["added", "plugin", "own"]
+Kind = Literal["added", "plugin", "mirror", "own"]
+
+#: Environment variable with a folder, or the address of a server, with copies of published weights.
+MIRROR = "ZOO_WEIGHTS_MIRROR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,8 @@ def places(backbone: Backbone) -> list[Place]:
     """Return the places that are tried for the pretrained weights, in order.
 
     These are a file added with `zoo weights add`, the places from each plugin's `zoo_weights`,
-    sorted by plugin, and the backbone's own declaration. A failing plugin causes a UserWarning.
+    sorted by plugin, the mirror in `ZOO_WEIGHTS_MIRROR`, and the backbone's own declaration. A
+    failing plugin causes a UserWarning.
 
     Args:
         backbone: Declaration of the backbone, from `zoo.backbones`.
@@ -77,10 +83,28 @@ def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
             notes.append(f"plugin {plugin} failed while listing weights: {cause}")
         notes += [f"plugin {plugin}, asked where weights are, printed: {text}" for text in printed]
     if backbone.weights is not None:
+        if (mirrored := _mirrored(backbone.weights)) is not None:
+            by = f"the mirror {os.environ[MIRROR]}"
+            found.append(Place(weights=mirrored, kind="mirror", by=by, file=locate(mirrored)))
         file_or_none = locate(backbone.weights, own=True)
         by = f"{backbone.name.partition('/')[0]} (default)"
         found.append(Place(weights=backbone.weights, kind="own", by=by, file=file_or_none))
     return found, tuple(notes)
+
+
+def _mirrored(weights: Weights) -> Weights | None:
+    """Return the copy on the mirror, `FILE` of a URL or `OWNER/NAME/FILE` of a hub repository."""
+    root = os.environ.get(MIRROR)
+    if not root or (weights.url is None and weights.hub is None):
+        return None
+    if weights.url is not None:
+        name = urlsplit(weights.url).path.rpartition("/")[2]
+    else:
+        repository = str(weights.hub).partition("@")[0]
+        name = f"{repository}/{weights.file or HUB_FILES[0]}"
+    if "://" in root:
+        return replace(weights, url=f"{root.rstrip('/')}/{name}", hub=None, file=None)
+    return replace(weights, path=str(expand(root) / name), url=None, hub=None, file=None)
 
 
 def _said(plugin: Plugin, backbone: Backbone, printed: list[str]) -> list[Place]:
