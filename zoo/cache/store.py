@@ -149,7 +149,7 @@ class Store:
         self._index = Index(entries, index_end, end)
 
     def reserve(self, needed_bytes: int, limit_bytes: int) -> bool:
-        """Make room for that many bytes by deleting the least recently used stores.
+        """Free space for that many bytes by deleting the least recently used stores.
 
         Neither this store nor one that another process uses is deleted.
 

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import nn
-
 from zoo import plugins
 from zoo.errors import PluginError, RunError
 from zoo.export.model import ExportableModel, metadata_of
@@ -20,6 +18,7 @@ from zoo.export.proof import ExportReport, compare, images_for
 from zoo.export.runtime import calling, load_exported
 from zoo.exporter import Exporter
 from zoo.io.files import expand, is_file, replacing
+from zoo.runs.folder import check_space
 from zoo.runs.read import Run
 
 __all__ = ["MIN_AGREEMENT", "ExportReport", "export"]
@@ -67,7 +66,8 @@ def export(
         raise PluginError(f"exporter {to} is {exporter!r}, which is no zoo.Exporter")
     out = _free_place(run, exporter, out)
     model = ExportableModel(run)
-    _check_room(out, model)
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    check_space(out, str(out), size + 2**20)
     with _folder_beside(out) as folder:
         file = folder / out.name
         with calling(to, exporter):
@@ -112,16 +112,6 @@ def _free_place(run: Run, exporter: Exporter, out: str | Path | None) -> Path:
 
 def _report_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
-
-
-def _check_room(out: Path, model: nn.Module) -> None:
-    needed = sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
-    free = shutil.disk_usage(out.parent).free
-    if free < needed:
-        raise RunError(
-            f"no space for {out}: it needs {needed / 1e6:.0f} MB, "
-            f"{out.parent} has {free / 1e6:.0f} MB free"
-        )
 
 
 @contextmanager

@@ -52,7 +52,7 @@ from zoo.planning.decisions import (
 from zoo.planning.inputs import for_size, load_weights, read_data
 from zoo.planning.same_data import check_same_data
 from zoo.recipe import Recipe
-from zoo.runs.folder import check_room, choose_folder
+from zoo.runs.folder import check_run_space, choose_folder
 from zoo.training.budget import Speed, measure_speed
 
 
@@ -226,7 +226,7 @@ def prepare(
         default_out=out is None,
     )
     moments = 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer] + bool(recipe.ema_decay)
-    decide_on_main(accelerator, lambda: check_room(folder, model, moments))
+    decide_on_main(accelerator, lambda: check_run_space(folder, model, moments))
     listen(plan)
     return Prepared(
         started=started,

@@ -52,8 +52,8 @@ def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = Fa
     return folder
 
 
-def check_room(folder: Path, model: nn.Module, moments: int) -> None:
-    """Check that the disk has room for two models and two checkpoints: previous and new.
+def check_run_space(folder: Path, model: nn.Module, moments: int) -> None:
+    """Check that the disk has space for two models and two checkpoints: previous and new.
 
     Args:
         folder: The run folder.
@@ -64,12 +64,25 @@ def check_room(folder: Path, model: nn.Module, moments: int) -> None:
         RunError: If there is not enough free space.
     """
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    needed = 2 * size + 2 * (1 + moments) * size + 2**20
-    existing = _existing(folder)
+    check_space(folder, f"the run folder {folder}", 2 * size + 2 * (1 + moments) * size + 2**20)
+
+
+def check_space(path: Path, what: str, needed: int) -> None:
+    """Check the free space of the disk where a file or folder is to be written.
+
+    Args:
+        path: The file or folder; it need not exist.
+        what: Description of it, for the message.
+        needed: Bytes.
+
+    Raises:
+        RunError: If there is not enough free space.
+    """
+    existing = _existing(path)
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunError(
-            f"no space for the run folder {folder}: it needs {needed / 1e6:.0f} MB, "
+            f"no space for {what}: it needs {needed / 1e6:.0f} MB, "
             f"{existing} has {free / 1e6:.0f} MB free"
         )
 

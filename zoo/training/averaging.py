@@ -16,6 +16,12 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+def restore_average(average: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copy a saved average into the current one, in place; an empty one changes nothing."""
+    for name, tensor in saved.items():
+        average[name].copy_(tensor)
+
+
 @torch.no_grad()
 def update_average(
     average: Mapping[str, Tensor], model: nn.Module, decay: float, step: int

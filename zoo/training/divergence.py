@@ -5,6 +5,7 @@ from __future__ import annotations
 from zoo.errors import DivergenceError, NonFiniteError
 from zoo.models.optim import describe_rates
 from zoo.tasks import Baseline
+from zoo.training.averaging import restore_average
 from zoo.training.setup import Loop
 from zoo.training.snapshot import Snapshot, load_state, restore
 from zoo.training.state import Look, Seen, TrainingState, begin_epoch
@@ -141,8 +142,7 @@ def _rewind(snapshot: Snapshot, why: str, loop: Loop) -> None:
     scale, rewinds, micro_batch = state.lr_scale / 2, state.rewinds + 1, state.micro_batch
     restore(snapshot, loop.setup.model, state, loop.optimizer, loop.setup.accelerator)
     if loop.average is not None:
-        for name, tensor in snapshot.average.items():
-            loop.average[name].copy_(tensor)
+        restore_average(loop.average, snapshot.average)
     state.lr_scale, state.rewinds, state.micro_batch = scale, rewinds, micro_batch
     place = f"epoch {loop.epoch}, step {state.epoch_step}"
     loop.record(

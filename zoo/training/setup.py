@@ -21,7 +21,7 @@ from zoo.models.groups import parameter_groups
 from zoo.models.optim import make_optimizer
 from zoo.recipe import Recipe
 from zoo.tasks import Baseline, Task
-from zoo.training.averaging import copied, update_average
+from zoo.training.averaging import copied, restore_average, update_average
 from zoo.training.batches import Loaders
 from zoo.training.mixing import BatchTransform
 from zoo.training.snapshot import Clock, Save, Snapshot, restore, take
@@ -254,6 +254,5 @@ def _average(
         return None
     average = copied(model)
     if resumed is not None:
-        for name, tensor in resumed.average.items():
-            average[name].copy_(tensor)
+        restore_average(average, resumed.average)
     return average

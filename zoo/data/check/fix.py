@@ -122,7 +122,7 @@ def fix(checked: Checked, target: Path) -> Fixed:
     renamed = rename([photo for photo in checked.photos if photo.path in copied], taken)
     names = {each.path: each.name for each in renamed}
     with _appearing(place, target) as beside:
-        _check_room(root, files, beside, target)
+        _check_space(root, files, beside, target)
         for path in files:
             copy = beside / names.get(path, path)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +213,7 @@ def _refused(path: str, checked: Checked) -> LeftOut | None:
     return LeftOut(path=path, kind="outside-links", reason=reason)
 
 
-def _check_room(root: Path, files: list[str], beside: Path, target: Path) -> None:
+def _check_space(root: Path, files: list[str], beside: Path, target: Path) -> None:
     needed = sum((root / path).stat().st_size for path in files)
     free = shutil.disk_usage(beside).free
     if needed > free:
