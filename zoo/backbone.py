@@ -216,6 +216,9 @@ class Backbone:
             must return a file that already fits unchanged.
         config: Contents of config.json beside class names, so that the backbone's own library can
             load a run folder (timm: `architecture` and `pretrained_cfg`).
+        definition: Of a backbone that `zoo_resolve` returns: JSON data that, with the name, suffice
+            to declare the same network again. Runs keep them, so that they load where the Hub or
+            the folder that the name refers to can't be reached.
     """
 
     name: str
@@ -228,6 +231,7 @@ class Backbone:
     resized: Callable[[int], Backbone] | None = None
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    definition: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _refuse_text(self, "stages")

@@ -1,6 +1,7 @@
 """The hooks that a plugin may implement: the complete contract between zoo and its plugins."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pluggy
 
@@ -42,30 +43,38 @@ def zoo_backbones() -> Iterable[Backbone | LeftOut]:  # type: ignore[empty-body]
 
 
 @hookspec
-def zoo_resolve(name: str) -> Backbone | None:
+def zoo_resolve(name: str, definition: Mapping[str, Any] | None) -> Backbone | LeftOut | None:
     """Resolve a name that no plugin declares, such as a hub id or a folder with a configuration.
 
     Called with the value of `--backbone`, without the plugin's own prefix, if no declared backbone
     has that name. Runs store the full name, PLUGIN/NAME, and are loaded by it, so the same name
-    must always give the same network.
+    must always give the same network: return a backbone whose `name` says which version it is.
 
         @zoo.hookimpl
-        def zoo_resolve(name):
+        def zoo_resolve(name, definition):
             if not name.startswith("hub:"):
                 return None
-            config = acme.hub.config(name.removeprefix("hub:"))
+            if definition is None:
+                definition = acme.hub.config(name.removeprefix("hub:"))
             return zoo.Backbone(
-                name=name,
-                build=functools.partial(acme.build, config),
+                name=f"hub:{definition['id']}@{definition['version']}",
+                build=functools.partial(acme.build, definition),
                 head="fc",
-                preprocess=zoo.Preprocess(size=config.size),
+                preprocess=zoo.Preprocess(size=definition["size"]),
+                definition=definition,
             )
+
+    `zoo.weights.open_checkpoint` opens the names `hf-hub:OWNER/NAME` and `local-dir:PATH`.
 
     Args:
         name: The name as given, or the part after the plugin's prefix.
+        definition: None for a name that a user gives; for the backbone of a run, `definition` of
+            the backbone that was returned when it was trained. It comes from the run's file, which
+            may be untrusted.
 
     Returns:
-        The backbone's declaration, or None if the name is not for this plugin.
+        The backbone's declaration; a `LeftOut` if the name is for this plugin but can't be a
+        backbone; None if it is not for this plugin.
     """
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import zoo
@@ -80,6 +80,17 @@ def zoo_backbones() -> Iterator[zoo.Backbone | zoo.LeftOut]:
             )
             tagged = {tag: functools.partial(_tagged, name, tag) for tag in tags[name] if tag}
             yield dataclasses.replace(declared, tagged=tagged)
+
+
+@zoo.hookimpl
+def zoo_resolve(
+    name: str, definition: Mapping[str, Any] | None
+) -> zoo.Backbone | zoo.LeftOut | None:
+    """Declare a checkpoint in timm's format: `hf-hub:OWNER/NAME` or `local-dir:PATH`."""
+    from zoo_timm.checkpoints import declare_checkpoint
+
+    checkpoint = zoo.weights.open_checkpoint(name, definition)
+    return None if checkpoint is None else declare_checkpoint(checkpoint)
 
 
 def _tagged(architecture: str, tag: str) -> zoo.Backbone:
@@ -168,7 +179,7 @@ def _weights(cfg: PretrainedCfg) -> zoo.Weights | None:
     about: dict[str, Any] = {
         "tag": cfg.tag,
         "license": cfg.license,
-        "data": _training_data(cfg.tag or ""),
+        "data": training_data(cfg.tag or ""),
         "num_classes": cfg.num_classes,
     }
     if cfg.hf_hub_id:
@@ -178,7 +189,7 @@ def _weights(cfg: PretrainedCfg) -> zoo.Weights | None:
     return None
 
 
-def _training_data(tag: str) -> str | None:
+def training_data(tag: str) -> str | None:
     """Return the datasets that a tag of timm names, in the order of training."""
     named = [DATASETS[part] for part in tag.split("_") if part in DATASETS]
     return ", then ".join(dict.fromkeys(named)) or None

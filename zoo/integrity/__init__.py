@@ -169,7 +169,7 @@ def _config(file: Path, info: ModelInfo | None, _: About | None) -> str:
     words: Mapping[str, Any] = config
     if info.versions == versions():
         with suppress(PluginError):
-            words = plugins.get(info.backbone).config
+            words = plugins.get(info.backbone, info.definition or None).config
     _compare(config, json.loads(json.dumps(config_of(words, info))))
     return "class names and preprocessing as in the model file"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo import plugins
 from zoo import weights as zoo_weights
@@ -89,6 +92,41 @@ def build_empty(backbone: Backbone, num_classes: int) -> nn.Module:
     model = plugins.build(backbone, num_classes, False)
     ensure_head(model, backbone, num_classes)
     return model
+
+
+def refuse_larger(
+    backbone: Backbone, num_classes: int, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse a backbone whose network is larger than the file that is said to hold its weights.
+
+    It is built on the meta device, which allocates nothing, up to the first parameter too many.
+
+    Args:
+        backbone: A declaration of which parts come from an untrusted file.
+        num_classes: Number of classes.
+        shapes: Shapes of the tensors in the file.
+
+    Raises:
+        WeightsError: If the network has more parameters than the file has values, or more tensors.
+        PluginError: If it can't be built.
+    """
+    # Twice as many: the original head may be replaced, and tied weights are stored once.
+    values = 2 * sum(map(math.prod, shapes.values())) + 2**20
+    seen = [0, 0]
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            seen[0] += 1
+            seen[1] += parameter.numel()
+            if seen[0] > 2 * len(shapes) + 100 or seen[1] > values:
+                raise WeightsError(f"the weights don't fit {backbone.name}: its network is larger")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            plugins.build(backbone, num_classes, False)
+    finally:
+        handle.remove()
 
 
 def load_whole(model: nn.Module, backbone: Backbone, state_dict: dict[str, Tensor]) -> nn.Module:

@@ -254,6 +254,7 @@ class RunWriter:
             val_sha256=names_sha256(self._prepared.splits.val),
             versions=versions(),
             history=tuple(self.state.history),
+            definition=backbone.definition,
         )
         write_config(self._folder, backbone, info)
         write_model(self._folder, kept, info)

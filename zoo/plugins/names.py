@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from zoo.backbone import Backbone, LeftOut
 from zoo.errors import PluginError, UnknownBackboneError, ZooError
@@ -63,13 +64,19 @@ def published(pattern: str = "*") -> list[Backbone]:
     return sorted(found, key=lambda b: b.name)
 
 
-def get(name: str) -> Backbone:
+def get(name: str, definition: Mapping[str, Any] | None = None) -> Backbone:
     """Return the backbone of that name: `<plugin>/<name>`, or a bare name.
 
-    `<name>.<tag>` selects other published weights of it.
+    `<name>.<tag>` selects other published weights of it. Names that no plugin declares, such as
+    `hf-hub:OWNER/NAME` and `local-dir:PATH`, are resolved by the plugins.
 
     Only the necessary plugins are loaded: one for a full name; for a bare name the preferred ones,
     then all.
+
+    Args:
+        name: The name.
+        definition: `Backbone.definition` of the backbone that the name was resolved to, if a run
+            keeps it.
 
     Raises:
         UnknownBackboneError: If no plugin declares it (with the nearest names), or several do.
@@ -77,7 +84,7 @@ def get(name: str) -> Backbone:
             name, could not be loaded.
     """
     if "/" in name:
-        return _get_by_full_name(name)
+        return _get_by_full_name(name, None if definition is None else json.dumps(definition))
     failed = None
     for preferred in (load(p) for p in PREFERRED if p in installed()):
         if (declared := _declared(preferred, name)) is not None:
@@ -105,7 +112,7 @@ def get(name: str) -> Backbone:
     raise _unknown(name, _nearest(name, load_all()))
 
 
-def _get_by_full_name(name: str) -> Backbone:
+def _get_by_full_name(name: str, definition: str | None) -> Backbone:
     prefix, _, bare = name.partition("/")
     if prefix not in installed():
         if (resolved := _resolved_by_any(name)) is not None:
@@ -120,8 +127,8 @@ def _get_by_full_name(name: str) -> Backbone:
         raise PluginError(f"plugin {plugin} can't be used: {plugin.state}: {plugin.cause}")
     if (declared := _declared(plugin, bare)) is not None:
         return declared
-    if (resolved := _resolved(prefix, bare)) is not None:
-        return resolved
+    if (found := _resolved(prefix, bare, definition)) is not None:
+        return _usable(name, [found])
     _refuse_left_out(name, [plugin])
     _refuse_tag(bare, [plugin])
     raise _unknown(name, [f"{prefix}/{n}" for n in _nearest(bare, [plugin])])
@@ -163,13 +170,31 @@ def matcher(pattern: str) -> Callable[[str], object]:
 
 def _resolved_by_any(name: str) -> Backbone | None:
     """Resolve an undeclared name with the first plugin that accepts it."""
-    found = (_resolved(plugin, name) for plugin in installed())
-    return next((backbone for backbone in found if backbone is not None), None)
+    found = [each for plugin in installed() if (each := _resolved(plugin, name, None)) is not None]
+    return _usable(name, found) if found else None
+
+
+def _usable(name: str, found: Sequence[Backbone | LeftOut]) -> Backbone:
+    """Return the first backbone among what a name was resolved to.
+
+    Raises:
+        UnknownBackboneError: If there is none, with the reasons of the plugins.
+    """
+    for each in found:
+        if isinstance(each, Backbone):
+            return each
+    reasons = "; ".join(each.reason for each in found if isinstance(each, LeftOut))
+    raise UnknownBackboneError(f"{name} is no backbone: {reasons}")
 
 
 @functools.cache
-def _resolved(plugin_name: str, name: str) -> Backbone | None:
+def _resolved(plugin_name: str, name: str, definition: str | None) -> Backbone | LeftOut | None:
     """Call a plugin's `zoo_resolve` for an undeclared name; None if it does not accept it.
+
+    Args:
+        plugin_name: Name of the plugin.
+        name: The name without the plugin's prefix.
+        definition: The definition of a run's backbone as JSON.
 
     Raises:
         PluginError: If its hook fails, or returns something other than a backbone.
@@ -177,18 +202,20 @@ def _resolved(plugin_name: str, name: str) -> Backbone | None:
     plugin = load(plugin_name)
     if plugin.hooks is None:
         return None
+    hook = plugin.hooks.hook.zoo_resolve
+    known = None if definition is None else json.loads(definition)
     try:
         with off_stdout([]):
-            found = next((b for b in plugin.hooks.hook.zoo_resolve(name=name) if b), None)
+            found = next((b for b in hook(name=name, definition=known) if b), None)
     except Exception as error:
         if isinstance(error, ZooError) and not isinstance(error, PluginError):
             raise
         raise PluginError(
             f"plugin {plugin} failed while resolving backbone {name!r}: {explain(error)}"
         ) from error
-    if found is not None and not isinstance(found, Backbone):
+    if found is not None and not isinstance(found, Backbone | LeftOut):
         raise PluginError(f"plugin {plugin}: zoo_resolve gave {found!r}, which is no zoo.Backbone")
-    return None if found is None else replace(found, name=f"{plugin.name}/{name}")
+    return None if found is None else replace(found, name=f"{plugin.name}/{found.name}")
 
 
 def _declared(plugin: Plugin, bare_name: str) -> Backbone | None:

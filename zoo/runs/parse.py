@@ -18,7 +18,9 @@ from zoo.runs.write import FORMAT, FORMATS, ModelInfo
 from zoo.weights.header import METADATA_SHA256, Header, metadata_sha256, read_header
 
 #: Fields of the metadata that are encoded as JSON.
-_JSON = frozenset({"class_names", "preprocess", "epoch", "val_metrics", "versions", "history"})
+_JSON = frozenset(
+    {"class_names", "preprocess", "epoch", "val_metrics", "versions", "history", "definition"}
+)
 
 _INFO = TypeAdapter(ModelInfo)
 

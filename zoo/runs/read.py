@@ -24,7 +24,7 @@ from zoo.errors import DataError, PluginError, RunError, SizeError, WeightsError
 from zoo.io.files import expand, is_file
 from zoo.io.text import clip, printable
 from zoo.machine.device import choose_device, place
-from zoo.models.build import build_empty, load_whole
+from zoo.models.build import build_empty, load_whole, refuse_larger
 from zoo.models.head import in_head
 from zoo.models.size import needs_resizing, resized
 from zoo.runs.evaluate import Evaluation, Split, evaluate
@@ -215,6 +215,9 @@ def load(path: str | Path, *, device: str = "auto") -> Run:
     file = model_file(path)
     header, info = read_head(file)
     backbone = backbone_of(file, header, info)
+    if info.definition:
+        # It says how large the network is, and comes from the file.
+        refuse_larger(backbone, len(info.class_names), header.shapes)
     model = build_empty(backbone, len(info.class_names))
     _refuse_more(file, header, model)
     load_whole(model, backbone, read_tensors(file, header))
@@ -256,11 +259,13 @@ def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
         WeightsError: If the file has no head for the run's classes.
     """
     try:
-        backbone = plugins.get(info.backbone)
+        backbone = plugins.get(info.backbone, info.definition or None)
     except PluginError as error:
         raise PluginError(
             f"{file} needs backbone {info.backbone}: {error.text}", hint=error.hint
         ) from error
+    if info.definition and backbone.name != info.backbone:
+        raise RunError(f"the definition of {info.backbone} in {file} is that of {backbone.name}")
     heads = [s for name, s in header.shapes.items() if in_head(name, backbone.head_paths)]
     classes = len(info.class_names)
     # Checked before the network is built, because its head takes memory in proportion to classes.

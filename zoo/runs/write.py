@@ -9,7 +9,7 @@ import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +61,7 @@ class ModelInfo:
         versions: Versions of Python, zoo, torch and other libraries, by name.
         task: `single-label` or `multi-label`.
         history: Changes to the run during training, one line each; usually empty.
+        definition: `Backbone.definition`, for a backbone that no plugin declares by name.
     """
 
     backbone: Name
@@ -74,6 +75,7 @@ class ModelInfo:
     versions: Mapping[str, str]
     task: Annotated[str, Field(pattern="^(single|multi)-label$")] = "single-label"
     history: Sequence[str] = ()
+    definition: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stage(self) -> str:
@@ -97,9 +99,9 @@ class ModelInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """Convert to safetensors metadata: structured values as JSON, the recipe as TOML."""
-        history = {"history": json.dumps(list(self.history))} if self.history else {}
+        optional = {"history": list(self.history), "definition": dict(self.definition)}
         return {
-            **history,
+            **{key: json.dumps(value) for key, value in optional.items() if value},
             # transformers rejects a file whose metadata does not name the framework.
             "format": "pt",
             "zoo_format": FORMAT,

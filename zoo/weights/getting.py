@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 import sys
-import urllib.request
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +11,7 @@ from urllib.parse import urlsplit
 from zoo.backbone import Weights
 from zoo.errors import WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
+from zoo.weights.hub import hub_file, in_hub_cache, is_reachable, split_id
 from zoo.weights.reading import check_sha256
 
 #: Names of weights files in a Hub repository, the safe format first.
@@ -33,7 +32,7 @@ def locate(weights: Weights, *, own: bool = False) -> Path | None:
         if weights.url is not None:
             path = cache_path(weights, own=own)
         elif weights.hub is not None:
-            return _in_hub_cache(weights)
+            return in_hub_cache(weights.hub, _hub_files(weights))
         elif weights.package is not None:
             path = _packaged(weights)
         else:
@@ -54,7 +53,7 @@ def obtain(weights: Weights) -> Path:
     if weights.url is not None:
         return fetch(weights, own=False)
     if weights.hub is not None:
-        path = _from_hub(weights)
+        path = hub_file(weights.hub, _hub_files(weights))
     elif weights.package is not None:
         path = _packaged(weights)
     else:
@@ -129,7 +128,7 @@ def looked_in(weights: Weights, *, own: bool = False) -> str:
     if weights.hub is not None:
         from huggingface_hub.constants import HF_HUB_CACHE
 
-        return str(Path(HF_HUB_CACHE) / f"models--{_repository(weights)[0].replace('/', '--')}")
+        return str(Path(HF_HUB_CACHE) / f"models--{split_id(weights.hub)[0].replace('/', '--')}")
     if weights.path is not None:
         return weights.path
     try:
@@ -138,75 +137,8 @@ def looked_in(weights: Weights, *, own: bool = False) -> str:
         return f"installed package {weights.package}, which is not installed"
 
 
-def is_reachable(url: str, timeout: float = 3.0) -> bool:
-    """Return whether the host of `url` accepts a connection, or a proxy is set that may reach it.
-
-    Args:
-        url: URL with scheme and host; a `file:` URL needs no host.
-        timeout: Timeout in seconds.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return True
-    if parts.hostname is None:
-        return False
-    if parts.scheme in urllib.request.getproxies():
-        return True
-    port = parts.port or {"http": 80}.get(parts.scheme, 443)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=timeout).close()
-    except OSError:
-        return False
-    return True
-
-
-def _repository(weights: Weights) -> tuple[str, str | None]:
-    """Return the repository's id and the revision, which follows an `@` as in timm."""
-    name, _, revision = (weights.hub or "").partition("@")
-    return name, revision or None
-
-
 def _hub_files(weights: Weights) -> tuple[str, ...]:
     return HUB_FILES if weights.file is None else (weights.file,)
-
-
-def _in_hub_cache(weights: Weights) -> Path | None:
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    name, revision = _repository(weights)
-    for file in _hub_files(weights):
-        found = try_to_load_from_cache(
-            name, file, cache_dir=constants.HF_HUB_CACHE, revision=revision
-        )
-        if isinstance(found, str):
-            return Path(found)
-    return None
-
-
-def _from_hub(weights: Weights) -> Path:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    cached = locate(weights)
-    if cached is not None:
-        return cached
-    if constants.HF_HUB_OFFLINE:
-        raise WeightsUnavailableError("HF_HUB_OFFLINE is set, and the hub's cache lacks it")
-    if not is_reachable(constants.ENDPOINT):
-        raise WeightsUnavailableError(f"{constants.ENDPOINT} can't be reached")
-    name, revision = _repository(weights)
-    for file in _hub_files(weights):
-        try:
-            return Path(
-                hf_hub_download(name, file, revision=revision, cache_dir=constants.HF_HUB_CACHE)
-            )
-        except LocalEntryNotFoundError as error:
-            raise WeightsUnavailableError(f"{name}: {_first_line(error)}") from error
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # the Hub's client has no common base class of its errors
-            raise WeightsUnavailableError(f"{name}: {_first_line(error)}") from error
-    raise WeightsUnavailableError(f"{name} holds none of {', '.join(_hub_files(weights))}")
 
 
 def _packaged(weights: Weights) -> Path:
@@ -229,7 +161,3 @@ def _packaged(weights: Weights) -> Path:
             f"{names}; whoever declares it says which by Weights(package=..., file=...)"
         )
     return Path(str(found[0].locate()))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

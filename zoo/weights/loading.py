@@ -83,7 +83,9 @@ def _load_pretrained(backbone: Backbone) -> LoadedWeights:
     answers: list[tuple[Place, WeightsUnavailableError]] = []
     for place in found:
         try:
-            loaded = _own(backbone, place) if place.kind == "own" else _from_file(backbone, place)
+            # A checkpoint may not be what its configuration says: its tensors are compared.
+            own = place.kind == "own" and not backbone.definition
+            loaded = _own(backbone, place) if own else _from_file(backbone, place)
         except WeightsUnavailableError as error:
             answers.append((place, error))
             continue

@@ -1,0 +1,150 @@
+"""Declare checkpoints in timm's format, as timm, zoo and many others publish them on the Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import zoo
+import zoo_timm
+from zoo_timm.building import convert, create
+from zoo_timm.sizes import resized
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+    from torch import Tensor, nn
+
+    Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+#: What a checkpoint's own configuration decides; the rest comes from timm's architecture.
+_DESCRIBED = (
+    "tag",
+    "input_size",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "mean",
+    "std",
+    "num_classes",
+    "license",
+)
+
+
+def declare_checkpoint(checkpoint: zoo.weights.Checkpoint) -> zoo.Backbone | zoo.LeftOut | None:
+    """Declare a checkpoint; None if its config.json is not in timm's format."""
+    import timm
+
+    config = checkpoint.config
+    architecture = config.get("architecture")
+    if not isinstance(architecture, str):
+        return None
+    if not timm.is_model(architecture):
+        reason = f"timm {timm.__version__} has no architecture {architecture!r}"
+        return zoo.LeftOut(name=checkpoint.name, reason=reason)
+    options = {k: _tuple(v) for k, v in dict(config.get("model_args") or {}).items()}
+    options.pop("num_classes", None)
+    channels = options.pop("in_chans", 3)
+    if channels != 3:
+        reason = f"it is for images of {channels} channels, and zoo gives it 3"
+        return zoo.LeftOut(name=checkpoint.name, reason=reason)
+    try:
+        return _declare(checkpoint, architecture, _described(architecture, config), options)
+    except (zoo.ZooError, TypeError, ValueError, AttributeError) as error:
+        reason = f"its config.json can't be used: {error}"
+        return zoo.LeftOut(name=checkpoint.name, reason=reason)
+
+
+def _described(architecture: str, config: Mapping[str, Any]) -> PretrainedCfg:
+    """Return timm's description of the architecture with the values of the checkpoint."""
+    import timm
+
+    own = config.get("pretrained_cfg", config)
+    cfg = timm.get_pretrained_cfg(architecture)
+    if cfg is None:
+        raise ValueError(f"timm describes no {architecture}")
+    values = {key: _tuple(own[key]) for key in _DESCRIBED if own.get(key) is not None}
+    if "num_classes" in config:
+        values["num_classes"] = config["num_classes"]
+    if (config.get("model_args") or {}).get("dynamic_img_size"):
+        values["fixed_input_size"] = False
+    cfg = dataclasses.replace(cfg, **values)
+    if type(cfg.num_classes) is not int or not 0 <= cfg.num_classes <= 1_000_000:
+        raise ValueError(f"num_classes is {cfg.num_classes!r}")
+    return cfg
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _declare(
+    checkpoint: zoo.weights.Checkpoint,
+    architecture: str,
+    cfg: PretrainedCfg,
+    options: dict[str, Any],
+) -> zoo.Backbone:
+    weights = dataclasses.replace(
+        checkpoint.weights,
+        tag=cfg.tag or None,
+        license=checkpoint.license or cfg.license,
+        data=zoo_timm.training_data(cfg.tag or ""),
+        num_classes=cfg.num_classes,
+    )
+    own_convert = functools.partial(convert, architecture, **options)
+    build = functools.partial(
+        _build,
+        architecture=architecture,
+        options=options,
+        own_classes=cfg.num_classes,
+        weights=weights,
+        convert_weights=own_convert,
+    )
+    declared = zoo_timm.declare(
+        architecture, cfg, build=build, weights=weights, name=checkpoint.name
+    )
+    config = {**declared.config, "model_args": options} if options else declared.config
+    declared = dataclasses.replace(
+        declared, convert=own_convert, config=config, definition=checkpoint.definition
+    )
+    if declared.resized is None:
+        return declared
+    other_size = functools.partial(_resized, architecture, declared, build, options)
+    return dataclasses.replace(declared, resized=other_size)
+
+
+def _resized(
+    architecture: str,
+    declared: zoo.Backbone,
+    build: functools.partial[nn.Module],
+    options: Mapping[str, Any],
+    image_size: int,
+) -> zoo.Backbone:
+    """Return the checkpoint's network for another size, as `zoo_timm.sizes.resized` does."""
+    if others := options.keys() - {"img_size"}:
+        raise ValueError(f"it is built with its own {', '.join(sorted(others))}")
+    other = resized(architecture, declared, image_size)
+    changed: dict[str, Any] = {
+        "options": {"img_size": image_size},
+        "convert_weights": other.convert,
+    }
+    return dataclasses.replace(other, build=functools.partial(build, **changed))
+
+
+def _build(
+    num_classes: int | None,
+    pretrained: bool,
+    *,
+    architecture: str,
+    options: Mapping[str, Any],
+    own_classes: int,
+    weights: zoo.Weights,
+    convert_weights: Convert,
+) -> nn.Module:
+    classes = own_classes if num_classes is None else num_classes
+    model = create(architecture, classes, pretrained=False, **options)
+    if pretrained:
+        state_dict = zoo.weights.read_state_dict(zoo.weights.obtain(weights))
+        model.load_state_dict(convert_weights(state_dict))
+    return model
