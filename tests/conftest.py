@@ -84,7 +84,6 @@ def fresh_plugins():
         plugins.load.cache_clear()
         plugins._imported.cache_clear()
         plugins._entry_points.cache_clear()
-        plugins._resolved.cache_clear()
         plugins._with_tag.cache_clear()
 
     forget()

@@ -43,13 +43,12 @@ def declare_checkpoint(checkpoint: zoo.weights.Checkpoint) -> zoo.Backbone | zoo
     if not timm.is_model(architecture):
         reason = f"timm {timm.__version__} has no architecture {architecture!r}"
         return zoo.LeftOut(name=checkpoint.name, reason=reason)
-    options = {k: _tuple(v) for k, v in dict(config.get("model_args") or {}).items()}
-    options.pop("num_classes", None)
-    channels = options.pop("in_chans", 3)
-    if channels != 3:
-        reason = f"it is for images of {channels} channels, and zoo gives it 3"
-        return zoo.LeftOut(name=checkpoint.name, reason=reason)
     try:
+        options = {k: _tuple(v) for k, v in dict(config.get("model_args") or {}).items()}
+        options.pop("num_classes", None)
+        channels = options.pop("in_chans", 3)
+        if channels != 3:
+            raise ValueError(f"images of {channels} channels, and zoo gives a network 3")
         return _declare(checkpoint, architecture, _described(architecture, config), options)
     except (zoo.ZooError, TypeError, ValueError, AttributeError) as error:
         reason = f"its config.json can't be used: {error}"

@@ -22,7 +22,6 @@ from zoo.plugins.loading import (
 from zoo.plugins.loading import _entry_points as _entry_points
 from zoo.plugins.loading import _imported as _imported
 from zoo.plugins.names import PREFERRED, backbones, get, left_out, matching, published, with_tag
-from zoo.plugins.names import _resolved as _resolved
 from zoo.plugins.names import _with_tag as _with_tag
 
 __all__ = [

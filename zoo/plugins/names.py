@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -84,7 +83,7 @@ def get(name: str, definition: Mapping[str, Any] | None = None) -> Backbone:
             name, could not be loaded.
     """
     if "/" in name:
-        return _get_by_full_name(name, None if definition is None else json.dumps(definition))
+        return _get_by_full_name(name, definition)
     failed = None
     for preferred in (load(p) for p in PREFERRED if p in installed()):
         if (declared := _declared(preferred, name)) is not None:
@@ -112,7 +111,7 @@ def get(name: str, definition: Mapping[str, Any] | None = None) -> Backbone:
     raise _unknown(name, _nearest(name, load_all()))
 
 
-def _get_by_full_name(name: str, definition: str | None) -> Backbone:
+def _get_by_full_name(name: str, definition: Mapping[str, Any] | None) -> Backbone:
     prefix, _, bare = name.partition("/")
     if prefix not in installed():
         if (resolved := _resolved_by_any(name)) is not None:
@@ -187,14 +186,10 @@ def _usable(name: str, found: Sequence[Backbone | LeftOut]) -> Backbone:
     raise UnknownBackboneError(f"{name} is no backbone: {reasons}")
 
 
-@functools.cache
-def _resolved(plugin_name: str, name: str, definition: str | None) -> Backbone | LeftOut | None:
+def _resolved(
+    plugin_name: str, name: str, definition: Mapping[str, Any] | None
+) -> Backbone | LeftOut | None:
     """Call a plugin's `zoo_resolve` for an undeclared name; None if it does not accept it.
-
-    Args:
-        plugin_name: Name of the plugin.
-        name: The name without the plugin's prefix.
-        definition: The definition of a run's backbone as JSON.
 
     Raises:
         PluginError: If its hook fails, or returns something other than a backbone.
@@ -203,10 +198,9 @@ def _resolved(plugin_name: str, name: str, definition: str | None) -> Backbone |
     if plugin.hooks is None:
         return None
     hook = plugin.hooks.hook.zoo_resolve
-    known = None if definition is None else json.loads(definition)
     try:
         with off_stdout([]):
-            found = next((b for b in hook(name=name, definition=known) if b), None)
+            found = next((b for b in hook(name=name, definition=definition) if b), None)
     except Exception as error:
         if isinstance(error, ZooError) and not isinstance(error, PluginError):
             raise
