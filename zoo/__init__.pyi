@@ -1,5 +1,5 @@
 from . import allocator, events, export, testing, weights
-from .backbone import Backbone, Head, LeftOut, Preprocess, Weights
+from .backbone import Backbone, Head, LeftOut, Option, Preprocess, Weights
 from .data.check import check_data
 from .data.issue import Issue
 from .data.sample import Sample
@@ -23,6 +23,7 @@ __all__ = [
     "Head",
     "Issue",
     "LeftOut",
+    "Option",
     "Part",
     "Prediction",
     "Preprocess",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from zoo.errors import PluginError
 
@@ -17,6 +17,12 @@ CropMode = Literal["center", "squash", "border"]
 
 #: Largest side of an input in pixels, far above that of any network; more only exhausts memory.
 MAX_IMAGE_SIZE = 4096
+
+#: Value of an option of a backbone.
+OptionValue = bool | int | float | str
+
+#: Types of options, as messages name their values.
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 #: Dotted path of a module, parameter or buffer, or several that have the same depth. A path that
 #: ends in `.*` stands for all children of that module that no earlier entry names, each a depth;
@@ -186,17 +192,72 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Option:
+    """An argument of a backbone's `build` beside the class count, which users may set.
+
+    Attributes:
+        kind: `bool`, `int`, `float` or `str`.
+        help: What it does, in one sentence.
+        default: The value if it is not set; None: the library's own for each network.
+        minimum: Smallest value of a number; None: no limit. Runs from untrusted sources have
+            options too, so an option that determines the size of the network needs a maximum.
+        maximum: Largest value of a number; None: no limit.
+    """
+
+    kind: type[OptionValue]
+    help: str
+    default: OptionValue | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise PluginError(f"Option: kind is bool, int, float or str, got {self.kind!r}")
+        limited = self.minimum is not None or self.maximum is not None
+        if limited and self.kind not in (int, float):
+            raise PluginError("Option: only numbers have a minimum and a maximum")
+        if self.default is not None:
+            try:
+                self.checked(self.default)
+            except ValueError as error:
+                raise PluginError(f"Option: default {self.default!r}: {error}") from error
+
+    @property
+    def values(self) -> str:
+        """A description of the valid values: "a number from 0 to 1"."""
+        lower = "" if self.minimum is None else f" from {self.minimum:g}"
+        upper = "" if self.maximum is None else f" to {self.maximum:g}"
+        return f"{_KINDS[self.kind]}{lower}{upper}"
+
+    def checked(self, value: object) -> OptionValue:
+        """Return a value as the option's type.
+
+        Raises:
+            ValueError: The value has another type, or is out of range.
+        """
+        accepted = int | float if self.kind is float else self.kind
+        good = isinstance(value, accepted) and isinstance(value, bool) == (self.kind is bool)
+        if good and isinstance(value, int | float):
+            low = -math.inf if self.minimum is None else self.minimum
+            high = math.inf if self.maximum is None else self.maximum
+            good = low <= value <= high and _number(value)
+        if not good:
+            raise ValueError(f"must be {self.values}")
+        return self.kind(cast("Any", value))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A named pretrained network that a plugin declares.
 
     Attributes:
         name: Letters, digits, `.`, `_` and `-`. The full name, used in files and errors, is
             `<entry point>/<name>`, with the plugin's entry-point name.
-        build: `(num_classes, pretrained) -> nn.Module`. `num_classes=None` builds the original
-            head; a number builds a new one of that size (a factory may ignore it if it can't; the
-            core then replaces the declared leaves). `pretrained=True`, always with
+        build: `(num_classes, pretrained, **options) -> nn.Module`. `num_classes=None` builds the
+            original head; a number builds a new one of that size (a factory may ignore it if it
+            can't; the core then replaces the declared leaves). `pretrained=True`, always with
             `num_classes=None`, loads the pretrained weights strictly, downloading them if needed;
-            `False` never accesses the network.
+            `False` never accesses the network. Of `options` it gets those that are set.
         head: A dotted path, several, or a `Head`.
         preprocess: How its input is preprocessed.
         weights: Where the pretrained weights come from; None if there are none.
@@ -211,6 +272,11 @@ class Backbone:
             built for another size (side of the square, in pixels), with pretrained position
             embeddings resampled as its library does. Raises ValueError, with the reason, for an
             unsupported size. None: no other size is supported.
+        options: Arguments that `build` takes beside the class count, by name.
+        configured: `(backbone, options) -> Backbone`, the same network built with values of
+            `options`, where more than `build` depends on them. It receives this declaration, or
+            the one that `resized` returned. Raises ValueError, with the reason, for values that
+            this network does not take. None: they are passed to `build` as keyword arguments.
         convert: `state_dict -> state_dict`: converts names and tensors of a file published by the
             library to those of the model. It is called for every file that a user passes, so it
             must return a file that already fits unchanged.
@@ -222,13 +288,15 @@ class Backbone:
     """
 
     name: str
-    build: Callable[[int | None, bool], nn.Module]
+    build: Callable[..., nn.Module]
     head: str | tuple[str, ...] | Head
     preprocess: Preprocess
     weights: Weights | None = None
     tagged: Mapping[str, Callable[[], Backbone]] = field(default_factory=dict)
     stages: tuple[Stage, ...] | Callable[[nn.Module], Iterable[Stage]] = ()
     resized: Callable[[int], Backbone] | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+    configured: Callable[[Backbone, Mapping[str, OptionValue]], Backbone] | None = None
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     definition: Mapping[str, Any] = field(default_factory=dict)

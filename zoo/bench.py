@@ -29,7 +29,7 @@ from zoo.models.groups import parameter_groups
 from zoo.models.optim import make_optimizer
 from zoo.planning.checks import check_forward
 from zoo.planning.decisions import choose_precision
-from zoo.planning.inputs import for_size
+from zoo.planning.inputs import as_asked
 from zoo.recipe import Recipe
 from zoo.tasks import SINGLE_LABEL
 from zoo.training.flops import flops_per_image
@@ -128,7 +128,7 @@ def set_up(recipe: Recipe) -> Bench:
     """
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
-    backbone, preprocess = for_size(plugins.get(recipe.backbone), recipe, ignore)
+    backbone, preprocess = as_asked(plugins.get(recipe.backbone), recipe, ignore)
     model = build_from(backbone, CLASSES, zoo_weights.load(backbone, "none"))
     check_forward(model, backbone, preprocess, CLASSES)
     trainee = copy.deepcopy(model)

@@ -51,6 +51,10 @@ class SizeError(ZooError):
     """An input size for which a backbone can't be built."""
 
 
+class OptionError(ZooError):
+    """Options that a backbone does not have, or values that they can't take."""
+
+
 class DataError(ZooError):
     """A data folder or an image that can't be used."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import zoo
 from zoo_timm.building import convert, create
+from zoo_timm.options import OPTIONS, configured
 from zoo_timm.sizes import resized
 from zoo_timm.stages import stages
 
@@ -108,7 +109,7 @@ def declare(
     architecture: str,
     cfg: PretrainedCfg,
     *,
-    build: Callable[[int | None, bool], nn.Module],
+    build: Callable[..., nn.Module],
     weights: zoo.Weights | None,
     name: str | None = None,
 ) -> zoo.Backbone:
@@ -143,6 +144,8 @@ def declare(
         ),
         weights=weights,
         stages=functools.partial(stages, heads),
+        options=OPTIONS,
+        configured=configured,
         convert=functools.partial(convert, architecture),
         config={
             "architecture": bare_name,

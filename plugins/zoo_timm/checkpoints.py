@@ -140,9 +140,11 @@ def _build(
     own_classes: int,
     weights: zoo.Weights,
     convert_weights: Convert,
+    **more: Any,
 ) -> nn.Module:
+    """Build the checkpoint's network; `options` are its own, `more` those that a user sets."""
     classes = own_classes if num_classes is None else num_classes
-    model = create(architecture, classes, pretrained=False, **options)
+    model = create(architecture, classes, pretrained=False, **{**options, **more})
     if pretrained:
         state_dict = zoo.weights.read_state_dict(zoo.weights.obtain(weights))
         model.load_state_dict(convert_weights(state_dict))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zoo
 import zoo_timm
@@ -54,9 +54,13 @@ def zoo_backbones() -> Iterator[zoo.Backbone]:
 
 
 def _build(
-    architecture: str, weights: zoo.Weights, num_classes: int | None, pretrained: bool
+    architecture: str,
+    weights: zoo.Weights,
+    num_classes: int | None,
+    pretrained: bool,
+    **options: Any,
 ) -> nn.Module:
-    model = create(architecture, num_classes, pretrained=False)
+    model = create(architecture, num_classes, pretrained=False, **options)
     if pretrained:
         state_dict = zoo.weights.read_state_dict(zoo.weights.obtain(weights))
         model.load_state_dict(_convert(architecture, state_dict))

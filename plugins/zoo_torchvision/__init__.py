@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import zoo
 from zoo_torchvision import sizes
+from zoo_torchvision.options import options_of, set_stochastic_depth
 from zoo_torchvision.stages import stages_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ AUXILIARY = {
 
 #: Models whose position embeddings, windows or auxiliary heads fit only one input size.
 FIXED_SIZE = ("inception", "maxvit", "vit")
+
+#: Models whose builders take no rate of stochastic depth.
+RATE_FIXED = ("maxvit", "swin")
 
 #: Before 2017, densenet's layers had names such as `norm.1`; its weights files still use them.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
@@ -100,22 +104,22 @@ def _declare(
             for metric, value in values.items()
         },
     )
-    options: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     if name.startswith("vit"):
-        options = {"image_size": size}
+        fixed = {"image_size": size}
         if image_size is not None:
             convert = functools.partial(sizes.resample, name, image_size)
     elif name.startswith("maxvit"):
-        options = {"input_size": (size, size)}
+        fixed = {"input_size": (size, size)}
     elif name in AUXILIARY:
-        options = {"aux_logits": True, "transform_input": True, "init_weights": False}
+        fixed = {"aux_logits": True, "transform_input": True, "init_weights": False}
     elif name.startswith("densenet"):
         convert = _convert_densenet
     classes = len(weights.meta["categories"])
     return zoo.Backbone(
         name=name,
-        build=functools.partial(_build, name, declared, classes, options, convert),
+        build=functools.partial(_build, name, declared, classes, fixed, convert),
         head=head,
         preprocess=zoo.Preprocess(
             size=size,
@@ -128,6 +132,7 @@ def _declare(
         weights=declared,
         stages=stages_of(name),
         resized=functools.partial(_resized, name, head, weights) if fixed_size else None,
+        options=options_of(name),
         convert=convert,
         config={"architecture": name, "library_name": "torchvision"},
     )
@@ -149,16 +154,20 @@ def _build(
     name: str,
     weights: zoo.Weights,
     original_classes: int,
-    options: dict[str, Any],
+    fixed: dict[str, Any],
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None,
     num_classes: int | None,
     pretrained: bool,
+    **options: Any,
 ) -> nn.Module:
     from torchvision import models
 
+    rate = options.pop("stochastic_depth_prob", None) if name.startswith(RATE_FIXED) else None
     model: nn.Module = models.get_model(
-        name, weights=None, num_classes=num_classes or original_classes, **options
+        name, weights=None, num_classes=num_classes or original_classes, **fixed, **options
     )
+    if rate is not None:
+        set_stochastic_depth(model, rate)
     if pretrained:
         # torchvision's own loading unpickles without weights_only.
         state_dict = zoo.weights.read_state_dict(zoo.weights.fetch(weights))

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from tests.conftest import QUICK, TINY
 from zoo.cli import main
-from zoo.cli.words import with_flags
+from zoo.cli.words import flag_of, with_flags
 from zoo.recipe import Recipe
 
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
@@ -39,7 +39,7 @@ def test_help_answers_without_torch_or_any_plugin():
 def test_every_recipe_field_is_a_flag_with_its_default():
     text = " ".join(zoo_("finetune", "--help").stdout.split())
     for name, field in Recipe.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in text
+        assert flag_of(name) in text
         # Lines are broken at hyphens too.
         described = with_flags(" ".join(field.description.split())).split(".")[0]
         assert described.replace("- ", "-") in text.replace("- ", "-")

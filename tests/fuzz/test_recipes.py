@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.conftest import TINY
 from tests.fuzz.conftest import fuzz, run_cli, sizes
 from tests.fuzz.strategies import HOSTILE, mutated
+from zoo.cli.words import flag_of
 from zoo.recipe import Recipe, dump_recipe, make_recipe
 
 VALUES = {
@@ -52,7 +53,14 @@ def refused_or_without_data(text: str | bytes) -> None:
     understood = "data folder nowhere does not exist" in answer.err
     # A recipe may be understood and ask for what this machine or backbone lacks.
     lacking = any(
-        word in answer.err for word in ("can't be built for", "freeze", "run folder", "image_size")
+        word in answer.err
+        for word in (
+            "can't be built for",
+            "freeze",
+            "run folder",
+            "image_size",
+            "options of backbone",
+        )
     )
     assert about_recipe or understood or lacking, answer.err
 
@@ -87,7 +95,7 @@ def test_recipes_with_changed_bytes(examples):
 def test_flags_of_any_value(examples):
     def check(pair: tuple[str, object]) -> None:
         key, value = pair
-        flag = f"--{key.replace('_', '-')}={value}"
+        flag = f"{flag_of(key)}={value}"
         run_cli(["finetune", "--backbone", TINY, "--data=nowhere", "--dry-run", flag])
 
     fuzz(check, st.tuples(KEYS.filter(lambda k: k not in ("data",)), HOSTILE), examples)

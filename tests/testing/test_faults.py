@@ -67,6 +67,8 @@ def zoo_backbones():
 
 FIXED = "size=32, fixed_size=True), resized=enlarge"
 
+RATE = '{"rate": zoo.Option(kind=float, maximum=0.5, help="Dropout.")}'
+
 #: Fault -> (text of the sound plugin, its mutation, the check that catches it, in which words).
 FAULTS = {
     "no head": ('paths=("fc",)', "paths=()", "check_head_is_named", "names no layer: give the"),
@@ -83,6 +85,48 @@ FAULTS = {
         "Preprocess(size=32, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))",
         "check_preprocess_is_plausible",
         "divide values for 0..255 by 255",
+    ),
+    "an option named pretrained": (
+        "stages=",
+        'options={"pretrained": zoo.Option(kind=bool, help="Nothing.")}, stages=',
+        "check_options_are_named",
+        "its option 'pretrained' can't be an argument of `build` beside",
+    ),
+    "an option that build lacks": (
+        "stages=",
+        f"options={RATE}, stages=",
+        "check_options_are_taken",
+        "can't be built with rate=0.25 .*: let `build` take options as keyword arguments",
+    ),
+    "an option without effect": (
+        "stages=",
+        f"options={RATE}, stages=",
+        "check_options_are_taken",
+        "its network is the same with rate=0.25: let `build`",
+    ),
+    "an option that takes the head": (
+        "stages=",
+        f"options={RATE}, stages=",
+        "check_options_are_taken",
+        r"gives \(2, 3\) for 2 images and 7 classes",
+    ),
+    "configured to nothing": (
+        "stages=",
+        f"options={RATE}, configured=configure, stages=",
+        "check_options_are_taken",
+        "configured gave None, which is no zoo.Backbone",
+    ),
+    "an option refused without a reason": (
+        "stages=",
+        f"options={RATE}, configured=configure, stages=",
+        "check_options_are_taken",
+        "refuses rate without a reason: raise ValueError",
+    ),
+    "resized without its options": (
+        "size=32)",
+        f"{FIXED}, options={RATE}",
+        "check_other_sizes",
+        r"resized\(16\) gives a zoo.Backbone with other `options`",
     ),
     "no sha256": (
         "stages=",
@@ -364,6 +408,32 @@ BY_THEMSELVES = {"check_name", "check_auxiliary_logits_are_in_order"}
 #: What a fault needs beside its mutation.
 ALSO = {
     "a second head": ("self.drop = ", "self.second = nn.Linear(8, classes)\n        self.drop = "),
+    "an option without effect": ("pretrained):", "pretrained, rate=0):"),
+    "an option that takes the head": (
+        "pretrained):\n    return Net(num_classes or 10)",
+        (
+            "pretrained, rate=0):\n"
+            "    net = Net(num_classes or 10)\n"
+            "    net.forward = net.forward if not rate else lambda x: x.mean((2, 3))\n"
+            "    net.rate = rate\n"
+            "    return net"
+        ),
+    ),
+    "configured to nothing": (
+        "def enlarge(",
+        "def configure(backbone, options):\n    return None\n\n\ndef enlarge(",
+    ),
+    "an option refused without a reason": (
+        "def enlarge(",
+        "def configure(backbone, options):\n    raise ValueError\n\n\ndef enlarge(",
+    ),
+    "resized without its options": (
+        'raise ValueError("its library has no other")',
+        (
+            "preprocess = zoo.Preprocess(size=size, fixed_size=True)\n"
+            '    return zoo.Backbone(name="net", build=build, head="fc", preprocess=preprocess)'
+        ),
+    ),
     "enlarged to nothing": ('raise ValueError("its library has no other")', "return None"),
     "refuses without a reason": ('"its library has no other"', ""),
     "random elsewhere": ("import zoo\n", "import random\n\nimport zoo\n"),
@@ -384,12 +454,17 @@ def test_a_sound_plugin_passes_every_check(install):
     install("acme-nets", "acme", "acme_sound", SOUND)
     results = {r.check: r for r in check_backbone("acme/net")}
     assert tuple(results) == check_names()
-    skipped = {"check_weights_are_described", "check_pretrained_weights_load"}
+    skipped = {
+        "check_options_are_named",
+        "check_options_are_taken",
+        "check_weights_are_described",
+        "check_pretrained_weights_load",
+    }
     for name, result in results.items():
         assert result.status == ("skipped" if name in skipped else "passed"), result
     done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
     assert done.exit_code == 0
-    assert re.fullmatch(r"acme/net  27 passed, 2 skipped, [\d.]+ s\n", done.stdout)
+    assert re.fullmatch(r"acme/net  27 passed, 4 skipped, [\d.]+ s\n", done.stdout)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -28,12 +28,13 @@ class Block(nn.Module):
 
 
 class TwinNet(nn.Module):
-    def __init__(self, image_size=64, width=32, depth=4):
+    def __init__(self, image_size=64, width=32, depth=4, dropout=0.0):
         super().__init__()
         self.patchify = nn.Conv2d(3, width, 8, stride=8)
         self.tokens = nn.Parameter(torch.randn(1, 2, width))
         self.position = nn.Parameter(torch.randn(1, 2 + (image_size // 8) ** 2, width))
         self.layers = nn.Sequential(*(Block(width) for _ in range(depth)))
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
         self.student = Cosine(width, 1000)
         self.teacher = Cosine(width, 1000)
@@ -41,6 +42,7 @@ class TwinNet(nn.Module):
     def forward(self, images):
         patches = self.patchify(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.tokens.expand(len(patches), -1, -1), patches], dim=1)
-        student, teacher = self.norm(self.layers(x + self.position)[:, :2]).unbind(dim=1)
+        x = self.layers(self.dropout(x + self.position))
+        student, teacher = self.norm(x[:, :2]).unbind(dim=1)
         logits = self.student(student), self.teacher(teacher)
         return logits if self.training else (logits[0] + logits[1]) / 2

@@ -14,10 +14,10 @@ WEIGHTS = zoo.Weights(
 )
 
 
-def build(size, num_classes, pretrained):
+def build(size, num_classes, pretrained, **options):
     from twinnet import TwinNet
 
-    model = TwinNet(image_size=size)  # It takes no class count, so zoo calls `replace`.
+    model = TwinNet(image_size=size, **options)  # It takes no class count, so zoo calls `replace`.
     if pretrained:
         published = zoo.weights.read_state_dict(zoo.weights.fetch(WEIGHTS))
         model.load_state_dict(convert(size, published))
@@ -63,6 +63,11 @@ def declare(size):
             size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=1.0, fixed_size=True
         ),
         resized=declare,
+        options={
+            "dropout": zoo.Option(
+                kind=float, default=0.0, minimum=0, maximum=0.9, help="Dropout of the tokens."
+            ),
+        },
         weights=WEIGHTS,
         convert=functools.partial(convert, size),
     )

@@ -6,6 +6,7 @@ import itertools
 import shlex
 import signal
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from zoo.events import EpochEnd, Note, StepEnd
 from zoo.events import Progress as Done
 from zoo.io.text import printable
 from zoo.models.group_plan import GroupPlan
+from zoo.models.variant import options_text
 from zoo.planning import Plan
 from zoo.recipe import Recipe
 from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
@@ -155,6 +157,11 @@ class TrainingConsole:
         recipe, (height, width) = plan.recipe, plan.preprocess.height_width
         facts = (
             ("backbone", recipe.backbone),
+            *(
+                [("options", options_text(recipe.backbone_options))]
+                if recipe.backbone_options
+                else []
+            ),
             ("weights", plan.weights_source),
             ("data", recipe.data or "demo (scikit-learn's digits)"),
             ("classes", _classes(plan)),
@@ -277,10 +284,13 @@ def _augmentation(recipe: Recipe) -> str:
 
 def _settings(plan: Plan) -> list[tuple[str, ...]]:
     """Return the rows of the table of all settings, each with the origin of its value."""
-    return [
-        (name, "-" if value is None else str(value), plan.config.origins[name])
-        for name, value in plan.recipe
-    ]
+    return [(name, _setting(value), plan.config.origins[name]) for name, value in plan.recipe]
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, Mapping):
+        return options_text(value) or "-"
+    return "-" if value is None else str(value)
 
 
 def _groups(plan: Plan) -> list[tuple[str, ...]]:

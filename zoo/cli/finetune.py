@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -11,13 +12,14 @@ import click
 
 from zoo.cli.options import allocator_option
 from zoo.cli.start import starting
-from zoo.cli.words import echo, with_flags
+from zoo.cli.words import echo, flag_of, with_flags
 from zoo.errors import Stopped
 from zoo.io.files import expand
+from zoo.io.parsing import parse_json
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
 
 if TYPE_CHECKING:
-    pass
+    from zoo.backbone import OptionValue
 
 #: Metavars for options whose type alone would be misleading in the help.
 _METAVARS = {
@@ -31,7 +33,17 @@ _METAVARS = {
 def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each field of the recipe, in the order of the fields."""
     for name, field in reversed(Recipe.model_fields.items()):
-        flag = f"--{name.replace('_', '-')}"
+        flag = flag_of(name)
+        if name == "backbone_options":
+            command = click.option(
+                flag,
+                name,
+                multiple=True,
+                metavar="NAME=VALUE",
+                callback=_options,
+                help=f"{field.description} May be repeated; replaces those of a recipe.",
+            )(command)
+            continue
         default = "" if field.default is None else f"  [default: {_shown(field.default)}]"
         kind = _option_type(field.annotation)
         declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
@@ -67,6 +79,31 @@ def _numbers(value: str) -> int | tuple[int, ...]:
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a number, or several as in 2,4") from None
     return numbers if "," in value else numbers[0]
+
+
+def _options(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, OptionValue] | None:
+    options: dict[str, OptionValue] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+        if name in options:
+            raise click.BadParameter(f"{name} is given twice")
+        options[name] = _option_value(value)
+    return options or None
+
+
+def _option_value(text: str) -> OptionValue:
+    """Parse a boolean, a number or a text in quotes; anything else is a text as it stands."""
+    parsers: tuple[Callable[[str], object], ...] = (parse_json, float)
+    for parse in parsers:
+        with suppress(ValueError):
+            value = parse(text)
+            if isinstance(value, bool | int | float | str):
+                return value
+    return text
 
 
 def _shown(default: object) -> str:

@@ -32,6 +32,7 @@ def command(name: str, depth: int) -> None:
     from zoo.models.depth import depths
     from zoo.models.groups import split_parameters
     from zoo.models.head import head_leaves
+    from zoo.models.variant import default_text
 
     backbone = plugins.get(name)
     model = plugins.build(backbone, None, False)
@@ -72,8 +73,13 @@ def command(name: str, depth: int) -> None:
         ("", f"{new_head} (a new one is made for your classes)"),
         ("preprocessing", f"{resize}, crop {height}x{width}{_size_note(backbone)}"),
         ("", f"mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}"),
-        ("weights", f"{weights.tag or 'pretrained'}, from {weights.place}" if weights else "none"),
     ]
+    for n, (option, about) in enumerate(backbone.options.items()):
+        limits = f"{about.values}, default: {default_text(about.default)}"
+        facts.append(("options" if n == 0 else "", f"{option}  {about.help} ({limits})"))
+    facts.append(
+        ("weights", f"{weights.tag or 'pretrained'}, from {weights.place}" if weights else "none")
+    )
     if weights is not None:
         facts.append(("sha256", weights.sha256 or "none to check against"))
         facts.append(("licence", weights.license or "not stated"))

@@ -19,6 +19,9 @@ _OBEYED_IN_JSON = re.compile(
 #: Options besides the recipe's fields that may be named in messages of the core.
 _OPTIONS = frozenset({"allow_changed", "compile", "fix_to", "no_plugin", "out", "split"})
 
+#: Flags that are not spelt as the field of the recipe: one sets a single entry of a table.
+_FLAGS = {"backbone_options": "--backbone-option"}
+
 _SETTING = re.compile(r"`([a-z_]+)(?:=([^`]+))?`")
 
 
@@ -69,10 +72,15 @@ def _as_flag(found: re.Match[str]) -> str:
     name, value = found.groups()
     if name not in _OPTIONS and name not in Recipe.model_fields:
         return found[0]
-    flag = name.replace("_", "-")
+    flag = flag_of(name)
     if value == "false":
-        return f"--no-{flag}"
-    return f"--{flag}" if value in (None, "true") else f"--{flag} {value}"
+        return f"--no-{flag[2:]}"
+    return flag if value in (None, "true") else f"{flag} {value}"
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a field of the recipe."""
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def human_size(size: float) -> str:

@@ -119,6 +119,7 @@ def row_store(
     preprocess = transform.prepare.preprocess
     about = {
         "backbone": part.backbone.name,
+        "options": dict(recipe.backbone_options),
         "weights": part.weights_sha256,
         "boundary": part.boundary.name,
         "image_size": list(part.boundary.image_size),

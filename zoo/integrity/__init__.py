@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import plugins
-from zoo.errors import PluginError, RunError, ZooError
+from zoo.errors import OptionError, PluginError, RunError, SizeError, ZooError
 from zoo.integrity.finding import Finding, State, odd
 from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
@@ -20,7 +20,7 @@ from zoo.pipeline.compatibility import read_data_keys, read_run
 from zoo.recipe import checked_recipe, make_recipe
 from zoo.runs.checkpoint_file import CHECKPOINT, DATA, LAST
 from zoo.runs.parse import read_head
-from zoo.runs.read import load, read_tensors
+from zoo.runs.read import load, read_tensors, variant_of
 from zoo.runs.write import (
     CARD,
     CONFIG,
@@ -168,8 +168,9 @@ def _config(file: Path, info: ModelInfo | None, _: About | None) -> str:
     # Another version of the backbone's library may write other values into the config.
     words: Mapping[str, Any] = config
     if info.versions == versions():
-        with suppress(PluginError):
-            words = plugins.get(info.backbone, info.definition or None).config
+        with suppress(PluginError, SizeError, OptionError):
+            backbone = plugins.get(info.backbone, info.definition or None)
+            words = variant_of(backbone, info).config
     _compare(config, json.loads(json.dumps(config_of(words, info))))
     return "class names and preprocessing as in the model file"
 

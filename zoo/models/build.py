@@ -12,12 +12,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo import plugins
 from zoo import weights as zoo_weights
-from zoo.backbone import Backbone
+from zoo.backbone import Backbone, OptionValue
 from zoo.errors import WeightsError
 from zoo.io.text import clip, listed
 from zoo.models.depth import depths
 from zoo.models.head import HeadInit, ensure_head, in_head, initialise_head
-from zoo.models.size import needs_resizing, resized
+from zoo.models.variant import variant
 
 #: Old files lack batch norm's step counter, which only momentum=None uses.
 _OPTIONAL = "num_batches_tracked"
@@ -30,6 +30,7 @@ def build(
     weights: str = "pretrained",
     head_init: HeadInit = "normal",
     image_size: int | None = None,
+    options: Mapping[str, OptionValue] | None = None,
 ) -> nn.Module:
     """Build a backbone with a new head, for use in any training loop.
 
@@ -41,6 +42,7 @@ def build(
             from torch's global random state.
         image_size: Side of the square input in pixels, to build a backbone of fixed input size for
             another size: its position embeddings are resampled as its library does.
+        options: Values of the backbone's own options, such as `{"drop_path_rate": 0.1}`.
 
     Returns:
         A module that maps (N, 3, H, W) float32 to logits (N, num_classes).
@@ -50,11 +52,11 @@ def build(
         PluginError: If the plugin's code fails, or the model lacks the declared head.
         WeightsError: If the weights are not available or don't fit.
         SizeError: If the backbone can't be built for that size.
+        OptionError: If it does not have such options, or can't be built with them.
     """
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
-    if image_size is not None and needs_resizing(backbone, image_size):
-        backbone = resized(backbone, image_size)
+    backbone = variant(backbone, size=image_size, options=options)
     loaded = zoo_weights.load(backbone, weights)
     for note in loaded.notes:
         warnings.warn(note, stacklevel=2)

@@ -33,6 +33,7 @@ from zoo.models.freeze import Freezing, plan_freezing
 from zoo.models.group_plan import GroupPlan
 from zoo.models.optim import MOMENTS
 from zoo.models.replay import Boundary
+from zoo.models.variant import check_options
 from zoo.planning.caching import plan_activations, plan_probe
 from zoo.planning.checks import check_forward, plan_what_trains, warn_of_unmeasured
 from zoo.planning.config import Config, Resolver
@@ -49,7 +50,7 @@ from zoo.planning.decisions import (
     decide_task,
     warn_of_slow_precision,
 )
-from zoo.planning.inputs import for_size, load_weights, read_data
+from zoo.planning.inputs import as_asked, load_weights, read_data
 from zoo.planning.same_data import check_same_data
 from zoo.recipe import Recipe
 from zoo.runs.folder import check_run_space, choose_folder
@@ -150,13 +151,14 @@ def prepare(
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
     resolver = Resolver(recipe, given, resumed, listen=listen)
-    resolver.spell_out(backbone=backbone.name)
+    options = check_options(backbone, recipe.backbone_options)
+    resolver.spell_out(backbone=backbone.name, backbone_options=options)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = decide_on_main(
         accelerator, lambda: choose_folder(out, resolver.recipe, resuming=resumed is not None)
     )
     decide_for_demo(resolver, backbone, listen)
-    backbone, preprocess = for_size(backbone, resolver.recipe, listen)
+    backbone, preprocess = as_asked(backbone, resolver.recipe, listen)
     splits = together(partial(read_data, resolver.recipe, listen))
     check_same_data(accelerator, splits)
     loaded = together(partial(load_weights, resolver, backbone, listen))

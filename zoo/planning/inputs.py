@@ -23,33 +23,34 @@ from zoo.data.value_range import common_range
 from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
 from zoo.io.files import expand
-from zoo.models.size import needs_resizing, resized
+from zoo.models.size import needs_resizing
+from zoo.models.variant import variant
 from zoo.planning.config import Resolver
 from zoo.recipe import Recipe
 
 
-def for_size(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Backbone, Preprocess]:
-    """Return the backbone built for the recipe's image size, and its preprocessing.
+def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Backbone, Preprocess]:
+    """Return the backbone built for the recipe's image size and options, and its preprocessing.
 
     Raises:
         SizeError: The backbone can't be built for that size.
+        OptionError: It can't be built with those options.
     """
-    own = backbone.preprocess
     size = recipe.image_size
-    if size is None or own.height_width == (size, size):
-        return backbone, own
-    if not needs_resizing(backbone, size):
-        return backbone, replace(own, size=size)
-    old = "{} x {}".format(*own.height_width)
+    old = "{} x {}".format(*backbone.preprocess.height_width)
+    rebuilt = needs_resizing(backbone, size)
     try:
-        backbone = resized(backbone, size)
+        backbone = variant(backbone, size=size, options=recipe.backbone_options)
     except SizeError as error:
         raise SizeError(error.text, hint="try another `image_size`, or leave it out") from error
+    own = backbone.preprocess
+    if not rebuilt:
+        return backbone, own if size is None else replace(own, size=size)
     text = f"{backbone.name} is built for {size} x {size} pixels instead of {old}"
     if recipe.weights != "none":
         text += "; pretrained position embeddings are resampled"
     listen(Note(text=text))
-    return backbone, backbone.preprocess
+    return backbone, own
 
 
 def read_data(recipe: Recipe, listen: Listener) -> Splits:

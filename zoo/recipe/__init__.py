@@ -18,12 +18,13 @@ from pydantic import (
     model_validator,
 )
 
-from zoo.backbone import MAX_IMAGE_SIZE
+from zoo.backbone import MAX_IMAGE_SIZE, OptionValue
 from zoo.errors import RecipeError
 from zoo.io.files import is_file
 from zoo.io.parsing import MAX_TOML, parse_toml, read_bounded
 from zoo.io.text import clip, printable
 from zoo.recipe.fields import (
+    check_backbone_options,
     check_checkpoint_every,
     check_freeze,
     check_time,
@@ -44,7 +45,15 @@ _MOST_PROBLEMS = 20
 #: Fields by section, in recipe files, the help and the documentation.
 SECTIONS = {
     "Data": ("data", "task", "val_split", "strict", "follow_links", "image_size"),
-    "Model": ("backbone", "weights", "head_init", "freeze", "unfreeze_epoch", "batch_norm"),
+    "Model": (
+        "backbone",
+        "backbone_options",
+        "weights",
+        "head_init",
+        "freeze",
+        "unfreeze_epoch",
+        "batch_norm",
+    ),
     "Training": (
         "train",
         "epochs",
@@ -92,6 +101,13 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     backbone: str = Field("efficientnet_lite0", min_length=1, description="Backbone to fine-tune.")
+    backbone_options: Annotated[
+        Mapping[str, OptionValue], BeforeValidator(check_backbone_options)
+    ] = Field(
+        {},
+        description="Option of the backbone's network, such as drop_path_rate=0.1 (zoo show lists "
+        "them).",
+    )
     weights: str = Field(
         "pretrained",
         min_length=1,
@@ -420,10 +436,18 @@ def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | 
         lines += ["", f"[{section}]"]
         for name in fields:
             if name in values:
-                line = tomli_w.dumps({name: values[name]}).rstrip()
+                line = _line(name, values[name])
                 origin = (origins or {}).get(name, "default")
                 lines.append(line if origin == "default" else f"{line}  # {printable(origin)}")
     return "\n".join(lines).lstrip() + "\n"
+
+
+def _line(name: str, value: object) -> str:
+    """Return a key and its value in one line of TOML: a table is written inline."""
+    if isinstance(value, dict):
+        entries = ", ".join(_line(each, inner) for each, inner in value.items())
+        return f"{name} = {{ {entries} }}" if entries else f"{name} = {{}}"
+    return tomli_w.dumps({name: value}).rstrip()
 
 
 def change(recipe: Recipe, **values: Any) -> Recipe:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DURATION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?[smh]", re.ASCII)
@@ -72,6 +75,27 @@ def check_time(value: object) -> object:
     ):
         return value
     raise ValueError(f"time = {value!r}: give a time such as 30s, 10m or 2h")
+
+
+def check_backbone_options(value: Any) -> object:
+    """Validate `backbone_options`: a table of booleans, numbers and texts.
+
+    Raises:
+        ValueError: The value is not such a table.
+    """
+    good = isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(each, bool | int | float | str)
+        and (not isinstance(each, float) or math.isfinite(each))
+        for name, each in value.items()
+    )
+    if not good:
+        raise ValueError(
+            f"backbone_options = {value!r}: give a table of names with numbers, texts, true or "
+            f"false, such as {{ drop_rate = 0.1 }}"
+        )
+    # A frozen recipe must not change with the caller's table.
+    return dict(value)
 
 
 def seconds_of(time: str) -> float:

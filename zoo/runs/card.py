@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.io.text import markdown, printable
+from zoo.models.variant import options_text
 from zoo.runs.write import CARD, ModelInfo, write_file
 from zoo.tasks import MULTI_LABEL, metric_label
 from zoo.weights import describe
@@ -56,7 +57,7 @@ def write_card(
 |---|---|
 | {metric} on {val_images} held-out images | {score} |
 | backbone | {backbone.name} |
-| started from | {markdown(info.weights_source)} |
+{_options(info)}| started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
 | made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
 {"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
@@ -80,6 +81,11 @@ The best epoch was chosen on the held-out images, so expect a little less on new
 {rows}
 """
     write_file(folder / CARD, text.encode())
+
+
+def _options(info: ModelInfo) -> str:
+    options = info.recipe.backbone_options
+    return f"| its options | {markdown(options_text(options))} |\n" if options else ""
 
 
 def _licence(info: ModelInfo, backbone: Backbone) -> str:

@@ -20,13 +20,13 @@ from zoo.data.dataset import ImageDataset
 from zoo.data.files import is_url
 from zoo.data.image import ValueRange, image_from_bytes, read_image, to_rgb
 from zoo.data.transforms import eval_transform
-from zoo.errors import DataError, PluginError, RunError, SizeError, WeightsError
+from zoo.errors import DataError, OptionError, PluginError, RunError, SizeError, WeightsError
 from zoo.io.files import expand, is_file
 from zoo.io.text import clip, printable
 from zoo.machine.device import choose_device, place
 from zoo.models.build import build_empty, load_whole, refuse_larger
 from zoo.models.head import in_head
-from zoo.models.size import needs_resizing, resized
+from zoo.models.variant import variant
 from zoo.runs.evaluate import Evaluation, Split, evaluate
 from zoo.runs.inference import eval_batch_size, predict_logits
 from zoo.runs.parse import read_head
@@ -251,11 +251,11 @@ def read_info(file: Path) -> ModelInfo:
 
 
 def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
-    """Return the declaration of a run's backbone, at the run's input size; no model is built.
+    """Return the declaration of a run's backbone, at the run's input size and with its options.
 
     Raises:
         PluginError: If its plugin is not installed or fails.
-        RunError: If it can't be built for the run's input size.
+        RunError: If it can't be built for the run's input size or options.
         WeightsError: If the file has no head for the run's classes.
     """
     try:
@@ -275,12 +275,19 @@ def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
             f"the weights of {file} don't fit {backbone.name} with {classes:,} classes: "
             f"of its head ({', '.join(backbone.head_paths)}) the file has {found}"
         )
-    if needs_resizing(backbone, info.preprocess.size):
-        try:
-            backbone = resized(backbone, info.preprocess.size)
-        except SizeError as error:
-            raise RunError(f"{file}: {error.text}", hint=error.hint) from error
-    return backbone
+    try:
+        return variant_of(backbone, info)
+    except (SizeError, OptionError) as error:
+        raise RunError(f"{file}: {error.text}", hint=error.hint) from error
+
+
+def variant_of(backbone: Backbone, info: ModelInfo) -> Backbone:
+    """Return a run's backbone at the input size and with the options of the run.
+
+    Raises:
+        SizeError, OptionError: If it can't be built for them.
+    """
+    return variant(backbone, size=info.preprocess.size, options=info.recipe.backbone_options)
 
 
 def read_tensors(file: Path, header: Header) -> dict[str, torch.Tensor]:

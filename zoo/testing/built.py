@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
-from zoo.backbone import Backbone
-from zoo.errors import PluginError
+from zoo.backbone import Backbone, Option, OptionValue
+from zoo.errors import OptionError, PluginError
 from zoo.io.text import listed
 from zoo.models.depth import depths
 from zoo.models.groups import parameter_groups
 from zoo.models.head import head_leaves, in_head
+from zoo.models.variant import variant
 from zoo.testing.subject import (
     CLASSES,
     OTHER_CLASSES,
@@ -241,6 +243,11 @@ def _check_resized(subject: Subject) -> None:
             raise CheckFailed(
                 f"resized({other_size}) gives no zoo.Backbone with preprocess.size {other_size}"
             )
+        if _configurable(other) != _configurable(backbone):
+            raise CheckFailed(
+                f"resized({other_size}) gives a zoo.Backbone with other `options`, or without "
+                f"`configured`: declare the same"
+            )
         model = subject.fresh(CLASSES, other)
         with torch.no_grad():
             images = subject.images((other_size, other_size))
@@ -249,6 +256,88 @@ def _check_resized(subject: Subject) -> None:
     if not all(refused):
         raise CheckFailed("`resized` refuses a size without a reason: raise ValueError(reason)")
     raise CheckSkipped(f"it takes neither half nor twice its size: {refused[0]}")
+
+
+def check_options_are_taken(subject: Subject) -> None:
+    """Each option, set to another value than its default, gives another network with right logits.
+
+    An option that `configured` refuses with a reason is left out.
+    """
+    backbone = subject.backbone
+    if not backbone.options:
+        raise CheckSkipped("it declares no options")
+    taken: dict[str, OptionValue] = {}
+    refused: list[str] = []
+    for name, option in backbone.options.items():
+        if (value := _other_value(option)) is None:
+            continue
+        try:
+            configured = variant(backbone, options={name: value})
+        except OptionError as error:
+            refused.append(str(error))
+            if not str(error.__cause__):
+                raise CheckFailed(
+                    f"`configured` refuses {name} without a reason: raise ValueError(reason)"
+                ) from error
+            continue
+        model = _built_with(subject, configured, f"{name}={value}")
+        if value != option.default and _described(model) == _described(subject.model):
+            raise CheckFailed(
+                f"its network is the same with {name}={value}: let `build` or `configured` set it, "
+                f"or leave the option out"
+            )
+        taken[name] = value
+    if not taken:
+        raise CheckSkipped("; ".join(["its network takes none of its options", *refused]))
+    if len(taken) > 1:
+        model = _built_with(subject, variant(backbone, options=taken), f"all of {', '.join(taken)}")
+    with torch.no_grad():
+        for train in (False, True):
+            logits_in(subject, model.train(train), subject.images(), CLASSES)
+
+
+def _built_with(subject: Subject, configured: Backbone, options: str) -> nn.Module:
+    try:
+        return subject.fresh(CLASSES, configured)
+    except PluginError as error:
+        raise CheckFailed(
+            f"it can't be built with {options} ({error}): let `build` take options as keyword "
+            f"arguments, or declare `configured`"
+        ) from error
+
+
+def _configurable(backbone: Backbone) -> tuple[set[str], bool]:
+    return set(backbone.options), backbone.configured is not None
+
+
+def _other_value(option: Option) -> OptionValue | None:
+    """Return a valid value other than the default; of a text, whose values are not known, that."""
+    if option.kind is bool:
+        return not option.default
+    if option.kind is str:
+        return option.default
+    own = option.default if isinstance(option.default, int | float) else 0
+    low, high = option.minimum or 0, option.maximum
+    # Rates in the middle of their range: the ends may turn a layer off, or all of its outputs.
+    for value in (*([] if high is None else [(low + high) / 2, low + (high - low) / 4]), own + 1):
+        with contextlib.suppress(ValueError):
+            found = option.checked(int(value) if option.kind is int else value)
+            if found != option.default:
+                return found
+    return own
+
+
+def _described(model: nn.Module) -> object:
+    """Return what distinguishes networks without their values: layers, settings and shapes."""
+    layers = {
+        name: (
+            type(module),
+            module.extra_repr(),
+            {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)},
+        )
+        for name, module in model.train().named_modules()
+    }
+    return layers, {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def check_modes_switch(subject: Subject) -> None:

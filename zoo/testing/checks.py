@@ -43,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
             declared.check_name,
             declared.check_head_is_named,
             declared.check_preprocess_is_plausible,
+            declared.check_options_are_named,
             declared.check_weights_are_described,
             declared.check_tags_are_declared,
             declared.check_config_is_json,
@@ -67,6 +68,7 @@ CHECKS: tuple[Check, ...] = (
     Check(function=built.check_auxiliary_logits_are_in_order, after=_RUNS),
     Check(function=built.check_stages_are_in_order, after=(*_RUNS, "check_stages_cover_all")),
     Check(function=built.check_other_sizes, after=_RUNS),
+    Check(function=built.check_options_are_taken, after=_RUNS),
     *(
         Check(function=function, after=_BUILT, needs_values=True)
         for function in (

@@ -48,6 +48,22 @@ def check_preprocess_is_plausible(subject: Subject) -> None:
         )
 
 
+def check_options_are_named(subject: Subject) -> None:
+    """The names of options are names of Python arguments, other than those `build` always gets."""
+    if not subject.backbone.options:
+        raise CheckSkipped("it declares no options")
+    wrong = [
+        name
+        for name in subject.backbone.options
+        if not name.isidentifier() or name in ("num_classes", "pretrained")
+    ]
+    if wrong:
+        raise CheckFailed(
+            f"its option {wrong[0]!r} can't be an argument of `build` beside num_classes and "
+            f"pretrained: rename it"
+        )
+
+
 def check_weights_are_described(subject: Subject) -> None:
     """The SHA-256, if declared, consists of all or the leading hex digits of one."""
     weights = subject.backbone.weights
@@ -110,6 +126,6 @@ def check_declaration_can_be_sent_to_processes(subject: Subject) -> None:
     except Exception as error:
         raise CheckFailed(
             f"its declaration can't be sent to another process ({explain(error)}): make `build`, "
-            f"`convert`, `replace`, `stages` and `resized` functions of a module or "
+            f"`convert`, `replace`, `stages`, `resized` and `configured` functions of a module or "
             f"functools.partial of such, no lambdas and no functions inside functions"
         ) from error
