@@ -63,7 +63,7 @@ class LoggerSubject:
     @cached_property
     def interrupted(self) -> Told:
         """A run that is interrupted after its first epoch."""
-        (self.folder / "run").mkdir()
+        (self.folder / "run").mkdir(exist_ok=True)
         events = _events(self.folder / "run", SINGLE_LABEL, epochs=(0, 1), error="interrupted")
         return self.tell(events)
 
@@ -76,7 +76,7 @@ class LoggerSubject:
     @cached_property
     def other(self) -> Told:
         """A run of another task, with an event of another kind after each."""
-        (self.folder / "other").mkdir()
+        (self.folder / "other").mkdir(exist_ok=True)
         events = _events(self.folder / "other", MULTI_LABEL, epochs=(0, 1))
         return self.tell(each for event in events for each in (event, OtherEvent()))
 
