@@ -93,10 +93,8 @@ def write_package(name: str, folder: Path, kind: str = "backbone") -> NewPackage
         raise PluginError(f"{package} can't be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    source = package / "src" / words["module"]
-    return NewPackage(
-        folder=package, modules=tuple(source / file for file in own["modules"]), use=use
-    )
+    modules = tuple(package / "src" / words["module"] / file for file in own["modules"])
+    return NewPackage(folder=package, modules=modules, use=use)
 
 
 def module_name(name: str) -> str:
