@@ -26,6 +26,7 @@ from zoo import plugins
 from zoo.errors import ZooError
 from zoo.models.depth import depths
 from zoo.models.head import head_leaves
+from zoo.testing.checks import CHECKS
 from zoo.testing.run import CheckResult, run_checks
 from zoo.testing.subject import CheckFailed, Subject, no_initialisation
 from zoo.testing.values import check_other_weights_stay_bit_identical
@@ -78,7 +79,7 @@ def row(name: str) -> Row:
     """Check one backbone; the weights of a large one are left for later."""
     backbone = plugins.get(name)
     subject = Subject(backbone, torch.device("meta"))
-    results = tuple(run_checks(subject, {}))
+    results = tuple(run_checks(subject, CHECKS))
     parameters = sum(p.numel() for p in subject.original.parameters())
     if parameters <= LARGE:
         results = (*results, weights_stay(name, torch.float32))
@@ -109,11 +110,11 @@ def weights_stay(name: str, dtype: torch.dtype = torch.bfloat16) -> CheckResult:
             check(subject)
         except (CheckFailed, ZooError) as failure:
             return CheckResult(
-                backbone=name, check=check.__name__, status="failed", message=str(failure)
+                name=name, check=check.__name__, status="failed", message=str(failure)
             )
         finally:
             torch.set_default_dtype(torch.float32)
-    return CheckResult(backbone=name, check=check.__name__, status="passed")
+    return CheckResult(name=name, check=check.__name__, status="passed")
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:

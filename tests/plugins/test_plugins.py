@@ -85,12 +85,72 @@ def test_plugins_are_listed_with_package_state_and_cause(install):
         "sources": [],
         "loggers": [],
         "exporters": [],
+        "weights": False,
+        "resolve": False,
+        "failures": [],
         "printed": "",
     }
     assert (listed["timm"]["state"], listed["timm"]["distribution"]) == ("ok", "zoo-finetune")
     assert listed["timm"]["backbones"] > 1300
     table = CliRunner().invoke(main, ["plugins"]).stdout
     assert re.search(r"^broken +acme-broken 1\.2 +broken: OSError: boom$", table, re.MULTILINE)
+
+
+EVERYTHING = """
+import zoo
+
+@zoo.hookimpl
+def zoo_sources():
+    return {"shop": print}
+
+@zoo.hookimpl
+def zoo_loggers():
+    return {"page": print}
+
+@zoo.hookimpl
+def zoo_exporters():
+    return {"chip": zoo.Exporter(suffix=".chip", write=print, open=print)}
+
+@zoo.hookimpl
+def zoo_weights(backbone):
+    return []
+
+@zoo.hookimpl
+def zoo_resolve(name):
+    return None
+"""
+
+
+def listed(name: str) -> tuple[dict, str]:
+    """What `zoo plugins` says of a plugin, as JSON and in the table."""
+    found = json.loads(CliRunner().invoke(main, ["plugins", "--format", "json"]).stdout)
+    table = CliRunner().invoke(main, ["plugins"]).stdout
+    (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
+    return next(p for p in found if p["name"] == name), line
+
+
+def test_everything_that_a_plugin_brings_is_listed(install):
+    install("acme-all", "all", "acme_everything", EVERYTHING)
+    found, line = listed("all")
+    assert (found["sources"], found["loggers"], found["exporters"]) == (
+        ["shop"],
+        ["page"],
+        ["chip"],
+    )
+    assert (found["weights"], found["resolve"], found["failures"]) == (True, True, [])
+    for part in ("source shop", "logger page", "exporter chip", "weights", "names on request"):
+        assert part in line
+    assert "backbone" not in line
+
+
+def test_a_hook_that_fails_is_listed_beside_those_that_do_not(install):
+    code = EVERYTHING.replace('{"page": print}', "1 / 0")
+    install("acme-all", "all", "acme_everything_but_one", code)
+    found, line = listed("all")
+    assert (found["state"], found["sources"], found["loggers"]) == ("ok", ["shop"], [])
+    (failure,) = found["failures"]
+    assert "ZeroDivisionError" in failure
+    assert failure in line
 
 
 @pytest.mark.usefixtures("_may_disable")

@@ -5,18 +5,29 @@ import hashlib
 import importlib
 import inspect
 import json
+import re
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 import zoo
 from tests.conftest import write_plugin
+from zoo import plugins
 from zoo.cli import main
-from zoo.testing import check_backbone
-from zoo.testing.checks import CHECKS
+from zoo.testing import (
+    check_backbone,
+    check_exporter,
+    check_logger,
+    check_source,
+    conformance_suite,
+    write_images,
+)
+from zoo.testing.checks import CHECKS, EXPORTER_CHECKS, LOGGER_CHECKS, SOURCE_CHECKS
 
 ROOT = Path(__file__).parents[2]
 TWINS = ROOT / "tests" / "twins"
@@ -47,12 +58,12 @@ def twins(tmp_path, monkeypatch, fresh_plugins):
 
 
 def test_the_page_shows_the_plugin_that_is_tested():
-    for name in ("twinnet.py", "zoo_twins.py"):
-        assert (TWINS / name).read_text() in PAGE
+    for name in ("twins/twinnet.py", "twins/zoo_twins.py", "globex/zoo_globex.py"):
+        assert (ROOT / "tests" / name).read_text() in PAGE
 
 
 def test_the_page_lists_every_check_with_its_claim():
-    for check in CHECKS:
+    for check in (*CHECKS, *SOURCE_CHECKS, *EXPORTER_CHECKS, *LOGGER_CHECKS):
         claim = inspect.getdoc(check.function).partition("\n")[0]
         assert f"| `{check.name}` | {claim} |" in PAGE
 
@@ -82,3 +93,81 @@ def test_a_size_that_the_odd_plugin_refuses_is_refused_with_its_reason(twins, ph
     done = CliRunner().invoke(main, ["finetune", *words])
     assert done.exit_code == 2
     assert "it cuts images into squares of 8 pixels" in done.stderr
+
+
+def block(text: str) -> str:
+    """The first block of the page's code that has this text."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    return next(code for code in blocks if text in code)
+
+
+def unfit(results) -> list[str]:
+    return [f"{r.check}: {r.message}" for r in results if r.status == "failed"]
+
+
+def test_the_documented_source_passes_every_check(install, tmp_path):
+    install("zoo-tar", "tar", "acme_documented_tar", block("def zoo_sources"))
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(write_images(tmp_path / "photos"), "")
+    data = f"tar:{tmp_path / 'photos.tar'}"
+    assert unfit(check_source("tar", data)) == []
+    done = CliRunner().invoke(main, ["check", "--plugin", "zoo-tar", "--data", data])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("source tar  ")
+    # Without images of it there is nothing to check, which is no success.
+    assert CliRunner().invoke(main, ["check", "--plugin", "zoo-tar"]).exit_code == 2
+    with pytest.raises(zoo.ZooError, match="source tar can't be checked without data"):
+        conformance_suite(plugin="tar")
+
+
+def test_the_documented_logger_passes_every_check(install):
+    install("zoo-lines", "lines", "acme_documented_lines", block("def zoo_loggers"))
+    assert unfit(check_logger("lines")) == []
+
+
+def test_the_documented_exporter_passes_every_check(install):
+    install("zoo-pt2", "pt2", "acme_documented_pt2", block("def zoo_exporters"))
+    assert unfit(check_exporter("acme")) == []
+
+
+FAMILY = ("regnet_x_400mf", "regnet_x_800mf", "regnet_y_400mf", "regnet_y_800mf")
+
+
+@pytest.fixture
+def globex(install):
+    """The plugin of a family, installed."""
+    code = (ROOT / "tests" / "globex" / "zoo_globex.py").read_text()
+    install("zoo-globex", "globex", "zoo_globex", code)
+    return importlib.import_module("zoo_globex")
+
+
+def test_a_family_of_another_library_is_wrapped_in_under_40_lines(globex):
+    assert len(inspect.getsource(globex).splitlines()) < 40
+    assert set(plugins.load("globex").backbones) == {f"globex/{name}" for name in FAMILY}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_member_of_the_family_passes_the_checks_of_shapes(name, globex):
+    assert unfit(check_backbone(f"globex/{name}", shapes_only=True)) == []
+
+
+def test_a_member_of_the_family_starts_from_its_published_weights(globex, monkeypatch, tmp_path):
+    from torchvision.models import get_model
+
+    state = get_model(FAMILY[0], num_classes=12).state_dict()
+    file = tmp_path / "published.safetensors"
+    save_file(state, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(globex.NETWORKS, FAMILY[0], digest[:8])
+    weights = plugins.get(f"globex/{FAMILY[0]}").weights
+    cached = zoo.weights.cache_path(weights)
+    cached.parent.mkdir(parents=True)
+    file.rename(cached)
+    model = zoo.build(f"globex/{FAMILY[0]}", 3)
+    assert torch.equal(model.stem[0].weight, state["stem.0.weight"])
+    assert model.fc.weight.shape[0] == 3
+
+
+@pytest.mark.slow
+def test_a_member_of_the_family_passes_every_check(globex):
+    assert unfit(check_backbone(f"globex/{FAMILY[0]}")) == []

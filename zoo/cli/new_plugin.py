@@ -8,9 +8,18 @@ import click
 
 from zoo.cli.words import echo
 
+KINDS = ("backbone", "source", "exporter", "logger")
+
 
 @click.command("new-plugin", short_help="Write the package of a new plugin.")
 @click.argument("name")
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default=KINDS[0],
+    show_default=True,
+    help="What the plugin declares.",
+)
 @click.option(
     "--out",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -18,25 +27,28 @@ from zoo.cli.words import echo
     show_default=True,
     help="Folder to write it into.",
 )
-def command(name: str, out: Path) -> None:
-    """Write a package zoo-NAME that declares a backbone of your own.
+def command(name: str, kind: str, out: Path) -> None:
+    """Write a package zoo-NAME that declares a backbone of your own, or something else.
 
-    It has a small network, tests that pass, a README and a CI workflow. Replace the network by your
-    own; the tests check what zoo expects of it.
+    It has a small example (a network, a source of ZIP archives, an exported format, a logger),
+    tests that pass, a README and a CI workflow. Replace the example by your own; the tests check
+    what zoo expects of it.
 
     \b
       zoo new-plugin acme
       cd zoo-acme && pip install -e '.[test]' && pytest
+      zoo new-plugin shop --kind source
     """
-    from zoo.plugins.template import module_name, write_package
+    from zoo.plugins.template import write_package
 
-    package = write_package(name, out)
-    declaration = package / "src" / module_name(name)
+    package = write_package(name, out, kind)
+    use = "\n".join(f"  {line}" for line in package.use)
+    modules = "\n".join(f"  {module}" for module in package.modules)
     echo(
-        f"{package} is written. Next:\n"
-        f"  cd {package}\n"
+        f"{package.folder} is written. Next:\n"
+        f"  cd {package.folder}\n"
         f"  pip install -e '.[test]' && pytest\n"
-        f"  zoo finetune --backbone {name}/smallnet --weights none\n"
-        f"Then put your own network into {declaration / 'smallnet.py'}\n"
-        f"and its declaration into {declaration / '__init__.py'}."
+        f"{use}\n"
+        f"Then replace the example by your own {kind}:\n"
+        f"{modules}"
     )

@@ -9,6 +9,7 @@ import click
 from zoo.cli.options import format_option
 from zoo.cli.tables import label, print_table, text
 from zoo.cli.words import count, echo_json, with_flags
+from zoo.errors import PluginError
 
 if TYPE_CHECKING:
     from zoo.plugins import Plugin
@@ -16,11 +17,18 @@ if TYPE_CHECKING:
 #: What plugins declare by name besides backbones, each through a hook zoo_KIND.
 KINDS = ("sources", "loggers", "exporters")
 
+#: Other hooks, and how the table calls what they bring.
+OTHERS = {"weights": "places for weights", "resolve": "names on request"}
+
 
 @click.command("plugins", short_help="List the plugins found, and why any was left out.")
 @format_option("table", "json")
 def command(form: str) -> None:
-    """List every plugin found: its backbones and package, or why it was left out.
+    """List every plugin found: what it brings, and its package, or why it was left out.
+
+    Beside backbones, a plugin brings sources (`--data`), loggers (`--logger`) and exporters
+    (`zoo export --to`). With "places for weights" it says where pretrained weights of any backbone
+    are; with "names on request" it knows backbones that are not listed, such as hub ids.
 
     To leave out a plugin, use `zoo --no-plugin NAME COMMAND` or, for all commands, set
     ZOO_DISABLE_PLUGINS=NAME,NAME in the environment.
@@ -29,20 +37,24 @@ def command(form: str) -> None:
 
     found = plugins.load_all()
     if form == "json":
-        listed = [
-            {
-                "name": p.name,
-                "distribution": p.distribution,
-                "version": p.version,
-                "state": p.state,
-                "cause": with_flags(p.cause),
-                "backbones": len(p.backbones),
-                "left_out": len(p.left_out),
-                **_declared(p),
-                "printed": p.printed,
-            }
-            for p in found
-        ]
+        listed = []
+        for p in found:
+            brings, failures = _declared(p)
+            listed.append(
+                {
+                    "name": p.name,
+                    "distribution": p.distribution,
+                    "version": p.version,
+                    "state": p.state,
+                    "cause": with_flags(p.cause),
+                    "backbones": len(p.backbones),
+                    "left_out": len(p.left_out),
+                    **brings,
+                    **{hook: plugins.implements(p, f"zoo_{hook}") for hook in OTHERS},
+                    "failures": failures,
+                    "printed": p.printed,
+                }
+            )
         echo_json(listed)
         return
     rows = []
@@ -53,19 +65,31 @@ def command(form: str) -> None:
     print_table([label(), text(), text()], rows)
 
 
-def _declared(plugin: Plugin) -> dict[str, list[str]]:
-    """Return the names of what the plugin declares besides backbones, by kind."""
+def _declared(plugin: Plugin) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the names of what it declares besides backbones, by kind, and why hooks failed."""
     from zoo import plugins
 
-    return {kind: sorted(plugins.declared(plugin, f"zoo_{kind}")) for kind in KINDS}
+    brings: dict[str, list[str]] = {}
+    failures = []
+    for kind in KINDS:
+        brings[kind] = []
+        try:
+            brings[kind] = sorted(plugins.declared(plugin, f"zoo_{kind}"))
+        except PluginError as error:
+            failures.append(str(error))
+    return brings, failures
 
 
 def _state(plugin: Plugin) -> str:
+    from zoo import plugins
+
     if plugin.state != "ok":
         return f"{plugin.state}: {with_flags(plugin.cause)}"
-    parts = [f"{kind[:-1]} {name}" for kind, names in _declared(plugin).items() for name in names]
-    if plugin.backbones or not parts:
+    brings, failures = _declared(plugin)
+    parts = [f"{kind[:-1]} {name}" for kind, names in brings.items() for name in names]
+    parts += [what for hook, what in OTHERS.items() if plugins.implements(plugin, f"zoo_{hook}")]
+    if plugin.backbones or not (parts or failures):
         parts.insert(0, count(len(plugin.backbones), "backbone"))
     if plugin.left_out:
         parts.append(f"{len(plugin.left_out)} left out")
-    return ", ".join(parts)
+    return ", ".join([*parts, *failures])

@@ -65,7 +65,7 @@ def export(
     if not isinstance(exporter, Exporter):
         raise PluginError(f"exporter {to} is {exporter!r}, which is no zoo.Exporter")
     out = _free_place(run, exporter, out)
-    model = ExportableModel(run)
+    model = ExportableModel(run.model, run.info.preprocess)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     check_space(out, str(out), size + 2**20)
     with _folder_beside(out) as folder:

@@ -9,6 +9,7 @@ from importlib import metadata
 import torch
 from torch import Tensor, nn
 
+from zoo.backbone import Preprocess
 from zoo.hookspecs import DISTRIBUTION
 from zoo.runs.read import Run
 from zoo.weights import tensors_sha256
@@ -18,21 +19,21 @@ _KEPT = ("backbone", "class_names", "preprocess", "task", "val_metrics", "weight
 
 
 class ExportableModel(nn.Module):
-    """Pixels (N, 3, H, W) uint8 to logits (N, classes): normalisation, then the run's classifier.
+    """Pixels (N, 3, H, W) uint8 to logits (N, classes): normalisation, then the classifier.
 
-    A copy in eval mode on the CPU; equivalent to `to_input` followed by the run's model.
+    A copy in eval mode on the CPU; equivalent to `to_input` followed by the classifier.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, classifier: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
-        self._size = run.info.preprocess.height_width
+        self._size = preprocess.height_width
         for name in ("mean", "std"):
-            values = torch.tensor(getattr(run.info.preprocess, name))
+            values = torch.tensor(getattr(preprocess, name))
             self.register_buffer(name, values.view(1, 3, 1, 1))
-        classifier = copy.deepcopy(run.model).cpu()
+        classifier = copy.deepcopy(classifier).cpu()
         # Formats store weights contiguously; torch.export warns about other memory formats.
         self.classifier = classifier.to(memory_format=torch.contiguous_format)
         self.eval()

@@ -61,6 +61,11 @@ def declared(plugin: Plugin, hook: str) -> Mapping[str, Any]:
     return found
 
 
+def implements(plugin: Plugin, hook: str) -> bool:
+    """Return whether a plugin implements a hook; False if it was left out."""
+    return plugin.hooks is not None and bool(getattr(plugin.hooks.hook, hook).get_hookimpls())
+
+
 def declared_as(hook: str, name: str) -> Any:
     """What is declared by that name through a hook, by whatever plugin.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
+import tomllib
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -16,27 +19,38 @@ from zoo.plugins.loading import found, installed
 
 _VALID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
 
-#: Path in the package -> file of the template.
+#: Path in the package -> file of the template, of every kind; each kind adds its own folder's.
 _FILES = {
     "pyproject.toml": "pyproject.toml.tmpl",
     "README.md": "README.md.tmpl",
     ".gitignore": "gitignore.tmpl",
     ".github/workflows/test.yml": "test.yml.tmpl",
-    "src/$module/__init__.py": "init.py.tmpl",
-    "src/$module/smallnet.py": "smallnet.py.tmpl",
-    "tests/test_conformance.py": "test_conformance.py.tmpl",
 }
 
 
-def write_package(name: str, folder: Path) -> Path:
-    """Write the package `zoo-<name>`, a plugin with one small network, into a folder.
+@dataclass(frozen=True, kw_only=True)
+class NewPackage:
+    """The package that was written.
+
+    Attributes:
+        folder: Its folder.
+        modules: Its modules, of which the first has the declaration.
+        use: Commands that use what it declares.
+    """
+
+    folder: Path
+    modules: tuple[Path, ...]
+    use: tuple[str, ...]
+
+
+def write_package(name: str, folder: Path, kind: str = "backbone") -> NewPackage:
+    """Write the package `zoo-<name>`, a plugin that declares one small thing, into a folder.
 
     Args:
         name: Entry-point name of the plugin: letters, digits, `-` and `_`.
         folder: Folder in which the package's own folder is created.
-
-    Returns:
-        The package's folder.
+        kind: What it declares, a folder of the template: `backbone`, `source`, `exporter` or
+            `logger`.
 
     Raises:
         PluginError: If the name is invalid or taken, or the package's folder exists or can't be
@@ -47,18 +61,29 @@ def write_package(name: str, folder: Path) -> Path:
             f"plugin name {name!r}: use letters, digits, '-' and '_', with a letter or digit at "
             f"both ends"
         )
+    template = resources.files("zoo") / "plugin_template"
+    own = tomllib.loads((template / kind / "kind.toml").read_text(encoding="utf-8"))
     words = {"name": name, "distribution": f"zoo-{name}", "module": module_name(name)}
     _refuse_taken(name, words["module"])
+    use = tuple(Template(line).substitute(words) for line in own["use"])
+    rows = [f"| `src/{words['module']}/{file}` | {what} |" for file, what in own["modules"].items()]
+    words |= {
+        "description": own["description"],
+        "dependencies": json.dumps(own["dependencies"]),
+        "use": "\n".join(f"    {line}" for line in use),
+        "modules": "\n".join(rows),
+    }
+    files = {**_FILES, "tests/test_conformance.py": f"{kind}/test_conformance.py.tmpl"}
+    files |= {f"src/$module/{file}": f"{kind}/{file}.tmpl" for file in own["modules"]}
     package = folder / words["distribution"]
     # Written under another name, then renamed, so that it is never seen incomplete.
     beside = folder / f".{package.name}.{os.getpid()}"
-    template = resources.files("zoo") / "plugin_template"
     try:
         if package.exists():
             raise PluginError(
                 f"{package} exists already", hint="move it away, or choose another `out`"
             )
-        for target, source in _FILES.items():
+        for target, source in files.items():
             path = beside / Template(target).substitute(words)
             path.parent.mkdir(parents=True, exist_ok=True)
             text = Template((template / source).read_text(encoding="utf-8")).substitute(words)
@@ -68,7 +93,8 @@ def write_package(name: str, folder: Path) -> Path:
         raise PluginError(f"{package} can't be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return package
+    modules = tuple(package / "src" / words["module"] / file for file in own["modules"])
+    return NewPackage(folder=package, modules=modules, use=use)
 
 
 def module_name(name: str) -> str:

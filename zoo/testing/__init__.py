@@ -1,4 +1,4 @@
-"""The conformance kit: checks that a backbone fulfils the contract between zoo and its plugins.
+"""The conformance kit: checks that what a plugin declares fulfils the contract with zoo.
 
 zoo runs it on its own plugins; authors of other plugins run the same checks:
 
@@ -6,10 +6,32 @@ zoo runs it on its own plugins; authors of other plugins run the same checks:
 
     test_conformance = conformance_suite(plugin="acme")
 
-`check_backbone` returns the results as data; `zoo check` prints them on the command line.
+`check_backbone`, `check_source`, `check_exporter` and `check_logger` return the results as data;
+`zoo check` prints them on the command line.
 """
 
-from zoo.testing.run import CheckResult, Status, check_backbone, check_names
+from zoo.testing.images import write_images
+from zoo.testing.run import (
+    CheckResult,
+    Status,
+    check_backbone,
+    check_exporter,
+    check_logger,
+    check_names,
+    check_source,
+)
+from zoo.testing.subject import Kind
 from zoo.testing.suite import conformance_suite
 
-__all__ = ["CheckResult", "Status", "check_backbone", "check_names", "conformance_suite"]
+__all__ = [
+    "CheckResult",
+    "Kind",
+    "Status",
+    "check_backbone",
+    "check_exporter",
+    "check_logger",
+    "check_names",
+    "check_source",
+    "conformance_suite",
+    "write_images",
+]

@@ -1,20 +1,27 @@
-"""All checks, in an order in which each comes after those that it depends on.
+"""All checks of each kind, in an order in which each comes after those that it depends on.
 
-A check is a function of a `Subject`, named after what it requires. It raises `CheckFailed` with
-what the author must change, `CheckSkipped` if it does not apply, and returns if it passes.
+A check is a function of what is tested, such as a `Subject`, a backbone. It is named after what it
+requires. It raises `CheckFailed` with what the author must change, `CheckSkipped` if it does not
+apply, and returns if it passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from zoo.testing import built, declared, values
-from zoo.testing.subject import Subject
+from zoo.testing import built, declared, exporters, loggers, sources, values
+from zoo.testing.exporters import ExporterSubject
+from zoo.testing.loggers import LoggerSubject
+from zoo.testing.sources import SourceSubject
+from zoo.testing.subject import Kind, Subject
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class Check(Generic[T]):
     """A check and the checks that it depends on.
 
     Attributes:
@@ -23,7 +30,7 @@ class Check:
         needs_values: Whether it reads values, which tensors on the meta device do not have.
     """
 
-    function: Callable[[Subject], None]
+    function: Callable[[T], None]
     after: tuple[str, ...] = ()
     needs_values: bool = False
 
@@ -36,7 +43,7 @@ class Check:
 _BUILT = ("check_builds_without_weights", "check_head_is_there", "check_stages_exist")
 _RUNS = (*_BUILT, "check_head_gets_the_classes")
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[Check[Subject], ...] = (
     *(
         Check(function=function)
         for function in (
@@ -89,3 +96,68 @@ CHECKS: tuple[Check, ...] = (
         )
     ),
 )
+
+_OPENED = ("check_data_is_opened", "check_splits_are_read")
+_DESCRIBED = (*_OPENED, "check_samples_are_described")
+
+SOURCE_CHECKS: tuple[Check[SourceSubject], ...] = (
+    Check(function=sources.check_other_data_is_left_to_others),
+    Check(function=sources.check_data_is_opened),
+    Check(function=sources.check_splits_are_read, after=_OPENED[:1]),
+    *(
+        Check(function=function, after=_OPENED)
+        for function in (
+            sources.check_samples_are_described,
+            sources.check_names_are_unique,
+            sources.check_samples_are_the_same_each_time,
+        )
+    ),
+    Check(function=sources.check_images_are_read, after=_DESCRIBED),
+    Check(
+        function=sources.check_samples_can_be_sent_to_processes,
+        after=(*_DESCRIBED, "check_images_are_read"),
+    ),
+)
+
+_WRITTEN = ("check_exporter_is_declared", "check_one_file_is_written")
+_COMPUTES = (*_WRITTEN, "check_logits_are_those_of_the_model")
+
+EXPORTER_CHECKS: tuple[Check[ExporterSubject], ...] = (
+    Check(function=exporters.check_exporter_is_declared),
+    Check(function=exporters.check_one_file_is_written, after=_WRITTEN[:1]),
+    Check(function=exporters.check_metadata_is_kept, after=_WRITTEN),
+    Check(function=exporters.check_logits_are_those_of_the_model, after=_WRITTEN),
+    Check(function=exporters.check_other_batch_sizes, after=_COMPUTES),
+    Check(function=exporters.check_missing_libraries_are_reported, after=_COMPUTES),
+)
+
+_MADE = ("check_logger_is_made", "check_events_are_taken")
+
+LOGGER_CHECKS: tuple[Check[LoggerSubject], ...] = (
+    Check(function=loggers.check_logger_is_made),
+    Check(function=loggers.check_events_are_taken, after=_MADE[:1]),
+    *(
+        Check(function=function, after=_MADE)
+        for function in (
+            loggers.check_a_resumed_run_is_taken,
+            loggers.check_other_events_are_ignored,
+            loggers.check_nothing_is_printed,
+            loggers.check_events_are_not_changed,
+            loggers.check_missing_libraries_are_reported,
+        )
+    ),
+)
+
+
+def names_of(checks: tuple[Check[T], ...]) -> tuple[str, ...]:
+    """Return the names of checks."""
+    return tuple(check.name for check in checks)
+
+
+#: The names of all checks, by what they are of, in the order in which they run.
+NAMES: dict[Kind, tuple[str, ...]] = {
+    "backbone": names_of(CHECKS),
+    "source": names_of(SOURCE_CHECKS),
+    "exporter": names_of(EXPORTER_CHECKS),
+    "logger": names_of(LOGGER_CHECKS),
+}

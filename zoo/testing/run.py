@@ -1,19 +1,35 @@
-"""Run the checks on a backbone and return the results."""
+"""Run the checks on a backbone, source, exporter or logger and return the results."""
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.errors import PluginError, ZooError
-from zoo.testing.checks import CHECKS, Check
-from zoo.testing.subject import CheckFailed, CheckSkipped, Subject
+from zoo.events import Listener
+from zoo.exporter import Exporter
+from zoo.testing.checks import (
+    CHECKS,
+    EXPORTER_CHECKS,
+    LOGGER_CHECKS,
+    NAMES,
+    SOURCE_CHECKS,
+    Check,
+)
+from zoo.testing.exporters import ExporterSubject
+from zoo.testing.loggers import LoggerSubject
+from zoo.testing.sources import SourceSubject
+from zoo.testing.subject import CheckFailed, CheckSkipped, Kind, Subject, Tested
+
+T = TypeVar("T", bound=Tested)
 
 Status = Literal["passed", "failed", "skipped", "expected failure"]
 
@@ -23,23 +39,25 @@ class CheckResult:
     """The result of a check.
 
     Attributes:
-        backbone: Full name of the backbone.
+        kind: What was checked: `backbone`, `source`, `exporter` or `logger`.
+        name: Its name; the full one of a backbone.
         check: Name of the check: `check_...`.
         status: `passed`, `failed`, `skipped`, or `expected failure`.
         message: If failed, what the author must change; else why it was skipped or expected.
         seconds: Duration of the check.
     """
 
-    backbone: str
+    kind: Kind = "backbone"
+    name: str
     check: str
     status: Status
     message: str = ""
     seconds: float = 0.0
 
 
-def check_names() -> tuple[str, ...]:
-    """Return the names of all checks, in the order in which they run."""
-    return tuple(check.name for check in CHECKS)
+def check_names(kind: Kind = "backbone") -> tuple[str, ...]:
+    """Return the names of all checks of a kind, in the order in which they run."""
+    return NAMES[kind]
 
 
 def check_backbone(
@@ -67,27 +85,149 @@ def check_backbone(
         UnknownBackboneError: There is no such backbone.
         PluginError: `expected_failures` has the name of an unknown check.
     """
-    expected = dict(expected_failures or {})
-    for name in expected:
-        if name not in check_names():
-            raise PluginError(f"no check {name!r}; checks: {', '.join(check_names())}")
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
     subject = Subject(backbone, torch.device("meta" if shapes_only else "cpu"))
-    return list(run_checks(subject, expected))
+    return list(run_checks(subject, CHECKS, expected_failures))
 
 
-def run_checks(subject: Subject, expected: Mapping[str, str]) -> Iterator[CheckResult]:
-    """Run all checks, and yield each result as soon as it is known."""
+def check_source(
+    source: str | Callable[[str], object],
+    data: str,
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[CheckResult]:
+    """Check that a data source fulfils the contract between zoo and its plugins.
+
+    Args:
+        source: The name of the source, or the function that its plugin declares.
+        data: A value of `data` that is for it, with a few images; `write_images` writes some.
+        expected_failures: As in `check_backbone`.
+
+    Returns:
+        A result for each check, in order; those with `status == "failed"` must be fixed.
+
+    Raises:
+        PluginError: There is no such source, or `expected_failures` has the name of an unknown
+            check.
+    """
+    name, opener = _declared("zoo_sources", source)
+    return list(run_checks(SourceSubject(name, opener, data), SOURCE_CHECKS, expected_failures))
+
+
+def check_exporter(
+    exporter: str | Exporter, *, expected_failures: Mapping[str, str] | None = None
+) -> list[CheckResult]:
+    """Check that an exporter fulfils the contract, by a small model that it writes and opens.
+
+    Args:
+        exporter: The name of the format, or its declaration.
+        expected_failures: As in `check_backbone`.
+
+    Returns:
+        A result for each check, in order; those with `status == "failed"` must be fixed.
+
+    Raises:
+        PluginError: There is no such exporter, or `expected_failures` has the name of an unknown
+            check.
+    """
+    name, declared = _declared("zoo_exporters", exporter)
+    with tempfile.TemporaryDirectory() as folder:
+        subject = ExporterSubject(name, declared, Path(folder))
+        return list(run_checks(subject, EXPORTER_CHECKS, expected_failures))
+
+
+def check_logger(
+    logger: str | Callable[[], Listener], *, expected_failures: Mapping[str, str] | None = None
+) -> list[CheckResult]:
+    """Check that a logger fulfils the contract, by the events of short runs.
+
+    What it logs elsewhere than to the run folder, such as to a server, it logs for real.
+
+    Args:
+        logger: The name of the logger, or the function that its plugin declares.
+        expected_failures: As in `check_backbone`.
+
+    Returns:
+        A result for each check, in order; those with `status == "failed"` must be fixed.
+
+    Raises:
+        PluginError: There is no such logger, or `expected_failures` has the name of an unknown
+            check.
+    """
+    name, make = _declared("zoo_loggers", logger)
+    with tempfile.TemporaryDirectory() as folder:
+        subject = LoggerSubject(name, make, Path(folder))
+        return list(run_checks(subject, LOGGER_CHECKS, expected_failures))
+
+
+def declared_by(plugin: str) -> list[tuple[Kind, str]]:
+    """Return kind and name of everything that can be checked of a plugin.
+
+    Args:
+        plugin: Entry-point or distribution name.
+
+    Raises:
+        PluginError: The plugin is not installed, can't be loaded, or declares nothing of these
+            kinds.
+    """
+    found: list[tuple[Kind, str]] = []
+    others: tuple[Kind, ...] = ("source", "exporter", "logger")
+    for each in plugins.of(plugin):
+        found += [("backbone", name) for name in each.backbones]
+        for kind in others:
+            found += [(kind, name) for name in sorted(plugins.declared(each, f"zoo_{kind}s"))]
+    if not found:
+        raise PluginError(
+            f"nothing to check: plugin {plugin} declares no backbone, source, exporter or logger"
+        )
+    return found
+
+
+def check_one(
+    kind: Kind, name: str, data: str = "", expected_failures: Mapping[str, str] | None = None
+) -> list[CheckResult]:
+    """Call the function above for that kind; checks of other kinds may be expected to fail.
+
+    Args:
+        kind: What it is.
+        name: Its name.
+        data: A value of `data`, for a source.
+        expected_failures: As in `check_backbone`.
+    """
+    expected = {c: why for c, why in (expected_failures or {}).items() if c in check_names(kind)}
+    if kind == "source":
+        return check_source(name, data, expected_failures=expected)
+    if kind == "exporter":
+        return check_exporter(name, expected_failures=expected)
+    if kind == "logger":
+        return check_logger(name, expected_failures=expected)
+    return check_backbone(name, expected_failures=expected)
+
+
+def run_checks(
+    subject: T, checks: Sequence[Check[T]], expected_failures: Mapping[str, str] | None = None
+) -> Iterator[CheckResult]:
+    """Run checks, and yield each result as soon as it is known.
+
+    Raises:
+        PluginError: `expected_failures` has the name of an unknown check.
+    """
+    names = [check.name for check in checks]
+    expected = dict(expected_failures or {})
+    for name in expected:
+        if name not in names:
+            raise PluginError(f"no check {name!r}; checks: {', '.join(names)}")
     statuses: dict[str, Status] = {}
-    for check in CHECKS:
+    for check in checks:
         started = time.perf_counter()
         broken = next((name for name in check.after if statuses[name] == "failed"), None)
         status, message = _run(check, subject, broken)
         statuses[check.name] = status
         shown, message = _as_expected(status, message, expected.get(check.name))
         yield CheckResult(
-            backbone=subject.backbone.name,
+            kind=subject.kind,
+            name=subject.name,
             check=check.name,
             status=shown,
             message=message,
@@ -95,10 +235,17 @@ def run_checks(subject: Subject, expected: Mapping[str, str]) -> Iterator[CheckR
         )
 
 
-def _run(check: Check, subject: Subject, broken: str | None) -> tuple[Status, str]:
+def _declared(hook: str, given: Any) -> tuple[str, Any]:
+    """Return the name and the declaration of what is given by either."""
+    if isinstance(given, str):
+        return given, plugins.declared_as(hook, given)
+    return getattr(given, "__name__", type(given).__name__), given
+
+
+def _run(check: Check[T], subject: T, broken: str | None) -> tuple[Status, str]:
     if broken is not None:
         return "skipped", f"can't be made while {broken} fails"
-    if check.needs_values and subject.device.type == "meta":
+    if check.needs_values and subject.shapes_only:
         return "skipped", "needs values, and only shapes are checked"
     try:
         with torch.random.fork_rng(devices=[]):

@@ -7,7 +7,7 @@ import dataclasses
 import socket
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import NoReturn, cast
+from typing import ClassVar, Literal, NoReturn, Protocol, cast
 from unittest import mock
 
 import torch
@@ -25,12 +25,32 @@ CLASSES, OTHER_CLASSES = 7, 5
 BATCH = 2
 
 
+#: What plugins declare, and checks are made of.
+Kind = Literal["backbone", "source", "exporter", "logger"]
+
+
 class CheckFailed(Exception):
-    """The backbone violates the contract; the message says what its author must change."""
+    """The subject violates the contract; the message says what its author must change."""
 
 
 class CheckSkipped(Exception):
-    """The check can't be run here, or does not apply to the backbone; the message says why."""
+    """The check can't be run here, or does not apply to the subject; the message says why."""
+
+
+class Tested(Protocol):
+    """What the checks of any kind have in common."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it is."""
+
+    @property
+    def name(self) -> str:
+        """Its name; the full one of a backbone."""
+
+    @property
+    def shapes_only(self) -> bool:
+        """Whether its tensors have no values."""
 
 
 class Subject:
@@ -41,9 +61,21 @@ class Subject:
         device: `cpu`, or `meta`: shapes without values, for checking many backbones.
     """
 
+    kind: ClassVar[Kind] = "backbone"
+
     def __init__(self, backbone: Backbone, device: torch.device) -> None:
         self.backbone = backbone
         self.device = device
+
+    @property
+    def name(self) -> str:
+        """Full name of the backbone."""
+        return self.backbone.name
+
+    @property
+    def shapes_only(self) -> bool:
+        """Whether its tensors have no values."""
+        return self.device.type == "meta"
 
     @cached_property
     def original(self) -> nn.Module:

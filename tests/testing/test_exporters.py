@@ -1,0 +1,138 @@
+"""The checks of an exporter, proven by faults; zoo's own exporters pass them."""
+
+import sys
+import types
+
+import pytest
+
+from zoo.testing import check_exporter, check_names
+
+#: A format that keeps the model in the process, to be fast: the file names it.
+SOUND = """
+import json
+
+import numpy as np
+import torch
+import zoo
+
+MODELS = []
+
+
+@zoo.hookimpl
+def zoo_exporters():
+    return {"kept": zoo.Exporter(suffix=".kept", write=write, open=load)}
+
+
+def write(model, example, path, metadata):
+    import a_runtime
+
+    MODELS.append(model)
+    path.write_text(json.dumps({"model": len(MODELS) - 1, **metadata}))
+
+
+def load(path):
+    import a_runtime
+
+    model = MODELS[json.loads(path.read_text())["model"]]
+    return lambda images: model(torch.from_numpy(images)).detach().numpy()
+"""
+
+#: Fault -> (text of the sound plugin, its mutation, the check that catches it).
+FAULTS = {
+    "a function": (
+        'zoo.Exporter(suffix=".kept", write=write, open=load)',
+        "write",
+        "check_exporter_is_declared",
+    ),
+    "no function": ("open=load", "open=None", "check_exporter_is_declared"),
+    "does not write": ("path.write_text(", "str(", "check_one_file_is_written"),
+    "two files": (
+        "    MODELS.append(model)",
+        "    MODELS.append(model)\n    (path.parent / 'weights').touch()",
+        "check_one_file_is_written",
+    ),
+    "does not open": (
+        "json.loads(path.read_text())",
+        "json.loads('{}')",
+        "check_logits_are_those_of_the_model",
+    ),
+    "a path that is remembered": (
+        'json.dumps({"model": len(MODELS) - 1, **metadata})',
+        'json.dumps({"model": str(path), **metadata})',
+        "check_logits_are_those_of_the_model",
+    ),
+    "other logits": (".numpy()\n", ".numpy() + 0.1\n", "check_logits_are_those_of_the_model"),
+    "classes in another order": (
+        ".numpy()\n",
+        ".numpy()[:, ::-1]\n",
+        "check_logits_are_those_of_the_model",
+    ),
+    "images normalised twice": (
+        "from_numpy(images)",
+        "from_numpy(images) / 255",
+        "check_logits_are_those_of_the_model",
+    ),
+    "a fixed batch size": (
+        "from_numpy(images)",
+        "from_numpy(images)[:2]",
+        "check_other_batch_sizes",
+    ),
+    "no metadata": (", **metadata", "", "check_metadata_is_kept"),
+    "another error": (
+        "    import a_runtime\n\n    MODELS",
+        (
+            "    try:\n        import a_runtime\n    except ImportError as error:\n"
+            '        raise RuntimeError("no runtime") from error\n    MODELS'
+        ),
+        "check_missing_libraries_are_reported",
+    ),
+}
+
+
+@pytest.fixture
+def a_runtime(monkeypatch):
+    """The library of the format, installed."""
+    monkeypatch.setitem(sys.modules, "a_runtime", types.ModuleType("a_runtime"))
+
+
+def failed(results):
+    return [r.check for r in results if r.status == "failed"]
+
+
+@pytest.mark.usefixtures("a_runtime")
+def test_a_sound_exporter_passes_every_check(install):
+    install("acme-kept", "kept", "acme_kept_sound", SOUND)
+    results = check_exporter("kept")
+    assert tuple(r.check for r in results) == check_names("exporter")
+    assert {(r.kind, r.name, r.status) for r in results} == {("exporter", "kept", "passed")}
+
+
+@pytest.mark.usefixtures("a_runtime")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught(fault, install):
+    old, new, name = FAULTS[fault]
+    assert old in SOUND
+    install("acme-kept", "kept", f"acme_kept_{fault.replace(' ', '_')}", SOUND.replace(old, new))
+    assert failed(check_exporter("kept")) == [name]
+
+
+def test_every_check_is_proven_by_a_fault():
+    assert {name for _, _, name in FAULTS.values()} == set(check_names("exporter"))
+
+
+def test_without_its_library_an_exporter_fails_its_checks_and_names_it(install):
+    install("acme-kept", "kept", "acme_kept_missing", SOUND)
+    (result,) = (r for r in check_exporter("kept") if r.status == "failed")
+    assert result.check == "check_one_file_is_written"
+    assert "needs a_runtime, which is not installed" in result.message
+
+
+def test_zoos_archive_passes():
+    results = {r.check: r.status for r in check_exporter("torch-export")}
+    skipped = {c for c, status in results.items() if status != "passed"}
+    assert skipped == {"check_missing_libraries_are_reported"}
+
+
+@pytest.mark.slow
+def test_zoos_onnx_passes():
+    assert {r.status for r in check_exporter("onnx")} == {"passed"}

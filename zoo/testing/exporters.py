@@ -1,0 +1,174 @@
+"""Checks of an exporter, with a small model: its file, the file's logits and metadata."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from zoo.backbone import Preprocess
+from zoo.errors import PluginError
+from zoo.export.model import ExportableModel
+from zoo.export.runtime import Compute, calling, load_exported
+from zoo.exporter import Exporter
+from zoo.testing.libraries import check_missing_reported, imports_of
+from zoo.testing.subject import CLASSES, CheckFailed, Kind
+
+#: Height and width of the model's images; they differ, so that swapped sides are found.
+SIZE = (40, 32)
+
+#: Metadata that is written, and looked for in the file.
+METADATA = {"zoo_testing_key": "zoo-testing-value", "class_names": '["ant", "bee"]'}
+
+#: Tolerance of a logit, relative to the largest one.
+TOLERANCE = 1e-3
+
+
+@dataclass
+class ExporterSubject:
+    """An exporter under test.
+
+    Attributes:
+        name: Name of the format.
+        exporter: What its plugin declares.
+        folder: An empty folder.
+        libraries: The libraries that it has imported.
+    """
+
+    kind: ClassVar[Kind] = "exporter"
+    shapes_only: ClassVar[bool] = False
+
+    name: str
+    exporter: Exporter
+    folder: Path
+    libraries: set[str] = field(default_factory=set)
+
+    @cached_property
+    def file(self) -> Path:
+        """The model as a file that was moved to another folder after it was written."""
+        written = self.folder / "written" / f"a{self.exporter.suffix}"
+        written.parent.mkdir()
+        with calling(self.name, self.exporter), imports_of(self.exporter.write, self.libraries):
+            self.write(written)
+        found = [path.name for path in written.parent.iterdir()]
+        if found != [written.name]:
+            raise CheckFailed(
+                f"asked to write {written.name} it writes {', '.join(sorted(found)) or 'nothing'}: "
+                f"write the single file `path`"
+            )
+        moved = self.folder / "moved" / f"b{self.exporter.suffix}"
+        moved.parent.mkdir()
+        return written.rename(moved)
+
+    @cached_property
+    def compute(self) -> Compute:
+        """The file, opened."""
+        file = self.file
+        with imports_of(self.exporter.open, self.libraries):
+            return load_exported(self.name, self.exporter, file, CLASSES)
+
+    def write(self, path: Path) -> None:
+        """Write the model to that path."""
+        model = small_model()
+        self.exporter.write(model, model.example(), path, METADATA)
+
+
+def check_exporter_is_declared(subject: ExporterSubject) -> None:
+    """It is a `zoo.Exporter`, and its `write` and `open` are functions."""
+    exporter = subject.exporter
+    if not isinstance(exporter, Exporter):
+        raise CheckFailed(f"it is a {type(exporter).__name__}: declare a zoo.Exporter")
+    if not callable(exporter.write) or not callable(exporter.open):
+        raise CheckFailed("its `write` and `open` must be functions")
+
+
+def check_one_file_is_written(subject: ExporterSubject) -> None:
+    """`write` writes the one file that it is asked for, which is complete by itself."""
+    if not subject.file.stat().st_size:
+        raise CheckFailed("the file that it writes is empty")
+
+
+def check_logits_are_those_of_the_model(subject: ExporterSubject) -> None:
+    """The file, opened by `open`, gives the logits of the model."""
+    _compare(subject, 2)
+
+
+def check_other_batch_sizes(subject: ExporterSubject) -> None:
+    """The file takes one image and more images than the example has."""
+    for images in (1, 5):
+        try:
+            _compare(subject, images)
+        except PluginError as error:
+            raise CheckFailed(
+                f"for {images} images, where the example has 2: {error}; declare the batch "
+                f"dimension as dynamic"
+            ) from error
+
+
+def check_metadata_is_kept(subject: ExporterSubject) -> None:
+    """The metadata is inside the file."""
+    key, value = next(iter(METADATA.items()))
+    content = _content(subject.file)
+    missing = [text for text in (key, value) if text.encode() not in content]
+    if missing:
+        raise CheckFailed(
+            f"{' and '.join(missing)} of the metadata can't be found in the file: store all of "
+            f"`metadata`; a format that compresses it may expect this failure"
+        )
+
+
+def check_missing_libraries_are_reported(subject: ExporterSubject) -> None:
+    """Where a library is missing, `write` or `open` raises the ModuleNotFoundError."""
+    paths = (subject.folder / f"{n}{subject.exporter.suffix}" for n in itertools.count())
+
+    def run() -> None:
+        path = next(paths)
+        subject.write(path)
+        subject.exporter.open(path)
+
+    check_missing_reported(subject.libraries, run)
+
+
+def small_model() -> ExportableModel:
+    """Return a small convolutional network with batch norm, always the same, as zoo exports it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32, CLASSES),
+        )
+    return ExportableModel(network, Preprocess(size=SIZE))
+
+
+def _compare(subject: ExporterSubject, images: int) -> None:
+    generator = torch.Generator().manual_seed(images)
+    pixels = torch.randint(0, 256, (images, 3, *SIZE), dtype=torch.uint8, generator=generator)
+    with torch.no_grad():
+        expected = small_model()(pixels).numpy()
+    found = subject.compute(pixels.numpy())
+    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if difference > TOLERANCE:
+        raise CheckFailed(
+            f"for {images} images its file gives other logits than the model: they differ by "
+            f"{difference:.2g} of the largest; write all weights, and don't normalise images, "
+            f"which the model does itself"
+        )
+
+
+def _content(file: Path) -> bytes:
+    """Return the bytes of a file; of a ZIP archive those of its members, decompressed."""
+    if not zipfile.is_zipfile(file):
+        return file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        return b"\n".join(name.encode() + b"\n" + archive.read(name) for name in archive.namelist())

@@ -1,0 +1,209 @@
+"""Checks of a logger, with the events of a short run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from zoo.events import EpochEnd, Listener, Note, Progress, RunEnd, RunStart, StepEnd
+from zoo.plugins import explain, off_stdout
+from zoo.testing.libraries import check_missing_reported, imports_of
+from zoo.testing.subject import CheckFailed, CheckSkipped, Kind
+
+#: Steps of an epoch.
+STEPS = 2
+
+SINGLE_LABEL = {"train_loss": 1.1, "val_loss": 1.0, "val_accuracy": 0.5, "val_f1": 0.4}
+MULTI_LABEL = {"train_loss": 0.7, "val_loss": 0.6, "val_map": 0.5}
+
+
+@dataclass(frozen=True)
+class OtherEvent:
+    """An event that no logger knows: the plan is one, and later versions of zoo may add others."""
+
+
+@dataclass
+class Told:
+    """What a logger did with the events of a run.
+
+    Attributes:
+        error: The event at which it raised, and its exception, in words; None if it did not.
+        printed: What it printed.
+        changed: Kinds of the events that it changed.
+    """
+
+    error: str | None = None
+    printed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LoggerSubject:
+    """A logger under test.
+
+    Attributes:
+        name: The name of the logger.
+        make: The function that its plugin declares.
+        folder: An empty folder.
+        libraries: The libraries that it has imported.
+    """
+
+    kind: ClassVar[Kind] = "logger"
+    shapes_only: ClassVar[bool] = False
+
+    name: str
+    make: Callable[[], Listener]
+    folder: Path
+    libraries: set[str] = field(default_factory=set)
+
+    @cached_property
+    def interrupted(self) -> Told:
+        """A run that is interrupted after its first epoch."""
+        (self.folder / "run").mkdir(exist_ok=True)
+        events = _events(self.folder / "run", SINGLE_LABEL, epochs=(0, 1), error="interrupted")
+        return self.tell(events)
+
+    @cached_property
+    def resumed(self) -> Told:
+        """The same run, resumed by another process, to its end."""
+        _ = self.interrupted
+        return self.tell(_events(self.folder / "run", SINGLE_LABEL, epochs=(2, 3)))
+
+    @cached_property
+    def other(self) -> Told:
+        """A run of another task, with an event of another kind after each."""
+        (self.folder / "other").mkdir(exist_ok=True)
+        events = _events(self.folder / "other", MULTI_LABEL, epochs=(0, 1))
+        return self.tell(each for event in events for each in (event, OtherEvent()))
+
+    def tell(self, events: Iterable[object]) -> Told:
+        """Make a logger and pass it the events, until it raises."""
+        told = Told()
+        with off_stdout(told.printed), imports_of(self.make, self.libraries):
+            try:
+                logger = self.make()
+            except ModuleNotFoundError as error:
+                raise CheckSkipped(f"it needs {error.name}, which is not installed") from error
+            for event in events:
+                before = copy.deepcopy(event)
+                try:
+                    logger(event)
+                except Exception as error:  # noqa: BLE001 - whatever it raises is the finding
+                    told.error = f"{type(event).__name__}: {explain(error)}"
+                    break
+                if event != before:
+                    told.changed.append(type(event).__name__)
+        return told
+
+
+def check_logger_is_made(subject: LoggerSubject) -> None:
+    """What is declared, called without arguments, gives a function that takes an event."""
+    if subject.tell(()).error is not None or not callable(subject.make()):
+        raise CheckFailed("it gives no function: return an object with __call__(self, event)")
+
+
+def check_events_are_taken(subject: LoggerSubject) -> None:
+    """It takes every event of a run that is interrupted, from the notes before `RunStart` on."""
+    if subject.interrupted.error:
+        raise CheckFailed(
+            f"it raises at {subject.interrupted.error}; zoo would go on without it. Losses may be "
+            f"None, and epoch 0 has no steps"
+        )
+
+
+def check_a_resumed_run_is_taken(subject: LoggerSubject) -> None:
+    """A new logger takes the events of the same run, resumed."""
+    if subject.resumed.error:
+        raise CheckFailed(
+            f"when the run is resumed it raises at {subject.resumed.error}: let it add to what an "
+            f"earlier process has written"
+        )
+
+
+def check_other_events_are_ignored(subject: LoggerSubject) -> None:
+    """It takes other metrics, which depend on the task, and ignores events it does not know."""
+    if subject.other.error:
+        raise CheckFailed(
+            f"it raises at {subject.other.error}: log whatever `metrics` holds, and ignore events "
+            f"of other kinds"
+        )
+
+
+def check_nothing_is_printed(subject: LoggerSubject) -> None:
+    """It prints nothing to stdout, which is for the output of zoo."""
+    printed = [*subject.interrupted.printed, *subject.resumed.printed]
+    if printed:
+        raise CheckFailed(f"it prints {printed[0]!r}: print to stderr, or into a file")
+
+
+def check_events_are_not_changed(subject: LoggerSubject) -> None:
+    """It changes no event, not even a mapping inside one: other listeners receive the same."""
+    changed = [*subject.interrupted.changed, *subject.resumed.changed]
+    if changed:
+        raise CheckFailed(f"it changes a {changed[0]}: copy what it changes, as by dict(...)")
+
+
+def check_missing_libraries_are_reported(subject: LoggerSubject) -> None:
+    """Where a library is missing, making the logger raises the ModuleNotFoundError."""
+    _ = subject.interrupted, subject.resumed
+    folder = subject.folder / "missing"
+    folder.mkdir()
+
+    def run() -> None:
+        logger = subject.make()
+        try:
+            for event in _events(folder, SINGLE_LABEL, epochs=(0, 1)):
+                logger(event)
+        except ImportError as error:
+            raise CheckFailed(
+                f"without {error.name} it is made, and fails at an event ({explain(error)}): "
+                f"import its library where it is made, before the run begins"
+            ) from error
+
+    check_missing_reported(subject.libraries, run)
+
+
+def _events(
+    folder: Path, metrics: Mapping[str, float], *, epochs: Iterable[int], error: str | None = None
+) -> Iterator[object]:
+    """Yield the events of a run, or of its continuation after epoch 1; epoch 0 is the probe."""
+    first, *_ = epochs = tuple(epochs)
+    yield OtherEvent()
+    yield Progress(what="images", done=24, total=24)
+    yield Note(text="the rate of the head is 10 times that of the backbone")
+    yield RunStart(
+        folder=folder,
+        recipe={"data": None, "lr": 0.001, "epochs": 3, "unfreeze_epoch": [1, 2], "hflip": True},
+        step=STEPS * max(first - 1, 0),
+        resumed=first > 0,
+    )
+    for epoch in epochs:
+        for step in range(1, STEPS + 1) if epoch else ():
+            yield StepEnd(
+                epoch=epoch,
+                epochs=3,
+                step=step,
+                steps=STEPS,
+                images=8,
+                loss=1.0 / epoch if step == 1 else None,
+                lr_backbone=0.001,
+                lr_head=0.01,
+            )
+        yield EpochEnd(
+            epoch=epoch,
+            metrics=dict(metrics),
+            interpolation=1.0,
+            lr_backbone=0.001,
+            lr_head=0.01,
+            seconds=1.5,
+            images_per_second=16.0,
+            data_seconds=0.1,
+            best=epoch == epochs[-1],
+        )
+        yield Progress(what="features", done=8, total=24)
+    yield Note(text="classes that were predicted for no val image: red", warning=True)
+    yield RunEnd(folder=folder, error=error)
