@@ -87,7 +87,12 @@ def code_in(page: Path) -> list[str]:
 PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if code_in(p)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page",
+    # That of exports takes ten seconds; tests/export shows the same of a file of each format.
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem == "exports" else []) for p in PAGES],
+    ids=lambda p: p.stem,
+)
 def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
     """Block after block, as it stands, but with a tiny network of random weights."""
     shutil.rmtree(make_photos(Path("photos"), 6) / "green")
