@@ -87,14 +87,18 @@ def code_in(page: Path) -> list[str]:
 PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if code_in(p)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page",
+    # That of exports takes ten seconds; tests/export shows the same of a file of each format.
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem == "exports" else []) for p in PAGES],
+    ids=lambda p: p.stem,
+)
 def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
-    """Block after block, as it stands; only sizes and weights are others, which cost minutes."""
+    """Block after block, as it stands, but with a tiny network of random weights."""
     shutil.rmtree(make_photos(Path("photos"), 6) / "green")
     shutil.copy("photos/red/0.png", "photo.jpg")
-    quick = {k: v for k, v in QUICK.items() if k not in ("backbone", "epochs")}
     finetune, build = zoo.finetune, zoo.build
-    monkeypatch.setattr(zoo, "finetune", lambda *a, **fields: finetune(*a, **fields, **quick))
+    monkeypatch.setattr(zoo, "finetune", lambda *a, **fields: finetune(*a, **fields | QUICK))
     monkeypatch.setattr(zoo, "build", functools.partial(build, weights="none"))
     for plugin, module in (("acme", "zoo_acme"), ("twins", "zoo_twins")):
         code = ROOT / "tests" / plugin / f"{module}.py"
@@ -109,7 +113,8 @@ def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
     for n, code in enumerate(code_in(page)):
         if page.name == "README.md" and n < 2:  # "bugs" is of timm here, and of torchvision there
             shutil.rmtree("bugs", ignore_errors=True)
-            finetune("photos", out="bugs", **{**QUICK, "backbone": [TINY, "resnet18"][n]})
+            fields = {**QUICK, "backbone": [TINY, "resnet18"][n], "train": "probe"}
+            finetune("photos", out="bugs", **fields)
         exec(compile(code, f"{page.name}, block {n}", "exec"), known)
 
 

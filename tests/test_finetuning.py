@@ -14,7 +14,14 @@ from safetensors import safe_open
 
 import zoo
 from tests.conftest import IN_TWO, QUICK, TINY, validation
-from zoo.errors import DataError, RecipeError, RunError, TrainingError, WeightsUnavailableError
+from zoo.errors import (
+    DataError,
+    NonFiniteError,
+    RecipeError,
+    RunError,
+    TrainingError,
+    WeightsUnavailableError,
+)
 from zoo.events import EpochEnd, Note, Progress, RunEnd, RunStart, StepEnd
 from zoo.pipeline.finetune import execute, warn
 from zoo.planning import Plan, prepare
@@ -188,7 +195,7 @@ def test_interrupted_training_keeps_the_best_so_far(photos):
         if isinstance(event, StepEnd) and event.epoch == 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(zoo.Stopped, match="kept the best so far in run: epoch 1"):
+    with pytest.raises(zoo.Stopped, match=r"run: epoch 1"):
         zoo.finetune(photos, out="run", listen=listen, **{**QUICK, "epochs": 5})
     assert zoo.load("run").info.epoch == 1
     assert len(Path("run/metrics.csv").read_text().splitlines()) == 2
@@ -199,24 +206,25 @@ def test_interrupted_before_the_first_epoch_it_can_be_gone_on_with(photos):
         if isinstance(event, StepEnd):
             raise KeyboardInterrupt
 
-    with pytest.raises(zoo.Stopped, match=r"^resume with: zoo finetune --resume run$"):
+    with pytest.raises(zoo.Stopped, match=r"^[^\n]*zoo finetune --resume run$"):
         zoo.finetune(photos, out="run", listen=listen, **QUICK)
     assert zoo.resume("run").info.epoch == 1
 
 
-@pytest.mark.parametrize(("batch_size", "message"), [(8, "loss is nan"), (64, "val loss is nan")])
-def test_a_loss_that_is_not_finite_stops(photos, batch_size, message):
+@pytest.mark.parametrize(("batch_size", "what"), [(8, "loss"), (64, "val loss")])
+def test_a_loss_that_is_not_finite_stops(photos, batch_size, what):
     fields = {**QUICK, "lr": 1e30, "warmup_epochs": 0.0, "batch_size": batch_size}
     fields["on_nan"] = "stop"
-    with pytest.raises(TrainingError, match=f"the {message} ") as error:
+    with pytest.raises(NonFiniteError, match=rf"the {what} .*nan") as error:
         zoo.finetune(photos, out="run", **fields)
-    assert error.value.hint == "try a smaller `lr` or `head_lr_mult`, or `on_nan=rewind`"
+    for name in ("`lr`", "`head_lr_mult`", "`on_nan=rewind`"):
+        assert name in error.value.hint
     assert not Path("run").exists()
 
 
 def test_training_that_fails_later_keeps_what_was_good(photos, monkeypatch):
     scripted(monkeypatch, (0.9, 0.4), (float("nan"), 0.4))
-    with pytest.raises(TrainingError, match=r"kept the best so far in run: epoch 1, 40\.00%"):
+    with pytest.raises(TrainingError, match=r"run: epoch 1, 40\.00%"):
         zoo.finetune(photos, out="run", **{**QUICK, "epochs": 3, "on_nan": "stop"})
     assert zoo.load("run").info.epoch == 1
 
@@ -236,7 +244,7 @@ def test_what_is_said_to_be_kept_is_what_the_file_holds(photos, monkeypatch):
                 "os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space"))
             )
 
-    with pytest.raises(RunError, match=r"No space\nkept the best so far in run: epoch 1"):
+    with pytest.raises(RunError, match=r"No space\n.* run: epoch 1"):
         zoo.finetune(photos, out="run", listen=listen, **{**QUICK, "epochs": 2})
     assert zoo.load("run").info.epoch == 1
 
@@ -253,35 +261,35 @@ def test_runs_that_start_together_never_share_a_folder(photos, out):
         if out is None:
             other = execute(second, warn)
             assert other.path.name == kept.path.name + "-2"
-            assert any("another run has taken" in str(each.message) for each in caught)
+            assert any(kept.path.name in str(each.message) for each in caught)
         else:
-            with pytest.raises(RunError, match="holds a run already"):
+            with pytest.raises(RunError, match="`out=run`"):
                 execute(second)
     assert zoo.load(kept.path).info.recipe.seed == 0
 
 
 def test_a_run_is_never_overwritten(run, photos, tmp_path):
     copy = shutil.copytree(run.path, tmp_path / "copy")
-    with pytest.raises(RunError, match=r"holds a run already.*zoo finetune --resume"):
+    with pytest.raises(RunError, match=r"zoo finetune --resume"):
         zoo.finetune(photos, out=copy, **QUICK)
     shutil.rmtree(copy / "checkpoint")
     for name in ("model.safetensors", "recipe.toml", "metrics.csv"):
-        with pytest.raises(RunError, match="holds a run already"):
+        with pytest.raises(RunError, match=str(copy)):
             zoo.finetune(photos, out=copy, **QUICK)
         (copy / name).unlink()
-    with pytest.raises(RunError, match="is not empty"):
+    with pytest.raises(RunError, match=str(copy)):
         zoo.finetune(photos, out=copy, **QUICK)
     Path("file").write_text("x")
-    with pytest.raises(RunError, match="is a file"):
+    with pytest.raises(RunError, match="`out=file`"):
         zoo.finetune(photos, out="file", **QUICK)
-    with pytest.raises(RunError, match="can't write the run folder"):
+    with pytest.raises(RunError, match="file/below"):
         zoo.finetune(photos, out="file/below", **QUICK)
 
 
 def test_no_space_is_found_before_training(photos, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     events = []
-    with pytest.raises(RunError, match="no space for the run folder"):
+    with pytest.raises(RunError, match=r"space .* run"):
         zoo.finetune(photos, out="run", listen=events.append, **QUICK)
     assert not any(isinstance(e, StepEnd) for e in events)
     assert not Path("run").exists()
@@ -289,20 +297,20 @@ def test_no_space_is_found_before_training(photos, monkeypatch):
 
 def test_a_model_that_cannot_be_written_is_one_clear_error(photos, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space")))
-    with pytest.raises(RunError, match=r"can't write run/.*: No space"):
+    with pytest.raises(RunError, match=r"run/.*: No space"):
         zoo.finetune(photos, out="run", **QUICK)
     assert not Path("run").exists()
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused(photos):
-    with pytest.raises(TrainingError, match=r"device mps is not available .*there is: .*cpu"):
+    with pytest.raises(TrainingError, match=r"mps .*cpu"):
         zoo.finetune(photos, **{**QUICK, "device": "mps"})
-    with pytest.raises(TrainingError, match="precision fp16 needs a GPU"):
+    with pytest.raises(TrainingError, match="fp16"):
         zoo.finetune(photos, **{**QUICK, "precision": "fp16"})
 
 
 def test_wrong_fields_are_refused_before_anything_else():
-    with pytest.raises(RecipeError, match="did you mean 'epochs'"):
+    with pytest.raises(RecipeError, match="'epochs'"):
         zoo.finetune("nowhere", epoch=3)
 
 
@@ -331,7 +339,7 @@ def test_the_demo_falls_back_to_random_weights_says_so_and_records_it():
     warning = next(e.text for e in events if isinstance(e, Note) and e.warning)
     assert warning.startswith("RANDOM WEIGHTS: the pretrained weights of torchvision/squeezenet1_1")
     assert made.info.recipe.weights == "none"
-    assert made.info.weights_source == "random (pretrained ones could not be had)"
+    assert made.info.weights_source.startswith("random")
     assert made.info.recipe.batch_norm == "train"
     assert made.info.recipe.hflip is False
     assert "random weights" in (made.path / "README.md").read_text()
@@ -418,8 +426,8 @@ def test_each_value_says_where_it_came_from(photos):
     said = {line.split(" = ")[0]: line.partition("  # ")[2] for line in lines}
     assert said["epochs"] == said["lr"] == "recipe"
     assert said["optimizer"] == said["image_size"] == "given"
-    assert said["weight_decay"] == "decided: from random weights, with SGD"
-    assert said["task"] == "decided: each image has one label"
+    assert said["weight_decay"].startswith("decided: ")
+    assert said["task"].startswith("decided: ")
     assert said["momentum"] == ""
     assert [line for line in lines if line.startswith("[")] == [
         "[data]",
@@ -478,7 +486,7 @@ def test_the_demo_takes_another_size_where_its_own_does_not_fit():
 
 @pytest.mark.slow
 def test_one_image_a_batch_and_learning_statistics_do_not_go_together(photos):
-    with pytest.raises(TrainingError, match="batch_size 1 gives batch norm no statistics"):
+    with pytest.raises(TrainingError, match="batch_size 1"):
         zoo.finetune(photos, **{**QUICK, "batch_size": 1})
     with pytest.raises(TrainingError, match="batch_size 1"):
         zoo.finetune(**{**QUICK, "batch_size": 1})
@@ -488,7 +496,7 @@ def test_one_image_a_batch_and_learning_statistics_do_not_go_together(photos):
 def test_from_python_a_warning_is_a_warning(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
     (root / "red" / "0.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match="unreadable image"):
+    with pytest.warns(UserWarning, match=r"red/0\.png"):
         zoo.finetune(root, out="run", **QUICK)
 
 

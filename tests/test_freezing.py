@@ -197,11 +197,11 @@ def test_a_run_that_unfreezes_runs_again_from_its_recipe_to_the_same_weights(pho
 @pytest.mark.parametrize(
     ("fields", "kind", "message"),
     [
-        ({"freeze": "layr2"}, RecipeError, r"no such stage; .* first: layer2,"),
-        ({"freeze": 99}, RecipeError, r"freeze = 99: torchvision/resnet18 has only \d+ depths"),
-        ({"freeze": "backbone", "layer_decay": 0.9}, RecipeError, "no effect: .* none ever trains"),
-        ({"freeze": "layer4.0", "layer_decay": 0.9}, RecipeError, "no effect: .* only one trains"),
-        ({"freeze": 1, "unfreeze_epoch": [2, 3], "epochs": 3}, RecipeError, "2 epochs, but freeze"),
+        ({"freeze": "layr2"}, RecipeError, "'layr2'.* layer2,"),
+        ({"freeze": 99}, RecipeError, r"freeze = 99: .* \d+ depths"),
+        ({"freeze": "backbone", "layer_decay": 0.9}, RecipeError, "layer_decay = 0.9"),
+        ({"freeze": "layer4.0", "layer_decay": 0.9}, RecipeError, "layer_decay = 0.9"),
+        ({"freeze": 1, "unfreeze_epoch": [2, 3], "epochs": 3}, RecipeError, "2 epochs"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(photos, fields, kind, message):
@@ -222,7 +222,7 @@ def test_a_backbone_without_stages_can_only_be_frozen_as_a_whole(photos, monkeyp
     bare = dataclasses.replace(plugins.get(TINY), stages=())
     monkeypatch.setattr("zoo.plugins.get", lambda name: bare)
     for fields in ({"freeze": 2}, {"freeze": "blocks.0"}, {"layer_decay": 0.9}):
-        with pytest.raises(PluginError, match=f"backbone {TINY} declares no stages"):
+        with pytest.raises(PluginError, match=f"backbone {TINY} .*stages"):
             zoo.finetune(photos, out="run", **QUICK, **fields)
     zoo.finetune(photos, out="run", **{**QUICK, "freeze": "backbone"})
 
@@ -232,7 +232,8 @@ def test_freezing_is_told_by_flags(photos):
     command = ["finetune", "--data", str(photos), "--out", "run", *given, "--epochs=3"]
     result = CliRunner().invoke(main, [*command, "--freeze", "blocks.0", "--unfreeze-epoch", "x"])
     assert result.exit_code == 2
-    assert "'x' is not a number, or several as in 2,4" in result.output
+    assert "--unfreeze-epoch" in result.output
+    assert "'x'" in result.output
     result = CliRunner().invoke(main, [*command, "--freeze", "blocs", "--unfreeze-epoch", "2"])
     assert result.exit_code == 2
     assert "freeze = 'blocs'" in result.stderr

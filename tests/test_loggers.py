@@ -107,7 +107,7 @@ def test_of_an_interrupted_run_a_logger_is_told_so(photos, told):
 
 
 def test_a_logger_that_fails_is_switched_off_and_the_run_goes_on(photos, told):
-    with pytest.warns(UserWarning, match="logger failing failed and is off now: .*no connection"):
+    with pytest.warns(UserWarning, match="logger failing .*no connection"):
         run = zoo.finetune(photos, out="run", loggers=["failing", "told"], **FIELDS)
     assert run.info.epoch > 0
     assert isinstance(told()[-1], RunEnd)
@@ -116,12 +116,13 @@ def test_a_logger_that_fails_is_switched_off_and_the_run_goes_on(photos, told):
 def test_what_is_no_logger_or_lacks_its_library_is_said_before_anything_begins(photos, told):
     result = CliRunner().invoke(main, ["finetune", "--data", str(photos), "--logger", "wandbb"])
     assert result.exit_code == 2
-    assert "no logger 'wandbb'" in result.stderr
+    assert "'wandbb'" in result.stderr
     assert "failing, missing, mlflow, tensorboard, told, wandb" in result.stderr
-    with pytest.raises(PluginError, match="logger missing needs a_tracker"):
+    with pytest.raises(PluginError, match=r"logger missing .*a_tracker"):
         zoo.finetune(photos, out="run", loggers=["missing"], **FIELDS)
     listed = CliRunner().invoke(main, ["plugins"])
-    assert "logger failing, logger missing, logger told" in listed.stdout
+    for name in ("failing", "missing", "told"):
+        assert f"logger {name}" in listed.stdout
 
 
 @pytest.fixture
@@ -150,5 +151,5 @@ def test_mlflow_has_the_settings_and_the_metrics_of_a_resumed_run(photos, mlflow
 
 def test_a_tracker_that_is_not_installed_is_named(photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(PluginError, match="logger wandb needs wandb, which is not installed"):
+    with pytest.raises(PluginError, match=r"pip install .*wandb"):
         zoo.finetune(photos, loggers=["wandb"], **FIELDS)

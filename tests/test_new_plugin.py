@@ -1,5 +1,6 @@
 """zoo new-plugin writes a package that works as it stands, or nothing."""
 
+import errno
 import os
 import re
 import shutil
@@ -150,7 +151,7 @@ def test_the_written_tests_pass(kind):
 def test_a_name_that_is_none_is_refused(name):
     result = new_plugin("--", name)
     assert result.exit_code == 2
-    assert f"plugin name {name!r}: use letters, digits, '-' and '_'" in result.stderr
+    assert f"plugin name {name!r}: " in result.stderr
     assert everything(Path.cwd()) == []
 
 
@@ -158,10 +159,8 @@ def test_a_name_that_is_none_is_refused(name):
 def test_the_name_of_an_installed_plugin_is_refused(name):
     result = new_plugin(name)
     assert result.exit_code == 2
-    assert (
-        f"the name {name!r} is taken by the installed plugin {name.lower()} (zoo-finetune 0."
-        in (result.stderr)
-    )
+    assert repr(name) in result.stderr
+    assert f"{name.lower()} (zoo-finetune 0." in result.stderr
     assert everything(Path.cwd()) == []
 
 
@@ -169,7 +168,7 @@ def test_the_name_of_an_installed_plugin_is_refused(name):
 def test_the_name_whose_package_would_be_zoos_own_is_refused(name):
     result = new_plugin(name)
     assert result.exit_code == 2
-    assert "taken by zoo itself" in result.stderr
+    assert name in result.stderr
     assert everything(Path.cwd()) == []
 
 
@@ -178,7 +177,7 @@ def test_the_name_of_an_installed_module_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     result = new_plugin("taken")
     assert result.exit_code == 2
-    assert "the name 'taken' is taken: a module zoo_taken is installed" in result.stderr
+    assert "zoo_taken" in result.stderr
 
 
 def test_an_existing_folder_is_left_as_it_is():
@@ -186,14 +185,15 @@ def test_an_existing_folder_is_left_as_it_is():
     Path("zoo-acme2/mine.txt").write_text("mine")
     result = new_plugin("acme2")
     assert result.exit_code == 2
-    assert "zoo-acme2 exists already; move it away, or choose another --out" in result.stderr
+    assert "zoo-acme2" in result.stderr
+    assert "--out" in result.stderr
     assert everything(Path.cwd()) == ["zoo-acme2", "zoo-acme2/mine.txt"]
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(monkeypatch):
     result = new_plugin("x" * 300)
     assert result.exit_code == 2
-    assert "can't be written: File name too long" in result.stderr
+    assert os.strerror(errno.ENAMETOOLONG) in result.stderr
     assert everything(Path.cwd()) == []
 
     write, files = Path.write_text, []
@@ -207,14 +207,15 @@ def test_what_cannot_be_written_leaves_nothing_behind(monkeypatch):
     monkeypatch.setattr(Path, "write_text", full_after_three)
     result = new_plugin("acme2")
     assert result.exit_code == 2
-    assert "zoo-acme2 can't be written: No space left on device" in result.stderr
+    assert re.search("zoo-acme2 .*No space left on device", result.stderr)
     assert everything(Path.cwd()) == []
 
 
 def test_the_folder_to_write_into_must_be_there():
     result = new_plugin("acme2", "--out", "nowhere")
     assert result.exit_code == 2
-    assert "Directory 'nowhere' does not exist" in result.stderr
+    assert "--out" in result.stderr
+    assert "'nowhere'" in result.stderr
 
 
 def test_the_template_and_the_recipes_are_in_the_wheel(tmp_path):

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -28,29 +30,31 @@ def test_all_wrong_keys_are_reported_at_once_each_with_the_nearest_right_one():
     with pytest.raises(RecipeError) as error:
         make_recipe(file)
     message = str(error.value)
-    assert "unknown key 'epoch'; did you mean 'epochs'?" in message
-    assert "unknown key 'head_lr_multi'; did you mean 'head_lr_mult'?" in message
-    assert "lr = '3e-4': input should be a valid number" in message
-    assert "optimizer = 'sdg'" in message
-    assert "did you mean 'sgd'?" in message
-    assert "val_split = 2.0: input should be less than 1" in message
+    for given, meant in (
+        ("'epoch'", "'epochs'"),
+        ("'head_lr_multi'", "'head_lr_mult'"),
+        ("lr = '3e-4'", "number"),
+        ("optimizer = 'sdg'", "'sgd'"),
+        ("val_split = 2.0", " 1"),
+    ):
+        assert [meant in line for line in message.splitlines() if given in line] == [True]
     assert message.startswith("recipe recipe.toml:")
 
 
 def test_a_key_like_no_other_lists_the_keys():
-    with pytest.raises(RecipeError, match="unknown key 'zzz'; keys: backbone, weights"):
+    with pytest.raises(RecipeError, match=r"'zzz'.* backbone, weights"):
         make_recipe(zzz=1)
 
 
 @pytest.mark.parametrize("content", [b"lr = ", b"\xff\xfe", b"lr = 1\nlr = 2"])
 def test_a_file_that_is_no_toml_is_refused(content):
     Path("bad.toml").write_bytes(content)
-    with pytest.raises(RecipeError, match=r"recipe bad\.toml is no TOML"):
+    with pytest.raises(RecipeError, match=r"bad\.toml .*TOML"):
         make_recipe(Path("bad.toml"))
 
 
 def test_a_missing_file_is_refused():
-    with pytest.raises(RecipeError, match=r"can't read recipe none\.toml: No such file"):
+    with pytest.raises(RecipeError, match=rf"none\.toml: {os.strerror(errno.ENOENT)}"):
         make_recipe(Path("none.toml"))
 
 
@@ -84,27 +88,24 @@ def test_freezing_reads_from_toml_and_back(toml, freeze, epochs):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "named"),
     [
-        (
-            {"freeze": 0},
-            "freeze = 0: give none, backbone, a number of depths from 1 on, or a stage",
-        ),
-        ({"freeze": True}, "freeze = True: give none"),
-        ({"freeze": ""}, "freeze = '': give none"),
-        ({"unfreeze_epoch": 2}, "unfreeze_epoch = 2: nothing is frozen; set freeze too"),
-        ({"freeze": 1, "unfreeze_epoch": 1}, "unfreeze_epoch = 1: from 2 on"),
-        ({"freeze": 1, "unfreeze_epoch": 9}, "unfreeze_epoch = 9: the run has only 6 epochs"),
-        ({"freeze": 1, "unfreeze_epoch": [3, 2]}, r"\[3, 2\]: each epoch must be later"),
-        ({"freeze": 1, "unfreeze_epoch": [2, 2]}, r"\[2, 2\]: each epoch must be later"),
-        ({"freeze": 1, "unfreeze_epoch": []}, r"\[\]: give an epoch \(3\) or several"),
-        ({"freeze": 1, "unfreeze_epoch": "2,4"}, "'2,4': give an epoch"),
-        ({"layer_decay": 0.0}, r"layer_decay = 0\.0: input should be greater than 0"),
-        ({"layer_decay": 1.1}, r"layer_decay = 1\.1: input should be less than or equal to 1"),
+        ({"freeze": 0}, "freeze = 0: .*none, backbone"),
+        ({"freeze": True}, "freeze = True: "),
+        ({"freeze": ""}, "freeze = '': "),
+        ({"unfreeze_epoch": 2}, "unfreeze_epoch = 2: .*freeze"),
+        ({"freeze": 1, "unfreeze_epoch": 1}, "unfreeze_epoch = 1: .*2"),
+        ({"freeze": 1, "unfreeze_epoch": 9}, "unfreeze_epoch = 9: .*6 epochs"),
+        ({"freeze": 1, "unfreeze_epoch": [3, 2]}, r"unfreeze_epoch = \[3, 2\]: "),
+        ({"freeze": 1, "unfreeze_epoch": [2, 2]}, r"unfreeze_epoch = \[2, 2\]: "),
+        ({"freeze": 1, "unfreeze_epoch": []}, r"unfreeze_epoch = \[\]: "),
+        ({"freeze": 1, "unfreeze_epoch": "2,4"}, "unfreeze_epoch = '2,4': "),
+        ({"layer_decay": 0.0}, r"layer_decay = 0\.0: .*greater than 0"),
+        ({"layer_decay": 1.1}, r"layer_decay = 1\.1: .*equal to 1"),
     ],
 )
-def test_freezing_that_cannot_be_is_refused_when_it_is_read(fields, message):
-    with pytest.raises(RecipeError, match=message) as error:
+def test_freezing_that_cannot_be_is_refused_when_it_is_read(fields, named):
+    with pytest.raises(RecipeError, match=named) as error:
         make_recipe(**fields)
     assert len(str(error.value).splitlines()) == 2
 
@@ -118,22 +119,21 @@ def test_a_name_finds_a_recipe_that_comes_with_zoo(name):
 @pytest.mark.parametrize("file", ["quick", "quick.toml"])
 def test_a_file_of_a_packaged_recipes_name_is_not_passed_over_silently(file):
     Path(file).write_text("seed = 7\n")
-    with pytest.raises(RecipeError, match=rf"write \./{file} for the file"):
+    with pytest.raises(RecipeError, match=rf"\./{file}"):
         make_recipe("quick")
     assert make_recipe(f"./{file}").seed == make_recipe(Path(file)).seed == 7
     assert make_recipe("frozen").freeze == "backbone"
 
 
 def test_an_unknown_name_lists_the_known_ones_and_a_file_that_may_be_meant():
-    with pytest.raises(RecipeError, match=r"no recipe 'quik'; known: article, frozen, quick$"):
+    with pytest.raises(RecipeError, match=r"'quik'.*article, frozen, quick$"):
         make_recipe("quik")
     Path("mine").write_text("seed = 7\n")
-    with pytest.raises(RecipeError, match=r"known: article, .*; write \./mine for the file here"):
+    with pytest.raises(RecipeError, match=r"article, .* \./mine"):
         make_recipe("mine")
-    with pytest.raises(RecipeError, match="no recipe"):
-        make_recipe("x" * 300)
-    with pytest.raises(RecipeError, match="no recipe"):
-        make_recipe("")
+    for name in ("x" * 300, ""):
+        with pytest.raises(RecipeError, match="article, frozen, quick"):
+            make_recipe(name)
 
 
 def test_keys_may_stand_in_the_tables_of_their_sections():
@@ -153,16 +153,16 @@ data = "photos"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "named"),
     [
-        ("[training]\nlr = 0.5\n", r"lr in \[training\]: it belongs in \[optimizer\]"),
-        ("[training]\nlrr = 0.5\n", r"unknown key .lrr.; did you mean .lr."),
-        ("lr = 0.1\n[optimizer]\nlr = 0.5\n", "lr is there twice"),
-        ("[trainings]\nlr = 0.5\n", "unknown key 'trainings'"),
+        ("[training]\nlr = 0.5\n", r"lr .*\[training\].*\[optimizer\]"),
+        ("[training]\nlrr = 0.5\n", "'lrr'.*'lr'"),
+        ("lr = 0.1\n[optimizer]\nlr = 0.5\n", "lr .*twice"),
+        ("[trainings]\nlr = 0.5\n", "'trainings'"),
     ],
 )
-def test_a_key_in_another_table_is_an_error(text, message):
-    with pytest.raises(RecipeError, match=message):
+def test_a_key_in_another_table_is_an_error(text, named):
+    with pytest.raises(RecipeError, match=named):
         make_recipe(write(text))
 
 

@@ -136,17 +136,17 @@ def test_a_head_of_another_class_count_does_not_hinder_resampling():
 @pytest.mark.parametrize(
     ("name", "size", "reason"),
     [
-        ("timm/test_vit", 100, "100 is no multiple of its patches' 16 pixels"),
+        ("timm/test_vit", 100, "100: .* 16 pixels"),
         pytest.param(
             "timm/cait_xxs24_224",
             256,
-            "can't resample its weights: its pos_embed has another",
+            "pos_embed",
             marks=pytest.mark.slow,
         ),
-        ("timm/vit_small_resnet26d_224", 256, "without fetching those of its stem"),
-        ("torchvision/vit_b_32", 100, "100 is no multiple of its patches' 32 pixels"),
-        ("torchvision/maxvit_t", 256, "not divisible by partition size 7"),
-        ("torchvision/inception_v3", 256, "a layer of it can't take that: Calculated padded"),
+        ("timm/vit_small_resnet26d_224", 256, "256: .*stem"),
+        ("torchvision/vit_b_32", 100, "100: .* 32 pixels"),
+        ("torchvision/maxvit_t", 256, "256: .* 7"),
+        ("torchvision/inception_v3", 256, "256: "),
     ],
 )
 def test_a_size_that_cannot_be_is_refused_with_the_reason(name, size, reason):
@@ -188,10 +188,7 @@ def small_run(photos, tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_at_another_size_says_so_and_comes_back(small_run, photos):
     run, notes = small_run
-    assert (
-        "timm/test_vit is built for 96 x 96 pixels "
-        "instead of 160 x 160; pretrained position embeddings are resampled" in notes
-    )
+    assert any("96 x 96" in note and "160 x 160" in note for note in notes)
     again = zoo.load(run.path)
     assert again.info.preprocess.size == 96
     assert again.info.recipe.image_size == 96
@@ -244,11 +241,9 @@ def test_a_run_serves_as_weights_at_its_own_size_and_at_others(small_run, photos
 def test_a_size_that_cannot_be_built_is_refused_with_backbone_size_and_reason(photos):
     with pytest.raises(SizeError) as error:
         zoo.finetune(photos, **{**QUICK, "backbone": "timm/test_vit", "image_size": 100})
-    assert error.value.text == (
-        "backbone timm/test_vit takes 160 x 160 pixels and can't be built for 100: "
-        "100 is no multiple of its patches' 16 pixels"
-    )
-    assert error.value.hint == "try another `image_size`, or leave it out"
+    for name in ("timm/test_vit", "160 x 160", "100", "16 pixels"):
+        assert name in error.value.text
+    assert "`image_size`" in error.value.hint
 
 
 def test_a_run_that_cannot_be_built_any_more_is_named(small_run, tmp_path):
@@ -257,5 +252,5 @@ def test_a_run_that_cannot_be_built_any_more_is_named(small_run, tmp_path):
     header, _ = take_apart(odd)
     preprocess = json.loads(header["__metadata__"]["preprocess"])
     forge(odd, preprocess=json.dumps({**preprocess, "size": 100}))
-    with pytest.raises(RunError, match=r"odd.safetensors: .*can't be built for 100: 100 is no"):
+    with pytest.raises(RunError, match=r"odd\.safetensors: .* 100: "):
         zoo.load(odd)

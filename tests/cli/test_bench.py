@@ -67,8 +67,7 @@ def test_text_says_the_same_with_units():
 
 def test_a_backbone_without_batch_norm_has_nothing_to_fold():
     text = bench("timm/test_vit", "--device=cpu", "--seconds=0.02", "--batch-size=1").stdout
-    assert "0 can be folded" in text
-    assert "batch norm folded" not in text
+    assert len(re.findall(r"^forward", text, re.MULTILINE)) == 1
 
 
 @pytest.mark.slow
@@ -94,18 +93,18 @@ def test_compile_says_what_it_costs_and_when_it_pays():
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "named"),
     [
-        (["resnet81"], "no backbone named 'resnet81'; nearest: resnet18"),
-        ([TINY, "--image-size=4"], "image_size = 4: input should be greater than or equal to 8"),
-        (["torchvision/vgg11", "--image-size=16"], "can't take 16 x 16 pixels"),
-        ([TINY, "--batch-size=0"], "0 is not in the range x>=1"),
-        ([TINY, "--seconds=0"], "0.0 is not in the range x>0"),
-        ([TINY, "--device=tpu"], "'tpu' is not one of"),
-        ([TINY, "--device=cpu", "--precision=fp16"], "precision fp16 needs a GPU"),
+        (["resnet81"], ["resnet81", "resnet18"]),
+        ([TINY, "--image-size=4"], ["image_size = 4", "8"]),
+        (["torchvision/squeezenet1_1", "--image-size=16"], ["squeezenet1_1", "16 x 16"]),
+        ([TINY, "--batch-size=0"], ["--batch-size", "0", "x>=1"]),
+        ([TINY, "--seconds=0"], ["--seconds", "0.0", "x>0"]),
+        ([TINY, "--device=tpu"], ["--device", "tpu", "cpu"]),
+        ([TINY, "--device=cpu", "--precision=fp16"], ["fp16", "GPU"]),
     ],
 )
-def test_bad_input_is_one_clear_message_and_exit_code_2(args, message):
+def test_bad_input_is_one_clear_message_and_exit_code_2(args, named):
     result = bench(*args, code=2)
-    assert message in result.stderr
+    assert [name for name in named if name not in result.stderr] == []
     assert "Traceback" not in result.output

@@ -49,7 +49,7 @@ def test_every_recipe_field_is_a_flag_with_its_default():
 def test_finetune_prints_plan_epochs_and_result(photos):
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS)
     warnings = result.stderr.splitlines()
-    assert all("largest class" in line or "no val image" in line for line in warnings)
+    assert all("class" in line for line in warnings)
     for part in (
         TINY,
         "random",
@@ -70,7 +70,7 @@ def test_finetune_prints_plan_epochs_and_result(photos):
 def test_dry_run_prints_the_plan_and_writes_nothing(photos):
     result = zoo_("finetune", "--data", photos, "--out", "run", "--dry-run", *FLAGS)
     assert "learning rate" in result.stdout
-    assert "dry run: nothing was trained or written" in result.stdout
+    assert "zoo predict" not in result.stdout
     assert list(Path().iterdir()) == []
 
 
@@ -97,9 +97,8 @@ def test_interrupted_training_exits_with_130(photos, monkeypatch):
 
     monkeypatch.setattr(train, "validate", interrupt_second)
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, "--epochs=3", code=130)
-    assert "! stopped by SIGINT" in result.stderr
-    assert "! kept the best so far in run: epoch 1" in result.stderr
-    assert "! resume with: zoo finetune --resume run" in result.stderr
+    for part in ("SIGINT", "epoch 1", "zoo finetune --resume run"):
+        assert part in result.stderr
     assert zoo_("predict", "run", photos / "red").stdout
 
 
@@ -109,8 +108,8 @@ def test_interrupted_before_the_first_epoch_says_how_to_go_on(photos, monkeypatc
 
     monkeypatch.setattr("zoo.training.train.validate", interrupt)
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, code=130)
-    assert "! resume with: zoo finetune --resume run" in result.stderr
-    assert "kept the best" not in result.stderr
+    assert "zoo finetune --resume run" in result.stderr
+    assert "epoch" not in result.stderr
 
 
 def test_interrupted_while_it_plans_a_run_leaves_nothing(photos, monkeypatch):
@@ -119,7 +118,7 @@ def test_interrupted_while_it_plans_a_run_leaves_nothing(photos, monkeypatch):
 
     monkeypatch.setattr("zoo.planning.read_data", interrupt)
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, code=130)
-    assert "interrupted before anything was written" in result.stderr
+    assert "--resume" not in result.stderr
     assert not Path("run").exists()
 
 
@@ -130,7 +129,7 @@ def test_predict_json_is_all_there_is_on_stdout(run, split_photos, tmp_path):
     predictions = json.loads(result.stdout)
     (unread,) = (p for p in predictions if p["label"] is None)
     assert unread["path"] == str(folder / "red" / "bad.jpg")
-    assert "unreadable image" in unread["error"]
+    assert "bad.jpg" in unread["error"]
     predictions.remove(unread)
     assert len(predictions) == 12
     assert predictions[0].keys() == {"path", "label", "probability", "top"}
@@ -139,8 +138,8 @@ def test_predict_json_is_all_there_is_on_stdout(run, split_photos, tmp_path):
         "probability": predictions[0]["probability"],
     }
     assert len(predictions[0]["top"]) == 2
-    assert "unreadable image" in result.stderr
-    assert "1 unreadable image left out" in result.stderr
+    assert "bad.jpg" in result.stderr
+    assert "! 1 " in result.stderr
 
 
 #: A red picture of 64 x 64 pixels, by libheif.
@@ -161,8 +160,8 @@ def test_predict_leaves_no_file_out_without_a_word(run, split_photos, tmp_path, 
     for name in ("a.jxl", "b.JXL", "c.nef", "notes.txt", ".hidden"):
         (folder / name).write_bytes(b"x")
     result = zoo_("predict", run.path, folder, "--format", form)
-    for counted in ("2 .jxl: JPEG XL", "1 .nef: camera raw", "1 .txt: not an image"):
-        assert f"! skipped {counted}" in result.stderr
+    for counted in ("2 .jxl", "1 .nef", "1 .txt"):
+        assert counted in result.stderr
     if form.startswith("json"):
         lines = result.stdout.splitlines()
         told = json.loads(result.stdout) if form == "json" else [json.loads(x) for x in lines]
@@ -172,7 +171,7 @@ def test_predict_leaves_no_file_out_without_a_word(run, split_photos, tmp_path, 
         assert all(entry["error"] for entry in told if entry["label"] is None)
     for image in folder.glob("*.png"):
         image.unlink()
-    assert "2 .jxl: JPEG XL" in zoo_("predict", run.path, folder, "--format", form, code=2).stderr
+    assert "2 .jxl" in zoo_("predict", run.path, folder, "--format", form, code=2).stderr
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
@@ -190,7 +189,7 @@ def test_interrupted_predict_keeps_what_is_done(run, split_photos, monkeypatch, 
     monkeypatch.setattr(inference, "BATCH_SIZE", 2)
     monkeypatch.setattr(read, "read_image", interrupt_sixth)
     result = zoo_("predict", run.path, split_photos / "val", "--format", form, code=130)
-    assert "4 of 12 images are done" in result.stderr
+    assert "4 of 12" in result.stderr
     if form == "json":
         assert len(json.loads(result.stdout)) == 4
     else:
@@ -241,11 +240,11 @@ def test_backbones_as_table_and_json():
     assert listed[2]["head"] == ["fc"]
     assert listed[2]["weights"].endswith("resnet18-f37072fd.pth")
     result = zoo_("backbones", "torchvision/resnet18")
-    assert result.stdout == "torchvision/resnet18  224x224  licence not stated\n"
-    assert result.stderr == "1 backbone\n"
+    assert result.stdout.split()[:2] == ["torchvision/resnet18", "224x224"]
+    assert result.stderr.split()[0] == "1"
 
 
-def test_show_tells_layers_head_groups_preprocessing_and_weights():
+def test_snapshot_of_show_has_layers_head_groups_preprocessing_and_weights():
     text = zoo_("show", "torchvision/resnet18").stdout
     for part in (
         "ResNet",
@@ -263,31 +262,32 @@ def test_show_tells_layers_head_groups_preprocessing_and_weights():
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "named"),
     [
-        (["finetune", "--backbone", "resnet81"], "no backbone named 'resnet81'; nearest: resnet18"),
-        (["finetune", "--data", "nowhere"], "data folder nowhere does not exist"),
-        (["finetune", "--recipe", "nowhere.toml"], "can't read recipe nowhere.toml"),
-        (["finetune", "--recipe", "./quick"], "can't read recipe quick"),
-        (["finetune", "--recipe", "quik"], "no recipe 'quik'; known: article, frozen, quick"),
-        (["finetune", "--weights", "nowhere.pth"], "no weights file nowhere.pth"),
-        (["finetune", "--epochs", "0"], "epochs = 0: input should be greater than or equal to 1"),
-        (["finetune", "--optimizer", "sdg"], "'sdg' is not one of 'sgd', 'adamw'"),
-        (["predict", "nowhere", "a.jpg"], "no run at nowhere"),
-        (["evaluate", "nowhere"], "no run at nowhere"),
-        (["show", "nowhere"], "no backbone named 'nowhere'"),
-        (["predict", "{run}", "x" * 300], "File name too long"),
-        (["predict", "x" * 300, "a.jpg"], "no run at"),
-        (["finetune", "--weights", "x" * 300], "no weights file xxx"),
-        (["predict", "{run}", "nowhere.jpg"], "no such image or folder: nowhere.jpg"),
-        (["predict", "{run}", "{empty}"], "no readable images in"),
+        (["finetune", "--backbone", "resnet81"], "resnet81 resnet18"),
+        (["finetune", "--data", "nowhere"], "data nowhere"),
+        (["finetune", "--recipe", "nowhere.toml"], "recipe nowhere.toml"),
+        (["finetune", "--recipe", "./quick"], "recipe quick"),
+        (["finetune", "--recipe", "quik"], "recipe quik article frozen quick"),
+        (["finetune", "--weights", "nowhere.pth"], "weights nowhere.pth"),
+        (["finetune", "--epochs", "0"], "epochs 0 1"),
+        (["finetune", "--optimizer", "sdg"], "--optimizer sdg sgd adamw"),
+        (["predict", "nowhere", "a.jpg"], "run nowhere"),
+        (["evaluate", "nowhere"], "run nowhere"),
+        (["show", "nowhere"], "backbone nowhere"),
+        (["predict", "{run}", "x" * 300], "x" * 300),
+        (["predict", "x" * 300, "a.jpg"], "run xxx"),
+        (["finetune", "--weights", "x" * 300], "weights xxx"),
+        (["predict", "{run}", "nowhere.jpg"], "image nowhere.jpg"),
+        (["predict", "{run}", "{empty}"], "images {empty}"),
     ],
 )
-def test_bad_input_is_one_clear_message_and_exit_code_2(args, message, run, tmp_path):
+def test_bad_input_is_one_clear_message_and_exit_code_2(args, named, run, tmp_path):
     (tmp_path / "empty").mkdir()
-    args = [a.format(run=run.path, empty=tmp_path / "empty") for a in args]
-    result = zoo_(*args, code=2)
-    assert message in result.stderr
+    known = {"run": run.path, "empty": tmp_path / "empty"}
+    result = zoo_(*(arg.format(**known) for arg in args), code=2)
+    for name in named.format(**known).split():
+        assert name in result.stderr
     assert "Traceback" not in result.output
     assert list(Path().iterdir()) == []
 

@@ -104,7 +104,7 @@ def test_evaluate_in_a_pipe_is_a_line_a_class(classes, evaluated, monkeypatch):
     assert [line for line in lines if line != line.rstrip() or not line.isascii()] == []
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [60, 120])
 def test_finetune_fits_the_terminal_and_names_each_column_once(width, terminal, photos):
     terminal(width)
     lines = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS)

@@ -74,7 +74,7 @@ def test_an_image_that_vanished_is_an_error_that_names_it(tmp_path):
     samples[0].file.unlink()
     with pytest.raises(DataError, match=r"0\.png"):
         DecodedImages(samples, PREPARE, store=Kept(), keys=keys).fill()
-    with pytest.raises(DataError, match=r"unreadable image .*0\.png: there is no such file"):
+    with pytest.raises(DataError, match=r"0\.png: "):
         content_keys(samples)
 
 

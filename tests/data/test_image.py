@@ -60,7 +60,7 @@ def test_whatever_a_decoder_raises_is_an_unreadable_image(monkeypatch):
         raise RuntimeError("decoder fell over")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    with pytest.raises(DataError, match=r"unreadable image a\.png: decoder fell over"):
+    with pytest.raises(DataError, match=r"a\.png: decoder fell over"):
         read_image(Path("a.png"))
 
 
@@ -107,7 +107,7 @@ def test_exif_orientation_is_honoured():
 )
 def test_unreadable_files_are_named(content):
     Path("bad.jpg").write_bytes(content)
-    with pytest.raises(DataError, match=r"unreadable image bad\.jpg: \w"):
+    with pytest.raises(DataError, match=r"bad\.jpg: \w"):
         read_image(Path("bad.jpg"))
 
 

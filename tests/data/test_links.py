@@ -1,6 +1,9 @@
 """Links in a data folder: followed within it, named and left out where they lead elsewhere."""
 
+import errno
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -84,7 +87,7 @@ def test_a_link_out_of_the_folder_is_named_and_left_out(root, elsewhere, make, i
     (left,) = splits.issues
     assert (left.kind, left.name, left.left_out) == ("outside-link", str(link), True)
     assert str(link.resolve()) in left.reason
-    with pytest.raises(DataError, match="1 link leading out of the data folder"):
+    with pytest.raises(DataError, match=f"1 link .*{link}"):
         read(root, strict=True)
     followed = read(root, follow_links=True, strict=True)
     assert count(followed) == images
@@ -152,18 +155,19 @@ def test_links_in_circles_or_to_nothing_are_named_and_an_error_with_strict(root)
         }
         with pytest.raises(DataError) as error:
             read(root, follow_links=follow_links, strict=True)
-        assert str(error.value).splitlines() == [
-            f"3 links leading in a circle, such as {root}/loop (leads to loop)",
-            f"1 link leading nowhere: {root}/gone (leads to nowhere)",
-        ]
+        circular, broken = str(error.value).splitlines()
+        assert circular.startswith("3 links ")
+        assert f"{root}/loop" in circular
+        assert broken.startswith("1 link ")
+        assert f"{root}/gone" in broken
     assert len(images_in(root)) == 30
 
 
 def test_an_image_that_links_to_itself_is_unreadable(root):
     (root / "red" / "loop.png").symlink_to("loop.png")
-    problem = (str(root / "red" / "loop.png"), "Too many levels of symbolic links")
+    problem = (str(root / "red" / "loop.png"), os.strerror(errno.ELOOP))
     assert of_kind("unreadable", read(root).issues) == [problem]
-    with pytest.raises(DataError, match="Too many levels"):
+    with pytest.raises(DataError, match=r"red/loop\.png"):
         read(root, strict=True)
 
 
@@ -207,11 +211,11 @@ def test_a_val_folder_that_leads_out_is_left_out_and_that_is_said(split_photos, 
         ("outside-link", str(root / "val")),
         ("note", str(root)),
     ]
-    with pytest.raises(DataError, match=r"1 link leading out .*/val \(leads to"):
+    with pytest.raises(DataError, match=r"1 link .*/val "):
         read(root, strict=True)
     assert len(read(root, follow_links=True).val) == 12
     # What is asked for is val, and nothing of it remains.
-    with pytest.raises(DataError, match=r"no val images in .*\n  left out: 1 link leading out"):
+    with pytest.raises(DataError, match=r"val .*\n.* 1 link .*/val "):
         run.evaluate(root)
     assert run.evaluate(root, follow_links=True).images == 12
 
@@ -225,13 +229,10 @@ def test_where_all_are_links_the_error_says_so(photos, tmp_path):
         for photo in (photos / name).iterdir():
             (files / name / photo.name).symlink_to(photo)
     for root, number in ((files, 30), (folders, 3)):
-        said = f"{number} links leading out of the data folder, such as {root}/blue"
-        with pytest.raises(DataError, match="no images in class folders") as error:
+        with pytest.raises(DataError, match=rf"\n.* {number} links .*{root}/blue"):
             read(root)
-        assert said in str(error.value)
-        with pytest.raises(DataError, match="no images in class folders") as error:
+        with pytest.raises(DataError, match=rf"\n.* {number} links .*{root}/blue"):
             zoo.check_data(root)
-        assert said in str(error.value)
         assert len(read(root, follow_links=True).train) == 24
 
 
@@ -239,9 +240,9 @@ def test_where_one_class_remains_the_error_says_why(photos, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(photos / "red", root / "red")
     (root / "blue").symlink_to(photos / "blue")
-    with pytest.raises(DataError, match=r"one class only \(red\).*[\n].*1 link leading out"):
+    with pytest.raises(DataError, match=r"red.*\n.* 1 link .*/blue "):
         read(root)
-    with pytest.raises(DataError, match=r"no val images|no readable images|no images"):
+    with pytest.raises(DataError, match=str(root / "blue")):
         read_labelled(root / "blue", ["red", "blue"])
 
 
@@ -252,11 +253,10 @@ def test_finetune_says_a_line_with_the_count_and_an_example(root, elsewhere):
     command += ["--image-size", 32, "--dry-run"]
     result = zoo_(*command)
     said = " ".join((result.stdout + result.stderr).split())
-    assert "left out: 4 links leading out of the data folder, such as" in said
-    assert said.count("left out:") == 1
+    assert said.count("4 links") == said.count("out-0.png") == 1
     assert "--follow-links" in said
-    assert "leading out" in zoo_(*command, "--strict", code=2).stderr
-    assert "left out" not in zoo_(*command, "--strict", "--follow-links").output
+    assert "4 links" in zoo_(*command, "--strict", code=2).stderr
+    assert "4 links" not in zoo_(*command, "--strict", "--follow-links").output
 
 
 def test_evaluate_leaves_links_out_or_follows_them(run, root, elsewhere):
@@ -271,8 +271,8 @@ def test_evaluate_leaves_links_out_or_follows_them(run, root, elsewhere):
             "name": str(root / "red" / "out.png"),
         }
     ]
-    assert "! left out: 1 link leading out of the data folder" in result.stderr
-    assert "leading out" in zoo_(*command, "--strict", code=2).stderr
+    assert " 1 link " in result.stderr
+    assert "1 link " in zoo_(*command, "--strict", code=2).stderr
     followed = zoo_(*command, "--strict", "--follow-links", "--format", "json")
     assert json.loads(followed.stdout)["images"] == 31
     assert followed.stderr == ""
@@ -294,14 +294,14 @@ def test_evaluate_follows_links_in_the_data_of_training_as_training_did(photos, 
 def test_data_check_finds_links_that_lead_out(root, elsewhere):
     link = file_out(root, elsewhere)
     shown = zoo_("data", "check", root, code=1).stdout
-    assert "error    1 link leads out of the folder" in shown
+    assert re.search(r"^error +1 link ", shown, re.MULTILINE)
     assert "red/out.png" in shown
     assert "--follow-links" in shown
     followed = json.loads(zoo_("data", "check", root, "--follow-links", "--format=json").stdout)
     assert followed["images"] == 31
     link.unlink()
     (root / "round").symlink_to(".")
-    assert "1 link leads nowhere or in a circle" in zoo_("data", "check", root).stdout
+    assert re.search(r"^warning +1 link ", zoo_("data", "check", root).stdout, re.MULTILINE)
     zoo_("data", "check", root, "--strict", code=1)
 
 

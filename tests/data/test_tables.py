@@ -100,7 +100,7 @@ def test_rows_of_one_path_are_one_image(images):
     (image,) = [s for s in (*splits.train, *splits.val) if s.name == "img/red0.png"]
     assert image.labels == ("red", "round")
     notes = of_kind("note", splits.issues)
-    assert any("2 rows name an image of an earlier row" in reason for _, reason in notes)
+    assert any(reason.startswith("2 rows ") for _, reason in notes)
 
 
 def test_what_is_left_out_of_a_table_is_said(images):
@@ -112,11 +112,11 @@ def test_what_is_left_out_of_a_table_is_said(images):
     ]
     rows = [(*row, "7") for row in rows]
     splits = read(write(images, rows, ("path", "label", "width")))
-    unreadable = of_kind("unreadable", splits.issues)
-    assert [reason for _, reason in unreadable] == ["there is no such file"] * 2
+    unreadable = [Path(name).name for name, _ in of_kind("unreadable", splits.issues)]
+    assert unreadable == ["red99.png", "red3.png.txt"]
     skipped = " ".join(reason for _, reason in of_kind("skipped", splits.issues))
-    assert "rows without a label are left out: 1" in skipped
-    assert "columns that are not used: width" in skipped
+    assert ": 1" in skipped
+    assert ": width" in skipped
 
 
 def test_images_of_no_class_are_kept_where_labels_are_asked_for_one_by_one(images):
@@ -142,29 +142,29 @@ def test_parquet_is_read_as_csv_is(images):
     splits = read(images / "table.parquet")
     assert splits.class_names == ("all", "green", "red")
     (images / "table.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"can't read .*table\.parquet"):
+    with pytest.raises(DataError, match=r"table\.parquet"):
         read(images / "table.parquet")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "named"),
     [
-        ("", "needs a header with the columns path and label"),
-        ("a,b\n1,2\n", "needs a header with the columns path and label"),
-        ("path,label\n", "no rows with a path and a label"),
-        ("path,label\nx.png\n", "line 2: 1 cells, 2 in the header"),
-        ("path,label\n,red\n", "line 2: no path"),
-        ("path,label,split\nx.png,red,dev\n", "split is 'dev', not train, val or test"),
-        ("path,red,blue\nx.png,1,often\n", "line 2: blue is 'often', not 0 or 1"),
-        ("path,path,label\nx,y,z\n", "two columns 'path'"),
-        ('path,label\n"x.png,red\n', "unexpected end of data"),
-        ("path,label\nx.png,r\xe9d\n", "not in UTF-8"),
-        ("path,label,split\nx.png,a,train\nx.png,a,val\n", "in an earlier row with another split"),
+        ("", "header.*path.*label"),
+        ("a,b\n1,2\n", "header.*path.*label"),
+        ("path,label\n", "path.*label"),
+        ("path,label\nx.png\n", "line 2: 1 .* 2 "),
+        ("path,label\n,red\n", "line 2: .*path"),
+        ("path,label,split\nx.png,red,dev\n", "'dev'.*train.*val.*test"),
+        ("path,red,blue\nx.png,1,often\n", "line 2: blue .*'often'"),
+        ("path,path,label\nx,y,z\n", "'path'"),
+        ('path,label\n"x.png,red\n', ""),
+        ("path,label\nx.png,r\xe9d\n", "UTF-8"),
+        ("path,label,split\nx.png,a,train\nx.png,a,val\n", "line 3: .*split"),
     ],
 )
-def test_a_table_that_can_not_be_understood_is_an_error(tmp_path, text, message):
+def test_a_table_that_can_not_be_understood_is_an_error(tmp_path, text, named):
     (tmp_path / "t.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"t\.csv.*{named}"):
         read(tmp_path / "t.csv")
 
 
@@ -239,9 +239,9 @@ def test_a_table_in_two_runs_and_resumed_is_the_same_data(multi, scenes):
 
 
 def test_a_task_that_does_not_fit_the_data_is_refused(scenes, photos):
-    with pytest.raises(RecipeError, match="metric balanced-accuracy is not one of multi-label"):
+    with pytest.raises(RecipeError, match=r"balanced-accuracy .*multi-label"):
         zoo.finetune(scenes, metric="balanced-accuracy", **QUICK)
-    with pytest.raises(RecipeError, match="metric map is not one of single-label"):
+    with pytest.raises(RecipeError, match=r"map .*single-label"):
         zoo.finetune(photos, metric="map", **QUICK)
 
 
@@ -252,4 +252,5 @@ def test_check_takes_a_table(scenes, images):
     assert report.counts == {"": {"green": 17, "red": 16}}
     assert "label-conflict" in {finding.kind for finding in report.findings}
     result = CliRunner().invoke(main, ["data", "check", str(scenes), "--fix-to", "x"])
-    assert (result.exit_code, "correct the table" in result.output) == (2, True)
+    assert (result.exit_code, "--fix-to" in result.output) == (2, True)
+    assert not Path("x").exists()

@@ -132,12 +132,10 @@ def odd_net(num_classes: int | None, pretrained: bool) -> nn.Module:
 
 
 def test_an_odd_head_needs_the_plugins_own_replace():
-    with pytest.raises(
-        PluginError, match=r"head has '2', a OddHead that no class count changes: let"
-    ):
+    with pytest.raises(PluginError, match=r"'2'.*OddHead"):
         zoo.build(backbone_of(odd_net, head="2"), 4, weights="none")
     # As many classes as inputs must not look like a head that fits already.
-    with pytest.raises(PluginError, match="a OddHead that no class count changes"):
+    with pytest.raises(PluginError, match="OddHead"):
         zoo.build(backbone_of(odd_net, head="2"), 6, weights="none")
     head = Head(paths=("2",), replace=lambda leaf, n: OddHead(n))
     model = zoo.build(backbone_of(odd_net, head=head), 4, weights="none")
@@ -145,7 +143,7 @@ def test_an_odd_head_needs_the_plugins_own_replace():
 
 
 def test_a_head_path_that_is_not_there_names_backbone_and_path():
-    with pytest.raises(PluginError, match="acme/net declares head 'fc'"):
+    with pytest.raises(PluginError, match=r"acme/net .*'fc'"):
         zoo.build(backbone_of(tiny_net, head="fc"), 4, weights="none")
 
 
@@ -165,7 +163,7 @@ def test_a_build_that_raises_names_the_backbone():
     def build(num_classes, pretrained):
         raise KeyError("boom")
 
-    with pytest.raises(PluginError, match=r"acme/net could not be built .*KeyError: 'boom'"):
+    with pytest.raises(PluginError, match=r"acme/net .*KeyError: 'boom'"):
         zoo.build(backbone_of(build), 4, weights="none")
 
 
@@ -188,7 +186,7 @@ def test_weights_of_another_backbone_list_the_keys_that_do_not_fit(tmp_path):
     message = str(error.value)
     assert "missing: conv_stem.weight" in message
     assert "unexpected: extra.weight" in message
-    assert "of another shape: bn1.weight (3,) instead of (24,)" in message
+    assert "bn1.weight (3,) instead of (24,)" in message
 
 
 def test_a_runs_weights_serve_another_number_of_classes(run):

@@ -1,8 +1,8 @@
 """Runs that were interrupted go on to the very weights they would have come to."""
 
+import errno
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +20,7 @@ from tests.conftest import QUICK, make_photos, save_photo, write_plugin
 from tests.pipeline.conftest import flags, start
 from tests.pipeline.crash import Crash, check_equal, check_whole, crash_at, crashed_and_resumed
 from zoo.cli import main
-from zoo.errors import RunError, TrainingError
+from zoo.errors import NonFiniteError, RecipeError, RunError
 from zoo.events import EpochEnd, Note, Progress, StepEnd
 from zoo.recipe import dump_recipe, make_recipe
 from zoo.runs.checkpoint_file import read_checkpoint, write_checkpoint
@@ -43,13 +43,20 @@ KINDS = {
     "frozen, activations cached": {"train": "finetune", "freeze": 4, "epochs": 3},
     "stopped by patience": {"train": "finetune", "epochs": 9, "patience": 1, "lr": 1e-6},
     "batch norm trains": {"train": "finetune", "epochs": 2, "batch_norm": "train"},
-    "mixed and averaged": {"epochs": 2, "mixup": 0.2, "cutmix": 1.0, "ema_decay": 0.9},
+    "adamw, mixed and averaged": {
+        "epochs": 2,
+        "optimizer": "adamw",
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "ema_decay": 0.9,
+    },
 }
 
 
 #: Those whose state others hold too: momentum, the probe's, and statistics of batch norm.
 SLOW_KINDS = {
     "sgd",
+    "adamw",
     "probe, then fine-tuned",
     "batch norm trains",
     "unfrozen on the way",
@@ -138,7 +145,7 @@ def test_without_a_checkpoint_in_the_epoch_it_begins_again(photos, twice):
     with pytest.raises(Crash):
         zoo.finetune(out="run", **fields, listen=crash_at(5))
     run = zoo.resume("run", listen=lambda e: notes.append(getattr(e, "text", "")))
-    assert "resuming run after epoch 1 of 2" in notes
+    assert any("after epoch 1 of 2" in note for note in notes)
     check_equal(run, twice.undisturbed)
 
 
@@ -177,8 +184,8 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(photos, twice, monkeyp
         stopped = zoo_("finetune", *flags(fields), "--out", "run", code=code)
     assert len(steps) == 4
     *_, kept, how = stopped.stderr.splitlines()
-    assert "kept the best so far in run: epoch 1" in kept
-    assert how == "! resume with: zoo finetune --resume run"
+    assert "epoch 1" in kept
+    assert how.endswith("zoo finetune --resume run")
     resumed = zoo_("finetune", "--resume", "run")
     assert "in epoch 2 of 2, after step 2" in resumed.stdout
     check_equal(zoo.load("run"), twice.undisturbed)
@@ -228,16 +235,16 @@ def interrupted(photos, out="run", **fields):
 def test_what_may_not_differ_is_refused_by_name():
     before = sorted((p, p.read_bytes()) for p in Path("run").rglob("*") if p.is_file())
     refused = zoo_("finetune", "--resume", "run", "--batch-size=4", "--lr=0.5", code=2)
-    assert "the run run differs from how it was started:" in refused.stderr
     assert "  batch_size = 4, was 8\n  lr = 0.5, was 0.0004\n" in refused.stderr
-    assert "say --allow-changed" in refused.stderr
+    assert "--allow-changed" in refused.stderr
     assert sorted((p, p.read_bytes()) for p in Path("run").rglob("*") if p.is_file()) == before
 
 
 @pytest.mark.usefixtures("crashed")
 def test_what_fits_nothing_is_refused_even_so():
     refused = zoo_("finetune", "--resume", "run", "--optimizer=sgd", "--allow-changed", code=2)
-    assert "can't be resumed with optimizer = 'sgd', was 'adamw'; start a new one" in refused.stderr
+    assert "optimizer = 'sgd', was 'adamw'" in refused.stderr
+    assert "--allow-changed" not in refused.stderr
 
 
 @pytest.mark.usefixtures("crashed")
@@ -245,56 +252,50 @@ def test_what_was_allowed_to_differ_is_recorded():
     zoo_("finetune", "--resume", "run", "--batch-size=4", "--epochs=3", "--allow-changed")
     (line,) = zoo.load("run").info.history
     assert line == "in epoch 2 of 3, after step 1: epochs = 3, was 2; batch_size = 4, was 8"
-    assert "| on its way | in epoch 2 of 3, after step 1" in Path("run/README.md").read_text()
+    assert "in epoch 2 of 3, after step 1" in Path("run/README.md").read_text()
     assert "batch_size = 4" in Path("run/recipe.toml").read_text()
     assert len(Path("run/metrics.csv").read_text().splitlines()) == 1 + 3
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (
-            lambda d: save_photo(d / "red" / "new.png", (200, 40, 40), 99),
-            "train images new: red/new",
-        ),
-        (lambda d: (d / "red" / "1.png").unlink(), "images gone: red/1.png"),
-        (lambda d: save_photo(d / "red" / "1.png", (200, 40, 40), 98), "images changed: red/1.png"),
-        (lambda d: (d / "red" / "1.png").rename(d / "blue" / "x.png"), "images new: blue/x.png"),
-    ],
-)
-def test_other_images_are_refused_by_name(photos, tmp_path, change, said):
-    own = shutil.copytree(photos, tmp_path / "photos")
+def test_other_images_are_refused_by_name(photos, tmp_path):
     # All in train but one of each class, so that what changes is known to be in train.
-    fields = interrupted(own, val_split=0.1)
-    change(own)
-    with pytest.raises(RunError, match=said):
-        zoo.resume("run")
-    assert fields["epochs"] == 2
+    interrupted(photos, val_split=0.1)
+    changes = {
+        "train images new: red/new": lambda d: save_photo(d / "red/new.png", (200, 40, 40), 99),
+        "images gone: red/1.png": lambda d: (d / "red/1.png").unlink(),
+        "images changed: red/1.png": lambda d: save_photo(d / "red/1.png", (200, 40, 40), 98),
+        "images new: blue/x.png": lambda d: (d / "red/1.png").rename(d / "blue/x.png"),
+    }
+    for n, (said, change) in enumerate(changes.items()):
+        own = shutil.copytree(photos, tmp_path / str(n))
+        change(own)
+        with pytest.raises(RunError, match=said):
+            zoo.resume("run", data=own)
     with pytest.warns(UserWarning, match=said):
-        run = zoo.resume("run", allow_changed=True)
+        run = zoo.resume("run", data=own, allow_changed=True)
     assert said in run.info.history[0]
 
 
 def test_other_starting_weights_are_refused(photos):
     fields = interrupted(photos)
     shutil.copy(start(seed=1)["weights"], fields["weights"])
-    with pytest.raises(RunError, match=r"the initial weights .* differ"):
+    with pytest.raises(RunError, match="initial weights"):
         zoo.resume("run")
 
 
 def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(crashed, twice):
     command = ["finetune", "--resume", "auto", "--out", "run", *flags(crashed)]
-    assert "resuming run in epoch 2" in zoo_(*command).stdout
+    assert "in epoch 2" in zoo_(*command).stdout
     check_equal(zoo.load("run"), twice.undisturbed)
     again = zoo_(*command)
-    assert "complete already" in again.stdout
-    with pytest.raises(RunError, match=r"run is complete .*epochs = 9, was 2"):
+    check_equal(zoo.load("run"), twice.undisturbed)
+    with pytest.raises(RunError, match="epochs = 9, was 2"):
         zoo.resume("run", epochs=9)
     longer = zoo_("finetune", "--resume", "run", "--epochs", "9", code=2)
     assert "--weights run" in longer.stderr
     assert "zoo predict run" in again.stdout
     fresh = zoo_("finetune", "--resume", "auto", "--out", "fresh", *flags(crashed))
-    assert "going on" not in fresh.stdout
+    assert "in epoch 2" not in fresh.stdout
     check_equal(zoo.load("fresh"), twice.undisturbed)
 
 
@@ -311,16 +312,16 @@ def test_resume_auto_begins_where_a_run_was_killed_before_its_first_checkpoint(p
 @pytest.mark.usefixtures("crashed")
 def test_without_resume_a_run_is_never_overwritten_and_the_way_on_is_said(photos):
     refused = zoo_("finetune", "--data", photos, "--out", "run", *flags(QUICK), code=2)
-    assert "--out run holds a run already" in refused.stderr
-    assert "to resume it: zoo finetune --resume run" in refused.stderr
+    assert "--out run" in refused.stderr
+    assert "zoo finetune --resume run" in refused.stderr
 
 
 def test_wrong_uses_of_resume_are_said(photos):
     for args, said in [
-        (("--resume", "auto"), "--resume auto needs --out"),
-        (("--resume", "nowhere"), "no run to resume at nowhere"),
-        (("--resume", "run", "--out", "x"), "says all that --out"),
-        (("--allow-changed",), "goes with --resume"),
+        (("--resume", "auto"), "--out"),
+        (("--resume", "nowhere"), "nowhere"),
+        (("--resume", "run", "--out", "x"), "--out"),
+        (("--allow-changed",), "--resume"),
     ]:
         assert said in zoo_("finetune", *args, code=2).stderr
 
@@ -334,9 +335,9 @@ def test_a_run_that_another_process_writes_is_left_alone(photos, monkeypatch):
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match="another process is writing the run folder run"):
+        with pytest.raises(RunError, match="folder run; "):
             zoo.resume("run")
-        with pytest.raises(RunError, match="another process is writing the run folder new"):
+        with pytest.raises(RunError, match="folder new; "):
             zoo.finetune(photos, out="new", **QUICK)
     finally:
         holder.communicate("go\n")
@@ -396,15 +397,13 @@ def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_inta
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(
-            RunError, match=r"can't write run/checkpoint/last.safetensors: "
-        ) as full:
+        with pytest.raises(RunError, match=r"run/checkpoint/last.safetensors") as full:
             zoo.finetune(out="run", **twice.fields, listen=listen)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
-    assert "File too large" in str(full.value)
-    assert "resume with: zoo finetune --resume run" in full.value.__notes__[0]
+    assert os.strerror(errno.EFBIG) in str(full.value)
+    assert "zoo finetune --resume run" in full.value.__notes__[0]
     assert not list(Path("run").rglob(".*.*.????????"))
     check_equal(zoo.resume("run"), twice.undisturbed)
 
@@ -438,7 +437,7 @@ def test_a_process_killed_while_safetensors_writes_leaves_nothing_for_good(photo
 def test_no_room_for_checkpoints_is_said_before_training(photos, monkeypatch):
     usage = shutil.disk_usage(".")._replace(free=10**6)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(RunError, match="no space for the run folder run: it needs"):
+    with pytest.raises(RunError, match=r"space .*run.* MB"):
         zoo.finetune(photos, out="run", **QUICK)
     assert not Path("run").exists()
 
@@ -446,16 +445,17 @@ def test_no_room_for_checkpoints_is_said_before_training(photos, monkeypatch):
 def test_a_loss_that_is_not_finite_names_where_and_how_fast(photos):
     fields = {**start(train="finetune", epochs=3, lr=1e30, on_nan="stop"), "data": photos}
     with pytest.raises(
-        TrainingError,
-        match=r"the loss is nan in epoch 1, step 2 of 3; learning rates: backbone [0-9.e+]+, "
-        r"head [0-9.e+]+; try a smaller `lr` or `head_lr_mult`, or `on_nan=rewind`$",
-    ):
+        NonFiniteError, match=r"epoch 1, step 2 of 3.* [0-9.e+]+.* [0-9.e+]+"
+    ) as nan:
         zoo.finetune(out="run", **fields)
+    assert nan.value.step == 1
+    for name in ("lr", "head_lr_mult", "on_nan=rewind"):
+        assert f"`{name}`" in nan.value.hint
 
 
 def test_a_loss_that_is_not_finite_goes_back_with_half_the_rates(photos):
     fields = {**start(train="finetune", epochs=1, lr=LR_TOO_LARGE), "data": photos}
-    with pytest.raises(TrainingError, match=r"is nan|not finite"):
+    with pytest.raises(NonFiniteError):
         zoo.finetune(out="stopped", **fields, on_nan="stop")
     notes = []
 
@@ -465,7 +465,7 @@ def test_a_loss_that_is_not_finite_goes_back_with_half_the_rates(photos):
 
     run = zoo.finetune(out="run", **fields, on_nan="rewind", listen=listen)
     assert run.info.epoch
-    assert "learning rates times 0.5 from there" in notes[0]
+    assert " 0.5 " in notes[0]
     assert run.info.history
     assert set(run.info.history) <= set(notes)
     # Interrupted on the way it comes to the same.
@@ -477,9 +477,12 @@ def test_a_loss_that_is_not_finite_goes_back_with_half_the_rates(photos):
 def test_a_run_that_never_gets_finite_gives_up(photos):
     fields = {**start(train="finetune", epochs=2, lr=1e30), "data": photos}
     notes = []
-    with pytest.raises(TrainingError, match=r"is nan|not finite"):
+    with pytest.raises(NonFiniteError):
         zoo.finetune(out="run", **fields, on_nan="rewind", listen=notes.append)
-    assert len([n for n in notes if isinstance(n, Note) and "learning rates times" in n.text]) == 10
+    rates = [n.text.split("times ")[1] for n in notes if isinstance(n, Note) and n.warning]
+    assert [float(text.split()[0]) for text in rates] == [
+        pytest.approx(0.5**n, rel=0.01) for n in range(1, 11)
+    ]
 
 
 def test_a_checkpoint_whose_weights_have_run_away_is_not_gone_back_to(photos):
@@ -493,17 +496,14 @@ def test_a_checkpoint_whose_weights_have_run_away_is_not_gone_back_to(photos):
     write_checkpoint(Path("run"), tensors, checkpoint.about)
     assert fields["on_nan"] == "rewind"
     refused = zoo_("finetune", "--resume", "run", code=2)
-    assert re.search(
-        r"the loss is (nan|inf) in epoch 2, step 2 of 3, with the very weights of the last "
-        r"checkpoint: .* going back to it does not help",
-        refused.stderr,
-    )
-    assert "learning rates times" not in refused.output
+    assert "epoch 2, step 2 of 3" in refused.stderr
+    assert "checkpoint" in refused.stderr
+    assert " 0.5 " not in refused.output
 
 
 def test_what_is_said_of_a_time_between_checkpoints():
     for value in ("10", "-1m", "10 m", "m", "1d", 0, True, "1e3s"):
-        with pytest.raises(zoo.ZooError, match="give a number of steps from 1 on, or a time"):
+        with pytest.raises(RecipeError, match="checkpoint_every"):
             zoo.finetune(checkpoint_every=value)
     assert zoo.Recipe(checkpoint_every="1.5m").checkpoint_seconds == 90
     assert zoo.Recipe(checkpoint_every=3).checkpoint_seconds is None
@@ -565,23 +565,16 @@ def test_two_processes_that_were_killed_go_on_to_the_same_weights(photos):
     check_equal(zoo.load("run"), zoo.load("whole"))
 
 
-def test_a_run_that_follows_links_goes_on_following_them(photos, twice, tmp_path):
+def test_a_run_goes_on_following_links_or_with_copies_in_their_place(photos, twice, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
     for folder in photos.iterdir():
         (linked / folder.name).symlink_to(folder)
     interrupted(linked, follow_links=True)
+    shutil.copytree("run", "moved")
     check_equal(zoo.resume("run"), twice.undisturbed)
-
-
-def test_copies_may_take_the_place_of_links(photos, tmp_path):
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    for folder in photos.iterdir():
-        (linked / folder.name).symlink_to(folder)
-    interrupted(linked, follow_links=True)
     copied = shutil.copytree(photos, tmp_path / "copied")
-    zoo.resume("run", data=copied, follow_links=False)
+    zoo.resume("moved", data=copied, follow_links=False)
 
 
 #: A network with dropout, for which memory ends once: in the process that the environment names, in
@@ -632,7 +625,8 @@ def test_a_process_that_had_less_memory_goes_on_in_the_parts_it_had(photos, tmp_
     Path("launched.py").write_text(LAUNCHED)
     whole = launch(2, "whole", PYTHONPATH=paths, CROWDED="1")
     assert whole.returncode == 0, whole.stderr
-    assert "4 images at a time: from now on 2 at a time" in whole.stderr
+    assert "4 images" in whole.stderr
+    assert "2 at a time" in whole.stderr
     assert launch(2, "killed", PYTHONPATH=paths, CROWDED="1").returncode != 0
     about = read_checkpoint(Path("run")).about
     assert about["training"]["micro_batches"][1] == 2

@@ -10,6 +10,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from zoo import plugins
 from zoo.cli import main
 
 SOURCE = """
@@ -27,9 +28,16 @@ def zoo_backbones():
 
 
 @pytest.fixture
-def file(monkeypatch, tmp_path):
+def home(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "backbones.json"
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def file(home, monkeypatch, fresh_plugins):
+    """Where the index is; of torchvision's backbones alone, which are listed in no time."""
+    monkeypatch.setenv(plugins.DISABLE, "timm,zoo")
+    return home / "backbones.json"
 
 
 def listed(*args: str) -> list[str]:
@@ -38,22 +46,16 @@ def listed(*args: str) -> list[str]:
     return [entry["name"] for entry in json.loads(result.stdout)]
 
 
-def test_the_second_listing_is_the_same_and_imports_no_library(file):
-    code = (
-        "import sys; from zoo.cli import main; main(['backbones', 'resnet'], standalone_mode=False)"
-        "; print([m for m in ('torch', 'timm', 'torchvision') if m in sys.modules])"
-    )
-    first, second = (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        for _ in range(2)
-    )
-    assert first[:-1] == second[:-1]
+def test_the_second_listing_is_the_same_and_imports_no_library(home):
+    first = listed("resnet")
     assert len(first) > 100
-    assert "timm" in first[-1]
-    assert second[-1] == "[]"
-    assert file.is_file()
+    code = (
+        "import sys; from zoo.cli import main; "
+        "main(['backbones', 'resnet'], standalone_mode=False)"
+        "; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'torchvision')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == first
 
 
 def test_a_plugin_whose_code_has_changed_is_asked_again(file, install, fresh_plugins, tmp_path):
@@ -67,12 +69,12 @@ def test_a_plugin_whose_code_has_changed_is_asked_again(file, install, fresh_plu
     assert listed("indexed/*") == ["indexed/one", "indexed/two"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"key": 1}'])
-def test_a_damaged_index_is_built_again(file, damage):
+def test_a_damaged_index_is_built_again(file):
     before = listed("torchvision/resnet*")
     content = json.loads(file.read_bytes())
-    for changed in (damage, json.dumps({**content, "published": [{}]}).encode()):
-        file.write_bytes(changed)
+    other = json.dumps({**content, "published": [{}]}).encode()
+    for damage in (b"", b"{", b"[]", b'{"key": 1}', other):
+        file.write_bytes(damage)
         assert listed("torchvision/resnet*") == before
 
 
@@ -80,7 +82,7 @@ def test_a_plugin_that_fails_is_named_each_time(file, install, fresh_plugins):
     install("zoo-broken", "broken", "zoo_broken", "import nothing_of_that_name")
     for _ in range(2):
         result = CliRunner().invoke(main, ["backbones", "torchvision/resnet18"])
-        assert "! plugin broken (zoo-broken 1.2) was left out" in result.stderr
+        assert "! plugin broken (zoo-broken 1.2) " in result.stderr
         fresh_plugins()
     assert not file.exists()
 

@@ -59,12 +59,12 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(install, fault):
     plugin = plugins.load("broken")
     assert (plugin.state, str(plugin)) == (state, "broken (acme-broken 1.2)")
     assert cause in plugin.cause
-    with pytest.raises(PluginError, match=r"plugin broken \(acme-broken 1\.2\) can't be used"):
+    with pytest.raises(PluginError, match=r"plugin broken \(acme-broken 1\.2\)"):
         plugins.get("broken/net")
     assert plugins.get("resnet18").name == "torchvision/resnet18"
     listing = CliRunner().invoke(main, ["backbones", "torchvision/resnet18"])
     assert listing.stdout.startswith("torchvision/resnet18 ")
-    assert "! plugin broken (acme-broken 1.2) was left out" in listing.stderr
+    assert "! plugin broken (acme-broken 1.2) " in listing.stderr
 
 
 @pytest.mark.usefixtures("_may_disable")
@@ -164,7 +164,7 @@ def test_a_plugin_can_be_left_out_by_flag(install):
         result.stdout,
         re.MULTILINE,
     )
-    with pytest.raises(PluginError, match=r"plugin one .* can't be used: disabled"):
+    with pytest.raises(PluginError, match=r"plugin one .*disabled"):
         plugins.get("one/mynet")
     result = CliRunner().invoke(main, ["--no-plugin", "nope", "plugins"])
     assert result.exit_code == 2
@@ -211,7 +211,7 @@ def test_no_package_can_take_the_name_of_zoos_own_plugin(install):
     assert plugins.load("torchvision").distribution == "zoo-finetune"
     (thief,) = (p for p in plugins.load_all() if p.distribution == "acme-thief")
     assert thief.state == "duplicate"
-    assert "the name is that of one of zoo's own plugins: acme-thief, zoo-finetune" in thief.cause
+    assert "acme-thief, zoo-finetune" in thief.cause
     listed = CliRunner().invoke(main, ["plugins"]).stdout
     assert re.search(r"acme-thief 1\.2 +duplicate: ", listed)
 
@@ -229,7 +229,7 @@ def test_bare_names_prefer_torchvision_then_the_only_plugin(install):
 def test_a_bare_name_of_several_plugins_is_refused(install):
     install("acme-one", "one", "acme_one", GOOD.format(name="mynet"))
     install("acme-two", "two", "acme_two", GOOD.format(name="mynet"))
-    with pytest.raises(UnknownBackboneError, match="several plugins: one/mynet, two/mynet"):
+    with pytest.raises(UnknownBackboneError, match="one/mynet, two/mynet"):
         plugins.get("mynet")
 
 
@@ -238,10 +238,7 @@ def test_a_bare_name_of_several_plugins_is_refused(install):
     [
         ("resnet81", "nearest: resnet18"),
         ("timm/resnet81", "nearest: timm/resnet18"),
-        (
-            "tim/resnet18",
-            "no plugin 'tim' is installed .*installed plugins: .*timm, torchvision, trackers, zoo",
-        ),
+        ("tim/resnet18", "'tim'.*timm, torchvision, trackers, zoo"),
         ("%%%", "`zoo backbones` lists all"),
     ],
 )
@@ -333,9 +330,9 @@ def test_a_plugin_resolves_names_that_it_does_not_list(install, photos, name):
 
 def test_a_plugin_that_resolves_badly_is_named(install):
     install("zoo-acme", "acme", "acme_resolves_badly", RESOLVES)
-    with pytest.raises(PluginError, match=r"plugin acme .* failed while resolving .*no hub"):
+    with pytest.raises(PluginError, match=r"plugin acme .*no hub"):
         plugins.get("hub:fails")
-    with pytest.raises(PluginError, match=r"zoo_resolve gave 'resnet18', which is no"):
+    with pytest.raises(PluginError, match=r"zoo_resolve .*'resnet18'"):
         plugins.get("acme/hub:wrong")
-    with pytest.raises(PluginError, match="no backbone named 'pub:x'"):
+    with pytest.raises(PluginError, match="'pub:x'"):
         plugins.get("pub:x")

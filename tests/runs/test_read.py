@@ -55,49 +55,48 @@ def test_images_in_memory_are_predicted_as_their_files(run, split_photos):
         (None, "NoneType"),
         ([None], "NoneType"),
         (io.StringIO("text"), "str"),
-        (b"text", "unreadable image given as bytes"),
+        (b"text", "bytes"),
         (np.zeros((0, 4, 3), np.uint8), "pixels"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
         (Image.new("RGB", (0, 0)), "pixels"),
-        ("https://example.org/a.png", "https://example.org/a.png is a URL"),
+        ("https://example.org/a.png", "https://example.org/a.png"),
     ):
         with pytest.raises(DataError, match=named):
             run.predict(wrong)
-    with pytest.raises(DataError, match="top_k must be at least 1"):
+    with pytest.raises(DataError, match="top_k"):
         run.predict(image, top_k=0)
-    with pytest.raises(DataError, match=r"unreadable image nowhere\.png"):
+    with pytest.raises(DataError, match=r"nowhere\.png"):
         run.predict("nowhere.png")
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"zoo_format": None}, "was not written by zoo"),
-        ({"zoo_format": "99"}, "has format 99"),
-        ({"class_names": "not json"}, "can't be understood"),
-        ({"class_names": '{"a": 1}'}, "class_names: Input should be a valid tuple"),
-        ({"preprocess": '{"size": "big"}'}, "can't be understood"),
-        ({"preprocess": '{"sise": 3}'}, "can't be understood"),
-        ({"recipe": "lr = "}, "can't be understood"),
-        ({"recipe": None}, "metadata of .* lacks 'recipe'"),
+        ({"zoo_format": None}, ""),
+        ({"zoo_format": "99"}, "99"),
+        ({"class_names": "not json"}, ""),
+        ({"class_names": '{"a": 1}'}, "class_names: "),
+        ({"preprocess": '{"size": "big"}'}, ""),
+        ({"preprocess": '{"sise": 3}'}, "sise"),
+        ({"recipe": "lr = "}, ""),
+        ({"recipe": None}, "'recipe'"),
     ],
 )
-def test_metadata_that_is_not_zoos_is_refused(model_file, changes, message):
-    with pytest.raises(RunError, match=message):
-        zoo.load(forge(model_file, **changes))
+def test_metadata_that_is_not_zoos_is_refused(model_file, changes, named):
+    forged = forge(model_file, **changes)
+    with pytest.raises(RunError, match=rf"{forged.name}.*{named}"):
+        zoo.load(forged)
 
 
 def test_a_backbone_that_is_not_installed_is_named(model_file):
-    with pytest.raises(
-        PluginError, match=r"elsewhere\.safetensors needs backbone acme/net: no plugin"
-    ):
+    with pytest.raises(PluginError, match=r"elsewhere\.safetensors .*acme/net"):
         zoo.load(forge(model_file, backbone="acme/net"))
 
 
 @pytest.mark.parametrize("make", [lambda p: None, Path.mkdir, lambda p: p.write_bytes(b"x")])
 def test_what_is_no_run_is_refused(tmp_path, make):
     make(tmp_path / "thing")
-    with pytest.raises(RunError, match=r"no run at|no readable safetensors"):
+    with pytest.raises(RunError, match=str(tmp_path / "thing")):
         zoo.load(tmp_path / "thing")
 
 
@@ -117,7 +116,7 @@ def test_class_names_survive_whatever_they_are(photos, tmp_path):
 def test_a_failed_write_keeps_the_older_file(monkeypatch):
     write_file(Path("a.txt"), b"old")
     monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space")))
-    with pytest.raises(RunError, match=r"can't write a\.txt: No space"):
+    with pytest.raises(RunError, match=r"a\.txt: No space"):
         write_file(Path("a.txt"), b"new")
     assert Path("a.txt").read_bytes() == b"old"
     assert [p.name for p in Path().iterdir()] == ["a.txt"]

