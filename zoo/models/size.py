@@ -40,6 +40,8 @@ def resized(backbone: Backbone, size: int | tuple[int, int]) -> Backbone:
         raise SizeError(f"{refusal}: it takes other sizes only if they are square")
     with plugins.blame(backbone, f"could not be resized to {size} pixels"):
         try:
-            return replace(backbone.resized(size), name=backbone.name)
+            found = backbone.resized(size)
         except ValueError as error:
             raise SizeError(f"{refusal}: {error}") from error
+    # The plugin declares it anew, and need not know what a run keeps.
+    return replace(found, name=backbone.name, definition=backbone.definition)

@@ -108,7 +108,7 @@ def _configured(backbone: Backbone, options: Mapping[str, OptionValue]) -> Backb
         raise PluginError(
             f"{plugins.describe(backbone)}: configured gave {found!r}, which is no zoo.Backbone"
         )
-    return replace(found, name=backbone.name)
+    return replace(found, name=backbone.name, definition=backbone.definition)
 
 
 def _unknown(name: str, known: list[str]) -> str:
