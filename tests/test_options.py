@@ -204,9 +204,9 @@ def check_torchvision(name: str) -> None:
     assert defaults
     for option, default in defaults.items():
         found = [m.p for m in model.modules() if isinstance(m, kinds[option])]
-        # GoogLeNet's auxiliary heads have a rate of their own; that of the last block of an
-        # efficientnet is below the nominal one.
-        assert default in found or (name.startswith("efficientnet") and max(found) < default)
+        # In an efficientnet the rate of the last block is below the nominal one.
+        below = name.startswith("efficientnet") and option == "stochastic_depth_prob"
+        assert any(p == pytest.approx(default) or (below and 0.9 < p / default < 1) for p in found)
         with torch.device("meta"):
             other = zoo.build(
                 f"torchvision/{name}", 2, weights="none", options={option: default / 2 + 0.125}
@@ -214,6 +214,7 @@ def check_torchvision(name: str) -> None:
         changed = [m.p for m in other.modules() if isinstance(m, kinds[option])]
         assert len(changed) == len(found)
         expected = [(default / 2 + 0.125) * p / default if default else 0.125 for p in found]
+        # GoogLeNet's auxiliary heads have a rate of their own.
         assert all(
             c == pytest.approx(e) or (name == "googlenet" and c == f)
             for c, e, f in zip(changed, expected, found, strict=True)
