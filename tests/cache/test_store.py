@@ -1,6 +1,7 @@
 """A store gives back what was put in, to one process or several."""
 
 import copy
+import errno
 import os
 import tempfile
 import threading
@@ -124,7 +125,7 @@ def test_one_process_writes_while_another_reads(other_process):
     assert writer.stdout.readline() == "True\n"
     with features() as reader:
         assert not reader.writable
-        assert reader.blocked == "another process is writing to it"
+        assert reader.blocked
         writer.stdin.write("go\n")
         writer.stdin.flush()
         while len(features()) < 300:
@@ -204,7 +205,8 @@ def test_a_folder_that_can_not_be_written_is_read(other_process, monkeypatch):
         out = process.communicate()[0]
         for folder in (path, path.parent):
             folder.chmod(0o755)
-    assert out == "[0, 1] it can't be written: Permission denied\n"
+    assert out.startswith("[0, 1] ")
+    assert os.strerror(errno.EACCES) in out
 
 
 def test_readers_in_threads_see_the_right_rows():

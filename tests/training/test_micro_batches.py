@@ -5,6 +5,7 @@ The networks here fail as a device does: with its very errors, once too many ima
 
 import gc
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -176,12 +177,9 @@ def test_steps_in_parts_lead_to_the_same_weights(
     monkeypatch.setenv("ERROR", error)
     parts, notes, _ = hear(uneven, "parts", **fields)
     check_same(parts, whole, atol=2e-6)
-    assert [note.partition(",")[0] for note in halvings(notes)] == [
-        f"cpu ran out of memory in training on {before} images at a time: "
-        f"from now on {after} at a time"
-        for before, after in zip([16, *sizes], sizes, strict=False)
+    assert [[int(n) for n in re.findall(r"\d+", note)[:2]] for note in halvings(notes)] == [
+        list(pair) for pair in zip([16, *sizes], sizes, strict=False)
     ]
-    assert all(note.endswith("so that results stay comparable") for note in halvings(notes))
 
 
 def test_kernels_that_had_no_memory_once_are_left_alone(limited, uneven, monkeypatch):
@@ -191,9 +189,7 @@ def test_kernels_that_had_no_memory_once_are_left_alone(limited, uneven, monkeyp
     monkeypatch.setenv("ERROR", "kernels")
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)  # And again after the test.
     parts, notes, _ = hear(uneven, "parts", **FIELDS)
-    assert halvings(notes)[0].endswith(
-        "and without oneDNN, which can't go on after that, so more slowly"
-    )
+    assert "oneDNN" in halvings(notes)[0]
     assert not torch.backends.mkldnn.enabled
     check_same(parts, whole, atol=2e-6)
 
@@ -205,7 +201,7 @@ def test_a_network_whose_statistics_train_is_said_to_see_fewer_images(
     monkeypatch.setenv("LIMIT", "4")
     run, notes, _ = hear(split_photos, "run", **fields)
     (note,) = halvings(notes)
-    assert note.endswith("batch-norm statistics are of these alone")
+    assert "batch-norm statistics" in note
     # Three steps in two parts each: what failed has left no trace.
     assert state(run)["stem.1.num_batches_tracked"] == 6
 
@@ -248,22 +244,22 @@ def test_an_attempt_that_failed_leaves_no_trace(limited, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "limit", "message"),
+    ("backbone", "limit", "named"),
     [
-        ("plain", "0", "on a single image at a time; try a smaller --image-size"),
-        ("normed", "1", "on 2 images at a time; try --batch-norm frozen, a smaller --image-size"),
+        ("plain", "0", ["single image", "--image-size"]),
+        ("normed", "1", ["2 images", "--batch-norm frozen", "--image-size"]),
     ],
 )
 def test_where_not_even_one_image_fits_the_best_so_far_is_kept(
-    limited, split_photos, monkeypatch, backbone, limit, message
+    limited, split_photos, monkeypatch, backbone, limit, named
 ):
     monkeypatch.setenv("LIMIT", limit)
     given = {**FIELDS, "backbone": f"limited/{backbone}", "train": "probe+finetune"}
     command = ["finetune", "--data", str(split_photos), "--out", "run", *flags(given)]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 2
-    assert f"cpu has too little memory to train {message}" in result.stderr
-    assert "kept the best so far in run: the probe" in result.stderr
+    for name in ("cpu", *named, "run: the probe"):
+        assert name in result.stderr
     assert "Traceback" not in result.output
     del result  # It holds the error, and that what it failed with.
     gc.collect()
@@ -288,15 +284,15 @@ def test_features_logits_and_predictions_are_computed_in_parts_too(
     parts, notes, _ = hear(split_photos, "parts", **fields)
     check_same(parts, whole)
     for what in ("features", "val features", "logits"):
-        said = f"cpu ran out of memory in computing {what}; continuing with 2 images at a time"
-        assert any(note.startswith(said) for note in notes)
-    with pytest.warns(UserWarning, match="in computing logits; continuing with 2 images"):
+        assert any(f" {what};" in note and " 2 images" in note for note in notes)
+    with pytest.warns(UserWarning, match=r" logits;.* 2 images"):
         again = [p.probability for p in whole.predict(split_photos.rglob("*.png"))]
     assert again == pytest.approx(probabilities, abs=1e-6)
     monkeypatch.setenv("EVAL_LIMIT", "0")
     result = CliRunner().invoke(main, ["evaluate", "whole"])
     assert result.exit_code == 2
-    assert "cpu has too little memory for logits of a single image" in result.stderr
+    assert "logits" in result.stderr
+    assert "single image" in result.stderr
 
 
 #: Prepares one of two processes for the worst: `LIMITED_RANK` has the limit, the other has none.
