@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import sys
 import urllib.request
@@ -113,13 +114,19 @@ def cache_path(weights: Weights, *, own: bool = True) -> Path:
             the URL as name. Otherwise digits of the URL's SHA-256 are added to the name, unless it
             contains those of the file: two mirrors may both offer `model.safetensors`.
     """
-    import torch.hub
-
     name = Path(urlsplit(weights.url or "").path).name
     if not own and not (weights.sha256 and weights.sha256[:8].lower() in name):
         digest = hashlib.sha256((weights.url or "").encode()).hexdigest()[:8]
         name = f"{Path(name).stem}-{digest}{Path(name).suffix}"
-    return Path(torch.hub.get_dir()) / "checkpoints" / name
+    return _torch_hub() / "checkpoints" / name
+
+
+def _torch_hub() -> Path:
+    """Return torch.hub's folder; torch isn't imported for it, which takes seconds."""
+    if "torch.hub" in sys.modules:
+        return Path(sys.modules["torch.hub"].get_dir())
+    cache = Path(os.getenv("XDG_CACHE_HOME", "~/.cache"))
+    return Path(os.getenv("TORCH_HOME", cache / "torch")).expanduser() / "hub"
 
 
 def looked_in(weights: Weights, *, own: bool = False) -> str:
@@ -127,9 +134,7 @@ def looked_in(weights: Weights, *, own: bool = False) -> str:
     if weights.url is not None:
         return str(cache_path(weights, own=own))
     if weights.hub is not None:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        return str(Path(HF_HUB_CACHE) / f"models--{_repository(weights)[0].replace('/', '--')}")
+        return str(_hub_folder(weights))
     if weights.path is not None:
         return weights.path
     try:
@@ -166,12 +171,23 @@ def _repository(weights: Weights) -> tuple[str, str | None]:
     return name, revision or None
 
 
+def _hub_folder(weights: Weights) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{_repository(weights)[0].replace('/', '--')}"
+
+
 def _hub_files(weights: Weights) -> tuple[str, ...]:
     return HUB_FILES if weights.file is None else (weights.file,)
 
 
 def _in_hub_cache(weights: Weights) -> Path | None:
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
+
+    # Most repositories are not there, and importing the client takes 0.2 s.
+    if not _hub_folder(weights).is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
 
     name, revision = _repository(weights)
     for file in _hub_files(weights):
