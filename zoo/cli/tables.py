@@ -162,7 +162,7 @@ def _print_lines(
     header: bool,
     style: str | None,
 ) -> None:
-    """Print a table that needs no wrapping, line by line: rich takes seconds for a thousand rows."""
+    """Print a table that needs no wrapping, line by line: rich takes seconds for 1,000 rows."""
     names = [column.name for column in columns]
     widths = [
         max(column.least, *(cell_len(row[n]) for row in (names, *rows)))
