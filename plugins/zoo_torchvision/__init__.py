@@ -47,6 +47,9 @@ AUXILIARY = {
 #: Models whose position embeddings, windows or auxiliary heads fit only one input size.
 FIXED_SIZE = ("inception", "maxvit", "vit")
 
+#: Parameters with the auxiliary heads that torchvision's metadata leaves out.
+PARAMETERS = {"googlenet": 13_004_888}
+
 #: Before 2017, densenet's layers had names such as `norm.1`; its weights files still use them.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
@@ -113,6 +116,8 @@ def _declare(
     elif name.startswith("densenet"):
         convert = _convert_densenet
     classes = len(weights.meta["categories"])
+    # A network that is built for another size has other position embeddings and more to compute.
+    stated = weights.meta if image_size is None else {}
     return zoo.Backbone(
         name=name,
         build=functools.partial(_build, name, declared, classes, options, convert),
@@ -126,6 +131,8 @@ def _declare(
             fixed_size=fixed_size,
         ),
         weights=declared,
+        parameters=PARAMETERS.get(name, stated.get("num_params")),
+        macs=None if "_ops" not in stated else round(stated["_ops"] * 1e9),
         stages=stages_of(name),
         resized=functools.partial(_resized, name, head, weights) if fixed_size else None,
         convert=convert,
