@@ -18,15 +18,33 @@ if TYPE_CHECKING:
 
 PLUGINS = ("torchvision", "timm", "zoo")
 
+COLUMNS = (
+    "backbone",
+    "params",
+    "GMACs",
+    "input",
+    "head",
+    "weights",
+    "top-1",
+    "trained on",
+    "licence",
+)
+
 HEADING = """# Backbones
 
 {count} backbones, as declared with {versions}. Each of them passes the checks of the
 [conformance kit](plugins.md#the-conformance-kit) that need no values; with a new head, every other
 tensor is equal to the loaded one, bit by bit.
 
+*Params* are millions of parameters with the original head, *GMACs* billions of multiply-accumulates
+for an image of the input size, torchvision's as it publishes them and timm's as counted for zoo.
 *Input* is the side of the images in pixels, *fixed* if the network takes no other; *weights* is the
-library's tag of the pretrained weights, and the licence is theirs, as the library states it.
-`zoo show NAME` prints layers and parameter counts.
+library's tag of the pretrained weights, *top-1* their published accuracy on ImageNet-1K in per
+cent, *trained on* what the library says of their data, and the licence is theirs. timm's package
+states no accuracies; they are in
+[its repository](https://github.com/huggingface/pytorch-image-models/tree/main/results).
+`zoo backbones` sorts and filters by these columns: see
+[Choosing a backbone](weights.md#choosing-a-backbone).
 """
 
 
@@ -52,8 +70,9 @@ def page() -> str:
         rows = [_row(backbone) for _, backbone in sorted(plugin.backbones.items())]
         parts.append(f"## {name}: {len(rows):,}\n")
         parts.append(
-            "| backbone | input | head | weights | licence |\n"
-            "|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+            f"| {' | '.join(COLUMNS)} |\n|---|---:|---:|---|---|---|---:|---|---|\n"
+            + "\n".join(rows)
+            + "\n"
         )
         if plugin.left_out:
             parts.append("Left out:\n")
@@ -68,9 +87,13 @@ def _row(backbone: Backbone) -> str:
     weights = backbone.weights
     cells = (
         f"`{backbone.name.partition('/')[2]}`",
+        "" if backbone.parameters is None else f"{backbone.parameters / 1e6:,.1f}",
+        "" if backbone.macs is None else f"{backbone.macs / 1e9:,.2f}",
         (str(height) if height == width else f"{height}x{width}") + fixed,
         ", ".join(backbone.head_paths),
         (weights.tag or weights.place) if weights else "none",
+        "" if weights is None or weights.top_1 is None else f"{weights.top_1:.1f}",
+        (weights.data or "not stated") if weights else "",
         (weights.license or "not stated") if weights else "",
     )
     return f"| {' | '.join(cells)} |"

@@ -133,7 +133,8 @@ class Weights:
         license: Licence of the weights (an SPDX id where there is one), None if not stated.
         data: What they were trained on, None if not stated.
         num_classes: Classes of their own head; 0: without a head, None: not stated.
-        metrics: Published metrics by name, in per cent, such as `{"ImageNet-1K acc@1": 80.9}`.
+        metrics: Published metrics by name, in per cent, such as `{"ImageNet-1K acc@1": 80.9}`;
+            `zoo backbones` lists that one as top-1.
     """
 
     url: str | None = None
@@ -154,6 +155,11 @@ class Weights:
             raise PluginError(
                 f"Weights: give exactly one of url, hub, package and path, got {self!r}"
             )
+
+    @property
+    def top_1(self) -> float | None:
+        """Published top-1 accuracy on ImageNet-1K in per cent, None if not stated."""
+        return self.metrics.get("ImageNet-1K acc@1")
 
     @property
     def place(self) -> str:
@@ -261,6 +267,10 @@ class Backbone:
         head: A dotted path, several, or a `Head`.
         preprocess: How its input is preprocessed.
         weights: Where the pretrained weights come from; None if there are none.
+        parameters: Parameters of the network with its original head, auxiliary ones included; None
+            if not stated.
+        macs: Multiply-accumulates of one image of the size in `preprocess`, with the original head,
+            in eval mode; None if not stated.
         stages: Parts of the network in order of computation, from the stem to the deepest block:
             each entry is a depth, for layer-wise learning rates and freezing. Together with head
             and neck they cover every parameter. A callable receives the built model, for a library
@@ -292,6 +302,8 @@ class Backbone:
     head: str | tuple[str, ...] | Head
     preprocess: Preprocess
     weights: Weights | None = None
+    parameters: int | None = None
+    macs: int | None = None
     tagged: Mapping[str, Callable[[], Backbone]] = field(default_factory=dict)
     stages: tuple[Stage, ...] | Callable[[nn.Module], Iterable[Stage]] = ()
     resized: Callable[[int], Backbone] | None = None
@@ -303,6 +315,12 @@ class Backbone:
 
     def __post_init__(self) -> None:
         _refuse_text(self, "stages")
+        for name in ("parameters", "macs"):
+            number = getattr(self, name)
+            if number is not None and (type(number) is not int or number < 0):
+                raise PluginError(
+                    f"Backbone: {name} is a whole number from 0 or None, got {number!r}"
+                )
 
     @property
     def head_paths(self) -> tuple[str, ...]:

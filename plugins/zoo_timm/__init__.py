@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zoo
@@ -132,6 +134,7 @@ def declare(
         "interpolation": cfg.interpolation,
         "crop_mode": cfg.crop_mode,
     }
+    parameters, macs = _counts().get((bare_name, height, width, cfg.num_classes), (None, None))
     backbone = zoo.Backbone(
         name=name or architecture,
         build=build,
@@ -143,6 +146,8 @@ def declare(
             **described,
         ),
         weights=weights,
+        parameters=parameters,
+        macs=macs,
         stages=functools.partial(stages, heads),
         options=OPTIONS,
         configured=configured,
@@ -163,6 +168,23 @@ def declare(
     if not backbone.preprocess.fixed_size:
         return backbone
     return dataclasses.replace(backbone, resized=functools.partial(resized, architecture, backbone))
+
+
+@functools.cache
+def _counts() -> dict[tuple[str, int, int, int], tuple[int, int]]:
+    """Return parameters and multiply-accumulates by architecture, height, width and classes.
+
+    timm's package has no such figures; bench/timm_networks.py counts them.
+    """
+    with Path(__file__).with_name("networks.csv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return {
+            (row["architecture"], int(row["height"]), int(row["width"]), int(row["classes"])): (
+                int(row["parameters"]),
+                int(row["macs"]),
+            )
+            for row in rows
+        }
 
 
 def _pure_encoder(name: str) -> str | None:

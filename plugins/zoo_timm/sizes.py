@@ -40,6 +40,8 @@ def resized(architecture: str, declared: zoo.Backbone, image_size: int) -> zoo.B
         declared,
         build=functools.partial(create, architecture, img_size=image_size),
         preprocess=dataclasses.replace(declared.preprocess, size=image_size),
+        parameters=None,
+        macs=None,
         convert=functools.partial(_convert, architecture, declared.head_paths, image_size),
         config={**declared.config, "model_args": {"img_size": image_size}},
     )

@@ -50,6 +50,8 @@ FIXED_SIZE = ("inception", "maxvit", "vit")
 
 #: Models whose builders take no rate of stochastic depth.
 RATE_FIXED = ("maxvit", "swin")
+#: Parameters with the auxiliary heads that torchvision's metadata leaves out.
+PARAMETERS = {"googlenet": 13_004_888}
 
 #: Before 2017, densenet's layers had names such as `norm.1`; its weights files still use them.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
@@ -117,6 +119,8 @@ def _declare(
     elif name.startswith("densenet"):
         convert = _convert_densenet
     classes = len(weights.meta["categories"])
+    # A network that is built for another size has other position embeddings and more to compute.
+    stated = weights.meta if image_size is None else {}
     return zoo.Backbone(
         name=name,
         build=functools.partial(_build, name, declared, classes, fixed, convert),
@@ -130,6 +134,8 @@ def _declare(
             fixed_size=fixed_size,
         ),
         weights=declared,
+        parameters=PARAMETERS.get(name, stated.get("num_params")),
+        macs=None if "_ops" not in stated else round(stated["_ops"] * 1e9),
         stages=stages_of(name),
         resized=functools.partial(_resized, name, head, weights) if fixed_size else None,
         options=options_of(name),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from timm.optim import param_groups_layer_decay
 from torchvision import models
 
@@ -14,6 +15,8 @@ from zoo.errors import UnknownBackboneError
 from zoo.models.depth import Depths, depths
 from zoo.models.head import in_head
 from zoo.testing import check_backbone
+from zoo.testing.subject import Subject
+from zoo.training.flops import flops_per_image
 
 ONE_PER_CLASS = dict(
     line.split()
@@ -55,6 +58,30 @@ def test_the_list_of_classes_is_whole():
     classes = {f"{c.__module__}.{c.__name__}" for c in annotated if isinstance(c, type)}
     listed = {f"timm.models.{name}" for name in ONE_PER_CLASS.values()}
     assert classes <= listed
+
+
+def test_each_of_timms_networks_states_its_costs():
+    """A timm that brings new networks wants them in networks.csv: bench/timm_networks.py."""
+    declared = plugins.load("timm").backbones.values()
+    assert [b.name for b in declared if b.parameters is None or b.macs is None] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision/resnet18", "timm/test_vit", "zoo/efficientnet_lite0"]
+)
+def test_stated_costs_are_those_of_the_network(name):
+    backbone = plugins.get(name)
+    subject = Subject(backbone, torch.device("meta"))
+    model = subject.original.eval()
+    assert backbone.parameters == sum(p.numel() for p in model.parameters())
+    # torchvision publishes billions with three decimals.
+    macs = flops_per_image(model, subject.images()) / 2
+    assert backbone.macs == pytest.approx(macs, abs=500_000 if "torchvision" in name else 0)
+
+
+def test_costs_are_of_the_declared_input_size_only():
+    other = plugins.get("timm/test_vit").resized(192)
+    assert (other.parameters, other.macs) == (None, None)
 
 
 #: All others pass the same checks in the sweep of test_sweep.py.

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -240,8 +241,10 @@ def test_backbones_as_table_and_json():
     assert listed[2]["head"] == ["fc"]
     assert listed[2]["weights"].endswith("resnet18-f37072fd.pth")
     result = zoo_("backbones", "torchvision/resnet18")
-    assert result.stdout.split()[:2] == ["torchvision/resnet18", "224x224"]
-    assert result.stderr.split()[0] == "1"
+    header, row = (re.split(" {2,}", line) for line in result.stdout.splitlines())
+    values = dict(zip(header, map(str.strip, row), strict=True))
+    assert (values["params"], values["GMACs"], values["top-1"]) == ("11.7M", "1.81", "69.8")
+    assert result.stderr == "1 backbone\n"
 
 
 def test_snapshot_of_show_has_layers_head_groups_preprocessing_and_weights():

@@ -175,6 +175,12 @@ FAULTS = {
         "check_config_is_json",
         "has num_classes, which zoo writes: leave it out",
     ),
+    "parameters of another": (
+        "stages=",
+        "parameters=12, stages=",
+        "check_parameters_are_counted",
+        r"declares 12 parameters, build\(None, False\) has 1,\d+: declare parameters=1\d+",
+    ),
     "a lambda": (
         "build=build",
         "build=lambda n, pretrained: build(n, pretrained)",
@@ -464,7 +470,7 @@ def test_a_sound_plugin_passes_every_check(install):
         assert result.status == ("skipped" if name in skipped else "passed"), result
     done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
     assert done.exit_code == 0
-    assert re.fullmatch(r"acme/net  27 passed, 4 skipped, [\d.]+ s\n", done.stdout)
+    assert re.fullmatch(r"acme/net  28 passed, 2 skipped, [\d.]+ s\n", done.stdout)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

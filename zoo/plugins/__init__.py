@@ -21,7 +21,16 @@ from zoo.plugins.loading import (
 )
 from zoo.plugins.loading import _entry_points as _entry_points
 from zoo.plugins.loading import _imported as _imported
-from zoo.plugins.names import PREFERRED, backbones, get, left_out, matching, published, with_tag
+from zoo.plugins.names import (
+    PREFERRED,
+    backbones,
+    get,
+    left_out,
+    matcher,
+    matching,
+    published,
+    with_tag,
+)
 from zoo.plugins.names import _with_tag as _with_tag
 
 __all__ = [
@@ -52,6 +61,7 @@ __all__ = [
     "left_out",
     "load",
     "load_all",
+    "matcher",
     "matching",
     "of",
     "off_stdout",

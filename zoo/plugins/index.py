@@ -27,6 +27,8 @@ class Entry:
         head: Paths of the head's leaves.
         preprocess: Preprocessing for these weights.
         weights: The weights; None if there are none.
+        parameters: As in `Backbone`.
+        macs: As in `Backbone`.
         tags: Tags of all published weights of the backbone.
     """
 
@@ -34,6 +36,8 @@ class Entry:
     head: tuple[str, ...]
     preprocess: Preprocess
     weights: Weights | None
+    parameters: int | None
+    macs: int | None
     tags: tuple[str, ...]
 
 
@@ -104,6 +108,8 @@ def _entry(backbone: Backbone) -> Entry:
         head=backbone.head_paths,
         preprocess=backbone.preprocess,
         weights=backbone.weights,
+        parameters=backbone.parameters,
+        macs=backbone.macs,
         tags=tuple(backbone.tagged),
     )
 
@@ -117,6 +123,8 @@ def _parsed(stored: dict[str, Any]) -> Index:
                 head=tuple(each["head"]),
                 preprocess=Preprocess.from_dict(each["preprocess"]),
                 weights=None if weights is None else Weights(**weights),
+                parameters=each["parameters"],
+                macs=each["macs"],
                 tags=tuple(each["tags"]),
             )
 
@@ -129,30 +137,36 @@ def _parsed(stored: dict[str, Any]) -> Index:
 
 def _fingerprint() -> str:
     """Return a SHA-256 of what decides the index: plugins, their code, versions of libraries."""
-    decisive: list[Any] = [sorted(disabled())]
+    versions: dict[str, dict[str, str]] = {}
+    decisive: list[Any] = [sorted(disabled()), versions]
     for name, claims in sorted(_entry_points().items()):
         for claim in claims:
             dist = claim.dist
-            required = sorted(metadata.requires(dist.name) or ()) if dist else []
-            versions = {}
-            for requirement in required:
-                if found := NAME.match(requirement):
-                    with suppress(metadata.PackageNotFoundError):
-                        versions[found[0]] = metadata.version(found[0])
             about = [name, claim.value, dist.name if dist else "", dist.version if dist else ""]
-            decisive.append([*about, versions, _code(claim.module.partition(".")[0])])
+            if dist and dist.name not in versions:
+                versions[dist.name] = _required_versions(dist.name)
+            decisive.append([*about, _code(claim.module.partition(".")[0])])
     # zoo's own code, which gives an index its form.
     decisive.append(_code("zoo"))
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
+def _required_versions(distribution: str) -> dict[str, str]:
+    versions = {}
+    for requirement in sorted(metadata.requires(distribution) or ()):
+        if found := NAME.match(requirement):
+            with suppress(metadata.PackageNotFoundError):
+                versions[found[0]] = metadata.version(found[0])
+    return versions
+
+
 def _code(module: str) -> list[tuple[str, int, int]]:
-    """Return path, size and modification time of a module's files: plugins change while written."""
+    """Return path, size and modification time of a module's files, which change while developed."""
     with suppress(ImportError, ValueError, OSError):
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)
-            files = sorted(origin.parent.rglob("*.py")) if origin.stem == "__init__" else [origin]
-            stats = [(file, file.stat()) for file in files]
+            files = sorted(origin.parent.rglob("*")) if origin.stem == "__init__" else [origin]
+            stats = [(file, file.stat()) for file in files if file.suffix not in ("", ".pyc")]
             return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
     return []

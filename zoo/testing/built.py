@@ -46,6 +46,17 @@ def check_builds_without_weights(subject: Subject) -> None:
             )
 
 
+def check_parameters_are_counted(subject: Subject) -> None:
+    """`parameters`, if declared, is the number of parameters with the original head."""
+    declared = subject.backbone.parameters
+    counted = sum(parameter.numel() for parameter in subject.original.parameters())
+    if declared not in (None, counted):
+        raise CheckFailed(
+            f"it declares {declared:,} parameters, build(None, False) has {counted:,}: "
+            f"declare parameters={counted}"
+        )
+
+
 def check_head_is_there(subject: Subject) -> None:
     """Every path of the head exists and has parameters."""
     for model in (subject.original, subject.built):

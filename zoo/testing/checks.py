@@ -58,6 +58,7 @@ CHECKS: tuple[Check[Subject], ...] = (
             built.check_builds_without_weights,
         )
     ),
+    Check(function=built.check_parameters_are_counted, after=_BUILT[:1]),
     Check(function=built.check_head_is_there, after=_BUILT[:1]),
     Check(function=built.check_stages_exist, after=_BUILT[:2]),
     *(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 from zoo.backbone import Weights
 from zoo.errors import WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
-from zoo.weights.hub import hub_file, in_hub_cache, is_reachable, split_id
+from zoo.weights.hub import hub_file, hub_folder, in_hub_cache, is_reachable
 from zoo.weights.reading import check_sha256
 
 #: Names of weights files in a Hub repository, the safe format first.
@@ -112,13 +113,19 @@ def cache_path(weights: Weights, *, own: bool = True) -> Path:
             the URL as name. Otherwise digits of the URL's SHA-256 are added to the name, unless it
             contains those of the file: two mirrors may both offer `model.safetensors`.
     """
-    import torch.hub
-
     name = Path(urlsplit(weights.url or "").path).name
     if not own and not (weights.sha256 and weights.sha256[:8].lower() in name):
         digest = hashlib.sha256((weights.url or "").encode()).hexdigest()[:8]
         name = f"{Path(name).stem}-{digest}{Path(name).suffix}"
-    return Path(torch.hub.get_dir()) / "checkpoints" / name
+    return _torch_hub() / "checkpoints" / name
+
+
+def _torch_hub() -> Path:
+    """Return torch.hub's folder; torch isn't imported for it, which takes seconds."""
+    if "torch.hub" in sys.modules:
+        return Path(sys.modules["torch.hub"].get_dir())
+    cache = Path(os.getenv("XDG_CACHE_HOME", "~/.cache"))
+    return Path(os.getenv("TORCH_HOME", cache / "torch")).expanduser() / "hub"
 
 
 def looked_in(weights: Weights, *, own: bool = False) -> str:
@@ -126,9 +133,7 @@ def looked_in(weights: Weights, *, own: bool = False) -> str:
     if weights.url is not None:
         return str(cache_path(weights, own=own))
     if weights.hub is not None:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        return str(Path(HF_HUB_CACHE) / f"models--{split_id(weights.hub)[0].replace('/', '--')}")
+        return str(hub_folder(weights.hub))
     if weights.path is not None:
         return weights.path
     try:

@@ -16,8 +16,18 @@ def split_id(hub_id: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
+def hub_folder(hub_id: str) -> Path:
+    """Return the folder of a repository in the Hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{split_id(hub_id)[0].replace('/', '--')}"
+
+
 def in_hub_cache(hub_id: str, files: tuple[str, ...]) -> Path | None:
     """Return the first of these files of a repository that is in the Hub's cache."""
+    # Most repositories are not there, and importing the client takes 0.2 s.
+    if not hub_folder(hub_id).is_dir():
+        return None
     from huggingface_hub import constants, try_to_load_from_cache
 
     name, revision = split_id(hub_id)

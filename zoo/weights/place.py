@@ -61,6 +61,25 @@ def places(backbone: Backbone) -> list[Place]:
     return found
 
 
+def is_here(name: str, weights: Weights | None) -> bool:
+    """Return whether weights are on this machine: added, on a mounted mirror or in a cache.
+
+    Plugins are not asked, so that this can be answered for all backbones at once.
+
+    Args:
+        name: Full name of the backbone.
+        weights: Its own weights; None if it has none.
+    """
+    if is_file(added_path(name)):
+        return True
+    if weights is None:
+        return False
+    mirrored = _mirrored(weights)
+    return locate(weights, own=True) is not None or (
+        mirrored is not None and locate(mirrored) is not None
+    )
+
+
 def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
     """Return the same as `places`, and notes on plugins that failed or printed something."""
     found: list[Place] = []
