@@ -44,6 +44,7 @@ KINDS = {
     "stopped by patience": {"train": "finetune", "epochs": 9, "patience": 1, "lr": 1e-6},
     "batch norm trains": {"train": "finetune", "epochs": 2, "batch_norm": "train"},
     "mixed and averaged": {"epochs": 2, "mixup": 0.2, "cutmix": 1.0, "ema_decay": 0.9},
+    "adapted": {"epochs": 2, "lora_rank": 2, "mixup": 0.2, "ema_decay": 0.9, "lr": 0.01},
 }
 
 
