@@ -22,6 +22,7 @@ KINDS = {
         "views": 2,
     },
     "cached activations": {"train": "finetune", "freeze": 4, "epochs": 2},
+    "adapted": {"train": "finetune", "freeze": 4, "epochs": 2, "lora_rank": 2, "lr": 0.01},
 }
 
 #: What a run does on its way, and how often at least: it is killed just before one of those.

@@ -50,6 +50,7 @@ KINDS = {
         "cutmix": 1.0,
         "ema_decay": 0.9,
     },
+    "adapted": {"epochs": 2, "lora_rank": 2, "mixup": 0.2, "ema_decay": 0.9, "lr": 0.01},
 }
 
 

@@ -16,7 +16,7 @@ class GroupPlan:
     Attributes:
         name: "backbone" for all of it, "conv1 .. layer2.1" for some depths, "head".
         part: "backbone" or "head".
-        parameters: Number of parameters (scalars).
+        parameters: Number of parameters (scalars): those that train, or all that are frozen.
         lr: Peak learning rate.
         weight_decay: Weight decay of all but `without_decay` of them.
         without_decay: Number of parameters (biases, norms, layer scales) without weight decay.
@@ -41,6 +41,13 @@ def plan_groups(
     settings: list[Setting], depths: Depths, freezing: Freezing, *, weight_decay: float
 ) -> tuple[GroupPlan, ...]:
     """Return the rows from the stem to the head, with adjacent depths of equal settings merged."""
+    # Beside adapters, the network's own parameters don't train even where nothing is frozen.
+    settings = [
+        setting
+        for setting in settings
+        if setting.parameter.requires_grad
+        or (setting.depth is not None and setting.depth < freezing.always)
+    ]
     rows: list[GroupPlan] = []
     first = 0
     for depth in range(len(depths)):

@@ -58,6 +58,7 @@ def parameter_groups(
     weight_decay: float = 0.0,
     layer_decay: float = 1.0,
     wd_on_norms: bool = False,
+    layers: Depths | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups for any torch optimizer, with layer-wise learning-rate decay.
 
@@ -74,6 +75,7 @@ def parameter_groups(
         weight_decay: Weight decay of all parameters but biases, norms and layer scales.
         layer_decay: Learning rate of a depth divided by that of the next deeper one.
         wd_on_norms: Whether weight decay also applies to biases, norms and layer scales.
+        layers: Depths of the model; None: as the backbone declares them.
 
     Returns:
         Dicts from the stem to the head with `name` ("backbone", "backbone 3 (no decay)", "head",
@@ -91,7 +93,7 @@ def parameter_groups(
     settings = parameter_settings(
         model,
         backbone,
-        depths(model, backbone),
+        depths(model, backbone) if layers is None else layers,
         lr=lr,
         head_lr_mult=head_lr_mult,
         layer_decay=layer_decay,

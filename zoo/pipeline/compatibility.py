@@ -27,7 +27,9 @@ from zoo.training.state import TrainingState
 _FREE = frozenset({"data", "workers", "cache_size", "checkpoint_every", "strict", "follow_links"})
 
 #: Fields that can never change, because the tensors of the checkpoint would no longer fit.
-_BOUND = frozenset({"backbone", "backbone_options", "image_size", "train", "optimizer"})
+_BOUND = frozenset(
+    {"backbone", "backbone_options", "image_size", "train", "optimizer", "lora_rank"}
+)
 
 #: Maximum number of image names listed for each kind of difference.
 _EXAMPLES = 3

@@ -38,6 +38,7 @@ from zoo.planning.decisions import decide_change, decide_epochs
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 from zoo.tasks import TASKS, Metrics
+from zoo.training.adapters import attached
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
 from zoo.training.mixing import batch_transform
 from zoo.training.setup import Control, Setup
@@ -85,7 +86,7 @@ def run_stages(
             end, val = probing.run(state)
         state.probed = True
         state.keep_best(0, val, plan.recipe.metric, task.main)
-        with deferring(control.stop):
+        with attached(prepared.adapters), deferring(control.stop):
             control.save(take(prepared.model, state), end)
             listen(end)
     recipe = change(plan.recipe, **state.decided)
@@ -122,9 +123,11 @@ def run_stages(
             baseline=task.baseline(plan.val_counts, plan.val_images),
             class_weights=class_weights,
             batch_transform=batch_transform(recipe, len(plan.class_names)),
+            adapters=prepared.adapters,
             deadline=deadline,
         )
-        train(setup, state, control, resumed)
+        with attached(prepared.adapters):
+            train(setup, state, control, resumed)
 
 
 def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Listener) -> int:

@@ -43,6 +43,7 @@ from zoo.runs.write import (
     write_model,
     write_recipe,
 )
+from zoo.training.adapters import merged_state
 from zoo.training.interpolation import interpolate
 from zoo.training.snapshot import Snapshot
 from zoo.training.state import TrainingState
@@ -74,6 +75,8 @@ class RunWriter:
             name: tensor.detach().to("cpu", copy=True)
             for name, tensor in prepared.model.state_dict().items()
         }
+        if prepared.adapters is not None:
+            self.origin = prepared.adapters.origin(self.origin)
         self._start = {
             "recipe": prepared.plan.recipe.model_dump(mode="json"),
             "origins": dict(prepared.plan.config.origins),
@@ -237,7 +240,8 @@ class RunWriter:
 
     def _write_best(self, snapshot: Snapshot, end: EpochEnd) -> None:
         plan, backbone = self._prepared.plan, self._prepared.backbone
-        kept = interpolate(self.origin, snapshot.validated, end.interpolation)
+        last = merged_state(self._prepared.adapters, snapshot.validated)
+        kept = interpolate(self.origin, last, end.interpolation)
         info = ModelInfo(
             backbone=plan.recipe.backbone,
             class_names=plan.class_names,

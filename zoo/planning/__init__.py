@@ -42,6 +42,7 @@ from zoo.planning.decisions import (
     choose_micro_batch,
     choose_precision,
     choose_workers,
+    decide_adapters,
     decide_epochs,
     decide_for_demo,
     decide_metric,
@@ -54,6 +55,7 @@ from zoo.planning.inputs import as_asked, load_weights, read_data
 from zoo.planning.same_data import check_same_data
 from zoo.recipe import Recipe
 from zoo.runs.folder import check_run_space, choose_folder
+from zoo.training.adapters import Adapters, make_adapters
 from zoo.training.budget import Speed, measure_speed
 
 
@@ -108,6 +110,8 @@ class Prepared:
     Attributes:
         started: When planning began, by `time.perf_counter`.
         speed: The measured speed, if the recipe limits the time of the run; else None.
+        depths: Depths of the model, also by the names it has with adapters.
+        adapters: Adapters for fine-tuning, not yet in the model; None: not used.
     """
 
     started: float
@@ -121,6 +125,7 @@ class Prepared:
     accelerator: Accelerator
     probe: Boundary | None
     activations: Boundary | None
+    adapters: Adapters | None
 
 
 def prepare(
@@ -153,6 +158,7 @@ def prepare(
     resolver = Resolver(recipe, given, resumed, listen=listen)
     options = check_options(backbone, recipe.backbone_options)
     resolver.spell_out(backbone=backbone.name, backbone_options=options)
+    decide_adapters(resolver)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = decide_on_main(
         accelerator, lambda: choose_folder(out, resolver.recipe, resuming=resumed is not None)
@@ -189,7 +195,15 @@ def prepare(
     freezing = plan_freezing(
         model, layers, backbone, freeze=recipe.freeze, unfreeze_epochs=recipe.unfreeze_epochs
     )
-    groups = plan_what_trains(model, backbone, recipe, layers, freezing)
+    adapters = make_adapters(
+        model,
+        backbone,
+        recipe,
+        layers,
+        frozen=freezing.always,
+        image_size=preprocess.height_width,
+    )
+    groups = plan_what_trains(model, backbone, recipe, layers, freezing, adapters, listen)
     activations = plan_activations(
         model,
         backbone,
@@ -237,11 +251,12 @@ def prepare(
         backbone=backbone,
         splits=splits,
         model=model,
-        depths=layers,
+        depths=layers if adapters is None else adapters.depths,
         freezing=freezing,
         accelerator=accelerator,
         probe=probe,
         activations=activations,
+        adapters=adapters,
     )
 
 

@@ -17,6 +17,7 @@ from zoo.models.freeze import Freezing, learns_statistics, train_mode
 from zoo.models.group_plan import GroupPlan, plan_groups
 from zoo.models.groups import parameter_settings
 from zoo.recipe import Recipe
+from zoo.training.adapters import Adapters, attached
 
 
 def warn_of_unmeasured(
@@ -53,18 +54,37 @@ def check_forward(
 
 
 def plan_what_trains(
-    model: nn.Module, backbone: Backbone, recipe: Recipe, layers: Depths, freezing: Freezing
+    model: nn.Module,
+    backbone: Backbone,
+    recipe: Recipe,
+    layers: Depths,
+    freezing: Freezing,
+    adapters: Adapters | None,
+    listen: Listener,
 ) -> tuple[GroupPlan, ...]:
-    """Plan the parameter groups; the model is put into the train mode of the last epoch."""
-    settings = parameter_settings(
-        model,
-        backbone,
-        layers,
-        lr=recipe.lr,
-        head_lr_mult=recipe.head_lr_mult,
-        layer_decay=recipe.layer_decay,
-        wd_on_norms=recipe.wd_on_norms,
-    )
+    """Plan the parameter groups; the model is put into the train mode of the last epoch.
+
+    `listen` receives a `Note` on how many parameters train beside adapters.
+    """
+    with attached(adapters):
+        settings = parameter_settings(
+            model,
+            backbone,
+            layers if adapters is None else adapters.depths,
+            lr=recipe.lr,
+            head_lr_mult=recipe.head_lr_mult,
+            layer_decay=recipe.layer_decay,
+            wd_on_norms=recipe.wd_on_norms,
+        )
+        groups = plan_groups(settings, layers, freezing, weight_decay=recipe.weight_decay)
+    if adapters is not None:
+        trained = sum(group.parameters for group in groups if not group.frozen)
+        total = sum(parameter.numel() for parameter in model.parameters())
+        text = (
+            f"LoRA of rank {recipe.lora_rank}, alpha {recipe.lora_alpha:g}, on "
+            f"{len(adapters.layers)} layers: {trained:,} parameters train, instead of {total:,}"
+        )
+        listen(Note(text=text))
     training = len(layers) - freezing.always
     if recipe.layer_decay != 1 and training < 2:
         raise RecipeError(
@@ -78,4 +98,4 @@ def plan_what_trains(
             "batch_size 1 gives batch norm no statistics to learn from",
             hint="use a larger `batch_size` or `batch_norm=frozen`",
         )
-    return plan_groups(settings, layers, freezing, weight_decay=recipe.weight_decay)
+    return groups

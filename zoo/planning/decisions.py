@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 
@@ -47,6 +48,24 @@ _MOST_EPOCHS = 30
 _FEWEST_STEPS = 32
 
 
+def decide_adapters(resolver: Resolver) -> None:
+    """Decide the scale of the adapters, if there are any.
+
+    Raises:
+        RecipeError: The package for them is not installed.
+    """
+    rank = resolver.recipe.lora_rank
+    if rank is None:
+        return
+    if importlib.util.find_spec("peft") is None:
+        raise RecipeError(
+            "`lora_rank` needs peft, which is not installed",
+            hint="pip install 'zoo-finetune[lora]'",
+        )
+    if resolver.recipe.lora_alpha is None:
+        resolver.replace("twice the rank", lora_alpha=2.0 * rank)
+
+
 def decide_for_demo(resolver: Resolver, backbone: Backbone, listen: Listener) -> None:
     """Decide the demo's settings, if no data is given."""
     if resolver.recipe.data is not None:
@@ -75,7 +94,9 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
         for name in ("mixup", "cutmix", "ema_decay"):
             if getattr(recipe, name):
                 listen(Note(text=f"{name} has no effect: only fine-tuning uses it"))
-        resolver.replace("a probe trains the head alone", freeze="backbone")
+        resolver.replace(
+            "a probe trains the head alone", freeze="backbone", lora_rank=None, lora_alpha=None
+        )
     else:
         resolver.decide("after a probe", **PROBED)
 

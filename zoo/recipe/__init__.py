@@ -53,6 +53,8 @@ SECTIONS = {
         "freeze",
         "unfreeze_epoch",
         "batch_norm",
+        "lora_rank",
+        "lora_alpha",
     ),
     "Training": (
         "train",
@@ -263,6 +265,20 @@ class Recipe(BaseModel):
         description="Whether batch-norm statistics of the trained part are updated (train) or "
         "fixed (frozen).",
     )
+    lora_rank: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="LoRA: in fine-tuning, the backbone is frozen, and adapters of this rank on "
+        "its linear layers and convolutions train instead; the run holds merged weights. "
+        "Default: off.",
+    )
+    lora_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="LoRA: adapters are scaled by this divided by their rank. Default: twice the "
+        "rank.",
+    )
     head_init: Literal["normal", "xavier_uniform", "library"] = Field(
         "normal",
         description="Initialization of the new head; library: as the backbone's library does it.",
@@ -353,6 +369,19 @@ class Recipe(BaseModel):
             raise ValueError(
                 f'train = "probe" fits the head alone, so freeze = {self.freeze!r} means nothing; '
                 f'leave it out, or use train = "probe+finetune"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapts_what_is_finetuned(self) -> Recipe:
+        if self.lora_rank is None and self.lora_alpha is not None:
+            raise ValueError(
+                f"lora_alpha = {self.lora_alpha:g}: there are no adapters; set lora_rank too"
+            )
+        if self.lora_rank is not None and self.train == "probe":
+            raise ValueError(
+                f'lora_rank = {self.lora_rank}: there is nothing to adapt, as train = "probe" fits '
+                f'the head alone; leave it out, or use train = "probe+finetune"'
             )
         return self
 

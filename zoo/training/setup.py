@@ -21,6 +21,7 @@ from zoo.models.groups import parameter_groups
 from zoo.models.optim import make_optimizer
 from zoo.recipe import Recipe
 from zoo.tasks import Baseline, Task
+from zoo.training.adapters import Adapters
 from zoo.training.averaging import copied, restore_average, update_average
 from zoo.training.batches import Loaders
 from zoo.training.mixing import BatchTransform
@@ -37,15 +38,16 @@ class Setup:
         model: The model with its new head.
         backbone: Declares where the head is, and the depth of each layer.
         recipe: The resolved recipe.
-        depths: Depths of the model.
+        depths: Depths of the model, also by the names it has with adapters.
         freezing: How many depths are frozen in each epoch.
         accelerator: Places model and batches.
         loaders: Batches for training and validation.
-        origin: Initial state dict of training, on the CPU.
+        origin: Initial state dict of training, on the CPU; also by the names it has with adapters.
         task: Defines loss and metrics.
         baseline: Performance on val of a model that ignores the images.
         class_weights: Weight of each class in the loss (C,), or None.
         batch_transform: Applied to each training batch of images; None: not used.
+        adapters: Adapters, which are in the model while it trains; None: not used.
         deadline: No epoch starts that would end later, by `time.perf_counter`; None: the recipe's
             number of epochs is the only limit.
     """
@@ -62,6 +64,7 @@ class Setup:
     baseline: Baseline
     class_weights: Tensor | None
     batch_transform: BatchTransform | None
+    adapters: Adapters | None
     deadline: float | None
 
 
@@ -152,6 +155,7 @@ class Loop:
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay,
             wd_on_norms=recipe.wd_on_norms,
+            layers=setup.depths,
         )
         optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
         if resumed is not None:

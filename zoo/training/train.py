@@ -17,6 +17,7 @@ from zoo.machine.processes import agree
 from zoo.models.freeze import train_mode
 from zoo.models.head import scale_head
 from zoo.tasks import Metrics
+from zoo.training.adapters import merged
 from zoo.training.averaging import weights_of
 from zoo.training.divergence import (
     diverged,
@@ -173,7 +174,7 @@ def _validate(loop: Loop) -> _Result:
     Raises:
         DivergenceError: The loss or the weights are not finite, or the metric is at chance.
     """
-    with weights_of(loop.setup.model, loop.average):
+    with weights_of(loop.setup.model, loop.average), merged(loop.setup.adapters):
         return _measure(loop)
 
 
