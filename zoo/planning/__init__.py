@@ -156,8 +156,10 @@ def prepare(
     if recipe.backbone != backbone.name:
         listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
     resolver = Resolver(recipe, given, resumed, listen=listen)
-    options = check_options(backbone, recipe.backbone_options)
-    resolver.spell_out(backbone=backbone.name, backbone_options=options)
+    resolver.spell_out(
+        backbone=backbone.name,
+        backbone_options=check_options(backbone, recipe.backbone_options),
+    )
     decide_adapters(resolver)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = decide_on_main(
