@@ -204,7 +204,7 @@ def test_the_backbones_page_lists_every_backbone_and_every_network_left_out():
     for name in ("torchvision", "timm", "zoo"):
         section = page.partition(f"\n## {name}: ")[2].partition("\n## ")[0]
         rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
-        heads = {f"{name}/{row[0].strip('| `')}": row[2] for row in rows}
+        heads = {f"{name}/{row[0].strip('| `')}": row[4] for row in rows}
         plugin = plugins.load(name)
         assert heads == {b.name: ", ".join(b.head_paths) for b in plugin.backbones.values()}
         listed = re.findall(r"^- `(.+?)`: ", section, re.MULTILINE)

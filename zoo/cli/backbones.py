@@ -32,8 +32,8 @@ _KEYS: dict[str, Callable[[Entry], Any]] = {
     "data": lambda entry: entry.weights.data if entry.weights else None,
 }
 
-#: Length to which a licence, which may be a URL, and training data are shortened in the table.
-_LONGEST = 40
+#: Length to which a licence, which may be a URL, is shortened in the table.
+_LICENCE = 28
 
 #: Factors of the units of a number on the command line.
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
@@ -208,8 +208,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
         str(height) if height == width else f"{height}x{width}",
         "" if top_1 is None else f"{top_1:.1f}",
         "yes" if _is_here(entry) else "",
-        clip(weights.license or "not stated", _LONGEST) if weights else "no weights",
-        clip(weights.data or "not stated", _LONGEST) if weights else "",
+        clip(weights.license or "not stated", _LICENCE) if weights else "no weights",
+        (weights.data or "not stated") if weights else "",
         "" if classes is None else str(classes or "no head"),
     )
 
