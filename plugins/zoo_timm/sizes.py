@@ -36,12 +36,13 @@ def resized(architecture: str, declared: zoo.Backbone, image_size: int) -> zoo.B
             that size.
     """
     _check(architecture, declared.head_paths, image_size)
+    files: Any = declared.files
     return dataclasses.replace(
         declared,
         build=functools.partial(create, architecture, img_size=image_size),
         preprocess=dataclasses.replace(declared.preprocess, size=image_size),
         convert=functools.partial(_convert, architecture, declared.head_paths, image_size),
-        config={**declared.config, "model_args": {"img_size": image_size}},
+        files=functools.partial(files, img_size=image_size),
     )
 
 

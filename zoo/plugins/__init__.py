@@ -1,6 +1,6 @@
 """Find plugins, load each in isolation, and report those that fail without affecting others."""
 
-from zoo.plugins.calls import blame, build, convert, declared, declared_as, describe
+from zoo.plugins.calls import blame, build, convert, declared, declared_as, describe, files
 from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.index import Entry, Index, index
 from zoo.plugins.loading import (
@@ -46,6 +46,7 @@ __all__ = [
     "disable",
     "disabled",
     "explain",
+    "files",
     "get",
     "index",
     "installed",

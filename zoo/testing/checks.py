@@ -45,7 +45,7 @@ CHECKS: tuple[Check, ...] = (
             declared.check_preprocess_is_plausible,
             declared.check_weights_are_described,
             declared.check_tags_are_declared,
-            declared.check_config_is_json,
+            declared.check_files_are_json,
             declared.check_declaration_can_be_sent_to_processes,
             built.check_builds_without_weights,
         )
