@@ -218,6 +218,8 @@ class Backbone:
         tagged: Functions without arguments, by tag, that declare the same network with other
             published weights; preprocessing and class count may differ. `NAME.TAG` selects one.
             The tag of `weights` is among them.
+        unused: Dotted paths of modules and parameters that the forward pass does not use, such as a
+            mask token; they keep their values.
         resized: For a backbone of fixed input size: `image_size -> Backbone`, the same network
             built for another size (side of the square, in pixels), with pretrained position
             embeddings resampled as its library does. Raises ValueError, with the reason, for an
@@ -241,13 +243,14 @@ class Backbone:
     weights: Weights | None = None
     tagged: Mapping[str, Callable[[], Backbone]] = field(default_factory=dict)
     stages: tuple[Stage, ...] | Callable[[nn.Module], Iterable[Stage]] = ()
+    unused: tuple[str, ...] = ()
     resized: Callable[[int], Backbone] | None = None
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     logits: Callable[[Any], Tensor | tuple[Tensor, ...]] | None = None
     files: Callable[[Sequence[str], Preprocess], Mapping[str, Mapping[str, Any]]] | None = None
 
     def __post_init__(self) -> None:
-        _refuse_text(self, "stages")
+        _refuse_text(self, "stages", "unused")
 
     @property
     def head_paths(self) -> tuple[str, ...]:

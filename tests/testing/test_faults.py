@@ -355,6 +355,24 @@ FAULTS = {
         "check_other_weights_stay_bit_identical",
         "changes weights while loading them: stem.0.weight",
     ),
+    "a mask token": (
+        "self.norm = nn.LayerNorm(8)",
+        "self.norm = nn.LayerNorm(8)\n        self.norm.mask = nn.Parameter(torch.zeros(8))",
+        "check_every_parameter_is_used",
+        "does not use norm.mask: leave these layers out of the model, or name them in `unused`",
+    ),
+    "an unused part that is used": (
+        "stages=",
+        "unused=('norm',), stages=",
+        "check_every_parameter_is_used",
+        "the forward pass uses norm.bias, norm.weight: take it out of `unused`",
+    ),
+    "an unused part that is not there": (
+        "stages=",
+        "unused=('norms',), stages=",
+        "check_stages_exist",
+        "declares an unused part 'norms', which its model does not have",
+    ),
     "dropout in eval": (
         "x = self.drop(x)",
         "x = torch.nn.functional.dropout(x, training=True)",
@@ -452,7 +470,7 @@ def test_a_sound_plugin_passes_every_check(install):
         assert result.status == ("skipped" if name in skipped else "passed"), result
     done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
     assert done.exit_code == 0
-    assert re.fullmatch(r"acme/net  27 passed, 2 skipped, [\d.]+ s\n", done.stdout)
+    assert re.fullmatch(r"acme/net  28 passed, 2 skipped, [\d.]+ s\n", done.stdout)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

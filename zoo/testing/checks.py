@@ -65,6 +65,7 @@ CHECKS: tuple[Check, ...] = (
         )
     ),
     Check(function=built.check_auxiliary_logits_are_in_order, after=_RUNS),
+    Check(function=built.check_every_parameter_is_used, after=_RUNS),
     Check(function=built.check_stages_are_in_order, after=(*_RUNS, "check_stages_cover_all")),
     Check(function=built.check_other_sizes, after=_RUNS),
     *(
