@@ -2,13 +2,17 @@
 
 import copy
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import IN_TWO, QUICK, write_plugin
+from tests.pipeline.conftest import flags
 from tests.pipeline.crash import Crash, check_equal, crash_at
 from zoo.cli import main
 from zoo.events import StepEnd
@@ -53,6 +57,11 @@ def zoo_backbones():
         files=files,
     )
 """
+
+#: The same with a part that the forward pass does not use.
+UNUSED = PLUGIN.replace(
+    "self.fc = ", "self.mask = nn.Parameter(torch.zeros(8))\n            self.fc = "
+).replace("logits=", 'unused=("mask",), logits=')
 
 FIELDS = {**QUICK, "backbone": "acme/parts", "image_size": None}
 
@@ -102,3 +111,27 @@ def test_the_files_of_its_library_are_written_and_verified(acme, photos, tmp_pat
         file.write_text(text)
     file.unlink()
     assert {f.file for f in zoo.verify(run.path) if f.state == "wrong"} == {"acme.json"}
+
+
+def test_a_part_that_is_not_used_keeps_its_values(install, photos, tmp_path):
+    install("acme-parts", "acme", "acme_unused", UNUSED)
+    run = zoo.finetune(photos, out=tmp_path / "run", **FIELDS)
+    assert torch.equal(run.model.mask, torch.zeros(8))
+    assert zoo.load(run.path).predict(photos / "red" / "0.png")
+
+
+@pytest.mark.slow
+def test_two_processes_train_beside_a_part_that_is_not_used(photos, tmp_path):
+    write_plugin(tmp_path, "acme-parts", "acme", "acme_unused", UNUSED)
+    paths = [str(tmp_path), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths.append(str(Path(__file__).parents[2]))
+    fields = {**FIELDS, "data": photos, "out": "run", "train": "finetune", "epochs": 2}
+    done = subprocess.run(
+        [*IN_TWO, "-m", "zoo", "finetune", *flags(fields)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path("run/model.safetensors").is_file()
