@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zoo.backbone import Backbone
 
-PLUGINS = ("torchvision", "timm", "zoo")
+PLUGINS = ("torchvision", "timm", "transformers", "zoo")
 
 COLUMNS = (
     "backbone",
@@ -64,7 +64,8 @@ def page() -> str:
     """
     declared = {name: plugins.of(name)[0] for name in PLUGINS}
     count = sum(len(plugin.backbones) for plugin in declared.values())
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torchvision", "timm"))
+    libraries = ("torchvision", "timm", "transformers")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in libraries)
     parts = [HEADING.format(count=f"{count:,}", versions=versions)]
     for name, plugin in declared.items():
         rows = [_row(backbone) for _, backbone in sorted(plugin.backbones.items())]

@@ -201,7 +201,7 @@ def test_links_between_the_pages_lead_somewhere():
 
 def test_the_backbones_page_lists_every_backbone_and_every_network_left_out():
     page = script("backbones_page").page()
-    for name in ("torchvision", "timm", "zoo"):
+    for name in ("torchvision", "timm", "transformers", "zoo"):
         section = page.partition(f"\n## {name}: ")[2].partition("\n## ")[0]
         rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
         heads = {f"{name}/{row[0].strip('| `')}": row[4] for row in rows}

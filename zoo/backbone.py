@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -108,6 +108,17 @@ class Preprocess:
         if self.value_range is None:
             del fields["value_range"]  # Earlier versions do not have this field.
         return fields
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the fields as a run's config.json has them, in the terms of timm."""
+        return {
+            "input_size": [3, *self.height_width],
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -278,6 +289,8 @@ class Backbone:
         tagged: Functions without arguments, by tag, that declare the same network with other
             published weights; preprocessing and class count may differ. `NAME.TAG` selects one.
             The tag of `weights` is among them.
+        unused: Dotted paths of modules and parameters that the forward pass does not use, such as a
+            mask token; they keep their values.
         resized: For a backbone of fixed input size: `image_size -> Backbone`, the same network
             built for another size (side of the square, in pixels), with pretrained position
             embeddings resampled as its library does. Raises ValueError, with the reason, for an
@@ -290,8 +303,13 @@ class Backbone:
         convert: `state_dict -> state_dict`: converts names and tensors of a file published by the
             library to those of the model. It is called for every file that a user passes, so it
             must return a file that already fits unchanged.
-        config: Contents of config.json beside class names, so that the backbone's own library can
-            load a run folder (timm: `architecture` and `pretrained_cfg`).
+        logits: `output -> logits` for a network whose forward pass returns something other than
+            logits: a dict, a dataclass, a tuple of which they are a part. It receives that output,
+            and returns what `build` otherwise would: logits (N, classes), in train mode with those
+            of auxiliary heads, in a tuple.
+        files: `(class_names, preprocess) -> contents by file name`: the JSON files that a run
+            folder must hold beside model.safetensors so that the backbone's own library loads it.
+            None: config.json with class names and preprocessing.
         definition: Of a backbone that `zoo_resolve` returns: JSON data that, with the name, suffice
             to declare the same network again. Runs keep them, so that they load where the Hub or
             the folder that the name refers to can't be reached.
@@ -306,15 +324,17 @@ class Backbone:
     macs: int | None = None
     tagged: Mapping[str, Callable[[], Backbone]] = field(default_factory=dict)
     stages: tuple[Stage, ...] | Callable[[nn.Module], Iterable[Stage]] = ()
+    unused: tuple[str, ...] = ()
     resized: Callable[[int], Backbone] | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     configured: Callable[[Backbone, Mapping[str, OptionValue]], Backbone] | None = None
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    logits: Callable[[Any], Tensor | tuple[Tensor, ...]] | None = None
+    files: Callable[[Sequence[str], Preprocess], Mapping[str, Mapping[str, Any]]] | None = None
     definition: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _refuse_text(self, "stages")
+        _refuse_text(self, "stages", "unused")
         for name in ("parameters", "macs"):
             number = getattr(self, name)
             if number is not None and (type(number) is not int or number < 0):

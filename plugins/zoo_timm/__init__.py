@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,18 +152,7 @@ def declare(
         options=OPTIONS,
         configured=configured,
         convert=functools.partial(convert, architecture),
-        config={
-            "architecture": bare_name,
-            "library_name": "timm",
-            "pretrained_cfg": {
-                "tag": cfg.tag,
-                "custom_load": False,
-                "fixed_input_size": cfg.fixed_input_size,
-                "pool_size": cfg.pool_size,
-                "first_conv": cfg.first_conv,
-                "classifier": classifier,
-            },
-        },
+        files=functools.partial(_files, bare_name, _described(cfg, classifier)),
     )
     if not backbone.preprocess.fixed_size:
         return backbone
@@ -185,6 +174,38 @@ def _counts() -> dict[tuple[str, int, int, int], tuple[int, int]]:
             )
             for row in rows
         }
+
+
+def _described(cfg: PretrainedCfg, classifier: object) -> dict[str, Any]:
+    """Return what timm's `pretrained_cfg` says beside the preprocessing, as JSON has it."""
+    described = {
+        "tag": cfg.tag,
+        "custom_load": False,
+        "fixed_input_size": cfg.fixed_input_size,
+        "pool_size": cfg.pool_size,
+        "first_conv": cfg.first_conv,
+        "classifier": classifier,
+    }
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in described.items()}
+
+
+def _files(
+    architecture: str,
+    described: dict[str, Any],
+    class_names: Sequence[str],
+    preprocess: zoo.Preprocess,
+    **model_args: Any,
+) -> dict[str, dict[str, Any]]:
+    """Return config.json as `timm.create_model("local-dir:RUN")` reads it."""
+    count = len(class_names)
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "library_name": "timm",
+        "pretrained_cfg": {**described, **preprocess.to_config(), "num_classes": count},
+    }
+    if model_args:
+        config["model_args"] = model_args
+    return {"config.json": {**config, "num_classes": count, "label_names": list(class_names)}}
 
 
 def _pure_encoder(name: str) -> str | None:

@@ -103,9 +103,11 @@ def _declare(
     declared = zoo_timm.declare(
         architecture, cfg, build=build, weights=weights, name=checkpoint.name
     )
-    config = {**declared.config, "model_args": options} if options else declared.config
     declared = dataclasses.replace(
-        declared, convert=own_convert, config=config, definition=checkpoint.definition
+        declared,
+        convert=own_convert,
+        files=declared.files and functools.partial(declared.files, **options),
+        definition=checkpoint.definition,
     )
     if declared.resized is None:
         return declared

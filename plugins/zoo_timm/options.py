@@ -34,6 +34,5 @@ def configured(backbone: zoo.Backbone, options: Mapping[str, Any]) -> zoo.Backbo
             build(None, False)
     except TypeError as error:
         raise ValueError(f"timm's network does not take that: {error}") from error
-    model_args = {**backbone.config.get("model_args", {}), **options}
-    config = {**backbone.config, "model_args": model_args}
-    return dataclasses.replace(backbone, build=build, config=config)
+    files = backbone.files and functools.partial(backbone.files, **options)
+    return dataclasses.replace(backbone, build=build, files=files)

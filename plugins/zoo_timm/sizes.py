@@ -36,6 +36,7 @@ def resized(architecture: str, declared: zoo.Backbone, image_size: int) -> zoo.B
             that size.
     """
     _check(architecture, declared.head_paths, image_size)
+    files: Any = declared.files
     return dataclasses.replace(
         declared,
         build=functools.partial(create, architecture, img_size=image_size),
@@ -43,7 +44,7 @@ def resized(architecture: str, declared: zoo.Backbone, image_size: int) -> zoo.B
         parameters=None,
         macs=None,
         convert=functools.partial(_convert, architecture, declared.head_paths, image_size),
-        config={**declared.config, "model_args": {"img_size": image_size}},
+        files=functools.partial(files, img_size=image_size),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import zoo
@@ -140,8 +140,21 @@ def _declare(
         resized=functools.partial(_resized, name, head, weights) if fixed_size else None,
         options=options_of(name),
         convert=convert,
-        config={"architecture": name, "library_name": "torchvision"},
+        files=functools.partial(_files, name),
     )
+
+
+def _files(
+    name: str, class_names: Sequence[str], preprocess: zoo.Preprocess
+) -> dict[str, dict[str, Any]]:
+    config = {
+        "architecture": name,
+        "library_name": "torchvision",
+        "num_classes": len(class_names),
+        "label_names": list(class_names),
+        "preprocess": preprocess.to_config(),
+    }
+    return {"config.json": config}
 
 
 def _training_data(tag: str) -> str:

@@ -31,7 +31,7 @@ from zoo.testing.run import CheckResult, run_checks
 from zoo.testing.subject import CheckFailed, Subject, no_initialisation
 from zoo.testing.values import check_other_weights_stay_bit_identical
 
-PLUGINS = ("torchvision", "timm", "zoo")
+PLUGINS = ("torchvision", "timm", "transformers", "zoo")
 
 #: Beyond this many parameters a network is checked in bfloat16 and not beside others: in float32
 #: two of the largest would not fit into 24 GB.

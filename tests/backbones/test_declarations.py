@@ -176,7 +176,8 @@ def test_what_is_left_out_has_no_classifier_and_says_so():
 def test_a_classifier_that_timm_declares_by_half_is_mended_for_timm_too(name):
     backbone = plugins.get(f"timm/{name}")
     assert backbone.head_paths == ("head.linear", "head_dist.linear")
-    assert backbone.config["pretrained_cfg"]["classifier"] == ("head.linear", "head_dist.linear")
+    config = backbone.files(("a", "b"), backbone.preprocess)["config.json"]
+    assert config["pretrained_cfg"]["classifier"] == ["head.linear", "head_dist.linear"]
     check(backbone.name)
 
 

@@ -168,12 +168,59 @@ FAULTS = {
         "check_tags_are_declared",
         "its default weights have tag a: add it to `tagged`",
     ),
-    "config of a set": ("stages=", "config={'a': {1}}, stages=", "check_config_is_json", "as JSON"),
-    "config that clashes": (
+    "files that raise": (
         "stages=",
-        "config={'num_classes': 10}, stages=",
-        "check_config_is_json",
-        "has num_classes, which zoo writes: leave it out",
+        "files=write, stages=",
+        "check_files_are_json",
+        "could not say the files of a run: KeyError",
+    ),
+    "a file of a set": (
+        "stages=",
+        "files=write, stages=",
+        "check_files_are_json",
+        "its config.json can't be written as JSON: TypeError",
+    ),
+    "a file of a tuple": (
+        "stages=",
+        "files=write, stages=",
+        "check_files_are_json",
+        "its config.json is other data when it is read back",
+    ),
+    "a file elsewhere": (
+        "stages=",
+        "files=write, stages=",
+        "check_files_are_json",
+        "`files` has the file '../config.json'",
+    ),
+    "a file of zoo": (
+        "stages=",
+        "files=write, stages=",
+        "check_files_are_json",
+        "`files` has the file 'README.md'",
+    ),
+    "an output with parts": (
+        "return self.fc(x)",
+        "return {'scores': self.fc(x), 'features': x}",
+        "check_head_gets_the_classes",
+        r"it gives a dict, .*declare `logits=operator.itemgetter\(KEY\)`, with one of scores, feat",
+    ),
+    "logits that are not there": (
+        "stages=",
+        "logits=operator.itemgetter('logits'), stages=",
+        "check_head_gets_the_classes",
+        "`logits` fails for the output of its forward pass, a dict: KeyError",
+    ),
+    "logits of parts": (
+        "stages=",
+        "logits=operator.itemgetter('parts'), stages=",
+        "check_head_gets_the_classes",
+        "its `logits` gives a dict, .*declare `logits=operator.itemgetter",
+    ),
+    "no logits": (
+        "stages=",
+        "logits=operator.methodcaller('get', 'logits'), stages=",
+        "check_head_gets_the_classes",
+        "`logits` gives None for a dict; let `logits` get the logits",
     ),
     "parameters of another": (
         "stages=",
@@ -358,6 +405,24 @@ FAULTS = {
         "check_other_weights_stay_bit_identical",
         "changes weights while loading them: stem.0.weight",
     ),
+    "a mask token": (
+        "self.norm = nn.LayerNorm(8)",
+        "self.norm = nn.LayerNorm(8)\n        self.norm.mask = nn.Parameter(torch.zeros(8))",
+        "check_every_parameter_is_used",
+        "does not use norm.mask: leave these layers out of the model, or name them in `unused`",
+    ),
+    "an unused part that is used": (
+        "stages=",
+        "unused=('norm',), stages=",
+        "check_every_parameter_is_used",
+        "the forward pass uses norm.bias, norm.weight: take it out of `unused`",
+    ),
+    "an unused part that is not there": (
+        "stages=",
+        "unused=('norms',), stages=",
+        "check_stages_exist",
+        "declares an unused part 'norms', which its model does not have",
+    ),
     "dropout in eval": (
         "x = self.drop(x)",
         "x = torch.nn.functional.dropout(x, training=True)",
@@ -411,6 +476,14 @@ FAULTS = {
 #: Checks whose faults are tested by themselves.
 BY_THEMSELVES = {"check_name", "check_auxiliary_logits_are_in_order"}
 
+
+def _writing(content: str) -> tuple[str, str]:
+    return (
+        "def enlarge(",
+        f"def write(class_names, preprocess):\n    return {content}\n\n\ndef enlarge(",
+    )
+
+
 #: What a fault needs beside its mutation.
 ALSO = {
     "a second head": ("self.drop = ", "self.second = nn.Linear(8, classes)\n        self.drop = "),
@@ -444,12 +517,20 @@ ALSO = {
     "refuses without a reason": ('"its library has no other"', ""),
     "random elsewhere": ("import zoo\n", "import random\n\nimport zoo\n"),
     "state that is not saved": ("x = self.drop(x)", "x = x + self.seen"),
+    "files that raise": _writing("{}['x']"),
+    "a file of a set": _writing("{'config.json': {'a': {1}}}"),
+    "a file of a tuple": _writing("{'config.json': {'a': (1,)}}"),
+    "a file elsewhere": _writing("{'../config.json': {}}"),
+    "a file of zoo": _writing("{'README.md': {}}"),
+    "logits that are not there": ("return self.fc(x)", "return {'parts': {}}"),
+    "logits of parts": ("return self.fc(x)", "return {'parts': {'logits': self.fc(x)}}"),
+    "no logits": ("return self.fc(x)", "return {'parts': {}}"),
     "secretly fixed": ("self.blocks(self.stem(x))", "self.blocks(self.stem(x)) + self.seen"),
 }
 
 
 def mutated(fault: str) -> str:
-    source = SOUND.replace("import zoo\n", "import functools\n\nimport zoo\n")
+    source = SOUND.replace("import zoo\n", "import functools\nimport operator\n\nimport zoo\n")
     for old, new in (FAULTS[fault][:2], ALSO.get(fault, ("", ""))):
         assert old in source
         source = source.replace(old, new) if old else source
@@ -548,14 +629,24 @@ def test_a_wrong_stage_name_is_said_once_with_the_nearest_right_one(install):
     assert "did you mean 'blocks'?" in failed[0].message
 
 
-@pytest.mark.parametrize("output", ["{'logits': self.fc(x)}", "Output(self.fc(x))"])
-def test_an_output_with_named_parts_gets_advice_that_fits(output, install):
+@pytest.mark.parametrize(
+    ("output", "declared"),
+    [
+        ("{'logits': self.fc(x)}", "operator.itemgetter('logits')"),
+        ("(x, self.fc(x))", "operator.itemgetter(1)"),
+        ("Output(self.fc(x))", "operator.attrgetter('logits')"),
+    ],
+)
+def test_logits_are_taken_from_an_output_of_parts(output, declared, install):
     source = SOUND.replace("return self.fc(x)", f"return {output}").replace(
         "class Net(", "@dataclasses.dataclass\nclass Output:\n    logits: object\n\n\nclass Net("
     )
+    source = f"import dataclasses\nimport operator\n{source}"
     name = f"acme_output_{len(output)}"
-    install("acme-nets", "acme", name, f"import dataclasses\n{source}")
+    install("acme-nets", "acme", name, source)
     results = {r.check: r for r in check_backbone("acme/net")}
-    result = results["check_head_gets_the_classes"]
-    assert result.status == "failed"
-    assert "a module whose forward pass returns the logits of that" in result.message
+    assert results["check_head_gets_the_classes"].status == "failed"
+    source = source.replace("stages=", f"logits={declared}, stages=")
+    install("acme-more", "more", f"{name}_logits", source)
+    results = check_backbone("more/net")
+    assert {r.check: r.message for r in results if r.status == "failed"} == {}

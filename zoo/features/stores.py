@@ -35,7 +35,7 @@ _GIGABYTE = 10**9
 _ASPECT = 1.5
 
 #: Libraries whose version may affect the outputs of a network.
-_DECIDING = ("torch", "torchvision", "timm")
+_DECIDING = ("torch", "torchvision", "timm", "transformers")
 
 
 class Stores(ExitStack):

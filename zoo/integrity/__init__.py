@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from zoo import plugins
-from zoo.errors import OptionError, PluginError, RunError, SizeError, ZooError
+from zoo.errors import PluginError, RunError, ZooError
 from zoo.integrity.finding import Finding, State, odd
 from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
@@ -29,7 +28,7 @@ from zoo.runs.write import (
     MODEL,
     RECIPE,
     ModelInfo,
-    config_of,
+    files_of,
     metrics_text,
     versions,
 )
@@ -71,7 +70,8 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
         raise RunError(f"can't look into {path}: {error.strerror}") from error
     checkpoint, about = _checkpoint(path)
     model, info = _model(path / MODEL, about)
-    beside = [_beside(path / name, info, about) for name in CHECKS]
+    expected = _expected(info)
+    beside = [_beside(path / name, info, about, expected) for name in (*expected, *CHECKS)]
     known = {found.file for found in (model, *beside, *checkpoint)}
     return (model, *beside, *checkpoint, *others(path, known))
 
@@ -135,11 +135,19 @@ def _checkpoint(run: Path) -> tuple[list[Finding], About | None]:
     return [_checked(run, f"{CHECKPOINT}/{name}", checks[name]) for name in checks], about
 
 
-def _beside(file: Path, info: ModelInfo | None, about: About | None) -> Finding:
+def _beside(
+    file: Path, info: ModelInfo | None, about: About | None, expected: Mapping[str, Any]
+) -> Finding:
     """Check a file whose content repeats the model file or the checkpoint."""
+
+    def check() -> str:
+        if file.name in expected:
+            return _json(file, info, expected[file.name])
+        return CHECKS[file.name](file, info, about)
+
     if _is_to_come(file, about):
         return _not_there_yet(file)
-    found = _checked(file.parent, file.name, lambda: CHECKS[file.name](file, info, about))
+    found = _checked(file.parent, file.name, check)
     # The checkpoint is written first, and resuming the run writes these again.
     anew = file.name in (RECIPE, METRICS) and about is not None and not about["complete"]
     if anew and found.state == "wrong" and not odd(file.parent, file):
@@ -157,21 +165,32 @@ def _not_there_yet(file: Path) -> Finding:
     return Finding(file=file.name, state="unchecked", detail=detail)
 
 
-def _config(file: Path, info: ModelInfo | None, _: About | None) -> str:
-    config = parse_json(read_bounded(file, MAX_JSON))
-    if not isinstance(config, dict):
-        raise ValueError("it is no JSON object")
-    if code := sorted(_CODE_KEYS & config.keys()):
-        raise ValueError(f"it names code for transformers to load: {', '.join(code)}")
+def _expected(info: ModelInfo | None) -> dict[str, Mapping[str, Any] | ZooError]:
+    """Return what a run's JSON files must hold, by name; or why this is not known."""
     if info is None:
-        raise _Unchecked(f"{MODEL} says nothing to check it against")
-    # Another version of the backbone's library may write other values into the config.
-    words: Mapping[str, Any] = config
-    if info.versions == versions():
-        with suppress(PluginError, SizeError, OptionError):
-            backbone = plugins.get(info.backbone, info.definition or None)
-            words = variant_of(backbone, info).config
-    _compare(config, json.loads(json.dumps(config_of(words, info))))
+        return {CONFIG: RunError(f"{MODEL} says nothing to check it against")}
+    try:
+        backbone = plugins.get(info.backbone, info.definition or None)
+        return dict(files_of(variant_of(backbone, info), info))
+    except ZooError as error:
+        return {CONFIG: error}
+
+
+def _json(file: Path, info: ModelInfo | None, expected: Mapping[str, Any] | ZooError) -> str:
+    content = parse_json(read_bounded(file, MAX_JSON))
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    if code := sorted(_CODE_KEYS & content.keys()):
+        raise ValueError(f"it names code for transformers to load: {', '.join(code)}")
+    if info is None or isinstance(expected, ZooError):
+        raise _Unchecked(f"what it must hold is not known: {clip(str(expected))}")
+    try:
+        _compare(content, json.loads(json.dumps(expected)))
+    except ValueError as error:
+        # Another version of the backbone's library may write other values.
+        if info.versions != versions():
+            raise _Unchecked(f"{error}, for versions of libraries that are not here") from error
+        raise
     return "class names and preprocessing as in the model file"
 
 
@@ -218,9 +237,8 @@ def _compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
         raise ValueError(f"it differs from what {MODEL} says in {', '.join(different[:10])}")
 
 
-#: Checks of the files whose content repeats the model file or the checkpoint, by file name.
+#: Checks of the other files whose content repeats the model file or the checkpoint, by name.
 CHECKS: dict[str, Callable[[Path, ModelInfo | None, About | None], str]] = {
-    CONFIG: _config,
     RECIPE: _recipe,
     METRICS: _metrics,
     CARD: _card,

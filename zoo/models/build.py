@@ -75,6 +75,10 @@ def build_from(
     ensure_head(model, backbone, num_classes)
     depths(model, backbone)  # Report a missing path now, not when it is first used.
     initialise_head(model, backbone, head_init)
+    # A process that trains beside others would wait for their gradients.
+    for name, parameter in model.named_parameters():
+        if in_head(f"{name}.", backbone.unused):
+            parameter.requires_grad_(False)
     if loaded.state_dict is not None:
         load_all_but_head(model, loaded.state_dict, backbone, source=loaded.source)
     return model

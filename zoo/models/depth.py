@@ -64,6 +64,7 @@ def depths(model: nn.Module, backbone: Backbone) -> Depths:
     ]
     existing = _existing(model)
     _check(backbone.neck, "neck", existing, backbone)
+    _check(backbone.unused, "an unused part", existing, backbone)
     with blame(backbone, "could not say its stages"):
         declared = tuple(backbone.stages(model) if callable(backbone.stages) else backbone.stages)
     stages = list(_expand(model, backbone, declared, existing))

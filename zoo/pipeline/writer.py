@@ -38,7 +38,7 @@ from zoo.runs.write import (
     ModelInfo,
     stage,
     versions,
-    write_config,
+    write_files,
     write_metrics,
     write_model,
     write_recipe,
@@ -260,7 +260,7 @@ class RunWriter:
             history=tuple(self.state.history),
             definition=backbone.definition,
         )
-        write_config(self._folder, backbone, info)
+        write_files(self._folder, backbone, info)
         write_model(self._folder, kept, info)
         write_card(
             self._folder,

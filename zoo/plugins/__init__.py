@@ -1,6 +1,15 @@
 """Find plugins, load each in isolation, and report those that fail without affecting others."""
 
-from zoo.plugins.calls import blame, build, convert, declared, declared_as, describe, implements
+from zoo.plugins.calls import (
+    blame,
+    build,
+    convert,
+    declared,
+    declared_as,
+    describe,
+    files,
+    implements,
+)
 from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.index import Entry, Index, index
 from zoo.plugins.loading import (
@@ -54,6 +63,7 @@ __all__ = [
     "disable",
     "disabled",
     "explain",
+    "files",
     "get",
     "implements",
     "index",

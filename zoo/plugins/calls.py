@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zoo.backbone import Backbone
+from zoo.backbone import Backbone, Preprocess
 from zoo.errors import PluginError, ZooError
 from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.loading import Plugin, connect_all, found, installed
@@ -14,9 +17,15 @@ from zoo.plugins.loading import Plugin, connect_all, found, installed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+#: Name of a JSON file of a run; in lower case, because file systems may not tell the case apart.
+_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.json")
+
 
 def build(backbone: Backbone, num_classes: int | None, pretrained: bool) -> nn.Module:
     """Call the plugin's `build`, turning any exception into an error that names the plugin.
+
+    If the backbone declares `logits`, the model applies it to the output of its forward pass. This
+    is a hook, which leaves the names of parameters as they are.
 
     Raises:
         PluginError: If `build` raises; its exception is the cause. Other errors of zoo, such as
@@ -24,7 +33,60 @@ def build(backbone: Backbone, num_classes: int | None, pretrained: bool) -> nn.M
     """
     arguments = f"(num_classes={num_classes}, pretrained={pretrained})"
     with blame(backbone, f"could not be built {arguments}"):
-        return backbone.build(num_classes, pretrained)
+        model = backbone.build(num_classes, pretrained)
+        if backbone.logits is not None:
+            hook = functools.partial(_take_logits, backbone.logits, describe(backbone))
+            model.register_forward_hook(hook)
+        return model
+
+
+def _take_logits(
+    logits: Callable[[Any], Any], described: str, model: nn.Module, args: Any, output: Any
+) -> Any:
+    try:
+        taken = logits(output)
+    except Exception as error:
+        raise PluginError(
+            f"{described}: `logits` fails for the output of its forward pass, a "
+            f"{type(output).__name__}: {explain(error)}"
+        ) from error
+    if taken is None:  # torch would take it for leave to return the output.
+        raise PluginError(f"{described}: `logits` gives None for a {type(output).__name__}")
+    return taken
+
+
+def files(
+    backbone: Backbone, class_names: Sequence[str], preprocess: Preprocess
+) -> dict[str, dict[str, Any]]:
+    """Return the JSON files that the plugin declares for a run: their contents, by name.
+
+    Raises:
+        PluginError: If `files` raises, a name is not a plain `NAME.json`, or something is no JSON
+            object.
+    """
+    if backbone.files is None:
+        return {}
+    with blame(backbone, "could not say the files of a run"):
+        declared: dict[str, Any] = dict(backbone.files(class_names, preprocess))
+    for name, content in declared.items():
+        if not isinstance(name, str) or not _FILE.fullmatch(name):
+            raise PluginError(
+                f"{describe(backbone)}: `files` has the file {name!r}",
+                hint="name files NAME.json, in lower-case letters, digits, '_' and '-'",
+            )
+        try:
+            same = json.loads(json.dumps(content, allow_nan=False)) == content
+        except (TypeError, ValueError, RecursionError) as error:
+            raise PluginError(
+                f"{describe(backbone)}: its {name} can't be written as JSON: {explain(error)}",
+                hint="use dicts, lists, text, numbers and None only",
+            ) from error
+        if not same or not isinstance(content, dict):
+            raise PluginError(
+                f"{describe(backbone)}: its {name} is other data when it is read back",
+                hint="use a dict with text as keys, and lists instead of tuples",
+            )
+    return declared
 
 
 def convert(backbone: Backbone, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

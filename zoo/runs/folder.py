@@ -25,7 +25,7 @@ from zoo.runs.checkpoint_file import (
     holding,
     remove_unfinished,
 )
-from zoo.runs.write import CARD, CONFIG, METRICS, MODEL, RECIPE
+from zoo.runs.write import CARD, METRICS, MODEL, RECIPE
 
 
 def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = False) -> Path:
@@ -123,8 +123,9 @@ def remove_traces(folder: Path) -> None:
     Errors are ignored, so that they do not hide the error that ended the run.
     """
     with suppress(OSError):
-        for name in (RECIPE, METRICS, CONFIG, CARD):
-            (folder / name).unlink(missing_ok=True)
+        # The folder was empty when the run began.
+        for path in (folder / RECIPE, folder / METRICS, folder / CARD, *folder.glob("*.json")):
+            path.unlink(missing_ok=True)
         for name in (LAST, DATA, LOCK):
             (folder / CHECKPOINT / name).unlink(missing_ok=True)
         for place in (folder / CHECKPOINT, folder):

@@ -19,6 +19,7 @@ from pydantic import FailFast, Field
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
@@ -127,7 +128,8 @@ def stage(epoch: int) -> str:
 def versions() -> Mapping[str, str]:
     """Return the versions of Python and of the distributions that affect a run's results."""
     found = {"python": platform.python_version()}
-    for name in ("zoo", "torch", "torchvision", "timm", "accelerate", "pillow", "safetensors"):
+    libraries = ("torchvision", "timm", "transformers", "accelerate", "pillow", "safetensors")
+    for name in ("zoo", "torch", *libraries):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(DISTRIBUTION if name == "zoo" else name)
     return found
@@ -162,42 +164,33 @@ def _in_order(content: bytes) -> tuple[bytes, memoryview]:
     return len(text).to_bytes(8, "little") + text, memoryview(content)[end:]
 
 
-def write_config(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
-    """Write config.json."""
-    text = json.dumps(config_of(backbone.config, info), indent=2, ensure_ascii=False) + "\n"
-    write_file(folder / CONFIG, text.encode())
+def write_files(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
+    """Write the JSON files of a run, which other libraries read."""
+    for name, content in files_of(backbone, info).items():
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_file(folder / name, text.encode())
 
 
-def config_of(words: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """Return the content of config.json, in the layout that timm and transformers read.
+def files_of(backbone: Backbone, info: ModelInfo) -> dict[str, dict[str, Any]]:
+    """Return the contents of a run's JSON files by name, config.json always among them.
 
     Args:
-        words: `Backbone.config`.
+        backbone: Declaration of the backbone, for the run's input size.
         info: The metadata of model.safetensors.
+
+    Raises:
+        PluginError: If the backbone's `files` fails.
     """
-    config: dict[str, Any] = {
-        **words,
+    own = {
         "num_classes": len(info.class_names),
         "label_names": list(info.class_names),
+        "preprocess": info.preprocess.to_config(),
     }
+    found = {CONFIG: own, **plugins.files(backbone, info.class_names, info.preprocess)}
     if info.task == MULTI_LABEL.name:
         # Makes transformers compute a binary loss for each label.
-        config["problem_type"] = "multi_label_classification"
-    preprocess = info.preprocess
-    described = {
-        "input_size": [3, *preprocess.height_width],
-        "interpolation": preprocess.interpolation,
-        "crop_pct": preprocess.crop_pct,
-        "crop_mode": preprocess.crop_mode,
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-    }
-    if "pretrained_cfg" in config:
-        own = {**config["pretrained_cfg"], **described, "num_classes": len(info.class_names)}
-        config["pretrained_cfg"] = own
-    else:
-        config["preprocess"] = described
-    return config
+        found[CONFIG]["problem_type"] = "multi_label_classification"
+    return found
 
 
 def write_recipe(folder: Path, recipe: Recipe, origins: Mapping[str, str]) -> None:

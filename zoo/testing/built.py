@@ -116,6 +116,24 @@ def check_auxiliary_logits_are_in_order(subject: Subject) -> None:
             )
 
 
+def check_every_parameter_is_used(subject: Subject) -> None:
+    """In train mode, the outputs depend on every parameter, except those in `unused`."""
+    outputs = subject.model.train()(subject.images())
+    every = outputs if isinstance(outputs, tuple) else (outputs,)
+    trained = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
+    total = torch.stack([logits.sum() for logits in every]).sum()
+    gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    reached = {n for n, gradient in zip(trained, gradients, strict=True) if gradient is not None}
+    declared = {n for n in trained if in_head(f"{n}.", subject.backbone.unused)}
+    if missing := trained.keys() - reached - declared:
+        raise CheckFailed(
+            f"the forward pass does not use {some(missing)}: leave these layers out of the model, "
+            f"or name them in `unused`, or several processes wait for their gradients"
+        )
+    if surplus := declared & reached:
+        raise CheckFailed(f"the forward pass uses {some(surplus)}: take it out of `unused`")
+
+
 def check_head_is_what_the_classes_change(subject: Subject) -> None:
     """The head has exactly the tensors whose shape depends on the number of classes."""
     shapes = {k: v.shape for k, v in subject.other.state_dict().items()}

@@ -53,7 +53,7 @@ CHECKS: tuple[Check[Subject], ...] = (
             declared.check_options_are_named,
             declared.check_weights_are_described,
             declared.check_tags_are_declared,
-            declared.check_config_is_json,
+            declared.check_files_are_json,
             declared.check_declaration_can_be_sent_to_processes,
             built.check_builds_without_weights,
         )
@@ -74,6 +74,7 @@ CHECKS: tuple[Check[Subject], ...] = (
         )
     ),
     Check(function=built.check_auxiliary_logits_are_in_order, after=_RUNS),
+    Check(function=built.check_every_parameter_is_used, after=_RUNS),
     Check(function=built.check_stages_are_in_order, after=(*_RUNS, "check_stages_cover_all")),
     Check(function=built.check_other_sizes, after=_RUNS),
     Check(function=built.check_options_are_taken, after=_RUNS),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from multiprocessing.reduction import ForkingPickler
 
 from zoo.backbone import Backbone
-from zoo.plugins import NAME, TAG, explain
-from zoo.testing.subject import CheckFailed, CheckSkipped, Subject
+from zoo.plugins import NAME, TAG, explain, files
+from zoo.testing.subject import CLASSES, CheckFailed, CheckSkipped, Subject
 
 
 def check_name(subject: Subject) -> None:
@@ -102,21 +101,10 @@ def check_tags_are_declared(subject: Subject) -> None:
         raise CheckFailed(f"its default weights have tag {own}: add it to `tagged`")
 
 
-def check_config_is_json(subject: Subject) -> None:
-    """`config`, which is added to config.json, can be written as JSON and read back."""
-    config = dict(subject.backbone.config)
-    try:
-        same = json.loads(json.dumps(config, allow_nan=False)) is not None
-    except (TypeError, ValueError) as error:
-        raise CheckFailed(
-            f"its `config` can't be written as JSON ({explain(error)}): use text, numbers, lists "
-            f"and dicts only"
-        ) from error
-    clashing = {"num_classes", "label_names"} & set(config)
-    if not same or clashing:
-        raise CheckFailed(
-            f"its `config` has {', '.join(sorted(clashing))}, which zoo writes: leave it out"
-        )
+def check_files_are_json(subject: Subject) -> None:
+    """`files` gives JSON objects by plain file names, for any class names."""
+    for names in (("a", "b"), tuple(f"class {number}" for number in range(CLASSES))):
+        files(subject.backbone, names, subject.backbone.preprocess)
 
 
 def check_declaration_can_be_sent_to_processes(subject: Subject) -> None:
@@ -126,6 +114,7 @@ def check_declaration_can_be_sent_to_processes(subject: Subject) -> None:
     except Exception as error:
         raise CheckFailed(
             f"its declaration can't be sent to another process ({explain(error)}): make `build`, "
-            f"`convert`, `replace`, `stages`, `resized` and `configured` functions of a module or "
-            f"functools.partial of such, no lambdas and no functions inside functions"
+            f"`convert`, `replace`, `stages`, `resized`, `configured`, `logits` and `files` "
+            f"functions of a module or functools.partial of such, no lambdas and no functions "
+            f"inside functions"
         ) from error

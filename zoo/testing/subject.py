@@ -154,6 +154,11 @@ def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) 
     mode = "train" if model.training else "eval"
     try:
         output = model(images)
+    except PluginError as error:
+        raise CheckFailed(
+            f"in {mode} mode {error}; let `logits` get the logits ({len(images)}, {classes}) from "
+            f"what the forward pass returns"
+        ) from error
     except Exception as error:
         height, width = images.shape[2:]
         raise CheckFailed(
@@ -166,15 +171,16 @@ def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) 
     if len(auxiliary) not in ((len(aux),) if model.training else (0, len(aux))):
         raise CheckFailed(
             f"in {mode} mode it gives {1 + len(auxiliary)} outputs, its head declares "
-            f"{len(aux)} auxiliary ones: give logits alone, or declare "
+            f"{len(aux)} auxiliary ones: get the logits from them by `logits`, or declare "
             f"zoo.Head(paths=..., aux=...) with a loss weight for each of the others"
         )
     for each in (first, *auxiliary):
         shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
-        if isinstance(each, Mapping) or dataclasses.is_dataclass(each):
+        if not isinstance(each, Tensor):
+            source = "its `logits` gives" if subject.backbone.logits else "it gives"
             raise CheckFailed(
-                f"in {mode} mode it gives a {shape}, zoo needs logits ({len(images)}, {classes}): "
-                f"let `build` return a module whose forward pass returns the logits of that"
+                f"in {mode} mode {source} a {shape}, zoo needs logits ({len(images)}, {classes}): "
+                f"{_advice(each)}"
             )
         if shape != (len(images), classes):
             raise CheckFailed(
@@ -183,6 +189,15 @@ def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) 
                 f"outputs are class scores, and let `build` return the classifier itself"
             )
     return cast("Tensor", first)
+
+
+def _advice(output: object) -> str:
+    if isinstance(output, Mapping):
+        return f"declare `logits=operator.itemgetter(KEY)`, with one of {', '.join(output)}"
+    if dataclasses.is_dataclass(output):
+        names = ", ".join(field.name for field in dataclasses.fields(output))
+        return f"declare `logits=operator.attrgetter(NAME)`, with one of {names}"
+    return "declare `logits`, a function that gets the tensor from that"
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
@@ -163,7 +165,7 @@ class Loop:
         frozen = setup.freezing.frozen(min(state.epoch + 1, recipe.epochs))
         freeze_parameters(trainable, setup.depths, frozen)
         # prepare() makes the model compute in mixed precision; validation uses full precision.
-        validated = model.forward
+        validated = partial(_call, model, model.forward)
         wrapped, optimizer, batches = accelerator.prepare(model, optimizer, setup.loaders.train)
         weights = setup.class_weights
         if resumed is not None:
@@ -248,6 +250,12 @@ class Loop:
             # it is created. The mixed-precision wrapper is removed, or it would be wrapped again.
             bare = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.model = accelerator.prepare_model(bare)
+
+
+def _call(model: nn.Module, forward: Callable[..., object], *inputs: Tensor) -> object:
+    """Call the model, and the hooks on it, with another forward pass than its present one."""
+    with mock.patch.object(model, "forward", forward):
+        return model(*inputs)
 
 
 def _average(
