@@ -123,11 +123,10 @@ def _resized(
     image_size: int,
 ) -> zoo.Backbone:
     """Return the checkpoint's network for another size, as `zoo_timm.sizes.resized` does."""
-    if others := options.keys() - {"img_size"}:
-        raise ValueError(f"it is built with its own {', '.join(sorted(others))}")
-    other = resized(architecture, declared, image_size)
+    others = {name: value for name, value in options.items() if name != "img_size"}
+    other = resized(architecture, declared, image_size, others)
     changed: dict[str, Any] = {
-        "options": {"img_size": image_size},
+        "options": {**others, "img_size": image_size},
         "convert_weights": other.convert,
     }
     return dataclasses.replace(other, build=functools.partial(build, **changed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import operator
@@ -139,6 +140,27 @@ def zoo_backbones() -> Iterator[zoo.Backbone | zoo.LeftOut]:
                 with quiet():
                     config = CONFIG_MAPPING[model_type](architectures=[architecture])
                 yield declare(config, name=name)
+
+
+@zoo.hookimpl
+def zoo_resolve(
+    name: str, definition: Mapping[str, Any] | None
+) -> zoo.Backbone | zoo.LeftOut | None:
+    """Declare a checkpoint in transformers' format: `hf-hub:OWNER/NAME` or `local-dir:PATH`."""
+    checkpoint = zoo.weights.open_checkpoint(name, definition)
+    if checkpoint is None or isinstance(checkpoint.config.get("architecture"), str):
+        return None  # The plugin timm declares checkpoints in timm's format.
+    try:
+        declared = declare(
+            checkpoint.config,
+            name=checkpoint.name,
+            preprocessor=checkpoint.preprocessor or None,
+            weights=checkpoint.weights,
+        )
+    except (zoo.ZooError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # A configuration from anywhere can have values of any type in any place.
+        return zoo.LeftOut(name=checkpoint.name, reason=f"its config.json can't be used: {error}")
+    return dataclasses.replace(declared, definition=checkpoint.definition)
 
 
 def declare(
