@@ -186,7 +186,11 @@ def _described(cfg: PretrainedCfg, classifier: object) -> dict[str, Any]:
         "first_conv": cfg.first_conv,
         "classifier": classifier,
     }
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in described.items()}
+    return _as_json(described)
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def _files(
@@ -204,7 +208,7 @@ def _files(
         "pretrained_cfg": {**described, **preprocess.to_config(), "num_classes": count},
     }
     if model_args:
-        config["model_args"] = model_args
+        config["model_args"] = _as_json(model_args)
     return {"config.json": {**config, "num_classes": count, "label_names": list(class_names)}}
 
 

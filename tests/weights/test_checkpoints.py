@@ -7,12 +7,14 @@ import shutil
 import pytest
 import timm
 import torch
+import transformers
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 import zoo
+from tests.backbones.test_transformers import VIT
 from tests.conftest import QUICK
 from tests.pipeline.crash import Crash, check_equal, crash_at
 from tests.runs.forging import forge, take_apart
@@ -98,6 +100,52 @@ def test_a_vision_transformer_of_the_hub_is_built_for_another_size(repositories,
     run = zoo.finetune(photos, out="run", **fields)
     assert run.info.preprocess.size == 96
     assert zoo.load("run").info.backbone.endswith(f"acme/vit@{COMMIT}")
+
+
+def test_a_checkpoint_of_transformers_comes_back_to_it(repositories, photos, monkeypatch):
+    torch.manual_seed(1)
+    config = transformers.ViTConfig(**{**VIT, "num_labels": 12})
+    transformers.ViTForImageClassification(config).save_pretrained(repositories / "acme" / "vit")
+    processor = transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}, resample=3)
+    processor.save_pretrained(repositories / "acme" / "vit")
+    (repositories / "acme" / "vit" / "README.md").write_text(CARD)
+    fields = {**FIELDS, "backbone": "hf-hub:acme/vit", "checkpoint_every": 1, "data": photos}
+    run = zoo.finetune(out="run", **fields)
+    assert run.info.backbone == f"transformers/hf-hub:acme/vit@{COMMIT}"
+    assert "cc-by-4.0" in run.info.weights_source
+    assert run.info.preprocess.interpolation == "bicubic"
+    with pytest.raises(Crash):
+        zoo.finetune(out="crashed", listen=crash_at(2, StepEnd), **fields)
+    check_equal(zoo.resume("crashed"), run)
+    shutil.rmtree(repositories / "acme")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "elsewhere")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(run.path).eval()
+    ours = zoo.load("run").model.cpu()
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(pixels).logits, ours(pixels), atol=1e-5, rtol=0)
+    assert {found.state for found in zoo.verify("run")} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_type": "bert"},
+        {"model_type": None},
+        {"image_size": "large"},
+        {"hidden_size": "wide"},
+        {"patch_size": 0},
+        {"architectures": 5},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+    ],
+)
+def test_a_configuration_of_transformers_that_lies_is_one_message(tmp_path, values):
+    (tmp_path / "config.json").write_text(json.dumps({**VIT, **values}))
+    result = dry_run(f"local-dir:{tmp_path}")
+    assert result.exit_code == 2
+    assert str(tmp_path) in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_cached_repository_is_used_when_the_hub_is_offline(repositories, monkeypatch):

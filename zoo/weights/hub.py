@@ -54,8 +54,18 @@ def hub_file(hub_id: str, files: tuple[str, ...], *, current: bool = False) -> P
             the Hub can't be reached.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+    from huggingface_hub.utils import validate_repo_id
 
+    name, revision = split_id(hub_id)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise WeightsUnavailableError(f"hf-hub:{hub_id}: {_first_line(error)}") from error
     cached = in_hub_cache(hub_id, files)
     if cached is not None and not current:
         return cached
@@ -68,7 +78,6 @@ def hub_file(hub_id: str, files: tuple[str, ...], *, current: bool = False) -> P
             if offline
             else f"{constants.ENDPOINT} can't be reached"
         )
-    name, revision = split_id(hub_id)
     for file in files:
         try:
             return Path(
