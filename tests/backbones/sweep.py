@@ -26,12 +26,20 @@ from zoo import plugins
 from zoo.errors import ZooError
 from zoo.models.depth import depths
 from zoo.models.head import head_leaves
-from zoo.testing.checks import CHECKS
+from zoo.testing.built import check_options_are_taken
+from zoo.testing.checks import CHECKS, Check
 from zoo.testing.run import CheckResult, run_checks
 from zoo.testing.subject import CheckFailed, Subject, no_initialisation
 from zoo.testing.values import check_other_weights_stay_bit_identical
 
 PLUGINS = ("torchvision", "timm", "transformers", "zoo")
+
+#: The smallest of timm's networks of each class, and the class.
+ONE_PER_CLASS = dict(
+    line.split()
+    for line in Path(__file__).with_name("one_per_class.txt").read_text().splitlines()
+    if not line.startswith("#")
+)
 
 #: Beyond this many parameters a network is checked in bfloat16 and not beside others: in float32
 #: two of the largest would not fit into 24 GB.
@@ -79,7 +87,7 @@ def row(name: str) -> Row:
     """Check one backbone; the weights of a large one are left for later."""
     backbone = plugins.get(name)
     subject = Subject(backbone, torch.device("meta"))
-    results = tuple(run_checks(subject, CHECKS))
+    results = tuple(run_checks(subject, _checks(name)))
     parameters = sum(p.numel() for p in subject.original.parameters())
     if parameters <= LARGE:
         results = (*results, weights_stay(name, torch.float32))
@@ -91,6 +99,12 @@ def row(name: str) -> Row:
         depths=len(depths(subject.model, backbone)),
         results=results,
     )
+
+
+def _checks(name: str) -> tuple[Check, ...]:
+    """All checks; options, which cost six builds, only of one network per class of timm's."""
+    skipped = name.startswith("timm/") and name.removeprefix("timm/") not in ONE_PER_CLASS
+    return tuple(c for c in CHECKS if not (skipped and c.function is check_options_are_taken))
 
 
 def weights_stay(name: str, dtype: torch.dtype = torch.bfloat16) -> CheckResult:

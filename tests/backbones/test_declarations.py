@@ -1,7 +1,6 @@
 """Every backbone of zoo's own plugins: its head and its depths, held against the networks."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import timm
@@ -10,6 +9,7 @@ from timm.optim import param_groups_layer_decay
 from torchvision import models
 
 from tests.backbones.meta import no_values
+from tests.backbones.sweep import ONE_PER_CLASS
 from zoo import plugins
 from zoo.errors import UnknownBackboneError
 from zoo.models.depth import Depths, depths
@@ -18,11 +18,6 @@ from zoo.testing import check_backbone
 from zoo.testing.subject import Subject
 from zoo.training.flops import flops_per_image
 
-ONE_PER_CLASS = dict(
-    line.split()
-    for line in Path(__file__).with_name("one_per_class.txt").read_text().splitlines()
-    if not line.startswith("#")
-)
 TORCHVISION = [f"torchvision/{name}" for name in models.list_models(module=models)]
 TIMM = sorted(plugins.load("timm").backbones)
 
