@@ -220,7 +220,7 @@ def test_layer_decay_goes_with_a_backbone_that_is_frozen_for_a_while(photos):
 
 def test_a_backbone_without_stages_can_only_be_frozen_as_a_whole(photos, monkeypatch):
     bare = dataclasses.replace(plugins.get(TINY), stages=())
-    monkeypatch.setattr("zoo.plugins.get", lambda name: bare)
+    monkeypatch.setattr("zoo.plugins.get", lambda *_: bare)
     for fields in ({"freeze": 2}, {"freeze": "blocks.0"}, {"layer_decay": 0.9}):
         with pytest.raises(PluginError, match=f"backbone {TINY} .*stages"):
             zoo.finetune(photos, out="run", **QUICK, **fields)

@@ -251,7 +251,12 @@ def configured(backbone, options):
     if options["width"] == 7:
         raise KeyError("seven")
     build = functools.partial(backbone.build, **options)
-    return dataclasses.replace(backbone, build=build, config={"width": options["width"]})
+    files = functools.partial(write, options["width"])
+    return dataclasses.replace(backbone, build=build, files=files)
+
+
+def write(width, class_names, preprocess):
+    return {"config.json": {"width": width}}
 
 @zoo.hookimpl
 def zoo_backbones():

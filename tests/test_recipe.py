@@ -42,7 +42,7 @@ def test_all_wrong_keys_are_reported_at_once_each_with_the_nearest_right_one():
 
 
 def test_a_key_like_no_other_lists_the_keys():
-    with pytest.raises(RecipeError, match=r"'zzz'.* backbone, weights"):
+    with pytest.raises(RecipeError, match=r"'zzz'.* backbone, backbone_options, weights"):
         make_recipe(zzz=1)
 
 

@@ -63,7 +63,7 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(install, fault):
         plugins.get("broken/net")
     assert plugins.get("resnet18").name == "torchvision/resnet18"
     listing = CliRunner().invoke(main, ["backbones", "torchvision/resnet18"])
-    assert listing.stdout.startswith("torchvision/resnet18 ")
+    assert listing.stdout.splitlines()[1].startswith("torchvision/resnet18 ")
     assert "! plugin broken (acme-broken 1.2) " in listing.stderr
 
 
@@ -238,7 +238,7 @@ def test_a_bare_name_of_several_plugins_is_refused(install):
     [
         ("resnet81", "nearest: resnet18"),
         ("timm/resnet81", "nearest: timm/resnet18"),
-        ("tim/resnet18", "'tim'.*timm, torchvision, trackers, zoo"),
+        ("tim/resnet18", "'tim'.*timm, torchvision, trackers, transformers, zoo"),
         ("%%%", "`zoo backbones` lists all"),
     ],
 )

@@ -96,13 +96,13 @@ FAULTS = {
         "stages=",
         f"options={RATE}, stages=",
         "check_options_are_taken",
-        "can't be built with rate=0.25 .*: let `build` take options as keyword arguments",
+        "can't be built with rate=0.125 .*: let `build` take options as keyword arguments",
     ),
     "an option without effect": (
         "stages=",
         f"options={RATE}, stages=",
         "check_options_are_taken",
-        "its network is the same with rate=0.25: let `build`",
+        "its network is the same with rate=0.125: let `build`",
     ),
     "an option that takes the head": (
         "stages=",
@@ -551,7 +551,7 @@ def test_a_sound_plugin_passes_every_check(install):
         assert result.status == ("skipped" if name in skipped else "passed"), result
     done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
     assert done.exit_code == 0
-    assert re.fullmatch(r"acme/net  28 passed, 2 skipped, [\d.]+ s\n", done.stdout)
+    assert re.fullmatch(r"acme/net  29 passed, 4 skipped, [\d.]+ s\n", done.stdout)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -85,7 +85,7 @@ FAULTS = {
     ),
     "a group of a number": ("name=name,", "name=name, group=1,", "check_samples_are_described"),
     "no images": (
-        "load=functools.partial(load, self.file, name)",
+        "load=functools.partial(load, self.file, name),",
         "",
         "check_samples_are_described",
     ),

@@ -347,8 +347,9 @@ def _other_value(option: Option) -> OptionValue | None:
         return option.default
     own = option.default if isinstance(option.default, int | float) else 0
     low, high = option.minimum or 0, option.maximum
-    # Rates in the middle of their range: the ends may turn a layer off, or all of its outputs.
-    for value in (*([] if high is None else [(low + high) / 2, low + (high - low) / 4]), own + 1):
+    # Rates inside their range: the ends may turn a layer off, or all of its outputs. A half is the
+    # default of some libraries, which they need not state.
+    for value in (*([] if high is None else [low + (high - low) / 4, (low + high) / 2]), own + 1):
         with contextlib.suppress(ValueError):
             found = option.checked(int(value) if option.kind is int else value)
             if found != option.default:
