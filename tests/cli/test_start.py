@@ -9,7 +9,7 @@ import pytest
 
 def run(code: str) -> list[str]:
     """The lines that a fresh Python prints, whose compiler was put off."""
-    start = "from zoo.cli.later import put_off_compiler\nput_off_compiler()\n"
+    start = "from zoo.cli.later import defer_compiler\ndefer_compiler()\n"
     command = [sys.executable, "-W", "error", "-c", start + textwrap.dedent(code)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 

@@ -28,7 +28,7 @@ def crash_at(count, kind=StepEnd):
     return listen
 
 
-def go_on(out, fields, **more):
+def resume(out, fields, **more):
     """Begin the run in `out`, or go on with it, as `--resume auto` does."""
     if Path(out, "checkpoint", "last.safetensors").exists():
         return zoo.resume(out, **more)
@@ -39,8 +39,8 @@ def crashed_and_resumed(out, fields, crashes, **resumed_with):
     """The run after all of these crashes, each in what the one before left."""
     for count, kind in crashes:
         with suppress(Crash):
-            go_on(out, fields, listen=crash_at(count, kind))
-    return go_on(out, fields, **resumed_with)
+            resume(out, fields, listen=crash_at(count, kind))
+    return resume(out, fields, **resumed_with)
 
 
 def check_equal(run, undisturbed):
@@ -110,4 +110,4 @@ def killed_run(home, data, out, fields, kill_at, events=None):
         if events is not None and isinstance(event, StepEnd | Progress):
             events.send(type(event).__name__)
 
-    go_on(out, {"data": data, **fields}, listen=listen)
+    resume(out, {"data": data, **fields}, listen=listen)

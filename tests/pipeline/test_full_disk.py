@@ -102,8 +102,8 @@ def test_a_disk_that_becomes_read_only_ends_the_run_with_a_line(photos, disk):
 
 def of_caches(err):
     """The lines but for those that say how little a run of a second has learnt."""
-    doubts = ("val image", "no better than")
-    return [line for line in err.splitlines() if not any(doubt in line for doubt in doubts)]
+    caveats = ("val image", "no better than")
+    return [line for line in err.splitlines() if not any(doubt in line for doubt in caveats)]
 
 
 @pytest.mark.slow

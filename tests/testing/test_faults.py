@@ -462,7 +462,7 @@ FAULTS = {
     "moves while frozen": (
         "x = self.drop(x)",
         "self.seen += torch.is_grad_enabled()",
-        "check_frozen_backbone_stands_still",
+        "check_frozen_backbone_does_not_change",
         "with its backbone frozen, seen still change",
     ),
     "state that is not saved": (

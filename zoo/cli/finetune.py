@@ -209,7 +209,7 @@ def command(
             folder = expand(out if out is not None else resume or ".")
             checkpoint = None
             if resume is not None:
-                checkpoint = find_run(folder, or_begin=resume == "auto")
+                checkpoint = find_run(folder, allow_new=resume == "auto")
             changed = {name: getattr(made, name) for name in made.model_fields_set}
             if checkpoint is not None and is_complete(checkpoint):
                 refuse_more(folder, checkpoint, changed)

@@ -12,7 +12,7 @@ from typing import Any
 _COMPILER, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 
-def put_off_compiler() -> None:
+def defer_compiler() -> None:
     """Make `import torch._dynamo` load nothing until one of its attributes is needed.
 
     torchvision and timm import it when they are imported: torchvision for one query in its
@@ -40,13 +40,13 @@ class _Later(ModuleType):
         return getattr(_loaded(self.__name__), name)
 
 
-def _is_put_off() -> bool:
+def _is_deferred() -> bool:
     return isinstance(sys.modules.get(_COMPILER), _Later)
 
 
 def _loaded(name: str) -> ModuleType:
     """Load and return the module itself."""
-    if _is_put_off():
+    if _is_deferred():
         del sys.modules[_COMPILER], sys.modules[_UTILS]
     return importlib.import_module(name)
 
@@ -60,7 +60,7 @@ def _disable(function: Any = None, *args: Any, **options: Any) -> Any:
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
         nonlocal told
-        if _is_put_off():
+        if _is_deferred():
             return function(*given, **named)
         if told is None:
             told = _loaded(_COMPILER).disable(function, *args, **options)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from zoo import allocator
-from zoo.cli.later import put_off_compiler
+from zoo.cli.later import defer_compiler
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def starting(*, allocator_tuning: bool = True) -> Iterator[None]:
     """
     if allocator_tuning:
         allocator.tune()
-    put_off_compiler()
+    defer_compiler()
     warnings.filterwarnings("ignore", module=r"PIL\.")
     gc.disable()
     atexit.register(gc.freeze)

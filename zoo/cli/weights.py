@@ -77,10 +77,10 @@ def where(name: str) -> None:
     from zoo import plugins
     from zoo.weights.added import added_path
     from zoo.weights.getting import looked_in
-    from zoo.weights.place import ask
+    from zoo.weights.place import find_places
 
     backbone = plugins.get(name)
-    found, notes = ask(backbone)
+    found, notes = find_places(backbone)
     _warn(notes)
     echo(f"{backbone.name}: {count(len(found), 'place')}")
     first = next((p for p in found if p.file is not None or p.remote), None)
@@ -214,12 +214,12 @@ def _matching(pattern: str) -> list[Backbone]:
 
 def _on_this_machine(backbones: Iterable[Backbone]) -> list[tuple[Backbone, Place, Path]]:
     """Return the places of these backbones whose file is on this machine."""
-    from zoo.weights.place import ask
+    from zoo.weights.place import find_places
 
     found: list[tuple[Backbone, Place, Path]] = []
     notes: list[str] = []
     for backbone in backbones:
-        places, said = ask(backbone)
+        places, said = find_places(backbone)
         found += [(backbone, place, place.file) for place in places if place.file is not None]
         notes += said
     _warn(notes)

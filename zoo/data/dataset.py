@@ -146,7 +146,7 @@ def _loader(
     dataset: Rows, sampler: EpochSampler, batch_size: int, workers: int, *, drop_last: bool = False
 ) -> Batches:
     return DataLoader(
-        _Telling(dataset),
+        _ReturningErrors(dataset),
         batch_size=batch_size,
         sampler=sampler,
         collate_fn=partial(_collate, stack=dataset.stack),
@@ -159,7 +159,7 @@ def _loader(
     )
 
 
-class _Telling(Dataset[Any]):
+class _ReturningErrors(Dataset[Any]):
     """Dataset that returns a DataError in place of the row instead of raising it.
 
     torch re-raises an exception of a worker process with the traceback in its message, and then

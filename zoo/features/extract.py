@@ -21,7 +21,7 @@ from zoo.features.rows import collect, views_of
 from zoo.machine.memory import out_of_memory_as
 from zoo.models.boundary import find_boundary
 from zoo.models.depth import Depths
-from zoo.models.freeze import frozen_meanwhile
+from zoo.models.freeze import temporarily_frozen
 from zoo.models.fuse import fuse_batch_norms
 from zoo.models.head import head_leaves
 from zoo.models.replay import Boundary, activations, replay
@@ -46,7 +46,7 @@ def probe_boundary(
         kind = type(leaf).__name__
         bias = " without a bias" if isinstance(leaf, nn.Linear | nn.Conv2d) else ""
         raise BoundaryError(f"{refusal}{path} is a {kind}{bias}")
-    with frozen_meanwhile(model, backbone, depths, frozen=len(depths), batch_norm="frozen"):
+    with temporarily_frozen(model, backbone, depths, frozen=len(depths), batch_norm="frozen"):
         boundary = find_boundary(model, backbone, image_size=image_size)
         noise = torch.Generator().manual_seed(0)
         rows = torch.randn(2, *boundary.shape, generator=noise).to(leaf.weight.device)

@@ -33,12 +33,12 @@ class Change:
     error: float
 
     @property
-    def worse_learnt(self) -> bool:
+    def worse_when_trained(self) -> bool:
         """Whether fitting to changed images too makes the probe worse."""
         return self.loss_with > self.loss_without
 
     @property
-    def worse_asked(self) -> bool:
+    def worse_when_evaluated(self) -> bool:
         """Whether the probe is significantly less accurate on changed images."""
         return self.accuracy - self.accuracy_changed > _ERRORS * self.error
 

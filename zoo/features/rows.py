@@ -134,7 +134,7 @@ def collect(
         nonlocal keeping
         for keys, rows in _computed(images, share, compute, accelerator.device, what, listen):
             computed.update(zip(keys, rows, strict=True))
-            keeping = _try_to_keep(keys, rows, keeping, what, listen)
+            keeping = _try_to_store(keys, rows, keeping, what, listen)
             listen(Progress(what=what, done=len(computed), total=len(mine)))
 
     together(compute_share)
@@ -143,7 +143,7 @@ def collect(
         rows = torch.stack(list(computed.values())) if computed else torch.empty(0)
         parts = gather_object([(list(computed), rows)])
         computed = {key: row for keys, rows in parts for key, row in zip(keys, rows, strict=True)}
-        _try_to_keep(list(computed), torch.stack(list(computed.values())), keeping, what, listen)
+        _try_to_store(list(computed), torch.stack(list(computed.values())), keeping, what, listen)
     found = decide_on_main(
         accelerator,
         lambda: {} if store is None else {k: store.get(k) for k in wanted if k not in computed},
@@ -199,7 +199,7 @@ def _keep(keys: Sequence[bytes], rows: Tensor, store: Store) -> None:
     store.append(zip(keys, kept, strict=True))
 
 
-def _try_to_keep(
+def _try_to_store(
     keys: Sequence[bytes], rows: Tensor, store: Store | None, what: str, listen: Listener
 ) -> Store | None:
     """Store rows, and return the store; warn and return None once it can't be written."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo import plugins
 from zoo.errors import PluginError, RunError, ZooError
-from zoo.integrity.finding import Finding, State, odd
+from zoo.integrity.finding import Finding, State, suspicious
 from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
 from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
@@ -79,7 +79,7 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
 def _checked(folder: Path, name: str, check: Callable[[], str]) -> Finding:
     """Run a check of one file: it returns details if the file is valid, and raises otherwise."""
     state: State = "wrong"
-    if detail := odd(folder, folder / name):
+    if detail := suspicious(folder, folder / name):
         return Finding(file=name, state=state, detail=detail)
     try:
         state, detail = "ok", check()
@@ -111,8 +111,8 @@ def _model(file: Path, about: About | None = None) -> tuple[Finding, ModelInfo |
             raise _Unchecked(f"{text}; written by an older zoo, without a SHA-256 of its metadata")
         return text
 
-    if _is_to_come(file, about):
-        return _not_there_yet(file), None
+    if _is_pending(file, about):
+        return _pending(file), None
     return _checked(file.parent, file.name, check), info
 
 
@@ -145,22 +145,22 @@ def _beside(
             return _json(file, info, expected[file.name])
         return CHECKS[file.name](file, info, about)
 
-    if _is_to_come(file, about):
-        return _not_there_yet(file)
+    if _is_pending(file, about):
+        return _pending(file)
     found = _checked(file.parent, file.name, check)
     # The checkpoint is written first, and resuming the run writes these again.
     anew = file.name in (RECIPE, METRICS) and about is not None and not about["complete"]
-    if anew and found.state == "wrong" and not odd(file.parent, file):
+    if anew and found.state == "wrong" and not suspicious(file.parent, file):
         detail = f"resuming the run writes it anew; now {found.detail}"
         return Finding(file=file.name, state="unchecked", detail=detail)
     return found
 
 
-def _is_to_come(file: Path, about: About | None) -> bool:
+def _is_pending(file: Path, about: About | None) -> bool:
     return about is not None and not about["complete"] and not os.path.lexists(file)
 
 
-def _not_there_yet(file: Path) -> Finding:
+def _pending(file: Path) -> Finding:
     detail = "not there yet: the run is not complete"
     return Finding(file=file.name, state="unchecked", detail=detail)
 

@@ -27,7 +27,7 @@ class Finding:
     detail: str
 
 
-def odd(folder: Path, file: Path) -> str:
+def suspicious(folder: Path, file: Path) -> str:
     """Return why a required file is missing, no file or outside the folder; empty if it is fine."""
     try:
         file.lstat()

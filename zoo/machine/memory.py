@@ -32,7 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_SAID.search(said) or _NO_CODE.search(said))
 
 
-def leave_onednn(error: BaseException) -> str:
+def disable_onednn_after(error: BaseException) -> str:
     """Disable oneDNN if this error means that it had no memory for its generated code.
 
     After such an error, oneDNN fails in that thread even if memory is available again: the error of
@@ -116,10 +116,10 @@ def in_parts(
 
 
 def _attempt(compute: Callable[[Tensor, int], Tensor], batch: Tensor, most: int) -> Tensor | str:
-    """Return the rows or, when out of memory, the text returned by `leave_onednn`."""
+    """Return the rows or, when out of memory, the text returned by `disable_onednn_after`."""
     try:
         return torch.cat([compute(part, most) for part in torch.split(batch, most)])
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return leave_onednn(error)
+        return disable_onednn_after(error)

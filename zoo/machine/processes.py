@@ -100,7 +100,7 @@ def decide_early(decide: Callable[[], T]) -> T:
             decided = decide()
         except ZooError as error:
             failure = error
-    everywhere = exchange((decided, _told(failure)))
+    everywhere = exchange((decided, _shareable(failure)))
     if len(everywhere) == 1 and failure is not None:
         raise failure
     decided, told = everywhere[0]
@@ -146,7 +146,7 @@ def together(do: Callable[[], T]) -> T:
         done = do()
     except ZooError as error:
         failure = error
-    everywhere = exchange(_told(failure))
+    everywhere = exchange(_shareable(failure))
     if len(everywhere) == 1 and failure is not None:
         raise failure
     failed = {str(rank): told for rank, told in enumerate(everywhere) if told is not None}
@@ -198,7 +198,7 @@ def _without_gpus() -> Any:  # torch's type declaration includes a number
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
-def _told(error: ZooError | None) -> tuple[str, str, str | None] | None:
+def _shareable(error: ZooError | None) -> tuple[str, str, str | None] | None:
     """Return what other processes need to know of an error: class in zoo.errors, text, hint."""
     if error is None:
         return None

@@ -24,7 +24,7 @@ from zoo.models.replay import (
     Forward,
     Rows,
     activations,
-    modes_kept,
+    keep_modes,
     replay,
     tensors_in,
 )
@@ -116,7 +116,7 @@ def _record(model: nn.Module, backbone: Backbone, images: Tensor) -> list[Call]:
         if not inside:
             note(path, output, is_input=False)
 
-    with _as_it_was(model), torch.enable_grad(), ExitStack() as hooks:
+    with _restored(model), torch.enable_grad(), ExitStack() as hooks:
         for path, module in model.named_modules():
             if path in backbone.head_paths:
                 hook = module.register_forward_pre_hook(
@@ -183,7 +183,7 @@ def _outputs(
     model: nn.Module, training: bool, given: Tensor, forward: Forward | None = None
 ) -> list[Tensor]:
     """Return all output tensors of the model, computed with a fixed random seed."""
-    with _as_it_was(model), torch.no_grad():
+    with _restored(model), torch.no_grad():
         torch.manual_seed(0)
         if not training:
             model.eval()
@@ -196,12 +196,12 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
+def _restored(model: nn.Module) -> Iterator[None]:
     """Restore modes, buffers (batch-norm statistics) and torch's random state on exit."""
     device = next(model.parameters()).device
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with forked, modes_kept(model):
+    with forked, keep_modes(model):
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from zoo.errors import RecipeError
 from zoo.io.text import listed
 from zoo.models.depth import Depths, require_stages
 from zoo.models.head import head_leaves
-from zoo.models.replay import modes_kept
+from zoo.models.replay import keep_modes
 
 BatchNorm = Literal["frozen", "train"]
 
@@ -123,12 +123,12 @@ def train_mode(
 
 
 @contextmanager
-def frozen_meanwhile(
+def temporarily_frozen(
     model: nn.Module, backbone: Backbone, depths: Depths, *, frozen: int, batch_norm: BatchNorm
 ) -> Iterator[None]:
     """Freeze parameters and modes of the first `frozen` depths, and restore them on exit."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    with modes_kept(model):
+    with keep_modes(model):
         try:
             freeze_parameters(trained, depths, frozen)
             train_mode(model, backbone, depths, frozen=frozen, batch_norm=batch_norm)

@@ -101,7 +101,7 @@ def activations(model: nn.Module, boundary: Boundary, images: Tensor) -> Tensor:
         raise _Reached(args[:1] if call.is_input else own(*args, **kwargs))
 
     stops = {call.path: _in_turn(own, {call.nth: stop})}
-    with modes_kept(model), torch.no_grad(), _forwards(model, stops):
+    with keep_modes(model), torch.no_grad(), _forwards(model, stops):
         model.eval()
         try:
             model(images)
@@ -138,7 +138,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 @contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
+def keep_modes(model: nn.Module) -> Iterator[None]:
     """Restore the train or eval mode of each module on exit."""
     modes = {module: module.training for module in model.modules()}
     try:
@@ -164,7 +164,7 @@ def _stubs(
     for call in boundary.before:
         # Some networks change the head's input in place, which an expanded tensor doesn't allow.
         dense = boundary.call.is_input and call is boundary.before[-1]
-        in_turn[call.path][call.nth] = _giving_nan(call.value, count, device, dense)
+        in_turn[call.path][call.nth] = _nan_forward(call.value, count, device, dense)
     at = boundary.call
     own = model.get_submodule(at.path).forward
 
@@ -191,7 +191,7 @@ def _in_turn(own: Forward, by_call: Mapping[int, Forward]) -> Forward:
     return forward
 
 
-def _giving_nan(value: Any, count: int, device: torch.device, dense: bool) -> Forward:
+def _nan_forward(value: Any, count: int, device: torch.device, dense: bool) -> Forward:
     def rows(rows: Rows) -> Tensor:
         nan = _nan(count, rows.shape, rows.dtype, device)
         return nan.contiguous() if dense else nan

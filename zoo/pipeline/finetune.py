@@ -175,7 +175,7 @@ def execute(
             if checkpoint is None:
                 decide_on_main(accelerator, lambda: writer.begin(keys))
             else:
-                decide_on_main(accelerator, lambda: writer.go_on(keys, allow_changed, listen))
+                decide_on_main(accelerator, lambda: writer.resume(keys, allow_changed, listen))
             listen(
                 RunStart(
                     folder=folder,
@@ -195,7 +195,7 @@ def execute(
                 )
                 accelerator.wait_for_everyone()
                 writer.finish()
-                for text in doubts(writer.state, plan):
+                for text in caveats(writer.state, plan):
                     listen(Note(text=text, warning=True))
                 listen(RunEnd(folder=folder, error=None))
         except KeyboardInterrupt as stopped:
@@ -212,7 +212,7 @@ def execute(
     return load(folder, device=plan.recipe.device)
 
 
-def doubts(state: TrainingState, plan: Plan) -> list[str]:
+def caveats(state: TrainingState, plan: Plan) -> list[str]:
     """Return reasons why the best model may be of little use, one sentence each."""
     found = []
     task = TASKS[plan.recipe.task]

@@ -21,12 +21,12 @@ _PATIENCE = 5.0
 _NEEDED = "give a folder that all processes of a run see"
 
 
-def find_run(folder: Path, *, or_begin: bool = False) -> Checkpoint | None:
+def find_run(folder: Path, *, allow_new: bool = False) -> Checkpoint | None:
     """Return the checkpoint that all processes resume from, as process 0 finds it.
 
     Args:
         folder: The run folder.
-        or_begin: Return None, for a new run, if the folder has no checkpoint.
+        allow_new: Return None, for a new run, if the folder has no checkpoint.
 
     Raises:
         RunError: There is no checkpoint, it is damaged, or another process does not see it.
@@ -35,12 +35,12 @@ def find_run(folder: Path, *, or_begin: bool = False) -> Checkpoint | None:
 
     def look() -> str | None:
         nonlocal found
-        if or_begin and not has_checkpoint(folder):
+        if allow_new and not has_checkpoint(folder):
             return None
         found = read_run(folder)
         return _digest(found)
 
-    def look_too() -> Checkpoint:
+    def read_shared() -> Checkpoint:
         if found is not None:
             return found
         try:
@@ -52,7 +52,7 @@ def find_run(folder: Path, *, or_begin: bool = False) -> Checkpoint | None:
         return checkpoint
 
     digest = decide_early(look)
-    return None if digest is None else together(look_too)
+    return None if digest is None else together(read_shared)
 
 
 def check_shared(folder: Path) -> None:

@@ -103,7 +103,7 @@ class RunWriter:
         self._write(None)
         write_recipe(self._folder, self._config.recipe, self._config.origins)
 
-    def go_on(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
+    def resume(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
         """Check that the run can be resumed, and complete what a killed process left unfinished.
 
         Raises:

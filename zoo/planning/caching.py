@@ -10,7 +10,7 @@ from zoo.events import Listener, Note
 from zoo.features.extract import probe_boundary
 from zoo.models.boundary import find_boundary
 from zoo.models.depth import Depths
-from zoo.models.freeze import Freezing, frozen_meanwhile
+from zoo.models.freeze import Freezing, temporarily_frozen
 from zoo.models.replay import Boundary
 from zoo.planning.config import Resolver
 from zoo.recipe import Recipe
@@ -61,7 +61,7 @@ def plan_activations(
         listen(Note(text="activations are not cached: each batch of images is mixed"))
         return None
     frozen = freezing.always
-    with frozen_meanwhile(model, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm):
+    with temporarily_frozen(model, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm):
         try:
             return find_boundary(model, backbone, image_size=preprocess.height_width)
         except BoundaryError as error:

@@ -220,11 +220,11 @@ def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[bool
     mirrors = name == "hflip"
     what, changed = ("mirroring", "mirrored") if mirrors else ("small crops", "cropped")
     if mirrors:
-        keeps = not (change.worse_learnt or change.worse_asked)
+        keeps = not (change.worse_when_trained or change.worse_when_evaluated)
         value: bool | float = keeps
         shown = "yes" if keeps else "no"
     else:
-        keeps = not (change.worse_learnt and change.worse_asked)
+        keeps = not (change.worse_when_trained and change.worse_when_evaluated)
         value = smallest_crop if keeps else MILD_CROP
         shown = f"{value:g}"
     return value, (

@@ -116,9 +116,9 @@ def load_weights(
                 warning=True,
             )
         )
-        resolver.replace("pretrained ones could not be had", weights="none")
+        resolver.replace("pretrained weights are unavailable", weights="none")
         loaded = zoo_weights.load(backbone, "none")
-        source_suffix = " (pretrained ones could not be had)"
+        source_suffix = " (pretrained weights are unavailable)"
     for note in loaded.notes:
         listen(Note(text=note, warning=True))
     if recipe.weights not in ("pretrained", "none"):

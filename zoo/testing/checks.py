@@ -93,7 +93,7 @@ CHECKS: tuple[Check[Subject], ...] = (
             values.check_images_do_not_affect_each_other,
             values.check_memory_layout_changes_nothing,
             values.check_gradients_reach_head_and_backbone,
-            values.check_frozen_backbone_stands_still,
+            values.check_frozen_backbone_does_not_change,
             values.check_state_dict_round_trip,
         )
     ),

@@ -169,7 +169,7 @@ def check_gradients_reach_head_and_backbone(subject: Subject) -> None:
             )
 
 
-def check_frozen_backbone_stands_still(subject: Subject) -> None:
+def check_frozen_backbone_does_not_change(subject: Subject) -> None:
     """While only the head is trained, no parameter and no buffer outside it changes."""
     model = copy.deepcopy(subject.model)
     before = _copies(model.state_dict())

@@ -17,7 +17,7 @@ from zoo.data.dataset import derive_seed
 from zoo.errors import RecipeError
 from zoo.models.depth import Depths
 from zoo.models.head import in_head
-from zoo.models.replay import modes_kept
+from zoo.models.replay import keep_modes
 from zoo.recipe import Recipe
 from zoo.training.averaging import copied, weights_of
 
@@ -214,7 +214,7 @@ def _called(adapters: Adapters, backbone: Backbone, image_size: tuple[int, int])
         for path, layer in adapters.layers.items():
             hook = layer.register_forward_hook(lambda *_, path=path: called.add(path))
             stack.callback(hook.remove)
-        for context in (modes_kept(model), attached(adapters)):
+        for context in (keep_modes(model), attached(adapters)):
             stack.enter_context(context)
         model.eval()
         with plugins.blame(backbone, "fails with adapters (`lora_rank`)"):

@@ -8,7 +8,7 @@ from zoo.tasks import Baseline
 from zoo.training.averaging import restore_average
 from zoo.training.setup import Loop
 from zoo.training.snapshot import Snapshot, load_state, restore
-from zoo.training.state import Look, Seen, TrainingState, begin_epoch
+from zoo.training.state import LossCheck, Seen, TrainingState, begin_epoch
 
 #: Number of steps over which the loss is averaged.
 WINDOW = 8
@@ -38,7 +38,7 @@ def window_loss(state: TrainingState, seen: Seen) -> float | None:
     last = state.looked
     if state.epoch_step - last.step < WINDOW:
         return None
-    state.looked = Look(state.epoch_step, seen.loss_sum, seen.images)
+    state.looked = LossCheck(state.epoch_step, seen.loss_sum, seen.images)
     return (seen.loss_sum - last.loss_sum) / (seen.images - last.images)
 
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from zoo.data.dataset import derive_seed
 from zoo.errors import TrainingError
 from zoo.events import Listener, Note
-from zoo.machine.memory import free_memory, is_out_of_memory, leave_onednn, out_of_memory_as
+from zoo.machine.memory import disable_onednn_after, free_memory, is_out_of_memory, out_of_memory_as
 from zoo.models.freeze import learns_statistics
 from zoo.tasks import Task
 
@@ -111,7 +111,7 @@ def step_gradients(
             more = _how_many(count, micro_batch, statistics)
             if more == parts:
                 raise _too_small(device, tried, statistics) from error
-            left = leave_onednn(error)
+            left = disable_onednn_after(error)
         else:
             return StepSums(loss=loss, correct=correct, micro_batch=micro_batch)
         parts = more

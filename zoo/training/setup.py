@@ -106,7 +106,7 @@ class Loop:
         totals: (3,) on the device: totals of the epoch in this process, as in `Seen`.
         clock: When the next checkpoint within an epoch is due.
         frozen: Number of depths that are frozen now.
-        kept_at: Step of the last checkpoint.
+        last_checkpoint_step: Step of the last checkpoint.
         started: When this part of the epoch started, by `time.perf_counter`.
         before: Duration of the earlier parts of the epoch, in seconds.
     """
@@ -124,7 +124,7 @@ class Loop:
     totals: Tensor
     clock: Clock
     frozen: int
-    kept_at: int
+    last_checkpoint_step: int
     started: float = field(default_factory=time.perf_counter)
     before: float = 0.0
 
@@ -187,7 +187,7 @@ class Loop:
             totals=seen_so_far(state, accelerator),
             clock=Clock.of(recipe),
             frozen=frozen,
-            kept_at=state.step,
+            last_checkpoint_step=state.step,
         )
 
     @property
@@ -233,7 +233,7 @@ class Loop:
         """Save a checkpoint within the epoch."""
         self.add_up()
         self.control.save(self.snapshot(), None)
-        self.clock.last, self.kept_at = time.monotonic(), self.state.step
+        self.clock.last, self.last_checkpoint_step = time.monotonic(), self.state.step
 
     def record(self, text: str) -> None:
         """Add an event that changed the run to its history, and send a warning."""

@@ -33,7 +33,7 @@ class Seen(NamedTuple):
         return self.correct / self.images
 
 
-class Look(NamedTuple):
+class LossCheck(NamedTuple):
     """Totals of the epoch when the loss was last checked."""
 
     step: int = 0
@@ -91,14 +91,14 @@ class TrainingState:
     at_chance: int = 0
     decided: dict[str, bool | int | float] = field(default_factory=dict)
     start_loss: float | None = None
-    looked: Look = field(default_factory=Look)
+    looked: LossCheck = field(default_factory=LossCheck)
     history: list[str] = field(default_factory=list)
     micro_batch: int | None = None
     micro_batches: list[int | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Convert the lists that JSON has in place of named tuples."""
-        self.seen, self.looked = Seen(*self.seen), Look(*self.looked)
+        self.seen, self.looked = Seen(*self.seen), LossCheck(*self.looked)
 
     def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
         """Record the epoch if it is the best so far by the metric, or by loss if that is equal.
@@ -190,5 +190,5 @@ def close_epoch(
 
 def begin_epoch(state: TrainingState) -> None:
     """Reset the progress within the epoch."""
-    state.epoch_step, state.seen, state.looked = 0, Seen(), Look()
+    state.epoch_step, state.seen, state.looked = 0, Seen(), LossCheck()
     state.seconds = state.data_seconds = 0.0

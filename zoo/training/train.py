@@ -100,7 +100,7 @@ class _Result:
 
 def _begin_epoch(loop: Loop) -> None:
     setup, state = loop.setup, loop.state
-    loop.kept_at = state.step
+    loop.last_checkpoint_step = state.step
     if state.probed and not state.step:
         scale_head(setup.model, setup.backbone, setup.recipe.probe_scale)
     if not state.step:
@@ -136,7 +136,7 @@ def _after_step(loop: Loop) -> bool:
     due = loop.clock.by_steps(state.step)
     ends = state.epoch_step == len(loop.batches)
     # The first loss after a checkpoint shows whether its weights had already diverged.
-    after_checkpoint = state.step == loop.kept_at + 1
+    after_checkpoint = state.step == loop.last_checkpoint_step + 1
     looks = due or ends or after_checkpoint or not state.epoch_step % _LOOKS_EVERY
     if not looks and accelerator.device.type != "cpu":
         return False

@@ -27,7 +27,7 @@ def validate(
     """
     targets: list[Tensor] = []
 
-    def noting_targets() -> Iterator[tuple[Tensor, Tensor]]:
+    def record_targets() -> Iterator[tuple[Tensor, Tensor]]:
         for batch, batch_targets in raising(loaders.val):
             targets.append(batch_targets)
             yield batch, batch_targets
@@ -35,7 +35,7 @@ def validate(
     logits = together(
         lambda: all_logits(
             model,
-            noting_targets(),
+            record_targets(),
             lambda batch: loaders.outputs(forward, batch),
             lambda text: listen(Note(text=text, warning=True)),
         )

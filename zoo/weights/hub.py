@@ -59,7 +59,7 @@ def hub_file(hub_id: str, files: tuple[str, ...], *, current: bool = False) -> P
         HFValidationError,
         LocalEntryNotFoundError,
     )
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     name, revision = split_id(hub_id)
     try:

@@ -12,7 +12,7 @@ from zoo.errors import PluginError, WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
 from zoo.weights.added import read_added
 from zoo.weights.getting import locate, looked_in, obtain
-from zoo.weights.place import Place, ask
+from zoo.weights.place import Place, find_places
 from zoo.weights.reading import fit, leads_out, read_state_dict
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def describe(weights: Weights) -> str:
 
 
 def _load_pretrained(backbone: Backbone) -> LoadedWeights:
-    found, notes = ask(backbone)
+    found, notes = find_places(backbone)
     if not found:
         raise WeightsError(
             "\n".join([f"backbone {backbone.name} has no pretrained weights", *notes]),

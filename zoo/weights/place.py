@@ -55,7 +55,7 @@ def places(backbone: Backbone) -> list[Place]:
     Args:
         backbone: Declaration of the backbone, from `zoo.backbones`.
     """
-    found, notes = ask(backbone)
+    found, notes = find_places(backbone)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return found
@@ -80,7 +80,7 @@ def is_here(name: str, weights: Weights | None) -> bool:
     )
 
 
-def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
+def find_places(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
     """Return the same as `places`, and notes on plugins that failed or printed something."""
     found: list[Place] = []
     notes: list[str] = []
@@ -94,7 +94,7 @@ def ask(backbone: Backbone) -> tuple[list[Place], tuple[str, ...]]:
             continue
         printed: list[str] = []
         try:
-            found += _said(plugin, backbone, printed)
+            found += _declared_by(plugin, backbone, printed)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - plugin code can raise anything, SystemExit too
@@ -126,7 +126,7 @@ def _mirrored(weights: Weights) -> Weights | None:
     return replace(weights, path=str(expand(root) / name), url=None, hub=None, file=None)
 
 
-def _said(plugin: Plugin, backbone: Backbone, printed: list[str]) -> list[Place]:
+def _declared_by(plugin: Plugin, backbone: Backbone, printed: list[str]) -> list[Place]:
     if plugin.hooks is None:
         raise PluginError(f"{plugin.state}: {plugin.cause}")
     hook = plugin.hooks.hook.zoo_weights

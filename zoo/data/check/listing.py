@@ -113,7 +113,7 @@ def list_data(root: Path, *, follow_links: bool = False) -> Listing:
             if issue.kind in STRICT_KINDS and issue.name is not None
         },
     )
-    _sort_the_rest(listing, list(splits.values()))
+    _assign_remaining(listing, list(splits.values()))
     return listing
 
 
@@ -138,7 +138,7 @@ def _list_table(file: Path) -> Listing:
     )
 
 
-def _sort_the_rest(listing: Listing, split_dirs: list[Path]) -> None:
+def _assign_remaining(listing: Listing, split_dirs: list[Path]) -> None:
     def refuse(error: OSError) -> None:
         raise DataError(f"can't list {printable(error.filename)}: {error.strerror}") from error
 
