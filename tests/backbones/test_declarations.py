@@ -62,7 +62,7 @@ def test_each_of_timms_networks_states_its_costs():
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision/resnet18", "timm/test_vit", "zoo/efficientnet_lite0"]
+    "name", ["torchvision/swin_v2_t", "timm/test_vit", "zoo/efficientnet_lite0"]
 )
 def test_stated_costs_are_those_of_the_network(name):
     backbone = plugins.get(name)
@@ -70,7 +70,7 @@ def test_stated_costs_are_those_of_the_network(name):
     model = subject.original.eval()
     assert backbone.parameters == sum(p.numel() for p in model.parameters())
     # torchvision publishes billions with three decimals.
-    macs = flops_per_image(model, subject.images()) / 2
+    macs = flops_per_image(model, subject.images()[:1]) / 2
     assert backbone.macs == pytest.approx(macs, abs=500_000 if "torchvision" in name else 0)
 
 
