@@ -28,7 +28,6 @@ _DESCRIBED = (
     "mean",
     "std",
     "num_classes",
-    "license",
 )
 
 
@@ -84,11 +83,16 @@ def _declare(
     cfg: PretrainedCfg,
     options: dict[str, Any],
 ) -> zoo.Backbone:
+    # timm's description of the architecture names the licence and data of other weights.
+    own = checkpoint.config.get("pretrained_cfg", checkpoint.config)
+    tag, licence = (
+        own.get(key) if isinstance(own.get(key), str) else None for key in ("tag", "license")
+    )
     weights = dataclasses.replace(
         checkpoint.weights,
-        tag=cfg.tag or None,
-        license=checkpoint.license or cfg.license,
-        data=zoo_timm.training_data(cfg.tag or ""),
+        tag=tag or None,
+        license=checkpoint.license or licence,
+        data=zoo_timm.training_data(tag or ""),
         num_classes=cfg.num_classes,
     )
     own_convert = functools.partial(convert, architecture, **options)

@@ -89,6 +89,7 @@ def test_a_run_from_a_folder_starts_from_its_weights_and_outlives_it(photos, tmp
     # A run folder is a checkpoint too.
     again = plugins.get(f"local-dir:{run.path}")
     assert again.weights.num_classes == len(run.class_names)
+    assert again.weights.license is None  # The run says nothing of a licence, whatever timm's are.
     assert zoo.weights.load(again, "pretrained").state_dict.keys() == trained.keys()
 
 

@@ -21,7 +21,7 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
-from zoo.cli.words import with_flags
+from zoo.cli.words import count, with_flags
 from zoo.errors import Stopped
 from zoo.events import EpochEnd, Note, StepEnd
 from zoo.events import Progress as Done
@@ -349,7 +349,7 @@ def _training(plan: Plan) -> str:
     trained = "trained where not frozen" if True in fates else "trained"
     learns = recipe.batch_norm == "train" and False in fates
     return (
-        f"{probe}{recipe.epochs} epochs, batch {recipe.batch_size}{parts}{each}, "
+        f"{probe}{count(recipe.epochs, 'epoch')}, batch {recipe.batch_size}{parts}{each}, "
         f"{recipe.optimizer}{momentum}, {recipe.schedule} schedule, batch-norm statistics "
         f"{trained if learns else 'frozen'}, "
         f"seed {recipe.seed}"

@@ -103,7 +103,13 @@ def _from_definition(name: str, definition: Mapping[str, Any]) -> Checkpoint:
 def _open_hub(name: str) -> Checkpoint:
     hub_id = name.removeprefix(HUB)
     # Each plugin that is asked shares what was read; a branch is looked up once per process.
-    config = hub_file(hub_id, ("config.json",), current=True)
+    try:
+        config = hub_file(hub_id, ("config.json",), current=True)
+    except WeightsUnavailableError as error:
+        advice = f"`zoo weights fetch {name}` where there is a network, then copy the Hub's cache"
+        raise WeightsUnavailableError(
+            f"{name} can't be opened: {error.text}", hint=error.hint or advice
+        ) from error
     # The Hub's cache keeps the files of a commit in a folder of that name.
     pinned = f"{split_id(hub_id)[0]}@{config.parent.name}"
     return _read(

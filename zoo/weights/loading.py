@@ -77,8 +77,8 @@ def _load_pretrained(backbone: Backbone) -> LoadedWeights:
     if not found:
         raise WeightsError(
             "\n".join([f"backbone {backbone.name} has no pretrained weights", *notes]),
-            hint="start from `weights=none`, from `weights=FILE`, or put a file in with "
-            f"`zoo weights add {backbone.name} FILE`",
+            hint="start from a checkpoint, `backbone=hf-hub:OWNER/NAME`, from `weights=none` or "
+            f"`weights=FILE`, or put a file in with `zoo weights add {backbone.name} FILE`",
         )
     answers: list[tuple[Place, WeightsUnavailableError]] = []
     for place in found:
