@@ -113,6 +113,9 @@ def _declare(
         files=declared.files and functools.partial(declared.files, **options),
         definition=checkpoint.definition,
     )
+    if options:
+        # They can make another network of the architecture than the one that was counted.
+        declared = dataclasses.replace(declared, parameters=None, macs=None)
     if declared.resized is None:
         return declared
     other_size = functools.partial(_resized, architecture, declared, build, options)

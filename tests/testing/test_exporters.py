@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from tests.testing.results import failed
 from zoo.testing import check_exporter, check_names
 
 #: A format that keeps the model in the process, to be fast: the file names it.
@@ -93,10 +94,6 @@ FAULTS = {
 def a_runtime(monkeypatch):
     """The library of the format, installed."""
     monkeypatch.setitem(sys.modules, "a_runtime", types.ModuleType("a_runtime"))
-
-
-def failed(results):
-    return [r.check for r in results if r.status == "failed"]
 
 
 @pytest.mark.usefixtures("a_runtime")

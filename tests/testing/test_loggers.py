@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.testing.results import failed
 from zoo.testing import check_logger, check_names
 
 SOUND = """
@@ -86,10 +87,6 @@ FAULTS = {
 def a_tracker(monkeypatch):
     """The library of the logger, installed."""
     monkeypatch.setitem(sys.modules, "a_tracker", types.ModuleType("a_tracker"))
-
-
-def failed(results):
-    return [r.check for r in results if r.status == "failed"]
 
 
 @pytest.mark.usefixtures("a_tracker")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.testing.results import failed
 from zoo.data.sources import DemoSource, FolderSource, TableSource
 from zoo.errors import PluginError
 from zoo.testing import check_names, check_source, write_images
@@ -136,10 +137,6 @@ def archive(tmp_path):
     for split in ("train", "val"):
         write_images(folder / split)
     return f"zip:{shutil.make_archive(str(tmp_path / 'photos'), 'zip', folder)}"
-
-
-def failed(results):
-    return [r.check for r in results if r.status == "failed"]
 
 
 def test_a_sound_source_passes_every_check(install, archive):
