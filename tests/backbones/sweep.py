@@ -1,17 +1,21 @@
 """Run the conformance kit on every backbone of zoo's own plugins.
 
-    python -m tests.backbones.sweep backbones.csv             all, on all cores: ten minutes on two
+    python -m tests.backbones.sweep backbones.csv             all: an hour on two cores
     python -m tests.backbones.sweep vit.csv 'timm/vit*'       some
 
 Each network is built on torch's meta device for the checks that need no values. That every tensor
 but the head's is the loaded one, bit by bit, is checked on real tensors, for large networks in
 bfloat16, with the libraries' initialisation left out.
+
+The slow tests leave out `BY_CLASS`, checks of code that timm's networks of one class share, except
+for one network per class.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import csv
+import itertools
 import multiprocessing
 import os
 import sys
@@ -26,8 +30,13 @@ from zoo import plugins
 from zoo.errors import ZooError
 from zoo.models.depth import depths
 from zoo.models.head import head_leaves
-from zoo.testing.built import check_options_are_taken
-from zoo.testing.checks import CHECKS, Check
+from zoo.testing.built import (
+    check_every_parameter_is_used,
+    check_options_are_taken,
+    check_other_sizes,
+    check_stages_are_in_order,
+)
+from zoo.testing.checks import CHECKS
 from zoo.testing.run import CheckResult, run_checks
 from zoo.testing.subject import CheckFailed, Subject, no_initialisation
 from zoo.testing.values import check_other_weights_stay_bit_identical
@@ -39,6 +48,15 @@ ONE_PER_CLASS = dict(
     line.split()
     for line in Path(__file__).with_name("one_per_class.txt").read_text().splitlines()
     if not line.startswith("#")
+)
+
+#: Checks that take several forward passes each, and whose result is of the class of a network.
+BY_CLASS = (
+    check_every_parameter_is_used,
+    check_options_are_taken,
+    check_other_sizes,
+    check_other_weights_stay_bit_identical,
+    check_stages_are_in_order,
 )
 
 #: Beyond this many parameters a network is checked in bfloat16 and not beside others: in float32
@@ -72,24 +90,30 @@ class Row:
         ]
 
 
-def sweep(pattern: str = "*") -> list[Row]:
-    """The rows of all backbones of zoo's own plugins that match, sorted by name."""
+def sweep(pattern: str = "*", *, by_class: bool = False) -> list[Row]:
+    """The rows of all backbones of zoo's own plugins that match, sorted by name.
+
+    Args:
+        pattern: Of the names.
+        by_class: Make the checks in `BY_CLASS` only of one of timm's networks per class.
+    """
     names = [b.name for b in plugins.backbones(pattern) if b.name.partition("/")[0] in PLUGINS]
     with _pool(os.cpu_count() or 1) as pool:
-        rows = list(pool.map(row, names, chunksize=4))
-    large = [r.name for r in rows if r.parameters > LARGE]
+        rows = list(pool.map(row, names, itertools.repeat(by_class), chunksize=4))
+    large = [r.name for r in rows if r.parameters > LARGE and not (by_class and _is_alike(r.name))]
     with _pool(1) as pool:
         late = dict(zip(large, pool.map(weights_stay, large), strict=True))
     return [replace(r, results=(*r.results, late[r.name])) if r.name in late else r for r in rows]
 
 
-def row(name: str) -> Row:
+def row(name: str, by_class: bool = False) -> Row:
     """Check one backbone; the weights of a large one are left for later."""
     backbone = plugins.get(name)
     subject = Subject(backbone, torch.device("meta"))
-    results = tuple(run_checks(subject, _checks(name)))
+    left_out = BY_CLASS if by_class and _is_alike(name) else ()
+    results = tuple(run_checks(subject, [c for c in CHECKS if c.function not in left_out]))
     parameters = sum(p.numel() for p in subject.original.parameters())
-    if parameters <= LARGE:
+    if parameters <= LARGE and not left_out:
         results = (*results, weights_stay(name, torch.float32))
     kinds = Counter(type(leaf).__name__ for leaf in head_leaves(subject.model, backbone).values())
     return Row(
@@ -101,10 +125,9 @@ def row(name: str) -> Row:
     )
 
 
-def _checks(name: str) -> tuple[Check, ...]:
-    """All checks; options, which cost six builds, only of one network per class of timm's."""
-    skipped = name.startswith("timm/") and name.removeprefix("timm/") not in ONE_PER_CLASS
-    return tuple(c for c in CHECKS if not (skipped and c.function is check_options_are_taken))
+def _is_alike(name: str) -> bool:
+    """Whether another of timm's networks stands for the class of this one."""
+    return name.startswith("timm/") and name.removeprefix("timm/") not in ONE_PER_CLASS
 
 
 def weights_stay(name: str, dtype: torch.dtype = torch.bfloat16) -> CheckResult:
