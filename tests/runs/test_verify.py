@@ -21,7 +21,15 @@ from zoo.events import EpochEnd
 from zoo.runs.checkpoint_file import read_checkpoint
 
 KEPT = ["checkpoint/data.safetensors", "checkpoint/last.safetensors"]
-FILES = [MODEL, "config.json", "recipe.toml", "metrics.csv", "README.md", *KEPT]
+FILES = [
+    MODEL,
+    "config.json",
+    "recipe.toml",
+    "metrics.csv",
+    "README.md",
+    "predictions.parquet",
+    *KEPT,
+]
 
 
 @pytest.fixture
@@ -144,7 +152,7 @@ def test_a_model_of_other_metrics_than_its_run_is_found(folder):
 
 def test_a_run_without_its_checkpoint_has_unchecked_metrics(folder):
     shutil.rmtree(folder / "checkpoint")
-    assert states(folder) == {**dict.fromkeys(FILES[:5], "ok"), "metrics.csv": "unchecked"}
+    assert states(folder) == {**dict.fromkeys(FILES[:6], "ok"), "metrics.csv": "unchecked"}
 
 
 @pytest.mark.parametrize("name", FILES[:5])

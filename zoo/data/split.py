@@ -25,12 +25,13 @@ Label = TypeVar("Label", int, str)
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Labelled images of the train and val splits.
+    """Labelled images of the train, val and test splits.
 
     Attributes:
         class_names: Sorted names of the classes in train.
         train: Training images.
-        val: Held-out images.
+        val: Held-out images, for all choices.
+        test: Held-out images, for the final figures only.
         issues: Skipped items and notes, without duplicates.
         examined: Examination results of the files, to be stored when training starts.
         value_range: Range of train images with more than 8 bits per channel; None without any.
@@ -39,6 +40,7 @@ class Splits:
     class_names: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
+    test: tuple[Sample, ...] = ()
     issues: tuple[Issue, ...] = ()
     examined: tuple[Examined, ...] = ()
     value_range: ValueRange | None = None
@@ -62,11 +64,11 @@ def read_splits(
     strict: bool = False,
     scan: Scan = decode_all,
 ) -> Splits:
-    """Read the classes and the train and val splits of a source.
+    """Read the classes and the splits of a source.
 
-    Without a val split, `val_split` of each class is held out; a test split is not used. Every
-    image is scanned once, so that unreadable ones are found before training. An image whose format
-    differs from its extension is read by its format, and reported as an issue.
+    Without a val split, `val_split` of each class in train is held out. Every image is scanned
+    once, so that unreadable ones are found before training. An image whose format differs from its
+    extension is read by its format, and reported as an issue.
 
     Args:
         source: Source of the images.
@@ -76,18 +78,17 @@ def read_splits(
         scan: Examines the files.
 
     Raises:
-        DataError: No images, fewer than two classes, a class too small to split, a val class that
-            train lacks, or (strict) an issue of `STRICT_KINDS`.
+        DataError: No images, fewer than two classes, a class too small to split, a val or test
+            class that train lacks, or (strict) an issue of `STRICT_KINDS`.
     """
     issues = [*issues_of(source)]
-    if "test" in source.splits:
-        reason = "the test split is not used by training: evaluate with `split=test`"
-        issues.append(Issue(kind="note", reason=reason))
     if "train" not in source.splits:
         raise DataError(f"{source.name} has no images to learn from{because(issues)}")
     part = source.read("train")
-    of_val = source.read("val") if "val" in source.splits else None
-    issues += [*part.issues, *(of_val.issues if of_val else ())]
+    of_val, of_test = (
+        source.read(split) if split in source.splits else None for split in ("val", "test")
+    )
+    issues += [issue for each in (part, of_val, of_test) if each for issue in each.issues]
     samples = _readable(part, scan, issues, strict=strict)
     class_names = tuple(sorted({name for sample in samples for name in sample.labels}))
     if len(class_names) < 2:
@@ -101,20 +102,19 @@ def read_splits(
                 f"{because(issues)}"
             )
     else:
-        unknown = {name for sample in of_val.samples for name in sample.labels} - {*class_names}
-        if unknown:
-            raise DataError(
-                f"{of_val.name} has classes that {part.name} lacks: "
-                f"{_beside(sorted(unknown), class_names)}; train's classes are "
-                f"{', '.join(class_names)}{because(issues)}"
-            )
+        _refuse_unknown(of_val, part, class_names, issues)
         train, val = samples, _readable(of_val, scan, issues, strict=strict)
         if not val:
             raise DataError(f"no readable images in {of_val.name}{because(issues)}")
+    test: list[Sample] = []
+    if of_test is not None:
+        _refuse_unknown(of_test, part, class_names, issues)
+        test = _readable(of_test, scan, issues, strict=strict)
     return Splits(
         class_names=class_names,
         train=tuple(train),
         val=tuple(val),
+        test=tuple(test),
         issues=tuple(dict.fromkeys(issues)),
     )
 
@@ -164,6 +164,18 @@ def read_labelled(
         val=tuple(renamed),
         issues=tuple(dict.fromkeys(issues)),
     )
+
+
+def _refuse_unknown(
+    part: Part, train: Part, class_names: Sequence[str], issues: Sequence[Issue]
+) -> None:
+    unknown = {name for sample in part.samples for name in sample.labels} - {*class_names}
+    if unknown:
+        raise DataError(
+            f"{part.name} has classes that {train.name} lacks: "
+            f"{_beside(sorted(unknown), class_names)}; train's classes are "
+            f"{', '.join(class_names)}{because(issues)}"
+        )
 
 
 def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> list[Sample]:

@@ -14,18 +14,20 @@ from zoo.integrity.finding import Finding, State, suspicious
 from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
 from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
-from zoo.io.text import clip
+from zoo.io.text import clip, listed
 from zoo.pipeline.compatibility import read_data_keys, read_run
 from zoo.recipe import checked_recipe, make_recipe
 from zoo.runs.checkpoint_file import CHECKPOINT, DATA, LAST
 from zoo.runs.parse import read_head
 from zoo.runs.read import load, read_tensors, variant_of
+from zoo.runs.scores import read_columns
 from zoo.runs.write import (
     CARD,
     CONFIG,
     FORMAT,
     METRICS,
     MODEL,
+    PREDICTIONS,
     RECIPE,
     ModelInfo,
     files_of,
@@ -229,6 +231,15 @@ def _card(file: Path, info: ModelInfo | None, _: About | None) -> str:
     return f"{len(text):,} characters"
 
 
+def _predictions(file: Path, info: ModelInfo | None, _: About | None) -> str:
+    if info is None:
+        raise _Unchecked(f"{MODEL} says nothing to check it against")
+    columns = read_columns(file)
+    if missing := [name for name in info.class_names if f"p_{name}" not in columns]:
+        raise ValueError(f"it has no probabilities of {listed(missing)}")
+    return f"{len(columns['name'])} images"
+
+
 def _compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the keys, if two objects differ."""
     keys = sorted(one.keys() | other.keys())
@@ -242,4 +253,5 @@ CHECKS: dict[str, Callable[[Path, ModelInfo | None, About | None], str]] = {
     RECIPE: _recipe,
     METRICS: _metrics,
     CARD: _card,
+    PREDICTIONS: _predictions,
 }

@@ -17,6 +17,7 @@ from zoo.io.files import expand
 from zoo.io.text import listed
 from zoo.machine.processes import decide_on_main, together
 from zoo.pipeline.compatibility import DataKeys, refuse_more
+from zoo.pipeline.conclude import conclude
 from zoo.pipeline.loggers import open_loggers, with_loggers
 from zoo.pipeline.phases import run_stages
 from zoo.pipeline.shared_folder import check_shared, find_run
@@ -194,6 +195,9 @@ def execute(
                     resumed=writer.resumed,
                 )
                 accelerator.wait_for_everyone()
+                run = load(folder, device=plan.recipe.device)
+                if accelerator.is_main_process:
+                    run = conclude(run, prepared.splits, listen)
                 writer.finish()
                 for text in caveats(writer.state, plan):
                     listen(Note(text=text, warning=True))
@@ -209,7 +213,7 @@ def execute(
             else:
                 writer.drop()
             raise
-    return load(folder, device=plan.recipe.device)
+    return run
 
 
 def caveats(state: TrainingState, plan: Plan) -> list[str]:

@@ -25,7 +25,7 @@ from zoo.runs.checkpoint_file import (
     holding,
     remove_unfinished,
 )
-from zoo.runs.write import CARD, METRICS, MODEL, RECIPE
+from zoo.runs.write import CARD, METRICS, MODEL, PREDICTIONS, RECIPE
 
 
 def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = False) -> Path:
@@ -124,7 +124,8 @@ def remove_traces(folder: Path) -> None:
     """
     with suppress(OSError):
         # The folder was empty when the run began.
-        for path in (folder / RECIPE, folder / METRICS, folder / CARD, *folder.glob("*.json")):
+        files = (RECIPE, METRICS, CARD, PREDICTIONS)
+        for path in (*(folder / name for name in files), *folder.glob("*.json")):
             path.unlink(missing_ok=True)
         for name in (LAST, DATA, LOCK):
             (folder / CHECKPOINT / name).unlink(missing_ok=True)

@@ -40,6 +40,7 @@ CONFIG = "config.json"
 RECIPE = "recipe.toml"
 METRICS = "metrics.csv"
 CARD = "README.md"
+PREDICTIONS = "predictions.parquet"
 
 
 #: Name of a class or a backbone.
@@ -58,6 +59,7 @@ class ModelInfo:
         weights_source: Description of where the initial weights came from.
         epoch: Epoch of these weights, from 1; 0 for the linear probe.
         val_metrics: Metrics on the validation images, by name as in metrics.csv without `val_`.
+        test_metrics: Metrics on the test images, measured once, by name; empty without any.
         val_sha256: SHA-256 over the names of the validation images.
         versions: Versions of Python, zoo, torch and other libraries, by name.
         task: `single-label` or `multi-label`.
@@ -76,6 +78,9 @@ class ModelInfo:
     versions: Mapping[str, str]
     task: Annotated[str, Field(pattern="^(single|multi)-label$")] = "single-label"
     history: Sequence[str] = ()
+    test_metrics: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
+        default_factory=dict
+    )
     definition: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,7 +105,11 @@ class ModelInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """Convert to safetensors metadata: structured values as JSON, the recipe as TOML."""
-        optional = {"history": list(self.history), "definition": dict(self.definition)}
+        optional = {
+            "history": list(self.history),
+            "definition": dict(self.definition),
+            "test_metrics": dict(self.test_metrics),
+        }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},
             # transformers rejects a file whose metadata does not name the framework.

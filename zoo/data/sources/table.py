@@ -182,13 +182,9 @@ def _read_csv(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
 
 
 def _read_parquet(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{file}: reading Parquet needs pyarrow: pip install 'zoo-finetune[parquet]'"
-        ) from error
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         table = parquet.read_table(file)
     except pyarrow.ArrowException as error:

@@ -1,0 +1,174 @@
+"""Scores of labelled images: what a classifier computed of each, and predictions.parquet."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.backbone import Backbone, Preprocess
+from zoo.data.dataset import Batches
+from zoo.data.sample import Sample
+from zoo.data.transforms import to_input
+from zoo.errors import RunError
+from zoo.io.text import clip
+from zoo.models.head import head_leaves
+from zoo.models.replay import tensors_in
+from zoo.runs.inference import all_logits
+from zoo.runs.write import PREDICTIONS, write_file
+from zoo.tasks import SINGLE_LABEL, Task
+
+#: Columns of predictions.parquet besides the probabilities.
+COLUMNS = frozenset({"name", "split", "group", "label", "predicted", "correct", "probability"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a classifier computed of the labelled images of a split.
+
+    Attributes:
+        split: `train`, `val` or `test`.
+        samples: The images.
+        targets: (N, ...) as defined by the task.
+        logits: (N, classes) float32.
+        features: (N, C) float32, the input of the head; see `features_and_logits`.
+    """
+
+    split: str
+    samples: Sequence[Sample]
+    targets: Tensor
+    logits: Tensor
+    features: Tensor
+
+
+def features_and_logits(
+    model: nn.Module, backbone: Backbone, batches: Batches, preprocess: Preprocess
+) -> tuple[Tensor, Tensor]:
+    """Compute features (N, C) and logits (N, classes) of all batches, float32 on the CPU.
+
+    The features of an image are the input of the head's first leaf, averaged over positions if it
+    has one row for each of several positions.
+
+    Args:
+        model: The classifier; it is put into eval mode and left in it.
+        backbone: Declares where the head is.
+        batches: Of `eval_batches`.
+        preprocess: Preprocessing of the backbone, for the normalisation.
+
+    Raises:
+        RunError: A logit is NaN or infinite.
+        TrainingError: Memory is too small for one image.
+    """
+    device = next(model.parameters()).device
+    seen: list[Tensor] = []
+    leaf = next(iter(head_leaves(model, backbone).values()))
+    channels_last = isinstance(leaf, nn.Linear)
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows = tensors_in(inputs)[0].float()
+        if rows.ndim > 2:
+            rows = rows.flatten(1, -2).mean(dim=1) if channels_last else rows.flatten(2).mean(dim=2)
+        seen.append(rows)
+
+    def compute(pixels: Tensor) -> Tensor:
+        seen.clear()
+        logits: Tensor = model(to_input(pixels, preprocess, device)).float()
+        return torch.cat([seen[0], logits], dim=1)
+
+    hook = leaf.register_forward_pre_hook(keep)
+    try:
+        both = all_logits(model, batches, compute)
+    finally:
+        hook.remove()
+    width = seen[0].shape[1]
+    features, logits = both[:, :width], both[:, width:]
+    if not bool(logits.isfinite().all()):
+        raise RunError(
+            "the model's scores are NaN or infinite: its weights or its preprocessing are invalid"
+        )
+    return features.contiguous(), logits.contiguous()
+
+
+def rows_of(
+    scores: Scores, class_names: Sequence[str], task: Task, temperature: float = 1.0
+) -> dict[str, list[Any]]:
+    """Return the columns of predictions.parquet for a split.
+
+    Args:
+        scores: Of the images.
+        class_names: In the order of the logits.
+        task: The task.
+        temperature: Divides the logits.
+
+    Returns:
+        Lists of N values by column: `name`, `split`, `group`, `label`, `predicted`, `correct`,
+        `probability` (of the predicted class; multi-label: the highest), and `p_CLASS` for each
+        class. Labels are names, multi-label lists of them.
+    """
+    probabilities = task.probabilities(scores.logits / temperature)
+    predicted = task.decide(scores.logits)
+    single = task is SINGLE_LABEL
+
+    def named(row: Tensor) -> Any:
+        if single:
+            return class_names[int(row)]
+        return [class_names[n] for n in row.nonzero().flatten().tolist()]
+
+    return {
+        "name": [sample.name for sample in scores.samples],
+        "split": [scores.split] * len(scores.samples),
+        "group": [sample.group for sample in scores.samples],
+        "label": [named(row) for row in scores.targets],
+        "predicted": [named(row) for row in predicted],
+        "correct": task.correct(scores.logits, scores.targets).tolist(),
+        "probability": probabilities.max(dim=1).values.tolist(),
+        **{f"p_{name}": probabilities[:, n].tolist() for n, name in enumerate(class_names)},
+    }
+
+
+def write_predictions(
+    folder: Path, columns: dict[str, list[Any]], class_names: Sequence[str]
+) -> None:
+    """Write predictions.parquet atomically; the class names are in its schema's metadata.
+
+    Raises:
+        RunError: If it can't be written.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    # Without a type, a column without any group would be one of nulls.
+    groups = pyarrow.array(columns["group"], pyarrow.string())
+    table = pyarrow.table({**columns, "group": groups})
+    names = json.dumps(list(class_names), ensure_ascii=False)
+    table = table.replace_schema_metadata({"class_names": names})
+    content = io.BytesIO()
+    parquet.write_table(table, content, compression="zstd")
+    write_file(folder / PREDICTIONS, content.getbuffer())
+
+
+def read_columns(file: Path) -> dict[str, list[Any]]:
+    """Read a predictions.parquet, which may come from an untrusted source.
+
+    Returns:
+        Lists of N values by column, as from `rows_of`.
+
+    Raises:
+        RunError: If there is no such file, it is damaged, or it lacks a column.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        columns: dict[str, list[Any]] = parquet.read_table(file).to_pydict()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RunError(f"can't read {file}: {clip(str(error))}") from error
+    if missing := COLUMNS - columns.keys():
+        raise RunError(f"{file} lacks the columns {', '.join(sorted(missing))}")
+    return columns
