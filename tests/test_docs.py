@@ -89,8 +89,11 @@ PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) 
 
 @pytest.mark.parametrize(
     "page",
-    # That of exports takes ten seconds; tests/export shows the same of a file of each format.
-    [pytest.param(p, marks=[pytest.mark.slow] if p.stem == "exports" else []) for p in PAGES],
+    # These two take ten seconds each; tests/export and tests/runs show the same.
+    [
+        pytest.param(p, marks=[pytest.mark.slow] if p.stem in ("exports", "python") else [])
+        for p in PAGES
+    ],
     ids=lambda p: p.stem,
 )
 def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):

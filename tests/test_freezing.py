@@ -254,6 +254,7 @@ def plan_table(photos, *flags: str) -> list[list[str]]:
     return [re.split(r"  +", line.strip()) for line in lines]
 
 
+@pytest.mark.slow
 def test_the_plan_shows_what_trains_from_when_and_what_does_not_decay(photos):
     flags = ["--backbone=torchvision/resnet18", "--lr=0.01", "--head-lr-mult=10"]
     model = zoo.build("torchvision/resnet18", 3, weights="none")

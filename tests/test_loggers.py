@@ -134,6 +134,7 @@ def mlflow(monkeypatch):
     return library
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_settings_and_the_metrics_of_a_resumed_run(photos, mlflow):
     with pytest.raises(Crash):
         zoo.finetune(photos, out="run", loggers=["mlflow"], listen=crash_at(5, StepEnd), **FIELDS)

@@ -125,6 +125,7 @@ def test_a_model_for_ones_own_loop_is_built_at_another_size():
         assert model(torch.rand(1, 3, 96, 96)).shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_head_of_another_class_count_does_not_hinder_resampling():
     backbone = plugins.get("timm/test_vit")
     given = plugins.build(backbone, 5, False).state_dict()
@@ -246,6 +247,7 @@ def test_a_size_that_cannot_be_built_is_refused_with_backbone_size_and_reason(ph
     assert "`image_size`" in error.value.hint
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_built_any_more_is_named(small_run, tmp_path):
     run, _ = small_run
     odd = Path(shutil.copy(run.path / "model.safetensors", tmp_path / "odd.safetensors"))

@@ -157,6 +157,7 @@ def test_all_tags_are_listed_with_their_training_data():
     assert sum("Instagram-3.6B" in row for row in rows) == 2
 
 
+@pytest.mark.slow
 def test_the_packaged_networks_start_from_their_weights():
     for number in (1, 2):
         name = f"efficientnet_lite{number}"

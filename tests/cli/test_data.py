@@ -152,6 +152,7 @@ def test_training_warns_of_rare_classes(tmp_path):
     assert "ants" in warned(root)[0]
 
 
+@pytest.mark.slow
 def test_the_second_scan_before_training_opens_no_photo(root):
     settle(root)
     run = zoo.finetune(root, out="run", **{**QUICK, "train": "probe"})

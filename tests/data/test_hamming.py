@@ -131,6 +131,7 @@ def test_the_same_is_found_in_any_order():
 
 
 @pytest.mark.parametrize("hashes", [alike, drifting, different])
+@pytest.mark.slow
 def test_pairs_and_memory_grow_with_the_number_of_images_alone(hashes):
     pairs, peaks = [], []
     for count in (1000, 4000):

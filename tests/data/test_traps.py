@@ -136,6 +136,7 @@ def test_hostile_exif_is_read_within_its_own_size():
         read_image(Path("x.png"))
 
 
+@pytest.mark.slow
 def test_traps_take_little_memory():
     """All of them in a process that has 400 MB above what the imports take."""
     for number, (make, _) in enumerate(TRAPS.values()):
@@ -261,6 +262,7 @@ def test_a_file_whose_holding_format_would_run_ghostscript_is_no_image():
     assert "format" in refused(field)
 
 
+@pytest.mark.slow
 def test_what_pillow_decodes_slowly_is_taken_up_to_two_megapixels():
     file = io.BytesIO()
     Image.new("RGB", (2000, 1500)).save(file, "QOI")

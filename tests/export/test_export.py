@@ -217,6 +217,7 @@ def test_what_exists_is_never_overwritten(run):
 
 
 @pytest.mark.usefixtures("formats")
+@pytest.mark.slow
 def test_a_file_lies_beside_its_run_folder_if_no_place_is_given(run):
     shutil.copytree(run.path, "bugs")
     export(zoo.load("bugs"), "kept")
@@ -250,6 +251,7 @@ def test_what_is_no_run_is_refused():
 
 
 @pytest.mark.usefixtures("formats")
+@pytest.mark.slow
 def test_without_its_images_a_run_is_compared_on_random_ones_or_on_others(photos):
     shutil.copytree(photos, "data")
     run = zoo.finetune("data", out="run", **QUICK, train="probe")
@@ -265,6 +267,7 @@ def test_without_its_images_a_run_is_compared_on_random_ones_or_on_others(photos
 
 
 @pytest.mark.usefixtures("formats")
+@pytest.mark.slow
 def test_of_several_labels_all_must_be_the_same(monkeypatch):
     lines = ["path,labels"]
     for n in range(24):

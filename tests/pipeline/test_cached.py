@@ -104,6 +104,7 @@ def test_training_from_cached_images_equals_training_from_files(photos, case):
     assert sha256(cached) == sha256(plain) == sha256(again)
 
 
+@pytest.mark.slow
 def test_both_stages_from_the_cache_equal_both_without(photos, drops):
     fields = start(DROPPING[1], train="probe+finetune", freeze=2, epochs=2, lr=0.01)
     cached, _, computed = hear(photos, "cached", **fields)
@@ -235,6 +236,7 @@ def test_another_network_or_size_gets_features_of_its_own(split_photos, change):
     check_same(other, plain)
 
 
+@pytest.mark.slow
 def test_another_seed_of_the_run_finds_the_features(split_photos):
     hear(split_photos, "first", **start(train="probe"))
     _, _, computed = hear(split_photos, "other", **start(train="probe"), seed=1)

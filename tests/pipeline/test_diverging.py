@@ -50,6 +50,7 @@ def test_it_is_seen_within_an_epoch(photos):
     assert seen[-1][0] == 1
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_is_an_error_that_keeps_the_probe(split_photos):
     with pytest.raises(DivergenceError, match="run: the probe"):
         hear(split_photos, "run", **start(lr=TOO_LARGE, epochs=3, on_nan="stop"))
@@ -148,6 +149,7 @@ def test_what_lies_between_is_a_mean_of_both_ends(split_photos, monkeypatch):
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced-accuracy", "f1", "log-loss"])
+@pytest.mark.slow
 def test_the_metric_decides_which_epoch_is_best(photos, monkeypatch, metric):
     values = iter(
         [(2.0, 0.9, 0.1, 0.1), (2.0, 0.1, 0.9, 0.1), (2.0, 0.1, 0.1, 0.9), (0.1, 0.1, 0.1, 0.1)]
@@ -184,6 +186,7 @@ def test_metrics_are_scikit_learns():
     assert found.never_predicted == (2,)
 
 
+@pytest.mark.slow
 def test_strongly_imbalanced_classes_are_judged_by_balanced_accuracy(photos, tmp_path):
     for photo in photos.rglob("*.png"):
         if photo.parent.name != "red" or int(photo.stem) < 2:
@@ -213,6 +216,7 @@ def test_classes_without_val_images_are_named(split_photos, tmp_path):
     assert any("val images" in note and "red" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_what_was_decided_after_the_plan_is_in_the_run(split_photos):
     run, notes, _ = hear(split_photos, "run", **start(epochs=1))
     assert any("hflip = " in note for note in notes)

@@ -141,6 +141,7 @@ def test_a_disk_that_fills_up_meanwhile_is_said_and_changes_nothing(
     check_same(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_interrupted_after_the_probe_a_run_keeps_the_probe(many_photos):
     def listen(event):
         if isinstance(event, Progress) and event.what == "activations":

@@ -51,6 +51,7 @@ def test_the_head_is_the_probes_and_all_else_as_it_was(split_photos):
 
 
 @pytest.mark.parametrize("train", ["probe", "probe+finetune"])
+@pytest.mark.slow
 def test_its_row_says_what_evaluate_finds(split_photos, train):
     run, _, _ = hear(split_photos, "run", **start(train=train, epochs=2, lr=1e-5))
     found = rows(run)
@@ -114,6 +115,7 @@ def test_settings_reach_the_probe(photos, tmp_path):
     assert made[0].info.recipe.freeze == "backbone"
 
 
+@pytest.mark.slow
 def test_fine_tuning_that_destroys_the_probe_leaves_the_probe(split_photos):
     probe, _, _ = hear(split_photos, "probe", **start(train="probe"))
     fields = start(train="probe+finetune", epochs=2, lr=30.0, interpolate=False)
@@ -124,6 +126,7 @@ def test_fine_tuning_that_destroys_the_probe_leaves_the_probe(split_photos):
         assert sha256(both) == sha256(probe)
 
 
+@pytest.mark.slow
 def test_fine_tuning_that_cannot_go_on_leaves_the_probe_and_says_so(split_photos):
     probe, _, _ = hear(split_photos, "probe", **start(train="probe"))
     with pytest.raises(TrainingError, match="both: the probe, "):
@@ -131,6 +134,7 @@ def test_fine_tuning_that_cannot_go_on_leaves_the_probe_and_says_so(split_photos
     assert sha256(zoo.load("both")) == sha256(probe)
 
 
+@pytest.mark.slow
 def test_fine_tuning_after_a_probe_holds_batch_norm(split_photos):
     fields = start(train="probe+finetune", epochs=2, lr=1e-4)
     before = read_state_dict(Path(fields["weights"]))
@@ -143,6 +147,7 @@ def test_fine_tuning_after_a_probe_holds_batch_norm(split_photos):
     assert all(torch.equal(after[name], before[name]) for name in statistics)
 
 
+@pytest.mark.slow
 def test_patience_counts_from_the_probe(split_photos):
     """Where fine-tuning is no better than the probe it ends as soon as patience does."""
     fields = start(train="probe+finetune", epochs=6, lr=1e-7, patience=2)

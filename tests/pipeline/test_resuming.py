@@ -116,6 +116,7 @@ def test_a_run_that_crashed_at_any_step_comes_to_the_same_weights(photos, kind):
     check_whole("run")
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_in_its_probe_goes_on_to_the_same(photos):
     fields = {**start(train="probe+finetune", views=2), "data": photos}
     undisturbed = zoo.finetune(out="undisturbed", **fields)
@@ -150,6 +151,7 @@ def test_without_a_checkpoint_in_the_epoch_it_begins_again(photos, twice):
     check_equal(run, twice.undisturbed)
 
 
+@pytest.mark.slow
 def test_the_folder_may_have_moved_and_the_photos_too(photos, twice, tmp_path):
     own = shutil.copytree(photos, tmp_path / "here")
     interrupted(own)
@@ -383,6 +385,7 @@ def test_a_checkpoint_holds_tensors_and_json_alone(photos):
     assert Path("run/checkpoint/last.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+@pytest.mark.slow
 def test_a_file_that_can_not_grow_ends_the_run_with_a_line_and_earlier_work_intact(twice):
     resource = pytest.importorskip("resource")
     size = Path(twice.undisturbed.path, "model.safetensors").stat().st_size
@@ -454,6 +457,7 @@ def test_a_loss_that_is_not_finite_names_where_and_how_fast(photos):
         assert f"`{name}`" in nan.value.hint
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_goes_back_with_half_the_rates(photos):
     fields = {**start(train="finetune", epochs=1, lr=LR_TOO_LARGE), "data": photos}
     with pytest.raises(NonFiniteError):

@@ -74,6 +74,7 @@ def test_epochs_that_are_asked_for_are_the_most(split_photos, monkeypatch):
     assert run.info.recipe.epochs == 2
 
 
+@pytest.mark.slow
 def test_training_ends_when_another_epoch_would_be_late(split_photos, monkeypatch):
     """Epochs take longer than was measured: the run ends with what it has, and says so."""
     with_speed(monkeypatch, train=1e-4, forward=1e-5)

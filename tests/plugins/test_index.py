@@ -58,6 +58,7 @@ def test_the_second_listing_is_the_same_and_imports_no_library(home):
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == first
 
 
+@pytest.mark.slow
 def test_a_plugin_whose_code_has_changed_is_asked_again(file, install, fresh_plugins, tmp_path):
     install("zoo-index", "indexed", "zoo_index", SOURCE.format(names=["one"]))
     assert listed("indexed/*") == ["indexed/one"]
@@ -78,6 +79,7 @@ def test_a_damaged_index_is_built_again(file):
         assert listed("torchvision/resnet*") == before
 
 
+@pytest.mark.slow
 def test_a_plugin_that_fails_is_named_each_time(file, install, fresh_plugins):
     install("zoo-broken", "broken", "zoo_broken", "import nothing_of_that_name")
     for _ in range(2):

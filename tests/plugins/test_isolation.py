@@ -160,6 +160,7 @@ def test_a_backbone_that_no_plugin_declared_is_described_by_its_name(install):
     assert "acme_not_loaded" not in sys.modules
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_counted_and_listed_with_its_reason(install):
     code = GOOD.format(name="net") + (
         "    yield zoo.LeftOut(name='net_encoder', reason='a pure encoder, without a classifier')\n"

@@ -250,6 +250,7 @@ def test_an_attempt_that_failed_leaves_no_trace(limited, monkeypatch):
         ("normed", "1", ["2 images", "--batch-norm frozen", "--image-size"]),
     ],
 )
+@pytest.mark.slow
 def test_where_not_even_one_image_fits_the_best_so_far_is_kept(
     limited, split_photos, monkeypatch, backbone, limit, named
 ):
@@ -274,6 +275,7 @@ def test_an_error_of_another_kind_is_none_of_memory(limited, uneven, monkeypatch
         zoo.finetune(uneven, out="run", **FIELDS)
 
 
+@pytest.mark.slow
 def test_features_logits_and_predictions_are_computed_in_parts_too(
     limited, split_photos, monkeypatch
 ):

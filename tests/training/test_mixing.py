@@ -72,6 +72,7 @@ def test_mixed_images_go_through_a_frozen_backbone_each_time(photos):
     assert any("not cached" in text and "mixed" in text for text in said)
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_validated_and_kept(photos):
     decay, kept, at_end = 0.5, [], {}
 

@@ -111,6 +111,7 @@ def test_the_penalty_is_stronger_where_features_say_less():
 
 
 @pytest.mark.parametrize("per_class", [5, 10])
+@pytest.mark.slow
 def test_few_images_give_probabilities_that_are_worth_something(per_class):
     """Two overlapping classes in many dimensions, which any weights tell apart on so few images."""
     losses, theirs = [], []

@@ -188,6 +188,7 @@ def test_a_file_that_does_not_fit_is_an_error_that_names_file_and_place(says, tm
         ("yield zoo.Weights()", "url, hub, package and path"),
     ],
 )
+@pytest.mark.slow
 def test_a_hook_that_fails_is_named_and_the_others_are_heard(says, file, statement, cause):
     says(statement, "bad")
     says(f"yield zoo.Weights(path={str(file)!r})", "good")
@@ -300,6 +301,7 @@ def test_an_added_files_tensors_are_bit_equal_to_the_loaded_ones(file):
     assert weights.read_state_dict(done.path).keys() == given.keys()
 
 
+@pytest.mark.slow
 def test_a_run_from_an_added_file_records_where_its_weights_came_from(file, photos):
     weights.add(plugins.get(TINY), file)
     run = zoo.finetune(photos, out="run", **{**QUICK, "weights": "pretrained", "lr": 1e-9})

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from zoo.errors import RunError
-from zoo.io.files import expand
+from zoo.io.files import expand, is_file
 from zoo.recipe import Recipe
 from zoo.runs.checkpoint_file import (
     CHECKPOINT,
@@ -135,7 +135,10 @@ def remove_traces(folder: Path) -> None:
 
 
 def _default_folders(recipe: Recipe) -> Iterator[Path]:
-    data = "demo" if recipe.data is None else Path(os.path.realpath(expand(recipe.data))).name
+    data = "demo"
+    if recipe.data is not None:
+        path = Path(os.path.realpath(expand(recipe.data)))
+        data = path.stem if is_file(path) else path.name
     name = re.sub(r"[^\w.-]+", "-", recipe.backbone.partition("/")[2])
     stem = f"{data or 'data'}-{name}"
     return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in itertools.count(1))
