@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
+from timm.models import save_for_hf
 
 import zoo
 from tests.pipeline.conftest import start
@@ -22,11 +24,12 @@ KINDS = {
         "views": 2,
     },
     "cached activations": {"train": "finetune", "freeze": 4, "epochs": 2},
+    "of a checkpoint": {"train": "probe+finetune", "epochs": 2, "backbone": "local-dir:checkpoint"},
     "adapted": {"train": "finetune", "freeze": 4, "epochs": 2, "lora_rank": 2, "lr": 0.01},
 }
 
 #: What a run does on its way, and how often at least: it is killed just before one of those.
-WRITES = {"fsync": 8, "rename": 8, "unlink": 1, "tensors": 6, "half": 6, "event": 6}
+WRITES = {"fsync": 11, "rename": 11, "unlink": 1, "tensors": 6, "half": 6, "event": 6}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,11 @@ def begin():
 
 def killed_again_and_again(begin, photos, kind, times, seed):
     """Kill a run so many times, at writes and at random moments; let one go on to the end."""
-    fields = {**start(**KINDS[kind]), "checkpoint_every": 1}
+    fields = {**start(), **KINDS[kind], "checkpoint_every": 1}
+    if fields["backbone"].startswith("local-dir:"):
+        model = timm.create_model("test_resnet", num_classes=12)
+        save_for_hf(model, "checkpoint", safe_serialization=True)
+        del fields["weights"]
     undisturbed = zoo.finetune(photos, out="undisturbed", **fields)
     home = str(Path("killed").absolute())
     draw = random.Random(seed)
@@ -79,8 +86,8 @@ def killed_again_and_again(begin, photos, kind, times, seed):
             killed += 1
         check_equal(zoo.load(run), undisturbed)
         check_whole(run)
-        model = "model.safetensors"
-        assert Path(run, model).read_bytes() == Path("undisturbed", model).read_bytes()
+        for name in ("model.safetensors", "predictions.parquet"):
+            assert Path(run, name).read_bytes() == Path("undisturbed", name).read_bytes(), name
     return killed
 
 
