@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
 
 from zoo.errors import TrainingError
-from zoo.features.probe import PENALTIES, fit_probe
+from zoo.features.probe import PENALTIES, Origin, fit_probe
 
 
 def clouds(count=120, width=8, classes=3, spread=2.0, seed=0):
@@ -141,7 +141,9 @@ def test_views_of_an_image_are_never_told_apart_by_cross_validation():
     labels = torch.randint(2, (100,), generator=generator).repeat(4)
     images = torch.arange(100).repeat(4)
     assert fit_probe(noise, labels, 2).accuracy > 0.9
-    assert fit_probe(noise, labels, 2, images=images).accuracy == pytest.approx(0.5, abs=0.12)
+    assert fit_probe(
+        noise, labels, 2, origin=Origin(images=images, groups=images)
+    ).accuracy == pytest.approx(0.5, abs=0.12)
     scores = cross_val_score(
         LogisticRegression(), noise, labels, groups=images, cv=GroupKFold(n_splits=5)
     )

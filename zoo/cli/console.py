@@ -164,6 +164,11 @@ class TrainingConsole:
             ),
             ("weights", plan.weights_source),
             ("data", recipe.data or "demo (scikit-learn's digits)"),
+            *(
+                (split, place)
+                for split, place in (("val", recipe.val), ("test", recipe.test))
+                if place
+            ),
             ("classes", _classes(plan)),
             ("images", f"{plan.train_images} train, {plan.val_images} val"),
             ("input", f"{height} x {width}, {_augmentation(recipe)}"),

@@ -26,6 +26,7 @@ _METAVARS = {
     "freeze": "[none|backbone|N|STAGE]",
     "unfreeze_epoch": "N[,N...]",
     "checkpoint_every": "N|TIME",
+    "group_by": "PATTERN|COLUMN|folder",
     "time": "TIME",
 }
 

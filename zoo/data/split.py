@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
 from zoo.data.issue import STRICT_KINDS, Issue, because, refuse
@@ -15,12 +16,16 @@ from zoo.data.scan import Scan, decode_all, readable_images
 from zoo.data.sources import Part, Source, issues_of
 from zoo.data.sources.layout import normal_name
 from zoo.errors import DataError
+from zoo.io.text import listed
 
 if TYPE_CHECKING:
     from zoo.data.check.examine import Examined
     from zoo.data.image import ValueRange
 
 Label = TypeVar("Label", int, str)
+
+#: Maximum number of groups that a note names.
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +102,9 @@ def read_splits(
         train, val = stratified_split(samples, val_split, seed)
         learnt = {name for sample in train for name in sample.labels}
         if not val or len(learnt) < len(class_names):
+            what = "images" if all(s.group is None for s in samples) else "groups of images"
             raise DataError(
-                f"{source.name}: too few images to hold out {val_split:g} of each class"
+                f"{source.name}: too few {what} to hold out {val_split:g} of each class"
                 f"{because(issues)}"
             )
     else:
@@ -110,6 +116,9 @@ def read_splits(
     if of_test is not None:
         _refuse_unknown(of_test, part, class_names, issues)
         test = _readable(of_test, scan, issues, strict=strict)
+    if len(set(group_indices(train))) < 2:
+        raise DataError(f"all train images of {source.name} are in one group{because(issues)}")
+    issues += _across(source.name, {"train": train, "val": val, "test": test})
     return Splits(
         class_names=class_names,
         train=tuple(train),
@@ -178,6 +187,23 @@ def _refuse_unknown(
         )
 
 
+def _across(name: str, splits: Mapping[str, Sequence[Sample]]) -> list[Issue]:
+    """Return a note for each two splits that have groups in common."""
+    groups = {
+        split: {sample.group for sample in samples if sample.group is not None}
+        for split, samples in splits.items()
+    }
+    issues = []
+    for (split, of_split), (other, of_other) in combinations(groups.items(), 2):
+        if both := sorted(of_split & of_other):
+            reason = (
+                f"{len(both):,} groups are in both {split} and {other}: {listed(both, _EXAMPLES)}; "
+                f"figures on {other} may be far too good"
+            )
+            issues.append(Issue(kind="note", name=name, reason=reason))
+    return issues
+
+
 def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> list[Sample]:
     """Return the readable samples of a part and append issues of its samples to `issues`."""
     if strict:
@@ -200,8 +226,7 @@ def stratified_split(
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
-        key = f"image {sample.name}" if sample.group is None else f"group {sample.group}"
-        groups.setdefault(key, []).append(sample)
+        groups.setdefault(_group(sample), []).append(sample)
     members = list(groups.values())
     labels = [tuple(sorted({n for s in group for n in s.labels})) for group in members]
     by_stratum: dict[str | None, list[list[Sample]]] = {}
@@ -239,10 +264,47 @@ def rarest_labels(labels: Sequence[tuple[Label, ...]]) -> list[Label | None]:
     return [min(each, key=lambda label: (counts[label], label), default=None) for each in labels]
 
 
+def group_indices(samples: Sequence[Sample]) -> list[int]:
+    """Return the index of the group of each sample; a sample without a group is one of its own."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(_group(sample), len(numbers)) for sample in samples]
+
+
+def deal_folds(groups: Sequence[Sequence[Label]], folds: int) -> list[int]:
+    """Deal groups of images to folds, so that each has about the same number of each label.
+
+    Groups are dealt by their rarest label, the largest first, each to the fold that has the fewest
+    images of this label.
+
+    Args:
+        groups: Labels of the images of each group, in random order.
+        folds: Number of folds.
+
+    Returns:
+        The fold of each group, from 0.
+    """
+    rarest = rarest_labels([tuple(sorted(set(labels))) for labels in groups])
+    order = sorted(range(len(groups)), key=lambda n: (rarest[n], -len(groups[n])))
+    counts = [Counter[Label | None]() for _ in range(folds)]
+    totals = [0] * folds
+    dealt = [0] * len(groups)
+    for n in order:
+        label = rarest[n]
+        fold = min(range(folds), key=lambda f: (counts[f][label], totals[f]))
+        dealt[n] = fold
+        counts[fold].update(groups[n])
+        totals[fold] += len(groups[n])
+    return dealt
+
+
 def names_sha256(samples: Sequence[Sample]) -> str:
     """Return the SHA-256 of the sample names, independent of their order."""
     joined = "\n".join(sorted(sample.name for sample in samples))
     return hashlib.sha256(os.fsencode(joined)).hexdigest()
+
+
+def _group(sample: Sample) -> str:
+    return f"image {sample.name}" if sample.group is None else f"group {sample.group}"
 
 
 def _hash(text: str) -> bytes:

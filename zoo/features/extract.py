@@ -16,7 +16,7 @@ from zoo.data.dataset import ImageDataset
 from zoo.data.transforms import to_input
 from zoo.errors import BoundaryError
 from zoo.events import Listener, Note
-from zoo.features.probe import Probe, fit_probe
+from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import collect, views_of
 from zoo.machine.memory import out_of_memory_as
 from zoo.models.boundary import find_boundary
@@ -137,7 +137,7 @@ def train_probe(
     *,
     features: Tensor,
     targets: Tensor,
-    num_classes: int,
+    groups: Tensor,
     class_weights: Tensor | None,
     listen: Listener,
 ) -> Probe:
@@ -150,7 +150,7 @@ def train_probe(
         features: (views * N, C) float32 of the train images as transformed for prediction, then of
             augmented views.
         targets: (N, ...) of the images.
-        num_classes: Number of outputs of the head.
+        groups: (N,) int64, index of the group of each image.
         class_weights: (classes,), or None.
         listen: Receives a `Note` with the result.
 
@@ -158,6 +158,7 @@ def train_probe(
         TrainingError: A feature is not finite, or memory is too small.
     """
     views = len(features) // len(targets)
+    (leaf,) = head_leaves(model, backbone).values()
     with out_of_memory_as(
         f"{features.device} has too little memory to fit a probe to {len(features)} rows of "
         f"{features.shape[1]} features",
@@ -166,9 +167,11 @@ def train_probe(
         probe = fit_probe(
             features,
             torch.cat([targets] * views),
-            num_classes,
+            len(leaf.get_parameter("bias")),
             task=TASKS[recipe.task],
-            images=torch.arange(len(targets)).repeat(views),
+            origin=Origin(
+                images=torch.arange(len(targets)).repeat(views), groups=groups.repeat(views)
+            ),
             class_weights=class_weights,
             label_smoothing=recipe.label_smoothing,
             seed=recipe.seed,

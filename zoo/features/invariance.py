@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -50,6 +51,7 @@ def measure_change(
     num_classes: int,
     penalty: float,
     task: Task = SINGLE_LABEL,
+    groups: Sequence[int] | None = None,
 ) -> Change:
     """Measure the effect of a change.
 
@@ -64,12 +66,13 @@ def measure_change(
         num_classes: Number of outputs.
         penalty: Penalty of the probe.
         task: Defines the loss and correct predictions.
+        groups: Index of the group of each image. Default: each image is a group of its own.
     """
     plain, of_changed = held_out_logits(
-        [features], targets, num_classes, penalty, [features, changed], task
+        [features], targets, num_classes, penalty, [features, changed], task, groups
     )
     (learnt,) = held_out_logits(
-        [features, changed], targets, num_classes, penalty, [features], task
+        [features, changed], targets, num_classes, penalty, [features], task, groups
     )
     seen = plain.isfinite().all(dim=1)
     plain, of_changed, learnt, targets = (t[seen] for t in (plain, of_changed, learnt, targets))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.dataset import derive_seed
+from zoo.data.split import deal_folds
 from zoo.errors import TrainingError
 from zoo.tasks import SINGLE_LABEL, Task
 
@@ -63,13 +64,26 @@ class Probe:
         return torch.nn.functional.linear(features, self.weight, self.bias)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Which image and which group each row of features is from.
+
+    Attributes:
+        images: (N,) int64, index of the image; an image has several rows if it has several views.
+        groups: (N,) int64, index of the group; all images of a group are in the same fold.
+    """
+
+    images: Tensor
+    groups: Tensor
+
+
 def fit_probe(
     features: Tensor,
     targets: Tensor,
     num_classes: int,
     *,
     task: Task = SINGLE_LABEL,
-    images: Tensor | None = None,
+    origin: Origin | None = None,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     seed: int = 0,
@@ -85,11 +99,10 @@ def fit_probe(
         targets: (N, ...) as defined by the task.
         num_classes: Number of outputs.
         task: Defines the loss.
-        images: (N,) int64, index of the image of each row, if images have several views; these are
-            always in the same fold. Default: each row is a separate image.
+        origin: Image and group of each row. Default: each row is a separate image.
         class_weights: (classes,), or None.
         label_smoothing: Share of the target that is spread evenly.
-        seed: Determines how images are assigned to folds.
+        seed: Determines how groups are assigned to folds.
 
     Raises:
         TrainingError: A feature is not finite.
@@ -107,14 +120,14 @@ def fit_probe(
     weights = None if class_weights is None else class_weights.to(rows)
     problem = _Problem(rows, targets, num_classes, task, weights, label_smoothing)
     held_out = _held_out(
-        range(len(rows)) if images is None else images.tolist(),
+        range(len(rows)) if origin is None else origin.groups.tolist(),
         task.strata(targets),
         rows.shape[1] * num_classes,
         seed,
     )
     everything = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
     with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
-        count = len(rows) if images is None else len(set(images.tolist()))
+        count = len(rows) if origin is None else len(set(origin.images.tolist()))
         penalty, cv_loss, cv_accuracy = _choose_penalty(problem, held_out.to(rows.device), count)
         fitted = problem.minimise(everything, penalty, most_iterations=300)[0]
     weight = (fitted[:, :-1] if basis is None else fitted[:, :-1] @ basis.T) / scale
@@ -134,6 +147,7 @@ def held_out_logits(
     penalty: float,
     asked: Sequence[Tensor],
     task: Task,
+    groups: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """Compute logits of held-out images by cross-validation.
 
@@ -144,6 +158,7 @@ def held_out_logits(
         penalty: Penalty of the probes.
         asked: Rows (N, C) of the same images to compute logits for.
         task: Defines the loss.
+        groups: Index of the group of each image. Default: each image is a group of its own.
 
     Returns:
         (N, classes) on the CPU for each of `asked`; if only one fold is held out, NaN for all other
@@ -155,7 +170,10 @@ def held_out_logits(
     rows = rows if basis is None else rows @ basis
     targets = targets.to(rows.device)
     held_out = _held_out(
-        range(len(targets)), task.strata(targets), rows.shape[1] * num_classes, seed=0
+        range(len(targets)) if groups is None else groups,
+        task.strata(targets),
+        rows.shape[1] * num_classes,
+        seed=0,
     ).to(rows.device)
     chosen = ~held_out.repeat(len(learnt), 1)
     with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
@@ -307,18 +325,21 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[f
     return best
 
 
-def _held_out(images: Sequence[int], strata: Sequence[int], width: int, seed: int) -> Tensor:
+def _held_out(groups: Sequence[int], strata: Sequence[int], width: int, seed: int) -> Tensor:
     """Return which rows each fold holds out, (N, folds) bool.
 
-    All views of an image are in one fold, and each stratum is spread evenly over the folds.
+    All rows of a group are in one fold, and each stratum is spread evenly over the folds.
     """
-    stratum_of = dict(zip(images, strata, strict=True))
+    by_group: dict[int, list[int]] = {}
+    for group, stratum in zip(groups, strata, strict=True):
+        by_group.setdefault(group, []).append(stratum)
     generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))
-    order = torch.randperm(len(stratum_of), generator=generator).tolist()
-    shuffled = [list(stratum_of)[n] for n in order]
-    by_stratum = sorted(shuffled, key=lambda image: stratum_of[image])
-    cuts = min(FOLDS, len(by_stratum))
-    fold_of = {image: n % cuts for n, image in enumerate(by_stratum)}
-    folds = torch.tensor([fold_of[image] for image in images])
-    count = cuts if len(images) * width <= _MOST_WORK else 1
+    order = torch.randperm(len(by_group), generator=generator).tolist()
+    names = list(by_group)
+    shuffled = [names[n] for n in order]
+    cuts = min(FOLDS, len(shuffled))
+    dealt = deal_folds([by_group[group] for group in shuffled], cuts)
+    fold_of = dict(zip(shuffled, dealt, strict=True))
+    folds = torch.tensor([fold_of[group] for group in groups])
+    count = cuts if len(groups) * width <= _MOST_WORK else 1
     return folds[:, None] == torch.arange(count)

@@ -23,8 +23,19 @@ from zoo.runs.checkpoint_file import CHECKPOINT, DATA, Checkpoint, read_checkpoi
 from zoo.runs.write import versions
 from zoo.training.state import TrainingState
 
-#: Fields that don't affect the weights, and `data`, since the images themselves are compared.
-_FREE = frozenset({"data", "workers", "cache_size", "checkpoint_every", "strict", "follow_links"})
+#: Fields that don't affect the weights, and places of images, which are compared themselves.
+_FREE = frozenset(
+    {
+        "data",
+        "val",
+        "test",
+        "workers",
+        "cache_size",
+        "checkpoint_every",
+        "strict",
+        "follow_links",
+    }
+)
 
 #: Fields that can never change, because the tensors of the checkpoint would no longer fit.
 _BOUND = frozenset(

@@ -15,6 +15,7 @@ from zoo.cache import Store
 from zoo.data.check import examined_store, remember
 from zoo.data.dataset import ImageDataset, Index, derive_seed
 from zoo.data.decoded import DecodedImages
+from zoo.data.split import group_indices
 from zoo.data.transforms import (
     SMALLEST_CROP,
     Transform,
@@ -27,7 +28,7 @@ from zoo.errors import CacheError
 from zoo.events import EpochEnd, Listener, Note, Progress, epoch_metrics
 from zoo.features.extract import Features, measure_probe, train_probe
 from zoo.features.invariance import measure_change
-from zoo.features.probe import Probe, fit_probe
+from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import fill, views_of
 from zoo.features.stores import FrozenPart, Stores, image_store, row_store
 from zoo.machine.processes import decide_on_main, together
@@ -209,6 +210,7 @@ class _Probing:
         plan = prepared.plan
         self._num_classes = len(plan.class_names)
         self._task = TASKS[plan.recipe.task]
+        self._groups = torch.tensor(group_indices(prepared.splits.train))
         self._features = Features(
             prepared.model, boundary, plan.preprocess, prepared.accelerator, listen
         )
@@ -233,7 +235,12 @@ class _Probing:
         targets, val_targets = images.plain.targets, images.val.targets
         if plan.recipe.views:
             penalty = fit_probe(
-                features, targets, self._num_classes, task=self._task, seed=plan.recipe.seed
+                features,
+                targets,
+                self._num_classes,
+                task=self._task,
+                origin=Origin(images=torch.arange(len(targets)), groups=self._groups),
+                seed=plan.recipe.seed,
             ).penalty
         else:
             probe = self._fit(features, targets)
@@ -273,7 +280,7 @@ class _Probing:
             self._prepared.plan.recipe,
             features=features,
             targets=targets,
-            num_classes=self._num_classes,
+            groups=self._groups,
             class_weights=self._class_weights,
             listen=self._listen,
         )
@@ -327,6 +334,7 @@ class _Probing:
                     self._num_classes,
                     penalty,
                     self._task,
+                    self._groups[some].tolist(),
                 ),
             )
             decided[name], text = decide_change(name, found, smallest)

@@ -218,6 +218,8 @@ def prepare(
     )
     resolver.spell_out(
         data=_absolute(recipe.data),
+        val=_absolute(recipe.val),
+        test=_absolute(recipe.test),
         image_size=preprocess.size if isinstance(preprocess.size, int) else None,
     )
     resolver.replace(

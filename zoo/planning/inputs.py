@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from zoo.data.check import (
 from zoo.data.issue import describe
 from zoo.data.scan import Verdict
 from zoo.data.sources import open_source
-from zoo.data.split import Splits, read_splits
+from zoo.data.split import Splits, group_indices, read_splits
 from zoo.data.value_range import common_range
 from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
@@ -65,7 +66,14 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
     """
     if recipe.data is not None:
         listen(Note(text=f"reading the images of {recipe.data}"))
-    source = open_source(recipe.data, task=recipe.task, follow_links=recipe.follow_links)
+    source = open_source(
+        recipe.data,
+        task=recipe.task,
+        follow_links=recipe.follow_links,
+        group_by=recipe.group_by,
+        val=recipe.val,
+        test=recipe.test,
+    )
     examined: dict[Path, Examined] = {}
     with examined_store() as known:
 
@@ -83,6 +91,7 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
         )
     for text in (*describe(splits.issues), *warn_of(splits, examined, source.name)):
         listen(Note(text=text, warning=True))
+    _note_groups(splits, listen)
     of_train = [examined[s.file] for s in splits.train if s.file is not None]
     value_range = common_range(of_train)
     if value_range is not None:
@@ -92,6 +101,18 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
             Note(text=f"images of more than 8 bits ({depths}): {low:g} to {high:g} become 0 to 255")
         )
     return replace(splits, examined=tuple(examined.values()), value_range=value_range)
+
+
+def _note_groups(splits: Splits, listen: Listener) -> None:
+    samples = [*splits.train, *splits.val]
+    if all(sample.group is None for sample in samples):
+        return
+    sizes = Counter(group_indices(samples)).values()
+    if max(sizes) == 1:
+        listen(Note(text="groups have no effect: each is of one image", warning=True))
+        return
+    size = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
+    listen(Note(text=f"{len(sizes):,} groups of {size} images, which are not split"))
 
 
 def load_weights(

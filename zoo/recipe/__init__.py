@@ -44,7 +44,17 @@ _MOST_PROBLEMS = 20
 
 #: Fields by section, in recipe files, the help and the documentation.
 SECTIONS = {
-    "Data": ("data", "task", "val_split", "strict", "follow_links", "image_size"),
+    "Data": (
+        "data",
+        "val",
+        "test",
+        "task",
+        "val_split",
+        "group_by",
+        "strict",
+        "follow_links",
+        "image_size",
+    ),
     "Model": (
         "backbone",
         "backbone_options",
@@ -123,6 +133,18 @@ class Recipe(BaseModel):
         "or Parquet table with path and label. If omitted: the demo, scikit-learn's handwritten "
         "digits.",
     )
+    val: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder or table of the val images, which choose the best epoch. Default: the "
+        "val split of the data, or else a part of train.",
+    )
+    test: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder or table of the test images, which are evaluated once, with the final "
+        "model. Default: the test split of the data, if there is one.",
+    )
     task: Literal["auto", "single-label", "multi-label"] = Field(
         "auto",
         description="single-label: each image has one label; multi-label: any number of labels; "
@@ -132,7 +154,15 @@ class Recipe(BaseModel):
         0.2,
         gt=0,
         lt=1,
-        description="Fraction of each class held out for validation if there is no val folder.",
+        description="Fraction of each class held out for validation if there are no val images.",
+    )
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="Groups of images, such as those of one patient, that are never split between "
+        "train and val: a column of the table; folder, for subfolders of class folders; or a "
+        "regular expression with the group in parentheses, searched in the path of each image, "
+        "such as '(patient[0-9]+)_'. Default: the source's own groups.",
     )
     strict: bool = Field(
         False,
@@ -342,7 +372,7 @@ class Recipe(BaseModel):
         "fp32", description="Precision of cached activations; fp16 halves their size."
     )
 
-    @field_validator("backbone", "weights", "data")
+    @field_validator("backbone", "weights", "data", "val", "test", "group_by")
     @classmethod
     def _has_no_nul(cls, value: str | None, about: ValidationInfo) -> str | None:
         if value is not None and "\0" in value:

@@ -13,6 +13,7 @@ from torch import nn
 from zoo.data.decoded import DecodedImages
 from zoo.data.issue import STRICT_KINDS, Issue, because
 from zoo.data.sources import Source, issues_of, open_source
+from zoo.data.sources.grouped import FOLDER
 from zoo.data.sources.layout import is_val_name, normal_name
 from zoo.data.split import Splits, names_sha256, read_labelled, read_splits
 from zoo.data.transforms import eval_transform
@@ -151,7 +152,15 @@ def images_of(
         recipe.data is not None and os.path.realpath(data) == os.path.realpath(recipe.data)
     )
     follow_links = follow_links or (own and recipe.follow_links)
-    source = open_source(given, task=info.task, follow_links=follow_links)
+    source = open_source(
+        given,
+        task=info.task,
+        follow_links=follow_links,
+        group_by=recipe.group_by if own else None,
+        subfolders=recipe.group_by == FOLDER,
+        val=recipe.val if own else None,
+        test=recipe.test if own else None,
+    )
     if own and split in ("val", "train"):
         return _of_training(info, source, split, strict=strict)
     wanted = _wanted(source, split)

@@ -14,6 +14,7 @@ from zoo.data.check.findings import Finding, of_comparison, of_images
 from zoo.data.check.folders import count_classes, of_classes, of_listing
 from zoo.data.check.listing import Listing, list_data
 from zoo.data.check.memory import examined_store, remember
+from zoo.data.check.names import of_names
 
 #: Files examined between two writes to the store, so that an interrupt loses little.
 _BATCH = 1024
@@ -105,11 +106,13 @@ def checked(
     )
     comparison = compare(photos)
     counts = count_classes(listing, photos)
+    named = of_names(photos)
     findings = [
         *of_classes(counts),
         *of_images(photos),
         *of_comparison(comparison, flat="" in counts),
         *of_listing(listing),
+        *([named] if named is not None else []),
     ]
     good = [photo.examined for photo in photos if photo.used]
     totals = Counter(photo.split for photo in photos if photo.used)

@@ -43,12 +43,13 @@ class Finding:
     advice: str
 
 
-def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
+def of_comparison(found: Comparison, *, flat: bool, held_out: str = "val") -> list[Finding]:
     """Return findings about exact and near duplicates.
 
     Args:
         found: Result of the comparison.
         flat: Whether the data has no val split, so that zoo will split it.
+        held_out: Name of the split that is not train, for messages.
     """
     both = "; zoo's split may put one into train and another into val" if flat else ""
     return [
@@ -57,10 +58,11 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
             _finding(
                 "leakage",
                 "error",
-                "{} of val {is_are} in train too (leakage)",
+                f"{{}} of {held_out} {{is_are}} in train too (leakage)",
                 found.leaks,
                 sum(photo.split == "val" for group in found.leaks for photo in group),
-                "val accuracy counts what was learnt by heart; `fix_to` leaves them out of train",
+                f"{held_out} accuracy counts what was learnt by heart; `fix_to` leaves them out of "
+                "train",
             ),
             _finding(
                 "label-conflict",
@@ -73,11 +75,11 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
             _finding(
                 "near-leakage",
                 "error",
-                "{} of val look{s} like one of train (leakage)",
+                f"{{}} of {held_out} look{{s}} like one of train (leakage)",
                 found.near_leaks,
                 len({photo.path for g in found.near_leaks for photo in g if photo.split == "val"}),
-                "resized or edited copies, or pictures of one series: look at them; `fix_to` "
-                "leaves those of train out",
+                "resized or edited copies, or pictures of one series: look at them; `group_by` "
+                "keeps a series together, `fix_to` leaves those of train out",
             ),
             _finding(
                 "near-conflict",
@@ -101,7 +103,8 @@ def of_comparison(found: Comparison, *, flat: bool) -> list[Finding]:
                 "{} look{s} like another of the same class" + both,
                 found.near_duplicates,
                 sum(len(group) - 1 for group in found.near_duplicates),
-                "where they are of one series, put all of it into train/ or into val/"
+                "where they are of one series, put all of it into train/ or into val/, or keep it "
+                "together with `group_by`"
                 if flat
                 else "nothing, unless a series should weigh no more than one image",
             ),

@@ -8,6 +8,8 @@ from zoo import plugins
 from zoo.data.files import extension
 from zoo.data.sources.demo import DemoSource
 from zoo.data.sources.folder import FolderSource
+from zoo.data.sources.grouped import FOLDER, GroupedSource, by_pattern, folder_of, own_group
+from zoo.data.sources.joined import JoinedSource
 from zoo.data.sources.source import Part, Source, issues_of
 from zoo.data.sources.table import TABLES, TableSource
 from zoo.errors import PluginError
@@ -25,7 +27,14 @@ __all__ = [
 
 
 def open_source(
-    data: str | Path | None, *, task: str = "auto", follow_links: bool = False
+    data: str | Path | None,
+    *,
+    task: str = "auto",
+    follow_links: bool = False,
+    group_by: str | None = None,
+    subfolders: bool = False,
+    val: str | None = None,
+    test: str | None = None,
 ) -> Source:
     """Open the data source for `data`.
 
@@ -34,16 +43,63 @@ def open_source(
             for the demo.
         task: As in the recipe; `single-label`: each label cell of a table is one label.
         follow_links: Also follow links that lead out of the folder.
+        group_by: As in the recipe: a column of the table; `folder`; or a regular expression that
+            finds the group in a sample's name. None: the source's own groups, if it has any.
+        subfolders: Also read images in subfolders of class folders, as with `group_by=folder`.
+        val: Where the val split is, as for `data`; None: in `data`.
+        test: Where the test split is, as for `data`; None: in `data`.
 
     Raises:
-        DataError: If the source does not exist or can't be read.
+        DataError: If the source does not exist or can't be read, or `group_by` does not fit it.
         PluginError: A plugin's source fails.
     """
-    if data is None:
+
+    def opened(place: str | Path | None) -> Source:
+        return _open(
+            place, task=task, follow_links=follow_links, group_by=group_by, subfolders=subfolders
+        )
+
+    source = opened(data)
+    others = {
+        split: opened(place) for split, place in (("val", val), ("test", test)) if place is not None
+    }
+    return JoinedSource(source, others) if others else source
+
+
+def _open(
+    data: str | Path | None,
+    *,
+    task: str,
+    follow_links: bool,
+    group_by: str | None,
+    subfolders: bool,
+) -> Source:
+    """Open a source in a single place."""
+    path = None if data is None else expand(data)
+    if path is not None and is_file(path) and extension(path) in TABLES:
+        table = TableSource(path, task=task, group_by=group_by)
+        if group_by is None:
+            return table
+        if table.grouped:
+            return GroupedSource(table, group_by, own_group)
+        group_of = folder_of if group_by == FOLDER else by_pattern(group_by, table.columns)
+        return GroupedSource(table, group_by, group_of)
+    subfolders = subfolders or group_by == FOLDER
+    source = _without_groups(data, path, follow_links=follow_links, subfolders=subfolders)
+    if group_by is None:
+        return source
+    if group_by != FOLDER:
+        return GroupedSource(source, group_by, by_pattern(group_by))
+    own = isinstance(source, FolderSource)
+    return GroupedSource(source, group_by, own_group if own else folder_of)
+
+
+def _without_groups(
+    data: str | Path | None, path: Path | None, *, follow_links: bool, subfolders: bool
+) -> Source:
+    """Open a source that is no table, with its own groups."""
+    if path is None:
         return DemoSource()
-    path = expand(data)
-    if is_file(path) and extension(path) in TABLES:
-        return TableSource(path, task=task)
     if not exists(path):
         for plugin in plugins.connect_all():
             for name, opener in plugins.declared(plugin, "zoo_sources").items():
@@ -56,4 +112,4 @@ def open_source(
                     ) from error
                 if source is not None:
                     return source
-    return FolderSource(path, follow_links=follow_links)
+    return FolderSource(path, follow_links=follow_links, subfolders=subfolders)

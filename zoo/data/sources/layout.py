@@ -19,6 +19,9 @@ TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
 
+#: Text of the note on a folder with a train folder, but without a val folder.
+NO_VAL = "no val folder: a part of the train folder is held out"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -87,15 +90,23 @@ def split_folders(root: Path, reach: Reach) -> Layout:
         test = None
     if test in refused:
         test = None
+    if test is not None and not _class_names(test) & _class_names(train):
+        reason = f"not used: none of its folders is a class of {train.name}"
+        issues.append(Issue(kind="skipped", name=str(test), reason=reason))
+        test = None
     if val is None or val in refused:
-        reason = f"no val folder: a part of {train.name} is held out"
-        issues.append(Issue(kind="note", name=str(root), reason=reason))
+        issues.append(Issue(kind="note", name=str(root), reason=NO_VAL))
         val = None
     return Layout(train=train, val=val, test=test, issues=tuple(issues))
 
 
-def class_images(folder: Path, reach: Reach) -> ClassFolders:
+def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> ClassFolders:
     """List the image files of each class.
+
+    Args:
+        folder: The folder with the class folders.
+        reach: Allowed link targets.
+        subfolders: Also list images in subfolders of class folders.
 
     Raises:
         DataError: There are no images, or a folder can't be listed.
@@ -109,10 +120,13 @@ def class_images(folder: Path, reach: Reach) -> ClassFolders:
     for class_dir in class_dirs:
         if class_dir in refused:
             continue
-        images, others, nested, out = _sorted_out(class_dir, reach)
+        images, others, nested, out = _sorted_out(class_dir, reach, subfolders=subfolders)
         issues += out
         passed_over += [class_dir / name for name in others]
-        deeper = f"{nested} images lie in its subfolders, which are not searched"
+        deeper = (
+            f"{nested} images lie in its subfolders, which are not searched; `group_by=folder` "
+            f"uses them, with each subfolder as a group"
+        )
         if images:
             name = class_name(class_dir)
             by_class[name] = [*by_class.get(name, []), *images]
@@ -218,6 +232,10 @@ def visible_folders(folder: Path) -> list[Path]:
     return [folder / entry.name for entry in _visible(folder) if _is_folder(entry)]
 
 
+def _class_names(folder: Path) -> set[str]:
+    return {normal_name(each.name) for each in visible_folders(folder)}
+
+
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
     """List the entries of a folder that are not hidden, sorted, without a stat call per file."""
     try:
@@ -241,11 +259,29 @@ def _refused_below(folder: Path, reach: Reach) -> dict[Path, Issue]:
     return {path: issue for path in paths if (issue := refused_link(path, reach))}
 
 
-def _sorted_out(class_dir: Path, reach: Reach) -> tuple[list[Path], list[str], int, list[Issue]]:
-    """Return a class folder's images, other names, number of nested images, and outside links."""
-    images, others, nested, out = [], [], 0, []
+def _sorted_out(
+    class_dir: Path, reach: Reach, *, subfolders: bool
+) -> tuple[list[Path], list[str], int, list[Issue]]:
+    """Return a class folder's images, other names, number of unused nested images, and issues.
+
+    The issues are links that are not followed.
+    """
+    images: list[Path] = []
+    others: list[str] = []
+    nested, out = 0, []
     for entry in _visible(class_dir):
         is_folder = _is_folder(entry)
+        if is_folder and subfolders:
+            folder = class_dir / entry.name
+            if entry.is_symlink():
+                reason = "a link to a folder in a class folder is not followed"
+                out.append(Issue(kind="skipped", name=str(folder), reason=reason))
+                continue
+            deeper, names, _, links = _sorted_out(folder, reach, subfolders=True)
+            images += deeper
+            others += [f"{entry.name}/{name}" for name in names]
+            out += links
+            continue
         if is_folder and not entry.is_symlink():
             nested += len(images_in(class_dir / entry.name))
         # Everything with an image extension is listed, so that it is reported if unreadable.

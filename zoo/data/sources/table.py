@@ -48,7 +48,7 @@ class _Columns:
         label: Column of labels; None if each column of `each` is one label.
         split: Column of splits; None without one.
         group: Column of groups; None without one.
-        each: All other columns.
+        each: All other columns, without any for groups.
     """
 
     path: str
@@ -69,16 +69,23 @@ class TableSource:
     Args:
         file: CSV (or TSV) in UTF-8 with a header, or Parquet.
         task: As in the recipe; `single-label`: a cell is always one label, never split.
+        group_by: The column of groups, if there is one of this name; else the column `group`.
+
+    Attributes:
+        columns: The names of all columns.
+        grouped: Whether groups are from the column `group_by`.
 
     Raises:
         DataError: The file can't be read, or lacks a required column or value.
     """
 
-    def __init__(self, file: Path, *, task: str = "auto") -> None:
+    def __init__(self, file: Path, *, task: str = "auto", group_by: str | None = None) -> None:
         self.name = str(file)
         self._issues: list[Issue] = []
         header, rows = _read(file)
-        columns = _columns(file, header)
+        columns = _columns(file, header, group_by)
+        self.columns = tuple(header)
+        self.grouped = group_by is not None and columns.group in _named(group_by, header)
         if columns.label is not None and columns.each:
             self._add("skipped", f"columns that are not used: {listed(columns.each)}")
         samples = self._samples(file, columns, rows, task)
@@ -204,7 +211,11 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _columns(file: Path, header: Sequence[str]) -> _Columns:
+def _named(name: str, header: Sequence[str]) -> list[str]:
+    return [each for each in header if each.lower() == name.lower()]
+
+
+def _columns(file: Path, header: Sequence[str], group_by: str | None) -> _Columns:
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise DataError(f"{file} has two columns {twice[0]!r}")
@@ -215,6 +226,8 @@ def _columns(file: Path, header: Sequence[str]) -> _Columns:
 
     path, label, split, group = map(column, (PATH, LABEL, SPLIT, GROUP))
     each = tuple(name for name in header if name not in (path, label, split, group))
+    for asked in _named(group_by or "", each):
+        group, each = asked, tuple(name for name in each if name != asked)
     if path is None or not (label or each):
         raise DataError(
             f"{file} needs a header with the columns path and label (or path and a column of 0 and "
