@@ -3,12 +3,16 @@
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
 import zoo
 from tests.conftest import COLOURS, QUICK, make_photos, save_photo
+from zoo.cli import main
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import DataError
+from zoo.events import EpochEnd
+from zoo.integrity import verify
 
 
 def read(data, **options):
@@ -72,3 +76,55 @@ def test_a_test_folder_without_labels_is_noted(split_photos, tmp_path):
         splits = read(root)
         assert not splits.test
         assert [issue.kind for issue in splits.issues] == ["skipped"]
+
+
+@pytest.mark.parametrize("train", ["probe", "finetune", "probe+finetune"])
+def test_a_final_model_is_trained_on_all_images(photos, tmp_path, train):
+    events = []
+    fields = {**QUICK, "epochs": 2, "train": train, "freeze": "none"}
+    out = tmp_path / "run"
+    run = zoo.finetune(photos, out=out, val_split=0, listen=events.append, **fields)
+    ends = [event for event in events if isinstance(event, EpochEnd)]
+    assert all(end.best for end in ends)
+    assert {end.interpolation for end in ends} <= {0.0, 1.0}
+    assert not any(name.startswith("val_") for end in ends for name in end.metrics)
+    assert run.info.epoch == (0 if train == "probe" else 2)
+    assert run.info.score is None
+    assert not run.info.val_metrics
+    assert run.evaluate(split="train").images == 30
+    with pytest.raises(DataError):
+        run.evaluate()
+    assert {finding.state for finding in verify(out)} <= {"ok", "unchecked"}
+
+
+def test_a_final_model_is_resumed_to_the_same_weights(photos, tmp_path):
+    fields = {**QUICK, "epochs": 2, "val_split": 0}
+    whole = zoo.finetune(photos, out=tmp_path / "whole", **fields)
+
+    def stop(event):
+        if isinstance(event, EpochEnd) and event.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        zoo.finetune(photos, out=tmp_path / "run", listen=stop, **fields)
+    resumed = zoo.resume(tmp_path / "run")
+    for name, tensor in whole.model.state_dict().items():
+        assert tensor.equal(resumed.model.state_dict()[name])
+
+
+def test_a_final_model_is_measured_on_test_alone(three, tmp_path):
+    out = tmp_path / "run"
+    run = zoo.finetune(three[0], out=out, val_split=0, test=three[2], train="probe", **QUICK)
+    assert set(run.info.test_metrics) >= {"accuracy", "loss"}
+    assert run.evaluate(split="test").images == 6
+    result = CliRunner().invoke(main, ["predict", str(out), str(three[2])])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_command_line_says_that_nothing_was_measured(photos):
+    command = ["finetune", "--data", str(photos), "--val-split", "0", "--train", "probe"]
+    for name in ("backbone", "weights", "image_size", "device"):
+        command += [f"--{name.replace('_', '-')}", str(QUICK[name])]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "not measured on held-out images" in result.output

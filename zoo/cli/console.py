@@ -81,6 +81,7 @@ class TrainingConsole:
         self._epoch_columns: list[str] = []
         self._kind: Task = SINGLE_LABEL
         self._baseline = 0.0
+        self._measured = True
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -115,8 +116,8 @@ class TrainingConsole:
                     self.say(with_flags(text))
             case Plan():
                 self._kind = TASKS[event.recipe.task]
-                baseline = self._kind.baseline(event.val_counts, event.val_images)
-                self._baseline = baseline.value
+                self._baseline = event.baseline.value
+                self._measured = event.val_images > 0
                 self._plan(event)
             case Done():
                 self._done(event)
@@ -135,8 +136,7 @@ class TrainingConsole:
         seconds = time.perf_counter() - self._started
         self._progress.stop()
         self.say(
-            f"\nval {metric_label(run.info.score_name)} {run.info.score:.2%} ({run.info.stage}), "
-            f"{seconds:.0f} s in all",
+            f"\n{run.info.score_text} ({run.info.stage}), {seconds:.0f} s in all",
             "bold",
         )
         if run.info.recipe.weights == "none":
@@ -173,7 +173,11 @@ class TrainingConsole:
             ("images", f"{plan.train_images} train, {plan.val_images} val"),
             ("input", f"{height} x {width}, {_augmentation(recipe)}"),
             ("training", _training(plan)),
-            ("best by", f"val {metric_label(recipe.metric)}"),
+            (
+                ("best by", f"val {metric_label(recipe.metric)}")
+                if plan.val_images
+                else ("kept", "the last epoch, as there are no val images")
+            ),
             ("device", f"{plan.device}, {recipe.precision}"),
             *([("allocator", plan.allocator)] if self._verbose else []),
             ("run folder", str(plan.out)),
@@ -222,14 +226,14 @@ class TrainingConsole:
         first = not self._epoch_columns
         if first:
             self._choose_epoch_columns()
-        metrics, score = end.metrics, end.metrics[f"val_{self._kind.main}"]
+        metrics, score = end.metrics, end.metrics.get(f"val_{self._kind.main}", 0.0)
         good = end.best and score > self._baseline
         cells = {
             "epoch": str(end.epoch or "probe"),
             "train loss": f"{metrics['train_loss']:.4f}",
             "train acc": f"{metrics['train_accuracy']:.2%}",
-            "val loss": f"{metrics['val_loss']:.4f}",
-            "val acc": f"{metrics['val_accuracy']:.2%}",
+            "val loss": f"{metrics.get('val_loss', 0):.4f}",
+            "val acc": f"{metrics.get('val_accuracy', 0):.2%}",
             "val mAP": f"{metrics.get('val_map', 0):.2%}",
             "lr backbone": f"{end.lr_backbone:.3g}",
             "lr head": f"{end.lr_head:.3g}",
@@ -238,7 +242,8 @@ class TrainingConsole:
         }
         columns = [number(name, least=_EPOCH_COLUMNS[name]) for name in self._epoch_columns]
         row = [cells[name] for name in self._epoch_columns]
-        note = "best" if good else "no better than guessing" if end.best else ""
+        poor = end.best and not good and self._measured
+        note = "best" if good else "no better than guessing" if poor else ""
         if least_width([*columns, label()], [[*row, note]]) <= self.out.width:
             columns, row, note = [*columns, label()], [*row, note], ""
         style = "green" if good else None
@@ -249,7 +254,9 @@ class TrainingConsole:
     def _choose_epoch_columns(self) -> None:
         """Hide the columns that do not fit a narrow terminal, and report it."""
         # With several labels an image, all are rarely right: mAP is more informative than accuracy.
-        unused = ("val mAP",) if self._kind is SINGLE_LABEL else ("train acc", "val acc")
+        unused = ["val mAP"] if self._kind is SINGLE_LABEL else ["train acc", "val acc"]
+        if not self._measured:
+            unused += [name for name in _EPOCH_COLUMNS if name.startswith("val")]
         self._epoch_columns = [name for name in _EPOCH_COLUMNS if name not in unused]
         left_out = []
         for name in ("data wait", "lr head", "lr backbone", "seconds"):

@@ -14,7 +14,7 @@ from zoo.data.issue import STRICT_KINDS, Issue, because, refuse
 from zoo.data.sample import Sample
 from zoo.data.scan import Scan, decode_all, readable_images
 from zoo.data.sources import Part, Source, issues_of
-from zoo.data.sources.layout import normal_name
+from zoo.data.sources.layout import NO_VAL, normal_name
 from zoo.errors import DataError
 from zoo.io.text import listed
 
@@ -71,13 +71,13 @@ def read_splits(
 ) -> Splits:
     """Read the classes and the splits of a source.
 
-    Without a val split, `val_split` of each class in train is held out. Every image is scanned
-    once, so that unreadable ones are found before training. An image whose format differs from its
-    extension is read by its format, and reported as an issue.
+    Without a val split, `val_split` of each class in train is held out, and with 0, val is empty.
+    Every image is scanned once, so that unreadable ones are found before training. An image whose
+    format differs from its extension is read by its format, and reported as an issue.
 
     Args:
         source: Source of the images.
-        val_split: Fraction of each class to hold out, above 0 and below 1.
+        val_split: Fraction of each class to hold out, below 1.
         seed: Decides which images are held out.
         strict: Raise an error for issues of `STRICT_KINDS`.
         scan: Examines the files.
@@ -86,7 +86,7 @@ def read_splits(
         DataError: No images, fewer than two classes, a class too small to split, a val or test
             class that train lacks, or (strict) an issue of `STRICT_KINDS`.
     """
-    issues = [*issues_of(source)]
+    issues = [i for i in issues_of(source) if val_split or i.reason != NO_VAL]
     if "train" not in source.splits:
         raise DataError(f"{source.name} has no images to learn from{because(issues)}")
     part = source.read("train")
@@ -98,7 +98,10 @@ def read_splits(
     class_names = tuple(sorted({name for sample in samples for name in sample.labels}))
     if len(class_names) < 2:
         raise _too_few_classes(part.name, class_names, because(issues))
-    if of_val is None:
+    val: list[Sample] = []
+    if of_val is None and not val_split:
+        train = samples
+    elif of_val is None:
         train, val = stratified_split(samples, val_split, seed)
         learnt = {name for sample in train for name in sample.labels}
         if not val or len(learnt) < len(class_names):

@@ -34,7 +34,6 @@ from zoo.runs.write import (
     metrics_text,
     versions,
 )
-from zoo.tasks import metric_label
 
 #: Contents of a run's checkpoint besides its tensors.
 About = Mapping[str, Any]
@@ -101,8 +100,7 @@ def _model(file: Path, about: About | None = None) -> tuple[Finding, ModelInfo |
     def check() -> str:
         nonlocal info
         header, info = read_head(file)
-        score = f"val {metric_label(info.score_name)} {info.score:.2%}"
-        text = f"{len(info.class_names)} classes, {info.stage}, {score}"
+        text = f"{len(info.class_names)} classes, {info.stage}, {info.score_text}"
         try:
             load(file, device="cpu")
         except PluginError as error:

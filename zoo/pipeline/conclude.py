@@ -14,7 +14,7 @@ from zoo.events import Listener, Note
 from zoo.runs.card import write_card
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
-from zoo.runs.scores import Scores, features_and_logits, rows_of, write_predictions
+from zoo.runs.scores import COLUMNS, Scores, features_and_logits, rows_of, write_predictions
 from zoo.runs.write import write_model
 from zoo.tasks import metric_label
 from zoo.weights.header import read_header
@@ -37,9 +37,8 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     Raises:
         RunError: A file can't be written, or a score is not finite.
     """
-    measured = [_score(run, "val", splits.val, splits)]
-    if splits.test:
-        measured.append(_score(run, "test", splits.test, splits))
+    held_out = (("val", splits.val), ("test", splits.test))
+    measured = [_score(run, split, samples, splits) for split, samples in held_out if samples]
     info, task = run.info, run.task
     metrics = {s.split: dict(task.measure(s.logits, s.targets).values) for s in measured}
     if "test" in metrics:
@@ -47,6 +46,8 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
         value = metrics["test"][task.main]
         listen(Note(text=f"test {metric_label(task.main)} {value:.2%}, {len(splits.test)} images"))
     columns: dict[str, list[object]] = {}
+    if not measured:
+        columns = {name: [] for name in (*sorted(COLUMNS), *(f"p_{n}" for n in info.class_names))}
     for each in measured:
         for name, values in rows_of(each, info.class_names, task).items():
             columns.setdefault(name, []).extend(values)

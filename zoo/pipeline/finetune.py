@@ -218,9 +218,10 @@ def execute(
 
 def caveats(state: TrainingState, plan: Plan) -> list[str]:
     """Return reasons why the best model may be of little use, one sentence each."""
-    found = []
-    task = TASKS[plan.recipe.task]
-    baseline = task.baseline(plan.val_counts, plan.val_images)
+    found: list[str] = []
+    if not plan.val_images:
+        return found
+    task, baseline = TASKS[plan.recipe.task], plan.baseline
     if state.best_score <= baseline.value:
         found.append(
             f"val {metric_label(task.main)} {state.best_score:.2%} is no better than "

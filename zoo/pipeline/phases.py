@@ -38,7 +38,7 @@ from zoo.planning import Prepared
 from zoo.planning.decisions import decide_change, decide_epochs
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
-from zoo.tasks import TASKS, Metrics
+from zoo.tasks import TASKS, UNMEASURED, Metrics
 from zoo.training.adapters import attached
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
 from zoo.training.mixing import batch_transform
@@ -121,7 +121,7 @@ def run_stages(
             loaders=loaders or _image_loaders(prepared, images, stores, listen),
             origin=origin,
             task=task,
-            baseline=task.baseline(plan.val_counts, plan.val_images),
+            baseline=plan.baseline,
             class_weights=class_weights,
             batch_transform=batch_transform(recipe, len(plan.class_names)),
             adapters=prepared.adapters,
@@ -228,10 +228,12 @@ class _Probing:
         started = time.perf_counter()
         prepared, plan = self._prepared, self._prepared.plan
         images = _images(prepared, plan.recipe, self._keys)
-        plain = [(images.plain, views_of(images.plain)), (images.val, views_of(images.val))]
+        plain = [(each, views_of(each)) for each in (images.plain, images.val)]
         store = self._kept(images.seen, plain)
         features = self._features.of(images.plain, 0, store, "features")
-        val_features = self._features.of(images.val, 0, store, "val features")
+        val_features = None
+        if len(images.val):
+            val_features = self._features.of(images.val, 0, store, "val features")
         targets, val_targets = images.plain.targets, images.val.targets
         if plan.recipe.views:
             penalty = fit_probe(
@@ -257,7 +259,9 @@ class _Probing:
         self._listen(Note(text=f"features of {self._features.origin}", detail=True))
         repeated = torch.cat([targets] * (len(features) // len(targets)))
         learnt = measure_probe(probe, features, repeated, self._task)
-        val = measure_probe(probe, val_features, val_targets, self._task)
+        val = UNMEASURED
+        if val_features is not None:
+            val = measure_probe(probe, val_features, val_targets, self._task)
         end = EpochEnd(
             epoch=0,
             metrics=epoch_metrics(

@@ -198,7 +198,7 @@ class RunWriter:
         # The run may have ended because its folder can't be read.
         with contextlib.suppress(RunError):
             info = read_info(self._folder / MODEL)
-            lines.append(f"kept the best so far in {self._folder}: {info.stage}, {info.score:.2%}")
+            lines.append(f"kept the best so far in {self._folder}: {info.stage}, {info.score_text}")
         if self.kept or not lines:
             lines.append(f"resume with: zoo finetune --resume {shlex.quote(str(self._folder))}")
         return "\n".join(lines)

@@ -35,7 +35,7 @@ from zoo.models.optim import MOMENTS
 from zoo.models.replay import Boundary
 from zoo.models.variant import check_options
 from zoo.planning.caching import plan_activations, plan_probe
-from zoo.planning.checks import check_forward, plan_what_trains, warn_of_unmeasured
+from zoo.planning.checks import check_forward, plan_what_trains
 from zoo.planning.config import Config, Resolver
 from zoo.planning.decisions import (
     choose_batch_size,
@@ -49,12 +49,14 @@ from zoo.planning.decisions import (
     decide_rates,
     decide_stages,
     decide_task,
+    decide_unmeasured,
     warn_of_slow_precision,
 )
 from zoo.planning.inputs import as_asked, load_weights, read_data
 from zoo.planning.same_data import check_same_data
 from zoo.recipe import Recipe
 from zoo.runs.folder import check_run_space, choose_folder
+from zoo.tasks import TASKS, Baseline
 from zoo.training.adapters import Adapters, make_adapters
 from zoo.training.budget import Speed, measure_speed
 
@@ -101,6 +103,14 @@ class Plan:
     def recipe(self) -> Recipe:
         """All settings, as resolved."""
         return self.config.recipe
+
+    @property
+    def baseline(self) -> Baseline:
+        """Performance of ignoring the val images; of ignoring those of train if there are none."""
+        task = TASKS[self.recipe.task]
+        if self.val_images:
+            return task.baseline(self.val_counts, self.val_images)
+        return task.baseline(self.train_counts, self.train_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +185,7 @@ def prepare(
     train_counts = tuple(splits.counts(splits.train))
     val_counts = tuple(splits.counts(splits.val))
     decide_metric(resolver, train_counts, listen)
-    warn_of_unmeasured(splits.class_names, val_counts, listen)
+    decide_unmeasured(resolver, splits.class_names, val_counts, listen)
     batch_size = recipe.batch_size or choose_batch_size(len(splits.train), device)
     resolver.replace("for the machine and the number of images", batch_size=batch_size)
     torch.manual_seed(derive_seed(recipe.seed, "model"))

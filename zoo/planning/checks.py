@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
@@ -11,23 +9,12 @@ from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.errors import PluginError, RecipeError, TrainingError
 from zoo.events import Listener, Note
-from zoo.io.text import listed
 from zoo.models.depth import Depths
 from zoo.models.freeze import Freezing, learns_statistics, train_mode
 from zoo.models.group_plan import GroupPlan, plan_groups
 from zoo.models.groups import parameter_settings
 from zoo.recipe import Recipe
 from zoo.training.adapters import Adapters, attached
-
-
-def warn_of_unmeasured(
-    class_names: Sequence[str], val_counts: Sequence[int], listen: Listener
-) -> None:
-    """Warn about classes without val images, which val metrics do not cover."""
-    names = [name for name, count in zip(class_names, val_counts, strict=True) if not count]
-    if names:
-        text = f"classes without val images are not measured: {listed(names)}"
-        listen(Note(text=text, warning=True))
 
 
 def check_forward(

@@ -152,9 +152,10 @@ class Recipe(BaseModel):
     )
     val_split: float = Field(
         0.2,
-        gt=0,
+        ge=0,
         lt=1,
-        description="Fraction of each class held out for validation if there are no val images.",
+        description="Fraction of each class held out for validation if there are no val images; "
+        "0: train on all images and keep the last epoch, without any val figures.",
     )
     group_by: str | None = Field(
         None,

@@ -41,7 +41,15 @@ def write_card(
     )
     several = info.task == MULTI_LABEL.name
     metric = metric_label(info.score_name)
-    score = f"{info.score:.2%} ({info.stage}, the best)"
+    if info.score is None:
+        measured = f"| {metric} | not measured on held-out images ({info.stage}) |"
+        chosen = "It was trained on all images, so none are left to measure it on."
+    else:
+        score = f"{info.score:.2%} ({info.stage}, the best)"
+        measured = f"| {metric} on {val_images} held-out images | {score} |"
+        chosen = (
+            "The best epoch was chosen on the held-out images, so expect a little less on new ones."
+        )
     random_warning = (
         ""
         if info.recipe.weights != "none"
@@ -55,13 +63,13 @@ def write_card(
 {random_warning}
 | | |
 |---|---|
-| {metric} on {val_images} held-out images | {score} |
+{measured}
 | backbone | {backbone.name} |
 {_options(info)}| started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
 | made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
 {"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
-The best epoch was chosen on the held-out images, so expect a little less on new ones.
+{chosen}
 
 ## Use
 

@@ -198,6 +198,11 @@ def _of_training(
             f"{listed(splits.class_names)} instead of {listed(info.class_names)}",
             hint="`split=all` measures them as they are, `data` names other images",
         )
+    if split == "val" and not splits.val:
+        raise DataError(
+            "the run was trained on all images of its data, which has no val images",
+            hint="give other `data`, or measure the images it was trained on with `split=train`",
+        )
     changed = names_sha256(splits.val) != info.val_sha256
     if split == "train":
         text = f"{source.name}, training images"

@@ -74,7 +74,8 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
         info = _INFO.validate_python(values)
         if len(set(info.class_names)) < len(info.class_names):
             raise ValueError("class_names has a name twice")
-        if missing := {"accuracy", info.score_name} - info.val_metrics.keys():
+        measured = info.val_metrics or info.recipe.val_split
+        if measured and (missing := {"accuracy", info.score_name} - info.val_metrics.keys()):
             raise ValueError(f"val_metrics has no {' and '.join(sorted(missing))}")
     except KeyError as error:
         raise RunError(f"the metadata of {file} lacks {error}") from error

@@ -89,11 +89,12 @@ class Run:
         return f"<table>{rows}</table>"
 
     def _facts(self) -> dict[str, object]:
+        score = self.info.score
         return {
             "name": self.path.resolve().name,
             "backbone": self.info.backbone,
             "classes": len(self.class_names),
-            f"val_{self.info.score_name}": round(self.info.score, 4),
+            f"val_{self.info.score_name}": score and round(score, 4),
             "epoch": self.info.epoch,
         }
 

@@ -25,7 +25,7 @@ from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
-from zoo.tasks import MULTI_LABEL, TASKS
+from zoo.tasks import MULTI_LABEL, TASKS, metric_label
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
 
@@ -58,7 +58,8 @@ class ModelInfo:
         recipe: The resolved recipe.
         weights_source: Description of where the initial weights came from.
         epoch: Epoch of these weights, from 1; 0 for the linear probe.
-        val_metrics: Metrics on the validation images, by name as in metrics.csv without `val_`.
+        val_metrics: Metrics on the validation images, by name as in metrics.csv without `val_`;
+            empty without any.
         test_metrics: Metrics on the test images, measured once, by name; empty without any.
         val_sha256: SHA-256 over the names of the validation images.
         versions: Versions of Python, zoo, torch and other libraries, by name.
@@ -94,14 +95,21 @@ class ModelInfo:
         return TASKS[self.task].main
 
     @property
-    def score(self) -> float:
-        """Value of the main metric, 0..1."""
-        return self.val_metrics[self.score_name]
+    def score(self) -> float | None:
+        """Value of the main metric on the validation images, 0..1; None without any."""
+        return self.val_metrics.get(self.score_name)
 
     @property
-    def val_accuracy(self) -> float:
-        """Accuracy on the validation images, 0..1."""
-        return self.val_metrics["accuracy"]
+    def score_text(self) -> str:
+        """The score as text, such as `val accuracy 91.25%`."""
+        if self.score is None:
+            return "not measured on held-out images"
+        return f"val {metric_label(self.score_name)} {self.score:.2%}"
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """Accuracy on the validation images, 0..1; None without any."""
+        return self.val_metrics.get("accuracy")
 
     def to_metadata(self) -> dict[str, str]:
         """Convert to safetensors metadata: structured values as JSON, the recipe as TOML."""

@@ -35,6 +35,10 @@ class Metrics:
         return -self.loss if metric == "log-loss" else self.values[metric.replace("-", "_")]
 
 
+#: Metrics of a run without val images.
+UNMEASURED = Metrics(images=0, values={}, error=0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """Performance of a model that ignores its input.

@@ -103,6 +103,8 @@ class TrainingState:
     def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
         """Record the epoch if it is the best so far by the metric, or by loss if that is equal.
 
+        Without val images, the last epoch counts as the best.
+
         Args:
             epoch: Number of the epoch.
             val: Its val metrics.
@@ -112,6 +114,9 @@ class TrainingState:
         Returns:
             Whether it is the best. `stale_epochs` counts epochs without a better metric.
         """
+        if not val.images:
+            self.best_epoch = epoch
+            return True
         value = val.value(metric)
         if self.best_epoch is None or value > self.best_value:
             self.stale_epochs = 0

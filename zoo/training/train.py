@@ -184,10 +184,12 @@ def _measure(loop: Loop) -> _Result:
         validate, setup.model, setup.loaders, loop.validated, setup.task, loop.control.listen
     )
     val, share = measure(), 1.0
-    if not (math.isfinite(val.loss) and is_finite(setup.model)):
+    if val.images and not math.isfinite(val.loss):
         raise non_finite(f"the val loss is {val.loss}", loop)
+    if not is_finite(setup.model):
+        raise non_finite("weights are not finite", loop)
     main = setup.task.main
-    if fell_to_chance(val.values[main], state, setup.baseline):
+    if val.images and fell_to_chance(val.values[main], state, setup.baseline):
         raise diverged(f"val {main} fell to {val.values[main]:.2%}, that of guessing", loop)
     (late,) = agree(
         setup.accelerator,

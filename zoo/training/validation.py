@@ -12,19 +12,21 @@ from zoo.data.dataset import raising
 from zoo.events import Listener, Note
 from zoo.machine.processes import together
 from zoo.runs.inference import all_logits
-from zoo.tasks import Metrics, Task
+from zoo.tasks import UNMEASURED, Metrics, Task
 from zoo.training.batches import Forward, Loaders
 
 
 def validate(
     model: nn.Module, loaders: Loaders, forward: Forward, task: Task, listen: Listener
 ) -> Metrics:
-    """Compute the metrics in full precision, as `zoo evaluate` does.
+    """Compute the metrics in full precision, as `zoo evaluate` does; without val images, none.
 
     Raises:
         DataError: A photo can no longer be read, or has changed.
         TrainingError: Memory is too small for a single image.
     """
+    if not len(loaders.val):
+        return UNMEASURED
     targets: list[Tensor] = []
 
     def record_targets() -> Iterator[tuple[Tensor, Tensor]]:
