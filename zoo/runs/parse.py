@@ -19,7 +19,16 @@ from zoo.weights.header import METADATA_SHA256, Header, metadata_sha256, read_he
 
 #: Fields of the metadata that are encoded as JSON.
 _JSON = frozenset(
-    {"class_names", "preprocess", "epoch", "val_metrics", "versions", "history", "definition"}
+    {
+        "class_names",
+        "preprocess",
+        "epoch",
+        "val_metrics",
+        "versions",
+        "history",
+        "definition",
+        "transfer",
+    }
 )
 
 _INFO = TypeAdapter(ModelInfo)

@@ -9,7 +9,7 @@ import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
+from zoo.runs.transfer import Transfer
 from zoo.tasks import MULTI_LABEL, TASKS
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
@@ -63,6 +64,7 @@ class ModelInfo:
         task: `single-label` or `multi-label`.
         history: Changes to the run during training, one line each; usually empty.
         definition: `Backbone.definition`, for a backbone that no plugin declares by name.
+        transfer: Whether pretrained features help on its images; None if not measured.
     """
 
     backbone: Name
@@ -77,6 +79,7 @@ class ModelInfo:
     task: Annotated[str, Field(pattern="^(single|multi)-label$")] = "single-label"
     history: Sequence[str] = ()
     definition: Mapping[str, Any] = field(default_factory=dict)
+    transfer: Transfer | None = None
 
     @property
     def stage(self) -> str:
@@ -100,7 +103,11 @@ class ModelInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """Convert to safetensors metadata: structured values as JSON, the recipe as TOML."""
-        optional = {"history": list(self.history), "definition": dict(self.definition)}
+        optional = {
+            "history": list(self.history),
+            "definition": dict(self.definition),
+            "transfer": {} if self.transfer is None else asdict(self.transfer),
+        }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},
             # transformers rejects a file whose metadata does not name the framework.
