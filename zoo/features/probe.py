@@ -214,7 +214,7 @@ def held_out_logits(
 
 
 def _by_own_fold(logits: Tensor, held_out: Tensor) -> Tensor:
-    """Return the logits (N, classes) by the probe that each row is held out of; NaN if there is none.
+    """Return the logits (N, classes) by the probe that has not seen the row; NaN without one.
 
     Args:
         logits: (N, probes, classes).

@@ -53,6 +53,22 @@ def groups_of(samples: Sequence[Sample]) -> Tensor:
     return torch.tensor(found, dtype=torch.long)
 
 
+def shown_metric(task: Task, metric: str) -> str:
+    """Return the metric by which probes are compared, with underscores.
+
+    It is the task's main metric, or balanced accuracy if that is `metric`, as in `Recipe.metric`.
+    """
+    return "balanced_accuracy" if metric == "balanced-accuracy" else task.main
+
+
+def balancing_weights(task: Task, shown: str, targets: Tensor, num_classes: int) -> Tensor | None:
+    """Return the class weights with which a probe is fitted for balanced accuracy, else None."""
+    if shown != "balanced_accuracy":
+        return None
+    counts = torch.bincount(targets, minlength=num_classes).clamp_min(1).tolist()
+    return task.class_weights(counts, len(targets))
+
+
 def measure_transfer(
     features: Tensor,
     random: Tensor,
@@ -77,8 +93,9 @@ def measure_transfer(
         task: Defines loss, scores and metrics.
         metric: The deciding metric of the run, as in `Recipe.metric`.
     """
-    balanced = metric == "balanced-accuracy"
-    weights = task.class_weights(_counts(targets, num_classes), len(targets)) if balanced else None
+    shown = shown_metric(task, metric)
+    balanced = shown == "balanced_accuracy"
+    weights = balancing_weights(task, shown, targets, num_classes)
     found = [
         out_of_fold(rows, targets, num_classes, task=task, groups=groups, class_weights=weights)
         for rows in (features, random)
@@ -87,7 +104,6 @@ def measure_transfer(
     measured = found[0].isfinite().all(dim=1)
     targets = targets[measured]
     logits = [each[measured] for each in found]
-    shown = "balanced_accuracy" if balanced else task.main
     values = [float(task.measure(each, targets).values[shown]) for each in logits]
     scores = [task.scores(each, targets) for each in logits]
     image_weights = class_balance(targets, num_classes) if balanced else None
@@ -120,9 +136,3 @@ def describe_transfer(transfer: Transfer) -> str:
     else:
         advice = "consider checking the labels (`zoo data check`), more images or another backbone"
     return f"pretrained features do not clearly help here: {figures}; {advice}"
-
-
-def _counts(targets: Tensor, num_classes: int) -> list[int]:
-    """Return the number of images of each class, at least 1."""
-    counts: list[int] = torch.bincount(targets, minlength=num_classes).clamp_min(1).tolist()
-    return counts

@@ -315,7 +315,7 @@ class _Probing:
         some = some_of_each(strata, most, recipe.seed)
         samples = [prepared.splits.train[n] for n in some]
         groups = groups_of(samples)
-        if len(groups.unique()) < 2:
+        if len(set(groups.tolist())) < 2:
             self._listen(Note(text=f"{_NOT_MEASURED}: all train images are of one group"))
             return None
         seen = eval_transform(prepared.plan.preprocess)

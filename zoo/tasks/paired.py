@@ -46,7 +46,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     differing = only_first + only_second
     tail = sum(math.comb(differing, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**differing)
+    # Integers until the last step: 2 ** differing may be too large for a float.
+    return min(1.0, tail / int(2 ** (differing - 1))) if differing else 1.0
 
 
 def paired_p(first: Tensor, second: Tensor, weights: Tensor | None = None) -> float:

@@ -102,8 +102,9 @@ class TrainingState:
     def __post_init__(self) -> None:
         """Convert what JSON has in place of named tuples and data classes."""
         self.seen, self.looked = Seen(*self.seen), LossCheck(*self.looked)
-        if isinstance(self.transfer, dict):
-            self.transfer = Transfer(**self.transfer)
+        given: object = self.transfer
+        if isinstance(given, dict):
+            self.transfer = Transfer(**given)
 
     def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
         """Record the epoch if it is the best so far by the metric, or by loss if that is equal.
