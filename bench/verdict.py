@@ -18,7 +18,7 @@ from sets import SETS
 from zoo import allocator, plugins
 from zoo.events import ignore
 from zoo.features.pretrained import features_of, load_pretrained
-from zoo.features.transfer import images_for_transfer, measure_transfer, some_of_each
+from zoo.features.transfer import choose_images, measure_transfer
 from zoo.planning.config import Resolver
 from zoo.planning.decisions import decide_metric, decide_task
 from zoo.planning.inputs import read_data
@@ -29,12 +29,13 @@ from zoo.tasks import TASKS, metric_label
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=Path, required=True)
+    parser.add_argument("--only", choices=[each.name for each in SETS])
     args = parser.parse_args()
     torch.set_num_threads(1)
     allocator.tune()
     print("| set | metric | pretrained | random | baseline | images | p | helps | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for each in SETS:
+    for each in [each for each in SETS if args.only in (None, each.name)]:
         print(_row(each.name, args.sets / each.name, each.image_size), flush=True)
 
 
@@ -47,9 +48,8 @@ def _row(name: str, folder: Path, image_size: int) -> str:
     recipe, task = resolver.recipe, TASKS[resolver.recipe.task]
     classes = len(splits.class_names)
     targets = task.targets(splits.indices(splits.train), classes)
-    most = images_for_transfer(len(targets), finetunes=True)
-    some = some_of_each(task.strata(targets), most, recipe.seed)
-    samples = [splits.train[n] for n in some]
+    chosen = choose_images(targets, classes, task, finetunes=True, seed=recipe.seed)
+    samples = [splits.train[n] for n in chosen.positions]
     backbone = plugins.get(recipe.backbone)
     (pretrained,) = features_of(load_pretrained(backbone, recipe), samples)
     started = time.process_time()
@@ -58,9 +58,8 @@ def _row(name: str, folder: Path, image_size: int) -> str:
     found = measure_transfer(
         pretrained.features,
         random.features,
-        targets[some],
-        torch.arange(len(some)),
-        num_classes=classes,
+        chosen,
+        torch.arange(len(samples)),
         task=task,
         metric=recipe.metric,
     )

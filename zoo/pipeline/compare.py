@@ -180,7 +180,7 @@ def compare(
         presets: Also compare these: `here`, all backbones whose weights are on this machine; lists
             of well-known ones, `fast`, `balanced` and `best`.
         image_size: Side of the input in pixels. Default: each backbone's own.
-        max_images: Maximum number of images that backbones are compared on.
+        max_images: Maximum number of images that backbones are compared on, or five of each class.
         split: For runs: which images, as in `Run.evaluate`; for the data of the first run, val is
             what that run held out.
         device: `auto`, `cpu`, `cuda` or `mps`.

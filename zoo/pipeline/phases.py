@@ -31,11 +31,10 @@ from zoo.features.probe import Probe, fit_probe
 from zoo.features.rows import fill, views_of
 from zoo.features.stores import FrozenPart, Stores, image_store, row_store
 from zoo.features.transfer import (
+    choose_images,
     describe_transfer,
     groups_of,
-    images_for_transfer,
     measure_transfer,
-    some_of_each,
 )
 from zoo.machine.device import place
 from zoo.machine.processes import decide_on_main, together
@@ -310,31 +309,34 @@ class _Probing:
         if recipe.weights == "none":
             self._listen(Note(text=f"{_NOT_MEASURED}: the run starts from random weights"))
             return None
-        strata = self._task.strata(targets)
-        most = images_for_transfer(len(targets), finetunes=recipe.train != "probe")
-        some = some_of_each(strata, most, recipe.seed)
-        samples = [prepared.splits.train[n] for n in some]
+        chosen = choose_images(
+            targets,
+            self._num_classes,
+            self._task,
+            finetunes=recipe.train != "probe",
+            seed=recipe.seed,
+        )
+        samples = [prepared.splits.train[n] for n in chosen.positions]
         groups = groups_of(samples)
         if len(set(groups.tolist())) < 2:
             self._listen(Note(text=f"{_NOT_MEASURED}: all train images are of one group"))
             return None
         seen = eval_transform(prepared.plan.preprocess)
-        keys = [self._keys.train[n] for n in some]
+        keys = [self._keys.train[n] for n in chosen.positions]
         images = ImageDataset(DecodedImages(samples, seen.prepare, keys=keys))
         random = self._random_features(images, seen)
         if not bool(random.isfinite().all()):
             self._listen(Note(text=f"{_NOT_MEASURED}: features of random weights are not finite"))
             return None
-        chosen = torch.tensor(some)
+        positions = torch.tensor(chosen.positions, device=features.device)
         transfer = decide_on_main(
             prepared.accelerator,
             partial(
                 measure_transfer,
-                features[chosen.to(features.device)],
+                features[positions],
                 random,
-                targets[chosen],
+                chosen,
                 groups,
-                num_classes=self._num_classes,
                 task=self._task,
                 metric=recipe.metric,
             ),

@@ -38,6 +38,9 @@ from zoo.tasks.paired import SIGNIFICANT, class_balance, paired_p, wilson_interv
 from zoo.training.budget import median_seconds
 from zoo.weights.place import is_here
 
+#: Images of each class, on average, with which cross-validation is meaningful.
+_FEWEST_OF_EACH = 5
+
 #: Samples of a bootstrap.
 _BOOTSTRAP = 500
 
@@ -136,13 +139,13 @@ def here() -> list[str]:
 def images_to_compare(
     recipe: Recipe, splits: Splits, samples: Sequence[Sample], most: int
 ) -> LabelledImages:
-    """Return at most `most` of the samples, with the same share of each class.
+    """Return at most `most` of the samples, or five of each class, with the same share of each.
 
     Args:
         recipe: Task, metric and seed are used, as decided.
         splits: The samples' classes and range of values.
         samples: Images of `splits`.
-        most: Maximum number of images.
+        most: Maximum number of images, if it is five or more for each class.
 
     Raises:
         DataError: All images are of one group, so that none could be held out.
@@ -150,6 +153,7 @@ def images_to_compare(
     task = TASKS[recipe.task]
     classes = len(splits.class_names)
     targets = task.targets(splits.indices(samples), classes)
+    most = max(most, _FEWEST_OF_EACH * classes)
     some = some_of_each(task.strata(targets), most, recipe.seed)
     chosen = tuple(samples[n] for n in some)
     groups = groups_of(chosen)

@@ -96,7 +96,8 @@ def _transfer(info: ModelInfo) -> str:
     return (
         f"| pretrained features | {verdict}: a probe on them has {metric_label(found.metric)} "
         f"{found.pretrained:.0%}, on features of random weights {found.random:.0%}, without "
-        f"features {found.baseline:.0%} ({found.images} train images, p = {found.p:.2g}) |\n"
+        f"features {found.baseline:.0%} ({found.images} train images of {found.classes} classes, "
+        f"p = {found.p:.2g}) |\n"
     )
 
 
