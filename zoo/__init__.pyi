@@ -11,6 +11,7 @@ from .integrity import verify
 from .integrity.finding import Finding
 from .models.build import build
 from .models.groups import parameter_groups
+from .pipeline.compare import Comparison, RunComparison, compare
 from .pipeline.finetune import finetune, resume
 from .plugins import backbones
 from .recipe import Recipe
@@ -18,6 +19,7 @@ from .runs.read import Prediction, Run, load
 
 __all__ = [
     "Backbone",
+    "Comparison",
     "Exporter",
     "Finding",
     "Head",
@@ -29,6 +31,7 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "Run",
+    "RunComparison",
     "Sample",
     "Stopped",
     "Weights",
@@ -37,6 +40,7 @@ __all__ = [
     "backbones",
     "build",
     "check_data",
+    "compare",
     "events",
     "export",
     "finetune",

@@ -18,6 +18,7 @@ COMMANDS = (
     "finetune",
     "predict",
     "evaluate",
+    "compare",
     "export",
     "verify",
     "data",

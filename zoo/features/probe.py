@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,11 +108,7 @@ def fit_probe(
     Raises:
         TrainingError: A feature is not finite.
     """
-    if not bool(torch.isfinite(features).all()):
-        raise TrainingError(
-            "the backbone's features of some image are not finite; its weights may be damaged, "
-            "or `precision` too low"
-        )
+    _check_finite(features)
     targets = targets.to(features.device)
     mean, scale = _standardisation(features)
     rows = (features - mean) / scale
@@ -128,16 +125,63 @@ def fit_probe(
     everything = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
     with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
         count = len(rows) if origin is None else len(set(origin.images.tolist()))
-        penalty, cv_loss, cv_accuracy = _choose_penalty(problem, held_out.to(rows.device), count)
-        fitted = problem.minimise(everything, penalty, most_iterations=300)[0]
+        chosen = _choose_penalty(problem, held_out.to(rows.device), count)
+        fitted = problem.minimise(everything, chosen.penalty, most_iterations=300)[0]
     weight = (fitted[:, :-1] if basis is None else fitted[:, :-1] @ basis.T) / scale
     return Probe(
         weight=weight,
         bias=fitted[:, -1] - weight @ mean,
-        penalty=penalty,
-        loss=cv_loss,
-        accuracy=cv_accuracy,
+        penalty=chosen.penalty,
+        loss=chosen.loss,
+        accuracy=chosen.accuracy,
     )
+
+
+def out_of_fold(
+    features: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    *,
+    task: Task = SINGLE_LABEL,
+    groups: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Compute the logits of each image by the probe of `fit_probe`'s folds that has not seen it.
+
+    For the same targets, groups and seed the folds are the same, so that results with different
+    features can be compared image by image. The penalty is that with the lowest held-out loss.
+
+    Args:
+        features: (N, C) float32, one row for each image.
+        targets: (N, ...) as defined by the task.
+        num_classes: Number of outputs.
+        task: Defines the loss.
+        groups: (N,) int64; images of a group are in the same fold. Default: no groups.
+        class_weights: (classes,), or None.
+        seed: Determines how images are assigned to folds.
+
+    Returns:
+        (N, classes) float32 on the CPU. If the work is so large that only one fold is held out, NaN
+        for the other images.
+
+    Raises:
+        TrainingError: A feature is not finite.
+    """
+    _check_finite(features)
+    targets = targets.to(features.device)
+    mean, scale = _standardisation(features)
+    rows = (features - mean) / scale
+    basis = _basis(rows)
+    rows = rows if basis is None else rows @ basis
+    weights = None if class_weights is None else class_weights.to(rows)
+    problem = _Problem(rows, targets, num_classes, task, weights, 0.0)
+    images = range(len(rows)) if groups is None else groups.tolist()
+    strata, width = task.strata(targets), rows.shape[1] * num_classes
+    held_out = _held_out(images, strata, width, seed).to(rows.device)
+    with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
+        chosen = _choose_penalty(problem, held_out, len(rows))
+    return _by_own_fold(problem.logits(chosen.weights), held_out)
 
 
 def held_out_logits(
@@ -183,9 +227,27 @@ def held_out_logits(
     for given in asked:
         each = (given - mean) / scale
         logits = replace(problem, rows=each if basis is None else each @ basis).logits(weights)
-        by_own = logits.masked_fill(~held_out[:, :, None], 0).sum(dim=1)
-        found.append(by_own.masked_fill(~held_out.any(dim=1)[:, None], math.nan).cpu())
+        found.append(_by_own_fold(logits, held_out))
     return found
+
+
+def _by_own_fold(logits: Tensor, held_out: Tensor) -> Tensor:
+    """Return the logits (N, classes) by the probe that has not seen the row; NaN without one.
+
+    Args:
+        logits: (N, probes, classes).
+        held_out: (N, probes) bool.
+    """
+    by_own = logits.masked_fill(~held_out[:, :, None], 0).sum(dim=1)
+    return by_own.masked_fill(~held_out.any(dim=1)[:, None], math.nan).cpu()
+
+
+def _check_finite(features: Tensor) -> None:
+    if not bool(torch.isfinite(features).all()):
+        raise TrainingError(
+            "the backbone's features of some image are not finite; its weights may be damaged, "
+            "or `precision` too low"
+        )
 
 
 def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,6 +287,10 @@ class _Problem:
     class_weights: Tensor | None
     label_smoothing: float
 
+    def zeros(self, probes: int) -> Tensor:
+        """Return weights (probes, classes, features + 1) of zero."""
+        return self.rows.new_zeros(probes, self.num_classes, self.rows.shape[1] + 1)
+
     def logits(self, weights: Tensor) -> Tensor:
         """Compute logits (N, probes, classes); the last column of the weights is the bias."""
         flat = weights.flatten(0, 1)
@@ -259,7 +325,7 @@ class _Problem:
         read the rows once.
         """
         if start is None:
-            start = self.rows.new_zeros(chosen.shape[1], self.num_classes, self.rows.shape[1] + 1)
+            start = self.zeros(chosen.shape[1])
         weights = start.clone().requires_grad_()
         optimizer = torch.optim.LBFGS(
             [weights],
@@ -295,8 +361,17 @@ def _threads_for(work: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[float, float, float]:
-    """Return (penalty, loss, accuracy) with the lowest mean loss on held-out rows.
+class _Choice(NamedTuple):
+    """A penalty, its mean loss and accuracy on held-out rows, and the weights of each fold."""
+
+    penalty: float
+    loss: float
+    accuracy: float
+    weights: Tensor
+
+
+def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> _Choice:
+    """Return the penalty with the lowest mean loss on held-out rows.
 
     Args:
         problem: Rows and targets.
@@ -305,8 +380,8 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[f
     """
     shares = held_out.sum(dim=0) / held_out.sum()
     chosen = ~held_out
-    best = (PENALTIES[0], math.inf, 0.0)
-    weights, worse = None, 0
+    weights, worse = problem.zeros(chosen.shape[1]), 0
+    best = _Choice(PENALTIES[0], math.inf, 0.0, weights)
     for penalty in PENALTIES:
         if penalty < _WEAKEST / images and penalty != PENALTIES[0]:
             break
@@ -317,9 +392,9 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> tuple[f
             problem.logits(weights).flatten(0, 1),
             problem.targets.repeat_interleave(held_out.shape[1], dim=0),
         ).view_as(held_out)
-        worse = worse + 1 if loss >= best[1] else 0
+        worse = worse + 1 if loss >= best.loss else 0
         if not worse:
-            best = (penalty, loss, float(right[held_out].double().mean()))
+            best = _Choice(penalty, loss, float(right[held_out].double().mean()), weights)
         if worse == _PATIENCE:
             break
     return best

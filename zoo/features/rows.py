@@ -58,6 +58,11 @@ class CachedDataset(Dataset[Any]):  # torch types a loader's batches as dataset 
         return self.store.get(key), self.images.targets[position]
 
 
+def rows_at_a_time(device: torch.device) -> int:
+    """Return the number of images per forward pass."""
+    return _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+
+
 def views_of(images: ImageDataset, views: Iterable[int] = (0,)) -> list[Index]:
     """Return the indices of these views of every image; view 0 is the image not augmented."""
     return [(view, position) for view in views for position in range(len(images))]
@@ -169,7 +174,7 @@ def _computed(
     what: str,
     listen: Listener,
 ) -> Iterator[tuple[list[bytes], Tensor]]:
-    size = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+    size = rows_at_a_time(device)
 
     def in_full(pixels: Tensor, size: int) -> Tensor:
         """Compute the rows of a batch after padding it to `size`.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -74,6 +77,53 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held if sys.platform == "darwin" else held * 1024  # Linux counts in KiB.
+
+
+def memory_in_use(device: torch.device) -> int | None:
+    """Return the memory in bytes in use now: on CUDA by tensors, on Linux by this process.
+
+    On other systems it is not available: None.
+    """
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    _return_freed_memory()
+    return _of_process("VmRSS")
+
+
+def peak_during(work: Callable[[], object], device: torch.device) -> int | None:
+    """Call `work` and return the peak during it of what `memory_in_use` returns."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device)
+    _return_freed_memory()
+    try:
+        # Sets the peak to what is in use now (proc_pid_clear_refs(5)).
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # Not on Linux, or not allowed.
+        work()
+        return None
+    work()
+    return _of_process("VmHWM")
+
+
+def _of_process(name: str) -> int | None:
+    """Return a figure of /proc/self/status in bytes; None where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [line.split() for line in lines if line.startswith(f"{name}:")]
+    return int(found[0][1]) * 1024 if found else None
+
+
+def _return_freed_memory() -> None:
+    """Have glibc return freed memory to the system, so that it does not count as used."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def synchronise(device: torch.device) -> None:

@@ -23,6 +23,7 @@ from zoo.pipeline.phases import run_stages
 from zoo.pipeline.shared_folder import check_shared, find_run
 from zoo.pipeline.writer import RunWriter
 from zoo.planning import Plan, Prepared, prepare
+from zoo.planning.auto import AUTO
 from zoo.recipe import Recipe, make_recipe
 from zoo.runs.checkpoint_file import ORPHANS, Checkpoint, holding
 from zoo.runs.folder import open_folder
@@ -126,6 +127,9 @@ def prepare_again(
     Raises:
         ZooError: As in `resume`.
     """
+    if fields.get("backbone") == AUTO:
+        # The run has chosen one; the same command may start and resume it.
+        del fields["backbone"]
     recipe = make_recipe(make_recipe(None, **checkpoint.about["recipe"]), **fields)
     prepared = prepare(
         recipe, given=fields, out=run, resumed=checkpoint.about.get("origins", {}), listen=listen

@@ -31,13 +31,21 @@ from zoo.features.invariance import measure_change
 from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import fill, views_of
 from zoo.features.stores import FrozenPart, Stores, image_store, row_store
+from zoo.features.transfer import (
+    choose_images,
+    describe_transfer,
+    measure_transfer,
+)
+from zoo.machine.device import place
 from zoo.machine.processes import decide_on_main, together
+from zoo.models.build import build_from
 from zoo.models.replay import Boundary, activations
 from zoo.pipeline.compatibility import DataKeys
 from zoo.planning import Prepared
 from zoo.planning.decisions import decide_change, decide_epochs
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
+from zoo.runs.transfer import Transfer
 from zoo.tasks import TASKS, UNMEASURED, Metrics
 from zoo.training.adapters import attached
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
@@ -47,9 +55,13 @@ from zoo.training.snapshot import Snapshot, take
 from zoo.training.state import TrainingState
 from zoo.training.stopping import deferring
 from zoo.training.train import train
+from zoo.weights import LoadedWeights
 
 #: Maximum number of train images for testing whether an augmentation preserves labels.
 _MOST_CHANGED = 1000
+
+#: Beginning of the messages on why there is no verdict on transfer.
+_NOT_MEASURED = "whether pretrained features help is not measured"
 
 
 def run_stages(
@@ -81,6 +93,8 @@ def run_stages(
         class_weights = task.class_weights(plan.train_counts, plan.train_images)
     if resumed is None:
         state.micro_batch = plan.micro_batch
+    if prepared.probe is None and resumed is None:
+        listen(Note(text=f"{_NOT_MEASURED}: the run has no probe", detail=True))
     if prepared.probe is not None and not state.probed:
         with Stores() as stores:
             probing = _Probing(prepared, prepared.probe, keys, class_weights, stores, listen)
@@ -206,6 +220,7 @@ class _Probing:
         listen: Listener,
     ) -> None:
         self._prepared, self._keys = prepared, keys
+        self._boundary, self._stores = boundary, stores
         self._class_weights, self._listen = class_weights, listen
         plan = prepared.plan
         self._num_classes = len(plan.class_names)
@@ -247,6 +262,7 @@ class _Probing:
         else:
             probe = self._fit(features, targets)
             penalty = probe.penalty
+        state.transfer = self._measure_transfer(features, targets)
         state.decided = self._decide(features, targets, penalty)
         recipe = change(plan.recipe, **state.decided)
         if recipe.views:
@@ -296,6 +312,74 @@ class _Probing:
         if not self._prepared.accelerator.is_main_process:
             return None
         return self._store(transform, wanted)
+
+    def _measure_transfer(self, features: Tensor, targets: Tensor) -> Transfer | None:
+        """Compare the features with those of random weights; None, with a `Note`, if impossible."""
+        prepared, recipe = self._prepared, self._prepared.plan.recipe
+        if recipe.weights == "none":
+            self._listen(Note(text=f"{_NOT_MEASURED}: the run starts from random weights"))
+            return None
+        chosen = choose_images(
+            targets,
+            self._num_classes,
+            self._task,
+            finetunes=recipe.train != "probe",
+            seed=recipe.seed,
+        )
+        samples = [prepared.splits.train[n] for n in chosen.positions]
+        groups = torch.tensor(group_indices(samples))
+        if len(set(groups.tolist())) < 2:
+            self._listen(Note(text=f"{_NOT_MEASURED}: all train images are of one group"))
+            return None
+        seen = eval_transform(prepared.plan.preprocess)
+        keys = [self._keys.train[n] for n in chosen.positions]
+        images = ImageDataset(DecodedImages(samples, seen.prepare, keys=keys))
+        random = self._random_features(images, seen)
+        if not bool(random.isfinite().all()):
+            self._listen(Note(text=f"{_NOT_MEASURED}: features of random weights are not finite"))
+            return None
+        positions = torch.tensor(chosen.positions, device=features.device)
+        transfer = decide_on_main(
+            prepared.accelerator,
+            partial(
+                measure_transfer,
+                features[positions],
+                random,
+                chosen,
+                groups,
+                task=self._task,
+                metric=recipe.metric,
+            ),
+        )
+        self._listen(Note(text=describe_transfer(transfer)))
+        return transfer
+
+    def _random_features(self, images: ImageDataset, transform: Transform) -> Tensor:
+        """Return the features (N, C) by the same network with random weights."""
+        prepared, plan = self._prepared, self._prepared.plan
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(plan.recipe.seed, "random network"))
+            model = build_from(
+                prepared.backbone,
+                self._num_classes,
+                LoadedWeights(state_dict=None, source="random"),
+            )
+        place(model, prepared.accelerator.device)
+        features = Features(
+            model, self._boundary, plan.preprocess, prepared.accelerator, self._listen
+        )
+        store = None
+        if prepared.accelerator.is_main_process:
+            store = row_store(
+                "features",
+                FrozenPart.of(model, prepared.backbone, self._boundary),
+                transform,
+                [(images, views_of(images))],
+                recipe=plan.recipe,
+                stores=self._stores,
+                listen=self._listen,
+            )
+        return features.of(images, 0, store, "features of random weights")
 
     def _decide(
         self, features: Tensor, targets: Tensor, penalty: float

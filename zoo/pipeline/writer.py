@@ -258,6 +258,7 @@ class RunWriter:
             val_sha256=names_sha256(self._prepared.splits.val),
             versions=versions(),
             history=tuple(self.state.history),
+            transfer=self.state.transfer,
             definition=backbone.definition,
         )
         write_files(self._folder, backbone, info)

@@ -34,6 +34,7 @@ from zoo.models.group_plan import GroupPlan
 from zoo.models.optim import MOMENTS
 from zoo.models.replay import Boundary
 from zoo.models.variant import check_options
+from zoo.planning.auto import AUTO, choose_backbone
 from zoo.planning.caching import plan_activations, plan_probe
 from zoo.planning.checks import check_forward, plan_what_trains
 from zoo.planning.config import Config, Resolver
@@ -162,10 +163,9 @@ def prepare(
     accelerator, precision = _set_up_machine(recipe, listen)
     device = accelerator.device
     listen = listen if accelerator.is_main_process else ignore
-    backbone = plugins.get(recipe.backbone)
-    if recipe.backbone != backbone.name:
-        listen(Note(text=f"backbone {recipe.backbone} is {backbone.name}"))
     resolver = Resolver(recipe, given, resumed, listen=listen)
+    backbone = _backbone(resolver, accelerator, started, listen)
+    recipe = resolver.recipe
     resolver.spell_out(
         backbone=backbone.name,
         backbone_options=check_options(backbone, recipe.backbone_options),
@@ -285,6 +285,19 @@ def _set_up_machine(recipe: Recipe, listen: Listener) -> tuple[Accelerator, str]
             text = f"{', '.join(overruled)} in the environment has no effect: the recipe decides"
             listen(Note(text=text, warning=True))
     return accelerator, precision
+
+
+def _backbone(
+    resolver: Resolver, accelerator: Accelerator, started: float, listen: Listener
+) -> Backbone:
+    """Return the recipe's backbone, which is chosen first if it is `auto`."""
+    if resolver.recipe.backbone == AUTO:
+        choose_backbone(resolver, accelerator, started, listen)
+    name = resolver.recipe.backbone
+    backbone = plugins.get(name)
+    if name != backbone.name:
+        listen(Note(text=f"backbone {name} is {backbone.name}"))
+    return backbone
 
 
 def _absolute(data: str | None) -> str | None:

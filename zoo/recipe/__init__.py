@@ -112,7 +112,12 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    backbone: str = Field("efficientnet_lite0", min_length=1, description="Backbone to fine-tune.")
+    backbone: str = Field(
+        "efficientnet_lite0",
+        min_length=1,
+        description="Backbone to fine-tune; auto: the best of those whose weights are on this "
+        "machine, by cross-validated probes on the train images.",
+    )
     backbone_options: Annotated[
         Mapping[str, OptionValue], BeforeValidator(check_backbone_options)
     ] = Field(

@@ -67,7 +67,7 @@ def write_card(
 | backbone | {backbone.name} |
 {_options(info)}| started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
-| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
+{_transfer(info)}| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
 {"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
 {chosen}
 
@@ -94,6 +94,19 @@ def write_card(
 def _options(info: ModelInfo) -> str:
     options = info.recipe.backbone_options
     return f"| its options | {markdown(options_text(options))} |\n" if options else ""
+
+
+def _transfer(info: ModelInfo) -> str:
+    found = info.transfer
+    if found is None:
+        return ""
+    verdict = "help" if found.helps else "do not clearly help"
+    return (
+        f"| pretrained features | {verdict}: a probe on them has {metric_label(found.metric)} "
+        f"{found.pretrained:.0%}, on features of random weights {found.random:.0%}, without "
+        f"features {found.baseline:.0%} ({found.images} train images of {found.classes} classes, "
+        f"p = {found.p:.2g}) |\n"
+    )
 
 
 def _licence(info: ModelInfo, backbone: Backbone) -> str:

@@ -25,6 +25,7 @@ _JSON = frozenset(
         "epoch",
         "val_metrics",
         "test_metrics",
+        "transfer",
         "versions",
         "history",
         "definition",

@@ -9,7 +9,7 @@ import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
+from zoo.runs.transfer import Transfer
 from zoo.tasks import MULTI_LABEL, TASKS, metric_label
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
@@ -66,6 +67,7 @@ class ModelInfo:
         task: `single-label` or `multi-label`.
         history: Changes to the run during training, one line each; usually empty.
         definition: `Backbone.definition`, for a backbone that no plugin declares by name.
+        transfer: Whether pretrained features help on its images; None if not measured.
     """
 
     backbone: Name
@@ -83,6 +85,7 @@ class ModelInfo:
         default_factory=dict
     )
     definition: Mapping[str, Any] = field(default_factory=dict)
+    transfer: Transfer | None = None
 
     @property
     def stage(self) -> str:
@@ -117,6 +120,7 @@ class ModelInfo:
             "history": list(self.history),
             "definition": dict(self.definition),
             "test_metrics": dict(self.test_metrics),
+            "transfer": {} if self.transfer is None else asdict(self.transfer),
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},

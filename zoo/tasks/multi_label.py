@@ -82,6 +82,15 @@ class MultiLabel:
         # Targets of mixed images (mixup, CutMix) are fractions.
         return (self.decide(logits) == (targets >= THRESHOLD)).all(dim=1)
 
+    def scores(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the log-likelihood (N,) of each row: rare labels count before they are decided."""
+        return -self.losses(logits, targets).double()
+
+    def prior(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Return the log-odds of each label's frequency, with one more image of either kind."""
+        present = targets.sum(dim=0)
+        return ((present + 1) / (len(targets) - present + 1)).log()
+
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
         """Compute mean average precision, macro F1 (at 0.5), exact-match accuracy and mean loss.
 

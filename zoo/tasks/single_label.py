@@ -12,6 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from zoo.tasks.task import Baseline, Metrics
 
+#: Smallest frequency of a class whose logarithm is taken.
+_RAREST = 1e-9
+
 
 @dataclass(frozen=True)
 class SingleLabel:
@@ -77,6 +80,15 @@ class SingleLabel:
         """Return whether the top class is the target (N,), or a mixed image's largest target."""
         right = targets.argmax(dim=1) if targets.ndim == 2 else targets
         return logits.argmax(dim=1) == right
+
+    def scores(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return 1 for each row that is predicted correctly, else 0 (N,)."""
+        return self.correct(logits, targets).double()
+
+    def prior(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Return the logarithms of the class frequencies."""
+        counts = torch.bincount(targets, minlength=num_classes)
+        return (counts / len(targets)).clamp_min(_RAREST).log()
 
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
         """Compute accuracy, balanced accuracy, macro F1 and mean loss.

@@ -130,6 +130,12 @@ class Task(Protocol):
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return whether each row is predicted correctly, (N,) bool."""
 
+    def scores(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return a score (N,) float64 of each row, for paired tests; higher is better."""
+
+    def prior(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Return the logits (classes,) of always predicting the frequencies of the classes."""
+
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
         """Compute the metrics of logits (N, classes)."""
 

@@ -54,10 +54,10 @@ def measure_speed(
         logits.float().square().mean().backward()
 
     with torch.random.fork_rng(devices=[]):
-        train = _seconds(step, device) / batch_size
+        train = median_seconds(step, device) / batch_size
         trainee.eval()
         with torch.no_grad():
-            forward = _seconds(lambda: trainee(images), device) / batch_size
+            forward = median_seconds(lambda: trainee(images), device) / batch_size
     return Speed(train=train, forward=forward)
 
 
@@ -72,7 +72,7 @@ def affordable_epochs(
     return max(0, min(most, int(usable / speed.epoch(train_images, val_images))))
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
+def median_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the median duration of a call in seconds, after a warm-up call."""
     work()
     each: list[float] = []

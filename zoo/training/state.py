@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.events import EpochEnd, epoch_metrics
 from zoo.models.optim import rate_of
 from zoo.recipe import Recipe
+from zoo.runs.transfer import Transfer
 from zoo.tasks import TASKS, Metrics
 
 
@@ -65,6 +66,7 @@ class TrainingState:
         start_loss: Loss of the first step of fine-tuning; None before it.
         at_chance: Consecutive epochs whose main val metric was that of the baseline.
         decided: Fields that the recipe left open, with the values decided after the plan.
+        transfer: Whether pretrained features help, as the probe found; None if not measured.
         looked: Totals when the loss was last checked.
         history: Events that changed the run, one line each.
         micro_batch: Images whose gradients are computed at a time; None: the whole batch. It is
@@ -90,6 +92,7 @@ class TrainingState:
     restarts: int = 0
     at_chance: int = 0
     decided: dict[str, bool | int | float] = field(default_factory=dict)
+    transfer: Transfer | None = None
     start_loss: float | None = None
     looked: LossCheck = field(default_factory=LossCheck)
     history: list[str] = field(default_factory=list)
@@ -97,8 +100,11 @@ class TrainingState:
     micro_batches: list[int | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Convert the lists that JSON has in place of named tuples."""
+        """Convert what JSON has in place of named tuples and data classes."""
         self.seen, self.looked = Seen(*self.seen), LossCheck(*self.looked)
+        given: object = self.transfer
+        if isinstance(given, dict):
+            self.transfer = Transfer(**given)
 
     def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
         """Record the epoch if it is the best so far by the metric, or by loss if that is equal.

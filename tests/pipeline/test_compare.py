@@ -1,0 +1,271 @@
+"""Comparing backbones and runs, `backbone = auto`, and the verdict that a run keeps."""
+
+import csv
+import io
+import json
+import tomllib
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+import zoo
+from tests.conftest import QUICK, TINY, make_photos
+from tests.pipeline.conftest import hear, start
+from tests.runs.forging import forge
+from zoo import plugins
+from zoo.cli import main
+from zoo.cli.compare import _PRESETS
+from zoo.errors import RecipeError, RunError, WeightsUnavailableError
+from zoo.events import EpochEnd, ignore
+from zoo.pipeline.compare import PRESETS
+
+#: timm's tiny nets: the weights of two are in the current folder, those of the third nowhere.
+NETS = """
+import dataclasses
+import functools
+
+import zoo
+
+
+@zoo.hookimpl
+def zoo_backbones():
+    import timm
+    import zoo_timm
+
+    for name in ("test_efficientnet", "test_resnet", "test_vit"):
+        cfg = timm.get_pretrained_cfg(name)
+        backbone = zoo_timm.declare(name, cfg, build=functools.partial(build, name), weights=None)
+        weights = zoo.Weights(path=f"{name}.safetensors", license="Apache-2.0")
+        yield dataclasses.replace(backbone, weights=weights, macs=None)
+
+
+def build(name, num_classes, pretrained):
+    import timm
+    from safetensors.torch import load_file
+
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    model = timm.create_model(name, **classes)
+    if pretrained:
+        model.load_state_dict(load_file(f"{name}.safetensors"))
+    return model
+"""
+
+ONE, OTHER, MISSING = "nets/test_efficientnet", "nets/test_resnet", "nets/test_vit"
+
+
+@pytest.fixture
+def nets(install, monkeypatch):
+    """`NETS` and no other plugin, so that few backbones are asked for their weights."""
+    others = [name for name in plugins.installed() if name != "nets"]
+    install("zoo-nets", "nets", "zoo_nets", NETS)
+    monkeypatch.setenv(plugins.DISABLE, ",".join(others))
+
+
+@pytest.fixture
+def here(nets):
+    for name in (ONE, OTHER):
+        torch.manual_seed(0)
+        state = zoo.build(name, 1000, weights="none").state_dict()
+        save_file(state, f"{name.partition('/')[2]}.safetensors")
+
+
+def zoo_(*args, code=0):
+    result = CliRunner().invoke(main, list(map(str, args)))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def compared(*args, code=0):
+    return zoo_("compare", "--image-size", 32, "--device", "cpu", *args, code=code)
+
+
+def test_backbones_are_ranked_on_the_same_images(here, split_photos):
+    args = (ONE, OTHER, MISSING, "--data", split_photos)
+    found = json.loads(compared(*args, "--format", "json", "--plot", "plot.svg").stdout)
+    assert found["images"] == 36
+    assert found["classes"] == 3
+    assert found["metric"] == "accuracy"
+    first, second, missing = found["backbones"]
+    assert found["best"] == first["name"]
+    assert {first["name"], second["name"]} == {ONE, OTHER}
+    assert missing["name"] == MISSING
+    assert MISSING in missing["reason"]
+    assert missing["score"] is None
+    assert first["p"] is None
+    assert 0 <= second["p"] <= 1
+    for each in (first, second):
+        assert each["reason"] is None
+        assert 0 <= each["low"] < each["score"] <= each["high"] <= 1
+        assert each["images_per_second"] > 0
+        assert each["parameters"] > 100_000
+    assert first["score"] >= second["score"]
+    assert ET.parse("plot.svg").getroot().tag.endswith("svg")
+    plot = Path("plot.svg").read_text()
+    assert ONE in plot
+    assert "test_vit" not in plot
+    # Read from the cache: the same figures but for those that are measured.
+    table = csv.DictReader(io.StringIO(compared(*args, "--format", "csv").stdout))
+    assert [row["score"] for row in table] == [str(first["score"]), str(second["score"]), ""]
+
+
+def test_a_table_fits_80_columns_and_says_what_is_missing(here, split_photos, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = compared("--here", MISSING, "--data", split_photos)
+    assert ONE in found.stdout
+    assert "nets/test_vit was not measured" in found.stdout
+    assert "Apache-2.0" in found.stdout
+
+
+def test_without_any_backbone_left_the_exit_code_is_2(nets, split_photos):
+    found = compared(MISSING, "--data", split_photos, "--format", "json", code=2)
+    assert json.loads(found.stdout)["best"] is None
+    for args in (["--here"], ["nothing_of_that_name"], []):
+        compared(*args, "--data", split_photos, code=2)
+    compared(ONE, code=2)
+    compared(ONE, "--data", split_photos, "--split", "val", code=2)
+
+
+def test_presets_name_backbones():
+    assert tuple(PRESETS) == _PRESETS
+    for names in PRESETS.values():
+        for name in names:
+            assert plugins.get(name).weights is not None
+
+
+def test_auto_chooses_among_the_weights_on_this_machine(here, split_photos):
+    fields = {**QUICK, "backbone": "auto", "train": "probe"}
+    del fields["weights"]
+    run, notes, _ = hear(split_photos, "run", **fields)
+    assert run.info.backbone in (ONE, OTHER)
+    best = zoo.compare(ONE, OTHER, data=split_photos, image_size=32, device="cpu").best
+    assert best is not None
+    assert any(ONE in note and OTHER in note for note in notes)
+    text = Path("run/recipe.toml").read_text()
+    assert tomllib.loads(text)["model"]["backbone"] == run.info.backbone
+    (line,) = [line for line in text.splitlines() if line.startswith("backbone =")]
+    assert "decided" in line
+    assert run.info.recipe.backbone == run.info.backbone
+
+
+def test_a_resumed_run_keeps_the_chosen_backbone(here, split_photos):
+    flags = ["--data", split_photos, "--backbone", "auto", "--image-size", 32, "--epochs", 2,
+             "--device", "cpu", "--out", "run", "--resume", "auto"]  # fmt: skip
+
+    def stop(event):
+        if isinstance(event, EpochEnd):
+            raise KeyboardInterrupt
+
+    fields = {"backbone": "auto", "image_size": 32, "epochs": 2, "device": "cpu"}
+    with pytest.raises(zoo.Stopped):
+        zoo.finetune(split_photos, out="run", listen=stop, **fields)
+    zoo_("finetune", *flags)
+    zoo_("finetune", *flags)  # Complete already.
+    resumed = zoo.load("run")
+    whole = zoo.finetune(split_photos, out="whole", listen=ignore, **fields)
+    assert resumed.info.backbone == whole.info.backbone
+    assert resumed.info.transfer == whole.info.transfer is not None
+
+
+def test_auto_needs_pretrained_weights(nets, split_photos):
+    with pytest.raises(RecipeError):
+        zoo.finetune(split_photos, out="run", listen=ignore, **{**QUICK, "backbone": "auto"})
+    fields = {**QUICK, "backbone": "auto", "weights": "pretrained"}
+    with pytest.raises(WeightsUnavailableError):
+        zoo.finetune(split_photos, out="run", listen=ignore, **fields)
+    assert not Path("run").exists()
+
+
+def test_the_verdict_is_in_the_runs_file_and_card(split_photos):
+    run, _, computed = hear(split_photos, "run", **start(train="probe"))
+    found = run.info.transfer
+    assert found is not None
+    assert found.images == 24
+    assert found.baseline == pytest.approx(1 / 3)
+    assert f"{found.pretrained:.0%}" in Path("run/README.md").read_text()
+    assert computed["features of random weights"] == 24
+    again, _, computed = hear(split_photos, "again", **start(train="probe"))
+    assert again.info.transfer == found
+    assert not computed["features of random weights"]
+
+
+def test_without_pretrained_weights_there_is_no_verdict(split_photos):
+    run, notes, _ = hear(split_photos, "run", **{**QUICK, "train": "probe"})
+    assert run.info.transfer is None
+    assert any("random weights" in note for note in notes)
+
+
+@pytest.mark.parametrize("change", [{"p": 2.0}, {"images": 0}, {"helps": "yes"}, {"more": 1}])
+def test_a_verdict_that_no_run_writes_is_refused(run, tmp_path, change):
+    figures = {"pretrained": 0.9, "random": 0.5, "baseline": 0.4, "p": 0.1}
+    good = {**figures, "images": 9, "classes": 2, "helps": True}
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(Path(run.path, file.name).read_bytes())
+    forge(file, transfer=json.dumps(good))
+    assert zoo.load(file).info.transfer.pretrained == 0.9
+    with pytest.raises(RunError):
+        zoo.load(forge(file, transfer=json.dumps({**good, **change})))
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """Two runs on their own halves of the same photos, one of which is hardly trained."""
+    folder = tmp_path_factory.mktemp("two")
+    data = make_photos(folder / "colours", 10)
+    fields = {**QUICK, "listen": ignore}
+    first = zoo.finetune(data, out=folder / "first", **{**fields, "epochs": 3, "lr": 3e-3})
+    second = zoo.finetune(data, out=folder / "second", **{**fields, "seed": 1, "lr": 1e-9})
+    return data, first, second
+
+
+def test_runs_are_compared_on_the_same_images(two_runs):
+    data, first, second = two_runs
+    found = zoo.compare(first.path, second.path, data=data, split="all")
+    assert found.images == 30
+    for score, run in ((found.first, first), (found.second, second)):
+        assert score.accuracy == pytest.approx(run.evaluate(data, split="all").accuracy)
+        assert score.low < score.accuracy <= score.high
+    assert found.first.correct - found.second.correct == found.only_first - found.only_second
+    assert 0 < found.p <= 1
+    right = [(each.first_correct, each.second_correct) for each in found.differing]
+    assert right.count((True, False)) == found.only_first
+    assert right.count((False, True)) == found.only_second
+    assert right == sorted(right, key=lambda r: (not r[0], not r[1]))
+    assert all(each.first != each.second for each in found.differing)
+    # Both have learnt from most of them.
+    assert len(found.warnings) == 2
+
+
+def test_a_run_that_learnt_from_the_others_val_images_is_named(two_runs):
+    _, first, second = two_runs
+    found = zoo.compare(first.path, second.path)
+    (warning,) = found.warnings
+    assert str(second.path) in warning
+    assert not zoo.compare(first.path, first.path).warnings
+
+
+def test_runs_on_the_command_line(two_runs):
+    data, first, second = two_runs
+    args = ("compare", first.path, Path(second.path, "model.safetensors"), "--data", data)
+    found = json.loads(zoo_(*args, "--split", "all", "--format", "json").stdout)
+    rows = list(
+        csv.DictReader(io.StringIO(zoo_(*args, "--split", "all", "--format", "csv").stdout))
+    )
+    assert len(rows) == len(found["differing"]) > 0
+    assert [row["name"] for row in rows] == [each["name"] for each in found["differing"]]
+    table = zoo_(*args, "--split", "all").stdout
+    assert sum(each["name"] in table for each in found["differing"]) == min(20, len(rows))
+    zoo_(*args[:2], TINY, "--data", data, code=2)
+    zoo_(*args, "--here", code=2)
+
+
+def test_runs_of_other_classes_are_refused(two_runs, run, tmp_path):
+    _, first, _ = two_runs
+    data = make_photos(tmp_path / "photos", 3)
+    (data / "red").rename(data / "scarlet")
+    other = zoo.finetune(data, out=tmp_path / "other", listen=ignore, **QUICK)
+    with pytest.raises(RunError, match="scarlet"):
+        zoo.compare(first.path, other.path)
