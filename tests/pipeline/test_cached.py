@@ -71,6 +71,9 @@ def test_a_probe_on_cached_views_equals_one_without(photos, case):
 #: Mirrored and cropped images, of which features show whether their labels stay the same.
 CHANGED = "features of changed images"
 
+#: Of the same network with random weights, with which those of the pretrained one are compared.
+RANDOM = "features of random weights"
+
 
 def check_probe_from_cache(photos, fields):
     cached, notes, computed = hear(photos, "cached", **fields)
@@ -109,7 +112,7 @@ def test_both_stages_from_the_cache_equal_both_without(photos, drops):
     fields = start(DROPPING[1], train="probe+finetune", freeze=2, epochs=2, lr=0.01)
     cached, _, computed = hear(photos, "cached", **fields)
     activations = {"activations", "val activations"}
-    assert set(computed) == {"features", "val features", CHANGED, *activations}
+    assert set(computed) == {"features", "val features", CHANGED, RANDOM, *activations}
     plain, _, _ = hear(photos, "plain", **fields, cache_size=0.0)
     check_same(cached, plain)
 
@@ -118,7 +121,8 @@ def test_both_stages_from_the_cache_equal_both_without(photos, drops):
 def test_what_is_unfrozen_later_trains_from_images(photos):
     fields = start(train="probe+finetune", freeze="backbone", unfreeze_epoch=2, epochs=3)
     cached, _, computed = hear(photos, "cached", **fields)
-    assert computed == {"features": 24, "val features": 6, CHANGED: 24, "images": 30}
+    features = {"features": 24, "val features": 6, CHANGED: 24, RANDOM: 24}
+    assert computed == {**features, "images": 30}
     plain, _, _ = hear(photos, "plain", **fields, cache_size=0.0)
     check_same(cached, plain)
 
@@ -210,7 +214,7 @@ def test_of_one_changed_photo_alone_features_are_computed(split_photos, tmp_path
     pixels[:24] = 255 - pixels[:24]
     Image.fromarray(pixels).save(photo)
     changed, notes, computed = hear(data, "changed", **fields)
-    assert computed == {"features": 1}
+    assert computed == {"features": 1, RANDOM: 1}
     assert any("35 of them from the cache" in note for note in notes)
     assert sha256(changed) != sha256(first)
     plain, _, _ = hear(data, "plain", **fields, cache_size=0.0)
@@ -231,7 +235,9 @@ def test_another_network_or_size_gets_features_of_its_own(split_photos, change):
     fields = start(change.get("backbone", TINY), seed=change.get("seed", 0), train="probe")
     fields["image_size"] = change.get("image_size", 32)
     other, _, computed = hear(split_photos, "other", **fields)
-    assert computed == {"features": 24, "val features": 12}
+    # Other weights change nothing for a network with random ones.
+    random = {} if "seed" in change else {RANDOM: 24}
+    assert computed == {"features": 24, "val features": 12, **random}
     plain, _, _ = hear(split_photos, "plain", **fields, cache_size=0.0)
     check_same(other, plain)
 
@@ -254,7 +260,8 @@ def test_pictures_that_are_there_twice_are_computed_once(split_photos, tmp_path)
     }.items():
         fields = start(**case)
         cached, _, computed = hear(data, name, **fields)
-        assert computed == {name: 24, f"val {name}": 12}
+        random = {RANDOM: 24} if name == "features" else {}
+        assert computed == {name: 24, f"val {name}": 12, **random}
         plain, notes, _ = hear(data, f"{name}-plain", **fields, cache_size=0.0)
         assert not any("1 of them from the cache" in note for note in notes)
         check_same(cached, plain)
