@@ -23,13 +23,14 @@ from zoo.cli.tables import (
 )
 from zoo.cli.words import count, with_flags
 from zoo.errors import Stopped
-from zoo.events import EpochEnd, Note, StepEnd
+from zoo.events import EpochEnd, Measured, Note, StepEnd
 from zoo.events import Progress as Done
 from zoo.io.text import printable
 from zoo.models.group_plan import GroupPlan
 from zoo.models.variant import options_text
 from zoo.planning import Plan
 from zoo.recipe import Recipe
+from zoo.runs.figures import interval, wilson
 from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class TrainingConsole:
         self._epoch_columns: list[str] = []
         self._kind: Task = SINGLE_LABEL
         self._baseline = 0.0
+        self._val_images = 1
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -110,13 +112,15 @@ class TrainingConsole:
         match event:
             case Note(text=text, warning=True):
                 self.err.print(printable(f"! {with_flags(text)}", lines=True), style="bold yellow")
+            case Measured(doubt=str(text)):
+                self.err.print(printable(f"! {text}"), style="bold red")
             case Note(text=text, detail=detail):
                 if self._verbose or not detail:
                     self.say(with_flags(text))
             case Plan():
                 self._kind = TASKS[event.recipe.task]
                 baseline = self._kind.baseline(event.val_counts, event.val_images)
-                self._baseline = baseline.value
+                self._baseline, self._val_images = baseline.value, event.val_images
                 self._plan(event)
             case Done():
                 self._done(event)
@@ -134,11 +138,18 @@ class TrainingConsole:
         """Print the result of the run."""
         seconds = time.perf_counter() - self._started
         self._progress.stop()
-        self.say(
-            f"\nval {metric_label(run.info.score_name)} {run.info.score:.2%} ({run.info.stage}), "
-            f"{seconds:.0f} s in all",
-            "bold",
-        )
+        self.say("")
+        for split, found in run.info.figures.items():
+            main = found.metrics[found.main]
+            self.say(
+                f"{split} {metric_label(found.main)} {main.value:.2%} ({interval(main)}), "
+                f"{count(found.images, 'image')}; {found.baseline_what}: "
+                f"{found.baseline.value:.2%}",
+                "bold" if found.better_than_baseline else "bold red",
+            )
+        if not run.info.figures:  # of an earlier version
+            self.say(f"val {metric_label(run.info.score_name)} {run.info.score:.2%}", "bold")
+        self.say(f"{run.info.stage}, {seconds:.0f} s in all")
         if run.info.recipe.weights == "none":
             self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
         # Not wrapped, so that they can be copied.
@@ -218,7 +229,8 @@ class TrainingConsole:
         if first:
             self._choose_epoch_columns()
         metrics, score = end.metrics, end.metrics[f"val_{self._kind.main}"]
-        good = end.best and score > self._baseline
+        # An approximation for mean average precision, whose interval takes a bootstrap.
+        good = end.best and wilson(score * self._val_images, self._val_images).low > self._baseline
         cells = {
             "epoch": str(end.epoch or "probe"),
             "train loss": f"{metrics['train_loss']:.4f}",
@@ -233,7 +245,10 @@ class TrainingConsole:
         }
         columns = [number(name, least=_EPOCH_COLUMNS[name]) for name in self._epoch_columns]
         row = [cells[name] for name in self._epoch_columns]
-        note = "best" if good else "no better than guessing" if end.best else ""
+        note = ""
+        if end.best:
+            doubt = "best, or chance" if score > self._baseline else "no better than guessing"
+            note = "best" if good else doubt
         if least_width([*columns, label()], [[*row, note]]) <= self.out.width:
             columns, row, note = [*columns, label()], [*row, note], ""
         style = "green" if good else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from zoo.backbone import Backbone
 from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
+from zoo.runs.figures import Figure, doubt, interval
 from zoo.runs.write import CARD, ModelInfo, write_file
 from zoo.tasks import MULTI_LABEL, metric_label
 from zoo.weights import describe
@@ -41,7 +43,10 @@ def write_card(
     )
     several = info.task == MULTI_LABEL.name
     metric = metric_label(info.score_name)
-    score = f"{info.score:.2%} ({info.stage}, the best)"
+    doubts = [text for split, f in info.figures.items() if (text := doubt(f, split)) is not None]
+    best = "" if doubts else ", the best"
+    score = f"{info.score:.2%} ({info.stage}{best})"
+    warnings = "".join(f"\n**{markdown(text)}.**\n" for text in doubts)
     random_warning = (
         ""
         if info.recipe.weights != "none"
@@ -49,10 +54,10 @@ def write_card(
     )
     kind = "A multi-label image classifier" if several else "An image classifier"
     height, width = info.preprocess.height_width
-    text = f"""# {markdown(backbone.name)}, fine-tuned
+    text = f"""{_model_index(info)}# {markdown(backbone.name)}, fine-tuned
 
 {kind} for {len(info.class_names)} classes: {names}.
-{random_warning}
+{random_warning}{warnings}
 | | |
 |---|---|
 | {metric} on {val_images} held-out images | {score} |
@@ -61,8 +66,8 @@ def write_card(
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
 | made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
 {"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
-The best epoch was chosen on the held-out images, so expect a little less on new ones.
-
+The best epoch was chosen on the val images, so expect a little less on new ones.
+{_figures(info)}
 ## Use
 
     zoo predict {use} IMAGE_OR_DIR...
@@ -81,6 +86,70 @@ The best epoch was chosen on the held-out images, so expect a little less on new
 {rows}
 """
     write_file(folder / CARD, text.encode())
+
+
+def _figures(info: ModelInfo) -> str:
+    """Return the section with the figures on each split; empty before the run is complete."""
+    if not info.figures:
+        return ""
+    splits = list(info.figures)
+    names = dict.fromkeys(name for found in info.figures.values() for name in found.metrics)
+    lines = [
+        " | ".join(
+            [
+                "exact matches"
+                if name == "accuracy" and info.task == MULTI_LABEL.name
+                else metric_label(name),
+                *(_shown(name, info.figures[split].metrics.get(name)) for split in splits),
+            ]
+        )
+        for name in names
+    ]
+    baselines = [f"{f.baseline.value:.2%}" for f in info.figures.values()]
+    what = markdown(next(iter(info.figures.values())).baseline_what)
+    lines.append(" | ".join([f"baseline: {what}", *baselines]))
+    lines.append(" | ".join(["images", *(str(f.images) for f in info.figures.values())]))
+    rows = "\n".join(f"| {line} |" for line in lines)
+    measured = " The test images were used for no choice." if "test" in splits else ""
+    return f"""
+## Figures
+
+With 95% confidence intervals.{measured}
+
+| | {" | ".join(splits)} |
+|---|{"---|" * len(splits)}
+{rows}
+"""
+
+
+def _shown(name: str, figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    if name == "log_loss":
+        return f"{figure.value:.4f} ({figure.low:.4f}-{figure.high:.4f})"
+    return f"{figure.value:.2%} ({interval(figure)})"
+
+
+def _model_index(info: ModelInfo) -> str:
+    """Return the metadata of the Hugging Face Hub: the figures as a model index, in YAML.
+
+    JSON is valid YAML. See https://huggingface.co/docs/hub/model-cards#evaluation-results.
+    """
+    if not info.figures:
+        return ""
+    results = [
+        {
+            "task": {"type": "image-classification"},
+            "dataset": {"type": "custom", "name": f"{split} images", "split": split},
+            "metrics": [
+                {"type": name, "name": metric_label(name), "value": round(figure.value, 6)}
+                for name, figure in found.metrics.items()
+            ],
+        }
+        for split, found in info.figures.items()
+    ]
+    index = [{"name": info.backbone, "results": results}]
+    return f"---\npipeline_tag: image-classification\nmodel-index: {json.dumps(index)}\n---\n\n"
 
 
 def _options(info: ModelInfo) -> str:

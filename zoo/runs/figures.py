@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from zoo.tasks import SINGLE_LABEL, Task
+from zoo.tasks import SINGLE_LABEL, Task, metric_label
 
 #: Confidence level of the intervals.
 LEVEL = 0.95
@@ -121,8 +121,10 @@ def figures(
       J = TP / (TP + FP + FN), because F1 = 2J / (1 + J) (Hand et al. 2021).
     - All others: bootstrap over images, 1,000 resamples, expanded percentiles (Hesterberg 2015).
       AUROC and average precision have fewer resamples, at least 100, if images x classes is above
-      500,000. The calibration error's interval is reflected (basic bootstrap), since it is
-      biased upwards, and more so in a resample.
+      500,000. A class that is missing in a resample counts with its value in the sample.
+    - The calibration error is biased upwards, because noise in a bin has no sign: its lower bound
+      is the value less the 97.5 % quantile of the noise in resamples (by the triangle inequality),
+      and its upper one is that of the basic bootstrap.
     - A perfect value does not vary in any resample. Its interval is that of a proportion without
       failures, combined over classes as by Zou and Donner (2008).
 
@@ -146,9 +148,10 @@ def figures(
     if units is None:
         units = np.arange(len(targets))
     number = int(units.max()) + 1
-    exact = {k: v[..., 0] for k, v in _estimates(outcomes, np.ones((len(targets), 1))).items()}
-    drawn = _bootstrap(outcomes, units, seed) if number > 1 else {}
-    intervals = _Intervals(outcomes, exact, drawn, number, grouped)
+    exact = _estimates(outcomes, np.ones((len(targets), 1)))
+    drawn = _bootstrap(outcomes, exact, units, seed) if number > 1 else {}
+    sample = {name: values[..., 0] for name, values in exact.items()}
+    intervals = _Intervals(outcomes, sample, drawn, number, grouped)
     by_class = {name: intervals.of_classes(name) for name in ("precision", "recall", "f1", "auroc")}
     classes = tuple(
         ClassFigures(
@@ -176,6 +179,31 @@ def figures(
         baseline_what=baseline.what,
         classes=classes,
     )
+
+
+def doubt(found: Figures, split: str = "") -> str | None:
+    """Return why a model may be no better than its baseline, in a sentence; None if it is better.
+
+    Args:
+        found: The figures.
+        split: Name of the split, to begin the sentence with.
+    """
+    if found.better_than_baseline:
+        return None
+    main = found.metrics[found.main]
+    share, baseline = f"{main.value:.2%}", f"{found.baseline_what} ({found.baseline.value:.2%})"
+    start = f"{split} {metric_label(found.main)} {share}".lstrip()
+    if main.value <= found.baseline.value:
+        return f"{start} is no better than {baseline}"
+    return (
+        f"{start} (95% interval {interval(main)}) may be no better than {baseline}: "
+        f"{found.images} images can't tell"
+    )
+
+
+def interval(figure: Figure) -> str:
+    """Return the interval of a fraction as percentages, as "88.2-96.1%"."""
+    return f"{figure.low * 100:.1f}-{figure.high * 100:.1f}%"
 
 
 def wilson(successes: float, trials: float) -> Figure:
@@ -273,29 +301,31 @@ def _bins(confidence: Array) -> Array:
     return np.asarray(ranks * BINS // len(confidence))
 
 
-def _estimates(outcomes: _Outcomes, weights: Array, *, ranked: bool = True) -> dict[str, Array]:
+def _estimates(
+    outcomes: _Outcomes,
+    weights: Array,
+    exact: Mapping[str, Array] | None = None,
+    *,
+    ranked: bool = True,
+) -> dict[str, Array]:
     """Return the metrics of weighted images, (B,) or by class (classes, B), NaN if undefined.
 
     Args:
         outcomes: Of the images.
         weights: (N, B): how often each image is in each resample.
+        exact: The metrics of the sample, if these are resamples.
         ranked: Whether to compute AUROC and average precision.
     """
     classes, total = outcomes.classes, weights.sum(axis=0)
     sums = outcomes.sums @ weights
     right, support, given = sums[: 3 * classes].reshape(3, classes, -1)
     correct, loss, gaps = sums[3 * classes], sums[3 * classes + 1], sums[3 * classes + 2 :]
+    gaps = gaps / (total * outcomes.pairs)
     with np.errstate(divide="ignore", invalid="ignore"):
-        recall, f1 = right / support, 2 * right / (support + given)
-        found = {
-            "by class recall": recall,
+        by_class = {
+            "by class recall": right / support,
             "by class precision": right / given,
-            "by class f1": f1,
-            "accuracy": correct / total,
-            "balanced_accuracy": _mean(recall),
-            "f1": _mean(f1),
-            "log_loss": loss / total,
-            "ece": np.abs(gaps).sum(axis=0) / (total * outcomes.pairs),
+            "by class f1": 2 * right / (support + given),
         }
         if ranked:
             curves = np.stack(
@@ -304,18 +334,38 @@ def _estimates(outcomes: _Outcomes, weights: Array, *, ranked: bool = True) -> d
                     for n in range(classes)
                 ]
             )
-            found |= {
-                "by class auroc": curves[:, 0],
-                "auroc": _mean(curves[:, 0]),
-                "map": _mean(curves[:, 1]),
-            }
+            by_class |= {"by class auroc": curves[:, 0], "by class precision average": curves[:, 1]}
+    found = {
+        **by_class,
+        "accuracy": correct / total,
+        "log_loss": loss / total,
+        "gaps": gaps,
+        "ece": np.abs(gaps).sum(axis=0),
+    }
+    if exact is not None:
+        found["ece noise"] = np.abs(gaps - exact["gaps"]).sum(axis=0)
+    for name, of_class in _AVERAGES.items():
+        if of_class in by_class:
+            values = by_class[of_class]
+            found[name] = _mean(values, values if exact is None else exact[of_class])
     return found
 
 
-def _mean(values: Array) -> Array:
-    """Return the mean (B,) over the classes whose value is defined; 0 if none is."""
-    defined = ~np.isnan(values)
-    return np.asarray(np.where(defined, values, 0).sum(axis=0) / np.maximum(1, defined.sum(axis=0)))
+#: Metrics that are averages over classes, and what of.
+_AVERAGES = {
+    "balanced_accuracy": "by class recall",
+    "f1": "by class f1",
+    "auroc": "by class auroc",
+    "map": "by class precision average",
+}
+
+
+def _mean(values: Array, exact: Array) -> Array:
+    """Return the mean (B,) over the classes that have a value in the sample; 0 if none has."""
+    defined = ~np.isnan(exact)
+    known = np.where(np.isnan(values), exact, values)
+    number = np.maximum(1, defined.sum(axis=0))
+    return np.asarray(np.where(defined, known, 0).sum(axis=0) / number)
 
 
 def _ranked(scores: Array, truth: Array, weights: Array) -> Array:
@@ -346,7 +396,9 @@ def _ranked(scores: Array, truth: Array, weights: Array) -> Array:
     return np.stack([auroc, (positives * precision).sum(axis=0) / number])
 
 
-def _bootstrap(outcomes: _Outcomes, units: Array, seed: int) -> dict[str, Array]:
+def _bootstrap(
+    outcomes: _Outcomes, exact: Mapping[str, Array], units: Array, seed: int
+) -> dict[str, Array]:
     """Return the metrics of all resamples, as `_estimates`."""
     size = len(units) * outcomes.classes
     most_ranked = int(min(RESAMPLES, max(_FEWEST_RESAMPLES, _MOST_RANKED // size)))
@@ -356,7 +408,8 @@ def _bootstrap(outcomes: _Outcomes, units: Array, seed: int) -> dict[str, Array]
         ranked = max(0, min(most_ranked - done, weights.shape[1]))
         for part, with_ranks in ((weights[:, :ranked], True), (weights[:, ranked:], False)):
             if part.shape[1]:
-                for name, values in _estimates(outcomes, part, ranked=with_ranks).items():
+                found = _estimates(outcomes, part, exact, ranked=with_ranks)
+                for name, values in found.items():
                     parts.setdefault(name, []).append(values)
         done += weights.shape[1]
     return {name: np.concatenate(values, axis=-1) for name, values in parts.items()}
@@ -405,7 +458,7 @@ class _Intervals:
             return wilson(round(value * self._units), self._units)
         low, high = np.quantile(self._drawn[name], [self._tail, 1 - self._tail])
         if name == "ece":
-            return self._calibration(value, float(low), float(high))
+            return self._calibration(value, float(low))
         if name == "log_loss" or 0 < value < 1:
             return Figure(value, min(float(low), value), max(float(high), value))
         return self._extreme(name, value, by_class)
@@ -436,8 +489,9 @@ class _Intervals:
         trials = fewest if name == "auroc" else given if name == "precision" else support or given
         return wilson(value * min(trials, self._units), min(trials, self._units))
 
-    def _calibration(self, value: float, low: float, high: float) -> Figure:
-        """Return the calibration error, with its interval reflected at the value."""
+    def _calibration(self, value: float, low: float) -> Figure:
+        """Return the calibration error; `low` is the lower bound of its resamples."""
+        noise = float(np.quantile(self._drawn["ece noise"], 1 - self._tail))
         largest = max(value, 2 * value - low)
         accuracy = float(self._exact["accuracy"])
         if accuracy in (0, 1) and self._outcomes.pairs == 1:
@@ -445,7 +499,7 @@ class _Intervals:
             share = wilson(accuracy * self._units, self._units)
             ends = (share.low, share.high)
             largest = max(largest, *(abs(self._outcomes.confidence - end) for end in ends))
-        return Figure(value, min(value, max(0.0, 2 * value - high)), min(1.0, largest))
+        return Figure(value, max(0.0, value - noise), max(value, min(1.0, largest)))
 
     def _extreme(
         self, name: str, value: float, by_class: Mapping[str, Sequence[Figure | None]]

@@ -9,7 +9,7 @@ import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
+from zoo.runs.figures import Figures
 from zoo.tasks import MULTI_LABEL, TASKS
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
@@ -65,6 +66,8 @@ class ModelInfo:
         task: `single-label` or `multi-label`.
         history: Changes to the run during training, one line each; usually empty.
         definition: `Backbone.definition`, for a backbone that no plugin declares by name.
+        figures: Figures of the complete run on `val` and `test` with their confidence intervals, by
+            split and without those by class.
     """
 
     backbone: Name
@@ -82,6 +85,9 @@ class ModelInfo:
         default_factory=dict
     )
     definition: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[Annotated[str, Field(pattern="^(val|test)$")], Figures] = field(
+        default_factory=dict
+    )
 
     @property
     def stage(self) -> str:
@@ -109,6 +115,7 @@ class ModelInfo:
             "history": list(self.history),
             "definition": dict(self.definition),
             "test_metrics": dict(self.test_metrics),
+            "figures": {split: asdict(found) for split, found in self.figures.items()},
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},
