@@ -13,7 +13,7 @@ from tests.conftest import QUICK
 from tests.pipeline.crash import Crash, crash_at
 from zoo.cli import main
 from zoo.errors import PluginError
-from zoo.events import EpochEnd, Note, Progress, RunEnd, RunStart, StepEnd
+from zoo.events import EpochEnd, Measured, Note, Progress, RunEnd, RunStart, StepEnd
 
 FIELDS = {**QUICK, "train": "finetune", "epochs": 2}
 
@@ -35,6 +35,9 @@ def check_logged(run):
         expected = [(3 * int(row["epoch"]), float(row[column])) for row in metrics(run)]
         assert logged[tag] == [(step, pytest.approx(value)) for step, value in expected]
     assert [step for step, _ in logged["step/loss"]] == list(range(1, 7))
+    accuracy = zoo.load(run).info.figures["val"].metrics["accuracy"]
+    for suffix, value in (("", accuracy.value), ("_low", accuracy.low), ("_high", accuracy.high)):
+        assert logged[f"final_val/accuracy{suffix}"] == [(6, pytest.approx(value))]
     assert logged["step/lr_head"][-1][1] == pytest.approx(float(metrics(run)[-1]["lr_head"]))
 
 
@@ -89,7 +92,7 @@ def told(install):
 def test_a_plugins_logger_is_told_from_start_to_end(photos, told):
     run = zoo.finetune(photos, out="run", loggers=["told"], **FIELDS)
     kinds = [type(e) for e in told() if not isinstance(e, Note | Progress)]
-    assert kinds[1:] == [RunStart, *2 * [StepEnd, StepEnd, StepEnd, EpochEnd], RunEnd]
+    assert kinds[1:] == [RunStart, *2 * [StepEnd, StepEnd, StepEnd, EpochEnd], Measured, RunEnd]
     (start,) = [e for e in told() if isinstance(e, RunStart)]
     assert (start.folder, start.step, start.resumed) == (run.path, 0, False)
     assert start.recipe["epochs"] == 2

@@ -44,6 +44,27 @@ class RunStart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The final model has been measured on a split, after training and before `RunEnd`.
+
+    Attributes:
+        split: `val` or `test`.
+        images: Number of images.
+        metrics: (value, low, high) by name: the metric and its 95 % confidence interval.
+        main: Name of the main metric.
+        baseline: The main metric of a model that ignores its input.
+        doubt: Why the model may be no better than that one; None if it is better.
+    """
+
+    split: str
+    images: int
+    metrics: Mapping[str, tuple[float, float, float]]
+    main: str
+    baseline: float
+    doubt: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEnd:
     """Training has ended.
 

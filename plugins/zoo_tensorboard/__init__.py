@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import zoo
-from zoo.events import EpochEnd, RunEnd, RunStart, StepEnd
+from zoo.events import EpochEnd, Measured, RunEnd, RunStart, StepEnd
 
 
 @zoo.hookimpl
@@ -18,8 +18,10 @@ def zoo_loggers() -> Mapping[str, Callable[[], TensorBoard]]:
 class TensorBoard:
     """Writes scalars to `tensorboard/` in the run folder, by the number of training steps.
 
-    Tags under `step/` are the loss and learning rates of each step, other tags the metrics of each
-    epoch, at its last step. A resumed run replaces what was logged after its checkpoint.
+    Tags under `step/` are the loss and learning rates of each step, those under `final_val/` and
+    `final_test/` the figures of the final model with the bounds of their 95 % intervals (`_low`,
+    `_high`), other tags the metrics of each epoch, at its last step. A resumed run replaces what
+    was logged after its checkpoint.
 
     Raises:
         ModuleNotFoundError: If tensorboard is not installed.
@@ -52,6 +54,10 @@ class TensorBoard:
                     split, _, metric = name.partition("_")
                     self._add(f"{metric}/{split}", value)
                 self._writer.flush()
+            case Measured():
+                for name, figure in event.metrics.items():
+                    for suffix, value in zip(("", "_low", "_high"), figure, strict=True):
+                        self._add(f"final_{event.split}/{name}{suffix}", value)
             case RunEnd():
                 self._writer.close()
 

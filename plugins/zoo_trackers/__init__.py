@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo.events import EpochEnd, RunEnd, RunStart, StepEnd
+from zoo.events import EpochEnd, Measured, RunEnd, RunStart, StepEnd
 
 #: File in the run folder with the tracker's run id, with which a resumed run continues that run.
 ID = "{library}.id"
@@ -23,6 +23,9 @@ def zoo_loggers() -> Mapping[str, Callable[[], Tracker]]:
 
 class Tracker:
     """Logs the recipe as configuration, and metrics by the number of training steps.
+
+    The figures of the final model are logged under `final_val/` and `final_test/`, with the bounds
+    of their 95 % intervals (`_low`, `_high`).
 
     The destination is set by the tracker's own environment variables (`MLFLOW_TRACKING_URI`,
     `WANDB_MODE` ...); the experiment or project is called `zoo`. A resumed run continues the
@@ -58,6 +61,13 @@ class Tracker:
                 tags = [f"{metric}/{split}" for split, metric in split_names]
                 values = dict(zip(tags, event.metrics.values(), strict=True))
                 self._tracker.log({**values, "epoch": event.epoch}, step=self._step)
+            case Measured():
+                values = {
+                    f"final_{event.split}/{name}{suffix}": value
+                    for name, figure in event.metrics.items()
+                    for suffix, value in zip(("", "_low", "_high"), figure, strict=True)
+                }
+                self._tracker.log(values, step=self._step)
             case RunEnd():
                 self._tracker.finish()
 

@@ -9,11 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from tests.conftest import QUICK
 from zoo.cli import main
 from zoo.runs.evaluate import ClassMetrics, Evaluation
+from zoo.runs.figures import figures
+from zoo.tasks import SINGLE_LABEL
 
 TRAINING = {**QUICK, "train": "probe+finetune", "epochs": 2}
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TRAINING.items()]
@@ -40,6 +43,14 @@ def zoo_(*args: object) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.stdout).splitlines()
 
 
+def scores_of(confusion: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and targets that have this confusion matrix."""
+    truth, taken = confusion.nonzero()
+    counts = torch.from_numpy(confusion[truth, taken])
+    logits = 5.0 * torch.eye(len(confusion))[torch.from_numpy(taken)]
+    return logits.repeat_interleave(counts, 0), torch.from_numpy(truth).repeat_interleave(counts)
+
+
 @pytest.fixture
 def evaluated(monkeypatch):
     """Makes `zoo evaluate` print that many classes of long names, from 100 on confused at times."""
@@ -61,6 +72,8 @@ def evaluated(monkeypatch):
             ),
             confusion=tuple(map(tuple, confusion.tolist())),
             issues=(),
+            figures=figures(*scores_of(confusion), names, SINGLE_LABEL),
+            rows={},
         )
         run = SimpleNamespace(evaluate=lambda *_, **__: result)
         monkeypatch.setattr("zoo.runs.read.load", lambda *_, **__: run)
@@ -75,6 +88,15 @@ def matrix_in(lines: list[str], classes: int) -> list[list[int]]:
     return [[int(n) for n in row[1].split()][-classes:] for row in rows if row]
 
 
+def class_table(lines: list[str], classes: int) -> list[str]:
+    """The header of the table of classes, and a text of one or more lines for each class."""
+    start = next(n for n, line in enumerate(lines) if line.startswith("class "))
+    head, *rest = lines[start:]
+    firsts = [n for n, line in enumerate(rest) if re.match(r"a class.*%", line)]
+    assert len(firsts) == classes
+    return [head, *(rest[n] for n in firsts)]
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("classes", [2, 6, 12, 60])
 def test_evaluate_fits_the_terminal_with_every_number_whole(classes, width, evaluated, terminal):
@@ -82,7 +104,12 @@ def test_evaluate_fits_the_terminal_with_every_number_whole(classes, width, eval
     terminal(width)
     lines = zoo_("evaluate", "run")
     assert max(map(len, lines)) <= width
-    assert sum(line.count("100.00%") for line in lines) == 3 * classes
+    head, *rows = class_table(lines, classes)
+    shown = [name for name in ("precision", "recall", "f1", "auroc") if name in head]
+    assert shown[:3] == ["precision", "recall", "f1"]
+    cell = r"\d+\.\d% \d+-\d+" if width == 120 else r"\d+\.\d+%( \d+-\d+)?"
+    for row in rows:
+        assert len(re.findall(rf"(?<!\S){cell}(?!\S)", row)) == len(shown)
     matrix = matrix_in(lines, classes)
     assert bool(matrix) == (classes * 5 + 17 <= width)
     if matrix:
@@ -99,7 +126,8 @@ def test_evaluate_in_a_pipe_is_a_line_a_class(classes, evaluated, monkeypatch):
     confusion = evaluated(classes)
     monkeypatch.setenv("COLUMNS", "40")
     lines = zoo_("evaluate", "run")
-    assert sum("100.00%  100.00%" in line for line in lines) == classes
+    _, *rows = class_table(lines, classes)
+    assert all(len(re.findall(r"\d+\.\d% \d+-\d+", row)) == 4 for row in rows)
     assert matrix_in(lines, classes) == confusion.tolist()
     assert [line for line in lines if line != line.rstrip() or not line.isascii()] == []
 
@@ -128,7 +156,9 @@ def test_finetune_fits_the_terminal_and_names_each_column_once(width, terminal, 
         assert head[0].split()[:4] == ["train", "train", "val", "val"]
         assert head[1].split()[:5] == ["epoch", "loss", "acc", "loss", "acc"]
         assert re.search(r"data wait.*metrics\.csv", " ".join(lines))
-    rows = [line.split()[0] for line in lines[epochs + 1 :] if line.count("%") == 2]
+    rows = [
+        line.split()[0] for line in lines[epochs + 1 :] if re.match(" *(probe|[0-9]) .*%", line)
+    ]
     assert rows == ["probe", "1", "2"]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from pyarrow import parquet
 
 import zoo
 from tests.conftest import COLOURS, QUICK, save_photo
@@ -230,6 +231,18 @@ def test_what_a_multi_label_run_predicts(multi, scenes):
     assert entry["labels"] == [label for label, _ in found.top]
     table = CliRunner().invoke(main, ["evaluate", str(multi.path)])
     assert "mAP" in table.output
+
+
+def test_the_rows_of_evaluate_have_lists_of_labels(multi):
+    assert multi.info.figures["val"].main == "map"
+    written = parquet.read_table(multi.path / "predictions.parquet").to_pylist()
+    evaluate = ["evaluate", str(multi.path)]
+    told = json.loads(CliRunner().invoke(main, [*evaluate, "--format", "json"]).output)
+    assert told["rows"] == written
+    text = CliRunner().invoke(main, [*evaluate, "--format", "csv"]).output
+    cells = [row["label"] for row in csv.DictReader(text.splitlines())]
+    assert cells == ["|".join(row["label"]) for row in written]
+    assert any("|" in cell for cell in cells)
 
 
 def test_a_table_in_two_runs_and_resumed_is_the_same_data(multi, scenes):

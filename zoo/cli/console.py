@@ -23,13 +23,14 @@ from zoo.cli.tables import (
 )
 from zoo.cli.words import count, with_flags
 from zoo.errors import Stopped
-from zoo.events import EpochEnd, Note, StepEnd
+from zoo.events import EpochEnd, Measured, Note, StepEnd
 from zoo.events import Progress as Done
 from zoo.io.text import printable
 from zoo.models.group_plan import GroupPlan
 from zoo.models.variant import options_text
 from zoo.planning import Plan
 from zoo.recipe import Recipe
+from zoo.runs.figures import interval, wilson
 from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class TrainingConsole:
         self._epoch_columns: list[str] = []
         self._kind: Task = SINGLE_LABEL
         self._baseline = 0.0
-        self._measured = True
+        self._val_images = 0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -111,13 +112,14 @@ class TrainingConsole:
         match event:
             case Note(text=text, warning=True):
                 self.err.print(printable(f"! {with_flags(text)}", lines=True), style="bold yellow")
+            case Measured(doubt=str(text)):
+                self.err.print(printable(f"! {text}"), style="bold red")
             case Note(text=text, detail=detail):
                 if self._verbose or not detail:
                     self.say(with_flags(text))
             case Plan():
                 self._kind = TASKS[event.recipe.task]
-                self._baseline = event.baseline.value
-                self._measured = event.val_images > 0
+                self._baseline, self._val_images = event.baseline.value, event.val_images
                 self._plan(event)
             case Done():
                 self._done(event)
@@ -135,10 +137,18 @@ class TrainingConsole:
         """Print the result of the run."""
         seconds = time.perf_counter() - self._started
         self._progress.stop()
-        self.say(
-            f"\n{run.info.score_text} ({run.info.stage}), {seconds:.0f} s in all",
-            "bold",
-        )
+        self.say("")
+        if "val" not in run.info.figures:  # without a val split, or of an earlier version
+            self.say(run.info.score_text, "bold")
+        for split, found in run.info.figures.items():
+            main = found.metrics[found.main]
+            self.say(
+                f"{split} {metric_label(found.main)} {main.value:.2%} ({interval(main)}), "
+                f"{count(found.images, 'image')}; {found.baseline_what}: "
+                f"{found.baseline.value:.2%}",
+                "bold" if found.better_than_baseline else "bold red",
+            )
+        self.say(f"{run.info.stage}, {seconds:.0f} s in all")
         if run.info.recipe.weights == "none":
             self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
         # Not wrapped, so that they can be copied.
@@ -227,7 +237,9 @@ class TrainingConsole:
         if first:
             self._choose_epoch_columns()
         metrics, score = end.metrics, end.metrics.get(f"val_{self._kind.main}", 0.0)
-        good = end.best and score > self._baseline
+        images = self._val_images
+        # An approximation for mean average precision, whose interval takes a bootstrap.
+        good = end.best and bool(images) and wilson(score * images, images).low > self._baseline
         cells = {
             "epoch": str(end.epoch or "probe"),
             "train loss": f"{metrics['train_loss']:.4f}",
@@ -242,8 +254,10 @@ class TrainingConsole:
         }
         columns = [number(name, least=_EPOCH_COLUMNS[name]) for name in self._epoch_columns]
         row = [cells[name] for name in self._epoch_columns]
-        poor = end.best and not good and self._measured
-        note = "best" if good else "no better than guessing" if poor else ""
+        note = ""
+        if end.best and images:
+            doubt = "best, or chance" if score > self._baseline else "no better than guessing"
+            note = "best" if good else doubt
         if least_width([*columns, label()], [[*row, note]]) <= self.out.width:
             columns, row, note = [*columns, label()], [*row, note], ""
         style = "green" if good else None
@@ -255,7 +269,7 @@ class TrainingConsole:
         """Hide the columns that do not fit a narrow terminal, and report it."""
         # With several labels an image, all are rarely right: mAP is more informative than accuracy.
         unused = ["val mAP"] if self._kind is SINGLE_LABEL else ["train acc", "val acc"]
-        if not self._measured:
+        if not self._val_images:
             unused += [name for name in _EPOCH_COLUMNS if name.startswith("val")]
         self._epoch_columns = [name for name in _EPOCH_COLUMNS if name not in unused]
         left_out = []

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import (
+    Column,
     least_width,
     number,
     plain_console,
@@ -18,10 +23,13 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
-from zoo.cli.words import echo, echo_json, with_flags
+from zoo.cli.words import echo, json_text, with_flags
+from zoo.io.files import expand
+from zoo.io.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from zoo.runs.evaluate import Evaluation, Split
+    from zoo.runs.figures import ClassFigures, Figure
 
 #: Maximum number of classes for which the confusion matrix is printed.
 WIDEST_MATRIX = 20
@@ -45,7 +53,12 @@ MOST_CONFUSIONS = 20
     help="val: DATA/val, else the images held out of DATA in training, else DATA/test, else all. "
     "train: DATA/train, or the training images. test: DATA/test. all: every labelled image.",
 )
-@format_option("table", "json")
+@format_option("table", "json", "csv", "parquet")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write with json, csv and parquet.  [default: stdout; parquet needs a file]",
+)
 @click.option(
     "--strict",
     is_flag=True,
@@ -65,57 +78,138 @@ def command(
     data: Path | None,
     split: Split,
     form: str,
+    output: Path | None,
     strict: bool,
     follow_links: bool,
     device: str,
     allocator_tuning: bool,
 ) -> None:
-    """Measure accuracy, per-class precision, recall and F1, and confusions of RUN.
+    """Measure RUN, a run folder or its model.safetensors, on labelled images.
 
-    RUN is a run folder or its model.safetensors.
+    The table has accuracy and other metrics, in all and by class, each with its 95% confidence
+    interval; the baseline, a model that ignores its input; and the confusions. csv and parquet have
+    a row for each image: its label, the prediction, and the probabilities of all classes. json has
+    both. In csv, labels of a multi-label run are separated by |, and names are escaped as by
+    zoo predict.
     """
+    if output is not None and form == "table":
+        raise click.UsageError("--output goes with --format json, csv and parquet")
+    if output is None and form == "parquet":
+        raise click.UsageError("--format parquet needs --output, the file to write")
     with starting(allocator_tuning=allocator_tuning):
         from zoo.data.issue import describe
         from zoo.runs.read import load
+        from zoo.runs.scores import parquet_bytes
+        from zoo.runs.write import write_file
 
     result = load(run, device=device).evaluate(
         data, split=split, strict=strict, follow_links=follow_links
     )
     for line in describe(result.issues):
         echo(f"! {with_flags(line)}", err=True)
-    if form == "json":
-        echo_json(asdict(result))
-    else:
+    if form == "table":
         _print(result)
+    elif form == "parquet":
+        content = parquet_bytes(result.rows, [each.name for each in result.classes])
+        write_file(expand(str(output)), content)
+    else:
+        written = _json(result) if form == "json" else _csv(result)
+        if output is None:
+            sys.stdout.write(written)
+        else:
+            write_file(expand(output), written.encode())
+
+
+def _json(result: Evaluation) -> str:
+    rows = [dict(zip(result.rows, row, strict=True)) for row in _rows(result)]
+    better = {"better_than_baseline": result.figures.better_than_baseline}
+    content = asdict(result)
+    content |= {"figures": content["figures"] | better, "rows": rows}
+    return f"{json_text(content)}\n"
+
+
+def _csv(result: Evaluation) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(spreadsheet_cell, result.rows))
+    writer.writerows(map(_cell, row) for row in _rows(result))
+    return file.getvalue()
+
+
+def _rows(result: Evaluation) -> Iterator[tuple[Any, ...]]:
+    return zip(*result.rows.values(), strict=True)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        value = "|".join(value)
+    return spreadsheet_cell(value) if isinstance(value, str) else value
 
 
 def _print(result: Evaluation) -> None:
+    from zoo.runs.figures import doubt, interval
     from zoo.tasks import metric_label
 
-    correct = round(result.accuracy * result.images)
-    several = [] if result.confusion else [n for n in result.metrics if n != "accuracy"]
-    exact = "accuracy" if result.confusion else "exact matches"
-    print_facts(
-        [
-            ("images", result.source),
-            *((metric_label(name), f"{result.metrics[name]:.2%}") for name in several),
-            (exact, f"{result.accuracy:.2%} ({correct} of {result.images})"),
-            ("loss", f"{result.loss:.4f}"),
-        ]
-    )
+    found, correct = result.figures, round(result.accuracy * result.images)
+    facts = [("images", result.source)]
+    for name, figure in found.metrics.items():
+        value = f"{figure.value:.2%} ({interval(figure)})"
+        if name == "accuracy":
+            label = "accuracy" if result.confusion else "exact matches"
+            facts.append((label, f"{value}, {correct} of {result.images}"))
+        elif name == "log_loss":
+            bounds = f"{figure.low:.4f}-{figure.high:.4f}"
+            facts.append((metric_label(name), f"{figure.value:.4f} ({bounds})"))
+        else:
+            facts.append((metric_label(name), value))
+    facts.append(("baseline", f"{found.baseline.value:.2%}, {found.baseline_what}"))
+    of = f"{found.units} groups" if found.units < found.images else "the images"
+    facts.append(("intervals", f"in parentheses, 95%, over {of}"))
+    print_facts(facts)
+    if (reason := doubt(found)) is not None:
+        plain_console().print(reason, style="bold red")
     echo()
-    print_table(
-        [text("class"), *map(number, ("precision", "recall", "f1", "images"))],
-        [
-            (c.name, f"{c.precision:.2%}", f"{c.recall:.2%}", f"{c.f1:.2%}", str(c.images))
-            for c in result.classes
-        ],
-    )
+    columns, rows = _class_table(found.classes)
+    print_table(columns, rows)
     if not result.confusion:
         return
     echo()
     if len(result.classes) > WIDEST_MATRIX or not _print_matrix(result):
         _print_confusions(result)
+
+
+def _class_table(
+    classes: Sequence[ClassFigures],
+) -> tuple[Sequence[Column], Sequence[Sequence[str]]]:
+    """Return the widest table that fits: with intervals, without, or without AUROC as well."""
+    names = ("precision", "recall", "f1", "auroc")
+    width = plain_console().width
+    layouts: tuple[tuple[Sequence[str], Callable[[Figure | None], str]], ...] = (
+        (names, _with_interval),
+        (names, _alone),
+        (names[:3], _alone),
+    )
+    for shown, show in layouts:
+        columns = [text("class"), number("images"), *map(number, shown)]
+        rows = []
+        for each in classes:
+            cells = [show(getattr(each, name)) for name in shown]
+            if not each.images:
+                cells = ["not measured", *[""] * (len(shown) - 1)]
+            rows.append((each.name, str(each.images), *cells))
+        if least_width(columns, rows) <= width:
+            break
+    return columns, rows
+
+
+def _alone(figure: Figure | None) -> str:
+    return "-" if figure is None else f"{figure.value:.2%}"
+
+
+def _with_interval(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure.value:.1%} {figure.low * 100:.0f}-{figure.high * 100:.0f}"
 
 
 def _print_matrix(result: Evaluation) -> bool:

@@ -32,7 +32,12 @@ def echo(text: str = "", *, err: bool = False) -> None:
 
 def echo_json(value: object) -> None:
     """Print a value as JSON that is exact when parsed and safe for a terminal."""
-    click.echo(_json(value, indent=2))
+    click.echo(json_text(value))
+
+
+def json_text(value: object) -> str:
+    """Return a value as indented JSON that is exact when parsed and safe for a terminal."""
+    return _json(value, indent=2)
 
 
 def echo_json_list(values: Iterable[object]) -> None:

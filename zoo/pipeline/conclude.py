@@ -10,13 +10,13 @@ from zoo.data.decoded import DecodedImages
 from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.data.transforms import eval_transform
-from zoo.events import Listener, Note
+from zoo.events import Listener, Measured
 from zoo.runs.card import write_card
+from zoo.runs.figures import Figures, doubt, figures
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import COLUMNS, Scores, features_and_logits, rows_of, write_predictions
 from zoo.runs.write import write_model
-from zoo.tasks import metric_label
 from zoo.weights.header import read_header
 
 
@@ -29,7 +29,7 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     Args:
         run: The run, as loaded from its folder.
         splits: Its images. The test split is used nowhere else.
-        listen: Receives a `Note` with the figures on test.
+        listen: Receives a `Measured` for each split.
 
     Returns:
         The run with its new metadata.
@@ -43,8 +43,11 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     metrics = {s.split: dict(task.measure(s.logits, s.targets).values) for s in measured}
     if "test" in metrics:
         info = replace(info, test_metrics=metrics["test"])
-        value = metrics["test"][task.main]
-        listen(Note(text=f"test {metric_label(task.main)} {value:.2%}, {len(splits.test)} images"))
+    found = {
+        s.split: figures(s.logits, s.targets, info.class_names, task, s.groups) for s in measured
+    }
+    # Those by class, of which there may be thousands, follow from predictions.parquet.
+    info = replace(info, figures={split: replace(f, classes=()) for split, f in found.items()})
     columns: dict[str, list[object]] = {}
     if not measured:
         columns = {name: [] for name in (*sorted(COLUMNS), *(f"p_{n}" for n in info.class_names))}
@@ -63,7 +66,20 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     )
     file = model_file(Path(folder))
     write_model(folder, read_tensors(file, read_header(file)), info)
+    for split in found:
+        listen(_event(split, found[split]))
     return replace(run, info=info)
+
+
+def _event(split: str, found: Figures) -> Measured:
+    return Measured(
+        split=split,
+        images=found.images,
+        metrics={name: (f.value, f.low, f.high) for name, f in found.metrics.items()},
+        main=found.main,
+        baseline=found.baseline.value,
+        doubt=doubt(found, split),
+    )
 
 
 def _score(run: Run, split: str, samples: Sequence[Sample], splits: Splits) -> Scores:

@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.data.decoded import content_keys
 from zoo.errors import Stopped, ZooError
-from zoo.events import Listener, Note, RunEnd, RunStart, ignore
+from zoo.events import Listener, Measured, Note, RunEnd, RunStart, ignore
 from zoo.io.files import expand
 from zoo.io.text import listed
 from zoo.machine.processes import decide_on_main, together
@@ -28,7 +28,6 @@ from zoo.recipe import Recipe, make_recipe
 from zoo.runs.checkpoint_file import ORPHANS, Checkpoint, holding
 from zoo.runs.folder import open_folder
 from zoo.runs.read import Run, load
-from zoo.tasks import TASKS, metric_label
 from zoo.training.setup import Control
 from zoo.training.state import TrainingState
 from zoo.training.stopping import stoppable
@@ -140,9 +139,10 @@ def prepare_again(
 
 
 def warn(event: object) -> None:
-    """Pass warnings to `warnings.warn`; ignore other events."""
-    if isinstance(event, Note) and event.warning:
-        warnings.warn(event.text, stacklevel=2)
+    """Pass warnings and doubts to `warnings.warn`; ignore other events."""
+    match event:
+        case Note(text=text, warning=True) | Measured(doubt=str(text)):
+            warnings.warn(text, stacklevel=2)
 
 
 def execute(
@@ -203,7 +203,7 @@ def execute(
                 if accelerator.is_main_process:
                     run = conclude(run, prepared.splits, listen)
                 writer.finish()
-                for text in caveats(writer.state, plan):
+                if (text := unpredicted(writer.state, plan)) is not None:
                     listen(Note(text=text, warning=True))
                 listen(RunEnd(folder=folder, error=None))
         except KeyboardInterrupt as stopped:
@@ -220,21 +220,12 @@ def execute(
     return run
 
 
-def caveats(state: TrainingState, plan: Plan) -> list[str]:
-    """Return reasons why the best model may be of little use, one sentence each."""
-    found: list[str] = []
-    if not plan.val_images:
-        return found
-    task, baseline = TASKS[plan.recipe.task], plan.baseline
-    if state.best_score <= baseline.value:
-        found.append(
-            f"val {metric_label(task.main)} {state.best_score:.2%} is no better than "
-            f"{baseline.what} ({baseline.value:.2%})"
-        )
-    if state.never_predicted:
-        names = [plan.class_names[label] for label in state.never_predicted]
-        found.append(f"classes that were predicted for no val image: {listed(names)}")
-    return found
+def unpredicted(state: TrainingState, plan: Plan) -> str | None:
+    """Return which classes the best model predicts for no val image, in a sentence, if any."""
+    if not state.never_predicted:
+        return None
+    names = [plan.class_names[label] for label in state.never_predicted]
+    return f"classes that were predicted for no val image: {listed(names)}"
 
 
 def _held(plan: Plan, held: ExitStack, listen: Listener, *, resuming: bool) -> Path:

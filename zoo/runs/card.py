@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from zoo.backbone import Backbone
 from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
+from zoo.runs.figures import Figure, doubt, interval
 from zoo.runs.write import CARD, ModelInfo, write_file
 from zoo.tasks import MULTI_LABEL, metric_label
 from zoo.weights import describe
@@ -41,15 +43,15 @@ def write_card(
     )
     several = info.task == MULTI_LABEL.name
     metric = metric_label(info.score_name)
+    doubts = [text for split, f in info.figures.items() if (text := doubt(f, split)) is not None]
+    warnings = "".join(f"\n**{markdown(text)}.**\n" for text in doubts)
     if info.score is None:
         measured = f"| {metric} | not measured on held-out images ({info.stage}) |"
         chosen = "It was trained on all images, so none are left to measure it on."
     else:
-        score = f"{info.score:.2%} ({info.stage}, the best)"
+        score = f"{info.score:.2%} ({info.stage}{'' if doubts else ', the best'})"
         measured = f"| {metric} on {val_images} held-out images | {score} |"
-        chosen = (
-            "The best epoch was chosen on the held-out images, so expect a little less on new ones."
-        )
+        chosen = "The best epoch was chosen on the val images, so expect a little less on new ones."
     random_warning = (
         ""
         if info.recipe.weights != "none"
@@ -57,10 +59,10 @@ def write_card(
     )
     kind = "A multi-label image classifier" if several else "An image classifier"
     height, width = info.preprocess.height_width
-    text = f"""# {markdown(backbone.name)}, fine-tuned
+    text = f"""{_model_index(info)}# {markdown(backbone.name)}, fine-tuned
 
 {kind} for {len(info.class_names)} classes: {names}.
-{random_warning}
+{random_warning}{warnings}
 | | |
 |---|---|
 {measured}
@@ -70,7 +72,7 @@ def write_card(
 {_transfer(info)}| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
 {"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
 {chosen}
-
+{_figures(info)}
 ## Use
 
     zoo predict {use} IMAGE_OR_DIR...
@@ -89,6 +91,70 @@ def write_card(
 {rows}
 """
     write_file(folder / CARD, text.encode())
+
+
+def _figures(info: ModelInfo) -> str:
+    """Return the section with the figures on each split; empty before the run is complete."""
+    if not info.figures:
+        return ""
+    splits = list(info.figures)
+    names = dict.fromkeys(name for found in info.figures.values() for name in found.metrics)
+    lines = [
+        " | ".join(
+            [
+                "exact matches"
+                if name == "accuracy" and info.task == MULTI_LABEL.name
+                else metric_label(name),
+                *(_shown(name, info.figures[split].metrics.get(name)) for split in splits),
+            ]
+        )
+        for name in names
+    ]
+    baselines = [f"{f.baseline.value:.2%}" for f in info.figures.values()]
+    what = markdown(next(iter(info.figures.values())).baseline_what)
+    lines.append(" | ".join([f"baseline: {what}", *baselines]))
+    lines.append(" | ".join(["images", *(str(f.images) for f in info.figures.values())]))
+    rows = "\n".join(f"| {line} |" for line in lines)
+    measured = " The test images were used for no choice." if "test" in splits else ""
+    return f"""
+## Figures
+
+With 95% confidence intervals.{measured}
+
+| | {" | ".join(splits)} |
+|---|{"---|" * len(splits)}
+{rows}
+"""
+
+
+def _shown(name: str, figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    if name == "log_loss":
+        return f"{figure.value:.4f} ({figure.low:.4f}-{figure.high:.4f})"
+    return f"{figure.value:.2%} ({interval(figure)})"
+
+
+def _model_index(info: ModelInfo) -> str:
+    """Return the metadata of the Hugging Face Hub: the figures as a model index, in YAML.
+
+    JSON is valid YAML. See https://huggingface.co/docs/hub/model-cards#evaluation-results.
+    """
+    if not info.figures:
+        return ""
+    results = [
+        {
+            "task": {"type": "image-classification"},
+            "dataset": {"type": "custom", "name": f"{split} images", "split": split},
+            "metrics": [
+                {"type": name, "name": metric_label(name), "value": round(figure.value, 6)}
+                for name, figure in found.metrics.items()
+            ],
+        }
+        for split, found in info.figures.items()
+    ]
+    index = [{"name": info.backbone, "results": results}]
+    return f"---\npipeline_tag: image-classification\nmodel-index: {json.dumps(index)}\n---\n\n"
 
 
 def _options(info: ModelInfo) -> str:

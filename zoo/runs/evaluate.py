@@ -1,15 +1,16 @@
-"""Evaluate a run on labelled images: accuracy, loss, metrics per class, confusion matrix."""
+"""Evaluate a run on labelled images: figures with intervals, confusion matrix, predictions."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
+from zoo.backbone import Backbone
 from zoo.data.decoded import DecodedImages
 from zoo.data.issue import STRICT_KINDS, Issue, because
 from zoo.data.sources import Source, issues_of, open_source
@@ -19,7 +20,9 @@ from zoo.data.split import Splits, names_sha256, read_labelled, read_splits
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.io.text import listed
-from zoo.runs.inference import eval_batches, predict_logits
+from zoo.runs.figures import Figures, figures
+from zoo.runs.inference import eval_batches
+from zoo.runs.scores import Scores, features_and_logits, rows_of
 from zoo.runs.write import ModelInfo
 from zoo.tasks import SINGLE_LABEL, TASKS
 
@@ -28,7 +31,7 @@ Split = Literal["val", "train", "test", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMetrics:
-    """Precision, recall, F1 score (0..1) and number of images of one class."""
+    """Precision, recall, F1 score (0..1; 0 where undefined) and number of images of one class."""
 
     name: str
     precision: float
@@ -51,6 +54,8 @@ class Evaluation:
         confusion: Confusion matrix; `confusion[i][j]` is the number of images of class i predicted
             as class j. Empty if the task is multi-label.
         issues: Skipped files and notes on the data, without duplicates.
+        figures: Metrics in all and by class with their confidence intervals, and the baseline.
+        rows: The columns of predictions.parquet, N values each; `split` is the one asked for.
     """
 
     source: str
@@ -61,10 +66,13 @@ class Evaluation:
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
     issues: tuple[Issue, ...]
+    figures: Figures
+    rows: Mapping[str, Sequence[Any]] = field(repr=False)
 
 
 def evaluate(
     model: nn.Module,
+    backbone: Backbone,
     info: ModelInfo,
     data: Path | None,
     *,
@@ -76,6 +84,7 @@ def evaluate(
 
     Args:
         model: The classifier.
+        backbone: The declaration of its backbone.
         info: Class names, preprocessing, and the recipe that the classifier was trained with.
         data: A labelled folder or table; None for the data that the run was trained on.
         split: `val`: for the training data, the validation images of the run; for other data, the
@@ -95,7 +104,10 @@ def evaluate(
     task, indices = TASKS[info.task], list(range(len(info.class_names)))
     targets = task.targets(splits.indices(splits.val), len(indices))
     bases = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
-    logits = predict_logits(model, eval_batches(bases), info.preprocess)
+    features, logits = features_and_logits(model, backbone, eval_batches(bases), info.preprocess)
+    scores = Scores(
+        split=split, samples=splits.val, targets=targets, logits=logits, features=features
+    )
     predicted = task.decide(logits)
     precision, recall, f1, support = precision_recall_fscore_support(
         targets.numpy(), predicted.numpy(), labels=indices, zero_division=0.0
@@ -122,6 +134,8 @@ def evaluate(
         ),
         confusion=tuple(map(tuple, confusion)),
         issues=(*splits.issues, *_unmeasured(info.class_names, support)),
+        figures=figures(logits, targets, info.class_names, task, scores.groups),
+        rows=rows_of(scores, info.class_names, task),
     )
 
 

@@ -25,6 +25,7 @@ _JSON = frozenset(
         "epoch",
         "val_metrics",
         "test_metrics",
+        "figures",
         "transfer",
         "versions",
         "history",
@@ -78,6 +79,8 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
         measured = info.val_metrics or info.recipe.val_split
         if measured and (missing := {"accuracy", info.score_name} - info.val_metrics.keys()):
             raise ValueError(f"val_metrics has no {' and '.join(sorted(missing))}")
+        if any(found.main not in found.metrics for found in info.figures.values()):
+            raise ValueError("figures lack their main metric")
     except KeyError as error:
         raise RunError(f"the metadata of {file} lacks {error}") from error
     except ValidationError as error:

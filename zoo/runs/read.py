@@ -193,7 +193,13 @@ class Run:
         """Evaluate on labelled images; see `zoo.runs.evaluate.evaluate`."""
         where = None if data is None else expand(data)
         return evaluate(
-            self.model, self.info, where, split=split, strict=strict, follow_links=follow_links
+            self.model,
+            self.backbone,
+            self.info,
+            where,
+            split=split,
+            strict=strict,
+            follow_links=follow_links,
         )
 
 

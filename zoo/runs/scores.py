@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ class Scores:
     targets: Tensor
     logits: Tensor
     features: Tensor
+
+    @property
+    def groups(self) -> list[str | None]:
+        """Group of each image, or None."""
+        return [sample.group for sample in self.samples]
 
 
 def features_and_logits(
@@ -123,7 +128,7 @@ def rows_of(
     return {
         "name": [sample.name for sample in scores.samples],
         "split": [scores.split] * len(scores.samples),
-        "group": [sample.group for sample in scores.samples],
+        "group": scores.groups,
         "label": [named(row) for row in scores.targets],
         "predicted": [named(row) for row in predicted],
         "correct": task.correct(scores.logits, scores.targets).tolist(),
@@ -133,13 +138,18 @@ def rows_of(
 
 
 def write_predictions(
-    folder: Path, columns: dict[str, list[Any]], class_names: Sequence[str]
+    folder: Path, columns: Mapping[str, Sequence[Any]], class_names: Sequence[str]
 ) -> None:
     """Write predictions.parquet atomically; the class names are in its schema's metadata.
 
     Raises:
         RunError: If it can't be written.
     """
+    write_file(folder / PREDICTIONS, parquet_bytes(columns, class_names))
+
+
+def parquet_bytes(columns: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> memoryview:
+    """Return the content of predictions.parquet."""
     import pyarrow
     from pyarrow import parquet
 
@@ -150,7 +160,7 @@ def write_predictions(
     table = table.replace_schema_metadata({"class_names": names})
     content = io.BytesIO()
     parquet.write_table(table, content, compression="zstd")
-    write_file(folder / PREDICTIONS, content.getbuffer())
+    return content.getbuffer()
 
 
 def read_columns(file: Path) -> dict[str, list[Any]]:

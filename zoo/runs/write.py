@@ -25,6 +25,7 @@ from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
+from zoo.runs.figures import Figures
 from zoo.runs.transfer import Transfer
 from zoo.tasks import MULTI_LABEL, TASKS, metric_label
 from zoo.weights import tensors_sha256
@@ -68,6 +69,8 @@ class ModelInfo:
         history: Changes to the run during training, one line each; usually empty.
         definition: `Backbone.definition`, for a backbone that no plugin declares by name.
         transfer: Whether pretrained features help on its images; None if not measured.
+        figures: Figures of the complete run on `val` and `test` with their confidence intervals, by
+            split and without those by class.
     """
 
     backbone: Name
@@ -86,6 +89,9 @@ class ModelInfo:
     )
     definition: Mapping[str, Any] = field(default_factory=dict)
     transfer: Transfer | None = None
+    figures: Mapping[Annotated[str, Field(pattern="^(val|test)$")], Figures] = field(
+        default_factory=dict
+    )
 
     @property
     def stage(self) -> str:
@@ -121,6 +127,7 @@ class ModelInfo:
             "definition": dict(self.definition),
             "test_metrics": dict(self.test_metrics),
             "transfer": {} if self.transfer is None else asdict(self.transfer),
+            "figures": {split: asdict(found) for split, found in self.figures.items()},
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},

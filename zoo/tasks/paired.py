@@ -18,12 +18,12 @@ _FLIPS = 9_999
 _FLIPS_AT_ONCE = 500
 
 
-def wilson_interval(right: float, images: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(right: float, images: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the score interval of a share (Wilson, 1927).
 
     Args:
         right: Number of images predicted correctly; a fraction for a mean of other scores.
-        images: Number of images, at least 1.
+        images: Number of images, above 0.
         confidence: Probability that the interval contains the share.
     """
     z = NormalDist().inv_cdf((1 + confidence) / 2)

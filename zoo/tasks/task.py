@@ -58,7 +58,9 @@ class Baseline:
 
 def metric_label(name: str) -> str:
     """Return the name of a metric as it is printed."""
-    return {"map": "mAP"}.get(name, name.replace("_", " ").replace("-", " "))
+    return {"map": "mAP", "auroc": "AUROC", "f1": "F1", "ece": "calibration error"}.get(
+        name, name.replace("_", " ").replace("-", " ")
+    )
 
 
 class Task(Protocol):

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from zoo.events import EpochEnd, Listener, Note, Progress, RunEnd, RunStart, StepEnd
+from zoo.events import EpochEnd, Listener, Measured, Note, Progress, RunEnd, RunStart, StepEnd
 from zoo.plugins import explain, off_stdout
 from zoo.testing.libraries import check_missing_reported, imports_of
 from zoo.testing.subject import CheckFailed, CheckSkipped, Kind
@@ -205,5 +205,15 @@ def _events(
             best=epoch == epochs[-1],
         )
         yield Progress(what="features", done=8, total=24)
+    if error is None:
+        for split in ("val", "test"):
+            yield Measured(
+                split=split,
+                images=8,
+                metrics={name: (value, value / 2, value) for name, value in metrics.items()},
+                main=next(iter(metrics)),
+                baseline=0.5,
+                doubt=f"{split} accuracy 50.00% is no better than the largest class (50.00%)",
+            )
     yield Note(text="classes that were predicted for no val image: red", warning=True)
     yield RunEnd(folder=folder, error=error)
