@@ -118,6 +118,7 @@ class TrainingConsole:
                 self._kind = TASKS[event.recipe.task]
                 self._baseline = event.baseline.value
                 self._measured = event.val_images > 0
+                self._epoch_columns = []
                 self._plan(event)
             case Done():
                 self._done(event)

@@ -12,6 +12,7 @@ from zoo.data.split import Splits
 from zoo.data.transforms import eval_transform
 from zoo.events import Listener, Note
 from zoo.runs.card import write_card
+from zoo.runs.folds import has_folds, read_folds
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import COLUMNS, Scores, features_and_logits, rows_of, write_predictions
@@ -39,7 +40,9 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     """
     held_out = (("val", splits.val), ("test", splits.test))
     measured = [_score(run, split, samples, splits) for split, samples in held_out if samples]
-    info, task = run.info, run.task
+    info, task, folder = run.info, run.task, run.path
+    if has_folds(folder):
+        info = replace(info, fold_metrics=read_folds(folder)[1])
     metrics = {s.split: dict(task.measure(s.logits, s.targets).values) for s in measured}
     if "test" in metrics:
         info = replace(info, test_metrics=metrics["test"])
@@ -51,7 +54,6 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     for each in measured:
         for name, values in rows_of(each, info.class_names, task).items():
             columns.setdefault(name, []).extend(values)
-    folder = run.path
     write_predictions(folder, columns, info.class_names)
     write_card(
         folder,

@@ -41,7 +41,10 @@ def write_card(
     )
     several = info.task == MULTI_LABEL.name
     metric = metric_label(info.score_name)
-    if info.score is None:
+    if info.fold_metrics:
+        measured = _out_of_fold(info)
+        chosen = "It was trained on all images; the runs on folds, with fewer each, measure it."
+    elif info.score is None:
         measured = f"| {metric} | not measured on held-out images ({info.stage}) |"
         chosen = "It was trained on all images, so none are left to measure it on."
     else:
@@ -89,6 +92,15 @@ def write_card(
 {rows}
 """
     write_file(folder / CARD, text.encode())
+
+
+def _out_of_fold(info: ModelInfo) -> str:
+    found = info.fold_metrics
+    low, high = found["accuracy_low"], found["accuracy_high"]
+    return (
+        f"| accuracy of {found['folds']:.0f} runs on {found['images']:.0f} images, each held out "
+        f"once | {found['accuracy']:.2%} (95 % interval {low:.1%} to {high:.1%}) |"
+    )
 
 
 def _options(info: ModelInfo) -> str:

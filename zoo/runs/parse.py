@@ -24,6 +24,7 @@ _JSON = frozenset(
         "preprocess",
         "epoch",
         "val_metrics",
+        "fold_metrics",
         "test_metrics",
         "versions",
         "history",

@@ -133,7 +133,11 @@ def rows_of(
 
 
 def write_predictions(
-    folder: Path, columns: dict[str, list[Any]], class_names: Sequence[str]
+    folder: Path,
+    columns: dict[str, list[Any]],
+    class_names: Sequence[str],
+    *,
+    name: str = PREDICTIONS,
 ) -> None:
     """Write predictions.parquet atomically; the class names are in its schema's metadata.
 
@@ -150,7 +154,7 @@ def write_predictions(
     table = table.replace_schema_metadata({"class_names": names})
     content = io.BytesIO()
     parquet.write_table(table, content, compression="zstd")
-    write_file(folder / PREDICTIONS, content.getbuffer())
+    write_file(folder / name, content.getbuffer())
 
 
 def read_columns(file: Path) -> dict[str, list[Any]]:

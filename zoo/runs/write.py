@@ -61,6 +61,9 @@ class ModelInfo:
         val_metrics: Metrics on the validation images, by name as in metrics.csv without `val_`;
             empty without any.
         test_metrics: Metrics on the test images, measured once, by name; empty without any.
+        fold_metrics: Metrics over all images, each predicted by a run on the folds without it, with
+            `accuracy_low` and `accuracy_high` (95 % interval), `images` and `folds`; empty without
+            folds.
         val_sha256: SHA-256 over the names of the validation images.
         versions: Versions of Python, zoo, torch and other libraries, by name.
         task: `single-label` or `multi-label`.
@@ -80,6 +83,9 @@ class ModelInfo:
     task: Annotated[str, Field(pattern="^(single|multi)-label$")] = "single-label"
     history: Sequence[str] = ()
     test_metrics: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
+        default_factory=dict
+    )
+    fold_metrics: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
         default_factory=dict
     )
     definition: Mapping[str, Any] = field(default_factory=dict)
@@ -102,6 +108,8 @@ class ModelInfo:
     @property
     def score_text(self) -> str:
         """The score as text, such as `val accuracy 91.25%`."""
+        if self.score is None and "accuracy" in self.fold_metrics:
+            return f"accuracy out of fold {self.fold_metrics['accuracy']:.2%}"
         if self.score is None:
             return "not measured on held-out images"
         return f"val {metric_label(self.score_name)} {self.score:.2%}"
@@ -117,6 +125,7 @@ class ModelInfo:
             "history": list(self.history),
             "definition": dict(self.definition),
             "test_metrics": dict(self.test_metrics),
+            "fold_metrics": dict(self.fold_metrics),
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},
