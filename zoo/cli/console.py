@@ -120,6 +120,7 @@ class TrainingConsole:
             case Plan():
                 self._kind = TASKS[event.recipe.task]
                 self._baseline, self._val_images = event.baseline.value, event.val_images
+                self._epoch_columns = []
                 self._plan(event)
             case Done():
                 self._done(event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -16,10 +16,12 @@ from zoo.cli.words import echo, flag_of, with_flags
 from zoo.errors import Stopped
 from zoo.io.files import expand
 from zoo.io.parsing import parse_json
-from zoo.recipe import PACKAGED, SECTIONS, Recipe, make_recipe
+from zoo.recipe import PACKAGED, SECTIONS, Recipe, change, make_recipe
 
 if TYPE_CHECKING:
     from zoo.backbone import OptionValue
+    from zoo.events import Listener
+    from zoo.runs.read import Run
 
 #: Metavars for options whose type alone would be misleading in the help.
 _METAVARS = {
@@ -209,9 +211,14 @@ def command(
             listen = with_loggers(console, open_loggers(loggers))
             folder = expand(out if out is not None else resume or ".")
             checkpoint = None
+            changed = {name: getattr(made, name) for name in made.model_fields_set}
+            if not dry_run and (
+                of_folds := _on_folds(made, given, out, resume, listen, allow_changed)
+            ):
+                console.result(of_folds)
+                return
             if resume is not None:
                 checkpoint = find_run(folder, allow_new=resume == "auto")
-            changed = {name: getattr(made, name) for name in made.model_fields_set}
             if checkpoint is not None and is_complete(checkpoint):
                 refuse_more(folder, checkpoint, changed)
                 if is_main():
@@ -219,6 +226,7 @@ def command(
                     console.result(load(folder))
                 return
             if checkpoint is None:
+                made = change(made, fold=1) if made.needs_folds else made
                 prepared = prepare(made, given=given, out=out, listen=listen)
             else:
                 prepared = prepare_again(folder, checkpoint, listen, **changed)
@@ -235,6 +243,27 @@ def command(
             console.say("dry run: nothing was trained or written")
         elif main:
             console.result(run)
+
+
+def _on_folds(
+    made: Recipe,
+    given: Mapping[str, object],
+    out: Path | None,
+    resume: str | None,
+    listen: Listener,
+    allow_changed: bool,
+) -> Run | None:
+    """Start or resume runs on folds; None if there are none to start or to resume."""
+    from zoo.pipeline.folds import finetune_folds, resume_folds
+    from zoo.runs.folds import has_folds
+
+    folder = expand(out if out is not None else resume or ".")
+    if resume is not None and has_folds(folder):
+        changed = {name: getattr(made, name) for name in made.model_fields_set}
+        return resume_folds(folder, allow_changed=allow_changed, listen=listen, **changed)
+    if made.needs_folds and resume in (None, "auto"):
+        return finetune_folds(made, out=out, given=given, listen=listen)
+    return None
 
 
 def _check_options(

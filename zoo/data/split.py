@@ -66,6 +66,7 @@ def read_splits(
     *,
     val_split: float,
     seed: int,
+    fold: tuple[int, int] | None = None,
     strict: bool = False,
     scan: Scan = decode_all,
 ) -> Splits:
@@ -79,6 +80,8 @@ def read_splits(
         source: Source of the images.
         val_split: Fraction of each class to hold out, below 1.
         seed: Decides which images are held out.
+        fold: Number of the fold, from 1, to hold out instead, and the number of folds. The test
+            split is not read then.
         strict: Raise an error for issues of `STRICT_KINDS`.
         scan: Examines the files.
 
@@ -86,12 +89,15 @@ def read_splits(
         DataError: No images, fewer than two classes, a class too small to split, a val or test
             class that train lacks, or (strict) an issue of `STRICT_KINDS`.
     """
-    issues = [i for i in issues_of(source) if val_split or i.reason != NO_VAL]
+    if fold is not None and "val" in source.splits:
+        raise DataError(f"{source.name} has val images, so `folds` has none to choose")
+    issues = [i for i in issues_of(source) if (val_split and not fold) or i.reason != NO_VAL]
     if "train" not in source.splits:
         raise DataError(f"{source.name} has no images to learn from{because(issues)}")
     part = source.read("train")
     of_val, of_test = (
-        source.read(split) if split in source.splits else None for split in ("val", "test")
+        source.read(split) if split in source.splits and not fold else None
+        for split in ("val", "test")
     )
     issues += [issue for each in (part, of_val, of_test) if each for issue in each.issues]
     samples = _readable(part, scan, issues, strict=strict)
@@ -99,7 +105,15 @@ def read_splits(
     if len(class_names) < 2:
         raise _too_few_classes(part.name, class_names, because(issues))
     val: list[Sample] = []
-    if of_val is None and not val_split:
+    if fold is not None:
+        train, val = split_fold(samples, fold, seed)
+        lacking = {*class_names} - {name for sample in train for name in sample.labels}
+        if lacking or len(set(group_indices(samples))) < fold[1]:
+            raise DataError(
+                f"{source.name}: too few images, or groups of them, for {fold[1]} folds"
+                f"{because(issues)}"
+            )
+    elif of_val is None and not val_split:
         train = samples
     elif of_val is None:
         train, val = stratified_split(samples, val_split, seed)
@@ -254,6 +268,29 @@ def stratified_split(
     return (
         [s for s in samples if s.name not in held_out],
         [s for s in samples if s.name in held_out],
+    )
+
+
+def split_fold(
+    samples: Sequence[Sample], fold: tuple[int, int], seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Split samples into (all other folds, one fold); groups stay together.
+
+    Args:
+        samples: The samples.
+        fold: Number of the fold, from 1, and the number of folds.
+        seed: Decides which samples are in which fold; the folds of a seed have none in common.
+    """
+    number, count = fold
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(_group(sample), []).append(sample)
+    ranked = sorted(groups, key=lambda key: _hash(f"folds/{seed}/{key}"))
+    labels = {key: [" + ".join(sorted(s.labels)) for s in groups[key]] for key in ranked}
+    dealt = dict(zip(ranked, deal_folds([labels[key] for key in ranked], count), strict=True))
+    return (
+        [s for s in samples if dealt[_group(s)] != number - 1],
+        [s for s in samples if dealt[_group(s)] == number - 1],
     )
 
 

@@ -24,7 +24,7 @@ from zoo.runs.write import versions
 from zoo.training.state import TrainingState
 
 #: Fields that don't affect the weights, and places of images, which are compared themselves.
-_FREE = frozenset(
+FREE = frozenset(
     {
         "data",
         "val",
@@ -155,7 +155,7 @@ def changes_of_recipe(
     clashes: list[str] = []
     for name in Recipe.model_fields:
         old, new = getattr(before, name), getattr(recipe, name)
-        if name not in _FREE and old != new:
+        if name not in FREE and old != new:
             (clashes if name in _BOUND else changes).append(f"{name} = {new!r}, was {old!r}")
     if checkpoint.about["processes"] != processes:
         changes.append(f"{processes} processes, were {checkpoint.about['processes']}")
@@ -176,7 +176,7 @@ def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any])
     before = checked_recipe(checkpoint.about["recipe"])
     recipe = make_recipe(before, **fields)
     # The recipe of a run is resolved: "auto" is replaced by a value, and paths are absolute.
-    compared = [name for name in fields if name not in _FREE | {"device", "weights"}]
+    compared = [name for name in fields if name not in FREE | {"device", "weights"}]
     changes = [
         f"{name} = {new!r}, was {old!r}"
         for name in compared

@@ -13,6 +13,7 @@ from zoo.data.transforms import eval_transform
 from zoo.events import Listener, Measured
 from zoo.runs.card import write_card
 from zoo.runs.figures import Figures, doubt, figures
+from zoo.runs.folds import has_folds, read_folds
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import COLUMNS, Scores, features_and_logits, rows_of, write_predictions
@@ -39,22 +40,23 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     """
     held_out = (("val", splits.val), ("test", splits.test))
     measured = [_score(run, split, samples, splits) for split, samples in held_out if samples]
-    info, task = run.info, run.task
+    info, task, folder = run.info, run.task, run.path
     metrics = {s.split: dict(task.measure(s.logits, s.targets).values) for s in measured}
     if "test" in metrics:
         info = replace(info, test_metrics=metrics["test"])
     found = {
         s.split: figures(s.logits, s.targets, info.class_names, task, s.groups) for s in measured
     }
+    of_folds = read_folds(folder)[1] if has_folds(folder) else None
     # Those by class, of which there may be thousands, follow from predictions.parquet.
-    info = replace(info, figures={split: replace(f, classes=()) for split, f in found.items()})
+    kept = {split: replace(f, classes=()) for split, f in found.items()}
+    info = replace(info, figures=kept if of_folds is None else {"folds": of_folds, **kept})
     columns: dict[str, list[object]] = {}
     if not measured:
         columns = {name: [] for name in (*sorted(COLUMNS), *(f"p_{n}" for n in info.class_names))}
     for each in measured:
         for name, values in rows_of(each, info.class_names, task).items():
             columns.setdefault(name, []).extend(values)
-    folder = run.path
     write_predictions(folder, columns, info.class_names)
     write_card(
         folder,

@@ -27,6 +27,7 @@ from zoo.planning.auto import AUTO
 from zoo.recipe import Recipe, make_recipe
 from zoo.runs.checkpoint_file import ORPHANS, Checkpoint, holding
 from zoo.runs.folder import open_folder
+from zoo.runs.folds import has_folds
 from zoo.runs.read import Run, load
 from zoo.training.setup import Control
 from zoo.training.state import TrainingState
@@ -70,9 +71,12 @@ def finetune(
     listen = with_loggers(listen or warn, open_loggers(loggers))
     if data is not None:
         fields["data"] = data
-    return execute(
-        prepare(make_recipe(recipe, **fields), given=fields, out=out, listen=listen), listen
-    )
+    made = make_recipe(recipe, **fields)
+    if made.needs_folds:
+        from zoo.pipeline.folds import finetune_folds
+
+        return finetune_folds(made, out=out, given=fields, listen=listen)
+    return execute(prepare(made, given=fields, out=out, listen=listen), listen)
 
 
 def resume(
@@ -102,6 +106,10 @@ def resume(
         zoo.Stopped: As in `finetune`.
     """
     listen = with_loggers(listen or warn, open_loggers(loggers))
+    if has_folds(expand(run)):
+        from zoo.pipeline.folds import resume_folds
+
+        return resume_folds(expand(run), allow_changed=allow_changed, listen=listen, **fields)
     checkpoint = find_run(expand(run))
     if checkpoint is None:
         return load(run)

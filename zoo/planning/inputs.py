@@ -86,6 +86,7 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
             source,
             val_split=recipe.val_split,
             seed=recipe.seed,
+            fold=recipe.held_out_fold,
             strict=recipe.strict,
             scan=scan,
         )

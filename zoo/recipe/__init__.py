@@ -50,6 +50,8 @@ SECTIONS = {
         "test",
         "task",
         "val_split",
+        "folds",
+        "fold",
         "group_by",
         "strict",
         "follow_links",
@@ -161,6 +163,19 @@ class Recipe(BaseModel):
         lt=1,
         description="Fraction of each class held out for validation if there are no val images; "
         "0: train on all images and keep the last epoch, without any val figures.",
+    )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="Cross-validation: a run on each of N folds, the figures over all images, and "
+        "a final model that is trained on all images for the mean of the best epochs.",
+    )
+    fold: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Only the run on this one of the folds, which is its val split.",
     )
     group_by: str | None = Field(
         None,
@@ -398,6 +413,24 @@ class Recipe(BaseModel):
                 f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only {self.epochs} epochs"
             )
         return self
+
+    @model_validator(mode="after")
+    def _holds_out_a_fold(self) -> Recipe:
+        if self.folds is not None and self.val is not None:
+            raise ValueError(f"folds = {self.folds}: each fold is the val split; leave out val")
+        if self.fold is not None and self.fold > (self.folds or 0):
+            raise ValueError(f"fold = {self.fold}: there are {self.folds or 'no'} folds")
+        return self
+
+    @property
+    def needs_folds(self) -> bool:
+        """Whether runs on several folds are asked for."""
+        return self.folds is not None and self.fold is None
+
+    @property
+    def held_out_fold(self) -> tuple[int, int] | None:
+        """The fold that is the val split, from 1, and the number of folds; None without folds."""
+        return None if self.fold is None else (self.fold, self.folds or 0)
 
     @model_validator(mode="after")
     def _probes_a_frozen_backbone(self) -> Recipe:

@@ -45,7 +45,10 @@ def write_card(
     metric = metric_label(info.score_name)
     doubts = [text for split, f in info.figures.items() if (text := doubt(f, split)) is not None]
     warnings = "".join(f"\n**{markdown(text)}.**\n" for text in doubts)
-    if info.score is None:
+    if "folds" in info.figures:
+        measured = _out_of_fold(info)
+        chosen = "It was trained on all images; the runs on folds, with fewer each, measure it."
+    elif info.score is None:
         measured = f"| {metric} | not measured on held-out images ({info.stage}) |"
         chosen = "It was trained on all images, so none are left to measure it on."
     else:
@@ -155,6 +158,15 @@ def _model_index(info: ModelInfo) -> str:
     ]
     index = [{"name": info.backbone, "results": results}]
     return f"---\npipeline_tag: image-classification\nmodel-index: {json.dumps(index)}\n---\n\n"
+
+
+def _out_of_fold(info: ModelInfo) -> str:
+    found = info.figures["folds"]
+    main = found.metrics[found.main]
+    return (
+        f"| {metric_label(found.main)} of runs on folds, over {found.images} images, each held out "
+        f"once | {main.value:.2%} ({interval(main)}) |"
+    )
 
 
 def _options(info: ModelInfo) -> str:

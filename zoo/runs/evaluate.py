@@ -205,7 +205,13 @@ def _of_training(
 ) -> tuple[Splits, str]:
     """Reproduce the run's training or validation split of a source from its recipe."""
     recipe = info.recipe
-    splits = read_splits(source, val_split=recipe.val_split, seed=recipe.seed, strict=strict)
+    splits = read_splits(
+        source,
+        val_split=recipe.val_split,
+        seed=recipe.seed,
+        fold=recipe.held_out_fold,
+        strict=strict,
+    )
     if splits.class_names != tuple(map(normal_name, info.class_names)):
         raise DataError(
             f"{source.name} has other classes than when the run was trained on it: "

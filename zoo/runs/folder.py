@@ -27,6 +27,9 @@ from zoo.runs.checkpoint_file import (
 )
 from zoo.runs.write import CARD, METRICS, MODEL, PREDICTIONS, RECIPE
 
+#: Folder with a run for each fold, and the file that describes them, in a run folder.
+FOLDS, FOLDS_MARK = "folds", "folds.json"
+
 
 def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = False) -> Path:
     """Return the run folder: `out`, or a new one in `runs/`. It must be empty unless resuming.
@@ -126,7 +129,8 @@ def remove_traces(folder: Path) -> None:
         # The folder was empty when the run began.
         files = (RECIPE, METRICS, CARD, PREDICTIONS)
         for path in (*(folder / name for name in files), *folder.glob("*.json")):
-            path.unlink(missing_ok=True)
+            if path.name != FOLDS_MARK:
+                path.unlink(missing_ok=True)
         for name in (LAST, DATA, LOCK):
             (folder / CHECKPOINT / name).unlink(missing_ok=True)
         for place in (folder / CHECKPOINT, folder):
@@ -159,7 +163,13 @@ def _refuse_if_used(folder: Path) -> None:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Return whether it is the checkpoint folder of a run killed before its first checkpoint."""
+    """Return whether it is of a run killed before its first checkpoint, or of runs on folds."""
+    if (path.parent / FOLDS_MARK).is_file() and path.name in (
+        FOLDS,
+        FOLDS_MARK,
+        f"{FOLDS}.parquet",
+    ):
+        return True
     if path.name != CHECKPOINT or not path.is_dir() or path.is_symlink():
         return False
     return all(entry.name.startswith(".") or entry.name == DATA for entry in path.iterdir())

@@ -138,14 +138,18 @@ def rows_of(
 
 
 def write_predictions(
-    folder: Path, columns: Mapping[str, Sequence[Any]], class_names: Sequence[str]
+    folder: Path,
+    columns: Mapping[str, Sequence[Any]],
+    class_names: Sequence[str],
+    *,
+    name: str = PREDICTIONS,
 ) -> None:
     """Write predictions.parquet atomically; the class names are in its schema's metadata.
 
     Raises:
         RunError: If it can't be written.
     """
-    write_file(folder / PREDICTIONS, parquet_bytes(columns, class_names))
+    write_file(folder / name, parquet_bytes(columns, class_names))
 
 
 def parquet_bytes(columns: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> memoryview:

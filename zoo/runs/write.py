@@ -69,8 +69,9 @@ class ModelInfo:
         history: Changes to the run during training, one line each; usually empty.
         definition: `Backbone.definition`, for a backbone that no plugin declares by name.
         transfer: Whether pretrained features help on its images; None if not measured.
-        figures: Figures of the complete run on `val` and `test` with their confidence intervals, by
-            split and without those by class.
+        figures: Figures of the complete run with their confidence intervals, by split and without
+            those by class: on `val`, on `test`, and on `folds`, all images, each predicted by a run
+            that has not learnt from it.
     """
 
     backbone: Name
@@ -89,7 +90,7 @@ class ModelInfo:
     )
     definition: Mapping[str, Any] = field(default_factory=dict)
     transfer: Transfer | None = None
-    figures: Mapping[Annotated[str, Field(pattern="^(val|test)$")], Figures] = field(
+    figures: Mapping[Annotated[str, Field(pattern="^(val|test|folds)$")], Figures] = field(
         default_factory=dict
     )
 
@@ -111,6 +112,9 @@ class ModelInfo:
     @property
     def score_text(self) -> str:
         """The score as text, such as `val accuracy 91.25%`."""
+        if self.score is None and "folds" in self.figures:
+            found = self.figures["folds"]
+            return f"{metric_label(found.main)} out of fold {found.metrics[found.main].value:.2%}"
         if self.score is None:
             return "not measured on held-out images"
         return f"val {metric_label(self.score_name)} {self.score:.2%}"

@@ -1,0 +1,107 @@
+"""Runs on folds: every image is held out once, groups stay together, and a kill loses nothing."""
+
+import json
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+
+import zoo
+from tests.conftest import COLOURS, QUICK, save_photo
+from zoo.cli import main
+from zoo.data.sources import open_source
+from zoo.data.split import read_splits
+from zoo.errors import DataError, RecipeError, RunError
+from zoo.events import EpochEnd, RunEnd
+from zoo.runs.scores import read_columns
+
+FIELDS = {**QUICK, "folds": 3, "group_by": r"(film\d+)_"}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Six films of each of two classes, with three frames each."""
+    root = tmp_path_factory.mktemp("films") / "data"
+    for film in range(12):
+        colour = ("red", "green")[film % 2]
+        for frame in range(3):
+            save_photo(root / colour / f"film{film}_{frame}.png", COLOURS[colour], 9 * film + frame)
+    return root
+
+
+@pytest.fixture(scope="module")
+def result(films, tmp_path_factory):
+    out = tmp_path_factory.mktemp("folds") / "run"
+    return zoo.finetune(films, out=out, **FIELDS)
+
+
+def test_each_group_is_held_out_in_one_fold(films):
+    held_out = Counter()
+    for fold in (1, 2, 3):
+        source = open_source(films, group_by=FIELDS["group_by"])
+        splits = read_splits(source, val_split=0.2, seed=0, fold=(fold, 3))
+        assert splits.counts(splits.val) == [6, 6]
+        assert not {s.group for s in splits.train} & {s.group for s in splits.val}
+        held_out.update(sample.name for sample in splits.val)
+    assert set(held_out.values()) == {1}
+    assert len(held_out) == 36
+
+
+def test_all_images_are_measured_out_of_fold_and_the_result_learns_from_all(result):
+    columns = read_columns(result.path / "folds.parquet")
+    assert len(set(columns["name"])) == len(columns["name"]) == 36
+    assert Counter(columns["fold"]) == {1: 12, 2: 12, 3: 12}
+    found = result.info.figures["folds"]
+    accuracy = found.metrics["accuracy"]
+    assert accuracy.value == pytest.approx(sum(columns["correct"]) / 36)
+    assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
+    assert (found.images, found.units) == (36, len(set(columns["group"])))
+    assert json.loads((result.path / "folds.json").read_text())["figures"]["images"] == 36
+    assert result.evaluate(split="train").images == 36
+    assert result.info.score is None
+    assert "each held out once" in (result.path / "README.md").read_text()
+
+
+def test_a_fold_is_a_run_of_its_own(films, result, tmp_path):
+    fold = zoo.load(result.path / "folds" / "2")
+    assert fold.evaluate().images == 12
+    alone = zoo.finetune(films, out=tmp_path / "alone", fold=2, **FIELDS)
+    for name, tensor in fold.model.state_dict().items():
+        assert tensor.equal(alone.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_interrupted_folds_go_on_to_the_same_result(films, result, tmp_path, after):
+    """Interrupted in the middle of a fold, between folds, or before the end of the refit."""
+    seen = Counter()
+
+    def stop(event):
+        seen[type(event)] += 1
+        if isinstance(event, (EpochEnd if after == 1 else RunEnd)) and seen[type(event)] == after:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        zoo.finetune(films, out=out, listen=stop, **FIELDS)
+    command = ["finetune", "--resume", str(out)]
+    outcome = CliRunner().invoke(main, command)
+    assert outcome.exit_code == 0, outcome.output
+    again = zoo.load(out)
+    assert again.info.figures == result.info.figures
+    for name, tensor in again.model.state_dict().items():
+        assert tensor.equal(result.model.state_dict()[name])
+    assert CliRunner().invoke(main, command).exit_code == 0
+    with pytest.raises(RunError):
+        zoo.resume(out, epochs=3)
+
+
+def test_folds_that_can_not_be_made_are_refused(films, split_photos, tmp_path):
+    with pytest.raises(RecipeError):
+        zoo.finetune(films, fold=1, **QUICK)
+    with pytest.raises(RecipeError):
+        zoo.finetune(films, folds=3, val=films, **QUICK)
+    with pytest.raises(DataError):
+        zoo.finetune(split_photos, out=tmp_path / "run", folds=3, **QUICK)
+    with pytest.raises(DataError):
+        zoo.finetune(films, out=tmp_path / "run", **{**FIELDS, "folds": 13})
+    assert not (tmp_path / "run").exists()

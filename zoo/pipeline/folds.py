@@ -1,0 +1,194 @@
+"""Out-of-fold figures: a run on each of K folds, their pooled predictions, and a refit on all.
+
+Each image is predicted once, by a run that has not learnt from it or from its group, so that a
+small data set gives figures over all of its images. The folds share no state: every step reads what
+the steps before it have written, and can be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo import plugins
+from zoo.errors import RunError
+from zoo.events import Listener, Note
+from zoo.io.files import exists, expand
+from zoo.pipeline.compatibility import FREE
+from zoo.pipeline.finetune import execute, is_complete, prepare_again
+from zoo.pipeline.shared_folder import find_run
+from zoo.planning import Prepared, prepare
+from zoo.recipe import Recipe, change, make_recipe
+from zoo.runs.figures import Figures, figures, interval
+from zoo.runs.folder import FOLDS, choose_folder
+from zoo.runs.folds import read_folds, write_folds
+from zoo.runs.read import Run, load, read_info
+from zoo.runs.scores import read_columns, write_predictions
+from zoo.runs.write import MODEL, PREDICTIONS
+from zoo.tasks import MULTI_LABEL, TASKS, metric_label
+
+#: Smallest probability whose logarithm is taken; a softmax in float32 may give 0.
+_LEAST = 1e-30
+
+
+def finetune_folds(
+    recipe: Recipe, *, out: str | Path | None, given: Collection[str] = (), listen: Listener
+) -> Run:
+    """Start runs on all folds of a recipe's `folds`, and refit on all images.
+
+    Args:
+        recipe: As given by the user, with `folds`.
+        out: The run folder; None for a new one below `runs/`.
+        given: Fields that were given as options or arguments.
+        listen: As in `finetune`.
+
+    Returns:
+        The run that was refitted on all images.
+
+    Raises:
+        ZooError, Stopped: As in `finetune`.
+    """
+    _refuse_processes()
+    folder = choose_folder(out, change(recipe, backbone=plugins.get(recipe.backbone).name))
+    recipe = change(recipe, **{name: _absolute(getattr(recipe, name)) for name in _places(recipe)})
+    listen(Note(text=f"fold 1 of {recipe.folds}"))
+    # Whatever is wrong with the recipe or the data is found before anything is written.
+    first = prepare(change(recipe, fold=1), given=given, out=_fold(folder, 1), listen=listen)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_folds(folder, recipe)
+    return _go_on(folder, recipe, listen, first=first)
+
+
+def resume_folds(
+    folder: Path, *, allow_changed: bool = False, listen: Listener, **fields: Any
+) -> Run:
+    """Resume runs on folds where they were interrupted; arguments as in `resume`.
+
+    Raises:
+        ZooError, Stopped: As in `resume`; also if settings are given that change results.
+    """
+    _refuse_processes()
+    before, _ = read_folds(folder)
+    recipe = make_recipe(before, **fields)
+    changed = [n for n in fields if n not in FREE and getattr(recipe, n) != getattr(before, n)]
+    if changed:
+        raise RunError(
+            f"the runs on folds of {folder} can't be resumed with another {' and '.join(changed)}",
+            hint="start new ones",
+        )
+    return _go_on(folder, recipe, listen, allow_changed=allow_changed)
+
+
+def _go_on(
+    folder: Path,
+    recipe: Recipe,
+    listen: Listener,
+    *,
+    first: Prepared | None = None,
+    allow_changed: bool = False,
+) -> Run:
+    """Do what is left to do: folds, pooled figures, refit, record."""
+    count = recipe.folds or 0
+    for number in range(1, count + 1):
+        if number > 1 or first is None:
+            listen(Note(text=f"fold {number} of {count}"))
+        fold = change(recipe, fold=number)
+        _complete(_fold(folder, number), fold, listen, allow_changed, prepared=first)
+        first = None
+    found, epochs = _pool(folder, count)
+    write_folds(folder, recipe, found)
+    main = found.metrics[found.main]
+    listen(
+        Note(
+            text=f"out of fold: {metric_label(found.main)} {main.value:.2%} ({interval(main)}), "
+            f"{found.images} images in {count} folds; now training on all of them"
+        )
+    )
+    return _complete(folder, _refit(recipe, epochs), listen, allow_changed)
+
+
+def _complete(
+    folder: Path,
+    recipe: Recipe,
+    listen: Listener,
+    allow_changed: bool,
+    prepared: Prepared | None = None,
+) -> Run:
+    """Start, resume or load the run of a folder."""
+    checkpoint = find_run(folder, allow_new=True)
+    if checkpoint is None:
+        prepared = prepared or prepare(recipe, out=folder, listen=listen)
+        return execute(prepared, listen)
+    if is_complete(checkpoint):
+        return load(folder)
+    prepared = prepare_again(folder, checkpoint, listen)
+    return execute(prepared, listen, checkpoint, allow_changed)
+
+
+def _refit(recipe: Recipe, best: Sequence[int]) -> Recipe:
+    """Return the recipe of the run on all images: without val, for the mean of the best epochs."""
+    fields: dict[str, Any] = {"folds": None, "val_split": 0.0, "time": None}
+    epochs = round(sum(best) / len(best))
+    if epochs:
+        fields["epochs"] = max(epochs, *recipe.unfreeze_epochs, 1)
+    elif recipe.train == "probe+finetune":
+        fields["train"] = "probe"
+    return change(recipe, **fields)
+
+
+def _pool(folder: Path, count: int) -> tuple[Figures, list[int]]:
+    """Pool the val predictions of all folds, and write them into the folder.
+
+    Returns:
+        The figures over all images, without those by class; and the best epoch of each fold, 0 for
+        the probe.
+    """
+    columns: dict[str, list[Any]] = {}
+    infos = [read_info(_fold(folder, number) / MODEL) for number in range(1, count + 1)]
+    for number in range(1, count + 1):
+        of_fold = read_columns(_fold(folder, number) / PREDICTIONS)
+        rows = [n for n, split in enumerate(of_fold["split"]) if split == "val"]
+        for name, values in of_fold.items():
+            columns.setdefault(name, []).extend(values[n] for n in rows)
+        columns.setdefault("fold", []).extend([number] * len(rows))
+    class_names, task = infos[0].class_names, TASKS[infos[0].task]
+    write_predictions(folder, columns, class_names, name=f"{FOLDS}.parquet")
+    probabilities = torch.tensor([columns[f"p_{name}"] for name in class_names]).T
+    logits = probabilities.clamp_min(_LEAST).log()
+    if task is MULTI_LABEL:
+        logits = logits - (1 - probabilities).clamp_min(_LEAST).log()
+    index = {name: n for n, name in enumerate(class_names)}
+    labels = [
+        tuple(index[name] for name in ([cell] if isinstance(cell, str) else cell))
+        for cell in columns["label"]
+    ]
+    targets = task.targets(labels, len(class_names))
+    found = figures(logits.float(), targets, class_names, task, columns["group"])
+    return replace(found, classes=()), [info.epoch for info in infos]
+
+
+def _fold(folder: Path, number: int) -> Path:
+    return folder / FOLDS / str(number)
+
+
+def _places(recipe: Recipe) -> list[str]:
+    """Return the fields of a recipe that name files or folders which exist."""
+    given = [name for name in ("data", "val", "test") if getattr(recipe, name) is not None]
+    return [name for name in given if exists(expand(getattr(recipe, name)))]
+
+
+def _absolute(place: str) -> str:
+    return os.path.realpath(expand(place))
+
+
+def _refuse_processes() -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RunError(
+            "`folds` can't be used with several processes",
+            hint="start each fold by itself, with `fold`",
+        )

@@ -1,0 +1,65 @@
+"""folds.json: the recipe of runs on folds, and their pooled figures, in the folder of the refit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from zoo.errors import RecipeError, RunError
+from zoo.io.files import is_file
+from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
+from zoo.io.text import clip
+from zoo.recipe import Recipe, checked_recipe
+from zoo.runs.figures import Figures
+from zoo.runs.folder import FOLDS_MARK
+from zoo.runs.write import write_file
+
+_FIGURES: TypeAdapter[Figures | None] = TypeAdapter(Figures | None)
+
+
+def has_folds(folder: Path) -> bool:
+    """Return whether a folder holds runs on folds, complete or not."""
+    return is_file(folder / FOLDS_MARK)
+
+
+def write_folds(folder: Path, recipe: Recipe, figures: Figures | None = None) -> None:
+    """Write folds.json atomically.
+
+    Args:
+        folder: The folder of the refit, which has the runs on folds in a subfolder.
+        recipe: As the runs were started, with `folds`.
+        figures: Pooled figures; None before all folds are complete.
+
+    Raises:
+        RunError: It can't be written.
+    """
+    fields = recipe.model_dump(mode="json", exclude_unset=True)
+    content = {"recipe": fields, "figures": None if figures is None else asdict(figures)}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_file(folder / FOLDS_MARK, text.encode())
+
+
+def read_folds(folder: Path) -> tuple[Recipe, Figures | None]:
+    """Read folds.json, which may come from an untrusted source.
+
+    Returns:
+        The recipe, and the pooled figures, None until all folds are complete.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    file = folder / FOLDS_MARK
+    try:
+        content = parse_json(read_bounded(file, MAX_JSON).decode())
+        recipe = checked_recipe(content["recipe"])
+        figures = _FIGURES.validate_python(content["figures"])
+    except OSError as error:
+        raise RunError(f"can't read {file}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecipeError) as error:
+        raise RunError(f"{file} can't be understood: {clip(str(error))}") from error
+    if recipe.folds is None or recipe.fold is not None:
+        raise RunError(f"{file} can't be understood: its recipe has no folds")
+    return recipe, figures
