@@ -1,6 +1,9 @@
 """Runs on folds: every image is held out once, groups stay together, and a kill loses nothing."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -105,3 +108,40 @@ def test_folds_that_can_not_be_made_are_refused(films, split_photos, tmp_path):
     with pytest.raises(DataError):
         zoo.finetune(films, out=tmp_path / "run", **{**FIELDS, "folds": 13})
     assert not (tmp_path / "run").exists()
+
+
+#: Kills its process when a function of `zoo.pipeline.folds` is called for the n-th time.
+KILLED = """
+import os, signal, sys
+import zoo
+from zoo.pipeline import folds
+
+name, calls, data, out = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+real = getattr(folds, name)
+
+def dies(*args, **kwargs):
+    global calls
+    calls -= 1
+    if not calls:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **kwargs)
+
+setattr(folds, name, dies)
+zoo.finetune(data, out=out, **{fields})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [("execute", 1), ("execute", 3), ("write_predictions", 1), ("write_folds", 2), ("execute", 4)],
+)
+def test_killed_folds_go_on_to_the_same_result(films, result, tmp_path, name, calls):
+    out = tmp_path / "run"
+    code = KILLED.replace("{fields}", repr(FIELDS))
+    command = [sys.executable, "-c", code, name, str(calls), str(films), str(out)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    again = zoo.resume(out)
+    assert again.info.fold_metrics == result.info.fold_metrics
+    for tensor_name, tensor in again.model.state_dict().items():
+        assert tensor.equal(result.model.state_dict()[tensor_name])
