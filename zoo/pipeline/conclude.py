@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from zoo.data.decoded import DecodedImages
@@ -12,17 +14,21 @@ from zoo.data.split import Splits
 from zoo.data.transforms import eval_transform
 from zoo.events import Listener, Note
 from zoo.runs.card import write_card
+from zoo.runs.confidence import confidence_of
+from zoo.runs.familiarity import MOST_IMAGES, fit_familiarity
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import Scores, features_and_logits, rows_of, write_predictions
-from zoo.runs.write import write_model
-from zoo.tasks import metric_label
+from zoo.runs.temperature import FEW, fit_temperature
+from zoo.runs.write import ModelInfo, write_model
+from zoo.tasks import SINGLE_LABEL, metric_label
 from zoo.weights.header import read_header
 
 
 def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     """Measure a run's final model on its val and test images, and complete the run folder.
 
+    Fits the temperature of its probabilities and the limit of what is familiar on the val images.
     Writes predictions.parquet, and writes the model's metadata and card again with the figures. It
     may be repeated: the same model and images give the same files.
 
@@ -38,17 +44,21 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
         RunError: A file can't be written, or a score is not finite.
     """
     measured = [_score(run, "val", splits.val, splits)]
+    run = _calibrated(run, measured[0], splits, listen)
     if splits.test:
         measured.append(_score(run, "test", splits.test, splits))
     info, task = run.info, run.task
-    metrics = {s.split: dict(task.measure(s.logits, s.targets).values) for s in measured}
+    metrics = {
+        s.split: dict(task.measure(s.logits / info.temperature, s.targets).values) for s in measured
+    }
     if "test" in metrics:
         info = replace(info, test_metrics=metrics["test"])
         value = metrics["test"][task.main]
         listen(Note(text=f"test {metric_label(task.main)} {value:.2%}, {len(splits.test)} images"))
     columns: dict[str, list[object]] = {}
     for each in measured:
-        for name, values in rows_of(each, info.class_names, task).items():
+        rows = rows_of(each, info.class_names, task, info.temperature)
+        for name, values in {**rows, "distance": _distances(each, info)}.items():
             columns.setdefault(name, []).extend(values)
     folder = run.path
     write_predictions(folder, columns, info.class_names)
@@ -63,6 +73,49 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     file = model_file(Path(folder))
     write_model(folder, read_tensors(file, read_header(file)), info)
     return replace(run, info=info)
+
+
+def _calibrated(run: Run, val: Scores, splits: Splits, listen: Listener) -> Run:
+    """Return the run with what the val images say of its probabilities, and with what is familiar.
+
+    A `Note` says if there are too few val images for a temperature that rests on them.
+    """
+    info, task = run.info, run.task
+    temperature = fit_temperature(val.logits, val.targets, task, probe=info.epoch == 0)
+    if len(val.targets) < FEW:
+        text = (
+            f"temperature {temperature:g} rests on what is usual more than on the "
+            f"{len(val.targets)} val images; probabilities are rough estimates"
+        )
+        listen(Note(text=text, detail=True))
+    confidence = None
+    if task is SINGLE_LABEL and len(val.targets):
+        confidence = confidence_of(task.probabilities(val.logits / temperature), val.targets)
+    some = _balanced(splits.train, MOST_IMAGES)
+    train = _score(run, "train", some, splits)
+    known = fit_familiarity(train.features, val.features, len(info.class_names))
+    info = replace(info, temperature=temperature, confidence=confidence, familiarity=known)
+    return replace(run, info=info)
+
+
+def _balanced(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Return at most that many samples, as many of each label set as possible, deterministically.
+
+    Samples take turns by label, in the order of the hash of their names.
+    """
+    if len(samples) <= most:
+        return list(samples)
+    turn: Counter[tuple[str, ...]] = Counter()
+    ranked: list[tuple[int, int, Sample]] = []
+    for sample in sorted(samples, key=lambda s: sha256(s.name.encode()).digest()):
+        ranked.append((turn[sample.labels], len(ranked), sample))
+        turn[sample.labels] += 1
+    return [sample for _, _, sample in sorted(ranked, key=lambda each: each[:2])[:most]]
+
+
+def _distances(scores: Scores, info: ModelInfo) -> list[float]:
+    known = info.familiarity
+    return [] if known is None else known.distances(scores.features).tolist()
 
 
 def _score(run: Run, split: str, samples: Sequence[Sample], splits: Splits) -> Scores:

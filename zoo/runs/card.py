@@ -56,6 +56,7 @@ def write_card(
 | | |
 |---|---|
 | {metric} on {val_images} held-out images | {score} |
+| probabilities | of the logits divided by {info.temperature:g}, fitted on the held-out images |
 | backbone | {backbone.name} |
 {_options(info)}| started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |

@@ -44,7 +44,7 @@ class Evaluation:
         source: Description of the evaluated images.
         images: Number of images.
         accuracy: Fraction predicted correctly, 0..1; multi-label: with exactly the right labels.
-        loss: Mean loss, in nats.
+        loss: Mean loss, in nats, of the calibrated probabilities.
         metrics: All of the task's metrics, 0..1, by name.
         classes: Metrics per class, in the order of the labels.
         confusion: Confusion matrix; `confusion[i][j]` is the number of images of class i predicted
@@ -94,7 +94,7 @@ def evaluate(
     task, indices = TASKS[info.task], list(range(len(info.class_names)))
     targets = task.targets(splits.indices(splits.val), len(indices))
     bases = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
-    logits = predict_logits(model, eval_batches(bases), info.preprocess)
+    logits = predict_logits(model, eval_batches(bases), info.preprocess) / info.temperature
     predicted = task.decide(logits)
     precision, recall, f1, support = precision_recall_fscore_support(
         targets.numpy(), predicted.numpy(), labels=indices, zero_division=0.0

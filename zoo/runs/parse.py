@@ -28,6 +28,9 @@ _JSON = frozenset(
         "versions",
         "history",
         "definition",
+        "temperature",
+        "confidence",
+        "familiarity",
     }
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Preprocess
-from zoo.data.dataset import Batches
+from zoo.data.dataset import Loaded
 from zoo.data.sample import Sample
 from zoo.data.transforms import to_input
 from zoo.errors import RunError
@@ -48,7 +48,7 @@ class Scores:
 
 
 def features_and_logits(
-    model: nn.Module, backbone: Backbone, batches: Batches, preprocess: Preprocess
+    model: nn.Module, backbone: Backbone, batches: Iterable[Loaded], preprocess: Preprocess
 ) -> tuple[Tensor, Tensor]:
     """Compute features (N, C) and logits (N, classes) of all batches, float32 on the CPU.
 
@@ -58,7 +58,7 @@ def features_and_logits(
     Args:
         model: The classifier; it is put into eval mode and left in it.
         backbone: Declares where the head is.
-        batches: Of `eval_batches`.
+        batches: Tuples (pixels (N, 3, H, W) uint8, ignored), as of `eval_batches`.
         preprocess: Preprocessing of the backbone, for the normalisation.
 
     Raises:

@@ -9,7 +9,7 @@ import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,9 @@ from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
+from zoo.runs.confidence import Confidence
+from zoo.runs.familiarity import Familiarity
+from zoo.runs.temperature import LIMITS
 from zoo.tasks import MULTI_LABEL, TASKS
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
@@ -65,6 +68,9 @@ class ModelInfo:
         task: `single-label` or `multi-label`.
         history: Changes to the run during training, one line each; usually empty.
         definition: `Backbone.definition`, for a backbone that no plugin declares by name.
+        temperature: Divides the logits before softmax or sigmoid.
+        confidence: How sure and how right the model is on its val images; None if unknown.
+        familiarity: What is needed to flag images unlike the training images; None if unknown.
     """
 
     backbone: Name
@@ -82,6 +88,9 @@ class ModelInfo:
         default_factory=dict
     )
     definition: Mapping[str, Any] = field(default_factory=dict)
+    temperature: Annotated[float, Field(ge=LIMITS[0], le=LIMITS[1], allow_inf_nan=False)] = 1.0
+    confidence: Confidence | None = None
+    familiarity: Familiarity | None = None
 
     @property
     def stage(self) -> str:
@@ -109,6 +118,8 @@ class ModelInfo:
             "history": list(self.history),
             "definition": dict(self.definition),
             "test_metrics": dict(self.test_metrics),
+            "confidence": None if self.confidence is None else asdict(self.confidence),
+            "familiarity": None if self.familiarity is None else asdict(self.familiarity),
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},
@@ -122,6 +133,7 @@ class ModelInfo:
             "weights_source": self.weights_source,
             "epoch": json.dumps(self.epoch),
             "task": self.task,
+            "temperature": json.dumps(self.temperature),
             "val_metrics": json.dumps(dict(self.val_metrics)),
             "val_sha256": self.val_sha256,
             "versions": json.dumps(dict(self.versions)),
