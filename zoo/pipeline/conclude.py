@@ -15,7 +15,7 @@ from zoo.data.transforms import eval_transform
 from zoo.events import Listener, Note
 from zoo.runs.card import write_card
 from zoo.runs.confidence import confidence_of
-from zoo.runs.familiarity import MOST_IMAGES, fit_familiarity
+from zoo.runs.familiarity import fit_familiarity, most_images
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import Scores, features_and_logits, rows_of, write_predictions
@@ -87,11 +87,11 @@ def _calibrated(run: Run, val: Scores, splits: Splits, listen: Listener) -> Run:
             f"temperature {temperature:g} rests on what is usual more than on the "
             f"{len(val.targets)} val images; probabilities are rough estimates"
         )
-        listen(Note(text=text, detail=True))
+        listen(Note(text=text))
     confidence = None
     if task is SINGLE_LABEL and len(val.targets):
         confidence = confidence_of(task.probabilities(val.logits / temperature), val.targets)
-    some = _balanced(splits.train, MOST_IMAGES)
+    some = _balanced(splits.train, most_images(len(info.class_names)))
     train = _score(run, "train", some, splits)
     known = fit_familiarity(train.features, val.features, len(info.class_names))
     info = replace(info, temperature=temperature, confidence=confidence, familiarity=known)

@@ -24,8 +24,9 @@ from zoo.errors import RunError
 #: Share of unfamiliar images among those that are like the val images.
 FALSE_ALARMS = 0.05
 
-#: Maximum number of training images that are kept.
-MOST_IMAGES = 500
+#: Maximum number of training images that are kept: as many as take a few seconds on a CPU, or a few
+#: of each class.
+_IMAGES, _IMAGES_OF_CLASS, _MOST_IMAGES = 300, 2, 2000
 
 #: Maximum bytes that are stored, before base64 makes four of three.
 _MOST_BYTES = 700_000
@@ -103,6 +104,11 @@ class Familiarity:
         return _distances(features, basis, rows, self.neighbour) / self.limit
 
 
+def most_images(num_classes: int) -> int:
+    """Return the maximum number of training images for `fit_familiarity`."""
+    return min(_MOST_IMAGES, max(_IMAGES, _IMAGES_OF_CLASS * num_classes))
+
+
 def fit_familiarity(train: Tensor, held_out: Tensor, num_classes: int) -> Familiarity:
     """Record what is familiar to a classifier.
 
@@ -114,7 +120,7 @@ def fit_familiarity(train: Tensor, held_out: Tensor, num_classes: int) -> Famili
     the distances of the training images take their place.
 
     Args:
-        train: (N, width) float32, features of at most `MOST_IMAGES` training images.
+        train: (N, width) float32, features of `most_images` training images at most.
         held_out: (M, width) float32, features of images that the classifier was not trained on.
         num_classes: Number of classes. The neighbour is nearer if classes have few images.
     """
