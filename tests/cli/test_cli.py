@@ -133,7 +133,7 @@ def test_predict_json_is_all_there_is_on_stdout(run, split_photos, tmp_path):
     assert "bad.jpg" in unread["error"]
     predictions.remove(unread)
     assert len(predictions) == 12
-    assert predictions[0].keys() == {"path", "label", "probability", "top"}
+    assert {"path", "label", "probability", "unsure", "unfamiliar", "top"} < predictions[0].keys()
     assert predictions[0]["top"][0] == {
         "label": predictions[0]["label"],
         "probability": predictions[0]["probability"],

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Union
 
 import click
 from rich.cells import cell_len
 
-from zoo.cli.options import allocator_option, device_option, format_option
+from zoo.cli.options import allocator_option, device_option, format_option, share
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, plain_console, print_table, text
 from zoo.cli.words import count, echo, echo_json_lines, echo_json_list
@@ -23,7 +23,7 @@ from zoo.io.text import printable, spreadsheet_cell
 if TYPE_CHECKING:
     import numpy as np
 
-    from zoo.runs.read import Prediction, Run
+    from zoo.runs.read import Asked, Prediction, Run
 
 
 @click.command("predict", short_help="Classify images with a run.")
@@ -43,6 +43,26 @@ if TYPE_CHECKING:
     default=None,
     help="Multi-label runs: probability from which on a label is predicted.  [default: 0.5]",
 )
+@click.option(
+    "--min-confidence",
+    type=share,
+    metavar="P",
+    help="Answer unsure where the best class has a lower probability, such as 0.8 or 80%.",
+)
+@click.option(
+    "--max-error",
+    type=share,
+    metavar="P",
+    help="Answer unsure as often as needed for at most this share of wrong answers, such as 5%. "
+    "The threshold for it is computed from the val images, which can show it with 90% certainty.",
+)
+@click.option(
+    "--set-coverage",
+    type=share,
+    metavar="P",
+    help="Also give, for each image, a set of classes that has the right one with this "
+    "probability, such as 90%.",
+)
 @device_option
 @allocator_option
 def command(
@@ -50,9 +70,9 @@ def command(
     images: tuple[Path, ...],
     form: str,
     top_k: int | None,
-    threshold: float | None,
     device: str,
     allocator_tuning: bool,
+    **asked: float | None,
 ) -> None:
     """Classify images with RUN, a run folder or its model.safetensors.
 
@@ -61,7 +81,11 @@ def command(
     there by extension. In JSON, each of these files has an entry with an error instead of a label.
     In tables and CSV, control characters in names are shown as in Python (\\x1b), and in CSV, ' is
     put before names that a spreadsheet would take for a formula; JSON has the exact names. In CSV,
-    the labels of a multi-label run are in one cell, separated by |.
+    several labels are in one cell, separated by |.
+
+    Images unlike the training images are marked as unfamiliar; do not rely on their labels. With
+    --min-confidence or --max-error, the label of an image may be unsure: in JSON, label is null and
+    unsure is true; in CSV, the label is empty.
 
     On Ctrl-C, finished predictions are printed, and the exit code is 130. With jsonl, each line is
     printed as soon as its batch is done.
@@ -78,14 +102,25 @@ def command(
 
     loaded = load(run, device=device)
     several = loaded.info.task == "multi-label"
-    if threshold is not None and not several:
+    if asked["threshold"] is not None and not several:
         raise click.UsageError("--threshold goes with multi-label runs; this one is single-label")
+    given = {name: value for name, value in asked.items() if value is not None}
+    # A table shows the whole set, which may have more classes than are shown without it.
+    most_classes = len(loaded.class_names) if asked["set_coverage"] and form == "table" else 5
+    wanted = loaded.asked(top_k=top_k or most_classes, **given)
+    if (most := asked["max_error"]) is not None:
+        found = loaded.error_threshold(most)
+        echo(
+            f"answers from a confidence of {found.probability:.1%} on: {found.coverage:.1%} of the "
+            f"val images, {found.error:.1%} of these wrong",
+            err=True,
+        )
     files, others = _files(images)
-    write = partial(_WRITERS[form], several=several)
+    sets = asked["set_coverage"] is not None
+    write = partial(_WRITERS[form], several=several, sets=sets)
     done: list[Entry] = []
-    asked = {"top_k": top_k or 5} | ({} if threshold is None else {"threshold": threshold})
     try:
-        write(_entries(loaded, files, others, asked, done))
+        write(_entries(loaded, files, others, wanted, done))
     except KeyboardInterrupt:
         echo(f"! interrupted: {len(done)} of {len(files)} images are done", err=True)
         raise SystemExit(130) from None
@@ -115,7 +150,7 @@ def _entries(
     run: Run,
     files: list[Path],
     others: list[Path],
-    asked: Mapping[str, Any],
+    asked: Asked,
     done: list[Entry],
 ) -> Iterator[Entry]:
     """Yield an entry for each file, batch by batch; append those of `files` to `done`."""
@@ -128,7 +163,7 @@ def _entries(
         yield Unread(path, f"skipped: {reason_of(path)}")
 
 
-def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Iterator[Entry]:
+def _predictions(run: Run, files: list[Path], asked: Asked) -> Iterator[Entry]:
     from zoo.runs.inference import BATCH_SIZE
 
     for start in range(0, len(files), BATCH_SIZE):
@@ -143,7 +178,7 @@ def _predictions(run: Run, files: list[Path], asked: Mapping[str, Any]) -> Itera
                 read.append(Unread(path, str(error)))
                 echo(f"! {printable(error)}", err=True)
         paths = [each for each in read if isinstance(each, Path)]
-        predictions = iter(run.predict_prepared(bases, paths, **asked))
+        predictions = iter(run.predict_prepared(bases, paths, asked))
         for each in read:
             yield each if isinstance(each, Unread) else next(predictions)
 
@@ -169,24 +204,34 @@ def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
-def _write_json(entries: Iterator[Entry], *, several: bool) -> None:
-    echo_json_list(_as_dict(entry, several) for entry in entries)
+def _write_json(entries: Iterator[Entry], *, several: bool, sets: bool) -> None:
+    echo_json_list(_as_dict(entry, several, sets) for entry in entries)
 
 
-def _write_jsonl(entries: Iterator[Entry], *, several: bool) -> None:
-    echo_json_lines(_as_dict(entry, several) for entry in entries)
+def _write_jsonl(entries: Iterator[Entry], *, several: bool, sets: bool) -> None:
+    echo_json_lines(_as_dict(entry, several, sets) for entry in entries)
 
 
-def _write_csv(entries: Iterator[Entry], *, several: bool) -> None:
+def _write_csv(entries: Iterator[Entry], *, several: bool, sets: bool) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", *(["labels"] if several else ["label", "probability"])])
+    columns = ["labels"] if several else ["label", "probability", "unsure"]
+    writer.writerow(["path", *columns, "unfamiliar", *(["label_set"] if sets else [])])
     for p in _predicted(entries):
-        label = "|".join(p.labels) if several else p.label
-        cells = [spreadsheet_cell(text) for text in (str(p.path), label)]
-        writer.writerow(cells if several else [*cells, f"{p.probability:.6f}"])
+        names = [str(p.path), "|".join(p.labels), *(["|".join(p.label_set or ())] if sets else [])]
+        path, label, *label_set = map(spreadsheet_cell, names)
+        numbers = [] if several else [f"{p.probability:.6f}", _yes_no(p.unsure)]
+        writer.writerow([path, label, *numbers, _yes_no(_unfamiliar(p)), *label_set])
 
 
-def _write_table(entries: Iterator[Entry], *, several: bool) -> None:
+def _yes_no(value: bool | None) -> str:
+    return {True: "true", False: "false", None: ""}[value]
+
+
+def _unfamiliar(prediction: Prediction) -> bool | None:
+    return None if prediction.familiar is None else not prediction.familiar
+
+
+def _write_table(entries: Iterator[Entry], *, several: bool, sets: bool) -> None:
     console = plain_console()
     for p in _predicted(entries):
         ranked = [(label, f"{probability:.1%}") for label, probability in p.top]
@@ -194,13 +239,18 @@ def _write_table(entries: Iterator[Entry], *, several: bool) -> None:
             # Labels below the threshold are marked; they come after the predicted ones.
             mark = {True: "", False: " (no)"}
             ranked = [(label, value + mark[label in p.labels]) for label, value in ranked]
+        elif sets:
+            ranked = [(label, value) for label, value in ranked if label in (p.label_set or ())]
+        marks = ["unsure"] if p.unsure else []
+        marks += ["unfamiliar"] if _unfamiliar(p) else []
+        start = "".join(f"  {mark}:" for mark in marks)
         top = "  ".join(f"{printable(label)} {value}" for label, value in ranked)
-        line = f"{printable(p.path)}  {top}"
+        line = f"{printable(p.path)}{start}  {top}"
         if cell_len(line) <= console.width:
             echo(line)
         else:
             # The path is not wrapped, so that it can be copied.
-            echo(printable(p.path))
+            echo(f"{printable(p.path)}{start}")
             rows = [("", value, label_) for label_, value in ranked]
             print_table([label(), number(), text()], rows, console=console)
 
@@ -209,15 +259,18 @@ def _predicted(entries: Iterator[Entry]) -> Iterator[Prediction]:
     return (entry for entry in entries if not isinstance(entry, Unread))
 
 
-def _as_dict(entry: Entry, several: bool) -> dict[str, object]:
+def _as_dict(entry: Entry, several: bool, sets: bool) -> dict[str, object]:
     named = "labels" if several else "label"
     if isinstance(entry, Unread):
         return {"path": str(entry.path), named: None, "error": entry.error}
-    found = {"labels": entry.labels} if several else {"label": entry.label}
+    label = None if entry.unsure else entry.label
+    sure = {"label": label, "probability": entry.probability, "unsure": entry.unsure}
     return {
         "path": str(entry.path),
-        **found,
-        **({} if several else {"probability": entry.probability}),
+        **({"labels": entry.labels} if several else sure),
+        **({"label_set": entry.label_set} if sets else {}),
+        "unfamiliar": _unfamiliar(entry),
+        "distance": entry.distance,
         "top": [{"label": label, "probability": p} for label, p in entry.top],
     }
 

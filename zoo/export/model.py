@@ -15,7 +15,15 @@ from zoo.runs.read import Run
 from zoo.weights import tensors_sha256
 
 #: Metadata of model.safetensors that are useful for prediction, and copied to the export.
-_KEPT = ("backbone", "class_names", "preprocess", "task", "val_metrics", "weights_source")
+_KEPT = (
+    "backbone",
+    "class_names",
+    "preprocess",
+    "task",
+    "temperature",
+    "val_metrics",
+    "weights_source",
+)
 
 
 class ExportableModel(nn.Module):

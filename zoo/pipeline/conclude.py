@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from zoo.data.decoded import DecodedImages
 from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.data.transforms import eval_transform
-from zoo.events import Listener, Measured
+from zoo.events import Listener, Measured, Note
 from zoo.runs.card import write_card
+from zoo.runs.confidence import confidence_of
+from zoo.runs.familiarity import fit_familiarity, most_images
 from zoo.runs.figures import Figures, doubt, figures
 from zoo.runs.folds import has_folds, read_folds
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import COLUMNS, Scores, features_and_logits, rows_of, write_predictions
+from zoo.runs.temperature import FEW, fit_temperature
 from zoo.runs.write import write_model
+from zoo.tasks import SINGLE_LABEL
 from zoo.weights.header import read_header
 
 
 def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     """Measure a run's final model on its val and test images, and complete the run folder.
 
+    Fits the temperature of its probabilities and the limit of what is familiar on the val images.
     Writes predictions.parquet, and writes the model's metadata and card again with the figures. It
     may be repeated: the same model and images give the same files.
 
@@ -38,14 +46,18 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     Raises:
         RunError: A file can't be written, or a score is not finite.
     """
-    held_out = (("val", splits.val), ("test", splits.test))
-    measured = [_score(run, split, samples, splits) for split, samples in held_out if samples]
+    measured = [_score(run, "val", splits.val, splits)] if splits.val else []
+    run = _calibrated(run, measured[0] if measured else None, splits, listen)
+    if splits.test:
+        measured.append(_score(run, "test", splits.test, splits))
     info, task, folder = run.info, run.task, run.path
-    metrics = {s.split: dict(task.measure(s.logits, s.targets).values) for s in measured}
+    calibrated = {s.split: s.logits / info.temperature for s in measured}
+    metrics = {s.split: dict(task.measure(calibrated[s.split], s.targets).values) for s in measured}
     if "test" in metrics:
         info = replace(info, test_metrics=metrics["test"])
     found = {
-        s.split: figures(s.logits, s.targets, info.class_names, task, s.groups) for s in measured
+        s.split: figures(calibrated[s.split], s.targets, info.class_names, task, s.groups)
+        for s in measured
     }
     of_folds = read_folds(folder)[1] if has_folds(folder) else None
     # Those by class, of which there may be thousands, follow from predictions.parquet.
@@ -55,7 +67,7 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     if not measured:
         columns = {name: [] for name in (*sorted(COLUMNS), *(f"p_{n}" for n in info.class_names))}
     for each in measured:
-        for name, values in rows_of(each, info.class_names, task).items():
+        for name, values in rows_of(each, info, task).items():
             columns.setdefault(name, []).extend(values)
     write_predictions(folder, columns, info.class_names)
     write_card(
@@ -82,6 +94,48 @@ def _event(split: str, found: Figures) -> Measured:
         baseline=found.baseline.value,
         doubt=doubt(found, split),
     )
+
+
+def _calibrated(run: Run, val: Scores | None, splits: Splits, listen: Listener) -> Run:
+    """Return the run with what the val images say of its probabilities, and with what is familiar.
+
+    A `Note` says if there are no val images, or too few for a temperature that rests on them.
+    """
+    info, task = run.info, run.task
+    some = _balanced(splits.train, most_images(len(info.class_names)))
+    train = _score(run, "train", some, splits)
+    held_out = train.features[:0] if val is None else val.features
+    known = fit_familiarity(train.features, held_out, len(info.class_names))
+    info = replace(info, familiarity=known)
+    if val is None:
+        listen(Note(text="probabilities are not calibrated: there are no val images"))
+        return replace(run, info=info)
+    temperature = fit_temperature(val.logits, val.targets, task, probe=info.epoch == 0)
+    if len(val.targets) < FEW:
+        text = (
+            f"temperature {temperature:g} rests on what is usual more than on the "
+            f"{len(val.targets)} val images; probabilities are rough estimates"
+        )
+        listen(Note(text=text))
+    confidence = None
+    if task is SINGLE_LABEL:
+        confidence = confidence_of(task.probabilities(val.logits / temperature), val.targets)
+    return replace(run, info=replace(info, temperature=temperature, confidence=confidence))
+
+
+def _balanced(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Return at most that many samples, as many of each label set as possible, deterministically.
+
+    Samples take turns by label, in the order of the hash of their names.
+    """
+    if len(samples) <= most:
+        return list(samples)
+    turn: Counter[tuple[str, ...]] = Counter()
+    ranked: list[tuple[int, int, Sample]] = []
+    for sample in sorted(samples, key=lambda s: sha256(os.fsencode(s.name)).digest()):
+        ranked.append((turn[sample.labels], len(ranked), sample))
+        turn[sample.labels] += 1
+    return [sample for _, _, sample in sorted(ranked, key=lambda each: each[:2])[:most]]
 
 
 def _score(run: Run, split: str, samples: Sequence[Sample], splits: Splits) -> Scores:

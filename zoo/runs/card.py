@@ -69,7 +69,7 @@ def write_card(
 | | |
 |---|---|
 {measured}
-| backbone | {backbone.name} |
+{_calibration(info)}| backbone | {backbone.name} |
 {_options(info)}| started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
 {_transfer(info)}| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
@@ -94,6 +94,13 @@ def write_card(
 {rows}
 """
     write_file(folder / CARD, text.encode())
+
+
+def _calibration(info: ModelInfo) -> str:
+    if info.confidence is None and info.temperature == 1:
+        return ""
+    what = f"of the logits divided by {info.temperature:g}, fitted on the val images"
+    return f"| probabilities | {what} |\n"
 
 
 def _figures(info: ModelInfo) -> str:

@@ -48,7 +48,7 @@ class Evaluation:
         source: Description of the evaluated images.
         images: Number of images.
         accuracy: Fraction predicted correctly, 0..1; multi-label: with exactly the right labels.
-        loss: Mean loss, in nats.
+        loss: Mean loss, in nats, of the calibrated probabilities.
         metrics: All of the task's metrics, 0..1, by name.
         classes: Metrics per class, in the order of the labels.
         confusion: Confusion matrix; `confusion[i][j]` is the number of images of class i predicted
@@ -108,6 +108,7 @@ def evaluate(
     scores = Scores(
         split=split, samples=splits.val, targets=targets, logits=logits, features=features
     )
+    logits = logits / info.temperature
     predicted = task.decide(logits)
     precision, recall, f1, support = precision_recall_fscore_support(
         targets.numpy(), predicted.numpy(), labels=indices, zero_division=0.0
@@ -135,7 +136,7 @@ def evaluate(
         confusion=tuple(map(tuple, confusion)),
         issues=(*splits.issues, *_unmeasured(info.class_names, support)),
         figures=figures(logits, targets, info.class_names, task, scores.groups),
-        rows=rows_of(scores, info.class_names, task),
+        rows=rows_of(scores, info, task),
     )
 
 

@@ -30,6 +30,9 @@ _JSON = frozenset(
         "versions",
         "history",
         "definition",
+        "temperature",
+        "confidence",
+        "familiarity",
     }
 )
 

@@ -27,9 +27,17 @@ from zoo.machine.device import choose_device, place
 from zoo.models.build import build_empty, load_whole, refuse_larger
 from zoo.models.head import in_head
 from zoo.models.variant import variant
+from zoo.runs.confidence import (
+    Confidence,
+    Threshold,
+    error_threshold,
+    prediction_set,
+    set_threshold,
+)
 from zoo.runs.evaluate import Evaluation, Split, evaluate
-from zoo.runs.inference import eval_batch_size, predict_logits
+from zoo.runs.inference import eval_batch_size
 from zoo.runs.parse import read_head
+from zoo.runs.scores import features_and_logits
 from zoo.runs.write import MODEL, ModelInfo
 from zoo.tasks import MULTI_LABEL, TASKS, Task
 from zoo.tasks.multi_label import THRESHOLD
@@ -47,10 +55,16 @@ class Prediction:
     Attributes:
         path: Path of the image file; None for an image given in memory.
         label: The most probable class.
-        probability: Probability of `label`, 0..1: softmax, or sigmoid if the task is multi-label.
+        probability: Probability of `label`, 0..1: softmax, or sigmoid if the task is multi-label,
+            of the logits divided by the run's temperature.
         top: (label, probability) of the most probable classes, most probable first.
-        labels: The predicted labels: only `label`; multi-label: all classes whose probability is
-            at least the threshold, most probable first.
+        labels: The predicted labels: only `label`, or none if `unsure`; multi-label: all classes
+            whose probability is at least the threshold, most probable first.
+        unsure: Whether `probability` is below what `min_confidence` or `max_error` asks for.
+        label_set: With `set_coverage`, the classes of which one is the right one with at least that
+            probability, most probable first; otherwise None.
+        distance: Distance from the training images, 1 at the limit of what is familiar; None if the
+            run does not know.
     """
 
     path: Path | None
@@ -58,6 +72,31 @@ class Prediction:
     probability: float
     top: tuple[tuple[str, float], ...]
     labels: tuple[str, ...]
+    unsure: bool = False
+    label_set: tuple[str, ...] | None = None
+    distance: float | None = None
+
+    @property
+    def familiar(self) -> bool | None:
+        """Whether the image is like those that the run was trained on; None if unknown."""
+        return None if self.distance is None else self.distance <= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of predictions, as `Run.asked` returns it.
+
+    Attributes:
+        top_k: Maximum number of classes in `Prediction.top`.
+        threshold: Multi-label: minimum probability of a predicted class.
+        least: Probability below which a prediction is unsure.
+        least_in_set: Probability from which on a class is in `Prediction.label_set`; None for none.
+    """
+
+    top_k: int = 5
+    threshold: float = THRESHOLD
+    least: float = 0.0
+    least_in_set: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +153,9 @@ class Run:
         *,
         top_k: int = 5,
         threshold: float = THRESHOLD,
+        min_confidence: float | None = None,
+        max_error: float | None = None,
+        set_coverage: float | None = None,
     ) -> list[Prediction]:
         """Classify images.
 
@@ -123,19 +165,89 @@ class Run:
                 RGBA (H, W, 4), which is composited over white.
             top_k: Maximum number of classes in `Prediction.top`.
             threshold: Multi-label: minimum probability, 0..1, of a predicted class.
+            min_confidence: Single-label: predictions below this probability, 0..1, are `unsure`.
+            max_error: Single-label: share of wrong answers, above 0 and below 1, that is accepted;
+                the threshold for it comes from the val images, see `error_threshold`.
+            set_coverage: Single-label: probability, above 0 and below 1, with which `label_set` has
+                the right class, see `zoo.runs.confidence.set_threshold`.
 
         Returns:
             One prediction for each image, in the order of `images`.
 
         Raises:
-            DataError: If an image can't be read or has an unsupported type, or top_k is below 1.
+            DataError: If an image can't be read or has an unsupported type, a number is out of its
+                range, or the run does not know, or its val images can't show, what is asked for.
         """
-        if top_k < 1:
-            raise DataError(f"top_k must be at least 1, got {top_k}")
+        asked = self.asked(
+            top_k=top_k,
+            threshold=threshold,
+            min_confidence=min_confidence,
+            max_error=max_error,
+            set_coverage=set_coverage,
+        )
         given = _as_list(images)
         paths = [Path(each) if isinstance(each, str | Path) else None for each in given]
         bases = [self.prepare(each) for each in given]
-        return self.predict_prepared(bases, paths, top_k=top_k, threshold=threshold)
+        return self.predict_prepared(bases, paths, asked)
+
+    def asked(
+        self,
+        *,
+        top_k: int = 5,
+        threshold: float = THRESHOLD,
+        min_confidence: float | None = None,
+        max_error: float | None = None,
+        set_coverage: float | None = None,
+    ) -> Asked:
+        """Return what `predict` is asked for, with the thresholds of this run.
+
+        Raises:
+            DataError: As in `predict`.
+        """
+        if top_k < 1:
+            raise DataError(f"top_k must be at least 1, got {top_k}")
+        shares = {"max_error": max_error, "set_coverage": set_coverage}
+        for name, value in shares.items():
+            if value is not None and not 0 < value < 1:
+                raise DataError(f"{name} must be above 0 and below 1, got {value}")
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise DataError(f"min_confidence must be 0 to 1, got {min_confidence}")
+        given = {"min_confidence": min_confidence, **shares}
+        if self.task is MULTI_LABEL and (used := [n for n, v in given.items() if v is not None]):
+            raise DataError(
+                f"{used[0]} is for single-label runs; this one is multi-label",
+                hint="set the probability from which on a label is predicted by `threshold`",
+            )
+        least = min_confidence or 0.0
+        if max_error is not None:
+            least = max(least, self.error_threshold(max_error).probability)
+        return Asked(
+            top_k=top_k,
+            threshold=threshold,
+            least=least,
+            least_in_set=None
+            if set_coverage is None
+            else set_threshold(self._confidence(), set_coverage),
+        )
+
+    def error_threshold(self, max_error: float) -> Threshold:
+        """Return the threshold of probabilities for a share of wrong answers, above 0 and below 1.
+
+        See `zoo.runs.confidence.error_threshold`.
+
+        Raises:
+            DataError: The run does not know its error rates, or its val images can't show such a
+                low one.
+        """
+        return error_threshold(self._confidence(), max_error)
+
+    def _confidence(self) -> Confidence:
+        if self.info.confidence is None:
+            raise DataError(
+                "the run has no record of how right it was on its val images",
+                hint="train it again with this version of zoo, and with val images",
+            )
+        return self.info.confidence
 
     def prepare(self, image: AnyImage) -> np.ndarray:
         """Return the model's input of an image: decoded, resized and cropped, (H, W, 3) uint8.
@@ -148,12 +260,7 @@ class Run:
         return prepare(_rgb(image, preprocess.value_range))
 
     def predict_prepared(
-        self,
-        bases: Sequence[np.ndarray],
-        paths: Sequence[Path | None],
-        *,
-        top_k: int = 5,
-        threshold: float = THRESHOLD,
+        self, bases: Sequence[np.ndarray], paths: Sequence[Path | None], asked: Asked
     ) -> list[Prediction]:
         """Classify images that `prepare` returned, like `predict`; `paths` are their files."""
         if not bases:
@@ -162,25 +269,46 @@ class Run:
         size = eval_batch_size(preprocess)
         starts = range(0, len(bases), size)
         batches = ((ImageDataset.stack(bases[n : n + size]), torch.empty(0)) for n in starts)
-        logits = predict_logits(self.model, batches, preprocess)
-        values, indices = self.task.probabilities(logits).sort(dim=1, descending=True, stable=True)
+        features, logits = features_and_logits(self.model, self.backbone, batches, preprocess)
+        probabilities = self.task.probabilities(logits / self.info.temperature)
+        values, indices = probabilities.sort(dim=1, descending=True, stable=True)
+        known = self.info.familiarity
+        distances: list[float | None] = [None] * len(bases)
+        if known is not None:
+            distances = known.distances(features).tolist()
         predictions = []
-        for path, row, order in zip(paths, values.tolist(), indices.tolist(), strict=True):
+        for path, row, order, distance in zip(
+            paths, values.tolist(), indices.tolist(), distances, strict=True
+        ):
             ranked = [(self.class_names[i], p) for i, p in zip(order, row, strict=True)]
-            if self.task is MULTI_LABEL:
-                labels = tuple(name for name, p in ranked if p >= threshold)
-            else:
-                labels = (ranked[0][0],)
-            predictions.append(
-                Prediction(
-                    path=path,
-                    label=ranked[0][0],
-                    probability=ranked[0][1],
-                    top=tuple(ranked[:top_k]),
-                    labels=labels,
-                )
-            )
+            predictions.append(self._prediction(path, ranked, distance, asked))
         return predictions
+
+    def _prediction(
+        self,
+        path: Path | None,
+        ranked: list[tuple[str, float]],
+        distance: float | None,
+        asked: Asked,
+    ) -> Prediction:
+        """Make a prediction from all classes, most probable first."""
+        label, probability = ranked[0]
+        unsure = probability < asked.least
+        if self.task is MULTI_LABEL:
+            labels = tuple(name for name, p in ranked if p >= asked.threshold)
+        else:
+            labels = () if unsure else (label,)
+        in_set = asked.least_in_set
+        return Prediction(
+            path=path,
+            label=label,
+            probability=probability,
+            top=tuple(ranked[: asked.top_k]),
+            labels=labels,
+            unsure=unsure,
+            label_set=None if in_set is None else prediction_set(ranked, in_set),
+            distance=distance,
+        )
 
     def evaluate(
         self,

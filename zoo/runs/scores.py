@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Preprocess
-from zoo.data.dataset import Batches
+from zoo.data.dataset import Loaded
 from zoo.data.sample import Sample
 from zoo.data.transforms import to_input
 from zoo.errors import RunError
@@ -21,11 +21,13 @@ from zoo.io.text import clip
 from zoo.models.head import head_leaves
 from zoo.models.replay import tensors_in
 from zoo.runs.inference import all_logits
-from zoo.runs.write import PREDICTIONS, write_file
+from zoo.runs.write import PREDICTIONS, ModelInfo, write_file
 from zoo.tasks import SINGLE_LABEL, Task
 
 #: Columns of predictions.parquet besides the probabilities.
-COLUMNS = frozenset({"name", "split", "group", "label", "predicted", "correct", "probability"})
+COLUMNS = frozenset(
+    {"name", "split", "group", "label", "predicted", "correct", "probability", "distance"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Scores:
 
 
 def features_and_logits(
-    model: nn.Module, backbone: Backbone, batches: Batches, preprocess: Preprocess
+    model: nn.Module, backbone: Backbone, batches: Iterable[Loaded], preprocess: Preprocess
 ) -> tuple[Tensor, Tensor]:
     """Compute features (N, C) and logits (N, classes) of all batches, float32 on the CPU.
 
@@ -63,7 +65,7 @@ def features_and_logits(
     Args:
         model: The classifier; it is put into eval mode and left in it.
         backbone: Declares where the head is.
-        batches: Of `eval_batches`.
+        batches: Tuples (pixels (N, 3, H, W) uint8, ignored), as of `eval_batches`.
         preprocess: Preprocessing of the backbone, for the normalisation.
 
     Raises:
@@ -100,23 +102,22 @@ def features_and_logits(
     return features.contiguous(), logits.contiguous()
 
 
-def rows_of(
-    scores: Scores, class_names: Sequence[str], task: Task, temperature: float = 1.0
-) -> dict[str, list[Any]]:
+def rows_of(scores: Scores, info: ModelInfo, task: Task) -> dict[str, list[Any]]:
     """Return the columns of predictions.parquet for a split.
 
     Args:
         scores: Of the images.
-        class_names: In the order of the logits.
+        info: The classifier's metadata.
         task: The task.
-        temperature: Divides the logits.
 
     Returns:
         Lists of N values by column: `name`, `split`, `group`, `label`, `predicted`, `correct`,
-        `probability` (of the predicted class; multi-label: the highest), and `p_CLASS` for each
-        class. Labels are names, multi-label lists of them.
+        `probability` (of the predicted class; multi-label: the highest), `distance` (from the
+        training images, 1 at the limit of what is familiar; None if unknown), and `p_CLASS` for
+        each class. Labels are names, multi-label lists of them.
     """
-    probabilities = task.probabilities(scores.logits / temperature)
+    class_names, known = info.class_names, info.familiarity
+    probabilities = task.probabilities(scores.logits / info.temperature)
     predicted = task.decide(scores.logits)
     single = task is SINGLE_LABEL
 
@@ -133,6 +134,9 @@ def rows_of(
         "predicted": [named(row) for row in predicted],
         "correct": task.correct(scores.logits, scores.targets).tolist(),
         "probability": probabilities.max(dim=1).values.tolist(),
+        "distance": [None] * len(scores.samples)
+        if known is None
+        else known.distances(scores.features).tolist(),
         **{f"p_{name}": probabilities[:, n].tolist() for n, name in enumerate(class_names)},
     }
 

@@ -25,7 +25,10 @@ from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
 from zoo.recipe import Recipe, dump_recipe
+from zoo.runs.confidence import Confidence
+from zoo.runs.familiarity import Familiarity
 from zoo.runs.figures import Figures
+from zoo.runs.temperature import LIMITS
 from zoo.runs.transfer import Transfer
 from zoo.tasks import MULTI_LABEL, TASKS, metric_label
 from zoo.weights import tensors_sha256
@@ -72,6 +75,9 @@ class ModelInfo:
         figures: Figures of the complete run with their confidence intervals, by split and without
             those by class: on `val`, on `test`, and on `folds`, all images, each predicted by a run
             that has not learnt from it.
+        temperature: Divides the logits before softmax or sigmoid.
+        confidence: How sure and how right the model is on its val images; None if unknown.
+        familiarity: What is needed to flag images unlike the training images; None if unknown.
     """
 
     backbone: Name
@@ -93,6 +99,9 @@ class ModelInfo:
     figures: Mapping[Annotated[str, Field(pattern="^(val|test|folds)$")], Figures] = field(
         default_factory=dict
     )
+    temperature: Annotated[float, Field(ge=LIMITS[0], le=LIMITS[1], allow_inf_nan=False)] = 1.0
+    confidence: Confidence | None = None
+    familiarity: Familiarity | None = None
 
     @property
     def stage(self) -> str:
@@ -132,6 +141,8 @@ class ModelInfo:
             "test_metrics": dict(self.test_metrics),
             "transfer": {} if self.transfer is None else asdict(self.transfer),
             "figures": {split: asdict(found) for split, found in self.figures.items()},
+            "confidence": None if self.confidence is None else asdict(self.confidence),
+            "familiarity": None if self.familiarity is None else asdict(self.familiarity),
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},
@@ -145,6 +156,7 @@ class ModelInfo:
             "weights_source": self.weights_source,
             "epoch": json.dumps(self.epoch),
             "task": self.task,
+            "temperature": json.dumps(self.temperature),
             "val_metrics": json.dumps(dict(self.val_metrics)),
             "val_sha256": self.val_sha256,
             "versions": json.dumps(dict(self.versions)),

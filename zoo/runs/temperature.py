@@ -1,0 +1,51 @@
+"""Temperature scaling: one number that makes a classifier's probabilities match its error rate."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from zoo.tasks import Task
+
+#: Smallest and largest temperature.
+LIMITS = (0.05, 20.0)
+
+#: Mean of the logarithm of the temperature before any val image is seen, and its deviation. A probe
+#: is regularised by cross-validation; fine-tuning on a few images makes a network overconfident.
+#: They are rounded from the best temperatures of runs on small sets; see docs/confidence.md.
+_PROBE, _FINE_TUNED, _DEVIATION = 0.0, 0.9, 0.5
+
+#: Number of val images below which the prior matters, and a run says so.
+FEW = 30
+
+
+def fit_temperature(logits: Tensor, targets: Tensor, task: Task, *, probe: bool) -> float:
+    """Fit the temperature by which logits are divided (Guo et al., 2017), deterministically.
+
+    The temperature is the one of highest posterior density: the likelihood is the task's, of
+    held-out images, and the prior of its logarithm is normal. With many images, the prior has no
+    influence; with few, the likelihood alone would choose a temperature near 0 where all of them
+    happen to be classified correctly.
+
+    Args:
+        logits: (N, classes) float32 of images that the classifier was not trained on; N may be 0.
+        targets: (N, ...) as defined by the task.
+        task: Defines the likelihood.
+        probe: Whether the classifier is a linear probe.
+
+    Returns:
+        The temperature, within `LIMITS`, rounded to four decimals.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits = logits.double()
+    mean = _PROBE if probe else _FINE_TUNED
+
+    def objective(log_temperature: float) -> float:
+        losses = task.losses(logits / math.exp(log_temperature), targets)
+        return float(losses.sum()) + ((log_temperature - mean) / _DEVIATION) ** 2 / 2
+
+    low, high = map(math.log, LIMITS)
+    found = minimize_scalar(objective, bounds=(low, high), method="bounded")
+    return round(min(max(math.exp(found.x), LIMITS[0]), LIMITS[1]), 4)
