@@ -106,7 +106,7 @@ def checked(
     )
     comparison = compare(photos)
     counts = count_classes(listing, photos)
-    named = of_names(photos)
+    named = None if listing.grouped else of_names(photos)
     findings = [
         *of_classes(counts),
         *of_images(photos),

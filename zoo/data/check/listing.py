@@ -55,6 +55,7 @@ class Listing:
         others: Files without an image extension.
         links: Links that are not followed although training would use their targets, with the
             kind (`zoo.data.issue.Issue`) of each.
+        grouped: Whether a table names groups of images.
     """
 
     root: Path
@@ -66,6 +67,7 @@ class Listing:
     unused: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     links: dict[str, Kind] = field(default_factory=dict)
+    grouped: bool = False
 
 
 def is_hidden(name: str) -> bool:
@@ -135,6 +137,7 @@ def _list_table(file: Path) -> Listing:
             split: tuple(sorted({name for sample in part.samples for name in sample.labels}))
             for split, part in parts.items()
         },
+        grouped=any(s.group is not None for part in parts.values() for s in part.samples),
     )
 
 
