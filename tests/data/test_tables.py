@@ -225,8 +225,8 @@ def test_what_a_multi_label_run_predicts(multi, scenes):
     assert probabilities == sorted(probabilities, reverse=True)
     command = ["predict", str(multi.path), str(image), "--threshold", "0", "--format"]
     said = CliRunner().invoke(main, [*command, "csv"])
-    assert said.output.splitlines()[0] == "path,labels"
-    assert set(said.output.splitlines()[1].rpartition(",")[2].split("|")) == set(COLOURS)
+    assert said.output.splitlines()[0] == "path,labels,unfamiliar"
+    assert set(said.output.splitlines()[1].split(",")[1].split("|")) == set(COLOURS)
     (entry,) = json.loads(CliRunner().invoke(main, [*command, "json"]).output)
     assert entry["labels"] == [label for label, _ in found.top]
     table = CliRunner().invoke(main, ["evaluate", str(multi.path)])

@@ -85,6 +85,7 @@ def test_an_exported_file_says_which_run_it_is_of(exported, run):
         assert found["sha256"] == model.metadata()["sha256"]
     assert (found["backbone"], found["task"]) == (run.info.backbone, "single-label")
     assert json.loads(found["class_names"]) == list(run.class_names)
+    assert json.loads(found["temperature"]) == run.info.temperature
 
 
 def test_the_report_says_how_the_file_compares_and_lies_beside_it(exported, run):

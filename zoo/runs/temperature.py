@@ -14,7 +14,7 @@ LIMITS = (0.05, 20.0)
 #: Mean of the logarithm of the temperature before any val image is seen, and its deviation. A probe
 #: is regularised by cross-validation; fine-tuning on a few images makes a network overconfident.
 #: They are rounded from the best temperatures of runs on small sets; see docs/confidence.md.
-_PROBE, _FINE_TUNED, _DEVIATION = 0.0, 0.9, 0.5
+_PROBE, _FINE_TUNED, _DEVIATION = 0.0, 0.65, 0.5
 
 #: Number of val images below which the prior matters, and a run says so.
 FEW = 30
