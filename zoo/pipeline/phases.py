@@ -26,6 +26,7 @@ from zoo.data.transforms import (
 from zoo.errors import CacheError
 from zoo.events import EpochEnd, Listener, Note, Progress, epoch_metrics
 from zoo.features.extract import Features, measure_probe, train_probe
+from zoo.features.growth import measure_growth
 from zoo.features.invariance import measure_change
 from zoo.features.probe import Probe, fit_probe
 from zoo.features.rows import fill, views_of
@@ -37,6 +38,7 @@ from zoo.planning import Prepared
 from zoo.planning.decisions import decide_change, decide_epochs
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
+from zoo.runs.growth import Growth
 from zoo.tasks import TASKS, Metrics
 from zoo.training.adapters import attached
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
@@ -232,13 +234,26 @@ class _Probing:
         val_features = self._features.of(images.val, 0, store, "val features")
         targets, val_targets = images.plain.targets, images.val.targets
         if plan.recipe.views:
-            penalty = fit_probe(
+            plain_probe = fit_probe(
                 features, targets, self._num_classes, task=self._task, seed=plan.recipe.seed
-            ).penalty
+            )
         else:
-            probe = self._fit(features, targets)
-            penalty = probe.penalty
-        state.decided = self._decide(features, targets, penalty)
+            probe = plain_probe = self._fit(features, targets)
+        state.growth = decide_on_main(
+            prepared.accelerator,
+            partial(
+                measure_growth,
+                plain_probe,
+                prepared.splits.train,
+                (features, targets),
+                (val_features, val_targets),
+                num_classes=self._num_classes,
+                task=self._task,
+                seed=plan.recipe.seed,
+            ),
+        )
+        self._say_growth(state.growth)
+        state.decided = self._decide(features, targets, plain_probe.penalty)
         recipe = change(plan.recipe, **state.decided)
         if recipe.views:
             images = _images(prepared, recipe, self._keys)
@@ -277,6 +292,14 @@ class _Probing:
             class_weights=self._class_weights,
             listen=self._listen,
         )
+
+    def _say_growth(self, growth: Growth | None) -> None:
+        if growth is not None and growth.gain is not None:
+            low, high = (round(100 * value, 1) for value in growth.gain[1:])
+            text = (
+                f"twice as many train images: accuracy +{low:g} to +{high:g} points, by the probe"
+            )
+            self._listen(Note(text=text, detail=True))
 
     def _kept(
         self, transform: Transform, wanted: list[tuple[ImageDataset, list[Index]]]
