@@ -15,6 +15,7 @@ from .pipeline.compare import Comparison, RunComparison, compare
 from .pipeline.finetune import finetune, resume
 from .plugins import backbones
 from .recipe import Recipe
+from .report.again import write_report
 from .runs.read import Prediction, Run, load
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     "testing",
     "verify",
     "weights",
+    "write_report",
 ]

@@ -19,6 +19,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "compare",
+    "report",
     "export",
     "verify",
     "data",

@@ -158,6 +158,11 @@ class _Sectioned(click.Command):
     metavar="NAME",
     help="Also log to NAME, such as tensorboard; zoo plugins lists them. May be repeated.",
 )
+@click.option(
+    "--report/--no-report",
+    default=True,
+    help="Write report.html, with figures, plots and mistakes, at the end.  [default: yes]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @click.option(
     "-v",
@@ -173,6 +178,7 @@ def command(
     resume: str | None,
     allow_changed: bool,
     loggers: tuple[str, ...],
+    report: bool,
     dry_run: bool,
     verbose: bool,
     allocator_tuning: bool,
@@ -213,7 +219,7 @@ def command(
             checkpoint = None
             changed = {name: getattr(made, name) for name in made.model_fields_set}
             if not dry_run and (
-                of_folds := _on_folds(made, given, out, resume, listen, allow_changed)
+                of_folds := _on_folds(made, given, out, resume, listen, allow_changed, report)
             ):
                 console.result(of_folds)
                 return
@@ -232,7 +238,7 @@ def command(
                 prepared = prepare_again(folder, checkpoint, listen, **changed)
             main = prepared.accelerator.is_main_process
             if not dry_run:
-                run = execute(prepared, listen, checkpoint, allow_changed)
+                run = execute(prepared, listen, checkpoint, allow_changed, report=report)
         except Stopped as stopped:
             console.stopped(stopped)
             raise SystemExit(128 + stopped.signum) from None
@@ -252,6 +258,7 @@ def _on_folds(
     resume: str | None,
     listen: Listener,
     allow_changed: bool,
+    report: bool,
 ) -> Run | None:
     """Start or resume runs on folds; None if there are none to start or to resume."""
     from zoo.pipeline.folds import finetune_folds, resume_folds
@@ -260,9 +267,11 @@ def _on_folds(
     folder = expand(out if out is not None else resume or ".")
     if resume is not None and has_folds(folder):
         changed = {name: getattr(made, name) for name in made.model_fields_set}
-        return resume_folds(folder, allow_changed=allow_changed, listen=listen, **changed)
+        return resume_folds(
+            folder, allow_changed=allow_changed, listen=listen, report=report, **changed
+        )
     if made.needs_folds and resume in (None, "auto"):
-        return finetune_folds(made, out=out, given=given, listen=listen)
+        return finetune_folds(made, out=out, given=given, listen=listen, report=report)
     return None
 
 

@@ -250,6 +250,39 @@ def _check_finite(features: Tensor) -> None:
         )
 
 
+def logits_of_parts(
+    learnt: tuple[Tensor, Tensor],
+    chosen: Tensor,
+    penalty: float,
+    asked: Tensor,
+    num_classes: int,
+    task: Task,
+) -> Tensor:
+    """Compute the logits of images by probes that are fitted to parts of others.
+
+    Args:
+        learnt: Features (N, C) float32 and targets (N, ...).
+        chosen: (N, probes) bool, the rows that each probe is fitted to.
+        penalty: Penalty of the probes.
+        asked: Features (M, C) of the images to compute logits for.
+        num_classes: Number of outputs.
+        task: Defines the loss.
+
+    Returns:
+        (M, probes, classes) on the CPU.
+    """
+    features, targets = learnt
+    mean, scale = _standardisation(features)
+    rows = (features - mean) / scale
+    basis = _basis(rows)
+    rows = rows if basis is None else rows @ basis
+    problem = _Problem(rows, targets.to(rows.device), num_classes, task, None, 0.0)
+    with _threads_for(rows.numel() * num_classes * chosen.shape[1]):
+        weights = problem.minimise(chosen.to(rows.device), penalty, most_iterations=50)
+    each = (asked - mean) / scale
+    return replace(problem, rows=each if basis is None else each @ basis).logits(weights).cpu()
+
+
 def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return (mean, scale) (C,) of features (N, C).
 

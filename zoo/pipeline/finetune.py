@@ -41,6 +41,7 @@ def finetune(
     recipe: str | Path | Recipe | None = None,
     listen: Listener | None = None,
     loggers: Sequence[str] = (),
+    report: bool = True,
     **fields: Any,
 ) -> Run:
     """Fine-tune a backbone and write a run folder.
@@ -56,6 +57,7 @@ def finetune(
         listen: Called with each event of `zoo.events`, and with the `Plan`, as it happens. By
             default, warnings are passed to `warnings.warn` and other events are ignored.
         loggers: Names of loggers declared by plugins, such as `tensorboard`.
+        report: Whether to write report.html at the end.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:
@@ -75,8 +77,9 @@ def finetune(
     if made.needs_folds:
         from zoo.pipeline.folds import finetune_folds
 
-        return finetune_folds(made, out=out, given=fields, listen=listen)
-    return execute(prepare(made, given=fields, out=out, listen=listen), listen)
+        return finetune_folds(made, out=out, given=fields, listen=listen, report=report)
+    prepared = prepare(made, given=fields, out=out, listen=listen)
+    return execute(prepared, listen, report=report)
 
 
 def resume(
@@ -85,6 +88,7 @@ def resume(
     allow_changed: bool = False,
     listen: Listener | None = None,
     loggers: Sequence[str] = (),
+    report: bool = True,
     **fields: Any,
 ) -> Run:
     """Resume an interrupted run; the weights equal those of an uninterrupted run.
@@ -96,6 +100,7 @@ def resume(
         allow_changed: Resume although something that affects the result differs; it is recorded.
         listen: As in `finetune`.
         loggers: As in `finetune`.
+        report: As in `finetune`.
         **fields: Fields of `zoo.Recipe` to change from now on.
 
     Returns:
@@ -109,16 +114,17 @@ def resume(
     if has_folds(expand(run)):
         from zoo.pipeline.folds import resume_folds
 
-        return resume_folds(expand(run), allow_changed=allow_changed, listen=listen, **fields)
+        return resume_folds(
+            expand(run), allow_changed=allow_changed, listen=listen, report=report, **fields
+        )
     checkpoint = find_run(expand(run))
     if checkpoint is None:
         return load(run)
     if is_complete(checkpoint):
         refuse_more(expand(run), checkpoint, fields)
         return load(run)
-    return execute(
-        prepare_again(run, checkpoint, listen, **fields), listen, checkpoint, allow_changed
-    )
+    prepared = prepare_again(run, checkpoint, listen, **fields)
+    return execute(prepared, listen, checkpoint, allow_changed, report=report)
 
 
 def is_complete(checkpoint: Checkpoint) -> bool:
@@ -158,6 +164,8 @@ def execute(
     listen: Listener = ignore,
     checkpoint: Checkpoint | None = None,
     allow_changed: bool = False,
+    *,
+    report: bool = True,
 ) -> Run:
     """Train as planned, write the run folder, and return the run as read back and checked.
 
@@ -166,6 +174,7 @@ def execute(
         listen: Called with each event.
         checkpoint: The checkpoint to resume from; None for a new run.
         allow_changed: As in `resume`.
+        report: Whether to write report.html at the end.
 
     Raises:
         ZooError, Stopped: As in `finetune` and `resume`.
@@ -209,7 +218,7 @@ def execute(
                 accelerator.wait_for_everyone()
                 run = load(folder, device=plan.recipe.device)
                 if accelerator.is_main_process:
-                    run = conclude(run, prepared.splits, listen)
+                    run = conclude(run, prepared.splits, listen, report=report)
                 writer.finish()
                 if (text := unpredicted(writer.state, plan)) is not None:
                     listen(Note(text=text, warning=True))

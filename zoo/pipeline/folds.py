@@ -37,7 +37,12 @@ _LEAST = 1e-30
 
 
 def finetune_folds(
-    recipe: Recipe, *, out: str | Path | None, given: Collection[str] = (), listen: Listener
+    recipe: Recipe,
+    *,
+    out: str | Path | None,
+    given: Collection[str] = (),
+    listen: Listener,
+    report: bool = True,
 ) -> Run:
     """Start runs on all folds of a recipe's `folds`, and refit on all images.
 
@@ -46,6 +51,7 @@ def finetune_folds(
         out: The run folder; None for a new one below `runs/`.
         given: Fields that were given as options or arguments.
         listen: As in `finetune`.
+        report: Whether to write the report of the refit; the runs on folds have none.
 
     Returns:
         The run that was refitted on all images.
@@ -61,11 +67,16 @@ def finetune_folds(
     first = prepare(change(recipe, fold=1), given=given, out=_fold(folder, 1), listen=listen)
     folder.mkdir(parents=True, exist_ok=True)
     write_folds(folder, recipe)
-    return _go_on(folder, recipe, listen, first=first)
+    return _go_on(folder, recipe, listen, first=first, report=report)
 
 
 def resume_folds(
-    folder: Path, *, allow_changed: bool = False, listen: Listener, **fields: Any
+    folder: Path,
+    *,
+    allow_changed: bool = False,
+    listen: Listener,
+    report: bool = True,
+    **fields: Any,
 ) -> Run:
     """Resume runs on folds where they were interrupted; arguments as in `resume`.
 
@@ -81,7 +92,7 @@ def resume_folds(
             f"the runs on folds of {folder} can't be resumed with another {' and '.join(changed)}",
             hint="start new ones",
         )
-    return _go_on(folder, recipe, listen, allow_changed=allow_changed)
+    return _go_on(folder, recipe, listen, allow_changed=allow_changed, report=report)
 
 
 def _go_on(
@@ -91,6 +102,7 @@ def _go_on(
     *,
     first: Prepared | None = None,
     allow_changed: bool = False,
+    report: bool,
 ) -> Run:
     """Do what is left to do: folds, pooled figures, refit, record."""
     count = recipe.folds or 0
@@ -98,7 +110,8 @@ def _go_on(
         if number > 1 or first is None:
             listen(Note(text=f"fold {number} of {count}"))
         fold = change(recipe, fold=number)
-        _complete(_fold(folder, number), fold, listen, allow_changed, prepared=first)
+        place = _fold(folder, number)
+        _complete(place, fold, listen, allow_changed, report=False, prepared=first)
         first = None
     found, epochs = _pool(folder, count)
     write_folds(folder, recipe, found)
@@ -109,7 +122,7 @@ def _go_on(
             f"{found.images} images in {count} folds; now training on all of them"
         )
     )
-    return _complete(folder, _refit(recipe, epochs), listen, allow_changed)
+    return _complete(folder, _refit(recipe, epochs), listen, allow_changed, report=report)
 
 
 def _complete(
@@ -117,17 +130,19 @@ def _complete(
     recipe: Recipe,
     listen: Listener,
     allow_changed: bool,
+    *,
+    report: bool,
     prepared: Prepared | None = None,
 ) -> Run:
     """Start, resume or load the run of a folder."""
     checkpoint = find_run(folder, allow_new=True)
     if checkpoint is None:
         prepared = prepared or prepare(recipe, out=folder, listen=listen)
-        return execute(prepared, listen)
+        return execute(prepared, listen, report=report)
     if is_complete(checkpoint):
         return load(folder)
     prepared = prepare_again(folder, checkpoint, listen)
-    return execute(prepared, listen, checkpoint, allow_changed)
+    return execute(prepared, listen, checkpoint, allow_changed, report=report)
 
 
 def _refit(recipe: Recipe, best: Sequence[int]) -> Recipe:

@@ -13,6 +13,7 @@ from torch import nn
 from zoo.backbone import Backbone
 from zoo.data.decoded import DecodedImages
 from zoo.data.issue import STRICT_KINDS, Issue, because
+from zoo.data.scan import Scan, decode_all
 from zoo.data.sources import Source, issues_of, open_source
 from zoo.data.sources.grouped import FOLDER
 from zoo.data.sources.layout import is_val_name, normal_name
@@ -185,6 +186,49 @@ def images_of(
     return splits, f"{source.name}, {' and '.join(wanted)} images"
 
 
+def splits_of(info: ModelInfo, *, scan: Scan = decode_all) -> Splits:
+    """Read the images that a run was trained on, and split them as it did.
+
+    Args:
+        info: The run's metadata.
+        scan: Examines the files.
+
+    Raises:
+        DataError: They are no longer there, or have other classes.
+    """
+    recipe = info.recipe
+    source = open_source(
+        recipe.data,
+        task=info.task,
+        follow_links=recipe.follow_links,
+        group_by=recipe.group_by,
+        val=recipe.val,
+        test=recipe.test,
+    )
+    return _split_again(info, source, scan=scan)
+
+
+def _split_again(
+    info: ModelInfo, source: Source, *, strict: bool = False, scan: Scan = decode_all
+) -> Splits:
+    recipe = info.recipe
+    splits = read_splits(
+        source,
+        val_split=recipe.val_split,
+        seed=recipe.seed,
+        fold=recipe.held_out_fold,
+        strict=strict,
+        scan=scan,
+    )
+    if splits.class_names != tuple(map(normal_name, info.class_names)):
+        raise DataError(
+            f"{source.name} has other classes than when the run was trained on it: "
+            f"{listed(splits.class_names)} instead of {listed(info.class_names)}",
+            hint="`split=all` measures them as they are, `data` names other images",
+        )
+    return splits
+
+
 def _wanted(source: Source, split: Split) -> list[str]:
     """Return the names of the source's splits that `split` refers to."""
     there = list(source.splits)
@@ -205,20 +249,7 @@ def _of_training(
     info: ModelInfo, source: Source, split: Split, *, strict: bool
 ) -> tuple[Splits, str]:
     """Reproduce the run's training or validation split of a source from its recipe."""
-    recipe = info.recipe
-    splits = read_splits(
-        source,
-        val_split=recipe.val_split,
-        seed=recipe.seed,
-        fold=recipe.held_out_fold,
-        strict=strict,
-    )
-    if splits.class_names != tuple(map(normal_name, info.class_names)):
-        raise DataError(
-            f"{source.name} has other classes than when the run was trained on it: "
-            f"{listed(splits.class_names)} instead of {listed(info.class_names)}",
-            hint="`split=all` measures them as they are, `data` names other images",
-        )
+    splits = _split_again(info, source, strict=strict)
     if split == "val" and not splits.val:
         raise DataError(
             "the run was trained on all images of its data, which has no val images",

@@ -25,7 +25,7 @@ from zoo.runs.checkpoint_file import (
     holding,
     remove_unfinished,
 )
-from zoo.runs.write import CARD, METRICS, MODEL, PREDICTIONS, RECIPE
+from zoo.runs.write import CARD, METRICS, MODEL, PREDICTIONS, RECIPE, REPORT
 
 #: Folder with a run for each fold, and the file that describes them, in a run folder.
 FOLDS, FOLDS_MARK = "folds", "folds.json"
@@ -127,7 +127,7 @@ def remove_traces(folder: Path) -> None:
     """
     with suppress(OSError):
         # The folder was empty when the run began.
-        files = (RECIPE, METRICS, CARD, PREDICTIONS)
+        files = (RECIPE, METRICS, CARD, PREDICTIONS, REPORT)
         for path in (*(folder / name for name in files), *folder.glob("*.json")):
             if path.name != FOLDS_MARK:
                 path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.events import EpochEnd, epoch_metrics
 from zoo.models.optim import rate_of
 from zoo.recipe import Recipe
+from zoo.runs.growth import Growth
 from zoo.runs.transfer import Transfer
 from zoo.tasks import TASKS, Metrics
 
@@ -72,6 +73,7 @@ class TrainingState:
         micro_batch: Images whose gradients are computed at a time; None: the whole batch. It is
             that of this process, and in a checkpoint that of the main one.
         micro_batches: Those of all processes, if there are several, when last saved.
+        growth: How the probe's accuracy grows with the number of images; None if not measured.
     """
 
     probed: bool = False
@@ -98,13 +100,17 @@ class TrainingState:
     history: list[str] = field(default_factory=list)
     micro_batch: int | None = None
     micro_batches: list[int | None] = field(default_factory=list)
+    growth: Growth | None = None
 
     def __post_init__(self) -> None:
         """Convert what JSON has in place of named tuples and data classes."""
         self.seen, self.looked = Seen(*self.seen), LossCheck(*self.looked)
-        given: object = self.transfer
-        if isinstance(given, dict):
-            self.transfer = Transfer(**given)
+        transfer: object = self.transfer
+        if isinstance(transfer, dict):
+            self.transfer = Transfer(**transfer)
+        growth: object = self.growth
+        if isinstance(growth, dict):
+            self.growth = Growth(**growth)
 
     def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
         """Record the epoch if it is the best so far by the metric, or by loss if that is equal.
