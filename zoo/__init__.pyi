@@ -14,6 +14,7 @@ from .models.groups import parameter_groups
 from .pipeline.finetune import finetune, resume
 from .plugins import backbones
 from .recipe import Recipe
+from .report.again import write_report
 from .runs.read import Prediction, Run, load
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "testing",
     "verify",
     "weights",
+    "write_report",
 ]

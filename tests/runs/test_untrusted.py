@@ -250,7 +250,15 @@ def test_every_file_of_a_run_has_the_rights_that_the_umask_gives(photos, tmp_pat
         os.umask(before)
     files = [p for p in (tmp_path / "run").rglob("[!.]*") if p.is_file()]
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in files}
-    own = {MODEL, "config.json", "recipe.toml", "metrics.csv", "README.md", "predictions.parquet"}
+    own = {
+        MODEL,
+        "config.json",
+        "recipe.toml",
+        "metrics.csv",
+        "README.md",
+        "predictions.parquet",
+        "report.html",
+    }
     assert modes.keys() == {*own, "last.safetensors", "data.safetensors"}
     assert set(modes.values()) == {0o666 & ~umask}
 

@@ -28,6 +28,7 @@ FILES = [
     "metrics.csv",
     "README.md",
     "predictions.parquet",
+    "report.html",
     *KEPT,
 ]
 

@@ -18,6 +18,7 @@ COMMANDS = (
     "finetune",
     "predict",
     "evaluate",
+    "report",
     "export",
     "verify",
     "data",

@@ -25,12 +25,14 @@ from zoo.cli.words import count, with_flags
 from zoo.errors import Stopped
 from zoo.events import EpochEnd, Measured, Note, StepEnd
 from zoo.events import Progress as Done
+from zoo.io.files import is_file
 from zoo.io.text import printable
 from zoo.models.group_plan import GroupPlan
 from zoo.models.variant import options_text
 from zoo.planning import Plan
 from zoo.recipe import Recipe
 from zoo.runs.figures import interval, wilson
+from zoo.runs.write import REPORT
 from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
 
 if TYPE_CHECKING:
@@ -154,6 +156,8 @@ class TrainingConsole:
             self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
         # Not wrapped, so that they can be copied.
         self.out.print(printable(f"run folder   {run.path}"))
+        if is_file(run.path / REPORT):
+            self.out.print(printable(f"report       {run.path / REPORT}"))
         command = f"zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR..."
         self.out.print(printable(f"use it       {command}"))
 

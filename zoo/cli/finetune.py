@@ -155,6 +155,11 @@ class _Sectioned(click.Command):
     metavar="NAME",
     help="Also log to NAME, such as tensorboard; zoo plugins lists them. May be repeated.",
 )
+@click.option(
+    "--report/--no-report",
+    default=True,
+    help="Write report.html, with figures, plots and mistakes, at the end.  [default: yes]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @click.option(
     "-v",
@@ -170,6 +175,7 @@ def command(
     resume: str | None,
     allow_changed: bool,
     loggers: tuple[str, ...],
+    report: bool,
     dry_run: bool,
     verbose: bool,
     allocator_tuning: bool,
@@ -223,7 +229,7 @@ def command(
                 prepared = prepare_again(folder, checkpoint, listen, **changed)
             main = prepared.accelerator.is_main_process
             if not dry_run:
-                run = execute(prepared, listen, checkpoint, allow_changed)
+                run = execute(prepared, listen, checkpoint, allow_changed, report=report)
         except Stopped as stopped:
             console.stopped(stopped)
             raise SystemExit(128 + stopped.signum) from None

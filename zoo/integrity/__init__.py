@@ -11,6 +11,7 @@ from typing import Any
 from zoo import plugins
 from zoo.errors import PluginError, RunError, ZooError
 from zoo.integrity.finding import Finding, State, suspicious
+from zoo.integrity.page import check_harmless
 from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
 from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
@@ -29,12 +30,14 @@ from zoo.runs.write import (
     MODEL,
     PREDICTIONS,
     RECIPE,
+    REPORT,
     ModelInfo,
     files_of,
     metrics_text,
     versions,
 )
 from zoo.tasks import metric_label
+from zoo.weights.header import read_header
 
 #: Contents of a run's checkpoint besides its tensors.
 About = Mapping[str, Any]
@@ -73,7 +76,8 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
     checkpoint, about = _checkpoint(path)
     model, info = _model(path / MODEL, about)
     expected = _expected(info)
-    beside = [_beside(path / name, info, about, expected) for name in (*expected, *CHECKS)]
+    names = [n for n in (*expected, *CHECKS) if n != REPORT or os.path.lexists(path / REPORT)]
+    beside = [_beside(path / name, info, about, expected) for name in names]
     known = {found.file for found in (model, *beside, *checkpoint)}
     return (model, *beside, *checkpoint, *others(path, known))
 
@@ -240,6 +244,16 @@ def _predictions(file: Path, info: ModelInfo | None, _: About | None) -> str:
     return f"{len(columns['name'])} images"
 
 
+def _report(file: Path, info: ModelInfo | None, _: About | None) -> str:
+    text = read_bounded(file, MAX_JSON).decode()
+    model = check_harmless(text)
+    if info is None:
+        raise _Unchecked(f"{MODEL} says nothing to check it against")
+    if model != read_header(file.with_name(MODEL)).metadata.get("sha256"):
+        raise ValueError(f"it is not the report of {MODEL}: its weights are others")
+    return f"{len(text):,} characters, without scripts"
+
+
 def _compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the keys, if two objects differ."""
     keys = sorted(one.keys() | other.keys())
@@ -254,4 +268,5 @@ CHECKS: dict[str, Callable[[Path, ModelInfo | None, About | None], str]] = {
     METRICS: _metrics,
     CARD: _card,
     PREDICTIONS: _predictions,
+    REPORT: _report,
 }

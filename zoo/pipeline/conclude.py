@@ -11,6 +11,7 @@ from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.data.transforms import eval_transform
 from zoo.events import Listener, Measured
+from zoo.report.build import Subject, report_run
 from zoo.runs.card import write_card
 from zoo.runs.figures import Figures, doubt, figures
 from zoo.runs.inference import eval_batches
@@ -20,16 +21,17 @@ from zoo.runs.write import write_model
 from zoo.weights.header import read_header
 
 
-def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
+def conclude(run: Run, splits: Splits, listen: Listener, *, report: bool = True) -> Run:
     """Measure a run's final model on its val and test images, and complete the run folder.
 
-    Writes predictions.parquet, and writes the model's metadata and card again with the figures. It
-    may be repeated: the same model and images give the same files.
+    Writes predictions.parquet, writes the model's metadata and card again with the figures, and
+    then the report. It may be repeated: the same model and images give the same files.
 
     Args:
         run: The run, as loaded from its folder.
         splits: Its images. The test split is used nowhere else.
         listen: Receives a `Measured` for each split.
+        report: Whether to write the report.
 
     Returns:
         The run with its new metadata.
@@ -67,7 +69,10 @@ def conclude(run: Run, splits: Splits, listen: Listener) -> Run:
     write_model(folder, read_tensors(file, read_header(file)), info)
     for split in found:
         listen(_event(split, found[split]))
-    return replace(run, info=info)
+    run = replace(run, info=info)
+    if report:
+        report_run(Subject(run=run, columns=columns, figures=found, splits=splits), listen)
+    return run
 
 
 def _event(split: str, found: Figures) -> Measured:

@@ -39,6 +39,7 @@ def finetune(
     recipe: str | Path | Recipe | None = None,
     listen: Listener | None = None,
     loggers: Sequence[str] = (),
+    report: bool = True,
     **fields: Any,
 ) -> Run:
     """Fine-tune a backbone and write a run folder.
@@ -54,6 +55,7 @@ def finetune(
         listen: Called with each event of `zoo.events`, and with the `Plan`, as it happens. By
             default, warnings are passed to `warnings.warn` and other events are ignored.
         loggers: Names of loggers declared by plugins, such as `tensorboard`.
+        report: Whether to write report.html at the end.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:
@@ -69,9 +71,8 @@ def finetune(
     listen = with_loggers(listen or warn, open_loggers(loggers))
     if data is not None:
         fields["data"] = data
-    return execute(
-        prepare(make_recipe(recipe, **fields), given=fields, out=out, listen=listen), listen
-    )
+    prepared = prepare(make_recipe(recipe, **fields), given=fields, out=out, listen=listen)
+    return execute(prepared, listen, report=report)
 
 
 def resume(
@@ -80,6 +81,7 @@ def resume(
     allow_changed: bool = False,
     listen: Listener | None = None,
     loggers: Sequence[str] = (),
+    report: bool = True,
     **fields: Any,
 ) -> Run:
     """Resume an interrupted run; the weights equal those of an uninterrupted run.
@@ -91,6 +93,7 @@ def resume(
         allow_changed: Resume although something that affects the result differs; it is recorded.
         listen: As in `finetune`.
         loggers: As in `finetune`.
+        report: As in `finetune`.
         **fields: Fields of `zoo.Recipe` to change from now on.
 
     Returns:
@@ -107,9 +110,8 @@ def resume(
     if is_complete(checkpoint):
         refuse_more(expand(run), checkpoint, fields)
         return load(run)
-    return execute(
-        prepare_again(run, checkpoint, listen, **fields), listen, checkpoint, allow_changed
-    )
+    prepared = prepare_again(run, checkpoint, listen, **fields)
+    return execute(prepared, listen, checkpoint, allow_changed, report=report)
 
 
 def is_complete(checkpoint: Checkpoint) -> bool:
@@ -146,6 +148,8 @@ def execute(
     listen: Listener = ignore,
     checkpoint: Checkpoint | None = None,
     allow_changed: bool = False,
+    *,
+    report: bool = True,
 ) -> Run:
     """Train as planned, write the run folder, and return the run as read back and checked.
 
@@ -154,6 +158,7 @@ def execute(
         listen: Called with each event.
         checkpoint: The checkpoint to resume from; None for a new run.
         allow_changed: As in `resume`.
+        report: Whether to write report.html at the end.
 
     Raises:
         ZooError, Stopped: As in `finetune` and `resume`.
@@ -197,7 +202,7 @@ def execute(
                 accelerator.wait_for_everyone()
                 run = load(folder, device=plan.recipe.device)
                 if accelerator.is_main_process:
-                    run = conclude(run, prepared.splits, listen)
+                    run = conclude(run, prepared.splits, listen, report=report)
                 writer.finish()
                 if (text := unpredicted(writer.state, plan)) is not None:
                     listen(Note(text=text, warning=True))

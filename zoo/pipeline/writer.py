@@ -34,6 +34,7 @@ from zoo.runs.checkpoint_file import Checkpoint, remove_unfinished, write_checkp
 from zoo.runs.folder import remove_traces
 from zoo.runs.read import read_info
 from zoo.runs.write import (
+    AFTER_PLAN,
     MODEL,
     ModelInfo,
     stage,
@@ -47,9 +48,6 @@ from zoo.training.adapters import merged_state
 from zoo.training.interpolation import interpolate
 from zoo.training.snapshot import Snapshot
 from zoo.training.state import TrainingState
-
-#: Reason, in the config, for the values of fields that are decided after the plan.
-AFTER_PLAN = "by the probe's cross-validation, or the time that was left"
 
 
 class RunWriter:

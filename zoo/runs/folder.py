@@ -25,7 +25,7 @@ from zoo.runs.checkpoint_file import (
     holding,
     remove_unfinished,
 )
-from zoo.runs.write import CARD, METRICS, MODEL, PREDICTIONS, RECIPE
+from zoo.runs.write import CARD, METRICS, MODEL, PREDICTIONS, RECIPE, REPORT
 
 
 def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = False) -> Path:
@@ -124,7 +124,7 @@ def remove_traces(folder: Path) -> None:
     """
     with suppress(OSError):
         # The folder was empty when the run began.
-        files = (RECIPE, METRICS, CARD, PREDICTIONS)
+        files = (RECIPE, METRICS, CARD, PREDICTIONS, REPORT)
         for path in (*(folder / name for name in files), *folder.glob("*.json")):
             path.unlink(missing_ok=True)
         for name in (LAST, DATA, LOCK):

@@ -42,6 +42,10 @@ RECIPE = "recipe.toml"
 METRICS = "metrics.csv"
 CARD = "README.md"
 PREDICTIONS = "predictions.parquet"
+REPORT = "report.html"
+
+#: Reason, in the config, for the values of fields that are decided after the plan.
+AFTER_PLAN = "by the probe's cross-validation, or the time that was left"
 
 
 #: Name of a class or a backbone.

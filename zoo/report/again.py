@@ -1,0 +1,113 @@
+"""Write the report of a finished run again, or one on other images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo.data.check import examine_files, examined_store
+from zoo.data.decoded import DecodedImages
+from zoo.data.scan import Verdict
+from zoo.data.sources import open_source
+from zoo.data.split import Splits, read_splits
+from zoo.data.transforms import eval_transform
+from zoo.errors import DataError, RunError
+from zoo.io.files import expand, is_file
+from zoo.io.text import clip
+from zoo.report.build import Subject, report_html
+from zoo.runs.evaluate import Split, images_of
+from zoo.runs.inference import eval_batches
+from zoo.runs.read import Run, load
+from zoo.runs.scores import Scores, features_and_logits, read_columns, rows_of
+from zoo.runs.write import PREDICTIONS, REPORT, write_file
+
+
+def write_report(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    split: Split = "val",
+    output: str | Path | None = None,
+    device: str = "auto",
+) -> Path:
+    """Write the report of a run again, or one that measures it on other labelled images.
+
+    Args:
+        run: A run folder; with `data`, also a model.safetensors alone.
+        data: Labelled folder or table. Default: the run's own predictions, with thumbnails if its
+            images are still where they were.
+        split: Which images of `data`, as in `Run.evaluate`.
+        output: The file. Default: report.html in the run folder; with `data`,
+            `NAME-report.html` in the current folder.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: There is no run, it has no predictions, or the file can't be written.
+        DataError: There are no such images, or they do not fit the run.
+    """
+    loaded = load(run, device=device)
+    if data is None:
+        subject = _of_run(loaded)
+        file = loaded.path / REPORT
+    else:
+        where = expand(data)
+        subject = _of_data(loaded, where, split)
+        file = Path(f"{where.resolve().name or 'data'}-report.html")
+    if output is not None:
+        file = expand(output)
+    write_file(file, report_html(subject).encode())
+    return file
+
+
+def _of_run(run: Run) -> Subject:
+    if not is_file(run.path / PREDICTIONS):
+        raise RunError(
+            f"{run.path} has no {PREDICTIONS}: it is a file alone, not complete, or of an "
+            "earlier version",
+            hint="name labelled images with `data`",
+        )
+    columns = read_columns(run.path / PREDICTIONS)
+    try:
+        return Subject(run=run, columns=columns, splits=_images(run))
+    except DataError as error:
+        return Subject(run=run, columns=columns, no_images=f"images: {clip(error.text)}")
+
+
+def _images(run: Run) -> Splits:
+    """Read the images that the run was trained on.
+
+    Raises:
+        DataError: They are no longer there, or are others.
+    """
+    recipe = run.info.recipe
+    source = open_source(recipe.data, task=recipe.task, follow_links=recipe.follow_links)
+    with examined_store() as known:
+
+        def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
+            remembered = known if recipe.cache_size else None
+            return {file: each.verdict for file, each in examine_files(files, remembered).items()}
+
+        splits = read_splits(source, val_split=recipe.val_split, seed=recipe.seed, scan=scan)
+    if splits.class_names != run.class_names:
+        raise DataError(f"{source.name} has other classes than when the run was trained on it")
+    return splits
+
+
+def _of_data(run: Run, data: Path, split: Split) -> Subject:
+    splits, source = images_of(run.info, data, split)
+    bases = DecodedImages(splits.val, eval_transform(run.info.preprocess).prepare)
+    features, logits = features_and_logits(
+        run.model, run.backbone, eval_batches(bases), run.info.preprocess
+    )
+    scores = Scores(
+        split=split,
+        samples=splits.val,
+        targets=run.task.targets(splits.indices(splits.val), len(splits.class_names)),
+        logits=logits,
+        features=features,
+    )
+    columns = rows_of(scores, run.class_names, run.task)
+    return Subject(run=run, columns=columns, splits=splits, source=source)

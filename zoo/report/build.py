@@ -1,0 +1,401 @@
+"""Gather what the report of a run shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zoo.data.issue import describe
+from zoo.data.sample import Sample
+from zoo.data.split import Splits
+from zoo.events import Listener, Note
+from zoo.io.parsing import parse_json
+from zoo.io.text import clip, listed
+from zoo.models.variant import options_text
+from zoo.recipe import Recipe
+from zoo.report import plots
+from zoo.report.measured import Measured, measured
+from zoo.report.page import Content, Gallery, Plot, Shot, render
+from zoo.report.thumbnails import Thumbnail, thumbnails
+from zoo.runs.checkpoint_file import CHECKPOINT, LAST
+from zoo.runs.figures import Figures, doubt
+from zoo.runs.growth import Growth
+from zoo.runs.read import Run, model_file
+from zoo.runs.write import AFTER_PLAN, REPORT, write_file
+from zoo.weights.header import read_header
+
+#: Images of a gallery.
+MOST_SHOTS = 8
+
+#: Multiply-accumulates of forward passes for maps of evidence that take about a second.
+_CHEAP = 15e9
+
+#: Multiply-accumulates of a backbone that does not state them.
+_USUAL = 4e9
+
+#: Largest part of the run's forward passes that maps of evidence may take, if they are not cheap.
+_SHARE = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspected:
+    """A label that is probably wrong.
+
+    Attributes:
+        name: The image.
+        label: Given label.
+        suggested: Suggested label.
+        probability: Probability of the suggestion, 0..1.
+    """
+
+    name: str
+    label: str
+    suggested: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        run: The run.
+        columns: Columns of predictions.parquet, or of other predictions of the run.
+        figures: Figures by split; those of other splits are computed.
+        splits: The images, for thumbnails; None if they are not there.
+        no_images: Why they are not there.
+        source: Description of the data, if it is other data than the run's; else empty.
+        suspected: Labels that are probably wrong, the most suspicious first.
+        temperature: Divides the logits of the run.
+        transfer: Whether pretrained features help, in a sentence; empty if not measured.
+    """
+
+    run: Run
+    columns: Mapping[str, Sequence[Any]]
+    figures: Mapping[str, Figures] | None = None
+    splits: Splits | None = None
+    no_images: str = ""
+    source: str = ""
+    suspected: Sequence[Suspected] = ()
+    temperature: float = 1.0
+    transfer: str = ""
+
+
+def report_run(subject: Subject, listen: Listener) -> None:
+    """Write the report of a run into its folder; a `Note` says so if that fails.
+
+    The same run and images give the same file.
+    """
+    try:
+        write_file(subject.run.path / REPORT, report_html(subject).encode())
+    except Exception as error:  # noqa: BLE001 - a run must not be lost for its report
+        text = f"the report was not written: {clip(str(error) or type(error).__name__)}"
+        listen(Note(text=text, warning=True))
+
+
+def report_html(subject: Subject) -> str:
+    """Return a report as HTML.
+
+    Raises:
+        RunError: The predictions can't be understood.
+    """
+    run, info = subject.run, subject.run.info
+    parts = measured(subject.columns, info.class_names, run.task, subject.figures)
+    about = _about(run)
+    omissions: list[str] = []
+    if subject.no_images:
+        omissions.append(subject.no_images)
+    growth, more_text = _growth(about, info.recipe)
+    settings, defaults = _settings(info.recipe, about)
+    splits = subject.splits
+    own = splits is not None and not subject.source
+    return render(
+        Content(
+            title=run.path.resolve().name if run.path.is_dir() else run.path.resolve().stem,
+            subtitle=_subtitle(run, splits if own else None),
+            source=subject.source,
+            model=read_header(model_file(run.path)).metadata.get("sha256", ""),
+            parts=parts,
+            warnings=[text for part in parts if (text := doubt(part.figures, part.split))],
+            transfer=subject.transfer,
+            counts=splits.counts(splits.train) if splits is not None and own else (),
+            class_names=info.class_names,
+            galleries=_galleries(subject, parts, omissions),
+            training=_training(about, info.score_name),
+            trust=_trust(parts),
+            more=[] if growth is None else [_growth_plot(growth)],
+            more_text=more_text,
+            issues=describe(splits.issues, examples=20) if splits is not None else (),
+            settings=settings,
+            defaults=defaults,
+            environment=_environment(run),
+            omissions=omissions,
+        )
+    )
+
+
+def _about(run: Run) -> Mapping[str, Any]:
+    """Return what the run's checkpoint says besides its tensors; empty without one."""
+    try:
+        text = read_header(run.path / CHECKPOINT / LAST).metadata["about"]
+        about = parse_json(text)
+    except (OSError, ValueError, KeyError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _table(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a table of what an untrusted checkpoint says; empty if it has none."""
+    found = about.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _subtitle(run: Run, splits: Splits | None) -> str:
+    info = run.info
+    kind = "several labels an image" if info.task == "multi-label" else "one label an image"
+    images = "" if splits is None else f"{len(splits.train):,} train images, "
+    return (
+        f"{run.backbone.name}, {images}{len(info.class_names)} classes "
+        f"({listed(info.class_names, 6)}), {kind}; the best is {info.stage}"
+    )
+
+
+def _trust(parts: Sequence[Measured]) -> list[Plot]:
+    several = parts[0].several
+    shown = parts[:2]
+    what = "labels that are predicted with it" if several else "images that are predicted with it"
+    return [
+        Plot(
+            title="Reliability",
+            text=f"Of all {what}, how many are right. On the dashed line, a probability "
+            "of 80% means right in 80% of cases; below it, the classifier is too sure. "
+            "Bars are 95% intervals.",
+            svg=plots.reliability(shown),
+        ),
+        Plot(
+            title="Accuracy against coverage",
+            text="Accuracy if only the surest part of the images is answered, and the rest is "
+            "left to a person. Bands are 95% intervals.",
+            svg=plots.coverage(shown),
+        ),
+    ]
+
+
+def _training(about: Mapping[str, Any], main: str) -> list[Plot]:
+    rows = []
+    found = about.get("rows")
+    for row in found if isinstance(found, list) else ():
+        try:
+            values = {str(k): float(v) for k, v in row["metrics"].items()}
+            rows.append({**values, "epoch": float(row["epoch"])})
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return []
+    keys = (f"val_{main}", "val_loss")
+    if len(rows) < 2 or any(not np.isfinite(row.get(k, np.nan)) for row in rows for k in keys):
+        return []
+    titles = ("Loss", "Accuracy" if main == "accuracy" else "Main metric")
+    text = "by epoch; epoch 0 is the probe" if rows[0]["epoch"] == 0 else "by epoch"
+    return [
+        Plot(title=title, text=f"On train (augmented images) and val, {text}.", svg=svg)
+        for title, svg in zip(titles, plots.learning_curves(rows, main), strict=True)
+    ]
+
+
+def _growth(about: Mapping[str, Any], recipe: Recipe) -> tuple[Growth | None, str]:
+    found = _table(about, "training").get("growth")
+    if found is None:
+        if recipe.train == "finetune":
+            return None, "Not measured: the run has no probe."
+        return None, (
+            "Not measured: there are too few images of each class to leave any out, or so many "
+            "that it would take long."
+        )
+    try:
+        growth = Growth.checked(found)
+    except (TypeError, ValueError) as error:
+        return None, f"Not shown: what the run says of it can't be understood ({error})."
+    if growth.gain is None:
+        return growth, "Too few images to extrapolate from."
+    gain, low, high = (100 * value for value in growth.gain)
+    return growth, (
+        f"Twice as many train images: about {gain:+.1f} points of accuracy "
+        f"(95% interval {low:+.1f} to {high:+.1f}), for images like these. Probes on features of "
+        "the frozen backbone were fitted to parts of the train images and extrapolated; "
+        "fine-tuning may gain more."
+    )
+
+
+def _growth_plot(growth: Growth) -> Plot:
+    return Plot(
+        title="Accuracy by number of images",
+        text="Each dot is a probe on a random part of the train images, measured on val. The line "
+        "is an inverse power law, dashed where it extrapolates.",
+        svg=plots.growth_curve(growth),
+    )
+
+
+def _galleries(subject: Subject, parts: Sequence[Measured], omissions: list[str]) -> list[Gallery]:
+    """Return the images that are shown; what can't be shown is added to `omissions`."""
+    chosen = [(part, n) for part in parts for n in range(len(part.names))]
+    sure = [float(part.confidence[n]) for part, n in chosen]
+    wrong = [not part.correct[n] for part, n in chosen]
+    everything = range(len(chosen))
+    mistakes = sorted((k for k in everything if wrong[k]), key=lambda k: -sure[k])[:MOST_SHOTS]
+    unsure = sorted((k for k in everything if k not in mistakes), key=lambda k: sure[k])
+    unsure = unsure[:MOST_SHOTS]
+    by_name = _by_name(subject.splits)
+    asked = [chosen[k] for k in (*mistakes, *unsure)]
+    suspected = [s for s in subject.suspected if s.name in by_name][:MOST_SHOTS]
+    heat = _most_heat(subject)
+    if subject.splits is None:
+        made = [Thumbnail(missing="no image")] * len(asked)
+    else:
+        made = thumbnails(
+            subject.run,
+            [by_name.get(part.names[n]) for part, n in asked],
+            [int(part.shown[n]) for part, n in asked],
+            [part.probabilities[n] for part, n in asked],
+            heat=heat,
+            temperature=subject.temperature,
+        )
+        if len(asked) > heat:
+            omissions.append(
+                f"where the network looked in {len(asked) - heat} images, because it would take "
+                "long compared with the run"
+            )
+        if any(each.image and not each.heat for each in made[:heat]):
+            omissions.append(
+                "where the network looked: its stages give no map of the image's positions"
+            )
+    names = subject.run.info.class_names
+    shots = [_shot(part, n, names, each) for (part, n), each in zip(asked, made, strict=True)]
+    total = sum(wrong)
+    found = [
+        Gallery(
+            id="confident-mistakes",
+            title="Most confident mistakes",
+            text=f"{total:,} of {len(chosen):,} images are predicted wrongly"
+            + (f"; these are the {len(mistakes)} with the highest probability. " if total else ".")
+            + ("Right: bright where the network found its evidence." if total else ""),
+            shots=shots[: len(mistakes)],
+        ),
+        Gallery(
+            id="least-sure",
+            title="Least sure",
+            text="The lowest probabilities of a prediction, without those above.",
+            shots=shots[len(mistakes) :],
+        ),
+    ]
+    if suspected:
+        found.append(_suspects(subject, suspected, by_name))
+    return found
+
+
+def _suspects(
+    subject: Subject, suspected: Sequence[Suspected], by_name: Mapping[str, Sample]
+) -> Gallery:
+    made = thumbnails(
+        subject.run,
+        [by_name[each.name] for each in suspected],
+        [0] * len(suspected),
+        [],
+        heat=0,
+    )
+    return Gallery(
+        id="suspected-labels",
+        title="Suspected labels",
+        text="Labels that are probably wrong, by cross-validation: look at them first.",
+        shots=[
+            Shot(
+                name=each.name,
+                split="",
+                label=each.label,
+                predicted=each.suggested,
+                confidence=each.probability,
+                right=False,
+                thumbnail=image,
+            )
+            for each, image in zip(suspected, made, strict=True)
+        ],
+    )
+
+
+def _by_name(splits: Splits | None) -> dict[str, Sample]:
+    if splits is None:
+        return {}
+    return {sample.name: sample for sample in (*splits.train, *splits.val, *splits.test)}
+
+
+def _most_heat(subject: Subject) -> int:
+    """Return for how many images maps of evidence take little time, compared with the run."""
+    run, recipe = subject.run, subject.run.info.recipe
+    passes = len(subject.columns["name"])
+    if subject.splits is not None:
+        # A step takes three times as long as a forward pass.
+        trained = 0 if recipe.train == "probe" else 3 * recipe.epochs
+        passes += len(subject.splits.train) * (trained + (recipe.train != "finetune"))
+    height, width = run.info.preprocess.height_width
+    own = run.backbone.preprocess.height_width
+    scale = height * width / (own[0] * own[1])
+    return max(round(_CHEAP / ((run.backbone.macs or _USUAL) * scale)), round(_SHARE * passes))
+
+
+def _shot(part: Measured, n: int, names: Sequence[str], thumbnail: Thumbnail) -> Shot:
+    def listed_of(row: Any) -> str:
+        return " + ".join(names[int(k)] for k in np.flatnonzero(row)) or "nothing"
+
+    return Shot(
+        name=part.names[n],
+        split=part.split,
+        label=listed_of(part.truth[n]),
+        predicted=listed_of(part.predicted[n]),
+        confidence=float(part.confidence[n]),
+        right=bool(part.correct[n]),
+        thumbnail=thumbnail,
+    )
+
+
+def _settings(
+    recipe: Recipe, about: Mapping[str, Any]
+) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """Return (field, value, origin) of what is not a default, and (field, value) of the rest."""
+    origins = _table(about, "origins")
+    decided = _table(_table(about, "training"), "decided")
+    changed, rest = [], []
+    for name, value in recipe.model_dump(mode="json").items():
+        text = _value(name, value)
+        origin = str(origins.get(name, "default"))
+        if name in decided:
+            origin = f"decided: {AFTER_PLAN}"
+        if origin == "default":
+            rest.append((name, text))
+        else:
+            words = {"given": "given as an option", "recipe": "from the recipe"}
+            changed.append((name, text, words.get(origin, origin.removeprefix("decided: "))))
+    return changed, rest
+
+
+def _value(name: str, value: Any) -> str:
+    if name == "backbone_options":
+        return options_text(value) or "none"
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    info = run.info
+    height, width = info.preprocess.height_width
+    found = [
+        ("backbone", run.backbone.name),
+        ("initial weights", info.weights_source),
+        ("input", f"{height} x {width} pixels"),
+        ("device", info.recipe.device),
+        *((name, version) for name, version in info.versions.items()),
+    ]
+    return found + [("changed on the way", line) for line in info.history]

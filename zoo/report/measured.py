@@ -1,0 +1,147 @@
+"""The predictions that a report is about, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zoo.errors import RunError
+from zoo.io.text import clip
+from zoo.runs.figures import Figures, figures
+from zoo.tasks import SINGLE_LABEL, Task
+
+#: Smallest distance of a probability to 0 and 1, of which the logit is finite.
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Predictions for the images of a split.
+
+    Attributes:
+        split: Name of the split.
+        names: Names of the images.
+        probabilities: (N, classes).
+        truth: (N, classes), the labels.
+        predicted: (N, classes), the predicted labels.
+        figures: Metrics with their intervals.
+        several: Whether an image may have several labels.
+    """
+
+    split: str
+    names: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    truth: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
+    figures: Figures
+    several: bool
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether exactly the right labels are predicted, (N,)."""
+        return np.asarray((self.truth == self.predicted).all(axis=1))
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """Probability of the predicted class (N,); multi-label: of the least sure label."""
+        if not self.several:
+            return np.asarray(self.probabilities.max(axis=1))
+        sure = np.where(self.predicted, self.probabilities, 1 - self.probabilities)
+        return np.asarray(sure.min(axis=1))
+
+    @property
+    def shown(self) -> NDArray[np.int64]:
+        """Class of each image whose evidence is shown, (N,).
+
+        That is the predicted one; multi-label: of wrongly predicted ones the most probable, or else
+        the most probable of all.
+        """
+        false = np.where(self.predicted & ~self.truth, self.probabilities, -1)
+        best = np.where(false.max(axis=1) >= 0, false.argmax(axis=1), -1)
+        return np.asarray(np.where(best >= 0, best, self.probabilities.argmax(axis=1)))
+
+
+def measured(
+    columns: Mapping[str, Sequence[Any]],
+    class_names: Sequence[str],
+    task: Task,
+    known: Mapping[str, Figures] | None = None,
+) -> list[Measured]:
+    """Convert the columns of predictions.parquet.
+
+    Args:
+        columns: Of the images; they may come from an untrusted source.
+        class_names: In the order of the logits.
+        task: The task.
+        known: Figures by split; those of other splits are computed.
+
+    Returns:
+        One for each split, test first: it is what the classifier is to be judged by.
+
+    Raises:
+        RunError: A column is missing, or has another content than probabilities and labels.
+    """
+    single = task is SINGLE_LABEL
+    index = {name: n for n, name in enumerate(class_names)}
+    try:
+        splits = [str(each) for each in columns["split"]]
+        probabilities = np.array([columns[f"p_{name}"] for name in class_names], float).T
+        if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
+            raise ValueError("a probability is negative or not finite")
+        truth, predicted = (
+            _indicators(columns[key], index, single=single) for key in ("label", "predicted")
+        )
+        groups = [None if each is None else str(each) for each in columns["group"]]
+        names = [str(each) for each in columns["name"]]
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"the predictions can't be understood: {clip(str(error))}") from error
+    found = []
+    for split in sorted(set(splits), key=lambda name: (name != "test", name)):
+        rows = np.array([n for n, each in enumerate(splits) if each == split])
+        figure = (known or {}).get(split)
+        if figure is None:
+            figure = _figures(
+                probabilities[rows], truth[rows], class_names, task, [groups[n] for n in rows]
+            )
+        found.append(
+            Measured(
+                split=split,
+                names=tuple(names[n] for n in rows),
+                probabilities=probabilities[rows],
+                truth=truth[rows],
+                predicted=predicted[rows],
+                figures=figure,
+                several=not single,
+            )
+        )
+    return found
+
+
+def _indicators(
+    values: Sequence[Any], index: Mapping[str, int], *, single: bool
+) -> NDArray[np.bool_]:
+    found = np.zeros((len(values), len(index)), dtype=bool)
+    for n, value in enumerate(values):
+        for name in [value] if single else value:
+            found[n, index[name]] = True
+    return found
+
+
+def _figures(
+    probabilities: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    class_names: Sequence[str],
+    task: Task,
+    groups: Sequence[str | None],
+) -> Figures:
+    values = torch.from_numpy(probabilities).clamp(_LEAST, 1 - _LEAST)
+    if task is SINGLE_LABEL:
+        logits, targets = values.log(), torch.from_numpy(truth.argmax(axis=1))
+    else:
+        logits, targets = values.logit(), torch.from_numpy(truth.astype(np.float32))
+    return figures(logits, targets, class_names, task, groups)

@@ -1,0 +1,117 @@
+"""Small images for the report: what the network saw, and where it found its evidence."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from zoo.data.dataset import ImageDataset
+from zoo.data.decoded import DecodedImages
+from zoo.data.sample import Sample
+from zoo.data.transforms import eval_transform, to_input
+from zoo.errors import DataError
+from zoo.report.attention import attention_maps
+from zoo.runs.read import Run
+
+#: Longer side of a thumbnail, in pixels, and its quality as WebP.
+SIDE, _QUALITY = 176, 72
+
+#: Images per forward and backward pass.
+_BATCH = 8
+
+#: Difference of a probability above which an image is taken for another than the one measured.
+_CHANGED = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """An image of the report.
+
+    Attributes:
+        image: The network's input as `data:` URL; empty if there is none.
+        heat: The same in grey, with the map of evidence over it; empty if there is none.
+        missing: Why there is no image; empty if there is one.
+    """
+
+    image: str = ""
+    heat: str = ""
+    missing: str = ""
+
+
+def thumbnails(
+    run: Run,
+    samples: Sequence[Sample | None],
+    classes: Sequence[int],
+    measured: Sequence[NDArray[np.float64]],
+    *,
+    heat: int,
+    temperature: float = 1.0,
+) -> list[Thumbnail]:
+    """Make thumbnails of images.
+
+    Args:
+        run: The run.
+        samples: The images; None for one that is no longer in the dataset.
+        classes: Class of each image whose evidence is shown.
+        measured: Probabilities (classes,) of each image of which a map is made, when it was
+            measured. An image for which the run now computes others has changed.
+        heat: Maximum number of images, from the first, with a map of evidence.
+        temperature: Divides the logits.
+    """
+    prepare = eval_transform(run.info.preprocess).prepare
+    found: list[Thumbnail] = []
+    bases: dict[int, NDArray[np.uint8]] = {}
+    for n, sample in enumerate(samples):
+        if sample is None:
+            found.append(Thumbnail(missing="no longer in the dataset"))
+            continue
+        try:
+            bases[n] = DecodedImages([sample], prepare)[0]
+            found.append(Thumbnail(image=_url(Image.fromarray(bases[n]))))
+        except DataError as error:
+            found.append(Thumbnail(missing=error.text))
+    wanted = [n for n in bases if n < heat]
+    for start in range(0, len(wanted), _BATCH):
+        chosen = wanted[start : start + _BATCH]
+        pixels = ImageDataset.stack([bases[n] for n in chosen])
+        device = next(run.model.parameters()).device
+        images = to_input(pixels, run.info.preprocess, device)
+        logits, maps = attention_maps(run.model, run.backbone, images, [classes[n] for n in chosen])
+        now = run.task.probabilities(logits / temperature).double().numpy()
+        for k, n in enumerate(chosen):
+            if np.abs(now[k] - measured[n]).max() > _CHANGED:
+                found[n] = Thumbnail(missing="the image has changed since it was measured")
+            elif maps is not None:
+                found[n] = Thumbnail(image=found[n].image, heat=_heat(bases[n], maps[k]))
+    return found
+
+
+def _heat(base: NDArray[np.uint8], evidence: torch.Tensor) -> str:
+    """Return the image in grey under its map of evidence, from dark violet to yellow."""
+    import matplotlib
+
+    photo = Image.fromarray(base)
+    height, width = base.shape[:2]
+    enlarged = torch.nn.functional.interpolate(
+        evidence[None, None], size=(height, width), mode="bicubic", align_corners=False
+    )[0, 0].clamp(0, 1)
+    strength = enlarged.numpy()
+    colours = matplotlib.colormaps["inferno"](strength)[..., :3] * 255
+    grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
+    share = 0.25 + 0.45 * strength[..., None]
+    mixed = grey * (1 - share) + colours * share
+    return _url(Image.fromarray(mixed.round().astype(np.uint8)))
+
+
+def _url(image: Image.Image) -> str:
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    image.save(content, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
