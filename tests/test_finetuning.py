@@ -22,7 +22,7 @@ from zoo.errors import (
     TrainingError,
     WeightsUnavailableError,
 )
-from zoo.events import EpochEnd, Note, Progress, RunEnd, RunStart, StepEnd
+from zoo.events import EpochEnd, Measured, Note, Progress, RunEnd, RunStart, StepEnd
 from zoo.pipeline.finetune import execute, warn
 from zoo.planning import Plan, prepare
 from zoo.recipe import Recipe, make_recipe
@@ -43,7 +43,7 @@ def sha256(run: Path) -> str:
 def test_the_run_folder_holds_what_it_promises(run, split_photos):
     names = {p.name for p in run.path.iterdir()}
     files = {"model.safetensors", "config.json", "recipe.toml", "metrics.csv", "README.md"}
-    assert names == {*files, "checkpoint"}
+    assert names == {*files, "predictions.parquet", "checkpoint"}
     with safe_open(run.path / "model.safetensors", framework="pt") as file:
         details = file.metadata()
     assert json.loads(details["class_names"]) == ["blue", "green", "red"]
@@ -151,14 +151,14 @@ def test_events_come_in_the_order_in_which_things_happen(photos):
         return [type(e) for e in hear(photos, **fields) if not isinstance(e, Note)]
 
     training = [*[StepEnd] * 3, EpochEnd]
-    assert kinds(cache_size=0.0) == [Plan, RunStart, *training, RunEnd]
-    assert kinds(out="caching") == [Plan, RunStart, Progress, Progress, *training, RunEnd]
-    assert kinds(out="cached") == [Plan, RunStart, *training, RunEnd]
+    assert kinds(cache_size=0.0) == [Plan, RunStart, *training, Measured, RunEnd]
+    assert kinds(out="caching") == [Plan, RunStart, Progress, Progress, *training, Measured, RunEnd]
+    assert kinds(out="cached") == [Plan, RunStart, *training, Measured, RunEnd]
     probe = {"train": "probe", "views": None}
     probed = [Plan, RunStart, Progress, Progress, EpochEnd]
-    assert kinds(out="probe", **probe) == [*probed, RunEnd]
+    assert kinds(out="probe", **probe) == [*probed, Measured, RunEnd]
     both = kinds(out="both", **{**probe, "train": "probe+finetune"})
-    assert both == [*probed, *training, RunEnd]  # mirrored, cropped
+    assert both == [*probed, *training, Measured, RunEnd]  # mirrored, cropped
 
 
 def test_steps_tell_their_loss_and_learning_rates(photos):
