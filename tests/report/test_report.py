@@ -16,9 +16,12 @@ from PIL import Image
 import zoo
 from tests.conftest import QUICK
 from zoo.cli import main
+from zoo.data.sources import open_source
+from zoo.data.split import read_splits
 from zoo.errors import RunError
 from zoo.events import Note
 from zoo.report import build
+from zoo.runs.scores import read_columns
 
 HOSTILE = ("<script>alert(1)<", "\"' onload=x", "$x_1$ & co")
 
@@ -254,6 +257,24 @@ def test_several_labels_of_an_image_are_reported(run):
     assert any("mAP" in text for text in content.text)
     assert any("a + b" in text for text in content.text)
     assert "nothing" in content.text
+
+
+def test_suspected_labels_are_shown(run, photos):
+    loaded = zoo.load(run, device="cpu")
+    splits = read_splits(open_source(str(photos)), val_split=0.2, seed=0)
+    found = build.Suspected(
+        name=splits.train[0].name, label=HOSTILE[0], suggested=HOSTILE[1], probability=0.987
+    )
+    subject = build.Subject(
+        run=loaded,
+        columns=read_columns(run / "predictions.parquet"),
+        splits=splits,
+        suspected=[found],
+    )
+    page = Page(build.report_html(subject))
+    assert "suspected-labels" in [attrs.get("id") for attrs in page.all("h3")]
+    assert any("98.7%" in text for text in page.text)
+    assert any(attrs["alt"].startswith(found.name) for attrs in page.all("img"))
 
 
 def report_of(run, names, task, label, predicted, shares) -> Page:
