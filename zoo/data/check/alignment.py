@@ -23,7 +23,7 @@ _SIZES = (32, 30, 28, 26, 24, 22)
 _HOPELESS = 0.6
 
 #: Minimum correlation of a copy (docs/data.md).
-CLEAR = 0.94
+CLEAR = 0.95
 
 #: Correlation in the first pass below which there is no second one.
 _UNLIKELY = 0.8
