@@ -9,7 +9,15 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import zoo
-from tests.data.scenes import garble, make_scenes, make_split_scenes, save, scene, settle
+from tests.data.scenes import (
+    findings_of,
+    garble,
+    make_scenes,
+    make_split_scenes,
+    save,
+    scene,
+    settle,
+)
 from zoo.data.image import read_image
 from zoo.errors import DataError
 
@@ -29,8 +37,8 @@ def flat(tmp_path):
 
 
 def test_nothing_is_said_of_a_folder_with_nothing_wrong(root, flat):
-    assert zoo.check_data(root).findings == ()
-    assert zoo.check_data(flat).findings == ()
+    assert findings_of(zoo.check_data(root)) == []
+    assert findings_of(zoo.check_data(flat)) == []
 
 
 def test_images_are_counted_by_split_and_class(root, flat):
@@ -193,6 +201,8 @@ PLANTED = {
         {"train/ants/a.jpg"},
     ),
     "colour-modes": ("note", 6, modes, "12 RGB, 1 ", set()),
+    "few-images": ("warning", 2, lambda root: None, "2 classes", {"ants", "bees"}),
+    "few-val-images": ("warning", 4, lambda root: None, "4 images", set()),
     "nested": (
         "warning",
         1,
@@ -280,13 +290,13 @@ def test_edited_copies_look_the_same(root, edit, form):
 @pytest.mark.slow
 def test_two_hundred_different_pictures_do_not_look_the_same(tmp_path):
     make_scenes(tmp_path / "many", 100)
-    assert zoo.check_data(tmp_path / "many").findings == ()
+    assert findings_of(zoo.check_data(tmp_path / "many")) == []
 
 
 def test_plain_pictures_are_not_said_to_look_the_same(root):
     for split, colour in (("train", "red"), ("train", "black"), ("val", "blue")):
         save(Image.new("RGB", (64, 64), colour), root / split / "ants" / f"{colour}.png")
-    assert zoo.check_data(root).findings == ()
+    assert findings_of(zoo.check_data(root)) == []
 
 
 def test_a_photo_turned_by_its_camera_is_the_same_as_one_turned_for_good(root):
@@ -309,7 +319,7 @@ def test_before_zoo_splits_copies_are_said_to_end_on_both_sides(flat):
 def test_one_copy_in_train_and_val_and_another_class_is_a_conflict_alone(root):
     copy(root, "train/ants/0.png", "val/ants/same.png")
     copy(root, "train/ants/0.png", "val/bees/same.png")
-    found = zoo.check_data(root).findings
+    found = findings_of(zoo.check_data(root))
     assert [f.kind for f in found] == ["label-conflict"]
     assert len(found[0].groups[0]) == 3
 
@@ -377,7 +387,7 @@ def test_without_room_to_remember_all_is_found_and_that_is_said(root, monkeypatc
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "file"))
     settle(root)
     report = zoo.check_data(root)
-    assert report.findings == ()
+    assert findings_of(report) == []
     assert "can't" in report.not_remembered
 
 

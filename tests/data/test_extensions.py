@@ -13,7 +13,7 @@ from PIL import Image
 import zoo
 from tests.conftest import QUICK
 from tests.data.reading import read_splits
-from tests.data.scenes import make_scenes, save, scene, settle
+from tests.data.scenes import findings_of, make_scenes, save, scene, settle
 from zoo.cli import main
 from zoo.errors import DataError
 
@@ -136,7 +136,7 @@ def test_data_check_counts_and_names_it(tmp_path):
     assert report.counts == {"": {"ants": 4, "bees": 4, "wasps": 3}}
     assert report.images == 11
     assert not report.serious
-    assert {finding.kind for finding in report.findings} == {"wrong-extension"}
+    assert {f.kind for f in findings_of(report)} == {"wrong-extension"}
     splits = read(root)
     assert splits.class_names == ("ants", "bees", "wasps")
     assert [issue.kind for issue in splits.issues] == ["wrong-extension"] * 3
@@ -146,7 +146,7 @@ def test_a_renamed_image_is_judged_anew(tmp_path):
     root = make_scenes(tmp_path / "flat", 4)
     path = save(scene(60), root / "ants" / "a.jpg", format="PNG")
     settle(root)
-    assert [f.kind for f in zoo.check_data(root).findings] == ["wrong-extension"]
-    assert [f.kind for f in zoo.check_data(root).findings] == ["wrong-extension"]
+    assert [f.kind for f in findings_of(zoo.check_data(root))] == ["wrong-extension"]
+    assert [f.kind for f in findings_of(zoo.check_data(root))] == ["wrong-extension"]
     path.rename(path.with_suffix(".png"))
-    assert zoo.check_data(root).findings == ()
+    assert findings_of(zoo.check_data(root)) == []

@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.options import format_option
-from zoo.cli.tables import number, print_facts, print_table, text
+from zoo.cli.options import device_option, format_option
+from zoo.cli.tables import label, number, print_facts, print_table, text
 from zoo.cli.words import count, echo, echo_json, with_flags
 from zoo.io.files import expand
 
 if TYPE_CHECKING:
     from zoo.data.check import Report
+    from zoo.data.check.checking import Checked
     from zoo.data.check.fix import Fixed
+    from zoo.features.checking import FeatureReport
+    from zoo.recipe import Recipe
 
 #: Maximum number of classes in the table, and of examples of a finding; the rest is counted.
 MOST_CLASSES = 30
 MOST_EXAMPLES = 5
+
+#: Maximum number of suspected labels that are printed.
+MOST_SUSPECTS = 20
 
 #: Colour of each severity on a terminal.
 COLOURS = {"error": "red", "warning": "yellow", "note": None}
@@ -30,7 +36,7 @@ def command() -> None:
     """Find problems of a data folder before training on it."""
 
 
-@command.command("check", short_help="Find duplicates, leakage, label conflicts, unreadable files.")
+@command.command("check", short_help="Find wrong labels, duplicates, leakage, unreadable files.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--fix-to",
@@ -38,10 +44,47 @@ def command() -> None:
     metavar="NEW_DIR",
     help="Write a clean copy there, with left-out.json on what was left out and why.",
 )
+@click.option(
+    "--labels",
+    is_flag=True,
+    help="Find wrong labels, crops and mirrored copies by the features of a backbone.",
+)
+@click.option("--backbone", metavar="NAME", help="Backbone of --labels.  [default: finetune's]")
+@device_option
+@click.option(
+    "--labels-to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the suspected labels to a CSV table with a column to fill in: accept.",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page with thumbnails of the images with suspected labels.",
+)
+@click.option(
+    "--labels-from",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="With --fix-to: change the labels accepted in this table.",
+)
 @format_option("text", "json")
 @click.option("--strict", is_flag=True, help="Exit code 1 for warnings too.")
 @click.option("--follow-links", is_flag=True, help="Follow links in DIR that lead out of it too.")
-def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_links: bool) -> None:
+def check(
+    folder: Path,
+    fix_to: Path | None,
+    labels: bool,
+    backbone: str | None,
+    device: str,
+    labels_to: Path | None,
+    html: Path | None,
+    labels_from: Path | None,
+    form: str,
+    strict: bool,
+    follow_links: bool,
+) -> None:
     """Check DIR, a folder as for `zoo finetune --data`, for problems that impair results.
 
     It finds images that are in both train and val, or look the same there (leakage); the same image
@@ -62,32 +105,50 @@ def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_lin
     or look the same there. In NEW_DIR, images with a wrong extension get the right one. The exit
     code refers to DIR.
 
+    With --labels, every image is passed through a pretrained backbone once, and a linear probe is
+    cross-validated on its features. Labels that it contradicts are listed, the most suspicious
+    first (confident learning, Northcutt et al., 2021), and crops and mirrored copies count as
+    images that look the same. In the table of --labels-to, write yes, no, or another class into
+    the column accept; --labels-from then moves these images in NEW_DIR.
+
     \b
       zoo data check photos
       zoo data check photos --format json > report.json
       zoo data check photos --fix-to clean
+      zoo data check photos --labels-to labels.csv --html labels.html
+      zoo data check photos --labels-from labels.csv --fix-to clean
     """
-    from zoo.data.check.checking import checked
+    from zoo.data.check.checking import checked, relabelled
     from zoo.data.check.fix import check_target, fix
+    from zoo.data.check.label_table import read_label_table
 
     folder = expand(folder)
+    if labels_from is not None and fix_to is None:
+        raise click.UsageError(
+            "--labels-from changes labels in the copy that --fix-to NEW_DIR makes"
+        )
+    labels = labels or labels_to is not None or html is not None
+    if backbone is not None and not labels:
+        raise click.UsageError("--backbone is that of --labels")
     if fix_to is not None:
         check_target(folder, fix_to)
     with _Bar() as bar:
         found = checked(folder, follow_links=follow_links, progress=bar)
-    fixed = None if fix_to is None else fix(found, fix_to)
+    by_features = None
+    if labels:
+        found, by_features = _by_features(found, backbone, device)
+        _write(found, by_features, labels_to, html)
+    fixed = None
+    if fix_to is not None:
+        changed = {} if labels_from is None else read_label_table(expand(labels_from), found)
+        fixed = fix(relabelled(found, changed) if changed else found, fix_to, changed)
     report = _with_flags(found.report)
     if report.not_remembered:
         echo(f"! not remembered for the next time: {report.not_remembered}", err=True)
     if form == "json":
-        whole = {**asdict(report), "images": report.images, "serious": report.serious}
-        if fixed is not None:
-            whole["fixed"] = {**asdict(fixed), "path": str(fixed.path)}
-        echo_json(whole)
+        _print_json(report, by_features, fixed)
     else:
-        _print(report)
-        if fixed is not None:
-            _print_fixed(fixed)
+        _print(report, by_features, fixed)
     if report.serious or (strict and any(f.severity == "warning" for f in report.findings)):
         raise SystemExit(1)
 
@@ -95,6 +156,91 @@ def check(folder: Path, fix_to: Path | None, form: str, strict: bool, follow_lin
 def _with_flags(report: Report) -> Report:
     findings = (replace(f, advice=with_flags(f.advice)) for f in report.findings)
     return replace(report, findings=tuple(findings))
+
+
+def _by_features(
+    found: Checked, backbone: str | None, device: str
+) -> tuple[Checked, FeatureReport]:
+    from zoo.events import Note, Progress
+    from zoo.features.checking import check_with_features
+    from zoo.recipe import make_recipe
+
+    given = {} if backbone is None else {"backbone": backbone}
+    recipe: Recipe = make_recipe(None, device=device, **given)
+    with _Bar() as bar:
+
+        def listen(event: object) -> None:
+            if isinstance(event, Progress):
+                bar(event.done, event.total)
+            elif isinstance(event, Note) and not event.detail:
+                echo(f"! {with_flags(event.text)}", err=True)
+
+        return check_with_features(found, recipe, listen=listen)
+
+
+def _write(
+    found: Checked, by_features: FeatureReport, labels_to: Path | None, html: Path | None
+) -> None:
+    """Write the table and the page of suspected labels."""
+    from zoo.data.check.label_table import write_label_table
+    from zoo.data.check.sheet import Card, write_sheet
+    from zoo.data.sample import Sample
+
+    suspects = by_features.suspects
+    if labels_to is not None:
+        rows = [
+            {
+                "path": each.path,
+                "given": each.given,
+                "suggested": each.suggested,
+                "probability": f"{each.probability:.4f}",
+                "score": f"{each.score:.4f}",
+            }
+            for each in suspects
+        ]
+        write_label_table(expand(labels_to), rows)
+    if html is not None:
+        files = {image.path: image.file for image in found.listing.images}
+        cards = [
+            Card(
+                sample=Sample(name=each.path, labels=(), file=files[each.path]),
+                given=each.given,
+                suggested=each.suggested,
+                probability=each.probability,
+                score=each.score,
+            )
+            for each in suspects
+        ]
+        write_sheet(
+            expand(html),
+            cards,
+            title=f"Suspected labels of {found.report.root}",
+            summary=f"{count(len(cards), 'label')} of {count(by_features.images, 'image')}, the "
+            f"most suspicious first, by a probe on features of {by_features.backbone}.",
+        )
+
+
+def _print_suspects(found: FeatureReport) -> None:
+    if found.suspects:
+        rows = [
+            (each.path, each.given, each.suggested, f"{each.probability:.0%}", f"{each.score:.1%}")
+            for each in found.suspects[:MOST_SUSPECTS]
+        ]
+        echo()
+        print_table(
+            [
+                *(label("suspected label of"), text("given"), text("suggested")),
+                *(number("suggested p"), number("given p")),
+            ],
+            rows,
+        )
+        if len(found.suspects) > MOST_SUSPECTS:
+            echo(f"and {len(found.suspects) - MOST_SUSPECTS} more: --labels-to, --html or JSON")
+    echo(
+        f"\n{count(len(found.suspects), 'suspected label')} and "
+        f"{count(len(found.copies), 'edited copy').replace('copys', 'copies')} by features of "
+        f"{found.backbone} ({found.images} images, {found.seconds:.1f} s)"
+    )
 
 
 class _Bar:
@@ -119,7 +265,16 @@ class _Bar:
         self._bar.update(self._task, completed=done, total=total)
 
 
-def _print(report: Report) -> None:
+def _print_json(report: Report, by_features: FeatureReport | None, fixed: Fixed | None) -> None:
+    whole = {**asdict(report), "images": report.images, "serious": report.serious}
+    if by_features is not None:
+        whole["features"] = asdict(by_features)
+    if fixed is not None:
+        whole["fixed"] = {**asdict(fixed), "path": str(fixed.path)}
+    echo_json(whole)
+
+
+def _print(report: Report, by_features: FeatureReport | None, fixed: Fixed | None) -> None:
     from zoo.data.check.findings import examples
 
     _print_classes(report)
@@ -135,7 +290,13 @@ def _print(report: Report) -> None:
         count(sum(f.severity == severity for f in report.findings), severity)
         for severity in ("error", "warning", "note")
     ]
+    if by_features is not None:
+        _print_suspects(by_features)
     echo(f"\n{', '.join(numbers)}; all paths: --format json")
+    if by_features is None:
+        echo("not checked: wrong labels, crops and mirrored copies; they are with --labels")
+    if fixed is not None:
+        _print_fixed(fixed)
 
 
 def _print_classes(report: Report) -> None:
@@ -161,6 +322,8 @@ def _print_fixed(fixed: Fixed) -> None:
         ("clean copy", f"{fixed.path}, {count(fixed.files, 'file')}"),
         ("left out", f"{listed}; which and why: {fixed.path / LEFT_OUT}"),
     ]
+    if fixed.relabelled:
+        facts.append(("relabelled", f"{count(len(fixed.relabelled), 'image')}, as accepted"))
     if fixed.renamed:
         images = count(len(fixed.renamed), "image")
         facts.append(("renamed", f"{images} to the extension of the content"))

@@ -17,7 +17,12 @@ _OBEYED_IN_JSON = re.compile(
 )
 
 #: Options besides the recipe's fields that may be named in messages of the core.
-_OPTIONS = frozenset({"allow_changed", "compile", "fix_to", "no_plugin", "out", "split"})
+_OPTIONS = frozenset(
+    {
+        *("allow_changed", "compile", "fix_to", "html", "labels", "labels_from", "labels_to"),
+        *("no_plugin", "out", "split"),
+    }
+)
 
 #: Flags that are not spelt as the field of the recipe: one sets a single entry of a table.
 _FLAGS = {"backbone_options": "--backbone-option"}

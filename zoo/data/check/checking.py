@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from zoo.data.check.compare import Comparison, Photo, compare
+from zoo.data.check.compare import Comparison, Photo, compare, joined
 from zoo.data.check.examine import Examined, examine_files
 from zoo.data.check.findings import Finding, of_comparison, of_images
 from zoo.data.check.folders import count_classes, of_classes, of_listing
@@ -58,12 +58,21 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A checked folder, with the data needed to make a clean copy of it."""
+    """A checked folder, with the data needed to make a clean copy of it.
+
+    Attributes:
+        report: The findings.
+        listing: Contents of the folder.
+        photos: Its images, in the order of the listing.
+        comparison: Images that are the same or look the same.
+        copies: Pairs of positions of images of which one is known to be a copy of the other.
+    """
 
     report: Report
     listing: Listing
     photos: tuple[Photo, ...]
     comparison: Comparison
+    copies: tuple[tuple[int, int], ...] = ()
 
 
 def check_data(
@@ -104,7 +113,33 @@ def checked(
         )
         for image in listing.images
     )
+    return _reported(listing, photos, not_remembered)
+
+
+def with_copies(checked: Checked, copies: Sequence[tuple[int, int]]) -> Checked:
+    """Add edited copies that hashes do not find, as pairs of positions in `checked.photos`."""
+    return _reported(checked.listing, checked.photos, checked.report.not_remembered, tuple(copies))
+
+
+def relabelled(checked: Checked, labels: Mapping[str, str]) -> Checked:
+    """Return the check of the same images with other labels, by path."""
+    photos = tuple(
+        replace(photo, labels=(labels[photo.path],)) if photo.path in labels else photo
+        for photo in checked.photos
+    )
+    return _reported(checked.listing, photos, checked.report.not_remembered, checked.copies)
+
+
+def _reported(
+    listing: Listing,
+    photos: tuple[Photo, ...],
+    not_remembered: str,
+    copies: tuple[tuple[int, int], ...] = (),
+) -> Checked:
+    pairs = [(photos[one], photos[other]) for one, other in copies]
     comparison = compare(photos)
+    if pairs:
+        comparison = joined(comparison, pairs)
     counts = count_classes(listing, photos)
     named = None if listing.grouped else of_names(photos)
     findings = [
@@ -117,15 +152,22 @@ def checked(
     good = [photo.examined for photo in photos if photo.used]
     totals = Counter(photo.split for photo in photos if photo.used)
     report = Report(
-        root=str(root),
+        root=str(listing.root),
         counts=counts,
         totals={split: totals[split] for split in counts},
         modes=_counted(each.mode for each in good),
         formats=_counted(each.format for each in good),
-        findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])),
+        findings=sorted_findings(findings),
         not_remembered=not_remembered,
     )
-    return Checked(report=report, listing=listing, photos=photos, comparison=comparison)
+    return Checked(
+        report=report, listing=listing, photos=photos, comparison=comparison, copies=copies
+    )
+
+
+def sorted_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings, the most severe first."""
+    return tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity]))
 
 
 def _examined(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +107,58 @@ def compare(photos: Sequence[Photo]) -> Comparison:
         near_conflicts=near_conflicts,
         near_duplicates=near_duplicates,
     )
+
+
+def joined(found: Comparison, pairs: Iterable[tuple[Photo, Photo]]) -> Comparison:
+    """Add pairs of images that look the same, found by other means, to the near duplicates."""
+    leaks = [list(group) for group in found.near_leaks]
+    of_val = {photo: group for group in leaks for photo in group if photo.split == "val"}
+    conflicts: list[Group] = [*found.near_conflicts]
+    duplicates: list[Group] = [*found.near_duplicates]
+    exact = {
+        photo: n
+        for n, group in enumerate((*found.conflicts, *found.leaks, *found.duplicates))
+        for photo in group
+    }
+    for one, other in pairs:
+        if one in exact and exact[one] == exact.get(other):
+            continue
+        if one.split == other.split:
+            (duplicates if one.label == other.label else conflicts).append((one, other))
+            continue
+        val, train = (one, other) if one.split == "val" else (other, one)
+        if val not in of_val:
+            of_val[val] = [val]
+            leaks.append(of_val[val])
+        if train not in of_val[val]:
+            of_val[val].append(train)
+    return replace(
+        found,
+        near_leaks=tuple(map(tuple, leaks)),
+        near_conflicts=_connected(conflicts),
+        near_duplicates=_connected(duplicates),
+    )
+
+
+def components(count: int, pairs: Iterable[tuple[int, int]]) -> NDArray[np.intp]:
+    """Return the smallest member (count,) of the connected component of each of `count` items."""
+    leaders = np.arange(count)
+    ends = np.array(list(pairs), dtype=np.intp).reshape(-1, 2)
+    _join(leaders, ends[:, 0], ends[:, 1])
+    return leaders
+
+
+def _connected(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Merge groups that share an image."""
+    number: dict[Photo, int] = {}
+    for group in groups:
+        for photo in group:
+            number.setdefault(photo, len(number))
+    pairs = [(number[group[0]], number[photo]) for group in groups for photo in group[1:]]
+    merged: dict[int, list[Photo]] = {}
+    for photo, leader in zip(number, components(len(number), pairs).tolist(), strict=True):
+        merged.setdefault(leader, []).append(photo)
+    return tuple(tuple(sorted(group, key=lambda photo: photo.path)) for group in merged.values())
 
 
 def _alike(photos: Sequence[Photo]) -> tuple[tuple[Group, ...], ...]:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from zoo.data.check.checking import Checked
 from zoo.data.check.compare import Comparison, Group, Photo
 from zoo.data.check.listing import LEFT_OUT
-from zoo.data.check.rename import Renamed, rename
+from zoo.data.check.rename import Renamed, move, rename
 from zoo.data.sources.links import refused_link
 from zoo.errors import DataError
 
@@ -50,12 +50,14 @@ class Fixed:
         files: Number of copied files, without `left-out.json`.
         left_out: Files that were left out.
         renamed: Images renamed to the extension of their format.
+        relabelled: Images moved to the folder of another class.
     """
 
     path: Path
     files: int
     left_out: tuple[LeftOut, ...]
     renamed: tuple[Renamed, ...]
+    relabelled: tuple[Renamed, ...] = ()
 
 
 def check_target(root: Path, target: Path) -> Path:
@@ -81,7 +83,7 @@ def check_target(root: Path, target: Path) -> Path:
     return resolved
 
 
-def fix(checked: Checked, target: Path) -> Fixed:
+def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None) -> Fixed:
     """Copy the folder to `target` without images that distort results, listed in `left-out.json`.
 
     Unreadable images and all copies of an image in several classes are left out. One of each set of
@@ -89,6 +91,11 @@ def fix(checked: Checked, target: Path) -> Fixed:
     of train, so that val stays comparable. All other files are copied unchanged, with their times;
     images with a wrong extension get that of their format. Links are followed as in the check. The
     source folder is not modified. `target` appears only when the copy is complete and on disk.
+
+    Args:
+        checked: The check of the folder; with `labels`, of the images with these labels.
+        target: Folder of the copy.
+        labels: New labels, by path; these images are moved to the folder of their class.
 
     Raises:
         DataError: `target` can't be used or written, or a file can't be copied; nothing remains.
@@ -121,6 +128,8 @@ def fix(checked: Checked, target: Path) -> Fixed:
     taken |= {str(folder) for path in taken for folder in PurePosixPath(path).parents}
     renamed = rename([photo for photo in checked.photos if photo.path in copied], taken)
     names = {each.path: each.name for each in renamed}
+    moved = move(checked, {p: label for p, label in (labels or {}).items() if p in copied}, names)
+    names |= {each.path: each.name for each in moved}
     with _appearing(place, target) as beside:
         _check_space(root, files, beside, target)
         for path in files:
@@ -132,9 +141,16 @@ def fix(checked: Checked, target: Path) -> Fixed:
             "files": len(files),
             "left_out": [asdict(each) for each in left_out],
             "renamed": [asdict(each) for each in renamed],
+            "relabelled": [asdict(each) for each in moved],
         }
         (beside / LEFT_OUT).write_text(json.dumps(report, indent=2), encoding="utf-8")
-    return Fixed(path=target, files=len(files), left_out=tuple(left_out), renamed=tuple(renamed))
+    return Fixed(
+        path=target,
+        files=len(files),
+        left_out=tuple(left_out),
+        renamed=tuple(renamed),
+        relabelled=tuple(moved),
+    )
 
 
 def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:

@@ -11,6 +11,13 @@ from zoo.data.check.compare import Photo
 from zoo.data.check.findings import Finding, Severity, many
 from zoo.data.check.listing import Listing
 
+#: Number of train images of a class below which hardly anything can be said about it.
+FEW = 10
+
+#: Number of val images below which the 95 % interval of an accuracy around one half (Wilson, 1927)
+#: is wider than 20 points: z^2 (1 / 0.2^2 - 1), z = 1.96.
+FEW_VAL = 93
+
 
 def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[str, int]]:
     """Count usable images by split and class, with 0 for class folders without any."""
@@ -58,6 +65,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
                 "how well they are told apart will not be known; move some of their images to val",
             )
         )
+    found += _of_sizes(counts)
     empty = sorted(
         f"{split}/{name}" if split else name
         for split, of_split in counts.items()
@@ -75,6 +83,35 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
             )
         )
     return found + _of_names({name for of_split in counts.values() for name in of_split})
+
+
+def _of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+    """Return findings about classes and a val set with few images."""
+    found = []
+    if few := sorted(name for name, count in _training(counts).items() if 0 < count < FEW):
+        found.append(
+            _names(
+                "few-images",
+                "warning",
+                f"{_classes(len(few))} with fewer than {FEW} images to learn from",
+                few,
+                "take more photos of these first; until then, neither their figures nor their "
+                "labels can be judged",
+            )
+        )
+    val = sum(counts.get("val", {}).values())
+    if 0 < val < FEW_VAL:
+        text = f"val has {many(val, 'image')}: its accuracy is only known within 20 points or more"
+        found.append(
+            Finding(
+                kind="few-val-images",
+                severity="warning",
+                text=text,
+                count=val,
+                advice=f"differences between runs are mostly chance; use {FEW_VAL} or more",
+            )
+        )
+    return found
 
 
 def of_listing(listing: Listing) -> list[Finding]:

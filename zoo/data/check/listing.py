@@ -32,12 +32,13 @@ _SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """An image file that training would use; fields as in `Photo`."""
+    """An image file that training would use; `group` as in `Sample`, other fields as in `Photo`."""
 
     file: Path
     path: str
     labels: tuple[str, ...]
     split: str
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,13 @@ def _list_table(file: Path) -> Listing:
         root=file,
         reach=reach_of(file.parent, follow_links=True),
         images=tuple(
-            Listed(file=sample.file, path=sample.name, labels=sample.labels, split=split)
+            Listed(
+                file=sample.file,
+                path=sample.name,
+                labels=sample.labels,
+                split=split,
+                group=sample.group,
+            )
             for split, part in parts.items()
             for sample in part.samples
             if sample.file is not None

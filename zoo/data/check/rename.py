@@ -1,14 +1,18 @@
-"""New names for images with a wrong extension in a clean copy."""
+"""New names for images with a wrong extension or label in a clean copy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from zoo.data.check.compare import Photo
 from zoo.data.sources.extensions import extension_of
+
+if TYPE_CHECKING:
+    from zoo.data.check.checking import Checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +50,37 @@ def rename(photos: Sequence[Photo], taken: Iterable[str]) -> list[Renamed]:
     return renamed
 
 
+def move(checked: Checked, labels: Mapping[str, str], names: Mapping[str, str]) -> list[Renamed]:
+    """Move images to the folder of another class in their split.
+
+    Args:
+        checked: The checked folder.
+        labels: New label of each moved image, by path.
+        names: Paths in the copy of images that are renamed, by path.
+    """
+    split_of = {photo.path: photo.split for photo in checked.photos}
+    folders: dict[tuple[str, str], PurePosixPath] = {}
+    for image in checked.listing.images:
+        folder = PurePosixPath(image.path).parent
+        folders.setdefault((image.split, image.labels[0]), folder)
+    taken = {names.get(path, path).casefold() for path in split_of}
+    moved = []
+    for path, label in sorted(labels.items()):
+        now = PurePosixPath(names.get(path, path))
+        folder = folders.get((split_of[path], label), now.parent.parent / label)
+        name = next(n for n in _numbered(folder / now.name) if n.casefold() not in taken)
+        taken.add(name.casefold())
+        moved.append(Renamed(path=path, name=name, reason=f"it is {label}"))
+    return moved
+
+
+def _numbered(path: PurePosixPath) -> Iterator[str]:
+    """Yield the path, then variants with a number appended."""
+    yield str(path)
+    for number in count(1):
+        yield str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+
+
 def _names(path: str, form: str) -> Iterator[str]:
     """Yield the name with the right extension, then variants with a number appended."""
-    plain = PurePosixPath(path)
-    extension = extension_of(form)
-    yield str(plain.with_suffix(extension))
-    for number in count(1):
-        yield str(plain.with_name(f"{plain.stem}-{number}{extension}"))
+    yield from _numbered(PurePosixPath(path).with_suffix(extension_of(form)))

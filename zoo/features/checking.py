@@ -1,0 +1,252 @@
+"""The part of a dataset check that needs the features of a pretrained backbone."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo import plugins
+from zoo.data.check.alignment import small_images
+from zoo.data.check.checking import Checked, sorted_findings, with_copies
+from zoo.data.check.compare import components
+from zoo.data.check.findings import Finding, many
+from zoo.data.sample import Sample
+from zoo.data.transforms import eval_transform, mirrored_transform
+from zoo.data.value_range import common_range
+from zoo.events import Listener, ignore
+from zoo.features.copies import find_copies
+from zoo.features.pretrained import features_of, load_pretrained
+from zoo.features.suspects import LEAST, Suspects, find_suspects
+from zoo.recipe import Recipe
+from zoo.tasks import MULTI_LABEL, SINGLE_LABEL, Task
+
+#: Separator of several labels of an image, as in tables.
+SEPARATOR = "|"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectedLabel:
+    """An image whose label is probably wrong.
+
+    Attributes:
+        path: Path as in `Photo`.
+        split: Split as in `Photo`.
+        given: Its label, or its labels separated by `|`.
+        suggested: The suggested label, or labels.
+        probability: Probability of the suggestion, by probes not fitted to this image.
+        score: Probability of the given label; the lower, the more suspicious.
+    """
+
+    path: str
+    split: str
+    given: str
+    suggested: str
+    probability: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditedCopy:
+    """Two images of which one is an edited copy of the other.
+
+    Attributes:
+        path: Path of one as in `Photo`.
+        other: Path of the other.
+        mirrored: Whether one is mirrored.
+        similarity: Cosine similarity of their features.
+        correlation: Correlation of their pixels where one shows a part of the other.
+    """
+
+    path: str
+    other: str
+    mirrored: bool
+    similarity: float
+    correlation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureReport:
+    """What features say about the labels and copies of a dataset.
+
+    Attributes:
+        backbone: Name of the backbone.
+        weights: Where its weights came from.
+        images: Number of images that were compared.
+        suspects: The suspected labels, the most suspicious first.
+        copies: Edited copies, beside exact ones.
+        not_judged: Names of classes with too few images to judge their labels.
+        computed: Number of images whose features were not cached.
+        seconds: Time spent.
+    """
+
+    backbone: str
+    weights: str
+    images: int
+    suspects: tuple[SuspectedLabel, ...]
+    copies: tuple[EditedCopy, ...]
+    not_judged: tuple[str, ...]
+    computed: int
+    seconds: float
+
+
+def check_with_features(
+    checked: Checked, recipe: Recipe, *, listen: Listener = ignore
+) -> tuple[Checked, FeatureReport]:
+    """Find suspected labels, crops and mirrored copies by the features of a backbone.
+
+    Args:
+        checked: The checked data.
+        recipe: Names the backbone and its weights, as in `load_pretrained`.
+        listen: Receives `Progress` and `Note` events.
+
+    Returns:
+        The check with further findings, and what they are based on.
+
+    Raises:
+        ZooError: As in `load_pretrained` and `features_of`; there are fewer than two classes.
+    """
+    started = time.perf_counter()
+    used = [n for n, photo in enumerate(checked.photos) if photo.used]
+    photos = [checked.photos[n] for n in used]
+    samples = [
+        Sample(
+            name=photo.path,
+            labels=photo.labels,
+            file=checked.listing.images[n].file,
+            group=checked.listing.images[n].group,
+            content=photo.examined.fingerprint,
+        )
+        for n, photo in zip(used, photos, strict=True)
+    ]
+    value_range = common_range(p.examined for p in photos if p.split in ("", "train"))
+    backbone = plugins.get(recipe.backbone)
+    pretrained = load_pretrained(backbone, recipe, value_range=value_range, listen=listen)
+    preprocess = pretrained.preprocess
+    plain, mirrored = features_of(
+        pretrained,
+        samples,
+        [eval_transform(preprocess), mirrored_transform(preprocess)],
+        listen=listen,
+    )
+    pairs = [
+        copy
+        for copy in find_copies(
+            plain.features,
+            mirrored.features,
+            lambda chosen: small_images([samples[n] for n in chosen], value_range),
+        )
+        if photos[copy.one].examined.content != photos[copy.other].examined.content
+    ]
+    copied = with_copies(checked, [(used[copy.one], used[copy.other]) for copy in pairs])
+    names = sorted({name for sample in samples for name in sample.labels})
+    groups = _groups(copied, samples, used)
+    suspects, not_judged = _suspects(plain.features, samples, names, groups)
+    splits = {photo.path: photo.split for photo in photos}
+    report = FeatureReport(
+        backbone=backbone.name,
+        weights=pretrained.source,
+        images=len(samples),
+        suspects=tuple(replace(each, split=splits[each.path]) for each in suspects),
+        copies=tuple(
+            EditedCopy(
+                path=photos[copy.one].path,
+                other=photos[copy.other].path,
+                mirrored=copy.mirrored,
+                similarity=copy.similarity,
+                correlation=copy.correlation,
+            )
+            for copy in pairs
+        ),
+        not_judged=not_judged,
+        computed=plain.computed + mirrored.computed,
+        seconds=time.perf_counter() - started,
+    )
+    findings = sorted_findings([*copied.report.findings, *_findings(report)])
+    return replace(copied, report=replace(copied.report, findings=findings)), report
+
+
+def _suspects(
+    features: Tensor, samples: list[Sample], names: list[str], groups: Tensor
+) -> tuple[list[SuspectedLabel], tuple[str, ...]]:
+    """Return suspects without their splits, and the names of classes that are not judged."""
+    if len(names) < 2:
+        return [], tuple(names)
+    several = any(len(sample.labels) != 1 for sample in samples)
+    task: Task = MULTI_LABEL if several else SINGLE_LABEL
+    index = {name: n for n, name in enumerate(names)}
+    targets = task.targets([tuple(index[x] for x in s.labels) for s in samples], len(names))
+    found: Suspects = find_suspects(features, targets, len(names), task=task, groups=groups)
+    listed = []
+    for each in found.ranked:
+        labels = samples[each.position].labels
+        name = names[each.label]
+        if not several:
+            suggested = names[each.suggested]
+        elif each.suggested:
+            suggested = SEPARATOR.join([*labels, name])
+        else:
+            suggested = SEPARATOR.join(label for label in labels if label != name)
+        suspect = SuspectedLabel(
+            path=samples[each.position].name,
+            split="",
+            given=SEPARATOR.join(labels),
+            suggested=suggested,
+            probability=each.probability,
+            score=each.score,
+        )
+        listed.append(suspect)
+    return listed, tuple(names[n] for n in found.not_judged)
+
+
+def _groups(checked: Checked, samples: list[Sample], used: list[int]) -> Tensor:
+    """Return the group (N,) of each image: those of one group, and copies, are in one fold."""
+    row_of = {checked.photos[n].path: row for row, n in enumerate(used)}
+    found = checked.comparison
+    alike = (
+        *(found.conflicts, found.leaks, found.duplicates),
+        *(found.near_leaks, found.near_conflicts, found.near_duplicates),
+    )
+    edges = [
+        (row_of[group[0].path], row_of[photo.path])
+        for kind in alike
+        for group in kind
+        for photo in group[1:]
+    ]
+    first: dict[str, int] = {}
+    for row, sample in enumerate(samples):
+        if sample.group is not None:
+            edges.append((first.setdefault(sample.group, row), row))
+    return torch.from_numpy(components(len(samples), edges).astype(np.int64))
+
+
+def _findings(report: FeatureReport) -> Iterable[Finding]:
+    paths = list(dict.fromkeys(suspect.path for suspect in report.suspects))
+    if paths:
+        pairs = Counter((s.given, s.suggested) for s in report.suspects).most_common(1)
+        ((given, suggested), number) = pairs[0]
+        yield Finding(
+            kind="suspected-labels",
+            severity="warning",
+            text=f"{many(len(paths), 'label')} probably wrong, most often {given} instead of "
+            f"{suggested or 'no label'} ({number})",
+            count=len(paths),
+            groups=tuple((path,) for path in paths),
+            advice="look at them: `html` shows them, `labels_to` writes a table to accept or "
+            "change, `labels_from` applies it",
+        )
+    if report.not_judged:
+        yield Finding(
+            kind="labels-not-judged",
+            severity="note",
+            text=f"classes whose labels are not judged, with fewer than {LEAST} images: "
+            f"{len(report.not_judged)}",
+            count=len(report.not_judged),
+            groups=tuple((name,) for name in report.not_judged),
+            advice="look at these images yourself",
+        )
