@@ -27,11 +27,12 @@ from zoo.data.transforms import (
 from zoo.errors import CacheError
 from zoo.events import EpochEnd, Listener, Note, Progress, epoch_metrics
 from zoo.features.extract import Features, measure_probe, train_probe
-from zoo.features.growth import measure_growth
+from zoo.features.growth import MOST_WORK, measure_growth
 from zoo.features.invariance import measure_change
 from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import fill, views_of
 from zoo.features.stores import FrozenPart, Stores, image_store, row_store
+from zoo.features.suspects import find_suspects
 from zoo.features.transfer import (
     choose_images,
     describe_transfer,
@@ -48,7 +49,7 @@ from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 from zoo.runs.growth import Growth
 from zoo.runs.transfer import Transfer
-from zoo.tasks import TASKS, UNMEASURED, Metrics
+from zoo.tasks import SINGLE_LABEL, TASKS, UNMEASURED, Metrics
 from zoo.training.adapters import attached
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
 from zoo.training.mixing import batch_transform
@@ -61,6 +62,9 @@ from zoo.weights import LoadedWeights
 
 #: Maximum number of train images for testing whether an augmentation preserves labels.
 _MOST_CHANGED = 1000
+
+#: Maximum number of suspected labels that are kept for the report.
+_MOST_SUSPECTS = 20
 
 #: Beginning of the messages on why there is no verdict on transfer.
 _NOT_MEASURED = "whether pretrained features help is not measured"
@@ -278,6 +282,9 @@ class _Probing:
                 ),
             )
             self._say_growth(state.growth)
+        state.suspects = decide_on_main(
+            prepared.accelerator, lambda: self._find_suspects(features, targets)
+        )
         state.transfer = self._measure_transfer(features, targets)
         state.decided = self._decide(features, targets, plain_probe.penalty)
         recipe = change(plan.recipe, **state.decided)
@@ -320,6 +327,26 @@ class _Probing:
             class_weights=self._class_weights,
             listen=self._listen,
         )
+
+    def _find_suspects(
+        self, features: Tensor, targets: Tensor
+    ) -> list[tuple[str, str, str, float]]:
+        """Return the train labels that are probably wrong, for the report; none if it is slow."""
+        if self._task is not SINGLE_LABEL or features.numel() * self._num_classes > MOST_WORK:
+            return []
+        found = find_suspects(
+            features,
+            targets,
+            self._num_classes,
+            task=self._task,
+            groups=self._groups,
+            seed=self._prepared.plan.recipe.seed,
+        )
+        names, samples = self._prepared.plan.class_names, self._prepared.splits.train
+        return [
+            (samples[s.position].name, names[s.label], names[s.suggested], round(s.probability, 4))
+            for s in found.ranked[:_MOST_SUSPECTS]
+        ]
 
     def _say_growth(self, growth: Growth | None) -> None:
         if growth is not None and growth.gain is not None:

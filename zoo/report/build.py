@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,8 @@ def report_html(subject: Subject) -> str:
     growth, more_text = _growth(about, info.recipe)
     settings, defaults = _settings(info.recipe, about)
     splits = subject.splits
+    if not subject.source and not subject.suspected:
+        subject = replace(subject, suspected=_suspected(about))
     own = splits is not None and not subject.source
     return render(
         Content(
@@ -199,6 +201,19 @@ def _training(about: Mapping[str, Any], main: str) -> list[Plot]:
         Plot(title=title, text=f"On train (augmented images) and val, {text}.", svg=svg)
         for title, svg in zip(titles, plots.learning_curves(rows, main), strict=True)
     ]
+
+
+def _suspected(about: Mapping[str, Any]) -> list[Suspected]:
+    """Return the suspected labels of the train images, as the run's probe found them."""
+    found = _table(about, "training").get("suspects")
+    suspected = []
+    for each in found if isinstance(found, list) else []:
+        match each:
+            case [str(name), str(label), str(suggested), float(probability)]:
+                suspected.append(
+                    Suspected(name=name, label=label, suggested=suggested, probability=probability)
+                )
+    return suspected
 
 
 def _growth(about: Mapping[str, Any], recipe: Recipe) -> tuple[Growth | None, str]:
