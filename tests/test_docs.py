@@ -89,9 +89,11 @@ PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) 
 
 @pytest.mark.parametrize(
     "page",
-    # These two take ten seconds each; tests/export and tests/runs show the same.
+    # These take ten seconds each; other tests show the same.
     [
-        pytest.param(p, marks=[pytest.mark.slow] if p.stem in ("exports", "python") else [])
+        pytest.param(
+            p, marks=[pytest.mark.slow] if p.stem in ("compare", "exports", "python") else []
+        )
         for p in PAGES
     ],
     ids=lambda p: p.stem,

@@ -155,6 +155,7 @@ def test_a_run_from_before_there_were_options_loads(run, tmp_path):
     assert zoo.load(folder).info.recipe == run.info.recipe
 
 
+@pytest.mark.slow
 def test_a_crashed_run_with_options_resumes_to_the_same_weights_to_the_bit(photos):
     fields = {**FIELDS, "data": photos, "epochs": 2, "checkpoint_every": 1}
     whole = zoo.finetune(out="whole", listen=ignore, **fields)
@@ -174,6 +175,7 @@ def test_options_change_what_is_trained(dropped, photos):
     assert rows(plain)[0]["train_loss"] != rows(dropped)[0]["train_loss"]
 
 
+@pytest.mark.slow
 def test_features_of_networks_with_other_options_are_cached_apart(photos):
     fields = {**QUICK, "train": "probe"}
     for out, options in enumerate(({}, {"drop_rate": 0.5}, {"drop_rate": 0.5})):

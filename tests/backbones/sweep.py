@@ -8,7 +8,7 @@ but the head's is the loaded one, bit by bit, is checked on real tensors, for la
 bfloat16, with the libraries' initialisation left out.
 
 The slow tests leave out `BY_CLASS`, checks of code that timm's networks of one class share, except
-for one network per class.
+for one network per class; of the others, each is built and computes one forward pass.
 """
 
 from __future__ import annotations
@@ -31,14 +31,22 @@ from zoo.errors import ZooError
 from zoo.models.depth import depths
 from zoo.models.head import head_leaves
 from zoo.testing.built import (
+    check_auxiliary_logits_are_in_order,
     check_every_parameter_is_used,
+    check_head_gets_the_classes,
     check_options_are_taken,
     check_other_sizes,
     check_stages_are_in_order,
 )
 from zoo.testing.checks import CHECKS
 from zoo.testing.run import CheckResult, run_checks
-from zoo.testing.subject import CheckFailed, Subject, no_initialisation
+from zoo.testing.subject import (
+    OTHER_CLASSES,
+    CheckFailed,
+    Subject,
+    logits_in,
+    no_initialisation,
+)
 from zoo.testing.values import check_other_weights_stay_bit_identical
 
 PLUGINS = ("torchvision", "timm", "transformers", "zoo")
@@ -52,7 +60,9 @@ ONE_PER_CLASS = dict(
 
 #: Checks that take several forward passes each, and whose result is of the class of a network.
 BY_CLASS = (
+    check_auxiliary_logits_are_in_order,
     check_every_parameter_is_used,
+    check_head_gets_the_classes,
     check_options_are_taken,
     check_other_sizes,
     check_other_weights_stay_bit_identical,
@@ -111,9 +121,12 @@ def row(name: str, by_class: bool = False) -> Row:
     backbone = plugins.get(name)
     subject = Subject(backbone, torch.device("meta"))
     left_out = BY_CLASS if by_class and _is_alike(name) else ()
-    results = tuple(run_checks(subject, [c for c in CHECKS if c.function not in left_out]))
+    checks = [c for c in CHECKS if not (c.function in left_out or (left_out and c.needs_values))]
+    results = tuple(run_checks(subject, checks))
     parameters = sum(p.numel() for p in subject.original.parameters())
-    if parameters <= LARGE and not left_out:
+    if left_out:
+        results = (*results, takes_its_images(subject))
+    elif parameters <= LARGE:
         results = (*results, weights_stay(name, torch.float32))
     kinds = Counter(type(leaf).__name__ for leaf in head_leaves(subject.model, backbone).values())
     return Row(
@@ -123,6 +136,18 @@ def row(name: str, by_class: bool = False) -> Row:
         depths=len(depths(subject.model, backbone)),
         results=results,
     )
+
+
+def takes_its_images(subject: Subject) -> CheckResult:
+    """Check by one forward pass that the network takes images of the declared size."""
+    try:
+        with torch.no_grad():
+            logits_in(subject, subject.other.eval(), subject.images(), OTHER_CLASSES)
+    except CheckFailed as failure:
+        return CheckResult(
+            name=subject.name, check="takes_its_images", status="failed", message=str(failure)
+        )
+    return CheckResult(name=subject.name, check="takes_its_images", status="passed")
 
 
 def _is_alike(name: str) -> bool:

@@ -151,6 +151,7 @@ def test_auto_chooses_among_the_weights_on_this_machine(here, split_photos):
     assert run.info.recipe.backbone == run.info.backbone
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_chosen_backbone(here, split_photos):
     flags = ["--data", split_photos, "--backbone", "auto", "--image-size", 32, "--epochs", 2,
              "--device", "cpu", "--out", "run", "--resume", "auto"]  # fmt: skip

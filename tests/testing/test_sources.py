@@ -170,6 +170,7 @@ def open_demo(data):
     return DemoSource() if data == "demo" else None
 
 
+@pytest.mark.slow
 def test_zoos_own_sources_pass(split_photos, tmp_path):
     table = write_images(tmp_path) / "table.csv"
     images = [

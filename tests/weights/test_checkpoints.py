@@ -93,6 +93,7 @@ def test_a_run_from_a_folder_starts_from_its_weights_and_outlives_it(photos, tmp
     assert zoo.weights.load(again, "pretrained").state_dict.keys() == trained.keys()
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_of_the_hub_is_built_for_another_size(repositories, photos):
     publish(repositories / "acme" / "vit", "test_vit")
     change_config(repositories / "acme" / "vit", model_args={"img_size": [160, 160]})
@@ -103,6 +104,7 @@ def test_a_vision_transformer_of_the_hub_is_built_for_another_size(repositories,
     assert zoo.load("run").info.backbone.endswith(f"acme/vit@{COMMIT}")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_transformers_comes_back_to_it(repositories, photos, monkeypatch):
     torch.manual_seed(1)
     config = transformers.ViTConfig(**{**VIT, "num_labels": 12})
@@ -225,6 +227,7 @@ def test_a_checkpoint_that_is_only_a_pickle_is_read_as_tensors_alone(tmp_path):
         zoo.weights.load(backbone, "pretrained")
 
 
+@pytest.mark.slow
 def test_a_run_can_not_ask_for_a_network_larger_than_its_file(photos, tmp_path):
     folder = publish(tmp_path / "mine", "test_vit")
     run = zoo.finetune(

@@ -25,7 +25,7 @@ from zoo.pipeline.shared_folder import find_run
 from zoo.planning import Prepared, prepare
 from zoo.recipe import Recipe, change, make_recipe
 from zoo.runs.figures import Figures, figures, interval
-from zoo.runs.folder import FOLDS, choose_folder
+from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS, choose_folder
 from zoo.runs.folds import read_folds, write_folds
 from zoo.runs.read import Run, load, read_info
 from zoo.runs.scores import read_columns, write_predictions
@@ -172,7 +172,7 @@ def _pool(folder: Path, count: int) -> tuple[Figures, list[int]]:
             columns.setdefault(name, []).extend(values[n] for n in rows)
         columns.setdefault("fold", []).extend([number] * len(rows))
     class_names, task = infos[0].class_names, TASKS[infos[0].task]
-    write_predictions(folder, columns, class_names, name=f"{FOLDS}.parquet")
+    write_predictions(folder, columns, class_names, name=FOLDS_PREDICTIONS)
     probabilities = torch.tensor([columns[f"p_{name}"] for name in class_names]).T
     logits = probabilities.clamp_min(_LEAST).log()
     if task is MULTI_LABEL:

@@ -13,6 +13,7 @@ from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.events import Listener, Note
 from zoo.features.transfer import describe_transfer
+from zoo.io.files import is_file
 from zoo.io.parsing import parse_json
 from zoo.io.text import clip, listed
 from zoo.models.variant import options_text
@@ -23,8 +24,10 @@ from zoo.report.page import Content, Gallery, Plot, Shot, render
 from zoo.report.thumbnails import Thumbnail, thumbnails
 from zoo.runs.checkpoint_file import CHECKPOINT, LAST
 from zoo.runs.figures import Figures, doubt
+from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS
 from zoo.runs.growth import Growth
 from zoo.runs.read import Run, model_file
+from zoo.runs.scores import read_columns
 from zoo.runs.write import AFTER_PLAN, REPORT, write_file
 from zoo.weights.header import read_header
 
@@ -100,9 +103,12 @@ def report_html(subject: Subject) -> str:
         RunError: The predictions can't be understood.
     """
     run, info = subject.run, subject.run.info
-    parts = measured(subject.columns, info.class_names, run.task, subject.figures)
+    columns = subject.columns if subject.source else _with_folds(run, subject.columns)
+    parts = measured(columns, info.class_names, run.task, subject.figures)
     about = _about(run)
     omissions: list[str] = []
+    if not parts:
+        omissions.append("figures: the run has no held-out images to measure it on")
     if subject.no_images:
         omissions.append(subject.no_images)
     growth, more_text = _growth(about, info.recipe)
@@ -162,7 +168,19 @@ def _subtitle(run: Run, splits: Splits | None) -> str:
     )
 
 
+def _with_folds(run: Run, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    """Add the predictions of the runs on folds, if the run is the refit of these."""
+    file = run.path / FOLDS_PREDICTIONS
+    if not is_file(file):
+        return columns
+    of_folds = read_columns(file)
+    of_folds["split"] = [FOLDS] * len(of_folds["name"])
+    return {name: [*of_folds[name], *values] for name, values in columns.items()}
+
+
 def _trust(parts: Sequence[Measured]) -> list[Plot]:
+    if not parts:
+        return []
     several = parts[0].several
     shown = parts[:2]
     what = "labels that are predicted with it" if several else "images that are predicted with it"

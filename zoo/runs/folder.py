@@ -30,6 +30,9 @@ from zoo.runs.write import CARD, METRICS, MODEL, PREDICTIONS, RECIPE, REPORT
 #: Folder with a run for each fold, and the file that describes them, in a run folder.
 FOLDS, FOLDS_MARK = "folds", "folds.json"
 
+#: File with the pooled predictions of the runs on folds.
+FOLDS_PREDICTIONS = "folds.parquet"
+
 
 def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = False) -> Path:
     """Return the run folder: `out`, or a new one in `runs/`. It must be empty unless resuming.
