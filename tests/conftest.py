@@ -1,5 +1,6 @@
 """Real images, real tiny models, a closed network."""
 
+import dataclasses
 import math
 import os
 import signal
@@ -168,6 +169,11 @@ def run(split_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> zoo.Run
     """A finished run on `split_photos`. Not to be changed."""
     out = tmp_path_factory.mktemp("run") / "run"
     return zoo.finetune(split_photos, out=out, **{**QUICK, "epochs": 2})
+
+
+def uncalibrated(run):
+    """The run without its temperature: its losses are those of training."""
+    return dataclasses.replace(run, info=dataclasses.replace(run.info, temperature=1.0))
 
 
 def eval_input(image: Image.Image, preprocess: Preprocess) -> torch.Tensor:

@@ -163,11 +163,14 @@ def test_a_resumed_run_keeps_the_chosen_backbone(here, split_photos):
     fields = {"backbone": "auto", "image_size": 32, "epochs": 2, "device": "cpu"}
     with pytest.raises(zoo.Stopped):
         zoo.finetune(split_photos, out="run", listen=stop, **fields)
+    chosen = tomllib.loads(Path("run/recipe.toml").read_text())["model"]["backbone"]
     zoo_("finetune", *flags)
     zoo_("finetune", *flags)  # Complete already.
     resumed = zoo.load("run")
+    assert resumed.info.backbone == chosen
+    # Of equally accurate backbones, which is the faster may be measured otherwise each time.
+    fields["backbone"] = chosen
     whole = zoo.finetune(split_photos, out="whole", listen=ignore, **fields)
-    assert resumed.info.backbone == whole.info.backbone
     assert resumed.info.transfer == whole.info.transfer is not None
 
 

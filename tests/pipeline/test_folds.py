@@ -142,6 +142,6 @@ def test_killed_folds_go_on_to_the_same_result(films, result, tmp_path, name, ca
     command = [sys.executable, "-c", code, name, str(calls), str(films), str(out)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     again = zoo.resume(out)
-    assert again.info.fold_metrics == result.info.fold_metrics
+    assert again.info.figures == result.info.figures
     for tensor_name, tensor in again.model.state_dict().items():
         assert tensor.equal(result.model.state_dict()[tensor_name])

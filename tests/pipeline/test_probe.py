@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import zoo
-from tests.conftest import IN_TWO, QUICK
+from tests.conftest import IN_TWO, QUICK, uncalibrated
 from tests.pipeline.conftest import flags, hear, rows, sha256, start, state
 from zoo import cache
 from zoo.cli import main
@@ -58,7 +58,7 @@ def test_its_row_says_what_evaluate_finds(split_photos, train):
     assert [row["epoch"] for row in found] == ([0] if train == "probe" else [0, 1, 2])
     assert found[0]["lr_backbone"] == found[0]["lr_head"] == 0
     kept = found[run.info.epoch]
-    evaluated = run.evaluate()
+    evaluated = uncalibrated(run).evaluate()
     assert evaluated.accuracy == run.info.val_accuracy == kept["val_accuracy"]
     assert evaluated.loss == pytest.approx(kept["val_loss"], abs=1e-5)
     assert max(row["val_accuracy"] for row in found) == run.info.val_accuracy

@@ -1,6 +1,5 @@
 """Adapters of low rank (LoRA), which train beside the frozen backbone and are merged in the run."""
 
-import dataclasses
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import zoo
+from tests.conftest import uncalibrated
 from tests.pipeline.conftest import flags, start
 from zoo.cli import main
 from zoo.events import Note, StepEnd
@@ -74,8 +74,7 @@ def test_a_merged_run_loads_in_timm_and_scores_as_when_it_was_trained(adapted):
     pixels = torch.rand(4, 3, *run.info.preprocess.height_width)
     with torch.no_grad():
         torch.testing.assert_close(model(pixels), run.model.cpu()(pixels), atol=1e-5, rtol=0)
-    info = dataclasses.replace(run.info, temperature=1.0)
-    evaluation = dataclasses.replace(run, info=info).evaluate()
+    evaluation = uncalibrated(run).evaluate()
     assert evaluation.accuracy == run.info.val_accuracy
     assert evaluation.loss == pytest.approx(run.info.val_metrics["loss"], abs=1e-5)
     assert (run.info.recipe.lora_rank, run.info.recipe.lora_alpha) == (RANK, 2.0 * RANK)
