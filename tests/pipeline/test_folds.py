@@ -60,6 +60,8 @@ def test_all_images_are_measured_out_of_fold_and_the_result_learns_from_all(resu
     assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
     assert (found.images, found.units) == (36, len(set(columns["group"])))
     assert json.loads((result.path / "folds.json").read_text())["figures"]["images"] == 36
+    assert {found.state for found in zoo.verify(result.path)} == {"ok"}
+    assert "folds/3/model.safetensors" in [found.file for found in zoo.verify(result.path)]
     assert result.evaluate(split="train").images == 36
     assert result.info.score is None
     assert "each held out once" in (result.path / "README.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
 from zoo.io.text import clip, listed
 from zoo.pipeline.compatibility import read_data_keys, read_run
 from zoo.recipe import checked_recipe, make_recipe
-from zoo.runs.checkpoint_file import CHECKPOINT, DATA, LAST
+from zoo.runs.checkpoint_file import CHECKPOINT, DATA, LAST, LOCK
+from zoo.runs.folder import FOLDS, FOLDS_MARK, FOLDS_PREDICTIONS
+from zoo.runs.folds import read_folds
 from zoo.runs.parse import read_head
 from zoo.runs.read import load, read_tensors, variant_of
 from zoo.runs.scores import read_columns
@@ -37,6 +40,7 @@ from zoo.runs.write import (
     versions,
 )
 from zoo.weights.header import read_header
+from zoo.weights.reading import leads_out
 
 #: Contents of a run's checkpoint besides its tensors.
 About = Mapping[str, Any]
@@ -75,10 +79,29 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
     checkpoint, about = _checkpoint(path)
     model, info = _model(path / MODEL, about)
     expected = _expected(info)
-    names = [n for n in (*expected, *CHECKS) if n != REPORT or os.path.lexists(path / REPORT)]
-    beside = [_beside(path / name, info, about, expected) for name in names]
-    known = {found.file for found in (model, *beside, *checkpoint)}
-    return (model, *beside, *checkpoint, *others(path, known))
+    there = [n for n in (*expected, *CHECKS) if n not in _OPTIONAL or os.path.lexists(path / n)]
+    beside = [_beside(path / name, info, about, expected) for name in there]
+    folds = _folds(path)
+    known = {found.file for found in (model, *beside, *checkpoint, *folds)}
+    known |= {f"{found.file.removesuffix(MODEL)}{CHECKPOINT}/{LOCK}" for found in folds}
+    return (model, *beside, *checkpoint, *folds, *others(path, known))
+
+
+def _folds(run: Path) -> list[Finding]:
+    """Verify the runs on folds in a run folder, if there are any."""
+    if not os.path.lexists(run / FOLDS_MARK) or suspicious(run, run / FOLDS_MARK):
+        return []
+    try:
+        count = read_folds(run)[0].folds or 0
+    except RunError:
+        return []
+    places = [f"{FOLDS}/{number}" for number in range(1, count + 1)]
+    return [
+        replace(found, file=f"{place}/{found.file}")
+        for place in places
+        if (run / place).is_dir() and leads_out(run, run / place) is None
+        for found in verify(run / place)
+    ]
 
 
 def _checked(folder: Path, name: str, check: Callable[[], str]) -> Finding:
@@ -260,6 +283,11 @@ def _compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
         raise ValueError(f"it differs from what {MODEL} says in {', '.join(different[:10])}")
 
 
+def _folds_mark(file: Path, _: ModelInfo | None, __: About | None) -> str:
+    recipe, figures = read_folds(file.parent)
+    return f"{recipe.folds} folds{'' if figures is None else ', with their figures'}"
+
+
 #: Checks of the other files whose content repeats the model file or the checkpoint, by name.
 CHECKS: dict[str, Callable[[Path, ModelInfo | None, About | None], str]] = {
     RECIPE: _recipe,
@@ -267,4 +295,9 @@ CHECKS: dict[str, Callable[[Path, ModelInfo | None, About | None], str]] = {
     CARD: _card,
     PREDICTIONS: _predictions,
     REPORT: _report,
+    FOLDS_MARK: _folds_mark,
+    FOLDS_PREDICTIONS: _predictions,
 }
+
+#: Of these, the ones that a complete run need not have.
+_OPTIONAL = frozenset({REPORT, FOLDS_MARK, FOLDS_PREDICTIONS})
