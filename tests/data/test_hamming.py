@@ -139,7 +139,7 @@ def test_pairs_and_memory_grow_with_the_number_of_images_alone(hashes):
         codes = np.array([[p.split == "val", p.label == "bees"] for p in photos]).astype(np.intp)
         pairs.append(sum(len(one) for one, *_ in close_pairs(hashes(count), CLOSE, *codes.T)))
         tracemalloc.start()
-        of_comparison(compare(photos), flat=False)
+        of_comparison(compare(photos))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert pairs[1] <= 5 * max(pairs[0], 1)
@@ -157,7 +157,7 @@ def test_what_a_clean_copy_lacks_is_named_with_ten_of_the_images_it_is_like(copi
         return Photo(path=f"{split}/ants/{n}.png", labels=("ants",), split=split, examined=examined)
 
     photos = tuple(photo(n) for n in range(100))
-    lacking = [each for each in decide(photos, compare(photos)) if each.path.startswith("train")]
+    lacking = [each for each in decide(photos, [compare(photos)]) if each.path.startswith("train")]
     assert len(lacking) == 60
     for each in lacking:
         assert len(each.others) == 10
