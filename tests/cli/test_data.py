@@ -165,6 +165,16 @@ def test_training_warns_of_what_bears_on_its_result_in_a_line_each(leaking):
     assert f"zoo data check {leaking}" in command
 
 
+def test_training_warns_of_test_images_in_train_and_val(root):
+    make_scenes(root / "test", 2, first_seed=700)
+    assert warned(root) == []
+    shutil.copy(root / "train/ants/0.png", root / "test/ants/of-train.png")
+    shutil.copy(root / "val/ants/0.png", root / "test/ants/of-val.png")
+    of_train, of_val, _ = warned(root)
+    assert "of-train.png" in of_train
+    assert "of-val.png" in of_val
+
+
 def test_training_warns_where_its_own_split_parts_two_copies(tmp_path):
     root = make_scenes(tmp_path / "flat", 10)
     for n in range(10):

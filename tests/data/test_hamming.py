@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from zoo.data.check.compare import CLOSE, Photo, compare
+from zoo.data.check.compare import CLOSE, Photo, compare, compare_splits
 from zoo.data.check.examine import Examined
 from zoo.data.check.findings import of_comparison
 from zoo.data.check.fix import decide
@@ -170,3 +170,24 @@ def test_of_nothing_and_of_one_there_are_no_pairs():
         codes = np.zeros(count, np.intp)
         assert not sum(len(one) for one, *_ in close_pairs(different(count), CLOSE, codes, codes))
         assert compare(photos_of(different(count))).near_duplicates == ()
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("", "test")])
+def test_without_what_is_left_out_nothing_leaks_into_val_or_test(splits):
+    labels = (*("ants",) * 9, "bees")
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        hashes = blurred(random, count=25, groups=6)
+        same = [int(n) for n in random.integers(0, 25, 50)]
+        photos = tuple(
+            replace(photo, examined=replace(photo.examined, content=f"{n:032x}"))
+            for n, photo in zip(same, photos_of(hashes[same], splits, labels), strict=True)
+        )
+        left_out = {each.path for each in decide(photos, compare_splits(photos))}
+        assert not any(path.startswith("test") for path in left_out)
+        kept = [photo for photo in photos if photo.path not in left_out]
+        val, test, _ = compare_splits(kept)
+        leaks = (*val.leaks, *val.near_leaks, *test.leaks, *test.near_leaks)
+        assert leaks == ()
+        assert {photo.split for group in val.conflicts for photo in group} <= {"test"}
+        assert decide(kept, [val, test]) == []
