@@ -58,6 +58,31 @@ def test_errors_are_exit_code_1_and_said_with_examples_and_advice(leaking):
     assert "1 error, 2 warnings, 0 notes" in shown
 
 
+def test_the_test_split_is_a_column_and_its_leaks_are_left_out_of_train(root, tmp_path):
+    make_scenes(root / "test", 2, first_seed=700)
+    shutil.rmtree(root / "val")
+    assert zoo_("data", "check", root).stdout.splitlines()[0].split() == ["class", "train", "test"]
+    shutil.copy(root / "train/ants/0.png", root / "test/ants/leak.png")
+    clean = tmp_path / "clean"
+    shown = zoo_("data", "check", root, "--fix-to", clean, "--format", "json", code=1)
+    (left_out,) = json.loads(shown.stdout)["fixed"]["left_out"]
+    assert (left_out["path"], left_out["kind"]) == ("train/ants/0.png", "leakage")
+    assert (clean / "test/ants/leak.png").is_file()
+    zoo_("data", "check", clean)
+
+
+def test_groups_are_found_as_in_training(root):
+    for split in ("train", "val"):
+        for file in (root / split / "bees").iterdir():
+            target = root / split / "bees" / f"hive{int(file.stem) % 2}" / file.name
+            target.parent.mkdir(exist_ok=True)
+            file.rename(target)
+    assert "--group-by folder" in zoo_("data", "check", root, code=1).stdout
+    shown = zoo_("data", "check", root, "--group-by", "folder", code=1).stdout
+    assert re.search(r"^error +2 groups .*train and val: hive0, hive1", shown, re.MULTILINE)
+    assert "--group-by" in zoo_("data", "check", root, "--group-by", "(", code=2).stderr
+
+
 def test_json_is_all_there_is_on_stdout_and_has_every_path(leaking):
     for n in range(30):
         (leaking / "val" / "bees" / f"torn-{n}.png").write_bytes(b"torn")
@@ -138,6 +163,16 @@ def test_training_warns_of_what_bears_on_its_result_in_a_line_each(leaking):
     assert [name for name, line in zip(named, findings, strict=True) if name in line] == named
     assert "train/ants/0.png = val/ants/leak-0.png" in lines[0]
     assert f"zoo data check {leaking}" in command
+
+
+def test_training_warns_of_test_images_in_train_and_val(root):
+    make_scenes(root / "test", 2, first_seed=700)
+    assert warned(root) == []
+    shutil.copy(root / "train/ants/0.png", root / "test/ants/of-train.png")
+    shutil.copy(root / "val/ants/0.png", root / "test/ants/of-val.png")
+    of_train, of_val, _ = warned(root)
+    assert "of-train.png" in of_train
+    assert "of-val.png" in of_val
 
 
 def test_training_warns_where_its_own_split_parts_two_copies(tmp_path):

@@ -142,21 +142,22 @@ def test_a_table_that_was_filled_in_is_not_replaced(photos, backbone, table):
     assert "exists" in zoo_("data", "check", photos, *args, code=2).stderr
 
 
-def test_crops_and_mirrored_copies_are_leaks_and_left_out_of_train(backbone, tmp_path):
+@pytest.mark.parametrize("held_out", ["val", "test"])
+def test_crops_and_mirrored_copies_are_leaks_and_left_out_of_train(backbone, tmp_path, held_out):
     root = tmp_path / "scenes"
-    for split, first in (("train", 0), ("val", 50)):
+    for split, first in (("train", 0), (held_out, 50)):
         for label, name in enumerate(("ants", "bees")):
             for n in range(6):
                 save(scene(first + 1000 * label + n), root / split / name / f"{n}.png")
-    save(ImageOps.mirror(scene(0)), root / "val" / "ants" / "mirrored.png")
-    save(scene(1).crop((8, 6, 158, 118)), root / "val" / "ants" / "crop.png")
+    save(ImageOps.mirror(scene(0)), root / held_out / "ants" / "mirrored.png")
+    save(scene(1).crop((8, 6, 158, 118)), root / held_out / "ants" / "crop.png")
     assert not zoo.check_data(root).serious
     args = ("data", "check", root, "--labels", "--backbone", backbone)
     report = json.loads(zoo_(*args, "--format", "json", code=1).stdout)
     leaks = next(f for f in report["findings"] if f["kind"] == "near-leakage")
     assert sorted(leaks["groups"]) == [
-        ["val/ants/crop.png", "train/ants/1.png"],
-        ["val/ants/mirrored.png", "train/ants/0.png"],
+        [f"{held_out}/ants/crop.png", "train/ants/1.png"],
+        [f"{held_out}/ants/mirrored.png", "train/ants/0.png"],
     ]
     assert [each["mirrored"] for each in report["features"]["copies"]] == [True, False]
     zoo_(*args, "--fix-to", tmp_path / "clean", code=1)

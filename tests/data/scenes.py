@@ -33,7 +33,7 @@ def make_scenes(root: Path, per_class: int, first_seed: int = 0) -> Path:
 
 
 #: Findings about the size of a dataset, which those of most tests are too small for.
-SIZES = {"few-images", "few-val-images"}
+SIZES = {"few-images", "few-val-images", "few-test-images"}
 
 
 def findings_of(report) -> list:

@@ -55,6 +55,12 @@ def copy(root, source, target):
     shutil.copy(root / source, root / target)
 
 
+def add_test(root):
+    """Two test pictures of each class, nothing wrong with them."""
+    make_scenes(root / "test", 2, first_seed=700)
+    return root
+
+
 def imbalanced(root):
     for n in range(40):
         save(scene(100 + n), root / "train" / "ants" / f"more-{n}.png")
@@ -220,9 +226,27 @@ PLANTED = {
     "unused-folders": (
         "note",
         1,
+        lambda root: save(scene(60), root / "extra" / "ants" / "a.png"),
+        "1 image in folders beside train, val and test",
+        {"extra/ants/a.png"},
+    ),
+    "classes-without-test": (
+        "warning",
+        1,
         lambda root: save(scene(60), root / "test" / "ants" / "a.png"),
-        "1 image in folders beside train and val",
-        {"test/ants/a.png"},
+        "1 class of train without an image in test",
+        {"bees"},
+    ),
+    "few-test-images": ("warning", 4, lambda root: add_test(root), "4 images", set()),
+    "test-in-val": (
+        "warning",
+        2,
+        lambda root: [
+            copy(add_test(root), "val/ants/0.png", "test/ants/same.png"),
+            save(scene(501).resize((80, 60)), root / "test" / "ants" / "small.jpg"),
+        ],
+        "2 images of test are in val too",
+        {"val/ants/0.png", "test/ants/same.png", "val/ants/1.png", "test/ants/small.jpg"},
     ),
     "no-images": (
         "note",
@@ -322,6 +346,71 @@ def test_one_copy_in_train_and_val_and_another_class_is_a_conflict_alone(root):
     found = findings_of(zoo.check_data(root))
     assert [f.kind for f in found] == ["label-conflict"]
     assert len(found[0].groups[0]) == 3
+
+
+def errors_of(root):
+    return {f.kind: f for f in zoo.check_data(root).findings if f.severity == "error"}
+
+
+def test_a_test_split_is_counted_and_nothing_is_said_of_one_with_nothing_wrong(root):
+    report = zoo.check_data(add_test(root))
+    assert findings_of(report) == []
+    assert report.counts["test"] == {"ants": 2, "bees": 2}
+    assert report.totals == {"train": 8, "val": 4, "test": 4}
+    shutil.rmtree(root / "val")
+    report = zoo.check_data(root)
+    assert findings_of(report) == []
+    assert report.totals == {"": 8, "test": 4}
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_train_images_in_test_are_leakage(root, val):
+    add_test(root)
+    if not val:
+        shutil.rmtree(root / "val")
+    copy(root, "train/ants/0.png", "test/ants/same.png")
+    save(scene(1001).resize((80, 60)), root / "test" / "bees" / "small.jpg")
+    found = errors_of(root)
+    assert found.keys() == {"leakage", "near-leakage"}
+    assert all(f.count == 1 and "of test" in f.text for f in found.values())
+    assert {*found["leakage"].groups[0]} == {"train/ants/0.png", "test/ants/same.png"}
+    assert found["near-leakage"].groups == (("test/bees/small.jpg", "train/bees/1.png"),)
+
+
+def test_an_image_in_all_splits_and_another_class_is_a_conflict_alone(root):
+    for name in ("val/ants/same.png", "test/bees/same.png"):
+        copy(add_test(root), "train/ants/0.png", name)
+    (found,) = findings_of(zoo.check_data(root))
+    assert (found.kind, found.count, len(found.groups[0])) == ("label-conflict", 1, 3)
+
+
+def test_copies_and_classes_within_test_are_findings(root):
+    copy(add_test(root), "test/ants/0.png", "test/ants/copy.png")
+    save(scene(60), root / "test" / "wasps" / "a.png")
+    (root / "test" / "bees" / "0.png").write_bytes(b"torn")
+    assert finding(root, "duplicates").count == 1
+    found = errors_of(root)
+    assert found.keys() == {"unknown-classes", "unreadable"}
+    assert found["unknown-classes"].groups == (("wasps",),)
+
+
+def test_a_test_folder_without_classes_of_train_is_not_used(root):
+    save(scene(60), root / "test" / "unknown" / "a.png")
+    assert finding(root, "unused-folders").groups == (("test/unknown/a.png",),)
+
+
+def test_the_test_rows_of_a_table_are_checked(root):
+    copy(add_test(root), "train/ants/0.png", "test/ants/same.png")
+    rows = [p.relative_to(root).as_posix() for p in sorted(root.rglob("*.png"))]
+    lines = [f"{row},{row.split('/')[1]},{row.split('/')[0]}" for row in rows]
+    table = root / "table.csv"
+    table.write_text("\n".join(["path,label,split", *lines]))
+    report = zoo.check_data(table)
+    assert report.counts == zoo.check_data(root).counts
+    assert finding(table, "leakage").count == 1
+    table.write_text("\n".join(["path,label,split", *(s for s in lines if "train" not in s)]))
+    with pytest.raises(DataError):
+        zoo.check_data(table)
 
 
 @pytest.mark.parametrize("name", ["gone", "file"])

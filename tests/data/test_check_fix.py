@@ -11,7 +11,7 @@ import pytest
 
 import zoo
 from tests.data.scenes import findings_of, make_scenes, make_split_scenes, save, scene
-from zoo.data.check.checking import checked
+from zoo.data.check.checking import checked, relabelled
 from zoo.data.check.fix import fix
 from zoo.errors import DataError
 
@@ -88,6 +88,43 @@ def test_of_duplicates_in_a_folder_without_splits_one_remains(tmp_path):
         shutil.copy(root / "ants" / "1.png", root / "ants" / f"copy-{n}.png")
     fixed = fix(checked(root), tmp_path / "clean")
     assert [each.path for each in fixed.left_out] == [f"ants/copy-{n}.png" for n in range(3)]
+
+
+def test_of_test_only_unreadable_images_are_left_out(root, tmp_path):
+    make_scenes(root / "test", 2, first_seed=700)
+    shutil.copy(root / "train/ants/3.png", root / "test/ants/leak.png")
+    shutil.copy(root / "train/ants/3.png", root / "train/ants/3-again.png")
+    shutil.copy(root / "test/ants/0.png", root / "test/ants/copy.png")
+    shutil.copy(root / "test/ants/1.png", root / "train/bees/of-test.png")
+    shutil.copy(root / "val/ants/1.png", root / "test/ants/of-val.png")
+    save(scene(1701).resize((100, 75)), root / "train" / "bees" / "near.jpg")
+    (root / "test" / "bees" / "0.png").write_bytes(b"torn")
+    fixed = fix(checked(root), tmp_path / "clean")
+    assert {each.path: each.kind for each in fixed.left_out} == {
+        **LEFT_OUT,
+        "train/ants/3.png": "leakage",
+        "train/ants/3-again.png": "leakage",
+        "train/bees/of-test.png": "label-conflict",
+        "train/bees/near.jpg": "near-leakage",
+        "test/bees/0.png": "unreadable",
+    }
+    reasons = {each.path: each.reason for each in fixed.left_out}
+    assert reasons["train/ants/3.png"] == "the same image is in test"
+    again = zoo.check_data(tmp_path / "clean")
+    assert not again.serious
+    assert again.totals["test"] == 6
+
+
+def test_images_of_groups_move_to_the_folder_of_their_class_and_group(tmp_path):
+    root = tmp_path / "data"
+    for n, name in enumerate(("ants/a/0", "ants/b/1", "bees/c/2", "bees/d/3")):
+        save(scene(n), root / f"{name}.png")
+    labels = {"ants/b/1.png": "bees"}
+    found = relabelled(checked(root, group_by="folder"), labels)
+    fixed = fix(found, tmp_path / "clean", labels)
+    assert [each.name for each in fixed.relabelled] == ["bees/b/1.png"]
+    assert (tmp_path / "clean" / "bees" / "b" / "1.png").exists()
+    assert fixed.files == 4
 
 
 @pytest.fixture

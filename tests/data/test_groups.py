@@ -153,6 +153,78 @@ def test_names_that_suggest_groups_are_a_finding(tmp_path):
     assert "related-names" not in {finding.kind for finding in check_data(numbered).findings}
 
 
+def findings_by_kind(data, **options):
+    return {finding.kind: finding for finding in check_data(data, **options).findings}
+
+
+def test_groups_that_are_given_are_no_finding_unless_they_are_on_both_sides(tmp_path):
+    root = frames(tmp_path / "data")
+    for n in range(3):
+        save_photo(root / "red" / f"other{n}.png", COLOURS["red"], 900 + n)
+    found = findings_by_kind(root, group_by=FRAMES)
+    assert not {"related-names", "group-leakage"} & found.keys()
+    assert found["without-group"].count == 3
+    root.rename(tmp_path / "train")
+    for split, patients in (("val", (0, 1)), ("test", (1, 8))):
+        for patient in patients:
+            for file in (tmp_path / "train").rglob(f"patient{patient:02}_frame0.png"):
+                target = tmp_path / "both" / split / file.parent.name / file.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target.with_stem(f"{file.stem}-{split}"))
+    (tmp_path / "train").rename(tmp_path / "both" / "train")
+    found = [
+        each
+        for each in check_data(tmp_path / "both", group_by=FRAMES).findings
+        if each.kind == "group-leakage"
+    ]
+    assert [(each.severity, each.count) for each in found] == [
+        ("error", 2),
+        ("error", 2),
+        ("warning", 1),
+    ]
+    paths = found[0].groups[0]
+    assert paths[0] == "val/red/patient00_frame0-val.png"
+    assert len(paths) == 5
+
+
+def test_subfolders_are_checked_as_groups_on_request(tmp_path):
+    root = frames(tmp_path / "data", folder=True)
+    with pytest.raises(DataError, match="group_by"):
+        check_data(root)
+    save_photo(root / "red" / "loose.png", COLOURS["red"], 999)
+    save_photo(root / "green" / "loose.png", COLOURS["green"], 998)
+    found = findings_by_kind(root)
+    assert found["nested"].count == 64
+    assert "group_by" in found["nested"].advice
+    report = check_data(root, group_by="folder")
+    assert report.images == 66
+    assert not {"nested", "related-names"} & {f.kind for f in report.findings}
+    with pytest.raises(DataError, match="group_by"):
+        check_data(root, group_by="patient")
+
+
+def test_a_column_groups_the_rows_of_a_table_that_is_checked(tmp_path):
+    root = frames(tmp_path / "data")
+    files = sorted(root.rglob("*.png"))
+    split = {path: "val" if path.stem.endswith("0") else "train" for path in files}
+    rows = [(p.relative_to(root), p.parent.name, p.name[:9], split[p]) for p in files]
+    with (root / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "animal", "split"), *rows])
+    found = findings_by_kind(root / "table.csv", group_by="animal")
+    assert found["group-leakage"].count == 16
+    with pytest.raises(DataError, match="species"):
+        check_data(root / "table.csv", group_by="species")
+
+
+def test_copies_within_a_group_are_not_said_to_be_separated(tmp_path):
+    root = frames(tmp_path / "data", folder=True)
+    copy = root / "red" / "patient00" / "copy.png"
+    shutil.copy(root / "red" / "patient00" / "frame0.png", copy)
+    assert "split" not in findings_by_kind(root, group_by="folder")["duplicates"].text
+    copy.rename(root / "red" / "patient01" / "copy.png")
+    assert "split" in findings_by_kind(root, group_by="folder")["duplicates"].text
+
+
 def test_a_run_warns_of_related_names_unless_they_are_grouped(tmp_path):
     root = frames(tmp_path / "data")
     with pytest.warns(UserWarning, match="related"):

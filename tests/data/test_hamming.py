@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from zoo.data.check.compare import CLOSE, Photo, compare
+from zoo.data.check.compare import CLOSE, Photo, compare, compare_splits
 from zoo.data.check.examine import Examined
 from zoo.data.check.findings import of_comparison
 from zoo.data.check.fix import decide
@@ -139,7 +139,7 @@ def test_pairs_and_memory_grow_with_the_number_of_images_alone(hashes):
         codes = np.array([[p.split == "val", p.label == "bees"] for p in photos]).astype(np.intp)
         pairs.append(sum(len(one) for one, *_ in close_pairs(hashes(count), CLOSE, *codes.T)))
         tracemalloc.start()
-        of_comparison(compare(photos), flat=False)
+        of_comparison(compare(photos))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert pairs[1] <= 5 * max(pairs[0], 1)
@@ -157,7 +157,7 @@ def test_what_a_clean_copy_lacks_is_named_with_ten_of_the_images_it_is_like(copi
         return Photo(path=f"{split}/ants/{n}.png", labels=("ants",), split=split, examined=examined)
 
     photos = tuple(photo(n) for n in range(100))
-    lacking = [each for each in decide(photos, compare(photos)) if each.path.startswith("train")]
+    lacking = [each for each in decide(photos, [compare(photos)]) if each.path.startswith("train")]
     assert len(lacking) == 60
     for each in lacking:
         assert len(each.others) == 10
@@ -170,3 +170,24 @@ def test_of_nothing_and_of_one_there_are_no_pairs():
         codes = np.zeros(count, np.intp)
         assert not sum(len(one) for one, *_ in close_pairs(different(count), CLOSE, codes, codes))
         assert compare(photos_of(different(count))).near_duplicates == ()
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("", "test")])
+def test_without_what_is_left_out_nothing_leaks_into_val_or_test(splits):
+    labels = (*("ants",) * 9, "bees")
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        hashes = blurred(random, count=25, groups=6)
+        same = [int(n) for n in random.integers(0, 25, 50)]
+        photos = tuple(
+            replace(photo, examined=replace(photo.examined, content=f"{n:032x}"))
+            for n, photo in zip(same, photos_of(hashes[same], splits, labels), strict=True)
+        )
+        left_out = {each.path for each in decide(photos, compare_splits(photos))}
+        assert not any(path.startswith("test") for path in left_out)
+        kept = [photo for photo in photos if photo.path not in left_out]
+        val, test, _ = compare_splits(kept)
+        leaks = (*val.leaks, *val.near_leaks, *test.leaks, *test.near_leaks)
+        assert leaks == ()
+        assert {photo.split for group in val.conflicts for photo in group} <= {"test"}
+        assert decide(kept, [val, test]) == []

@@ -45,6 +45,11 @@ def command() -> None:
     help="Write a clean copy there, with left-out.json on what was left out and why.",
 )
 @click.option(
+    "--group-by",
+    metavar="PATTERN|COLUMN|folder",
+    help="How to find the groups of images, as in `zoo finetune --group-by`.",
+)
+@click.option(
     "--labels",
     is_flag=True,
     help="Find wrong labels, crops and mirrored copies by the features of a backbone.",
@@ -75,6 +80,7 @@ def command() -> None:
 def check(
     folder: Path,
     fix_to: Path | None,
+    group_by: str | None,
     labels: bool,
     backbone: str | None,
     device: str,
@@ -87,11 +93,12 @@ def check(
 ) -> None:
     """Check DIR, a folder as for `zoo finetune --data`, for problems that impair results.
 
-    It finds images that are in both train and val, or look the same there (leakage); the same image
-    in several classes; unreadable images; images whose format does not match their extension; links
-    that lead out of DIR; duplicates; classes that are missing, empty, rare, or similar in name;
-    tiny or huge images; unused files. Hashes of images are sorted, not compared pairwise: among
-    hundreds of thousands of images, a few pairs that barely look the same may be missed.
+    It finds images that are in both train and val or test, or look the same there (leakage); groups
+    of images on both sides; the same image in several classes; unreadable images; images whose
+    format does not match their extension; links that lead out of DIR; duplicates; classes that are
+    missing, empty, rare, or similar in name; tiny or huge images; unused files. Hashes of images
+    are sorted, not compared pairwise: among hundreds of thousands of images, a few pairs that
+    barely look the same may be missed.
 
     \b
     Exit code 0  nothing serious
@@ -101,9 +108,9 @@ def check(
 
     Results for a file are cached until it changes. DIR itself is never changed. NEW_DIR lacks
     unreadable images, links that lead out of DIR unless they are followed, all copies of an image
-    in several classes, all duplicates within a class but one, and train images that are in val too,
-    or look the same there. In NEW_DIR, images with a wrong extension get the right one. The exit
-    code refers to DIR.
+    in several classes, all duplicates within a class but one, and train images that are in val or
+    test too, or look the same there. Of test, only unreadable images and links are left out. In
+    NEW_DIR, images with a wrong extension get the right one. The exit code refers to DIR.
 
     With --labels, every image is passed through a pretrained backbone once, and a linear probe is
     cross-validated on its features. Labels that it contradicts are listed, the most suspicious
@@ -133,7 +140,7 @@ def check(
     if fix_to is not None:
         check_target(folder, fix_to)
     with _Bar() as bar:
-        found = checked(folder, follow_links=follow_links, progress=bar)
+        found = checked(folder, follow_links=follow_links, group_by=group_by, progress=bar)
     by_features = None
     if labels:
         found, by_features = _by_features(found, backbone, device)
@@ -308,7 +315,8 @@ def _print_classes(report: Report) -> None:
         more = (str(sum(s.get(name, 0) for name in rest)) for s in splits)
         rows.append((f"and {len(rest)} classes more", *more))
     rows.append(("all images", *map(str, report.totals.values())))
-    print_table([text("class"), *(number(split or "images") for split in report.counts)], rows)
+    of_all = "train" if len(report.counts) > 1 else "images"
+    print_table([text("class"), *(number(split or of_all) for split in report.counts)], rows)
 
 
 def _print_fixed(fixed: Fixed) -> None:

@@ -207,10 +207,13 @@ def _suspects(
 def _groups(checked: Checked, samples: list[Sample], used: list[int]) -> Tensor:
     """Return the group (N,) of each image: those of one group, and copies, are in one fold."""
     row_of = {checked.photos[n].path: row for row, n in enumerate(used)}
-    found = checked.comparison
     alike = (
-        *(found.conflicts, found.leaks, found.duplicates),
-        *(found.near_leaks, found.near_conflicts, found.near_duplicates),
+        kind
+        for found in checked.comparisons
+        for kind in (
+            *(found.conflicts, found.leaks, found.duplicates),
+            *(found.near_leaks, found.near_conflicts, found.near_duplicates),
+        )
     )
     edges = [
         (row_of[group[0].path], row_of[photo.path])

@@ -90,7 +90,8 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
             strict=recipe.strict,
             scan=scan,
         )
-    for text in (*describe(splits.issues), *warn_of(splits, examined, source.name)):
+    warned = warn_of(splits, examined, source.name, recipe.group_by)
+    for text in (*describe(splits.issues), *warned):
         listen(Note(text=text, warning=True))
     _note_groups(splits, listen)
     of_train = [examined[s.file] for s in splits.train if s.file is not None]

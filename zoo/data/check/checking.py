@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from zoo.data.check.compare import Comparison, Photo, compare, joined
+from zoo.data.check.compare import Comparison, Photo, compare_splits, joined
 from zoo.data.check.examine import Examined, examine_files
-from zoo.data.check.findings import Finding, of_comparison, of_images
+from zoo.data.check.findings import Finding, of_comparisons, of_images
 from zoo.data.check.folders import count_classes, of_classes, of_listing
+from zoo.data.check.groups import of_groups
 from zoo.data.check.listing import Listing, list_data
 from zoo.data.check.memory import examined_store, remember
-from zoo.data.check.names import of_names
+from zoo.data.check.names import of_all_names
 
 #: Files examined between two writes to the store, so that an interrupt loses little.
 _BATCH = 1024
@@ -28,8 +29,8 @@ class Report:
 
     Attributes:
         root: Data folder as given.
-        counts: Usable images by split and class; splits are `train` and `val`, or `""` if zoo will
-            split. An image of several classes counts for each.
+        counts: Usable images by split and class; splits are `train`, `val` and `test`, with `""`
+            in place of train if zoo will split it. An image of several classes counts for each.
         totals: Usable images by split.
         modes: Usable images by Pillow colour mode.
         formats: Usable images by Pillow format.
@@ -64,14 +65,14 @@ class Checked:
         report: The findings.
         listing: Contents of the folder.
         photos: Its images, in the order of the listing.
-        comparison: Images that are the same or look the same.
+        comparisons: Images that are the same or look the same, as of `compare_splits`.
         copies: Pairs of positions of images of which one is known to be a copy of the other.
     """
 
     report: Report
     listing: Listing
     photos: tuple[Photo, ...]
-    comparison: Comparison
+    comparisons: tuple[Comparison, ...]
     copies: tuple[tuple[int, int], ...] = ()
 
 
@@ -79,6 +80,7 @@ def check_data(
     path: str | Path,
     *,
     follow_links: bool = False,
+    group_by: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check a data folder for problems before training.
@@ -86,23 +88,26 @@ def check_data(
     Args:
         path: A folder as for `zoo finetune --data`.
         follow_links: Also follow links that lead out of the folder.
+        group_by: How to find the groups of images, as in the recipe.
         progress: Called with (examined, total) numbers of image files.
 
     Raises:
-        DataError: The folder can't be listed, or no class folder contains an image by extension.
+        DataError: The folder can't be listed, no class folder contains an image by extension, or
+            `group_by` does not fit it.
     """
     root = Path(path).expanduser()
-    return checked(root, follow_links=follow_links, progress=progress).report
+    return checked(root, follow_links=follow_links, group_by=group_by, progress=progress).report
 
 
 def checked(
     root: Path,
     *,
     follow_links: bool = False,
+    group_by: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
     """Check like `check_data`, and also return the data that the report is based on."""
-    listing = list_data(root, follow_links=follow_links)
+    listing = list_data(root, follow_links=follow_links, group_by=group_by)
     examined, not_remembered = _examined([image.file for image in listing.images], progress)
     photos = tuple(
         Photo(
@@ -110,6 +115,7 @@ def checked(
             labels=image.labels,
             split=image.split,
             examined=examined[image.file],
+            group=image.group,
         )
         for image in listing.images
     )
@@ -137,17 +143,17 @@ def _reported(
     copies: tuple[tuple[int, int], ...] = (),
 ) -> Checked:
     pairs = [(photos[one], photos[other]) for one, other in copies]
-    comparison = compare(photos)
+    comparisons = compare_splits(photos)
     if pairs:
-        comparison = joined(comparison, pairs)
+        comparisons = joined(comparisons, pairs)
     counts = count_classes(listing, photos)
-    named = None if listing.grouped else of_names(photos)
     findings = [
         *of_classes(counts),
         *of_images(photos),
-        *of_comparison(comparison, flat="" in counts),
+        *of_comparisons(comparisons),
         *of_listing(listing),
-        *([named] if named is not None else []),
+        *of_all_names(photos),
+        *of_groups(photos),
     ]
     good = [photo.examined for photo in photos if photo.used]
     totals = Counter(photo.split for photo in photos if photo.used)
@@ -161,7 +167,7 @@ def _reported(
         not_remembered=not_remembered,
     )
     return Checked(
-        report=report, listing=listing, photos=photos, comparison=comparison, copies=copies
+        report=report, listing=listing, photos=photos, comparisons=comparisons, copies=copies
     )
 
 

@@ -23,14 +23,16 @@ class Photo:
     Attributes:
         path: Path relative to the folder, with `/`.
         labels: Names of its classes.
-        split: `train` or `val`; empty if zoo will split.
+        split: `train`, `val` or `test`; empty if zoo will split it into train and val.
         examined: Examination result of its file.
+        group: Group as in `Sample`.
     """
 
     path: str
     labels: tuple[str, ...]
     split: str
     examined: Examined
+    group: str | None = None
 
     @property
     def label(self) -> str:
@@ -61,12 +63,14 @@ class Comparison:
 
     Attributes:
         conflicts: Exact duplicates with different labels.
-        leaks: Exact duplicates in train and val, with one label.
+        leaks: Exact duplicates in both splits, with one label.
         duplicates: Exact duplicates within a split, with one label.
-        near_leaks: A val image, or several with one hash, followed by the train images of which it
-            is the nearest in val; if there are none, by one train image that looks the same.
+        near_leaks: A held-out image, or several with one hash, followed by the images of the other
+            split of which it is the nearest; if there are none, by one that looks the same.
         near_conflicts: Near duplicates within a split with different labels, linked transitively.
         near_duplicates: Near duplicates within a split with one label, linked transitively.
+        held_out: The split that is held out, `val` or `test`.
+        against: The split that it is compared with, `train` or `val`.
     """
 
     conflicts: tuple[Group, ...]
@@ -75,11 +79,71 @@ class Comparison:
     near_leaks: tuple[Group, ...]
     near_conflicts: tuple[Group, ...]
     near_duplicates: tuple[Group, ...]
+    held_out: str = "val"
+    against: str = "train"
 
 
-def compare(photos: Sequence[Photo]) -> Comparison:
-    """Find exact and near duplicates; unreadable images are skipped."""
-    readable = sorted((p for p in photos if not p.examined.problem), key=lambda p: p.path)
+def compare_splits(photos: Sequence[Photo]) -> tuple[Comparison, ...]:
+    """Compare train with val and, if there are test images, train and val with test.
+
+    All groups within a split, and all conflicts, are in the first comparison. The others have leaks
+    only. An image in several classes, in whatever splits, is not in other groups of exact
+    duplicates.
+    """
+    test = [photo for photo in photos if photo.split == "test"]
+    if not test:
+        return (compare(photos),)
+    readable = sorted((p for p in photos if p.used), key=lambda p: p.path)
+    conflicts = tuple(
+        group
+        for group in _grouped(readable, lambda photo: photo.examined.content)
+        if len({photo.label for photo in group}) > 1
+    )
+    conflicting = {photo.path for group in conflicts for photo in group}
+    for group in conflicts:
+        # Copies in test remain in a clean copy: what looks like them must not remain in train.
+        kept = [photo for photo in group if photo.split == "test"]
+        if len({photo.label for photo in kept}) == 1:
+            conflicting.remove(kept[0].path)
+    train, val, test = (
+        [photo for photo in readable if photo.split in names and photo.path not in conflicting]
+        for names in (("", "train"), ("val",), ("test",))
+    )
+    first = compare([*train, *val])
+    second = compare([*train, *test], held_out="test")
+    third = compare([*val, *test], held_out="test", against="val")
+
+    def within(groups: Iterable[Group]) -> tuple[Group, ...]:
+        return tuple(group for group in groups if group[0].split == "test")
+
+    first = replace(
+        first,
+        conflicts=conflicts,
+        duplicates=(*first.duplicates, *within(second.duplicates)),
+        near_conflicts=(*first.near_conflicts, *within(second.near_conflicts)),
+        near_duplicates=(*first.near_duplicates, *within(second.near_duplicates)),
+    )
+    none: tuple[Group, ...] = ()
+    return (
+        first,
+        *(
+            replace(each, duplicates=none, near_conflicts=none, near_duplicates=none)
+            for each in (second, third)
+        ),
+    )
+
+
+def compare(
+    photos: Sequence[Photo], *, held_out: str = "val", against: str = "train"
+) -> Comparison:
+    """Find exact and near duplicates; unreadable images are skipped.
+
+    Args:
+        photos: Images of two splits, or of data that zoo will split.
+        held_out: As in `Comparison`.
+        against: As in `Comparison`.
+    """
+    readable = sorted((p for p in photos if p.used), key=lambda p: p.path)
     conflicts: list[Group] = []
     leaks: list[Group] = []
     duplicates: list[Group] = []
@@ -94,11 +158,11 @@ def compare(photos: Sequence[Photo]) -> Comparison:
         by_split = _grouped(group, lambda photo: photo.split)
         if len(by_split) > 1:
             leaks.append(group)
-            remaining.append(next(photo for photo in group if photo.split == "val"))
+            remaining.append(next(photo for photo in group if photo.split == held_out))
             continue
         remaining.append(group[0])
         duplicates.append(group)
-    near_leaks, near_conflicts, near_duplicates = _alike(remaining)
+    near_leaks, near_conflicts, near_duplicates = _alike(remaining, held_out)
     return Comparison(
         conflicts=tuple(conflicts),
         leaks=tuple(leaks),
@@ -106,13 +170,39 @@ def compare(photos: Sequence[Photo]) -> Comparison:
         near_leaks=near_leaks,
         near_conflicts=near_conflicts,
         near_duplicates=near_duplicates,
+        held_out=held_out,
+        against=against,
     )
 
 
-def joined(found: Comparison, pairs: Iterable[tuple[Photo, Photo]]) -> Comparison:
-    """Add pairs of images that look the same, found by other means, to the near duplicates."""
+def joined(
+    found: Sequence[Comparison], pairs: Sequence[tuple[Photo, Photo]]
+) -> tuple[Comparison, ...]:
+    """Add pairs of images that look the same, found by other means, to the near duplicates.
+
+    Args:
+        found: The comparisons of all splits.
+        pairs: The pairs, of any splits.
+    """
+    return tuple(
+        _joined(each, [pair for pair in pairs if _place(pair) == (each.held_out, each.against)])
+        for each in found
+    )
+
+
+def _place(pair: tuple[Photo, Photo]) -> tuple[str, str]:
+    """Return (held_out, against) of the comparison that a pair belongs to."""
+    splits = {photo.split for photo in pair}
+    if "test" not in splits or len(splits) == 1:
+        return "val", "train"
+    return "test", "val" if "val" in splits else "train"
+
+
+def _joined(found: Comparison, pairs: Iterable[tuple[Photo, Photo]]) -> Comparison:
     leaks = [list(group) for group in found.near_leaks]
-    of_val = {photo: group for group in leaks for photo in group if photo.split == "val"}
+    of_held_out = {
+        photo: group for group in leaks for photo in group if photo.split == found.held_out
+    }
     conflicts: list[Group] = [*found.near_conflicts]
     duplicates: list[Group] = [*found.near_duplicates]
     exact = {
@@ -126,12 +216,12 @@ def joined(found: Comparison, pairs: Iterable[tuple[Photo, Photo]]) -> Compariso
         if one.split == other.split:
             (duplicates if one.label == other.label else conflicts).append((one, other))
             continue
-        val, train = (one, other) if one.split == "val" else (other, one)
-        if val not in of_val:
-            of_val[val] = [val]
-            leaks.append(of_val[val])
-        if train not in of_val[val]:
-            of_val[val].append(train)
+        held_out, like = (one, other) if one.split == found.held_out else (other, one)
+        if held_out not in of_held_out:
+            of_held_out[held_out] = [held_out]
+            leaks.append(of_held_out[held_out])
+        if like not in of_held_out[held_out]:
+            of_held_out[held_out].append(like)
     return replace(
         found,
         near_leaks=tuple(map(tuple, leaks)),
@@ -161,7 +251,7 @@ def _connected(groups: Sequence[Group]) -> tuple[Group, ...]:
     return tuple(tuple(sorted(group, key=lambda photo: photo.path)) for group in merged.values())
 
 
-def _alike(photos: Sequence[Photo]) -> tuple[tuple[Group, ...], ...]:
+def _alike(photos: Sequence[Photo], held_out: str) -> tuple[tuple[Group, ...], ...]:
     """Return near leaks, near conflicts and near duplicates among images of different content."""
     # Images with the same hash, split and label form one node, compared with the others once.
     nodes = _grouped(
@@ -186,27 +276,27 @@ def _alike(photos: Sequence[Photo]) -> tuple[tuple[Group, ...], ...]:
             _keep_nearest(nearest, least, one, other, apart[leak])
     images = np.array([len(node) for node in nodes], dtype=np.intp)
     return (
-        _leaks(nodes, nearest),
+        _leaks(nodes, nearest, held_out),
         _groups(nodes, conflicting, np.ones_like(images)),
         _groups(nodes, same, images),
     )
 
 
-def _leaks(nodes: Sequence[Group], nearest: NDArray[np.intp]) -> tuple[Group, ...]:
-    """Group each leaking val node with the train nodes of which it is the nearest.
+def _leaks(nodes: Sequence[Group], nearest: NDArray[np.intp], held_out: str) -> tuple[Group, ...]:
+    """Group each leaking held-out node with the nodes of the other split that are nearest to it.
 
-    If there are none, group it with one image of its nearest train node. That node may be the
+    If there are none, group it with one image of its nearest node there. That node may be the
     nearest of thousands, so adding all its images to each group would make the groups huge.
     """
     leaked: dict[int, list[Photo]] = {}
     ends = [(n, int(nearest[n])) for n in np.flatnonzero(nearest != np.arange(len(nodes))).tolist()]
-    for train, val in ends:
-        if nodes[train][0].split != "val":
-            leaked.setdefault(val, []).extend(nodes[train])
-    for val, train in ends:
-        if nodes[val][0].split == "val":
-            leaked.setdefault(val, [nodes[train][0]])
-    return tuple((*nodes[val], *trains) for val, trains in sorted(leaked.items()))
+    for other, near in ends:
+        if nodes[other][0].split != held_out:
+            leaked.setdefault(near, []).extend(nodes[other])
+    for own, near in ends:
+        if nodes[own][0].split == held_out:
+            leaked.setdefault(own, [nodes[near][0]])
+    return tuple((*nodes[own], *others) for own, others in sorted(leaked.items()))
 
 
 def _groups(

@@ -43,15 +43,34 @@ class Finding:
     advice: str
 
 
-def of_comparison(found: Comparison, *, flat: bool, held_out: str = "val") -> list[Finding]:
-    """Return findings about exact and near duplicates.
+def of_comparisons(found: Iterable[Comparison]) -> list[Finding]:
+    """Return findings about exact and near duplicates in all splits."""
+    return [
+        finding
+        for each in found
+        for finding in (_test_in_val(each) if each.against == "val" else of_comparison(each))
+    ]
 
-    Args:
-        found: Result of the comparison.
-        flat: Whether the data has no val split, so that zoo will split it.
-        held_out: Name of the split that is not train, for messages.
-    """
-    both = "; zoo's split may put one into train and another into val" if flat else ""
+
+def _test_in_val(found: Comparison) -> list[Finding]:
+    groups = [*found.leaks, *found.near_leaks]
+    finding = _finding(
+        "test-in-val",
+        "warning",
+        "{} of test {is_are} in val too, or look{s} like one of val",
+        groups,
+        len({photo.path for group in groups for photo in group if photo.split == "test"}),
+        "val decides which model is kept, so figures on test are a little too good; take them out "
+        "of one of the two",
+    )
+    return [] if finding is None else [finding]
+
+
+def of_comparison(found: Comparison) -> list[Finding]:
+    """Return findings about exact and near duplicates in train and a held-out split."""
+    held_out = found.held_out
+    both = "; zoo's split may put one into train and another into val"
+    flat = any(map(_separable, found.near_duplicates))
     return [
         finding
         for finding in (
@@ -60,7 +79,7 @@ def of_comparison(found: Comparison, *, flat: bool, held_out: str = "val") -> li
                 "error",
                 f"{{}} of {held_out} {{is_are}} in train too (leakage)",
                 found.leaks,
-                sum(photo.split == "val" for group in found.leaks for photo in group),
+                sum(photo.split == held_out for group in found.leaks for photo in group),
                 f"{held_out} accuracy counts what was learnt by heart; `fix_to` leaves them out of "
                 "train",
             ),
@@ -77,7 +96,7 @@ def of_comparison(found: Comparison, *, flat: bool, held_out: str = "val") -> li
                 "error",
                 f"{{}} of {held_out} look{{s}} like one of train (leakage)",
                 found.near_leaks,
-                len({photo.path for g in found.near_leaks for photo in g if photo.split == "val"}),
+                len({p.path for g in found.near_leaks for p in g if p.split == held_out}),
                 "resized or edited copies, or pictures of one series: look at them; `group_by` "
                 "keeps a series together, `fix_to` leaves those of train out",
             ),
@@ -92,7 +111,8 @@ def of_comparison(found: Comparison, *, flat: bool, held_out: str = "val") -> li
             _finding(
                 "duplicates",
                 "warning",
-                "{} {is_are} the copy of another of the same class" + both,
+                "{} {is_are} the copy of another of the same class"
+                + both * any(map(_separable, found.duplicates)),
                 found.duplicates,
                 sum(len(group) - 1 for group in found.duplicates),
                 "they weigh more than others; `fix_to` keeps one of each",
@@ -100,7 +120,7 @@ def of_comparison(found: Comparison, *, flat: bool, held_out: str = "val") -> li
             _finding(
                 "near-duplicates",
                 "warning" if flat else "note",
-                "{} look{s} like another of the same class" + both,
+                "{} look{s} like another of the same class" + both * flat,
                 found.near_duplicates,
                 sum(len(group) - 1 for group in found.near_duplicates),
                 "where they are of one series, put all of it into train/ or into val/, or keep it "
@@ -111,6 +131,12 @@ def of_comparison(found: Comparison, *, flat: bool, held_out: str = "val") -> li
         )
         if finding is not None
     ]
+
+
+def _separable(group: Group) -> bool:
+    """Whether zoo's split may put images of a group of duplicates on both sides."""
+    names = {photo.group for photo in group}
+    return not group[0].split and (None in names or len(names) > 1)
 
 
 def of_images(photos: Sequence[Photo]) -> list[Finding]:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -87,10 +87,11 @@ def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None)
     """Copy the folder to `target` without images that distort results, listed in `left-out.json`.
 
     Unreadable images and all copies of an image in several classes are left out. One of each set of
-    exact duplicates within a class is copied. Exact and near duplicates of val images are left out
-    of train, so that val stays comparable. All other files are copied unchanged, with their times;
-    images with a wrong extension get that of their format. Links are followed as in the check. The
-    source folder is not modified. `target` appears only when the copy is complete and on disk.
+    exact duplicates within a class is copied. Exact and near duplicates of val and test images are
+    left out of train, so that figures stay comparable. Of test, only unreadable images are left
+    out. All other files are copied unchanged, with their times; images with a wrong extension get
+    that of their format. Links are followed as in the check. The source folder is not modified.
+    `target` appears only when the copy is complete and on disk.
 
     Args:
         checked: The check of the folder; with `labels`, of the images with these labels.
@@ -102,7 +103,7 @@ def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None)
     """
     root = checked.listing.root
     place = check_target(root, target)
-    left_out = decide(checked.photos, checked.comparison)
+    left_out = decide(checked.photos, checked.comparisons)
     files, folder_links = _files(checked)
     lacking = {each.path for each in left_out}
     # A folder with an image extension is left out with its content.
@@ -153,42 +154,56 @@ def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None)
     )
 
 
-def decide(photos: tuple[Photo, ...], found: Comparison) -> list[LeftOut]:
-    """Decide which images are left out, sorted by path."""
+def decide(photos: Iterable[Photo], comparisons: Sequence[Comparison]) -> list[LeftOut]:
+    """Decide which images are left out, sorted by path.
+
+    Args:
+        photos: All images.
+        comparisons: Comparisons of their splits, as of `compare_splits`.
+    """
     left_out = {each.path: each for each in _unreadable(photos)}
+    # A copy of a test image is not kept, even if train has it twice: that is the reason to give.
+    for found in reversed(comparisons):
+        for photo, like, kind, reason in _reasons(found):
+            if photo.split == "test":
+                continue
+            # Listing the whole group for each member would take quadratic space.
+            named = [other.path for other in like[: _NAMED + 1] if other is not photo][:_NAMED]
+            others = len(like) - (kind != "near-leakage")
+            left_out.setdefault(
+                photo.path,
+                LeftOut(
+                    path=photo.path,
+                    kind=kind,
+                    reason=reason,
+                    others=tuple(named),
+                    more=others - len(named),
+                ),
+            )
+    return [left_out[path] for path in sorted(left_out)]
 
-    def leave_out(photo: Photo, like: tuple[Photo, ...], kind: str, reason: str) -> None:
-        # Listing the whole group for each member would take quadratic space.
-        named = [other.path for other in like[: _NAMED + 1] if other is not photo][:_NAMED]
-        others = len(like) - (kind != "near-leakage")
-        left_out.setdefault(
-            photo.path,
-            LeftOut(
-                path=photo.path,
-                kind=kind,
-                reason=reason,
-                others=tuple(named),
-                more=others - len(named),
-            ),
-        )
 
+def _reasons(found: Comparison) -> Iterator[tuple[Photo, Group, str, str]]:
+    """Yield each image to leave out, those that it is like, the kind, and the reason as text."""
     for group in found.conflicts:
         for photo in group:
-            leave_out(photo, group, "label-conflict", "the same image is in more than one class")
-    for group in found.leaks:
-        train, val = _by_split(group)
-        for photo in train:
-            leave_out(photo, group, "leakage", "the same image is in val")
-        for photo in val[1:]:
-            leave_out(photo, group, "duplicates", "val has it once more")
+            yield photo, group, "label-conflict", "the same image is in more than one class"
     for group in found.duplicates:
         for photo in group[1:]:
-            leave_out(photo, group, "duplicates", "the class has it once more")
-    for group in found.near_leaks:
-        train, val = _by_split(group)
+            yield photo, group, "duplicates", "the class has it once more"
+    if found.against == "val":
+        return  # Images of val that are in test are reported only.
+    split = found.held_out
+    for group in found.leaks:
+        train, held_out = _by_split(group, split)
         for photo in train:
-            leave_out(photo, val, "near-leakage", "val has one that looks the same")
-    return [left_out[path] for path in sorted(left_out)]
+            yield photo, group, "leakage", f"the same image is in {split}"
+        for photo in held_out[1:]:
+            yield photo, group, "duplicates", f"{split} has it once more"
+    for group in found.near_leaks:
+        train, held_out = _by_split(group, split)
+        for photo in train:
+            yield photo, held_out, "near-leakage", f"{split} has one that looks the same"
 
 
 def _unreadable(photos: Iterable[Photo]) -> Iterator[LeftOut]:
@@ -197,10 +212,10 @@ def _unreadable(photos: Iterable[Photo]) -> Iterator[LeftOut]:
             yield LeftOut(path=photo.path, kind="unreadable", reason=photo.examined.problem)
 
 
-def _by_split(group: Group) -> tuple[Group, Group]:
-    """Return the images of train and those of val."""
-    train, val = (tuple(p for p in group if p.split == split) for split in ("train", "val"))
-    return train, val
+def _by_split(group: Group, held_out: str) -> tuple[Group, Group]:
+    """Return the images of train and those of the held-out split."""
+    train = tuple(photo for photo in group if photo.split != held_out)
+    return train, tuple(photo for photo in group if photo.split == held_out)
 
 
 def _files(checked: Checked) -> tuple[list[str], list[str]]:

@@ -14,6 +14,9 @@ from zoo.data.check.listing import Listing
 #: Number of train images of a class below which hardly anything can be said about it.
 FEW = 10
 
+#: Splits that are not learnt from.
+HELD_OUT = ("val", "test")
+
 #: Number of val images below which the 95 % interval of an accuracy around one half (Wilson, 1927)
 #: is wider than 20 points: z^2 (1 / 0.2^2 - 1), z = 1.96.
 FEW_VAL = 93
@@ -44,27 +47,31 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
                 "a classifier needs two at least: one folder per class",
             )
         )
-    val = {name for name, count in counts.get("val", {}).items() if count}
-    if unknown := sorted(val - learnt):
-        found.append(
-            _names(
-                "unknown-classes",
-                "error",
-                f"{_classes(len(unknown))} of val not in train",
-                unknown,
-                "training refuses them; name the folders alike in both, or take these away",
+    for split in HELD_OUT:
+        if split not in counts:
+            continue
+        held_out = {name for name, count in counts[split].items() if count}
+        if unknown := sorted(held_out - learnt):
+            found.append(
+                _names(
+                    "unknown-classes",
+                    "error",
+                    f"{_classes(len(unknown))} of {split} not in train",
+                    unknown,
+                    "training refuses them; name the folders alike in both, or take these away",
+                )
             )
-        )
-    if "val" in counts and (missing := sorted(learnt - val)):
-        found.append(
-            _names(
-                "classes-without-val",
-                "warning",
-                f"{_classes(len(missing))} of train without an image in val",
-                missing,
-                "how well they are told apart will not be known; move some of their images to val",
+        if missing := sorted(learnt - held_out):
+            found.append(
+                _names(
+                    f"classes-without-{split}",
+                    "warning",
+                    f"{_classes(len(missing))} of train without an image in {split}",
+                    missing,
+                    "how well they are told apart will not be known; move some of their images to "
+                    f"{split}",
+                )
             )
-        )
     found += _of_sizes(counts)
     empty = sorted(
         f"{split}/{name}" if split else name
@@ -86,7 +93,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
 
 
 def _of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
-    """Return findings about classes and a val set with few images."""
+    """Return findings about classes, and val and test sets, with few images."""
     found = []
     if few := sorted(name for name, count in _training(counts).items() if 0 < count < FEW):
         found.append(
@@ -99,18 +106,18 @@ def _of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
                 "labels can be judged",
             )
         )
-    val = sum(counts.get("val", {}).values())
-    if 0 < val < FEW_VAL:
-        text = f"val has {many(val, 'image')}: its accuracy is only known within 20 points or more"
-        found.append(
-            Finding(
-                kind="few-val-images",
+    for split in HELD_OUT:
+        held_out = sum(counts.get(split, {}).values())
+        if 0 < held_out < FEW_VAL:
+            finding = Finding(
+                kind=f"few-{split}-images",
                 severity="warning",
-                text=text,
-                count=val,
+                text=f"{split} has {many(held_out, 'image')}: its accuracy is only known within 20 "
+                "points or more",
+                count=held_out,
                 advice=f"differences between runs are mostly chance; use {FEW_VAL} or more",
             )
-        )
+            found.append(finding)
     return found
 
 
@@ -138,7 +145,7 @@ def of_listing(listing: Listing) -> list[Finding]:
             "warning",
             f"{many(len(listing.nested), 'image')} deeper than in a class folder, not used",
             listing.nested,
-            "zoo does not search folders of class folders; move the images up",
+            "zoo does not search folders of class folders; move them up, or use `group_by=folder`",
         ),
         (
             "loose",
@@ -150,9 +157,9 @@ def of_listing(listing: Listing) -> list[Finding]:
         (
             "unused-folders",
             "note",
-            f"{many(len(listing.unused), 'image')} in folders beside train and val, not used",
+            f"{many(len(listing.unused), 'image')} in folders beside train, val and test, not used",
             listing.unused,
-            "to compare them with train, check a folder with just the two",
+            "nothing; a test folder is used if any of its folders is a class of train",
         ),
         (
             "no-images",

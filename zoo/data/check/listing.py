@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo.data.files import extension
 from zoo.data.files import is_hidden as is_hidden_by_zoo
 from zoo.data.issue import STRICT_KINDS, Kind
+from zoo.data.sources import open_source
 from zoo.data.sources.extensions import is_image_name
 from zoo.data.sources.layout import (
-    class_images,
-    names_below,
+    existing,
     normal_name,
     split_folders,
     visible_folders,
 )
 from zoo.data.sources.links import Reach, reach_of
-from zoo.data.sources.table import TABLES, TableSource
+from zoo.data.sources.table import TABLES
 from zoo.errors import DataError
 from zoo.io.files import is_file
 from zoo.io.text import printable
@@ -50,25 +51,25 @@ class Listing:
         reach: Allowed link targets.
         images: Images in class folders.
         folders: Class folders by split, including empty ones (`""`: zoo will split).
+        depth: Number of names in the path of a class folder: 2 for `train/CLASS`, else 1.
         nested: Images in subfolders of class folders, which are not searched.
         loose: Images next to the class folders.
-        unused: Images in folders next to train and val.
+        unused: Images in folders next to train, val and test.
         others: Files without an image extension.
         links: Links that are not followed although training would use their targets, with the
             kind (`zoo.data.issue.Issue`) of each.
-        grouped: Whether a table names groups of images.
     """
 
     root: Path
     reach: Reach
     images: tuple[Listed, ...]
     folders: dict[str, tuple[str, ...]]
+    depth: int = 1
     nested: list[str] = field(default_factory=list)
     loose: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     links: dict[str, Kind] = field(default_factory=dict)
-    grouped: bool = False
 
 
 def is_hidden(name: str) -> bool:
@@ -76,76 +77,73 @@ def is_hidden(name: str) -> bool:
     return is_hidden_by_zoo(name) or name.lower() in _SYSTEM
 
 
-def list_data(root: Path, *, follow_links: bool = False) -> Listing:
+def list_data(root: Path, *, follow_links: bool = False, group_by: str | None = None) -> Listing:
     """List a data folder, or a table of images, as `read_splits` reads it.
 
     Args:
         root: Data folder or table.
         follow_links: Also follow links that lead out of the folder.
+        group_by: How to find the groups of images, as in the recipe.
 
     Raises:
-        DataError: `root` is not a folder, has no images in class folders, or can't be listed.
+        DataError: `root` is not a folder, has no images in class folders, or can't be listed, or
+            `group_by` does not fit it.
     """
-    if is_file(root) and extension(root) in TABLES:
-        return _list_table(root)
+    is_table = is_file(root) and extension(root) in TABLES
+    source = open_source(
+        root if is_table else existing(root), follow_links=follow_links, group_by=group_by
+    )
+    if "train" not in source.splits:
+        raise DataError(f"{source.name} has no images to learn from")
+    parts = {split: source.read(split) for split in source.splits}
+    if "val" not in parts:
+        parts = {"": parts.pop("train"), **parts}
+    images = tuple(
+        Listed(
+            file=sample.file,
+            path=sample.name,
+            labels=sample.labels,
+            split=split,
+            group=sample.group,
+        )
+        for split, part in parts.items()
+        for sample in part.samples
+        if sample.file is not None
+    )
+    if is_table:
+        return Listing(
+            root=root,
+            reach=reach_of(root.parent, follow_links=True),
+            images=images,
+            folders={
+                split: tuple(sorted({name for sample in part.samples for name in sample.labels}))
+                for split, part in parts.items()
+            },
+        )
     reach = reach_of(root, follow_links=follow_links)
     layout = split_folders(root, reach)
-    splits = {"train": layout.train, "val": layout.val} if layout.val else {"": layout.train}
-    issues = [*layout.issues]
-    images: list[Listed] = []
-    folders: dict[str, tuple[str, ...]] = {}
-    for split, split_dir in splits.items():
-        found = class_images(split_dir, reach)
-        issues += found.issues
-        images += [
-            Listed(file=file, path=path, labels=(label,), split=split)
-            for label, files in found.images.items()
-            for file, path in zip(files, names_below(root, files), strict=True)
-        ]
-        refused = {issue.name for issue in found.issues if issue.kind in STRICT_KINDS}
-        class_dirs = [f for f in visible_folders(split_dir) if str(f) not in refused]
-        folders[split] = tuple(dict.fromkeys(normal_name(folder.name) for folder in class_dirs))
+    found = {"train": layout.train, "val": layout.val, "test": layout.test}
+    split_dirs = {
+        split: folder for split in parts if (folder := found[split or "train"]) is not None
+    }
+    issues = [*layout.issues, *(issue for part in parts.values() for issue in part.issues)]
+    links = {i.name: i.kind for i in issues if i.kind in STRICT_KINDS and i.name is not None}
     listing = Listing(
         root=root,
         reach=reach,
-        images=tuple(images),
-        folders=folders,
-        links={
-            _below(root, Path(issue.name)): issue.kind
-            for issue in issues
-            if issue.kind in STRICT_KINDS and issue.name is not None
-        },
+        images=images,
+        folders={split: _class_names(folder, links) for split, folder in split_dirs.items()},
+        depth=len(layout.train.relative_to(root).parts) + 1,
+        links={_below(root, Path(name)): kind for name, kind in links.items()},
     )
-    _assign_remaining(listing, list(splits.values()))
+    _assign_remaining(listing, list(split_dirs.values()))
     return listing
 
 
-def _list_table(file: Path) -> Listing:
-    source = TableSource(file)
-    parts = {split: source.read(split) for split in source.splits if split != "test"}
-    if "val" not in parts:
-        parts = {"": parts["train"]} if "train" in parts else {}
-    return Listing(
-        root=file,
-        reach=reach_of(file.parent, follow_links=True),
-        images=tuple(
-            Listed(
-                file=sample.file,
-                path=sample.name,
-                labels=sample.labels,
-                split=split,
-                group=sample.group,
-            )
-            for split, part in parts.items()
-            for sample in part.samples
-            if sample.file is not None
-        ),
-        folders={
-            split: tuple(sorted({name for sample in part.samples for name in sample.labels}))
-            for split, part in parts.items()
-        },
-        grouped=any(s.group is not None for part in parts.values() for s in part.samples),
-    )
+def _class_names(split_dir: Path, refused: Collection[str]) -> tuple[str, ...]:
+    """Return the names of the class folders of a split, without the links in `refused`."""
+    folders = [folder for folder in visible_folders(split_dir) if str(folder) not in refused]
+    return tuple(dict.fromkeys(normal_name(folder.name) for folder in folders))
 
 
 def _assign_remaining(listing: Listing, split_dirs: list[Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from zoo.data.check.compare import Photo
 from zoo.data.check.findings import Finding
@@ -22,6 +23,18 @@ _MOST_OF_A_CLASS = 0.25
 
 #: Share of val images with relatives in train below which the split is taken to be by group.
 _LEAST_ACROSS = 0.1
+
+
+def of_all_names(photos: Sequence[Photo]) -> list[Finding]:
+    """Return findings of `of_names` for val and test; none if the images have groups."""
+    if any(photo.group is not None for photo in photos):
+        return []
+    others = [photo for photo in photos if photo.split != "test"]
+    found = [of_names(others)]
+    if test := [photo for photo in photos if photo.split == "test"]:
+        train = [replace(photo, split="train") for photo in others if photo.split != "val"]
+        found.append(of_names([*train, *test], held_out="test"))
+    return [finding for finding in found if finding is not None]
 
 
 def of_names(photos: Sequence[Photo], *, held_out: str = "val") -> Finding | None:

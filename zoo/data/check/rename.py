@@ -59,16 +59,20 @@ def move(checked: Checked, labels: Mapping[str, str], names: Mapping[str, str]) 
         names: Paths in the copy of images that are renamed, by path.
     """
     split_of = {photo.path: photo.split for photo in checked.photos}
+    depth = checked.listing.depth
     folders: dict[tuple[str, str], PurePosixPath] = {}
     for image in checked.listing.images:
-        folder = PurePosixPath(image.path).parent
+        folder = PurePosixPath(*PurePosixPath(image.path).parts[:depth])
         folders.setdefault((image.split, image.labels[0]), folder)
     taken = {names.get(path, path).casefold() for path in split_of}
     moved = []
     for path, label in sorted(labels.items()):
-        now = PurePosixPath(names.get(path, path))
-        folder = folders.get((split_of[path], label), now.parent.parent / label)
-        name = next(n for n in _numbered(folder / now.name) if n.casefold() not in taken)
+        now = PurePosixPath(names.get(path, path)).parts
+        folder = folders.get((split_of[path], label), PurePosixPath(*now[: depth - 1], label))
+        # Folders of groups, below that of the class, stay.
+        name = next(
+            n for n in _numbered(folder.joinpath(*now[depth:])) if n.casefold() not in taken
+        )
         taken.add(name.casefold())
         moved.append(Renamed(path=path, name=name, reason=f"it is {label}"))
     return moved
