@@ -95,11 +95,16 @@ def features_and_logits(
         hook.remove()
     width = seen[0].shape[1]
     features, logits = both[:, :width], both[:, width:]
+    check_finite(logits)
+    return features.contiguous(), logits.contiguous()
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise a `RunError` if a logit is NaN or infinite."""
     if not bool(logits.isfinite().all()):
         raise RunError(
             "the model's scores are NaN or infinite: its weights or its preprocessing are invalid"
         )
-    return features.contiguous(), logits.contiguous()
 
 
 def rows_of(scores: Scores, info: ModelInfo, task: Task) -> dict[str, list[Any]]:
