@@ -34,9 +34,11 @@ from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import (
     COLUMNS,
+    Columns,
     Scores,
     check_finite,
     features_and_logits,
+    joined,
     rows_of,
     write_predictions,
 )
@@ -86,12 +88,11 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
     # Those by class, of which there may be thousands, follow from predictions.parquet.
     kept = {split: replace(f, classes=()) for split, f in found.items()}
     info = replace(info, figures=kept if of_folds is None else {"folds": of_folds, **kept})
-    columns: dict[str, list[object]] = {}
-    if not measured:
+    columns: Columns
+    if measured:
+        columns = joined([rows_of(each, info, task) for each in measured])
+    else:
         columns = {name: [] for name in (*sorted(COLUMNS), *(f"p_{n}" for n in info.class_names))}
-    for each in measured:
-        for name, values in rows_of(each, info, task).items():
-            columns.setdefault(name, []).extend(values)
     write_predictions(folder, columns, info.class_names)
     write_card(
         folder,
