@@ -20,7 +20,7 @@ from zoo.models.variant import options_text
 from zoo.recipe import Recipe
 from zoo.report import plots
 from zoo.report.measured import Measured, measured
-from zoo.report.page import Content, Gallery, Plot, Shot, render
+from zoo.report.page import MOST_CLASSES, Content, Gallery, Plot, Shot, render
 from zoo.report.thumbnails import Thumbnail, thumbnails
 from zoo.runs.checkpoint_file import CHECKPOINT, LAST
 from zoo.runs.figures import Figures, doubt
@@ -111,6 +111,11 @@ def report_html(subject: Subject) -> str:
         omissions.append("figures: the run has no held-out images to measure it on")
     if subject.no_images:
         omissions.append(subject.no_images)
+    if parts and (left_out := len(info.class_names) - MOST_CLASSES) > 0:
+        omissions.append(
+            f"figures of the {left_out} classes with the highest F1: predictions.parquet has all "
+            "that they are computed from"
+        )
     growth, more_text = _growth(about, info.recipe)
     settings, defaults = _settings(info.recipe, about)
     splits = subject.splits
