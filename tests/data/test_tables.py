@@ -238,7 +238,11 @@ def test_the_rows_of_evaluate_have_lists_of_labels(multi):
     written = parquet.read_table(multi.path / "predictions.parquet").to_pylist()
     evaluate = ["evaluate", str(multi.path)]
     told = json.loads(CliRunner().invoke(main, [*evaluate, "--format", "json"]).output)
-    assert told["rows"] == written
+    for row, other in zip(told["rows"], written, strict=True):
+        # The probe's own figures are from its features, which round otherwise than the network.
+        numbers = {name: value for name, value in other.items() if isinstance(value, float)}
+        assert {name: row[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
+        assert {**row, **numbers} == other
     text = CliRunner().invoke(main, [*evaluate, "--format", "csv"]).output
     cells = [row["label"] for row in csv.DictReader(text.splitlines())]
     assert cells == ["|".join(row["label"]) for row in written]

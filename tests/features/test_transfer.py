@@ -98,7 +98,7 @@ def test_some_images_have_the_shares_of_all():
 
 @pytest.mark.parametrize(
     ("images", "classes", "finetunes", "expected"),
-    [(5000, 2, True, 300), (200, 2, True, 200), (200, 2, False, 100), (50, 2, False, 50),
+    [(5000, 2, True, 300), (200, 2, True, 200), (200, 2, False, 60), (50, 2, False, 50),
      (5000, 2, False, 300), (900, 30, False, 150), (4000, 100, True, 300)],
 )  # fmt: skip
 def test_the_verdict_is_measured_on_few_images(images, classes, finetunes, expected):

@@ -52,6 +52,20 @@ def values(found: Figures) -> dict[str, float]:
     return {name: figure.value for name, figure in found.metrics.items()}
 
 
+def test_auroc_of_many_images_has_the_interval_of_the_bootstrap(monkeypatch):
+    logits, targets = drawn(2000, skill=2.0)
+    exact = figures(logits, targets, NAMES, SINGLE_LABEL)
+    monkeypatch.setattr("zoo.runs.figures._MOST_RANKED", 0)
+    fast = figures(logits, targets, NAMES, SINGLE_LABEL)
+    assert values(fast) == values(exact)
+    pairs = [(fast.metrics["auroc"], exact.metrics["auroc"])]
+    pairs += [(a.auroc, b.auroc) for a, b in zip(fast.classes, exact.classes, strict=True)]
+    for one, other in pairs:
+        wide = other.high - other.low
+        assert abs(one.low - other.low) < 0.05 * wide
+        assert abs(one.high - other.high) < 0.05 * wide
+
+
 def test_single_label_values_are_scikit_learns():
     logits, targets = drawn(300, skill=3.0)
     found = figures(logits, targets, NAMES, SINGLE_LABEL)

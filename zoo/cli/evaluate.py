@@ -6,7 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ WIDEST_MATRIX = 20
 
 #: Maximum number of pairs of classes that are listed instead of the matrix.
 MOST_CONFUSIONS = 20
+
+#: Number of rows that are converted to Python's own values at a time.
+ROWS = 1000
 
 
 @click.command("evaluate", short_help="Measure a run on labelled images.")
@@ -123,7 +126,7 @@ def command(
 def _json(result: Evaluation) -> str:
     rows = [dict(zip(result.rows, row, strict=True)) for row in _rows(result)]
     better = {"better_than_baseline": result.figures.better_than_baseline}
-    content = asdict(result)
+    content = asdict(replace(result, rows={}))
     content |= {"figures": content["figures"] | better, "rows": rows}
     return f"{json_text(content)}\n"
 
@@ -137,7 +140,11 @@ def _csv(result: Evaluation) -> str:
 
 
 def _rows(result: Evaluation) -> Iterator[tuple[Any, ...]]:
-    return zip(*result.rows.values(), strict=True)
+    from zoo.runs.scores import values_of
+
+    for start in range(0, result.images, ROWS):
+        part = slice(start, start + ROWS)
+        yield from zip(*(values_of(each[part]) for each in result.rows.values()), strict=True)
 
 
 def _cell(value: Any) -> Any:

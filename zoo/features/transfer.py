@@ -19,7 +19,7 @@ _MOST = 300
 
 #: If only a probe is fitted: number of images, at least so many of each class; more if they are at
 #: most this share of all.
-_FEW, _FEW_OF_EACH, _SHARE = 100, 5, 0.1
+_FEW, _FEW_OF_EACH, _SHARE = 60, 5, 0.1
 
 #: Maximum number of classes, so that there are several images of each.
 _MOST_CLASSES = 30

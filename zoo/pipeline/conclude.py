@@ -5,15 +5,25 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from zoo.data.decoded import DecodedImages
+import numpy as np
+from torch import Tensor
+from torch.nn.functional import linear
+
+from zoo.data.dataset import ImageDataset
+from zoo.data.decoded import DecodedImages, content_keys
 from zoo.data.sample import Sample
-from zoo.data.split import Splits
 from zoo.data.transforms import eval_transform
 from zoo.events import Listener, Measured, Note
+from zoo.features.extract import Features
+from zoo.features.rows import views_of
+from zoo.features.stores import FrozenPart, Stores, row_store
+from zoo.models.head import head_leaves
+from zoo.models.replay import Boundary
+from zoo.planning import Prepared
 from zoo.report.build import Subject, report_run
 from zoo.runs.card import write_card
 from zoo.runs.confidence import confidence_of
@@ -22,14 +32,23 @@ from zoo.runs.figures import Figures, doubt, figures
 from zoo.runs.folds import has_folds, read_folds
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
-from zoo.runs.scores import COLUMNS, Scores, features_and_logits, rows_of, write_predictions
+from zoo.runs.scores import (
+    COLUMNS,
+    Columns,
+    Scores,
+    check_finite,
+    features_and_logits,
+    joined,
+    rows_of,
+    write_predictions,
+)
 from zoo.runs.temperature import FEW, fit_temperature
 from zoo.runs.write import write_model
 from zoo.tasks import SINGLE_LABEL
 from zoo.weights.header import read_header
 
 
-def conclude(run: Run, splits: Splits, listen: Listener, *, report: bool = True) -> Run:
+def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = True) -> Run:
     """Measure a run's final model on its val and test images, and complete the run folder.
 
     Fits the temperature of its probabilities and the limit of what is familiar on the val images.
@@ -38,7 +57,7 @@ def conclude(run: Run, splits: Splits, listen: Listener, *, report: bool = True)
 
     Args:
         run: The run, as loaded from its folder.
-        splits: Its images. The test split is used nowhere else.
+        prepared: How it was made, and its images. The test split is used nowhere else.
         listen: Receives a `Measured` for each split.
         report: Whether to write the report.
 
@@ -48,10 +67,14 @@ def conclude(run: Run, splits: Splits, listen: Listener, *, report: bool = True)
     Raises:
         RunError: A file can't be written, or a score is not finite.
     """
-    measured = [_score(run, "val", splits.val, splits)] if splits.val else []
-    run = _calibrated(run, measured[0] if measured else None, splits, listen)
-    if splits.test:
-        measured.append(_score(run, "test", splits.test, splits))
+    splits = prepared.splits
+    with Stores() as stores:
+        scorer = _Scorer(run, prepared, stores, listen)
+        measured = [scorer.score("val", splits.val)] if splits.val else []
+        train = scorer.score("train", _balanced(splits.train, most_images(len(run.class_names))))
+        if splits.test:
+            measured.append(scorer.score("test", splits.test))
+    run = _calibrated(run, train, measured[0] if splits.val else None, listen)
     info, task, folder = run.info, run.task, run.path
     calibrated = {s.split: s.logits / info.temperature for s in measured}
     metrics = {s.split: dict(task.measure(calibrated[s.split], s.targets).values) for s in measured}
@@ -65,12 +88,11 @@ def conclude(run: Run, splits: Splits, listen: Listener, *, report: bool = True)
     # Those by class, of which there may be thousands, follow from predictions.parquet.
     kept = {split: replace(f, classes=()) for split, f in found.items()}
     info = replace(info, figures=kept if of_folds is None else {"folds": of_folds, **kept})
-    columns: dict[str, list[object]] = {}
-    if not measured:
+    columns: Columns
+    if measured:
+        columns = joined([rows_of(each, info, task) for each in measured])
+    else:
         columns = {name: [] for name in (*sorted(COLUMNS), *(f"p_{n}" for n in info.class_names))}
-    for each in measured:
-        for name, values in rows_of(each, info, task).items():
-            columns.setdefault(name, []).extend(values)
     write_predictions(folder, columns, info.class_names)
     write_card(
         folder,
@@ -101,14 +123,13 @@ def _event(split: str, found: Figures) -> Measured:
     )
 
 
-def _calibrated(run: Run, val: Scores | None, splits: Splits, listen: Listener) -> Run:
+def _calibrated(run: Run, train: Scores, val: Scores | None, listen: Listener) -> Run:
     """Return the run with what the val images say of its probabilities, and with what is familiar.
 
-    A `Note` says if there are no val images, or too few for a temperature that rests on them.
+    `train` are scores of some of the train images. A `Note` says if there are no val images, or too
+    few for a temperature that rests on them.
     """
     info, task = run.info, run.task
-    some = _balanced(splits.train, most_images(len(info.class_names)))
-    train = _score(run, "train", some, splits)
     held_out = train.features[:0] if val is None else val.features
     known = fit_familiarity(train.features, held_out, len(info.class_names))
     info = replace(info, familiarity=known)
@@ -143,15 +164,72 @@ def _balanced(samples: Sequence[Sample], most: int) -> list[Sample]:
     return [sample for _, _, sample in sorted(ranked, key=lambda each: each[:2])[:most]]
 
 
-def _score(run: Run, split: str, samples: Sequence[Sample], splits: Splits) -> Scores:
-    bases = DecodedImages(samples, eval_transform(run.info.preprocess).prepare)
-    features, logits = features_and_logits(
-        run.model, run.backbone, eval_batches(bases), run.info.preprocess
-    )
-    return Scores(
-        split=split,
-        samples=samples,
-        targets=run.task.targets(splits.indices(samples), len(splits.class_names)),
-        logits=logits,
-        features=features,
-    )
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores images by the final model, from what the run has cached of them where it can.
+
+    Attributes:
+        run: The run.
+        prepared: How it was made.
+        stores: Opens the caches.
+        listen: Receives `Progress`.
+    """
+
+    run: Run
+    prepared: Prepared
+    stores: Stores
+    listen: Listener
+
+    def score(self, split: str, samples: Sequence[Sample]) -> Scores:
+        """Return the scores of images of a split."""
+        run, splits = self.run, self.prepared.splits
+        boundary = self.prepared.probe
+        # Only this process is here: computing features together would wait for the others.
+        alone = self.prepared.accelerator.num_processes == 1
+        if run.info.epoch == 0 and boundary is not None and alone:
+            features, logits = self._of_probe(split, samples, boundary)
+        else:
+            features, logits = self._of_network(samples)
+        return Scores(
+            split=split,
+            samples=samples,
+            targets=run.task.targets(splits.indices(samples), len(splits.class_names)),
+            logits=logits,
+            features=features,
+        )
+
+    def _of_probe(
+        self, split: str, samples: Sequence[Sample], boundary: Boundary
+    ) -> tuple[Tensor, Tensor]:
+        """Return features and logits of a probe, from the features that it was fitted to."""
+        run = self.run
+        transform = eval_transform(run.info.preprocess)
+        images = ImageDataset(DecodedImages(samples, transform.prepare, keys=content_keys(samples)))
+        store = row_store(
+            "features",
+            FrozenPart.of(run.model, run.backbone, boundary),
+            transform,
+            [(images, views_of(images))],
+            recipe=self.prepared.plan.recipe,
+            stores=self.stores,
+            listen=self.listen,
+        )
+        rows = Features(
+            run.model, boundary, run.info.preprocess, self.prepared.accelerator, self.listen
+        ).of(images, 0, store, f"{split} features")
+        (leaf,) = head_leaves(run.model, run.backbone).values()
+        weight, bias = leaf.get_parameter("weight"), leaf.get_parameter("bias")
+        logits = linear(rows, weight.detach().flatten(1), bias.detach()).cpu()
+        check_finite(logits)
+        return rows.cpu(), logits
+
+    def _of_network(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        run = self.run
+        prepare = eval_transform(run.info.preprocess).prepare
+        bases = DecodedImages(samples, prepare, keys=content_keys(samples))
+        if self.prepared.plan.recipe.cache_size:
+            # The val images are there if the run has decoded them.
+            bases.store = self.stores.open("images", prepare.about(), np.uint8)
+        return features_and_logits(
+            run.model, run.backbone, eval_batches(bases), run.info.preprocess
+        )

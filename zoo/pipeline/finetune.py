@@ -218,7 +218,7 @@ def execute(
                 accelerator.wait_for_everyone()
                 run = load(folder, device=plan.recipe.device)
                 if accelerator.is_main_process:
-                    run = conclude(run, prepared.splits, listen, report=report)
+                    run = conclude(run, prepared, listen, report=report)
                 writer.finish()
                 if (text := unpredicted(writer.state, plan)) is not None:
                     listen(Note(text=text, warning=True))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from zoo import plugins
@@ -28,7 +29,7 @@ from zoo.runs.figures import Figures, figures, interval
 from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS, choose_folder
 from zoo.runs.folds import read_folds, write_folds
 from zoo.runs.read import Run, load, read_info
-from zoo.runs.scores import read_columns, write_predictions
+from zoo.runs.scores import Columns, joined, read_columns, values_of, write_predictions
 from zoo.runs.write import MODEL, PREDICTIONS
 from zoo.tasks import MULTI_LABEL, TASKS, metric_label
 
@@ -163,17 +164,21 @@ def _pool(folder: Path, count: int) -> tuple[Figures, list[int]]:
         The figures over all images, without those by class; and the best epoch of each fold, 0 for
         the probe.
     """
-    columns: dict[str, list[Any]] = {}
+    parts: list[Columns] = []
     infos = [read_info(_fold(folder, number) / MODEL) for number in range(1, count + 1)]
     for number in range(1, count + 1):
         of_fold = read_columns(_fold(folder, number) / PREDICTIONS)
         rows = [n for n, split in enumerate(of_fold["split"]) if split == "val"]
-        for name, values in of_fold.items():
-            columns.setdefault(name, []).extend(values[n] for n in rows)
-        columns.setdefault("fold", []).extend([number] * len(rows))
+        part: dict[str, Any] = {
+            name: values[rows] if isinstance(values, np.ndarray) else [values[n] for n in rows]
+            for name, values in of_fold.items()
+        }
+        parts.append({**part, "fold": [number] * len(rows)})
+    columns = joined(parts)
     class_names, task = infos[0].class_names, TASKS[infos[0].task]
     write_predictions(folder, columns, class_names, name=FOLDS_PREDICTIONS)
-    probabilities = torch.tensor([columns[f"p_{name}"] for name in class_names]).T
+    by_class = np.array([columns[f"p_{name}"] for name in class_names], np.float32)
+    probabilities = torch.from_numpy(by_class).T
     logits = probabilities.clamp_min(_LEAST).log()
     if task is MULTI_LABEL:
         logits = logits - (1 - probabilities).clamp_min(_LEAST).log()
@@ -183,7 +188,7 @@ def _pool(folder: Path, count: int) -> tuple[Figures, list[int]]:
         for cell in columns["label"]
     ]
     targets = task.targets(labels, len(class_names))
-    found = figures(logits.float(), targets, class_names, task, columns["group"])
+    found = figures(logits.float(), targets, class_names, task, values_of(columns["group"]))
     return replace(found, classes=()), [info.epoch for info in infos]
 
 

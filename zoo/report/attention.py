@@ -48,9 +48,13 @@ def attention_maps(
         usable = [each for each in outputs if each.requires_grad and len(each) == len(images)]
         if not usable:
             return logits.detach().float().cpu(), None
-        gradients: Sequence[Tensor | None] = torch.autograd.grad(score, usable, allow_unused=True)
     found = None
-    for output, gradient in zip(reversed(usable), reversed(gradients), strict=True):
+    # One by one, because most networks have a map at their last stage, close to the logits.
+    for output in reversed(usable):
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
+            score, output, retain_graph=True, allow_unused=True
+        )
+        gradient = gradients[0]
         if gradient is None:
             continue
         image_size = (images.shape[2], images.shape[3])

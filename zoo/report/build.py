@@ -20,14 +20,14 @@ from zoo.models.variant import options_text
 from zoo.recipe import Recipe
 from zoo.report import plots
 from zoo.report.measured import Measured, measured
-from zoo.report.page import Content, Gallery, Plot, Shot, render
+from zoo.report.page import MOST_CLASSES, Content, Gallery, Plot, Shot, render
 from zoo.report.thumbnails import Thumbnail, thumbnails
 from zoo.runs.checkpoint_file import CHECKPOINT, LAST
 from zoo.runs.figures import Figures, doubt
 from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS
 from zoo.runs.growth import Growth
 from zoo.runs.read import Run, model_file
-from zoo.runs.scores import read_columns
+from zoo.runs.scores import Columns, joined, read_columns
 from zoo.runs.write import AFTER_PLAN, REPORT, write_file
 from zoo.weights.header import read_header
 
@@ -76,7 +76,7 @@ class Subject:
     """
 
     run: Run
-    columns: Mapping[str, Sequence[Any]]
+    columns: Columns
     figures: Mapping[str, Figures] | None = None
     splits: Splits | None = None
     no_images: str = ""
@@ -111,6 +111,11 @@ def report_html(subject: Subject) -> str:
         omissions.append("figures: the run has no held-out images to measure it on")
     if subject.no_images:
         omissions.append(subject.no_images)
+    if parts and (left_out := len(info.class_names) - MOST_CLASSES) > 0:
+        omissions.append(
+            f"figures of the {left_out} classes with the highest F1: predictions.parquet has all "
+            "that they are computed from"
+        )
     growth, more_text = _growth(about, info.recipe)
     settings, defaults = _settings(info.recipe, about)
     splits = subject.splits
@@ -168,14 +173,14 @@ def _subtitle(run: Run, splits: Splits | None) -> str:
     )
 
 
-def _with_folds(run: Run, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+def _with_folds(run: Run, columns: Columns) -> Columns:
     """Add the predictions of the runs on folds, if the run is the refit of these."""
     file = run.path / FOLDS_PREDICTIONS
     if not is_file(file):
         return columns
-    of_folds = read_columns(file)
+    of_folds = dict(read_columns(file))
     of_folds["split"] = [FOLDS] * len(of_folds["name"])
-    return {name: [*of_folds[name], *values] for name, values in columns.items()}
+    return joined([{name: of_folds[name] for name in columns}, columns])
 
 
 def _trust(parts: Sequence[Measured]) -> list[Plot]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from zoo.errors import RunError
 from zoo.io.text import clip
 from zoo.runs.figures import Figures, figures
+from zoo.runs.scores import Columns, values_of
 from zoo.tasks import SINGLE_LABEL, Task
 
 #: Smallest distance of a probability to 0 and 1, of which the logit is finite.
@@ -41,12 +43,12 @@ class Measured:
     figures: Figures
     several: bool
 
-    @property
+    @cached_property
     def correct(self) -> NDArray[np.bool_]:
         """Whether exactly the right labels are predicted, (N,)."""
         return np.asarray((self.truth == self.predicted).all(axis=1))
 
-    @property
+    @cached_property
     def confidence(self) -> NDArray[np.float64]:
         """Probability of the predicted class (N,); multi-label: of the least sure label."""
         if not self.several:
@@ -54,7 +56,7 @@ class Measured:
         sure = np.where(self.predicted, self.probabilities, 1 - self.probabilities)
         return np.asarray(sure.min(axis=1))
 
-    @property
+    @cached_property
     def shown(self) -> NDArray[np.int64]:
         """Class of each image whose evidence is shown, (N,).
 
@@ -67,7 +69,7 @@ class Measured:
 
 
 def measured(
-    columns: Mapping[str, Sequence[Any]],
+    columns: Columns,
     class_names: Sequence[str],
     task: Task,
     known: Mapping[str, Figures] | None = None,
@@ -94,7 +96,8 @@ def measured(
         if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
             raise ValueError("a probability is negative or not finite")
         truth, predicted = (
-            _indicators(columns[key], index, single=single) for key in ("label", "predicted")
+            _indicators(values_of(columns[key]), index, single=single)
+            for key in ("label", "predicted")
         )
         groups = [None if each is None else str(each) for each in columns["group"]]
         names = [str(each) for each in columns["name"]]
@@ -102,7 +105,7 @@ def measured(
         raise RunError(f"the predictions can't be understood: {clip(str(error))}") from error
     found = []
     for split in sorted(set(splits), key=lambda name: (name != "test", name)):
-        rows = np.array([n for n, each in enumerate(splits) if each == split])
+        rows = np.flatnonzero(np.array([each == split for each in splits]))
         figure = (known or {}).get(split)
         if figure is None:
             figure = _figures(

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from zoo.io.text import printable
 from zoo.report.measured import Measured
 from zoo.report.thumbnails import Thumbnail
-from zoo.runs.figures import Figure
+from zoo.runs.figures import ClassFigures, Figure
 from zoo.tasks import metric_label
 
 #: Maximum number of classes of a confusion matrix; with more, the largest confusions are listed.
@@ -22,6 +22,9 @@ WIDEST_MATRIX = 30
 
 #: Maximum number of listed confusions.
 MOST_CONFUSIONS = 30
+
+#: Maximum number of classes in the table of classes.
+MOST_CLASSES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,7 @@ def render(content: Content) -> str:
     return environment.get_template("page.html").render(
         c=content,
         css=Markup((Path(__file__).with_name("page.css")).read_text(encoding="utf-8")),
+        classes=[_class_rows(part, content.counts) for part in content.parts],
         confusions=[_confusions(part, content.class_names) for part in content.parts],
     )
 
@@ -180,6 +184,16 @@ def _bar(figure: Figure | None) -> Markup:
         f'<path class="axis" d="M0 5H100"/><path class="range" d="M{low} 5H{high}"/>'
         f'<path class="dot" d="M{value} 1V9"/></svg>'
     )
+
+
+def _class_rows(part: Measured, counts: Sequence[int]) -> list[tuple[ClassFigures, int | None]]:
+    """Return figures and number of train images of classes; of many, those with the lowest F1."""
+    classes = part.figures.classes
+    known: Sequence[int | None] = counts or [None] * len(classes)
+    rows = list(zip(classes, known, strict=True))
+    if len(rows) > MOST_CLASSES:
+        rows.sort(key=lambda row: 2 if row[0].f1 is None else row[0].f1.value)
+    return rows[:MOST_CLASSES]
 
 
 def _confusions(part: Measured, class_names: Sequence[str]) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -23,7 +23,7 @@ from zoo.errors import DataError
 from zoo.io.text import listed
 from zoo.runs.figures import Figures, figures
 from zoo.runs.inference import eval_batches
-from zoo.runs.scores import Scores, features_and_logits, rows_of
+from zoo.runs.scores import Columns, Scores, features_and_logits, rows_of
 from zoo.runs.write import ModelInfo
 from zoo.tasks import SINGLE_LABEL, TASKS
 
@@ -56,7 +56,8 @@ class Evaluation:
             as class j. Empty if the task is multi-label.
         issues: Skipped files and notes on the data, without duplicates.
         figures: Metrics in all and by class with their confidence intervals, and the baseline.
-        rows: The columns of predictions.parquet, N values each; `split` is the one asked for.
+        rows: The columns of predictions.parquet, N values each, of numbers in
+            an array; `split` is the one asked for.
     """
 
     source: str
@@ -68,7 +69,7 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     issues: tuple[Issue, ...]
     figures: Figures
-    rows: Mapping[str, Sequence[Any]] = field(repr=False)
+    rows: Columns = field(repr=False, compare=False)
 
 
 def evaluate(

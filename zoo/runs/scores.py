@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Preprocess
@@ -28,6 +30,10 @@ from zoo.tasks import SINGLE_LABEL, Task
 COLUMNS = frozenset(
     {"name", "split", "group", "label", "predicted", "correct", "probability", "distance"}
 )
+
+#: Values of N images by column: numbers as an array, since with many classes Python's own would
+#: take gigabytes, and anything else as a sequence.
+Columns: TypeAlias = Mapping[str, Sequence[Any] | NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +101,19 @@ def features_and_logits(
         hook.remove()
     width = seen[0].shape[1]
     features, logits = both[:, :width], both[:, width:]
+    check_finite(logits)
+    return features.contiguous(), logits.contiguous()
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise a `RunError` if a logit is NaN or infinite."""
     if not bool(logits.isfinite().all()):
         raise RunError(
             "the model's scores are NaN or infinite: its weights or its preprocessing are invalid"
         )
-    return features.contiguous(), logits.contiguous()
 
 
-def rows_of(scores: Scores, info: ModelInfo, task: Task) -> dict[str, list[Any]]:
+def rows_of(scores: Scores, info: ModelInfo, task: Task) -> Columns:
     """Return the columns of predictions.parquet for a split.
 
     Args:
@@ -111,7 +122,7 @@ def rows_of(scores: Scores, info: ModelInfo, task: Task) -> dict[str, list[Any]]
         task: The task.
 
     Returns:
-        Lists of N values by column: `name`, `split`, `group`, `label`, `predicted`, `correct`,
+        N values by column: `name`, `split`, `group`, `label`, `predicted`, `correct`,
         `probability` (of the predicted class; multi-label: the highest), `distance` (from the
         training images, 1 at the limit of what is familiar; None if unknown), and `p_CLASS` for
         each class. Labels are names, multi-label lists of them.
@@ -119,6 +130,7 @@ def rows_of(scores: Scores, info: ModelInfo, task: Task) -> dict[str, list[Any]]
     class_names, known = info.class_names, info.familiarity
     probabilities = task.probabilities(scores.logits / info.temperature)
     predicted = task.decide(scores.logits)
+    by_class = np.ascontiguousarray(probabilities.numpy().T)
     single = task is SINGLE_LABEL
 
     def named(row: Tensor) -> Any:
@@ -132,18 +144,40 @@ def rows_of(scores: Scores, info: ModelInfo, task: Task) -> dict[str, list[Any]]
         "group": scores.groups,
         "label": [named(row) for row in scores.targets],
         "predicted": [named(row) for row in predicted],
-        "correct": task.correct(scores.logits, scores.targets).tolist(),
-        "probability": probabilities.max(dim=1).values.tolist(),
+        "correct": task.correct(scores.logits, scores.targets).numpy(),
+        "probability": probabilities.max(dim=1).values.numpy(),
         "distance": [None] * len(scores.samples)
         if known is None
-        else known.distances(scores.features).tolist(),
-        **{f"p_{name}": probabilities[:, n].tolist() for n, name in enumerate(class_names)},
+        else known.distances(scores.features).numpy(),
+        **{f"p_{name}": column for name, column in zip(class_names, by_class, strict=True)},
     }
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Return the columns of several sets of images, those of the first set first.
+
+    Args:
+        parts: With the columns of the first one.
+    """
+    found: dict[str, Sequence[Any] | NDArray[Any]] = {}
+    for name in parts[0]:
+        columns = [part[name] for part in parts]
+        arrays = [each for each in columns if isinstance(each, np.ndarray)]
+        if len(arrays) == len(columns):
+            found[name] = np.concatenate(arrays)
+        else:
+            found[name] = [value for each in columns for value in values_of(each)]
+    return found
+
+
+def values_of(column: Sequence[Any] | NDArray[Any]) -> Sequence[Any]:
+    """Return the values of a column as Python's own."""
+    return column.tolist() if isinstance(column, np.ndarray) else column
 
 
 def write_predictions(
     folder: Path,
-    columns: Mapping[str, Sequence[Any]],
+    columns: Columns,
     class_names: Sequence[str],
     *,
     name: str = PREDICTIONS,
@@ -156,7 +190,7 @@ def write_predictions(
     write_file(folder / name, parquet_bytes(columns, class_names))
 
 
-def parquet_bytes(columns: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> memoryview:
+def parquet_bytes(columns: Columns, class_names: Sequence[str]) -> memoryview:
     """Return the content of predictions.parquet."""
     import pyarrow
     from pyarrow import parquet
@@ -171,11 +205,11 @@ def parquet_bytes(columns: Mapping[str, Sequence[Any]], class_names: Sequence[st
     return content.getbuffer()
 
 
-def read_columns(file: Path) -> dict[str, list[Any]]:
+def read_columns(file: Path) -> Columns:
     """Read a predictions.parquet, which may come from an untrusted source.
 
     Returns:
-        Lists of N values by column, as from `rows_of`.
+        N values by column, as from `rows_of`.
 
     Raises:
         RunError: If there is no such file, it is damaged, or it lacks a column.
@@ -184,7 +218,13 @@ def read_columns(file: Path) -> dict[str, list[Any]]:
     from pyarrow import parquet
 
     try:
-        columns: dict[str, list[Any]] = parquet.read_table(file).to_pydict()
+        table = parquet.read_table(file)
+        columns = {
+            name: column.to_numpy()
+            if pyarrow.types.is_floating(column.type) and not column.null_count
+            else column.to_pylist()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
     except (OSError, pyarrow.ArrowException) as error:
         raise RunError(f"can't read {file}: {clip(str(error))}") from error
     if missing := COLUMNS - columns.keys():
