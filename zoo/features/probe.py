@@ -110,10 +110,8 @@ def fit_probe(
     """
     _check_finite(features)
     targets = targets.to(features.device)
-    mean, scale = _standardisation(features)
-    rows = (features - mean) / scale
-    basis = _basis(rows)
-    rows = rows if basis is None else rows @ basis
+    space = _space_of(features)
+    rows = space.rows(features)
     weights = None if class_weights is None else class_weights.to(rows)
     problem = _Problem(rows, targets, num_classes, task, weights, label_smoothing)
     held_out = _held_out(
@@ -127,10 +125,11 @@ def fit_probe(
         count = len(rows) if origin is None else len(set(origin.images.tolist()))
         chosen = _choose_penalty(problem, held_out.to(rows.device), count)
         fitted = problem.minimise(everything, chosen.penalty, most_iterations=300)[0]
-    weight = (fitted[:, :-1] if basis is None else fitted[:, :-1] @ basis.T) / scale
+    weight = fitted[:, :-1] if space.basis is None else fitted[:, :-1] @ space.basis.T
+    weight = weight / space.scale
     return Probe(
         weight=weight,
-        bias=fitted[:, -1] - weight @ mean,
+        bias=fitted[:, -1] - weight @ space.mean,
         penalty=chosen.penalty,
         loss=chosen.loss,
         accuracy=chosen.accuracy,
@@ -170,10 +169,8 @@ def out_of_fold(
     """
     _check_finite(features)
     targets = targets.to(features.device)
-    mean, scale = _standardisation(features)
-    rows = (features - mean) / scale
-    basis = _basis(rows)
-    rows = rows if basis is None else rows @ basis
+    space = _space_of(features)
+    rows = space.rows(features)
     weights = None if class_weights is None else class_weights.to(rows)
     problem = _Problem(rows, targets, num_classes, task, weights, 0.0)
     images = range(len(rows)) if groups is None else groups.tolist()
@@ -208,10 +205,9 @@ def held_out_logits(
         (N, classes) on the CPU for each of `asked`; if only one fold is held out, NaN for all other
         images.
     """
-    mean, scale = _standardisation(learnt[0])
-    rows = (torch.cat(list(learnt)) - mean) / scale
-    basis = _basis(rows)
-    rows = rows if basis is None else rows @ basis
+    every = torch.cat(list(learnt))
+    space = _space_of(every, like=learnt[0])
+    rows = space.rows(every)
     targets = targets.to(rows.device)
     held_out = _held_out(
         range(len(targets)) if groups is None else groups,
@@ -225,8 +221,7 @@ def held_out_logits(
         weights = problem.minimise(chosen, penalty, most_iterations=50)
     found = []
     for given in asked:
-        each = (given - mean) / scale
-        logits = replace(problem, rows=each if basis is None else each @ basis).logits(weights)
+        logits = replace(problem, rows=space.rows(given)).logits(weights)
         found.append(_by_own_fold(logits, held_out))
     return found
 
@@ -272,15 +267,38 @@ def logits_of_parts(
         (M, probes, classes) on the CPU.
     """
     features, targets = learnt
-    mean, scale = _standardisation(features)
-    rows = (features - mean) / scale
-    basis = _basis(rows)
-    rows = rows if basis is None else rows @ basis
+    space = _space_of(features)
+    rows = space.rows(features)
     problem = _Problem(rows, targets.to(rows.device), num_classes, task, None, 0.0)
     with _threads_for(rows.numel() * num_classes * chosen.shape[1]):
         weights = problem.minimise(chosen.to(rows.device), penalty, most_iterations=50)
-    each = (asked - mean) / scale
-    return replace(problem, rows=each if basis is None else each @ basis).logits(weights).cpu()
+    return replace(problem, rows=space.rows(asked)).logits(weights).cpu()
+
+
+@dataclass(frozen=True)
+class _Space:
+    """Where probes are fitted: standardised features, in an orthonormal basis if this is smaller.
+
+    Attributes:
+        mean: (C,), subtracted from features.
+        scale: (C,), by which they are then divided.
+        basis: (C, N), see `_basis`; None: not used.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    basis: Tensor | None
+
+    def rows(self, features: Tensor) -> Tensor:
+        """Return features (M, C) as rows of this space."""
+        rows = (features - self.mean) / self.scale
+        return rows if self.basis is None else rows @ self.basis
+
+
+def _space_of(features: Tensor, like: Tensor | None = None) -> _Space:
+    """Return the space of features (N, C), standardised as `like`; default: as themselves."""
+    mean, scale = _standardisation(features if like is None else like)
+    return _Space(mean, scale, _basis((features - mean) / scale))
 
 
 def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from zoo.data.check import (
 )
 from zoo.data.issue import describe
 from zoo.data.scan import Verdict
-from zoo.data.sources import open_source
+from zoo.data.sources import source_of
 from zoo.data.split import Splits, group_indices, read_splits
 from zoo.data.value_range import common_range
 from zoo.errors import SizeError, WeightsUnavailableError
@@ -66,14 +66,7 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
     """
     if recipe.data is not None:
         listen(Note(text=f"reading the images of {recipe.data}"))
-    source = open_source(
-        recipe.data,
-        task=recipe.task,
-        follow_links=recipe.follow_links,
-        group_by=recipe.group_by,
-        val=recipe.val,
-        test=recipe.test,
-    )
+    source = source_of(recipe)
     examined: dict[Path, Examined] = {}
     with examined_store() as known:
 

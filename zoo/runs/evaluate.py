@@ -14,7 +14,7 @@ from zoo.backbone import Backbone
 from zoo.data.decoded import DecodedImages
 from zoo.data.issue import STRICT_KINDS, Issue, because
 from zoo.data.scan import Scan, decode_all
-from zoo.data.sources import Source, issues_of, open_source
+from zoo.data.sources import Source, issues_of, open_source, source_of
 from zoo.data.sources.grouped import FOLDER
 from zoo.data.sources.layout import is_val_name, normal_name
 from zoo.data.split import Splits, names_sha256, read_labelled, read_splits
@@ -197,16 +197,7 @@ def splits_of(info: ModelInfo, *, scan: Scan = decode_all) -> Splits:
     Raises:
         DataError: They are no longer there, or have other classes.
     """
-    recipe = info.recipe
-    source = open_source(
-        recipe.data,
-        task=info.task,
-        follow_links=recipe.follow_links,
-        group_by=recipe.group_by,
-        val=recipe.val,
-        test=recipe.test,
-    )
-    return _split_again(info, source, scan=scan)
+    return _split_again(info, source_of(info.recipe), scan=scan)
 
 
 def _split_again(

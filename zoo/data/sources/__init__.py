@@ -14,6 +14,7 @@ from zoo.data.sources.source import Part, Source, issues_of
 from zoo.data.sources.table import TABLES, TableSource
 from zoo.errors import PluginError
 from zoo.io.files import exists, expand, is_file
+from zoo.recipe import Recipe
 
 __all__ = [
     "DemoSource",
@@ -23,6 +24,7 @@ __all__ = [
     "TableSource",
     "issues_of",
     "open_source",
+    "source_of",
 ]
 
 
@@ -113,3 +115,19 @@ def _without_groups(
                 if source is not None:
                     return source
     return FolderSource(path, follow_links=follow_links, subfolders=subfolders)
+
+
+def source_of(recipe: Recipe) -> Source:
+    """Open the data source of a recipe, with its groups and its places of val and test.
+
+    Raises:
+        DataError, PluginError: As in `open_source`.
+    """
+    return open_source(
+        recipe.data,
+        task=recipe.task,
+        follow_links=recipe.follow_links,
+        group_by=recipe.group_by,
+        val=recipe.val,
+        test=recipe.test,
+    )
