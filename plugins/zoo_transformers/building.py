@@ -89,7 +89,8 @@ def _renamed(
 ) -> dict[str, Tensor]:
     """Load weights with transformers, whose names change with its versions.
 
-    What it does not find is left out, except for the head; what it does not use is dropped.
+    What it does not find is left out, except for the head; what it does not use is dropped. Tensors
+    of another shape than the configuration's are returned as they are.
     """
     import torch
     import transformers
@@ -105,9 +106,11 @@ def _renamed(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    not_found = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
-    lacking = _body(dict.fromkeys(not_found), head_paths)
-    return {name: t for name, t in model.state_dict().items() if name not in lacking}
+    mismatched = {name for name, *_ in info["mismatched_keys"]}
+    lacking = mismatched | _body(dict.fromkeys(info["missing_keys"]), head_paths).keys()
+    found = {name: t for name, t in model.state_dict().items() if name not in lacking}
+    # With their own shapes, strict loading reports what does not fit the configuration.
+    return {**found, **{name: state_dict[name] for name in mismatched & state_dict.keys()}}
 
 
 def _at_the_size_of(

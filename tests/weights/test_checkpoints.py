@@ -63,6 +63,7 @@ def test_a_run_from_the_hub_loads_without_it_and_in_timm(repositories, photos, m
     with pytest.raises(Crash):
         zoo.finetune(out="crashed", checkpoint_every=1, listen=crash_at(2, StepEnd), **fields)
     check_equal(zoo.resume("crashed"), run)
+    assert run.evaluate().accuracy == run.info.val_accuracy
     # Elsewhere: no cache, no Hub.
     shutil.rmtree(published)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "elsewhere")
@@ -120,6 +121,7 @@ def test_a_checkpoint_of_transformers_comes_back_to_it(repositories, photos, mon
     with pytest.raises(Crash):
         zoo.finetune(out="crashed", listen=crash_at(2, StepEnd), **fields)
     check_equal(zoo.resume("crashed"), run)
+    assert run.evaluate().accuracy == run.info.val_accuracy
     shutil.rmtree(repositories / "acme")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "elsewhere")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -148,6 +150,17 @@ def test_a_configuration_of_transformers_that_lies_is_one_message(tmp_path, valu
     result = dry_run(f"local-dir:{tmp_path}")
     assert result.exit_code == 2
     assert str(tmp_path) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_configuration_of_transformers_with_another_class_count_is_one_message(tmp_path):
+    folder = tmp_path / "vit"
+    config = transformers.ViTConfig(**{**VIT, "num_labels": 12})
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    change_config(folder, id2label={str(number): f"class {number}" for number in range(13)})
+    result = dry_run(f"local-dir:{folder}")
+    assert result.exit_code == 2
+    assert "classifier.weight (12" in result.stderr
     assert "Traceback" not in result.stderr
 
 
