@@ -144,7 +144,7 @@ def _after_step(loop: Loop) -> bool:
     loss = window_loss(state, seen)
     broken, worse, stopping, late = agree(
         accelerator,
-        not loop.totals[0].isfinite(),
+        not loop.totals.isfinite().all(),
         diverged_loss(loss, state, loop.setup.baseline),
         stop.signum is not None,
         loop.clock.by_time(),
