@@ -163,7 +163,7 @@ def declare(
 def _counts() -> dict[tuple[str, int, int, int], tuple[int, int]]:
     """Return parameters and multiply-accumulates by architecture, height, width and classes.
 
-    timm's package has no such figures; bench/timm_networks.py counts them.
+    timm's package has no such figures; bench/networks.py counts them.
     """
     with Path(__file__).with_name("networks.csv").open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import json
@@ -9,11 +10,13 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zoo
 from zoo_transformers.building import build, configured, convert, quiet
 from zoo_transformers.files import files
+from zoo_transformers.options import options_of
 from zoo_transformers.preprocessing import preprocess_of, with_image_size
 from zoo_transformers.stages import stages
 
@@ -139,7 +142,9 @@ def zoo_backbones() -> Iterator[zoo.Backbone | zoo.LeftOut]:
             else:
                 with quiet():
                     config = CONFIG_MAPPING[model_type](architectures=[architecture])
-                yield declare(config, name=name)
+                parameters, macs = _counts().get(name, (None, None))
+                declared = declare(config, name=name)
+                yield dataclasses.replace(declared, parameters=parameters, macs=macs)
 
 
 @zoo.hookimpl
@@ -205,6 +210,8 @@ def declare(
             if resizable
             else None
         ),
+        options=options_of(described),
+        configured=functools.partial(_configured, described, preprocessor, weights),
         convert=functools.partial(convert, described, architecture, heads),
         logits=operator.attrgetter(output),
         files=functools.partial(files, described, architecture),
@@ -225,6 +232,29 @@ def _resized(
         raise ValueError(f"{image_size} is no multiple of its patches' {side} pixels")
     other = with_image_size(config, image_size)
     return declare(other, name=name, preprocessor=preprocessor, weights=weights)
+
+
+@functools.cache
+def _counts() -> dict[str, tuple[int, int]]:
+    """Return parameters and multiply-accumulates of networks of default configuration by name.
+
+    transformers states none; bench/networks.py counts them.
+    """
+    with Path(__file__).with_name("networks.csv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return {row["name"]: (int(row["parameters"]), int(row["macs"])) for row in rows}
+
+
+def _configured(
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any] | None,
+    weights: zoo.Weights | None,
+    backbone: zoo.Backbone,
+    options: Mapping[str, Any],
+) -> zoo.Backbone:
+    """Declare the network with other rates, which its config.json has too."""
+    other = {**config, **options}
+    return declare(other, name=backbone.name, preprocessor=preprocessor, weights=weights)
 
 
 def _described(config: PreTrainedConfig | Mapping[str, Any]) -> dict[str, Any]:

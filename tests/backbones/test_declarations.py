@@ -55,14 +55,16 @@ def test_the_list_of_classes_is_whole():
     assert classes <= listed
 
 
-def test_each_of_timms_networks_states_its_costs():
-    """A timm that brings new networks wants them in networks.csv: bench/timm_networks.py."""
-    declared = plugins.load("timm").backbones.values()
+@pytest.mark.parametrize("plugin", ["timm", "transformers"])
+def test_each_network_states_its_costs(plugin):
+    """A library that brings new networks wants them in networks.csv: bench/networks.py."""
+    declared = plugins.load(plugin).backbones.values()
     assert [b.name for b in declared if b.parameters is None or b.macs is None] == []
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision/swin_v2_t", "timm/test_vit", "zoo/efficientnet_lite0"]
+    "name",
+    ["torchvision/swin_v2_t", "timm/test_vit", "transformers/bit", "zoo/efficientnet_lite0"],
 )
 def test_stated_costs_are_those_of_the_network(name):
     backbone = plugins.get(name)

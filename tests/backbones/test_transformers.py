@@ -20,7 +20,7 @@ from tests.pipeline.crash import Crash, check_equal, crash_at
 from tests.runs.test_round_trip import our_logits
 from zoo import plugins
 from zoo.cli import main
-from zoo.errors import SizeError
+from zoo.errors import OptionError, SizeError
 from zoo.events import StepEnd
 from zoo.testing import check_backbone
 
@@ -120,6 +120,16 @@ def test_small_ones_pass_every_check_with_values_too(name):
 def test_stages_are_embeddings_layers_and_the_last_norm(name, stages, acme):
     backbone = plugins.get(f"acme/{name}")
     assert tuple(backbone.stages(plugins.build(backbone, 3, False))) == stages
+
+
+def test_rates_of_the_configuration_are_options(acme, photos):
+    options = {"drop_path_rate": 0.5}
+    fields = {**QUICK, "backbone": "acme/convnext", "image_size": 32, "train": "probe"}
+    run = zoo.finetune(photos, out="run", backbone_options=options, **fields)
+    theirs = AutoModelForImageClassification.from_pretrained(run.path)
+    assert theirs.config.drop_path_rate == zoo.load("run").model.config.drop_path_rate == 0.5
+    with pytest.raises(OptionError, match="hidden_dropout_prob"):
+        zoo.build("acme/convnext", 2, weights="none", options={"hidden_dropout_prob": 0.5})
 
 
 def test_without_transformers_each_network_says_what_to_install(monkeypatch, fresh_plugins):

@@ -1,10 +1,11 @@
-"""Count parameters and multiply-accumulates of timm's networks, which timm doesn't publish.
+"""Count parameters and multiply-accumulates of networks whose libraries don't publish them.
 
-    python bench/timm_networks.py
+    python bench/networks.py
 
-Adds what is missing to plugins/zoo_timm/networks.csv, with which `zoo backbones` answers without
-building a network. If the file was written with another version of timm, it is written anew. An
-interrupted count goes on where it stopped; a complete one takes about half an hour on one core.
+Adds what is missing to networks.csv of the plugins zoo_timm and zoo_transformers, with which
+`zoo backbones` answers without building a network. A file that was written with another version of
+its library is written again. An interrupted count of timm's networks goes on where it stopped; a
+complete one takes about half an hour on one core.
 
 Networks are built on torch's meta device: nothing is computed, and the size of a network costs no
 memory. A network is counted once for each input size and class count of its published weights.
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import timm
 import torch
+import transformers
 
 import zoo_timm
+import zoo_transformers
 from zoo import plugins
 from zoo.io.files import replacing
 from zoo.testing.subject import Subject
@@ -32,6 +35,9 @@ COLUMNS = ("architecture", "height", "width", "classes", "parameters", "macs")
 
 #: The first line of the file.
 VERSION = f"# timm {timm.__version__}"
+
+#: transformers' networks of default configuration, which it has no pretrained weights for.
+TRANSFORMERS = Path(zoo_transformers.__file__).with_name("networks.csv")
 
 #: Parts of the names of the largest networks, which are counted last.
 LARGE = ("gigantic", "enormous", "giant", "huge", "7b", "large")
@@ -48,23 +54,24 @@ def main() -> None:
             csv.writer(file, lineterminator="\n").writerow((*key, *rows[key]))
             file.flush()
     write(rows)
+    write_transformers()
 
 
 def published() -> dict[Key, str]:
-    """The first of the names, with or without a tag, of each network that differs in size."""
+    """The first of the names, with or without a tag, of each of timm's that differs in size."""
     named: dict[Key, str] = {}
     for backbone in plugins.backbones("timm/*"):
         bare = backbone.name.partition("/")[2]
         for name in (bare, *(f"{bare}.{tag}" for tag in backbone.tagged)):
             cfg = timm.get_pretrained_cfg(name)
             _, height, width = cfg.input_size
-            named.setdefault((bare, height, width, cfg.num_classes), name)
+            named.setdefault((bare, height, width, cfg.num_classes), f"timm/{name}")
     return named
 
 
 def count(name: str) -> tuple[int, int]:
     """Parameters of a network with its original head, and its multiply-accumulates per image."""
-    subject = Subject(plugins.get(f"timm/{name}"), torch.device("meta"))
+    subject = Subject(plugins.get(name), torch.device("meta"))
     model = subject.original.eval()
     parameters = sum(p.numel() for p in model.parameters())
     # Of one image: what some compute once per batch would be halved with two.
@@ -87,6 +94,19 @@ def write(rows: dict[Key, tuple[int, int]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows((*key, *rows[key]) for key in sorted(rows))
+
+
+def write_transformers() -> None:
+    """Count transformers' networks, if the file was written with another version of it."""
+    version = f"# transformers {transformers.__version__}"
+    if TRANSFORMERS.exists() and TRANSFORMERS.read_text(encoding="utf-8").startswith(version):
+        return
+    names = sorted(backbone.name for backbone in plugins.backbones("transformers/*"))
+    with replacing(TRANSFORMERS) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        file.write(f"{version}\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("name", "parameters", "macs"))
+        writer.writerows((name.partition("/")[2], *count(name)) for name in names)
 
 
 def _moment(key: Key) -> tuple[bool, int, Key]:
