@@ -13,6 +13,7 @@ from .models.build import build
 from .models.groups import parameter_groups
 from .pipeline.compare import Comparison, RunComparison, compare
 from .pipeline.finetune import finetune, resume
+from .planning import Plan
 from .plugins import backbones
 from .recipe import Recipe
 from .report.again import write_report
@@ -28,6 +29,7 @@ __all__ = [
     "LeftOut",
     "Option",
     "Part",
+    "Plan",
     "Prediction",
     "Preprocess",
     "Recipe",

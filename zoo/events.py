@@ -1,5 +1,7 @@
 """Events of a run, passed to `zoo.finetune(..., listen=...)` in the order in which they happen.
 
+`zoo.Plan` is an event too: what is known before training, passed once, before `RunStart`.
+
 A listener is a function that takes one event. An exception that it raises ends the run with an
 error; KeyboardInterrupt ends it as Ctrl-C does, with a checkpoint of the last epoch.
 """

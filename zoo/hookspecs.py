@@ -103,8 +103,9 @@ def zoo_weights(backbone: Backbone) -> Iterable[Weights]:  # type: ignore[empty-
 def zoo_sources() -> Mapping[str, Callable[[str], object]]:  # type: ignore[empty-body]
     """Declare data sources: what `--data` accepts besides folders and tables.
 
-    Called if `--data` is neither an existing folder nor a table. zoo splits, checks and caches the
-    samples of a source in the same way as images in a folder.
+    Called if `--data` is neither an existing folder nor a table: also for other files, such as an
+    archive. zoo splits, checks and caches the samples of a source in the same way as images in a
+    folder.
 
         @zoo.hookimpl
         def zoo_sources():

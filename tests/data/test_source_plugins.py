@@ -19,14 +19,14 @@ import zoo
 
 @zoo.hookimpl
 def zoo_sources():
-    return {"tar": lambda data: TarSource(data) if data.startswith("tar:") else None}
+    return {"tar": lambda data: TarSource(data) if data.endswith(".tar") else None}
 
 
 class TarSource:
     splits = ("train",)
 
     def __init__(self, data):
-        self.name, self.file = data, data.removeprefix("tar:")
+        self.name, self.file = data, data
 
     def read(self, split):
         with tarfile.open(self.file) as tar:
@@ -66,14 +66,14 @@ def archive(photos, tmp_path):
 def test_a_run_from_a_plugins_source_is_that_of_the_same_files(install, archive, photos):
     install("zoo-tar", "tar", "zoo_tar", TAR)
     events = []
-    run = zoo.finetune(f"tar:{archive}", out="tar", listen=events.append, **QUICK)
+    run = zoo.finetune(str(archive), out="tar", listen=events.append, **QUICK)
     warned = [e.text for e in events if isinstance(e, Note) and e.warning]
     for name in ("red/notes.png: ", "red/a.txt: "):
         assert any(name in text for text in warned)
     plain = zoo.finetune(photos, out="plain", **QUICK)
     assert run.info.val_sha256 == plain.info.val_sha256
     assert run.info.val_metrics == plain.info.val_metrics
-    assert run.info.recipe.data == f"tar:{archive}"
+    assert run.info.recipe.data == str(archive)
     assert run.evaluate().accuracy == plain.evaluate().accuracy
 
 

@@ -109,7 +109,7 @@ def test_the_documented_source_passes_every_check(install, tmp_path):
     install("zoo-tar", "tar", "acme_documented_tar", block("def zoo_sources"))
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(write_images(tmp_path / "photos"), "")
-    data = f"tar:{tmp_path / 'photos.tar'}"
+    data = str(tmp_path / "photos.tar")
     assert unfit(check_source("tar", data)) == []
     done = CliRunner().invoke(main, ["check", "--plugin", "zoo-tar", "--data", data])
     assert done.exit_code == 0, done.output

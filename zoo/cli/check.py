@@ -46,7 +46,7 @@ def command(
     \b
       zoo check acme/tinynet
       zoo check --plugin zoo-acme --verbose
-      zoo check --plugin zoo-tar --data tar:photos.tar
+      zoo check --plugin zoo-tar --data photos.tar
       zoo check 'torchvision/vgg*' --shapes-only
     """
     from zoo import plugins

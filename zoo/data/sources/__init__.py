@@ -102,7 +102,7 @@ def _without_groups(
     """Open a source that is no table, with its own groups."""
     if path is None:
         return DemoSource()
-    if not exists(path):
+    if is_file(path) or not exists(path):
         for plugin in plugins.connect_all():
             for name, opener in plugins.declared(plugin, "zoo_sources").items():
                 try:
