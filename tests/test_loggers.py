@@ -153,6 +153,28 @@ def test_mlflow_has_the_settings_and_the_metrics_of_a_resumed_run(photos, mlflow
     assert [(m.step, m.value) for m in logged] == [(s, pytest.approx(v)) for s, v in expected]
 
 
+@pytest.mark.slow
+def test_wandb_has_the_settings_and_the_metrics_of_a_resumed_run(photos, monkeypatch):
+    """Offline: a file for each start of a run, which `wandb sync` uploads as one run."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(Crash):
+        zoo.finetune(photos, out="run", loggers=["wandb"], listen=crash_at(5, StepEnd), **FIELDS)
+    wandb.finish(exit_code=1)  # as the end of the process does
+    run = zoo.resume("run", loggers=["wandb"])
+    name = (run.path / "wandb.id").read_text()
+    first, second = (path.read_bytes() for path in sorted(Path("wandb").rglob(f"run-{name}.wandb")))
+    of_run, of_steps, of_result = (
+        b"head_lr_mult",
+        (b"step/lr_head", b"loss/val"),
+        b"final_val/f1_low",
+    )
+    assert of_run in first
+    assert all(key in written for key in of_steps for written in (first, second))
+    assert of_result in second
+    assert of_result not in first
+
+
 def test_a_tracker_that_is_not_installed_is_named(photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(PluginError, match=r"pip install .*wandb"):

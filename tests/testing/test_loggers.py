@@ -128,3 +128,10 @@ def test_zoos_mlflow_passes(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", Path("mlruns").absolute().as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     assert {r.message for r in check_logger("mlflow") if r.status == "failed"} == set()
+
+
+@pytest.mark.slow
+def test_zoos_wandb_passes(monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert {r.message for r in check_logger("wandb") if r.status == "failed"} == set()
