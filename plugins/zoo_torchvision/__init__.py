@@ -58,7 +58,7 @@ _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)
 
 
 @zoo.hookimpl
-def zoo_backbones() -> Iterator[zoo.Backbone]:
+def zoo_backbones() -> Iterator[zoo.Backbone | zoo.LeftOut]:
     """Declare every classifier of torchvision.models."""
     from torchvision import models
 
@@ -67,12 +67,15 @@ def zoo_backbones() -> Iterator[zoo.Backbone]:
         declared = AUXILIARY.get(name, head)
         if declared is not None:
             weights = models.get_model_weights(name)
-            # Those without categories are weights of the features alone, such as VGG16's.
             tagged = {
                 each.name: functools.partial(_tagged, name, declared, each.name)
                 for each in weights
                 if each.meta["categories"]
             }
+            for each in weights:
+                if each.name not in tagged:
+                    reason = "these weights are of the features alone, without a classifier"
+                    yield zoo.LeftOut(name=f"{name}.{each.name}", reason=reason)
             newest = _declare(name, declared, weights.DEFAULT)
             yield dataclasses.replace(newest, tagged=tagged)
 
