@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def command() -> None:
     """Manage the pretrained weights of backbones on this machine.
 
-    `--weights pretrained` uses the first place that has them: a file added with `zoo weights add`,
-    a place declared by a plugin (a mirror, a shared folder, a package), or the backbone's own.
+    `--weights pretrained` uses the first source that has them: a file added with `zoo weights add`,
+    a source declared by a plugin (a mirror, a shared folder, a package), the mirror named by the
+    environment variable ZOO_WEIGHTS_MIRROR, or the backbone's own.
     """
 
 

@@ -29,7 +29,8 @@ class Place:
 
     Attributes:
         weights: The declaration of the place.
-        kind: `added` with `zoo weights add`, declared by a `plugin`, or the backbone's `own`.
+        kind: `added` with `zoo weights add`, declared by a `plugin`, the `mirror` of the
+            environment variable ZOO_WEIGHTS_MIRROR, or the backbone's `own`.
         by: Description of who declares it.
         file: The file, if it is on this machine.
     """
