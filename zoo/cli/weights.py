@@ -44,7 +44,7 @@ def list_(pattern: str, form: str) -> None:
     if pattern == "*":
         names = {b.name for b in backbones}
         rows += [
-            (name, file, f"{ADDED}; no plugin declares this backbone now", "added")
+            (name, file, f"{ADDED}; not among the backbones that plugins list", "added")
             for name, file in weights.added().items()
             if name not in names
         ]
