@@ -14,8 +14,8 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import fitting, label, number, plain_console, print_table
-from zoo.cli.words import count, echo, echo_json
-from zoo.io.text import clip, spreadsheet_cell
+from zoo.cli.words import echo, echo_json
+from zoo.io.text import clip, count, spreadsheet_cell
 
 if TYPE_CHECKING:
     from zoo.plugins import Entry

@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import fitting, label, number, plain_console, print_facts, print_table, text
-from zoo.cli.words import count, echo, echo_json, human_size, with_flags
+from zoo.cli.words import echo, echo_json, human_size, with_flags
 from zoo.events import Note
 from zoo.events import Progress as Done
-from zoo.io.text import clip, spreadsheet_cell
+from zoo.io.text import clip, count, spreadsheet_cell
 
 if TYPE_CHECKING:
     from zoo.pipeline.compare import Comparison, RunComparison, RunScore
@@ -233,7 +233,10 @@ def _print_backbones(result: Comparison) -> None:
     echo()
     print_facts(
         [
-            ("images", f"{result.images} of {result.data}, {result.classes} classes"),
+            (
+                "images",
+                f"{result.images:,} of {result.data}, {count(result.classes, 'class', 'classes')}",
+            ),
             (
                 "measured",
                 f"{metric_label(result.metric)} of a cross-validated probe, on {result.device}",
@@ -310,7 +313,7 @@ def _print_runs(result: RunComparison) -> None:
         ],
     )
     if len(shown) < len(result.differing):
-        echo(f"{len(shown)} of {len(result.differing)} images (all: --format csv)")
+        echo(f"{len(shown)} of {count(len(result.differing), 'image')} (all: --format csv)")
 
 
 def _scored(score: RunScore, images: int) -> str:

@@ -21,12 +21,12 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
-from zoo.cli.words import count, with_flags
+from zoo.cli.words import with_flags
 from zoo.errors import Stopped
 from zoo.events import EpochEnd, Measured, Note, StepEnd
 from zoo.events import Progress as Done
 from zoo.io.files import is_file
-from zoo.io.text import printable
+from zoo.io.text import count, printable
 from zoo.models.group_plan import GroupPlan
 from zoo.models.variant import options_text
 from zoo.planning import Plan

@@ -8,8 +8,9 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import label, print_table, text
-from zoo.cli.words import count, echo_json, with_flags
+from zoo.cli.words import echo_json, with_flags
 from zoo.errors import PluginError
+from zoo.io.text import count
 
 if TYPE_CHECKING:
     from zoo.plugins import Plugin

@@ -16,9 +16,9 @@ from rich.cells import cell_len
 from zoo.cli.options import allocator_option, device_option, format_option, share
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, plain_console, print_table, text
-from zoo.cli.words import count, echo, echo_json_lines, echo_json_list
+from zoo.cli.words import echo, echo_json_lines, echo_json_list
 from zoo.errors import DataError
-from zoo.io.text import printable, spreadsheet_cell
+from zoo.io.text import count, printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     import numpy as np

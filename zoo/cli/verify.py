@@ -11,9 +11,9 @@ import click
 from zoo.cli.options import format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import label, print_table, text
-from zoo.cli.words import count, echo, echo_json
+from zoo.cli.words import echo, echo_json
 from zoo.errors import RunError
-from zoo.io.text import printable
+from zoo.io.text import count, printable
 
 if TYPE_CHECKING:
     from zoo.integrity.finding import Finding

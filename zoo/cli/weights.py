@@ -11,7 +11,8 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import number, print_facts, print_table, text
-from zoo.cli.words import count, echo, echo_json, human_size, with_flags
+from zoo.cli.words import echo, echo_json, human_size, with_flags
+from zoo.io.text import count
 
 if TYPE_CHECKING:
     from zoo.backbone import Backbone

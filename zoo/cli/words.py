@@ -100,8 +100,3 @@ def human_size(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
-
-
-def count(number: int, noun: str) -> str:
-    """Format a number of things, as "1 file" or "2 files"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

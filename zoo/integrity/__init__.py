@@ -16,7 +16,7 @@ from zoo.integrity.page import check_harmless
 from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
 from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
-from zoo.io.text import clip, listed
+from zoo.io.text import clip, count, listed
 from zoo.pipeline.compatibility import read_data_keys, read_run
 from zoo.recipe import checked_recipe, make_recipe
 from zoo.runs.checkpoint_file import CHECKPOINT, DATA, LAST, LOCK
@@ -127,7 +127,9 @@ def _model(file: Path, about: About | None = None) -> tuple[Finding, ModelInfo |
     def check() -> str:
         nonlocal info
         header, info = read_head(file)
-        text = f"{len(info.class_names)} classes, {info.stage}, {info.score_text}"
+        text = (
+            f"{count(len(info.class_names), 'class', 'classes')}, {info.stage}, {info.score_text}"
+        )
         try:
             load(file, device="cpu")
         except PluginError as error:
@@ -244,7 +246,7 @@ def _metrics(file: Path, info: ModelInfo | None, about: About | None) -> str:
         of_epoch = [row["metrics"] for row in rows if row["epoch"] == info.epoch]
         if not of_epoch or not of_model.items() <= of_epoch[0].items():
             raise ValueError(f"it has other metrics of {info.stage} than {MODEL}")
-    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}, as in the checkpoint"
+    return f"{count(len(rows), 'row')}, as in the checkpoint"
 
 
 def _card(file: Path, info: ModelInfo | None, _: About | None) -> str:

@@ -61,6 +61,11 @@ def clip(text: str, most: int = 200) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Format a number of things, as "1 image", "2,000 images" or, with `plural`, "2 classes"."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def listed(names: Sequence[str], most: int = 10) -> str:
     """Join names with commas; of more than `most`, give the first ones and the number of others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import TrainingError
+from zoo.io.text import count
 
 #: Messages of RuntimeErrors for which torch has no class: the CPU's allocator (Linux, Windows),
 #: C++, Apple's GPUs, and NVIDIA's libraries, which have their own allocators.
@@ -110,7 +111,7 @@ def in_parts(
     if most < given:
         say(
             f"{device} ran out of memory in computing {what}; "
-            f"continuing with {most} images at a time{left}"
+            f"continuing with {count(most, 'image')} at a time{left}"
         )
     return rows, most
 

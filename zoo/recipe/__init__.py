@@ -22,7 +22,7 @@ from zoo.backbone import MAX_IMAGE_SIZE, OptionValue
 from zoo.errors import RecipeError
 from zoo.io.files import is_file
 from zoo.io.parsing import MAX_TOML, parse_toml, read_bounded
-from zoo.io.text import clip, printable
+from zoo.io.text import clip, count, printable
 from zoo.recipe.fields import (
     check_backbone_options,
     check_checkpoint_every,
@@ -410,7 +410,8 @@ class Recipe(BaseModel):
             )
         if self.unfreeze_epochs[-1] > self.epochs:
             raise ValueError(
-                f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only {self.epochs} epochs"
+                f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only "
+                f"{count(self.epochs, 'epoch')}"
             )
         return self
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoo.data.check.compare import Comparison, Group, Photo
+from zoo.io.text import count
 
 Severity = Literal["error", "warning", "note"]
 
@@ -208,11 +209,6 @@ def imbalance(photos: Iterable[Photo]) -> Finding | None:
     )
 
 
-def many(number: int, noun: str) -> str:
-    """Format a count with its noun, as "1 image" or "2,000 images"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def examples(finding: Finding, at_most: int) -> list[str]:
     """Format at most `at_most` groups of a finding as text, and the number of the others."""
     shown = []
@@ -224,7 +220,7 @@ def examples(finding: Finding, at_most: int) -> list[str]:
 
 
 def _finding(
-    kind: str, severity: Severity, text: str, groups: Sequence[Group], count: int, advice: str
+    kind: str, severity: Severity, text: str, groups: Sequence[Group], number: int, advice: str
 ) -> Finding | None:
     """Return a finding about groups of images; None if there are none."""
     if not groups:
@@ -233,12 +229,12 @@ def _finding(
         kind=kind,
         severity=severity,
         text=text.format(
-            many(count, "image"),
-            is_are="is" if count == 1 else "are",
-            has_have="has" if count == 1 else "have",
-            s="s" if count == 1 else "",
+            count(number, "image"),
+            is_are="is" if number == 1 else "are",
+            has_have="has" if number == 1 else "have",
+            s="s" if number == 1 else "",
         ),
-        count=count,
+        count=number,
         groups=tuple(tuple(photo.path for photo in group) for group in groups),
         advice=advice,
     )

@@ -13,7 +13,7 @@ from zoo.data.issue import Issue, because
 from zoo.data.sources.extensions import NO_IMAGE, is_image_name, reason_of, skipped
 from zoo.data.sources.links import Reach, refused_link
 from zoo.errors import DataError
-from zoo.io.text import printable
+from zoo.io.text import count, printable
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
@@ -124,8 +124,8 @@ def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> Cla
         issues += out
         passed_over += [class_dir / name for name in others]
         deeper = (
-            f"{nested} images lie in its subfolders, which are not searched; `group_by=folder` "
-            f"uses them, with each subfolder as a group"
+            f"{count(nested, 'image')} in its subfolders, which are not searched; "
+            f"`group_by=folder` uses them, with each subfolder as a group"
         )
         if images:
             name = class_name(class_dir)
@@ -148,7 +148,7 @@ def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> Cla
     ]
     if not by_class:
         loose = sum(is_image_name(e.name) and not _is_folder(e) for e in _visible(folder))
-        found = f"{loose} images lie in it directly" if loose else "found none"
+        found = f"it has {count(loose, 'image')} itself" if loose else "found none"
         raise DataError(
             f"no images in class folders below {folder} ({found}); "
             f"zoo expects {folder.name}/CLASS/IMAGE{because(issues)}"
