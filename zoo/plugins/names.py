@@ -143,7 +143,9 @@ def matching(name: str) -> list[Backbone]:
         return [get(name)]
     found = backbones(name)
     if not found:
-        raise UnknownBackboneError(f"no backbone matches {name!r}; `zoo backbones` lists all")
+        raise UnknownBackboneError(
+            f"no backbone matches {name!r}", hint="`zoo backbones` lists all"
+        )
     return found
 
 
@@ -264,10 +266,10 @@ def _nearest(bare_name: str, among: list[Plugin]) -> list[str]:
 
 
 def _unknown(name: str, nearest: list[str]) -> UnknownBackboneError:
-    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     left_out = "".join(
         f"\nplugin {p} was left out: {p.state}: {p.cause}" for p in load_all() if p.state != "ok"
     )
+    close = f"nearest: {', '.join(nearest)}; " if nearest else ""
     return UnknownBackboneError(
-        f"no backbone named {name!r}{hint}; `zoo backbones` lists all{left_out}"
+        f"no backbone named {name!r}{left_out}", hint=f"{close}`zoo backbones` lists all"
     )

@@ -586,11 +586,11 @@ def _packaged(name: str) -> Path:
     here = next((file for file in (name, f"{name}.toml") if is_file(Path(file))), None)
     if name not in PACKAGED:
         meant = f"; write ./{here} for the file here" if here else ""
-        raise RecipeError(f"no recipe {clip(name)!r}; known: {', '.join(PACKAGED)}{meant}")
+        raise RecipeError(f"no recipe {clip(name)!r}", hint=f"known: {', '.join(PACKAGED)}{meant}")
     if here:
         raise RecipeError(
-            f"recipe {name!r} is one of zoo's and a file here; "
-            f"write ./{here} for the file, or rename it for zoo's"
+            f"recipe {name!r} is one of zoo's and a file here",
+            hint=f"write ./{here} for the file, or rename it for zoo's",
         )
     return PACKAGED[name]
 

@@ -177,8 +177,8 @@ def _unpickled(path: Path) -> object:
 
 def _refused(path: Path, why: str) -> WeightsError:
     return WeightsError(
-        f"{path} can't be read as plain tensors: {why}; zoo runs no code from a weights file. "
-        f"Save its state_dict() as .safetensors where it was made"
+        f"{path} can't be read as plain tensors: {why}; zoo runs no code from a weights file",
+        hint="save its state_dict() as .safetensors where it was made",
     )
 
 
