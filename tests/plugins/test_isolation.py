@@ -56,9 +56,9 @@ def test_output_is_cut_and_its_escapes_made_harmless(install):
     code = "print('\\x1b[2Jcleared\\r\\u202e' + 'x\\n' * 5000)\n" + GOOD.format(name="a")
     install("acme-one", "one", "acme_escapes", code)
     printed = plugins.load("one").printed
-    assert printed.startswith("\\x1b[2Jcleared\\r\\u202ex\\nx\\n")
+    assert printed.startswith("\\x1b[2Jcleared \\u202ex x ")
     assert printed.isprintable()
-    assert printed.endswith(" ...")
+    assert " ... " in printed
     assert len(printed) < 1000
 
 
@@ -91,7 +91,7 @@ def test_plugins_load_off_the_main_thread(install):
         ("class Own(BaseException): ...\nraise Own('no error')", "Own: no error"),
         (
             "class Odd(Exception):\n    def __str__(self): return 1 / 0\nraise Odd",
-            "Odd: (its message can't be had)",
+            "Odd: (str() of it fails)",
         ),
     ],
 )
