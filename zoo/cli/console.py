@@ -153,13 +153,17 @@ class TrainingConsole:
             )
         self.say(f"{run.info.stage}, {seconds:.0f} s in all")
         if run.info.recipe.weights == "none":
-            self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
-        # Not wrapped, so that they can be copied.
-        self.out.print(printable(f"run folder   {run.path}"))
+            print_facts(
+                [("weights", "RANDOM WEIGHTS, not pretrained ones")],
+                console=self.out,
+                least=len("run folder"),
+                style="bold yellow",
+            )
+        facts = [("run folder", str(run.path))]
         if is_file(run.path / REPORT):
-            self.out.print(printable(f"report       {run.path / REPORT}"))
-        command = f"zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR..."
-        self.out.print(printable(f"use it       {command}"))
+            facts.append(("report", str(run.path / REPORT)))
+        facts.append(("predict", f"zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR..."))
+        print_facts(facts, console=self.out, wrapped=False)
 
     def stopped(self, stopped: Stopped) -> None:
         """Print what was saved when a signal stopped the run."""
