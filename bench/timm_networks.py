@@ -3,8 +3,8 @@
     python bench/timm_networks.py
 
 Adds what is missing to plugins/zoo_timm/networks.csv, with which `zoo backbones` answers without
-building a network. If the file was written with another version of timm, it is written anew. An
-interrupted count goes on where it stopped; a complete one takes about half an hour on one core.
+building a network. If the file was written with another version of timm, it is written again. An
+interrupted count continues where it stopped; a complete one takes about half an hour on one core.
 
 Networks are built on torch's meta device: nothing is computed, and the size of a network costs no
 memory. A network is counted once for each input size and class count of its published weights.
@@ -72,7 +72,7 @@ def count(name: str) -> tuple[int, int]:
 
 
 def read() -> dict[Key, tuple[int, int]]:
-    """What the file already holds, if it was written with this version of timm."""
+    """What the file already contains, if it was written with this version of timm."""
     lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
     if lines[:1] != [VERSION]:
         return {}
