@@ -153,7 +153,7 @@ def command(
         echo(things, err=True)
     if not filters and not here:
         for network in index.left_out:
-            echo(f"- {network.name} is no backbone: {network.reason}", err=True)
+            echo(f"- {network.name} is not a backbone: {network.reason}", err=True)
     for failure in index.failures:
         echo(f"! {failure}", err=True)
 

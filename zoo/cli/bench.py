@@ -90,8 +90,8 @@ def command(
       zoo bench resnet18 --batch-size 16 --compile
       zoo bench timm/vit_tiny_patch16_224 --seconds 10 --format json
     """
-    told = {"backbone": name, "image_size": image_size, "device": device, "precision": precision}
-    recipe = make_recipe(None, weights="none", **told)
+    given = {"backbone": name, "image_size": image_size, "device": device, "precision": precision}
+    recipe = make_recipe(None, weights="none", **given)
     with starting(allocator_tuning=allocator_tuning):
         import torch
 

@@ -116,10 +116,12 @@ def command(
     given = {"--image-size": image_size, "--plot": plot, "--preset": presets, "--here": here}
     if runs_among(names):
         if wrong := [flag for flag, value in given.items() if value]:
-            raise click.UsageError(f"{', '.join(wrong)}: goes with backbones, not with runs")
+            raise click.UsageError(
+                f"{', '.join(wrong)} can't be used to compare runs, only backbones"
+            )
     elif split is not None:
         raise click.UsageError(
-            "--split goes with two runs; backbones are compared on train and val"
+            "--split can only be used with two runs; backbones are compared on train and val"
         )
     with _Listener() as listen:
         result = compare(

@@ -265,7 +265,7 @@ class TrainingConsole:
         row = [cells[name] for name in self._epoch_columns]
         note = ""
         if end.best and images:
-            doubt = "best, or chance" if score > self._baseline else "no better than guessing"
+            doubt = "best, not significant" if score > self._baseline else "no better than guessing"
             note = "best" if good else doubt
         if least_width([*columns, label()], [[*row, note]]) <= self.out.width:
             columns, row, note = [*columns, label()], [*row, note], ""

@@ -96,7 +96,7 @@ def command(
     zoo predict.
     """
     if output is not None and form == "table":
-        raise click.UsageError("--output goes with --format json, csv and parquet")
+        raise click.UsageError("--output can only be used with --format json, csv or parquet")
     if output is None and form == "parquet":
         raise click.UsageError("--format parquet needs --output, the file to write")
     with starting(allocator_tuning=allocator_tuning):

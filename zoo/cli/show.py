@@ -97,4 +97,4 @@ def _numbers(values: tuple[float, ...]) -> str:
 def _size_note(backbone: Backbone) -> str:
     if not backbone.preprocess.fixed_size:
         return ""
-    return " (no other size)" if backbone.resized is None else " (built anew for another size)"
+    return " (no other size)" if backbone.resized is None else " (rebuilt for another size)"

@@ -122,7 +122,7 @@ def print_table(
 def fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
     """Return the numbers of the columns that are filled and fit side by side, from the left.
 
-    The first column is always among them. One that does not fit is passed over.
+    The first column is always among them. One that does not fit is skipped.
     """
     chosen, used = [0], 0
     for n, column in enumerate(columns):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 #: Unicode categories that a terminal interprets instead of showing: control characters, direction
 #: overrides and other invisible characters, surrogates, line and paragraph separators.
-_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_INTERPRETED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 #: Invisible characters that are kept, because words and emoji contain them.
 _JOINERS = frozenset("\u200c\u200d")
@@ -32,7 +32,8 @@ def printable(text: object, *, lines: bool = False) -> str:
         return text
     kept = _JOINERS | {"\n", "\t"} if lines else _JOINERS
     return "".join(
-        repr(c)[1:-1] if unicodedata.category(c) in _OBEYED and c not in kept else c for c in text
+        repr(c)[1:-1] if unicodedata.category(c) in _INTERPRETED and c not in kept else c
+        for c in text
     )
 
 

@@ -185,7 +185,7 @@ def _usable(name: str, found: Sequence[Backbone | LeftOut]) -> Backbone:
         if isinstance(each, Backbone):
             return each
     reasons = "; ".join(each.reason for each in found if isinstance(each, LeftOut))
-    raise UnknownBackboneError(f"{name} is no backbone: {reasons}")
+    raise UnknownBackboneError(f"{name} is not a backbone: {reasons}")
 
 
 def _resolved(
@@ -210,7 +210,7 @@ def _resolved(
             f"plugin {plugin} failed while resolving backbone {name!r}: {explain(error)}"
         ) from error
     if found is not None and not isinstance(found, Backbone | LeftOut):
-        raise PluginError(f"plugin {plugin}: zoo_resolve gave {found!r}, which is no zoo.Backbone")
+        raise PluginError(f"plugin {plugin}: zoo_resolve gave {found!r}, not a zoo.Backbone")
     return None if found is None else replace(found, name=f"{plugin.name}/{found.name}")
 
 
@@ -230,7 +230,7 @@ def _with_tag(full_name: str, tag: str) -> Backbone:
     with blame(backbone, f"could not be declared with tag {tag}"):
         declared = backbone.tagged[tag]()
     if not isinstance(declared, Backbone):
-        raise PluginError(f"backbone {full_name}: tag {tag} gave {declared!r}, no zoo.Backbone")
+        raise PluginError(f"backbone {full_name}: tag {tag} gave {declared!r}, not a zoo.Backbone")
     return replace(declared, name=f"{full_name}.{tag}")
 
 
@@ -247,7 +247,7 @@ def _refuse_left_out(name: str, among: list[Plugin]) -> None:
     for plugin in among:
         for full_name, left_out in plugin.left_out.items():
             if name in (full_name, full_name.partition("/")[2]):
-                raise UnknownBackboneError(f"{full_name} is no backbone: {left_out.reason}")
+                raise UnknownBackboneError(f"{full_name} is not a backbone: {left_out.reason}")
 
 
 def _refuse_tag(bare_name: str, among: list[Plugin]) -> None:

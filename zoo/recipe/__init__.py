@@ -568,7 +568,7 @@ def _flat(values: Mapping[str, object], *, where: str) -> dict[str, object]:
             if table is value and home not in (name, None):
                 raise RecipeError(f"{where}: {key} in [{name}]: it belongs in [{home}]")
             if key in flat:
-                raise RecipeError(f"{where}: {key} is there twice")
+                raise RecipeError(f"{where}: {key} is given twice")
             flat[key] = each
     return flat
 
@@ -601,4 +601,4 @@ def _read(file: Path) -> dict[str, object]:
     except OSError as error:
         raise RecipeError(f"can't read recipe {file}: {error.strerror}") from error
     except ValueError as error:
-        raise RecipeError(f"recipe {file} is no TOML: {clip(str(error))}") from error
+        raise RecipeError(f"recipe {file} is not valid TOML: {clip(str(error))}") from error

@@ -50,9 +50,7 @@ def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = Fa
         existing = _existing(folder)
         writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     except OSError as error:
-        raise RunError(
-            f"can't look at the run folder {error.filename}: {error.strerror}"
-        ) from error
+        raise RunError(f"can't read the run folder {error.filename}: {error.strerror}") from error
     if not writable:
         raise RunError(f"can't write the run folder {folder}: no right to write in {existing}")
     return folder

@@ -50,7 +50,7 @@ def read_head(file: Path) -> tuple[Header, ModelInfo]:
     try:
         header = read_header(file)
     except (OSError, ValueError) as error:
-        raise RunError(f"{file} is no readable safetensors file: {clip(str(error))}") from error
+        raise RunError(f"{file} is not a readable safetensors file: {clip(str(error))}") from error
     details = header.metadata
     if "zoo_format" not in details:
         raise RunError(f"{file} was not written by zoo: its metadata names no classes or backbone")

@@ -435,7 +435,7 @@ def read_tensors(file: Path, header: Header) -> dict[str, torch.Tensor]:
     try:
         tensors = load_file(file)
     except Exception as error:  # unsupported shapes and types raise errors of any kind
-        raise RunError(f"{file} is no readable safetensors file: {clip(str(error))}") from error
+        raise RunError(f"{file} is not a readable safetensors file: {clip(str(error))}") from error
     if tensors_sha256(tensors) != header.metadata.get("sha256"):
         raise RunError(f"{file} is damaged: its weights are not the ones that were written")
     return tensors

@@ -198,7 +198,7 @@ def check_images_are_read(subject: SourceSubject) -> None:
             ) from error
         if sample.read() != content:
             raise CheckFailed(
-                f"read twice, {sample.name!r} has other bytes: don't encode anew, and leave an "
+                f"read twice, {sample.name!r} has other bytes: don't encode it again, and leave an "
                 f"open file where it was"
             )
 

@@ -163,7 +163,7 @@ def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) 
         height, width = images.shape[2:]
         raise CheckFailed(
             f"in {mode} mode its forward pass raises {plugins.explain(error)} for images "
-            f"{tuple(images.shape)}; mend it, or declare in `preprocess` another size than "
+            f"{tuple(images.shape)}; correct it, or declare in `preprocess` another size than "
             f"{height} x {width}"
         ) from error
     first, *auxiliary = output if isinstance(output, tuple) else (output,)

@@ -58,7 +58,9 @@ def read_header(path: Path) -> Header:
     ends = [_end(name, tensor) for name, tensor in header.items()]
     tensor_bytes = max(ends, default=0)
     if 8 + length + tensor_bytes != size:
-        raise ValueError(f"its header tells of {tensor_bytes:,} bytes of tensors, not of its own")
+        raise ValueError(
+            f"its tensors take {size - 8 - length:,} bytes, its header declares {tensor_bytes:,}"
+        )
     return Header(
         metadata=metadata,
         shapes={name: tuple(tensor["shape"]) for name, tensor in header.items()},

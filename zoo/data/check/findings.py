@@ -81,8 +81,8 @@ def of_comparison(found: Comparison) -> list[Finding]:
                 f"{{}} of {held_out} {{is_are}} in train too (leakage)",
                 found.leaks,
                 sum(photo.split == held_out for group in found.leaks for photo in group),
-                f"{held_out} accuracy counts what was learnt by heart; `fix_to` leaves them out of "
-                "train",
+                f"{held_out} accuracy is too high, because these images are trained on; `fix_to` "
+                "leaves them out of train",
             ),
             _finding(
                 "label-conflict",
@@ -184,7 +184,7 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             "warning",
             "{} {has_have} bands beside red, green and blue that are not used",
             [p for p in good if p.examined.dropped],
-            "convert them to the three bands that tell the classes apart",
+            "convert them to the three bands that distinguish the classes best",
         ),
         _modes(good),
     )

@@ -69,8 +69,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
                     "warning",
                     f"{_classes(len(missing))} of train without an image in {split}",
                     missing,
-                    "how well they are told apart will not be known; move some of their images to "
-                    f"{split}",
+                    f"no metric can be computed for them; move some of their images to {split}",
                 )
             )
     found += _of_sizes(counts)

@@ -213,9 +213,9 @@ def existing(root: Path) -> Path:
     try:
         is_folder, exists = root.is_dir(), root.exists()
     except OSError as error:
-        raise DataError(f"can't look at data folder {root}: {error.strerror}") from error
+        raise DataError(f"can't read data folder {root}: {error.strerror}") from error
     if not is_folder:
-        what = "is no folder" if exists else "does not exist"
+        what = "is not a folder" if exists else "does not exist"
         what = "is a URL, and must be downloaded first" if is_url(root) and not exists else what
         raise DataError(
             f"data folder {root} {what}", hint="give a folder with one subfolder per class"
@@ -318,5 +318,5 @@ def class_name(class_dir: Path) -> str:
     try:
         class_dir.name.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"class folder {str(class_dir)!r}: its name is no valid text") from error
+        raise DataError(f"class folder {str(class_dir)!r}: its name is not valid UTF-8") from error
     return normal_name(class_dir.name)
