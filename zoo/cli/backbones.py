@@ -69,19 +69,19 @@ def _amount(context: click.Context, option: click.Parameter, value: str | None) 
     "--max-parameters",
     metavar="NUMBER",
     callback=_amount,
-    help="At most so many parameters, such as 30M.",
+    help="Maximum number of parameters, such as 30M.",
 )
 @click.option(
     "--max-macs",
     metavar="NUMBER",
     callback=_amount,
-    help="At most so many multiply-accumulates per image, such as 5G.",
+    help="Maximum number of multiply-accumulates per image, such as 5G.",
 )
 @click.option(
     "--max-input-size",
     type=click.IntRange(min=1),
     metavar="PIXELS",
-    help="Input of at most so many pixels per side.",
+    help="Maximum side of the input in pixels.",
 )
 @click.option(
     "--min-top-1",

@@ -62,7 +62,7 @@ _PRESETS = ("fast", "balanced", "best")
     type=click.IntRange(min=10),
     default=2000,
     show_default=True,
-    help="Backbones: compare on at most so many images (or five of each class, if these are more).",
+    help="Backbones: maximum number of images (or five of each class, if these are more).",
 )
 @click.option(
     "--plot",

@@ -159,7 +159,9 @@ def _checkpoint(run: Path) -> tuple[list[Finding], About | None]:
     def last() -> str:
         nonlocal about
         about = read_run(run).about
-        return f"the run is {'complete' if about['complete'] else 'not complete and can go on'}"
+        return (
+            f"the run is {'complete' if about['complete'] else 'not complete and can be resumed'}"
+        )
 
     if not os.path.lexists(run / CHECKPOINT):
         return [], None

@@ -45,7 +45,7 @@ def disable_onednn_after(error: BaseException) -> str:
     if not _NO_CODE.search(str(error)):
         return ""
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # A property, untyped.
-    return "; and without oneDNN, which can't go on after that, so more slowly"
+    return "; and without oneDNN, which can't be used after that, so more slowly"
 
 
 def free_memory() -> None:

@@ -78,7 +78,7 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
         values["recipe"] = checked_recipe(parse_toml(values["recipe"]))
         info = _INFO.validate_python(values)
         if len(set(info.class_names)) < len(info.class_names):
-            raise ValueError("class_names has a name twice")
+            raise ValueError("class_names has duplicates")
         measured = info.val_metrics or info.recipe.val_split
         if measured and (missing := {"accuracy", info.score_name} - info.val_metrics.keys()):
             raise ValueError(f"val_metrics has no {' and '.join(sorted(missing))}")

@@ -244,7 +244,7 @@ class Run:
     def _confidence(self) -> Confidence:
         if self.info.confidence is None:
             raise DataError(
-                "the run has no record of how right it was on its val images",
+                "the run has no record of its confidence on its val images",
                 hint="train it again with this version of zoo, and with val images",
             )
         return self.info.confidence

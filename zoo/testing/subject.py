@@ -207,7 +207,7 @@ def closed_network() -> Iterator[list[str]]:
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         tried.append(str(next((a for a in args if not isinstance(a, socket.socket)), "?")))
-        raise OSError("the network is closed while a backbone is checked")
+        raise OSError("network access is blocked while a backbone is checked")
 
     names = ("getaddrinfo", "create_connection", "gethostbyname")
     saved = {name: getattr(socket, name) for name in names}

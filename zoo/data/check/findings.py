@@ -87,7 +87,7 @@ def of_comparison(found: Comparison) -> list[Finding]:
             _finding(
                 "label-conflict",
                 "error",
-                "{} lie{s} in more than one class",
+                "{} {is_are} in more than one class",
                 found.conflicts,
                 len(found.conflicts),
                 "keep each in the class it belongs to; `fix_to` leaves all its copies out",
@@ -116,7 +116,7 @@ def of_comparison(found: Comparison) -> list[Finding]:
                 + both * any(map(_separable, found.duplicates)),
                 found.duplicates,
                 sum(len(group) - 1 for group in found.duplicates),
-                "they weigh more than others; `fix_to` keeps one of each",
+                "they count more than others; `fix_to` keeps one of each",
             ),
             _finding(
                 "near-duplicates",
@@ -205,7 +205,7 @@ def imbalance(photos: Iterable[Photo]) -> Finding | None:
         text=f"class {most} has {highest} images, {least} only {lowest}: "
         f"{highest / lowest:.3g} times as many",
         count=len(counts),
-        advice="more images of small classes help most; `class_weights=balanced` weighs them up",
+        advice="more images of small classes help most; `class_weights=balanced` compensates",
     )
 
 

@@ -195,7 +195,7 @@ def _of_names(names: set[str]) -> list[Finding]:
             f"written",
             count=number,
             groups=tuple(alike),
-            advice="one class under two names? On many systems their folders are one",
+            advice="are these one class? On many file systems their folders are the same",
         )
     ]
 

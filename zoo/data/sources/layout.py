@@ -134,7 +134,7 @@ def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> Cla
             if nested:
                 issues.append(Issue(kind="skipped", name=str(class_dir), reason=deeper))
         else:
-            lacks = "its images are links that are left out" if out else "it holds no images"
+            lacks = "its images are links that are left out" if out else "it has no images"
             pictures = [n for n in map(Path, others) if reason_of(n) != NO_IMAGE]
             why = "".join(f"; skipped {line}" for line in skipped(pictures))
             reason = f"not a class: {deeper if nested else lacks}{why}"
