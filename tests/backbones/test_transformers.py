@@ -279,7 +279,7 @@ def test_a_checkpoint_is_declared_with_its_weights(tmp_path):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"model_type": "bert"}, "no image classifier"),
+        ({"model_type": "bert"}, "not an image classifier"),
         ({"model_type": "siglip2"}, "it takes patches"),
         ({**VIT, "quantization_config": {"bits": 4}}, "quantized"),
     ],
