@@ -1,10 +1,10 @@
-"""Measure what a run spends on judging its result, besides training it.
+"""Measure the time that a run spends on evaluating its result, besides training.
 
     python bench/added.py /data/photos --runs "train=probe" "train=probe" ""
 
 Each of `--runs` are fields of a recipe, as `train=probe image_size=96`; empty ones are the
-defaults. Each run has a process of its own, which imports everything anew. All share a new cache,
-so the same run a second time finds the features of the first. Prints the CPU seconds of each step,
+defaults. Each run is a separate process, imports included. All share a new cache, so the same run
+a second time finds the features of the first. Prints the CPU seconds of each step,
 with one thread for computing, and their share of the run.
 """
 

@@ -4,7 +4,7 @@ python bench/data_path.py --data photos
 
 Without --data the photos are generated. Every way takes the same photos in the same process, in
 turn, `--rounds` times; the figures are medians, in images per second of CPU time of one thread, and
-ratios to the first way: each file opened anew by Pillow, transformed by torchvision.transforms.v2
+ratios to the first way: each file opened by Pillow, transformed by torchvision.transforms.v2
 and normalised an image at a time. `kept`: bases that were made before, in a memory-mapped file;
 `for a GPU`: crops that it will resize, mirror and normalise itself.
 """

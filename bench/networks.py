@@ -4,7 +4,7 @@
 
 Adds what is missing to networks.csv of the plugins zoo_timm and zoo_transformers, with which
 `zoo backbones` answers without building a network. A file that was written with another version of
-its library is written again. An interrupted count of timm's networks goes on where it stopped; a
+its library is written again. An interrupted count of timm's networks continues where it stopped; a
 complete one takes about half an hour on one core.
 
 Networks are built on torch's meta device: nothing is computed, and the size of a network costs no
@@ -79,7 +79,7 @@ def count(name: str) -> tuple[int, int]:
 
 
 def read() -> dict[Key, tuple[int, int]]:
-    """What the file already holds, if it was written with this version of timm."""
+    """What the file already contains, if it was written with this version of timm."""
     lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
     if lines[:1] != [VERSION]:
         return {}

@@ -88,7 +88,7 @@ def measure(command: Sequence[str], environment: dict[str, str]) -> Run:
 
 
 def parse(lines: Iterable[str]) -> tuple[tuple[Point, ...], float | None]:
-    """(points, peak memory in MB) of a peer's output, in which other lines are passed over."""
+    """(points, peak memory in MB) of a peer's output, in which other lines are ignored."""
     points: list[Point] = []
     peak_mb = None
     for line in lines:

@@ -2,13 +2,14 @@
 
     python bench/sets.py --raw RAW --out OUT [--only NAME]
 
-Nothing is downloaded. What each set needs below RAW is said by its source and raw (`--list` prints
-them): the named paths of a GitHub repository, at RAW/FOLDER with their paths kept. With a clone:
+Nothing is downloaded. What each set needs below RAW is defined by its source and raw (`--list`
+prints them): the named paths of a GitHub repository, at RAW/FOLDER with their paths kept. With a
+clone:
 
     mkdir RAW/FOLDER && git -C CLONE archive HEAD PATH ... | tar -x -C RAW/FOLDER
 
-Who gets which image is decided by a hash of its name, so the same RAW always gives the same split,
-and it doesn't hang on the order of files. Pictures of one group (a patient, a house, a track of
+The split of an image is determined by a hash of its name, so the same RAW always gives the same
+split, independent of the order of files. Pictures of one group (a patient, a house, a track of
 video frames) never are in two splits, and of pictures that look the same only one is used.
 """
 
@@ -41,7 +42,7 @@ class Picture:
 
     Attributes:
         label: Its class.
-        name: The same on every machine and unique in its class; the split hangs on it.
+        name: The same on every machine and unique in its class; it determines the split.
         image: Where it is, or the image itself.
         group: Pictures of one group go to one split. Every picture is its own group if empty.
         splits: Where the set's makers allow it.
@@ -557,7 +558,7 @@ def _rank(*words: object) -> str:
 
 
 def _by_rank(pictures: Iterable[Picture]) -> list[Picture]:
-    """In an order that hangs on nothing but the names: a group's pictures one after the other."""
+    """Sort by the names alone; the pictures of a group follow each other."""
     return sorted(
         pictures,
         key=lambda p: (_rank(SEED, p.group or p.name), _rank(SEED, p.name), p.label),

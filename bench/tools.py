@@ -154,8 +154,8 @@ def arguments(
 def described(tool: Tool, settings: dict[str, dict[str, Any]]) -> str:
     """Its settings in words, as `arguments` gives them."""
     if tool.is_zoo:
-        told = " ".join(tool.flags)
-        return f"`zoo finetune {told}`" if told else "`zoo finetune`, all defaults"
+        flags = " ".join(tool.flags)
+        return f"`zoo finetune {flags}`" if flags else "`zoo finetune`, all defaults"
     own = settings.get(tool.name, {})
     words = [f"{tool.epochs} epochs, batch {tool.batch_size}"]
     if tool.rates:

@@ -41,7 +41,7 @@ BINS = 15
 
 Record = dict[str, Any]
 State = Mapping[str, Any]
-#: The probabilities (N, classes) of the test images, told by that state.
+#: The probabilities (N, classes) of the test images, predicted by that state.
 Predict = Callable[[State | None], np.ndarray]
 
 
@@ -137,8 +137,8 @@ class Watch:
     def epoch_of(self, candidates: Sequence[tuple[np.ndarray, State]], labels: np.ndarray) -> None:
         """The same of several networks, of which the best on val counts."""
         self.stop()
-        told = [(figures(probabilities, labels), state) for probabilities, state in candidates]
-        best, state = max(told, key=lambda one: (one[0]["accuracy"], -one[0]["log_loss"]))
+        found = [(figures(probabilities, labels), state) for probabilities, state in candidates]
+        best, state = max(found, key=lambda one: (one[0]["accuracy"], -one[0]["log_loss"]))
         self.states.append({name: tensor.detach().clone() for name, tensor in state.items()})
         self._keep(best["accuracy"], best["log_loss"])
         self._started += time.perf_counter() - self._started - self.seconds
@@ -286,7 +286,7 @@ def one(args: argparse.Namespace) -> None:
     trained: dict[tuple[int, float | None], tuple[Watch, Predict]] = {}
 
     def run(seed: int, lr: float | None) -> Record:
-        """Train unless it is recorded; nothing is told of test yet."""
+        """Train unless it is recorded; the test images are not evaluated yet."""
         if (seed, lr) not in runs:
             with tempfile.TemporaryDirectory(prefix="transfer-run-") as scratch:
                 job = Job(
@@ -306,7 +306,7 @@ def one(args: argparse.Namespace) -> None:
         return runs[seed, lr]
 
     def tested(seed: int, lr: float | None, **more: Any) -> None:
-        """The same, and what it says of test is recorded."""
+        """The same, with its test metrics recorded."""
         record = run(seed, lr)
         if "test" not in record:
             if (seed, lr) not in trained:  # interrupted in between
@@ -340,7 +340,7 @@ def search(rates: Sequence[float], run: Callable[[float], Record]) -> float:
 
 
 def _fields(tool: Tool, records: Path, name: str) -> dict[str, Any]:
-    """What a tool is told besides the job."""
+    """The settings of a tool besides the job."""
     if not tool.timed:
         return dict(tool.fields)
     if "time" not in importlib.import_module("zoo").Recipe.model_fields:
@@ -360,7 +360,7 @@ def _course(watch: Watch) -> Record:
 
 
 def _test(watch: Watch, predict: Predict, labels: np.ndarray) -> Record:
-    """What a run says of the test images, which takes none of its time."""
+    """The test metrics of a run, whose time is not counted."""
     if not watch.states:
         return {"test": _rounded(figures(predict(None), labels)), "quarter": None}
     best, early = best_epoch(watch.epochs), best_epoch(watch.epochs, watch.cpu_seconds / 4)
@@ -384,13 +384,13 @@ def _versions(tool: Tool) -> dict[str, str]:
     }
     if "zoo" in found:
         folder = Path(importlib.import_module("zoo").__file__ or "").parent
-        told = subprocess.run(
+        commit = subprocess.run(
             ["git", "-C", folder, "describe", "--always", "--dirty", "--exclude=*"],
             capture_output=True,
             text=True,
             check=False,
         )
-        found["zoo_commit"] = told.stdout.strip()
+        found["zoo_commit"] = commit.stdout.strip()
     return found
 
 

@@ -243,8 +243,8 @@ def _rates(runs: Runs, names: Sequence[str]) -> str:
     """Those chosen; a star where the best was at an end of the list."""
 
     def cell(found: Sequence[Record]) -> str:
-        told = {f"{r['lr']:g}{'*' * bool(r.get('rate_at_edge'))}" for r in found}
-        return " or ".join(sorted(told)) or "-"
+        rates = {f"{r['lr']:g}{'*' * bool(r.get('rate_at_edge'))}" for r in found}
+        return " or ".join(sorted(rates)) or "-"
 
     peers = [peer for peer in PEERS if peer in runs]
     rows = [[name, *(cell(runs[peer].get(name, [])) for peer in peers)] for name in names]
@@ -279,12 +279,12 @@ def _mean(found: Sequence[Record], figure: Callable[[Record], float]) -> float:
 def _versions(runs: Runs) -> str:
     lines = []
     for tool, found in runs.items():
-        told = {
+        versions = {
             ", ".join(f"{name} {version}" for name, version in record["versions"].items())
             for some in found.values()
             for record in some
         }
-        lines.append(f"- {tool}: {' or '.join(sorted(told))}")
+        lines.append(f"- {tool}: {' or '.join(sorted(versions))}")
     return "\n".join(lines) + "\n"
 
 

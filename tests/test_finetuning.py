@@ -534,7 +534,7 @@ def test_two_processes_train_one_model(photos):
         "--epochs=2",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.count("run folder   run") == 1
+    assert done.stdout.count("zoo predict run ") == 1
     assert "2 processes" in done.stdout
     evaluation = zoo.load("run").evaluate()
     assert evaluation.accuracy == zoo.load("run").info.val_accuracy

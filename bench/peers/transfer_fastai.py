@@ -41,7 +41,7 @@ class Tell(Callback):
 
 
 def train(job: Job, watch: Watch) -> Predict:
-    """Fine-tune, and tell `watch` after each epoch; returns how a state's test images are told."""
+    """Fine-tune, report each epoch to `watch`; return the function that predicts test images."""
     set_seed(job.seed)
     loaders = ImageDataLoaders.from_folder(
         job.data,

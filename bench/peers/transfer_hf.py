@@ -29,7 +29,7 @@ logging.disable_progress_bar()
 
 
 def train(job: Job, watch: Watch) -> Predict:
-    """Fine-tune, and tell `watch` after each epoch; returns how a state's test images are told."""
+    """Fine-tune, report each epoch to `watch`; return the function that predicts test images."""
     set_seed(job.seed)
     size = job.image_size
     to_input = [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]

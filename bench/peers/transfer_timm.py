@@ -26,7 +26,7 @@ NORMALIZE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 def train(job: Job, watch: Watch) -> Predict:
-    """Fine-tune, and tell `watch` after each epoch; returns how a state's test images are told."""
+    """Fine-tune, report each epoch to `watch`; return the function that predicts test images."""
     random_seed(job.seed)
     augment = create_transform(
         job.image_size, is_training=True, scale=(0.25, 1.0), interpolation="random", **NORMALIZE

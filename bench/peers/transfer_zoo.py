@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def train(job: Job, watch: Watch, **fields: object) -> Predict:
-    """Fine-tune, and tell `watch` of each epoch; returns how the test images are told."""
-    data = job.scratch / "data"  # train and val, and nothing of test
+    """Fine-tune, report each epoch to `watch`; return the function that predicts test images."""
+    data = job.scratch / "data"  # train and val, without test
     for split in ("train", "val"):
         shutil.copytree(job.data / split, data / split, copy_function=_link)
     os.environ["ZOO_HOME"] = str(job.scratch / "home")
@@ -43,8 +43,8 @@ def train(job: Job, watch: Watch, **fields: object) -> Predict:
         raise ValueError(f"zoo orders the classes otherwise: {run.class_names}")
 
     def predict(_state) -> np.ndarray:
-        told = run.predict(job.test_files, top_k=len(job.classes))
-        found = [dict(image.top) for image in told]
+        predictions = run.predict(job.test_files, top_k=len(job.classes))
+        found = [dict(image.top) for image in predictions]
         return np.array([[image[name] for name in job.classes] for image in found])
 
     return predict

@@ -72,7 +72,7 @@ def _check(architecture: str, head_paths: tuple[str, ...], at_size: dict[str, An
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
         side = max(patch) if isinstance(patch, tuple) else patch
         if isinstance(side, int) and image_size % side:
-            raise ValueError(f"{image_size} is no multiple of its patches' {side} pixels")
+            raise ValueError(f"{image_size} is not a multiple of its patch size, {side} pixels")
         original = create(architecture, None, False, **own_size).state_dict()
         try:
             _resample(architecture, at_size, model.state_dict(), head_paths, original)

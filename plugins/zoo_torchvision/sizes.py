@@ -23,7 +23,9 @@ def check(name: str, build: Callable[[int | None, bool], nn.Module], image_size:
     import torch
 
     if name.startswith("vit") and image_size % _patch_size(name):
-        raise ValueError(f"{image_size} is no multiple of its patches' {_patch_size(name)} pixels")
+        raise ValueError(
+            f"{image_size} is not a multiple of its patch size, {_patch_size(name)} pixels"
+        )
     try:
         # On the meta device nothing is computed; train mode includes the auxiliary heads.
         with torch.device("meta"), torch.no_grad():

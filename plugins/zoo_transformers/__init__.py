@@ -187,7 +187,7 @@ def declare(
         weights: Where the pretrained weights come from, in transformers' names of any version.
 
     Raises:
-        ValueError: If it is no image classifier, or none that can be a backbone.
+        ValueError: If it is not an image classifier, or not one that can be a backbone.
     """
     described = _described(config)
     model_type = described["model_type"]
@@ -229,7 +229,7 @@ def _resized(
     patch = {**config, **config.get("vision_config", {})}["patch_size"]
     side = patch if isinstance(patch, int) else max(patch)
     if image_size % side:
-        raise ValueError(f"{image_size} is no multiple of its patches' {side} pixels")
+        raise ValueError(f"{image_size} is not a multiple of its patch size, {side} pixels")
     other = with_image_size(config, image_size)
     return declare(other, name=name, preprocessor=preprocessor, weights=weights)
 
@@ -261,14 +261,14 @@ def _described(config: PreTrainedConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Return all values of a configuration, those of a dictionary with defaults, as JSON has them.
 
     Raises:
-        ValueError: If it is no image classifier, or none that can be a backbone.
+        ValueError: If it is not an image classifier, or not one that can be a backbone.
     """
     if problem := _unusable():
         raise ValueError(problem)
     if isinstance(config, Mapping):
         model_type = config.get("model_type")
         if model_type not in NAMES:
-            raise ValueError(f"its model_type {model_type!r} is no image classifier")
+            raise ValueError(f"its model_type {model_type!r} is not an image classifier")
         if config.get("quantization_config"):
             raise ValueError("its weights are quantized")
         config = configured(config)

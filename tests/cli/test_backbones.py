@@ -166,5 +166,5 @@ def test_a_table_fits_the_terminal_with_each_name_and_number_whole(width, monkey
 
 
 def test_networks_that_are_no_backbones_are_named_unless_filtered():
-    assert "acme/encoder is no backbone" in zoo_backbones().stderr
+    assert "acme/encoder is not a backbone" in zoo_backbones().stderr
     assert "acme/encoder" not in zoo_backbones("--here").stderr

@@ -41,7 +41,7 @@ def become_a_pipe(path: Path) -> None:
 CHANGES = [
     (vanish, "unreadable image {}: there is no such file"),
     (change, "{} has changed since it was first read; start again"),
-    (become_a_pipe, "unreadable image {}: it is a named pipe, no file"),
+    (become_a_pipe, "unreadable image {}: it is a named pipe, not a file"),
 ]
 
 

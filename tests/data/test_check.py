@@ -92,7 +92,7 @@ PLANTED = {
         "error",
         1,
         lambda root: copy(root, "train/ants/0.png", "train/bees/same.png"),
-        "1 image lies in more than one class",
+        "1 image is in more than one class",
         {"train/ants/0.png", "train/bees/same.png"},
     ),
     "near-leakage": (

@@ -78,7 +78,7 @@ def test_a_folder_for_runs_that_is_closed_is_named_before_training(photos, answe
     commands = [["finetune", "--data", photos, *flags(FIELDS), "--out", out] for out in outs]
     found = answers(commands)
     said = [f"can't write the run folder {out}: no right to write in " for out in outs[:3]]
-    said.append(f"can't look at the run folder closed/run: {DENIED}")
+    said.append(f"can't read the run folder closed/run: {DENIED}")
     for (code, out, err), expected in zip(found, said, strict=True):
         assert code == 2
         assert err.startswith(f"Error: {expected}")

@@ -56,9 +56,9 @@ def test_output_is_cut_and_its_escapes_made_harmless(install):
     code = "print('\\x1b[2Jcleared\\r\\u202e' + 'x\\n' * 5000)\n" + GOOD.format(name="a")
     install("acme-one", "one", "acme_escapes", code)
     printed = plugins.load("one").printed
-    assert printed.startswith("\\x1b[2Jcleared\\r\\u202ex\\nx\\n")
+    assert printed.startswith("\\x1b[2Jcleared \\u202ex x ")
     assert printed.isprintable()
-    assert printed.endswith(" ...")
+    assert " ... " in printed
     assert len(printed) < 1000
 
 
@@ -91,7 +91,7 @@ def test_plugins_load_off_the_main_thread(install):
         ("class Own(BaseException): ...\nraise Own('no error')", "Own: no error"),
         (
             "class Odd(Exception):\n    def __str__(self): return 1 / 0\nraise Odd",
-            "Odd: (its message can't be had)",
+            "Odd: (str() of it fails)",
         ),
     ],
 )
@@ -169,7 +169,7 @@ def test_what_is_left_out_is_counted_and_listed_with_its_reason(install):
     assert (listed()["acme"]["backbones"], listed()["acme"]["left_out"]) == (1, 1)
     table = CliRunner().invoke(main, ["plugins"]).stdout
     assert re.search(r"zoo-acme 1\.2 +1 backbone, 1 left out", table)
-    line = "- acme/net_encoder is no backbone: a pure encoder, without a classifier\n"
+    line = "- acme/net_encoder is not a backbone: a pure encoder, without a classifier\n"
     for form in ("table", "json"):
         found = CliRunner().invoke(main, ["backbones", "acme/*", "--format", form])
         assert line in found.stderr
@@ -178,7 +178,7 @@ def test_what_is_left_out_is_counted_and_listed_with_its_reason(install):
     for name in ("acme/net_encoder", "net_encoder"):
         shown = CliRunner().invoke(main, ["show", name])
         assert shown.exit_code == 2
-        assert "acme/net_encoder is no backbone: a pure encoder" in shown.stderr
+        assert "acme/net_encoder is not a backbone: a pure encoder" in shown.stderr
 
 
 #: A dozen ways to be a bad neighbour: code, state, cause.
@@ -200,7 +200,7 @@ FAULTS = {
     "stranger": (
         GOOD.format(name="a").replace("yield", "yield 'resnet18'; yield"),
         "broken",
-        "zoo_backbones gave 'resnet18', which is no zoo.Backbone",
+        "zoo_backbones gave 'resnet18', not a zoo.Backbone",
     ),
     "nothing": (
         "import zoo\n@zoo.hookimpl\ndef zoo_backbones(): return 3",

@@ -32,7 +32,7 @@ BROKEN = {
     "stranger": (
         "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n    yield 'resnet18'",
         "broken",
-        "'resnet18', which is no zoo.Backbone",
+        "'resnet18', not a zoo.Backbone",
     ),
     "twice": (
         (

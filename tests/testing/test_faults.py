@@ -114,7 +114,7 @@ FAULTS = {
         "stages=",
         f"options={RATE}, configured=configure, stages=",
         "check_options_are_taken",
-        "configured gave None, which is no zoo.Backbone",
+        "configured gave None, not a zoo.Backbone",
     ),
     "an option refused without a reason": (
         "stages=",
@@ -132,7 +132,7 @@ FAULTS = {
         "stages=",
         'weights=zoo.Weights(package="none", sha256="sha256:12"), stages=',
         "check_weights_are_described",
-        "'sha256:12' is no SHA-256: give all 64 hex digits",
+        "'sha256:12' is not a SHA-256: give all 64 hex digits",
     ),
     "a tag of a network": (
         "stages=",

@@ -68,7 +68,7 @@ def test_where_shows_every_place_in_order_and_marks_the_first_to_be_used(says, f
     shown = cli("weights", "where", TINY)
     lines = [line for line in shown.stdout.splitlines() if not line.startswith("      ")]
     assert lines == [
-        f"{TINY}: 3 places",
+        f"{TINY}: 3 sources",
         "   1  /nowhere/a.pth",
         f"-> 2  {file}",
         "   3  Hugging Face hub, timm/test_efficientnet.r160_in1k",

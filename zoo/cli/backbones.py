@@ -14,8 +14,8 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import fitting, label, number, plain_console, print_table
-from zoo.cli.words import count, echo, echo_json
-from zoo.io.text import clip, spreadsheet_cell
+from zoo.cli.words import echo, echo_json
+from zoo.io.text import clip, count, spreadsheet_cell
 
 if TYPE_CHECKING:
     from zoo.plugins import Entry
@@ -69,19 +69,19 @@ def _amount(context: click.Context, option: click.Parameter, value: str | None) 
     "--max-parameters",
     metavar="NUMBER",
     callback=_amount,
-    help="At most so many parameters, such as 30M.",
+    help="Maximum number of parameters, such as 30M.",
 )
 @click.option(
     "--max-macs",
     metavar="NUMBER",
     callback=_amount,
-    help="At most so many multiply-accumulates per image, such as 5G.",
+    help="Maximum number of multiply-accumulates per image, such as 5G.",
 )
 @click.option(
     "--max-input-size",
     type=click.IntRange(min=1),
     metavar="PIXELS",
-    help="Input of at most so many pixels per side.",
+    help="Maximum side of the input in pixels.",
 )
 @click.option(
     "--min-top-1",
@@ -153,7 +153,7 @@ def command(
         echo(things, err=True)
     if not filters and not here:
         for network in index.left_out:
-            echo(f"- {network.name} is no backbone: {network.reason}", err=True)
+            echo(f"- {network.name} is not a backbone: {network.reason}", err=True)
     for failure in index.failures:
         echo(f"! {failure}", err=True)
 

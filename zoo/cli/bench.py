@@ -12,6 +12,7 @@ from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import number, print_facts, print_table, text
 from zoo.cli.words import echo
+from zoo.io.text import count
 from zoo.recipe import make_recipe
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def command(
       zoo bench resnet18 --batch-size 16 --compile
       zoo bench timm/vit_tiny_patch16_224 --seconds 10 --format json
     """
-    told = {"backbone": name, "image_size": image_size, "device": device, "precision": precision}
-    recipe = make_recipe(None, weights="none", **told)
+    given = {"backbone": name, "image_size": image_size, "device": device, "precision": precision}
+    recipe = make_recipe(None, weights="none", **given)
     with starting(allocator_tuning=allocator_tuning):
         import torch
 
@@ -129,7 +130,7 @@ def _print_setup(setup: Setup) -> None:
         ("device", f"{setup.device}, {setup.device_name}{threads}, torch {setup.torch}"),
         ("allocator", setup.allocator),
         ("peak", f"{peak}, multiplying matrices"),
-        ("backbone", f"{setup.backbone}, {setup.parameters:,} parameters, random weights"),
+        ("backbone", f"{setup.backbone}, {count(setup.parameters, 'parameter')}, random weights"),
         ("input", f"{setup.height} x {setup.width} pixels, in memory"),
         ("prediction", f"{setup.forward_flops / 1e9:.3g} GFLOP an image, in fp32"),
         ("training", f"{setup.training_flops / 1e9:.3g} GFLOP an image, in {setup.precision}"),
@@ -154,5 +155,5 @@ def _cost(speed: Speed) -> str:
     if speed.first_call_seconds is None:
         return ""
     images = speed.pays_after_images
-    pays = "never pays" if images is None else f"pays after {images:,} images"
+    pays = "never pays" if images is None else f"pays after {count(images, 'image')}"
     return f"first call {speed.first_call_seconds:.1f} s, {pays}"

@@ -9,7 +9,8 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import label, number, print_facts, print_table
-from zoo.cli.words import count, echo, echo_json, human_size
+from zoo.cli.words import echo, echo_json, human_size
+from zoo.io.text import count
 
 if TYPE_CHECKING:
     from zoo.cache import Kind

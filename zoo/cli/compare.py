@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from zoo.cli.options import allocator_option, device_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import fitting, label, number, plain_console, print_facts, print_table, text
-from zoo.cli.words import count, echo, echo_json, human_size, with_flags
+from zoo.cli.words import echo, echo_json, human_size, with_flags
 from zoo.events import Note
 from zoo.events import Progress as Done
-from zoo.io.text import clip, spreadsheet_cell
+from zoo.io.text import clip, count, spreadsheet_cell
 
 if TYPE_CHECKING:
     from zoo.pipeline.compare import Comparison, RunComparison, RunScore
@@ -62,7 +62,7 @@ _PRESETS = ("fast", "balanced", "best")
     type=click.IntRange(min=10),
     default=2000,
     show_default=True,
-    help="Backbones: compare on at most so many images (or five of each class, if these are more).",
+    help="Backbones: maximum number of images (or five of each class, if these are more).",
 )
 @click.option(
     "--plot",
@@ -116,10 +116,12 @@ def command(
     given = {"--image-size": image_size, "--plot": plot, "--preset": presets, "--here": here}
     if runs_among(names):
         if wrong := [flag for flag, value in given.items() if value]:
-            raise click.UsageError(f"{', '.join(wrong)}: goes with backbones, not with runs")
+            raise click.UsageError(
+                f"{', '.join(wrong)} can't be used to compare runs, only backbones"
+            )
     elif split is not None:
         raise click.UsageError(
-            "--split goes with two runs; backbones are compared on train and val"
+            "--split can only be used with two runs; backbones are compared on train and val"
         )
     with _Listener() as listen:
         result = compare(
@@ -233,7 +235,10 @@ def _print_backbones(result: Comparison) -> None:
     echo()
     print_facts(
         [
-            ("images", f"{result.images} of {result.data}, {result.classes} classes"),
+            (
+                "images",
+                f"{result.images:,} of {result.data}, {count(result.classes, 'class', 'classes')}",
+            ),
             (
                 "measured",
                 f"{metric_label(result.metric)} of a cross-validated probe, on {result.device}",
@@ -310,7 +315,7 @@ def _print_runs(result: RunComparison) -> None:
         ],
     )
     if len(shown) < len(result.differing):
-        echo(f"{len(shown)} of {len(result.differing)} images (all: --format csv)")
+        echo(f"{len(shown)} of {count(len(result.differing), 'image')} (all: --format csv)")
 
 
 def _scored(score: RunScore, images: int) -> str:

@@ -21,12 +21,12 @@ from zoo.cli.tables import (
     print_table,
     text,
 )
-from zoo.cli.words import count, with_flags
+from zoo.cli.words import with_flags
 from zoo.errors import Stopped
 from zoo.events import EpochEnd, Measured, Note, StepEnd
 from zoo.events import Progress as Done
 from zoo.io.files import is_file
-from zoo.io.text import printable
+from zoo.io.text import count, printable
 from zoo.models.group_plan import GroupPlan
 from zoo.models.variant import options_text
 from zoo.planning import Plan
@@ -153,13 +153,17 @@ class TrainingConsole:
             )
         self.say(f"{run.info.stage}, {seconds:.0f} s in all")
         if run.info.recipe.weights == "none":
-            self.say("from         RANDOM WEIGHTS, not pretrained ones", "bold yellow")
-        # Not wrapped, so that they can be copied.
-        self.out.print(printable(f"run folder   {run.path}"))
+            print_facts(
+                [("weights", "RANDOM WEIGHTS, not pretrained ones")],
+                console=self.out,
+                least=len("run folder"),
+                style="bold yellow",
+            )
+        facts = [("run folder", str(run.path))]
         if is_file(run.path / REPORT):
-            self.out.print(printable(f"report       {run.path / REPORT}"))
-        command = f"zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR..."
-        self.out.print(printable(f"use it       {command}"))
+            facts.append(("report", str(run.path / REPORT)))
+        facts.append(("predict", f"zoo predict {shlex.quote(str(run.path))} IMAGE_OR_DIR..."))
+        print_facts(facts, console=self.out, wrapped=False)
 
     def stopped(self, stopped: Stopped) -> None:
         """Print what was saved when a signal stopped the run."""
@@ -261,7 +265,7 @@ class TrainingConsole:
         row = [cells[name] for name in self._epoch_columns]
         note = ""
         if end.best and images:
-            doubt = "best, or chance" if score > self._baseline else "no better than guessing"
+            doubt = "best, not significant" if score > self._baseline else "no better than guessing"
             note = "best" if good else doubt
         if least_width([*columns, label()], [[*row, note]]) <= self.out.width:
             columns, row, note = [*columns, label()], [*row, note], ""

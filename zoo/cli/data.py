@@ -10,8 +10,9 @@ import click
 
 from zoo.cli.options import device_option, format_option
 from zoo.cli.tables import label, number, print_facts, print_table, text
-from zoo.cli.words import count, echo, echo_json, with_flags
+from zoo.cli.words import echo, echo_json, with_flags
 from zoo.io.files import expand
+from zoo.io.text import count
 
 if TYPE_CHECKING:
     from zoo.data.check import Report
@@ -245,8 +246,8 @@ def _print_suspects(found: FeatureReport) -> None:
             echo(f"and {len(found.suspects) - MOST_SUSPECTS} more: --labels-to, --html or JSON")
     echo(
         f"\n{count(len(found.suspects), 'suspected label')} and "
-        f"{count(len(found.copies), 'edited copy').replace('copys', 'copies')} by features of "
-        f"{found.backbone} ({found.images} images, {found.seconds:.1f} s)"
+        f"{count(len(found.copies), 'edited copy', 'edited copies')} by features of "
+        f"{found.backbone} ({count(found.images, 'image')}, {found.seconds:.1f} s)"
     )
 
 

@@ -25,7 +25,7 @@ from zoo.cli.tables import (
 )
 from zoo.cli.words import echo, json_text, with_flags
 from zoo.io.files import expand
-from zoo.io.text import spreadsheet_cell
+from zoo.io.text import count, spreadsheet_cell
 
 if TYPE_CHECKING:
     from zoo.runs.evaluate import Evaluation, Split
@@ -96,7 +96,7 @@ def command(
     zoo predict.
     """
     if output is not None and form == "table":
-        raise click.UsageError("--output goes with --format json, csv and parquet")
+        raise click.UsageError("--output can only be used with --format json, csv or parquet")
     if output is None and form == "parquet":
         raise click.UsageError("--format parquet needs --output, the file to write")
     with starting(allocator_tuning=allocator_tuning):
@@ -170,7 +170,7 @@ def _print(result: Evaluation) -> None:
         else:
             facts.append((metric_label(name), value))
     facts.append(("baseline", f"{found.baseline.value:.2%}, {found.baseline_what}"))
-    of = f"{found.units} groups" if found.units < found.images else "the images"
+    of = f"{count(found.units, 'group')}" if found.units < found.images else "the images"
     facts.append(("intervals", f"in parentheses, 95%, over {of}"))
     print_facts(facts)
     if (reason := doubt(found)) is not None:

@@ -281,6 +281,6 @@ def _check_options(
     if resume == "auto" and out is None:
         raise click.UsageError("--resume auto needs --out, the folder of the run")
     if resume not in (None, "auto") and (out is not None or recipe is not None):
-        raise click.UsageError(f"--resume {resume} says all that --out and --recipe would")
+        raise click.UsageError(f"--resume {resume} can't be used with --out or --recipe")
     if allow_changed and resume is None:
-        raise click.UsageError("--allow-changed goes with --resume")
+        raise click.UsageError("--allow-changed can only be used with --resume")

@@ -55,16 +55,16 @@ def _disable(function: Any = None, *args: Any, **options: Any) -> Any:
     """Replace `torch._dynamo.disable`: apply it to the function once the compiler is loaded."""
     if function is None:
         return lambda each: _disable(each, *args, **options)
-    told: Callable[..., Any] | None = None
+    disabled: Callable[..., Any] | None = None
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
-        nonlocal told
+        nonlocal disabled
         if _is_deferred():
             return function(*given, **named)
-        if told is None:
-            told = _loaded(_COMPILER).disable(function, *args, **options)
-        return told(*given, **named)
+        if disabled is None:
+            disabled = _loaded(_COMPILER).disable(function, *args, **options)
+        return disabled(*given, **named)
 
     return call
 

@@ -43,13 +43,15 @@ def share(text: str) -> float:
     """Parse a share above 0 and below 1, such as `0.05` or `5%`; the type of an option.
 
     Raises:
-        click.BadParameter: It is none.
+        click.BadParameter: It is not one.
     """
     number = text.strip()
     try:
         value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no share, such as 0.05 or 5%") from None
+        raise click.BadParameter(
+            f"{text!r} is not a fraction or percentage, such as 0.05 or 5%"
+        ) from None
     if not 0 < value < 1:
         raise click.BadParameter(f"{text!r} is not above 0 and below 1 (100%)")
     return value

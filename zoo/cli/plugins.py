@@ -8,8 +8,9 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import label, print_table, text
-from zoo.cli.words import count, echo_json, with_flags
+from zoo.cli.words import echo_json, with_flags
 from zoo.errors import PluginError
+from zoo.io.text import count
 
 if TYPE_CHECKING:
     from zoo.plugins import Plugin
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = ("sources", "loggers", "exporters")
 
 #: Other hooks, and how the table calls what they bring.
-OTHERS = {"weights": "places for weights", "resolve": "names on request"}
+OTHERS = {"weights": "sources of weights", "resolve": "names on request"}
 
 
 @click.command("plugins", short_help="List the plugins found, and why any was left out.")
@@ -27,8 +28,8 @@ def command(form: str) -> None:
     """List every plugin found: what it brings, and its package, or why it was left out.
 
     Beside backbones, a plugin brings sources (`--data`), loggers (`--logger`) and exporters
-    (`zoo export --to`). With "places for weights" it says where pretrained weights of any backbone
-    are; with "names on request" it knows backbones that are not listed, such as hub ids.
+    (`zoo export --to`). With "sources of weights" it declares where the pretrained weights of any
+    backbone are; with "names on request" it resolves names that are not listed, such as hub ids.
 
     To leave out a plugin, use `zoo --no-plugin NAME COMMAND` or, for all commands, set
     ZOO_DISABLE_PLUGINS=NAME,NAME in the environment.

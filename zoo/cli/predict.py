@@ -16,9 +16,9 @@ from rich.cells import cell_len
 from zoo.cli.options import allocator_option, device_option, format_option, share
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, plain_console, print_table, text
-from zoo.cli.words import count, echo, echo_json_lines, echo_json_list
+from zoo.cli.words import echo, echo_json_lines, echo_json_list
 from zoo.errors import DataError
-from zoo.io.text import printable, spreadsheet_cell
+from zoo.io.text import count, printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +95,7 @@ def command(
       zoo predict model.safetensors holiday/ --format csv > labels.csv
     """
     if form == "csv" and top_k is not None:
-        raise click.UsageError("--top-k goes with table and json; csv names the best class")
+        raise click.UsageError("--top-k applies to table and json; csv names the best class")
     with starting(allocator_tuning=allocator_tuning):
         from zoo.data.sources.extensions import skipped
         from zoo.runs.read import load
@@ -103,7 +103,7 @@ def command(
     loaded = load(run, device=device)
     several = loaded.info.task == "multi-label"
     if asked["threshold"] is not None and not several:
-        raise click.UsageError("--threshold goes with multi-label runs; this one is single-label")
+        raise click.UsageError("--threshold applies to multi-label runs; this one is single-label")
     given = {name: value for name, value in asked.items() if value is not None}
     # A table shows the whole set, which may have more classes than are shown without it.
     most_classes = len(loaded.class_names) if asked["set_coverage"] and form == "table" else 5
@@ -195,7 +195,7 @@ def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
             url = "; it is a URL: download it first" if is_url(path) else ""
             raise DataError(f"no such image or folder: {printable(path)}{url}") from None
         except OSError as error:
-            raise DataError(f"can't look at {printable(path)}: {error.strerror}") from error
+            raise DataError(f"can't read {printable(path)}: {error.strerror}") from error
     images, others = [], []
     for path in paths:
         found = files_in(path) if path.is_dir() else ([path], [])

@@ -58,7 +58,7 @@ def command(
         None,
         click.core.ParameterSource.DEFAULT,
     ):
-        raise click.UsageError("--split goes with --data")
+        raise click.UsageError("--split can only be used with --data")
     with starting(allocator_tuning=allocator_tuning):
         from zoo.report.again import write_report
 

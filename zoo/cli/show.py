@@ -8,6 +8,7 @@ import click
 
 from zoo.cli.tables import number, print_facts, print_table, text
 from zoo.cli.words import echo
+from zoo.io.text import count
 
 if TYPE_CHECKING:
     from zoo.backbone import Backbone
@@ -54,7 +55,9 @@ def command(name: str, depth: int) -> None:
     layers = depths(model, backbone)
     of_backbone, of_head = split_parameters(model, backbone)
     preprocess, weights = backbone.preprocess, backbone.weights
-    new_head = f"head {sum(p.numel() for p in of_head):,} parameters" if of_head else "no head yet"
+    new_head = (
+        f"head {count(sum(p.numel() for p in of_head), 'parameter')}" if of_head else "no head yet"
+    )
     resize = (
         f"resize {'x'.join(map(str, preprocess.resize))} "
         f"({preprocess.interpolation}, {preprocess.crop_mode})"
@@ -69,7 +72,7 @@ def command(name: str, depth: int) -> None:
     for stage, paths in enumerate(layers.stages if layers.declared else (), 1):
         facts.append(("stages" if stage == 1 else "", f"{stage:2}  {', '.join(paths)}"))
     facts += [
-        ("groups", f"backbone {sum(p.numel() for p in of_backbone):,} parameters"),
+        ("groups", f"backbone {count(sum(p.numel() for p in of_backbone), 'parameter')}"),
         ("", f"{new_head} (a new one is made for your classes)"),
         ("preprocessing", f"{resize}, crop {height}x{width}{_size_note(backbone)}"),
         ("", f"mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}"),
@@ -94,4 +97,4 @@ def _numbers(values: tuple[float, ...]) -> str:
 def _size_note(backbone: Backbone) -> str:
     if not backbone.preprocess.fixed_size:
         return ""
-    return " (no other size)" if backbone.resized is None else " (built anew for another size)"
+    return " (no other size)" if backbone.resized is None else " (rebuilt for another size)"

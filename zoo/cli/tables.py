@@ -122,7 +122,7 @@ def print_table(
 def fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
     """Return the numbers of the columns that are filled and fit side by side, from the left.
 
-    The first column is always among them. One that does not fit is passed over.
+    The first column is always among them. One that does not fit is skipped.
     """
     chosen, used = [0], 0
     for n, column in enumerate(columns):
@@ -142,6 +142,7 @@ def print_facts(
     console: Console | None = None,
     least: int = 0,
     style: str | None = None,
+    wrapped: bool = True,
 ) -> None:
     """Print names and values, one pair per line; on a terminal, long values are wrapped.
 
@@ -150,8 +151,16 @@ def print_facts(
         console: The console to print to. Default: stdout.
         least: Minimum width of the names.
         style: A style of rich.
+        wrapped: Whether long values are wrapped; paths and commands that are not can be copied.
     """
-    print_table([label(least=least), text()], facts, console=console, style=style)
+    if wrapped:
+        print_table([label(least=least), text()], facts, console=console, style=style)
+        return
+    facts = list(facts)
+    columns = [label(least=max([least, *(cell_len(name) for name, _ in facts)])), label()]
+    # Table by table, because each row is as wide as the widest one.
+    for fact in facts:
+        print_table(columns, [fact], console=console, style=style)
 
 
 def _print_lines(

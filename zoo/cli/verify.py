@@ -11,15 +11,15 @@ import click
 from zoo.cli.options import format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import label, print_table, text
-from zoo.cli.words import count, echo, echo_json
+from zoo.cli.words import echo, echo_json
 from zoo.errors import RunError
-from zoo.io.text import printable
+from zoo.io.text import count, printable
 
 if TYPE_CHECKING:
     from zoo.integrity.finding import Finding
 
 
-@click.command("verify", short_help="Check that a run is intact and harmless.")
+@click.command("verify", short_help="Check that a run is undamaged and safe.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @format_option("text", "json")
 def command(runs: tuple[Path, ...], form: str) -> None:
@@ -53,7 +53,7 @@ def command(runs: tuple[Path, ...], form: str) -> None:
         )
     wrong = [f for findings in found.values() for f in findings if f.state == "wrong"]
     if wrong:
-        raise RunError(f"{count(len(wrong), 'file')} wrong; see the lines that say so")
+        raise RunError(f"{count(len(wrong), 'file')} wrong; the lines above give the reasons")
 
 
 def _print(run: Path, findings: tuple[Finding, ...], *, titled: bool) -> None:

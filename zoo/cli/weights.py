@@ -11,7 +11,8 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.tables import number, print_facts, print_table, text
-from zoo.cli.words import count, echo, echo_json, human_size, with_flags
+from zoo.cli.words import echo, echo_json, human_size, with_flags
+from zoo.io.text import count
 
 if TYPE_CHECKING:
     from zoo.backbone import Backbone
@@ -67,12 +68,12 @@ def list_(pattern: str, form: str) -> None:
     echo(f"{count(len(sizes), 'file')}, {human_size(sum(sizes.values()))} in all", err=True)
 
 
-@command.command("where", short_help="Show every place that would be tried, in order.")
+@command.command("where", short_help="Show every source that would be tried, in order.")
 @click.argument("name")
 def where(name: str) -> None:
-    """Show every place that would be tried for the pretrained weights of backbone NAME, in order.
+    """Show every source that would be tried for the pretrained weights of backbone NAME, in order.
 
-    An arrow marks the place that would be used; if it needs a download and can't be reached, the
+    An arrow marks the source that would be used; if it needs a download and can't be reached, the
     next one would be. The network is not used.
     """
     from zoo import plugins
@@ -83,7 +84,7 @@ def where(name: str) -> None:
     backbone = plugins.get(name)
     found, notes = find_places(backbone)
     _warn(notes)
-    echo(f"{backbone.name}: {count(len(found), 'place')}")
+    echo(f"{backbone.name}: {count(len(found), 'source')}")
     first = next((p for p in found if p.file is not None or p.remote), None)
     for n, place in enumerate(found, 1):
         own = place.kind == "own"
@@ -114,7 +115,7 @@ def add(name: str, file: Path) -> None:
 
     FILE must fit the backbone, including its original head, which is checked. A copy is saved as
     .safetensors in zoo's folder ($ZOO_HOME, by default ~/.cache/zoo), and from then on takes
-    precedence over all other places.
+    precedence over all other sources.
     """
     from zoo import plugins, weights
     from zoo.io.files import expand

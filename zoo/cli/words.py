@@ -12,9 +12,7 @@ import click
 from zoo.io.text import printable
 
 #: Characters that a terminal may interpret and that json does not escape itself.
-_OBEYED_IN_JSON = re.compile(
-    "[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
-)
+_INTERPRETED = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 #: Options besides the recipe's fields that may be named in messages of the core.
 _OPTIONS = frozenset(
@@ -64,7 +62,7 @@ def echo_json_lines(values: Iterable[object]) -> None:
 
 def _json(value: object, *, indent: int | None = None) -> str:
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return _OBEYED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _INTERPRETED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def with_flags(text: str) -> str:
@@ -100,8 +98,3 @@ def human_size(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
-
-
-def count(number: int, noun: str) -> str:
-    """Format a number of things, as "1 file" or "2 files"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

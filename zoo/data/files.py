@@ -117,7 +117,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 def _refuse(state: os.stat_result) -> None:
     if not stat.S_ISREG(state.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(state.st_mode)), "something else")
-        raise ValueError(f"it is {kind}, no file")
+        raise ValueError(f"it is {kind}, not a file")
     if state.st_size == 0:
         raise ValueError("it is empty")
     if state.st_size > MAX_BYTES:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoo.errors import DataError
-from zoo.io.text import printable
+from zoo.io.text import count, printable
 
 Kind = Literal[
     "note",
@@ -85,15 +85,14 @@ def describe(
     unreadable = by_kind.get("unreadable", [])
     lines += [f"unreadable image {issue.name}: {issue.reason}" for issue in unreadable[:examples]]
     if unreadable and not refused:
-        s = "" if len(unreadable) == 1 else "s"
-        lines.append(f"{len(unreadable):,} unreadable image{s} left out")
+        lines.append(f"{count(len(unreadable), 'unreadable image')} left out")
     for kind, (noun, what, advice) in _COUNTED.items():
         if found := by_kind.get(kind):
             first = found[0]
             prefix = "left out: " if first.left_out and not refused else ""
-            s, such = ("", ": ") if len(found) == 1 else ("s", ", such as ")
+            such = ": " if len(found) == 1 else ", such as "
             example = f"{first.name} ({first.reason})"
-            lines.append(f"{prefix}{len(found):,} {noun}{s} {what}{such}{example}{advice}")
+            lines.append(f"{prefix}{count(len(found), noun)} {what}{such}{example}{advice}")
     return [printable(line) for line in lines]
 
 

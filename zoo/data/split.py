@@ -16,7 +16,7 @@ from zoo.data.scan import Scan, decode_all, readable_images
 from zoo.data.sources import Part, Source, issues_of
 from zoo.data.sources.layout import NO_VAL, normal_name
 from zoo.errors import DataError
-from zoo.io.text import listed
+from zoo.io.text import count, listed
 
 if TYPE_CHECKING:
     from zoo.data.check.examine import Examined
@@ -214,8 +214,8 @@ def _across(name: str, splits: Mapping[str, Sequence[Sample]]) -> list[Issue]:
     for (split, of_split), (other, of_other) in combinations(groups.items(), 2):
         if both := sorted(of_split & of_other):
             reason = (
-                f"{len(both):,} groups are in both {split} and {other}: {listed(both, _EXAMPLES)}; "
-                f"figures on {other} may be far too good"
+                f"{count(len(both), 'group')} in both {split} and {other}: "
+                f"{listed(both, _EXAMPLES)}; figures on {other} may be far too good"
             )
             issues.append(Issue(kind="note", name=name, reason=reason))
     return issues
@@ -254,16 +254,16 @@ def stratified_split(
         ranked = sorted(stratum, key=lambda g: _hash(f"split/{seed}/{g[0].group or g[0].name}"))
         images = sum(map(len, ranked))
         wanted = max(1, round(images * val_split)) if len(ranked) > 1 else 0
-        count = 0
+        taken = 0
         for group in ranked[:-1]:
             # Half a group over the wanted number is as far off as half a group under it.
-            if count + len(group) / 2 > wanted:
+            if taken + len(group) / 2 > wanted:
                 continue
-            count += len(group)
+            taken += len(group)
             held_out.update(sample.name for sample in group)
-            if count >= wanted:
+            if taken >= wanted:
                 break
-        if wanted and not count:
+        if wanted and not taken:
             held_out.update(sample.name for sample in min(ranked, key=len))
     return (
         [s for s in samples if s.name not in held_out],
@@ -281,13 +281,13 @@ def split_fold(
         fold: Number of the fold, from 1, and the number of folds.
         seed: Decides which samples are in which fold; the folds of a seed have none in common.
     """
-    number, count = fold
+    number, folds = fold
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(_group(sample), []).append(sample)
     ranked = sorted(groups, key=lambda key: _hash(f"folds/{seed}/{key}"))
     labels = {key: [" + ".join(sorted(s.labels)) for s in groups[key]] for key in ranked}
-    dealt = dict(zip(ranked, deal_folds([labels[key] for key in ranked], count), strict=True))
+    dealt = dict(zip(ranked, deal_folds([labels[key] for key in ranked], folds), strict=True))
     return (
         [s for s in samples if dealt[_group(s)] != number - 1],
         [s for s in samples if dealt[_group(s)] == number - 1],

@@ -63,7 +63,7 @@ def export(
     """
     exporter = plugins.declared_as("zoo_exporters", to)
     if not isinstance(exporter, Exporter):
-        raise PluginError(f"exporter {to} is {exporter!r}, which is no zoo.Exporter")
+        raise PluginError(f"exporter {to} is {exporter!r}, not a zoo.Exporter")
     out = _free_place(run, exporter, out)
     model = ExportableModel(run.model, run.info.preprocess)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())

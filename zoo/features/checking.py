@@ -15,7 +15,7 @@ from zoo import plugins
 from zoo.data.check.alignment import small_images
 from zoo.data.check.checking import Checked, sorted_findings, with_copies
 from zoo.data.check.compare import components
-from zoo.data.check.findings import Finding, many
+from zoo.data.check.findings import Finding
 from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform, mirrored_transform
 from zoo.data.value_range import common_range
@@ -23,6 +23,7 @@ from zoo.events import Listener, ignore
 from zoo.features.copies import find_copies
 from zoo.features.pretrained import features_of, load_pretrained
 from zoo.features.suspects import LEAST, Suspects, find_suspects
+from zoo.io.text import count
 from zoo.recipe import Recipe
 from zoo.tasks import MULTI_LABEL, SINGLE_LABEL, Task
 
@@ -236,7 +237,7 @@ def _findings(report: FeatureReport) -> Iterable[Finding]:
         yield Finding(
             kind="suspected-labels",
             severity="warning",
-            text=f"{many(len(paths), 'label')} probably wrong, most often {given} instead of "
+            text=f"{count(len(paths), 'label')} probably wrong, most often {given} instead of "
             f"{suggested or 'no label'} ({number})",
             count=len(paths),
             groups=tuple((path,) for path in paths),

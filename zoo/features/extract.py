@@ -18,6 +18,7 @@ from zoo.errors import BoundaryError
 from zoo.events import Listener, Note
 from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import collect, views_of
+from zoo.io.text import count
 from zoo.machine.memory import out_of_memory_as
 from zoo.models.boundary import find_boundary
 from zoo.models.depth import Depths
@@ -99,7 +100,7 @@ class Features:
     def origin(self) -> str:
         """Number of rows, and how many came from the cache, as text."""
         cached = "all" if not self.computed else f"{self.rows - self.computed} of them"
-        return f"{self.rows} rows, {cached} from the cache"
+        return f"{count(self.rows, 'row')}, {cached} from the cache"
 
     def of(self, images: ImageDataset, views: int, store: Store | None, what: str) -> Tensor:
         """Return the features of each image, or of `views` augmented views of it, view by view.
@@ -160,8 +161,8 @@ def train_probe(
     views = len(features) // len(targets)
     (leaf,) = head_leaves(model, backbone).values()
     with out_of_memory_as(
-        f"{features.device} has too little memory to fit a probe to {len(features)} rows of "
-        f"{features.shape[1]} features",
+        f"{features.device} has too little memory to fit a probe to "
+        f"{count(len(features), 'row')} of {count(features.shape[1], 'feature')}",
         hint="try fewer `views`, another `device` or `train=finetune`",
     ):
         probe = fit_probe(
@@ -178,7 +179,7 @@ def train_probe(
         )
     _put(model, backbone, probe)
     text = (
-        f"probe: {len(features)} rows of {features.shape[1]} features, penalty "
+        f"probe: {count(len(features), 'row')} of {count(features.shape[1], 'feature')}, penalty "
         f"{probe.penalty:.3g}; cross-validation: accuracy {probe.accuracy:.2%}, "
         f"log-loss {probe.loss:.3f}"
     )

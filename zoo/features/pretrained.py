@@ -86,7 +86,7 @@ def load_pretrained(
             `backbone_options`, `device` and `cache_size` are used.
         value_range: As in `Splits`, for images of more than 8 bits.
         accelerator: That of the run; None: a new one for the recipe's device.
-        listen: Receives a `Note` on weights that were passed over.
+        listen: Receives a `Note` on weights that were skipped.
 
     Raises:
         WeightsError: The weights are unavailable, or do not fit.

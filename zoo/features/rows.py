@@ -200,7 +200,7 @@ def _keep(keys: Sequence[bytes], rows: Tensor, store: Store) -> None:
     with np.errstate(over="ignore"):
         kept = rows.numpy().astype(store.dtype, copy=False)
     if store.dtype == np.float16 and not np.isfinite(kept).all():
-        raise CacheError("some are larger than fp16 can say", hint="use `cache_dtype=fp32`")
+        raise CacheError("some values exceed the range of fp16", hint="use `cache_dtype=fp32`")
     store.append(zip(keys, kept, strict=True))
 
 

@@ -157,7 +157,7 @@ def describe_transfer(transfer: Transfer) -> str:
     elif transfer.random > transfer.baseline:
         advice = "the images differ from those of pretraining"
     else:
-        advice = "no features tell the classes apart: check the labels with `zoo data check`"
+        advice = "no features separate the classes: check the labels with `zoo data check`"
     return (
         f"pretrained features do not clearly help here: {figures}; {advice}; consider fine-tuning "
         f"all layers, more images, or another backbone (`zoo compare`)"

@@ -16,7 +16,7 @@ from zoo.integrity.page import check_harmless
 from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
 from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
-from zoo.io.text import clip, listed
+from zoo.io.text import clip, count, listed
 from zoo.pipeline.compatibility import read_data_keys, read_run
 from zoo.recipe import checked_recipe, make_recipe
 from zoo.runs.checkpoint_file import CHECKPOINT, DATA, LAST, LOCK
@@ -48,6 +48,9 @@ About = Mapping[str, Any]
 #: Keys of config.json that make transformers load code.
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines"})
 
+#: Why a file is unchecked if the model's metadata is not known.
+_NO_MODEL = f"there is no valid {MODEL} to check it against"
+
 
 class _Unchecked(Exception):
     """Raised if there is nothing to check a file against."""
@@ -75,7 +78,7 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
             raise RunError(f"no run at {path}: there is no such folder or file")
         next(path.iterdir(), None)
     except OSError as error:
-        raise RunError(f"can't look into {path}: {error.strerror}") from error
+        raise RunError(f"can't open {path}: {error.strerror}") from error
     checkpoint, about = _checkpoint(path)
     model, info = _model(path / MODEL, about)
     expected = _expected(info)
@@ -127,7 +130,9 @@ def _model(file: Path, about: About | None = None) -> tuple[Finding, ModelInfo |
     def check() -> str:
         nonlocal info
         header, info = read_head(file)
-        text = f"{len(info.class_names)} classes, {info.stage}, {info.score_text}"
+        text = (
+            f"{count(len(info.class_names), 'class', 'classes')}, {info.stage}, {info.score_text}"
+        )
         try:
             load(file, device="cpu")
         except PluginError as error:
@@ -154,7 +159,9 @@ def _checkpoint(run: Path) -> tuple[list[Finding], About | None]:
     def last() -> str:
         nonlocal about
         about = read_run(run).about
-        return f"the run is {'complete' if about['complete'] else 'not complete and can go on'}"
+        return (
+            f"the run is {'complete' if about['complete'] else 'not complete and can be resumed'}"
+        )
 
     if not os.path.lexists(run / CHECKPOINT):
         return [], None
@@ -176,9 +183,9 @@ def _beside(
         return _pending(file)
     found = _checked(file.parent, file.name, check)
     # The checkpoint is written first, and resuming the run writes these again.
-    anew = file.name in (RECIPE, METRICS) and about is not None and not about["complete"]
-    if anew and found.state == "wrong" and not suspicious(file.parent, file):
-        detail = f"resuming the run writes it anew; now {found.detail}"
+    rewritten = file.name in (RECIPE, METRICS) and about is not None and not about["complete"]
+    if rewritten and found.state == "wrong" and not suspicious(file.parent, file):
+        detail = f"resuming the run writes it again; now {found.detail}"
         return Finding(file=file.name, state="unchecked", detail=detail)
     return found
 
@@ -195,7 +202,7 @@ def _pending(file: Path) -> Finding:
 def _expected(info: ModelInfo | None) -> dict[str, Mapping[str, Any] | ZooError]:
     """Return what a run's JSON files must hold, by name; or why this is not known."""
     if info is None:
-        return {CONFIG: RunError(f"{MODEL} says nothing to check it against")}
+        return {CONFIG: RunError(_NO_MODEL)}
     try:
         backbone = plugins.get(info.backbone, info.definition or None)
         return dict(files_of(variant_of(backbone, info), info))
@@ -206,7 +213,7 @@ def _expected(info: ModelInfo | None) -> dict[str, Mapping[str, Any] | ZooError]
 def _json(file: Path, info: ModelInfo | None, expected: Mapping[str, Any] | ZooError) -> str:
     content = parse_json(read_bounded(file, MAX_JSON))
     if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     if code := sorted(_CODE_KEYS & content.keys()):
         raise ValueError(f"it names code for transformers to load: {', '.join(code)}")
     if info is None or isinstance(expected, ZooError):
@@ -227,7 +234,7 @@ def _recipe(file: Path, info: ModelInfo | None, about: About | None) -> str:
     if about is not None and recipe == checked_recipe(about["recipe"]):
         return "as in the checkpoint"
     if info is None:
-        raise _Unchecked(f"{MODEL} says nothing to check it against")
+        raise _Unchecked(_NO_MODEL)
     _compare(recipe.model_dump(), info.recipe.model_dump())
     return "as in the model file"
 
@@ -244,21 +251,21 @@ def _metrics(file: Path, info: ModelInfo | None, about: About | None) -> str:
         of_epoch = [row["metrics"] for row in rows if row["epoch"] == info.epoch]
         if not of_epoch or not of_model.items() <= of_epoch[0].items():
             raise ValueError(f"it has other metrics of {info.stage} than {MODEL}")
-    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}, as in the checkpoint"
+    return f"{count(len(rows), 'row')}, as in the checkpoint"
 
 
 def _card(file: Path, info: ModelInfo | None, _: About | None) -> str:
     text = read_bounded(file, MAX_JSON).decode()
     if info is None:
-        raise _Unchecked(f"{MODEL} says nothing to check it against")
+        raise _Unchecked(_NO_MODEL)
     if info.backbone not in text:
-        raise ValueError(f"it says nothing of {info.backbone}: it is not this run's")
+        raise ValueError(f"it doesn't name {info.backbone}: it belongs to another run")
     return f"{len(text):,} characters"
 
 
 def _predictions(file: Path, info: ModelInfo | None, _: About | None) -> str:
     if info is None:
-        raise _Unchecked(f"{MODEL} says nothing to check it against")
+        raise _Unchecked(_NO_MODEL)
     columns = read_columns(file)
     if missing := [name for name in info.class_names if f"p_{name}" not in columns]:
         raise ValueError(f"it has no probabilities of {listed(missing)}")
@@ -269,9 +276,9 @@ def _report(file: Path, info: ModelInfo | None, _: About | None) -> str:
     text = read_bounded(file, MAX_JSON).decode()
     model = check_harmless(text)
     if info is None:
-        raise _Unchecked(f"{MODEL} says nothing to check it against")
+        raise _Unchecked(_NO_MODEL)
     if model != read_header(file.with_name(MODEL)).metadata.get("sha256"):
-        raise ValueError(f"it is not the report of {MODEL}: its weights are others")
+        raise ValueError(f"it is not the report of {MODEL}: it was written for other weights")
     return f"{len(text):,} characters, without scripts"
 
 

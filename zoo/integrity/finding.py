@@ -28,13 +28,13 @@ class Finding:
 
 
 def suspicious(folder: Path, file: Path) -> str:
-    """Return why a required file is missing, no file or outside the folder; empty if it is fine."""
+    """Return what is wrong with a required file: missing, outside the folder; empty if nothing."""
     try:
         file.lstat()
     except PermissionError as error:
-        return f"it can't be looked at: {error.strerror}"
+        return f"it can't be read: {error.strerror}"
     except OSError:
         return "it is missing"
     if (target := leads_out(folder, file)) is not None:
         return f"it is a link that leads out of the folder, to {target}"
-    return "" if is_file(file) else "it is no file"
+    return "" if is_file(file) else "it is not a file"

@@ -37,7 +37,7 @@ def others(run: Path, known: Container[str]) -> list[Finding]:
 
     def closed(error: OSError) -> None:
         place = Path(error.filename).relative_to(run).as_posix()
-        text = f"it can't be looked at: {error.strerror}"
+        text = f"it can't be read: {error.strerror}"
         found.append(Finding(file=place, state="wrong", detail=text))
 
     for parent, folders, names in os.walk(run, onerror=closed):
@@ -69,7 +69,7 @@ def _kind(run: Path, path: Path) -> tuple[State, str] | None:
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             start = file.read(4)
     except OSError as error:
-        return "wrong", f"it can't be looked at: {error.strerror}"
+        return "wrong", f"it can't be read: {error.strerror}"
     if _RUNS_CODE.fullmatch(path.suffix) or start.startswith(_STARTS):
         return "wrong", "not zoo's; a program or a pickle, which runs code when it is read"
     if is_unfinished(path):

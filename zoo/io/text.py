@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 #: Unicode categories that a terminal interprets instead of showing: control characters, direction
 #: overrides and other invisible characters, surrogates, line and paragraph separators.
-_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_INTERPRETED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 #: Invisible characters that are kept, because words and emoji contain them.
 _JOINERS = frozenset("\u200c\u200d")
@@ -32,7 +32,8 @@ def printable(text: object, *, lines: bool = False) -> str:
         return text
     kept = _JOINERS | {"\n", "\t"} if lines else _JOINERS
     return "".join(
-        repr(c)[1:-1] if unicodedata.category(c) in _OBEYED and c not in kept else c for c in text
+        repr(c)[1:-1] if unicodedata.category(c) in _INTERPRETED and c not in kept else c
+        for c in text
     )
 
 
@@ -59,6 +60,11 @@ def clip(text: str, most: int = 200) -> str:
         return text
     half = (most - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Format a number of things, as "1 image", "2,000 images" or, with `plural`, "2 classes"."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import TrainingError
+from zoo.io.text import count
 
 #: Messages of RuntimeErrors for which torch has no class: the CPU's allocator (Linux, Windows),
 #: C++, Apple's GPUs, and NVIDIA's libraries, which have their own allocators.
@@ -44,7 +45,7 @@ def disable_onednn_after(error: BaseException) -> str:
     if not _NO_CODE.search(str(error)):
         return ""
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # A property, untyped.
-    return "; and without oneDNN, which can't go on after that, so more slowly"
+    return "; and without oneDNN, which can't be used after that, so more slowly"
 
 
 def free_memory() -> None:
@@ -110,7 +111,7 @@ def in_parts(
     if most < given:
         say(
             f"{device} ran out of memory in computing {what}; "
-            f"continuing with {most} images at a time{left}"
+            f"continuing with {count(most, 'image')} at a time{left}"
         )
     return rows, most
 

@@ -103,9 +103,9 @@ def decide_early(decide: Callable[[], T]) -> T:
     everywhere = exchange((decided, _shareable(failure)))
     if len(everywhere) == 1 and failure is not None:
         raise failure
-    decided, told = everywhere[0]
-    if told is not None:
-        raise _shared(*told) from failure
+    decided, reported = everywhere[0]
+    if reported is not None:
+        raise _shared(*reported) from failure
     return cast(T, decided)
 
 
@@ -149,7 +149,7 @@ def together(do: Callable[[], T]) -> T:
     everywhere = exchange(_shareable(failure))
     if len(everywhere) == 1 and failure is not None:
         raise failure
-    failed = {str(rank): told for rank, told in enumerate(everywhere) if told is not None}
+    failed = {str(rank): each for rank, each in enumerate(everywhere) if each is not None}
     if not failed:
         return cast(T, done)
     kind = next(iter(failed.values()))[0]

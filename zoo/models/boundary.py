@@ -87,7 +87,9 @@ def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int
         reason = "none of its frozen layers gives a single tensor with a row for each image"
     else:
         reason = refusals[0] + (", and so at each place before it" if len(refusals) > 1 else "")
-    raise BoundaryError(f"backbone {backbone.name} can't go on from cached activations: {reason}")
+    raise BoundaryError(
+        f"backbone {backbone.name} can't continue from cached activations: {reason}"
+    )
 
 
 def _record(model: nn.Module, backbone: Backbone, images: Tensor) -> list[Call]:

@@ -94,14 +94,14 @@ def require_stages(model: nn.Module, depths: Depths, backbone: Backbone, what: s
     """
     if not depths.declared:
         raise PluginError(
-            f"{what} needs to know how deep each layer lies, and backbone {backbone.name} declares "
+            f"{what} needs the depth of each layer, and backbone {backbone.name} declares "
             f"no stages; its plugin must declare zoo.Backbone(stages=...), stem to deepest block"
         )
     parameters = {name for name, _ in model.named_parameters()}
     uncovered = [name for name in depths.uncovered if name in parameters]
     if uncovered:
         raise PluginError(
-            f"{what} needs to know how deep each layer lies, and the stages of backbone "
+            f"{what} needs the depth of each layer, and the stages of backbone "
             f"{backbone.name} leave out {listed(uncovered, 5)}; "
             f"its plugin must declare their paths in zoo.Backbone(stages=...)"
         )

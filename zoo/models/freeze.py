@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.backbone import Backbone
 from zoo.errors import RecipeError
-from zoo.io.text import listed
+from zoo.io.text import count, listed
 from zoo.models.depth import Depths, require_stages
 from zoo.models.head import head_leaves
 from zoo.models.replay import keep_modes
@@ -77,8 +77,8 @@ def plan_freezing(
         require_stages(model, depths, backbone, f"unfreeze_epoch = {list(unfreeze_epochs)}")
     if parts > max(frozen, 1):
         raise RecipeError(
-            f"unfreeze_epoch = {list(unfreeze_epochs)}: {parts} epochs, but freeze = {freeze!r} "
-            f"freezes only {frozen} depths of {backbone.name}"
+            f"unfreeze_epoch = {list(unfreeze_epochs)}: {count(parts, 'epoch')}, but "
+            f"freeze = {freeze!r} freezes only {count(frozen, 'depth')} of {backbone.name}"
         )
     later = (
         (epoch, frozen * (parts - n) // parts) for n, epoch in enumerate(unfreeze_epochs, start=1)
@@ -175,7 +175,7 @@ def _frozen_depths(model: nn.Module, depths: Depths, backbone: Backbone, freeze:
     if isinstance(freeze, int):
         if freeze > len(depths):
             raise RecipeError(
-                f"freeze = {freeze}: {backbone.name} has only {len(depths)} depths, "
+                f"freeze = {freeze}: {backbone.name} has only {count(len(depths), 'depth')}, "
                 f'{depths.label(0)} to {depths.label(len(depths) - 1)}; "backbone" freezes them all'
             )
         return freeze

@@ -108,7 +108,9 @@ def activations(model: nn.Module, boundary: Boundary, images: Tensor) -> Tensor:
         except _Reached as reached:
             (result,) = tensors_in(reached.value)
             return result
-    raise BoundaryError(f"the network does not come to {boundary.name}, where it was to be cut")
+    raise BoundaryError(
+        f"the forward pass does not reach {boundary.name}, the end of the frozen part"
+    )
 
 
 def replay(

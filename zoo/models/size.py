@@ -43,5 +43,5 @@ def resized(backbone: Backbone, size: int | tuple[int, int]) -> Backbone:
             found = backbone.resized(size)
         except ValueError as error:
             raise SizeError(f"{refusal}: {error}") from error
-    # The plugin declares it anew, and need not know what a run keeps.
+    # The plugin declares it again, and need not know what a run keeps.
     return replace(found, name=backbone.name, definition=backbone.definition)

@@ -106,7 +106,7 @@ def _configured(backbone: Backbone, options: Mapping[str, OptionValue]) -> Backb
             ) from error
     if not isinstance(found, Backbone):
         raise PluginError(
-            f"{plugins.describe(backbone)}: configured gave {found!r}, which is no zoo.Backbone"
+            f"{plugins.describe(backbone)}: configured gave {found!r}, not a zoo.Backbone"
         )
     return replace(found, name=backbone.name, definition=backbone.definition)
 

@@ -203,7 +203,7 @@ def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allo
         lines = "".join(f"\n  {change}" for change in changes)
         raise RunError(
             f"the run {folder} differs from how it was started:{lines}",
-            hint="undo that, or say `allow_changed`",
+            hint="undo that, or set `allow_changed`",
         )
 
 

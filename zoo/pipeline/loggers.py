@@ -47,6 +47,10 @@ def with_loggers(listen: Listener, loggers: Mapping[str, Listener]) -> Listener:
             except Exception as error:  # noqa: BLE001 - foreign code raises anything
                 del working[name]
                 cause = plugins.explain(error)
-                listen(Note(text=f"logger {name} failed and is off now: {cause}", warning=True))
+                listen(
+                    Note(
+                        text=f"logger {name} failed, and is not called again: {cause}", warning=True
+                    )
+                )
 
     return tell

@@ -9,6 +9,7 @@ from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.errors import PluginError, RecipeError, TrainingError
 from zoo.events import Listener, Note
+from zoo.io.text import count
 from zoo.models.depth import Depths
 from zoo.models.freeze import Freezing, learns_statistics, train_mode
 from zoo.models.group_plan import GroupPlan, plan_groups
@@ -69,15 +70,15 @@ def plan_what_trains(
         total = sum(parameter.numel() for parameter in model.parameters())
         text = (
             f"LoRA of rank {recipe.lora_rank}, alpha {recipe.lora_alpha:g}, on "
-            f"{len(adapters.layers)} layers: {trained:,} parameters train, instead of {total:,}"
+            f"{count(len(adapters.layers), 'layer')}: {trained:,} of {total:,} parameters train"
         )
         listen(Note(text=text))
     training = len(layers) - freezing.always
     if recipe.layer_decay != 1 and training < 2:
         raise RecipeError(
             f"layer_decay = {recipe.layer_decay:g} would have no effect: of {backbone.name}'s "
-            f"{len(layers)} depths {'only one trains' if training else 'none ever trains'}; "
-            f"leave it out, or freeze less"
+            f"{count(len(layers), 'depth')}, "
+            f"{'only one trains' if training else 'none ever trains'}; leave it out, or freeze less"
         )
     train_mode(model, backbone, layers, frozen=freezing.always, batch_norm=recipe.batch_norm)
     if recipe.batch_size == 1 and learns_statistics(model):

@@ -15,7 +15,7 @@ from zoo.data.transforms import MILD_CROP
 from zoo.errors import RecipeError, TrainingError
 from zoo.events import Listener, Note
 from zoo.features.invariance import Change
-from zoo.io.text import listed
+from zoo.io.text import count, listed
 from zoo.planning.config import Resolver
 from zoo.recipe import Recipe
 from zoo.recipe.fields import seconds_of
@@ -83,7 +83,7 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
     """Decide the probe's views, what it freezes, and the head's learning rate after it."""
     if resolver.recipe.train != "finetune" and train_images < _ROWS_ENOUGH:
         views = min(_MOST_VIEWS, _ROWS_ENOUGH // train_images)
-        resolver.decide(f"with {train_images} images", views=views)
+        resolver.decide(f"with {count(train_images, 'image')}", views=views)
     recipe = resolver.recipe
     resolver.spell_out(views=recipe.views or 0)
     if recipe.train == "finetune":
@@ -122,10 +122,10 @@ def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
     labels = [len(sample.labels) for sample in (*splits.train, *splits.val)]
     several, none = sum(n > 1 for n in labels), labels.count(0)
     recipe = resolver.recipe
-    found = f"{several} images have several labels, {none} have none"
+    found = f"{count(several, 'image')} with several labels, {none:,} without a label"
     if recipe.task == "single-label" and several + none:
         raise RecipeError(
-            f"task is single-label, but {found}", hint="leave `task` out, or correct them"
+            f"task is single-label, but there are {found}", hint="leave `task` out, or correct them"
         )
     if recipe.task != "auto":
         return
@@ -219,7 +219,7 @@ def decide_epochs(
     total = spent + probe + epochs * each
     listen(
         Note(
-            text=f"time {recipe.time}: {known}{epochs} epochs of {each:.0f} s; "
+            text=f"time {recipe.time}: {known}{count(epochs, 'epoch')} of {each:.0f} s; "
             f"about {total:.0f} s in all"
         )
     )

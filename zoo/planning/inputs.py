@@ -24,6 +24,7 @@ from zoo.data.value_range import common_range
 from zoo.errors import SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
 from zoo.io.files import expand
+from zoo.io.text import count
 from zoo.models.size import needs_resizing
 from zoo.models.variant import variant
 from zoo.planning.config import Resolver
@@ -107,7 +108,7 @@ def _note_groups(splits: Splits, listen: Listener) -> None:
         listen(Note(text="groups have no effect: each is of one image", warning=True))
         return
     size = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
-    listen(Note(text=f"{len(sizes):,} groups of {size} images, which are not split"))
+    listen(Note(text=f"{count(len(sizes), 'group')} of {size} images, which are not split"))
 
 
 def load_weights(

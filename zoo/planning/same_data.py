@@ -77,8 +77,8 @@ def check_same_data(accelerator: Accelerator, splits: Splits) -> None:
     if lines:
         error = DataError(
             f"the processes of this run see different data than process 0 on {main.host}:"
-            f"{''.join(lines)}\n"
-            f"give all of them the same files, or one folder that all of them see"
+            f"{''.join(lines)}",
+            hint="give all of them the same files, or one folder that all of them see",
         )
         error.shared = True
         raise error

@@ -61,8 +61,8 @@ def files(
     """Return the JSON files that the plugin declares for a run: their contents, by name.
 
     Raises:
-        PluginError: If `files` raises, a name is not a plain `NAME.json`, or something is no JSON
-            object.
+        PluginError: If `files` raises, a name is not a plain `NAME.json`, or a content is not a
+            JSON object.
     """
     if backbone.files is None:
         return {}
@@ -131,7 +131,7 @@ def implements(plugin: Plugin, hook: str) -> bool:
 def declared_as(hook: str, name: str) -> Any:
     """What is declared by that name through a hook, by whatever plugin.
 
-    A plugin whose hook fails is passed over, and named if no other one declares the name.
+    A plugin whose hook fails is skipped, and named if no other one declares the name.
 
     Args:
         hook: `zoo_loggers`, `zoo_exporters` ...

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 from zoo.errors import ZooError
+from zoo.io.text import clip, printable
 
 #: Maximum number of characters shown of a plugin's output, and of an error message.
 _MOST = 400
@@ -19,24 +20,16 @@ def off_stdout(printed: list[str]) -> Iterator[None]:
     The output of C libraries and other processes is not captured.
 
     Args:
-        printed: The beginning of the output, if any, is appended to this list, as one line
-            without control characters.
+        printed: The output, if any, is appended to this list, as one line that is shortened and
+            has no control characters.
     """
     text = io.StringIO()
     try:
         with redirect_stdout(text):
             yield
     finally:
-        if not text.closed and (beginning := text.getvalue().strip()):
-            printed.append(harmless(beginning))
-
-
-def harmless(text: str) -> str:
-    """Truncate a text and escape control characters, so that it is a single line."""
-    shown = text[:_MOST]
-    rest = " ..." if len(text) > _MOST else ""
-    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
-    return "".join(escaped) + rest
+        if not text.closed and (output := clip(text.getvalue(), _MOST)):
+            printed.append(printable(output))
 
 
 def explain(error: BaseException) -> str:
@@ -44,7 +37,8 @@ def explain(error: BaseException) -> str:
     try:
         message = str(error).strip()
     except Exception:  # noqa: BLE001 - plugin code can raise anything, also in __str__
-        message = "(its message can't be had)"
+        message = "(str() of it fails)"
     if not isinstance(error, ZooError):
         message = f"{type(error).__name__}: {message}".removesuffix(": ")
-    return harmless(message.splitlines()[0] if message else type(error).__name__)
+    first_line = message.splitlines()[0] if message else type(error).__name__
+    return printable(clip(first_line, _MOST))

@@ -199,7 +199,7 @@ def _declare(plugin: Plugin) -> Plugin:
     hook: Any = plugin.hooks and plugin.hooks.hook
     for each in (b for result in hook.zoo_backbones() for b in result):
         if not isinstance(each, Backbone | LeftOut):
-            raise PluginError(f"zoo_backbones gave {each!r}, which is no zoo.Backbone")
+            raise PluginError(f"zoo_backbones gave {each!r}, not a zoo.Backbone")
         if not NAME.fullmatch(each.name):
             raise PluginError(
                 f"backbone name {each.name!r}: use letters, digits, '.', '_' and '-' only"

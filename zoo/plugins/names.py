@@ -143,7 +143,9 @@ def matching(name: str) -> list[Backbone]:
         return [get(name)]
     found = backbones(name)
     if not found:
-        raise UnknownBackboneError(f"no backbone matches {name!r}; `zoo backbones` lists all")
+        raise UnknownBackboneError(
+            f"no backbone matches {name!r}", hint="`zoo backbones` lists all"
+        )
     return found
 
 
@@ -183,7 +185,7 @@ def _usable(name: str, found: Sequence[Backbone | LeftOut]) -> Backbone:
         if isinstance(each, Backbone):
             return each
     reasons = "; ".join(each.reason for each in found if isinstance(each, LeftOut))
-    raise UnknownBackboneError(f"{name} is no backbone: {reasons}")
+    raise UnknownBackboneError(f"{name} is not a backbone: {reasons}")
 
 
 def _resolved(
@@ -208,7 +210,7 @@ def _resolved(
             f"plugin {plugin} failed while resolving backbone {name!r}: {explain(error)}"
         ) from error
     if found is not None and not isinstance(found, Backbone | LeftOut):
-        raise PluginError(f"plugin {plugin}: zoo_resolve gave {found!r}, which is no zoo.Backbone")
+        raise PluginError(f"plugin {plugin}: zoo_resolve gave {found!r}, not a zoo.Backbone")
     return None if found is None else replace(found, name=f"{plugin.name}/{found.name}")
 
 
@@ -228,7 +230,7 @@ def _with_tag(full_name: str, tag: str) -> Backbone:
     with blame(backbone, f"could not be declared with tag {tag}"):
         declared = backbone.tagged[tag]()
     if not isinstance(declared, Backbone):
-        raise PluginError(f"backbone {full_name}: tag {tag} gave {declared!r}, no zoo.Backbone")
+        raise PluginError(f"backbone {full_name}: tag {tag} gave {declared!r}, not a zoo.Backbone")
     return replace(declared, name=f"{full_name}.{tag}")
 
 
@@ -245,7 +247,7 @@ def _refuse_left_out(name: str, among: list[Plugin]) -> None:
     for plugin in among:
         for full_name, left_out in plugin.left_out.items():
             if name in (full_name, full_name.partition("/")[2]):
-                raise UnknownBackboneError(f"{full_name} is no backbone: {left_out.reason}")
+                raise UnknownBackboneError(f"{full_name} is not a backbone: {left_out.reason}")
 
 
 def _refuse_tag(bare_name: str, among: list[Plugin]) -> None:
@@ -264,10 +266,10 @@ def _nearest(bare_name: str, among: list[Plugin]) -> list[str]:
 
 
 def _unknown(name: str, nearest: list[str]) -> UnknownBackboneError:
-    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     left_out = "".join(
         f"\nplugin {p} was left out: {p.state}: {p.cause}" for p in load_all() if p.state != "ok"
     )
+    close = f"nearest: {', '.join(nearest)}; " if nearest else ""
     return UnknownBackboneError(
-        f"no backbone named {name!r}{hint}; `zoo backbones` lists all{left_out}"
+        f"no backbone named {name!r}{left_out}", hint=f"{close}`zoo backbones` lists all"
     )

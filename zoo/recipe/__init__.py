@@ -22,7 +22,7 @@ from zoo.backbone import MAX_IMAGE_SIZE, OptionValue
 from zoo.errors import RecipeError
 from zoo.io.files import is_file
 from zoo.io.parsing import MAX_TOML, parse_toml, read_bounded
-from zoo.io.text import clip, printable
+from zoo.io.text import clip, count, printable
 from zoo.recipe.fields import (
     check_backbone_options,
     check_checkpoint_every,
@@ -410,7 +410,8 @@ class Recipe(BaseModel):
             )
         if self.unfreeze_epochs[-1] > self.epochs:
             raise ValueError(
-                f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only {self.epochs} epochs"
+                f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only "
+                f"{count(self.epochs, 'epoch')}"
             )
         return self
 
@@ -567,7 +568,7 @@ def _flat(values: Mapping[str, object], *, where: str) -> dict[str, object]:
             if table is value and home not in (name, None):
                 raise RecipeError(f"{where}: {key} in [{name}]: it belongs in [{home}]")
             if key in flat:
-                raise RecipeError(f"{where}: {key} is there twice")
+                raise RecipeError(f"{where}: {key} is given twice")
             flat[key] = each
     return flat
 
@@ -585,11 +586,11 @@ def _packaged(name: str) -> Path:
     here = next((file for file in (name, f"{name}.toml") if is_file(Path(file))), None)
     if name not in PACKAGED:
         meant = f"; write ./{here} for the file here" if here else ""
-        raise RecipeError(f"no recipe {clip(name)!r}; known: {', '.join(PACKAGED)}{meant}")
+        raise RecipeError(f"no recipe {clip(name)!r}", hint=f"known: {', '.join(PACKAGED)}{meant}")
     if here:
         raise RecipeError(
-            f"recipe {name!r} is one of zoo's and a file here; "
-            f"write ./{here} for the file, or rename it for zoo's"
+            f"recipe {name!r} is one of zoo's and a file here",
+            hint=f"write ./{here} for the file, or rename it for zoo's",
         )
     return PACKAGED[name]
 
@@ -600,4 +601,4 @@ def _read(file: Path) -> dict[str, object]:
     except OSError as error:
         raise RecipeError(f"can't read recipe {file}: {error.strerror}") from error
     except ValueError as error:
-        raise RecipeError(f"recipe {file} is no TOML: {clip(str(error))}") from error
+        raise RecipeError(f"recipe {file} is not valid TOML: {clip(str(error))}") from error

@@ -199,8 +199,8 @@ def _trust(parts: Sequence[Measured]) -> list[Plot]:
         ),
         Plot(
             title="Accuracy against coverage",
-            text="Accuracy if only the surest part of the images is answered, and the rest is "
-            "left to a person. Bands are 95% intervals.",
+            text="Accuracy if only the most confident part of the images is answered, and the rest "
+            "is left to a person. Bands are 95% intervals.",
             svg=plots.coverage(shown),
         ),
     ]

@@ -145,7 +145,10 @@ def reliability(parts: Sequence[Measured]) -> Markup:
 def coverage(parts: Sequence[Measured]) -> Markup:
     """Plot accuracy on the images with the highest confidence against their share."""
     lowest = []
-    with _axes("share of images answered, surest first", "accuracy on them") as (axes, drawn):
+    with _axes("share of images answered, most confident first", "accuracy on them") as (
+        axes,
+        drawn,
+    ):
         for part, colour in zip(parts, (_FIRST, _SECOND), strict=False):
             order = np.argsort(-part.confidence, kind="stable")
             right = part.correct[order].cumsum()

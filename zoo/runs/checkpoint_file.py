@@ -157,7 +157,7 @@ def _is_there(path: Path) -> bool:
         path.stat()
     except PermissionError as error:
         # Returning False would let another run start in this folder.
-        raise RunError(f"can't look at {path}: {error.strerror}") from error
+        raise RunError(f"can't read {path}: {error.strerror}") from error
     except (OSError, ValueError):
         return False
     return is_file(path)
@@ -172,9 +172,9 @@ def _read(path: Path) -> Checkpoint:
     except OSError as error:
         raise RunError(f"can't read {path}: {error.strerror or clip(str(error))}") from error
     except (SafetensorError, ValueError) as error:
-        raise RunError(f"{path} is no readable checkpoint: {clip(str(error))}") from error
+        raise RunError(f"{path} is not a readable checkpoint: {clip(str(error))}") from error
     if details.get("zoo_checkpoint") != FORMAT:
-        raise RunError(f"{path} is no checkpoint that this zoo reads")
+        raise RunError(f"{path} is not a checkpoint that this version of zoo reads")
     text = details.get("about", "")
     if _sha256(tensors, text) != details.get("sha256"):
         raise RunError(f"{path} is damaged: it is not what was written")
@@ -183,7 +183,7 @@ def _read(path: Path) -> Checkpoint:
     except ValueError as error:
         raise RunError(f"{path} can't be understood: {clip(str(error))}") from error
     if not isinstance(about, dict):
-        raise RunError(f"{path} can't be understood: it says nothing of a run")
+        raise RunError(f"{path} can't be understood: its metadata is not a JSON object")
     return Checkpoint(tensors=tensors, about=about)
 
 

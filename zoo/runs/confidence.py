@@ -18,7 +18,7 @@ MOST_ROWS = 512
 #: Probability with which `error_threshold` keeps its promise.
 ASSURANCE = 0.9
 
-#: Shares of the val images, the surest first, for which `error_threshold` tests the error rate.
+#: Shares of the val images, most confident first, for which `error_threshold` tests the error rate.
 _SHARES = tuple(share / 20 for share in range(6, 21))
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -109,11 +109,11 @@ def error_threshold(confidence: Confidence, max_error: float) -> Threshold:
     """Return the lowest threshold for which at most that share of the answers is wrong.
 
     With probability `ASSURANCE` over the choice of val images, the error rate of the answers on
-    images from the same source is at most `max_error`: for the surest 30 % of the val images, then
-    35 % and so on, the hypothesis of a higher rate is tested by the binomial bound of Clopper and
-    Pearson (1934), up to the first that can't be rejected. Testing in a fixed order keeps the
-    probability (Learn then Test, Angelopoulos et al., 2021); shares that are too small to reject
-    it even without any mistake are left out beforehand.
+    images from the same source is at most `max_error`: for the most confident 30 % of the val
+    images, then 35 % and so on, the hypothesis of a higher rate is tested by the binomial bound of
+    Clopper and Pearson (1934), up to the first that can't be rejected. Testing in a fixed order
+    keeps the probability (Learn then Test, Angelopoulos et al., 2021); shares that are too small
+    to reject it even without any mistake are left out beforehand.
 
     Args:
         confidence: Of a run.

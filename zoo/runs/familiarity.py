@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from zoo.errors import RunError
+from zoo.io.text import count
 
 #: Share of unfamiliar images among those that are like the val images.
 FALSE_ALARMS = 0.05
@@ -72,7 +73,7 @@ class Familiarity:
     def __post_init__(self) -> None:
         basis, rows = self._arrays
         if len(rows) < self.neighbour:
-            raise ValueError(f"{len(rows)} rows have no neighbour {self.neighbour}")
+            raise ValueError(f"{count(len(rows), 'row')} without neighbour {self.neighbour}")
         for name, array in (("basis", basis), ("rows", rows)):
             # Rounding makes the numbers of a unit vector a little larger than 1 at most.
             if not bool(np.isfinite(array).all()) or float(np.abs(array).max()) > 1.01:

@@ -198,8 +198,8 @@ def doubt(found: Figures, split: str = "") -> str | None:
     if main.value <= found.baseline.value:
         return f"{start} is no better than {baseline}"
     return (
-        f"{start} (95% interval {interval(main)}) may be no better than {baseline}: "
-        f"{found.images} images can't tell"
+        f"{start} (95% interval {interval(main)}) may be no better than {baseline}: too few images "
+        f"({found.images:,})"
     )
 
 

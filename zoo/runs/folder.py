@@ -50,9 +50,7 @@ def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = Fa
         existing = _existing(folder)
         writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     except OSError as error:
-        raise RunError(
-            f"can't look at the run folder {error.filename}: {error.strerror}"
-        ) from error
+        raise RunError(f"can't read the run folder {error.filename}: {error.strerror}") from error
     if not writable:
         raise RunError(f"can't write the run folder {folder}: no right to write in {existing}")
     return folder
@@ -156,11 +154,11 @@ def _refuse_if_used(folder: Path) -> None:
         raise RunError(f"`out={folder}` is a file", hint="give a folder that doesn't exist yet")
     if has_checkpoint(folder):
         raise RunError(
-            f"`out={folder}` holds a run already, and zoo never overwrites one",
+            f"`out={folder}` already contains a run, and zoo never overwrites one",
             hint=f"to resume it: zoo finetune --resume {shlex.quote(str(folder))}",
         )
     if folder.is_dir() and any((folder / name).exists() for name in (MODEL, RECIPE, METRICS)):
-        raise RunError(f"`out={folder}` holds a run already, and zoo never overwrites one")
+        raise RunError(f"`out={folder}` already contains a run, and zoo never overwrites one")
     if folder.is_dir() and any(not _is_left_over(p) for p in folder.iterdir()):
         raise RunError(f"`out={folder}` is not empty", hint="give a new or an empty folder")
 

@@ -50,7 +50,7 @@ def read_head(file: Path) -> tuple[Header, ModelInfo]:
     try:
         header = read_header(file)
     except (OSError, ValueError) as error:
-        raise RunError(f"{file} is no readable safetensors file: {clip(str(error))}") from error
+        raise RunError(f"{file} is not a readable safetensors file: {clip(str(error))}") from error
     details = header.metadata
     if "zoo_format" not in details:
         raise RunError(f"{file} was not written by zoo: its metadata names no classes or backbone")
@@ -78,7 +78,7 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
         values["recipe"] = checked_recipe(parse_toml(values["recipe"]))
         info = _INFO.validate_python(values)
         if len(set(info.class_names)) < len(info.class_names):
-            raise ValueError("class_names has a name twice")
+            raise ValueError("class_names has duplicates")
         measured = info.val_metrics or info.recipe.val_split
         if measured and (missing := {"accuracy", info.score_name} - info.val_metrics.keys()):
             raise ValueError(f"val_metrics has no {' and '.join(sorted(missing))}")

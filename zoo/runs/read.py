@@ -22,7 +22,7 @@ from zoo.data.image import ValueRange, image_from_bytes, read_image, to_rgb
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, OptionError, PluginError, RunError, SizeError, WeightsError
 from zoo.io.files import expand, is_file
-from zoo.io.text import clip, printable
+from zoo.io.text import clip, count, printable
 from zoo.machine.device import choose_device, place
 from zoo.models.build import build_empty, load_whole, refuse_larger
 from zoo.models.head import in_head
@@ -244,7 +244,7 @@ class Run:
     def _confidence(self) -> Confidence:
         if self.info.confidence is None:
             raise DataError(
-                "the run has no record of how right it was on its val images",
+                "the run has no record of its confidence on its val images",
                 hint="train it again with this version of zoo, and with val images",
             )
         return self.info.confidence
@@ -407,8 +407,9 @@ def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
     if not any(classes in shape for shape in heads):
         found = ", ".join(map(str, heads[:4])) or "no tensor of it"
         raise WeightsError(
-            f"the weights of {file} don't fit {backbone.name} with {classes:,} classes: "
-            f"of its head ({', '.join(backbone.head_paths)}) the file has {found}"
+            f"the weights of {file} don't fit {backbone.name} with "
+            f"{count(classes, 'class', 'classes')}: of its head "
+            f"({', '.join(backbone.head_paths)}) the file has {found}"
         )
     try:
         return variant_of(backbone, info)
@@ -434,7 +435,7 @@ def read_tensors(file: Path, header: Header) -> dict[str, torch.Tensor]:
     try:
         tensors = load_file(file)
     except Exception as error:  # unsupported shapes and types raise errors of any kind
-        raise RunError(f"{file} is no readable safetensors file: {clip(str(error))}") from error
+        raise RunError(f"{file} is not a readable safetensors file: {clip(str(error))}") from error
     if tensors_sha256(tensors) != header.metadata.get("sha256"):
         raise RunError(f"{file} is damaged: its weights are not the ones that were written")
     return tensors

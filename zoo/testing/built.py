@@ -381,7 +381,7 @@ def check_modes_switch(subject: Subject) -> None:
             mode = "train" if wanted else "eval"
             raise CheckFailed(
                 f"{mode}() leaves {some(wrong)} as it was: don't override train(); zoo itself "
-                f"keeps still what is frozen"
+                f"puts frozen layers into eval mode"
             )
 
 

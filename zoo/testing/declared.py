@@ -70,8 +70,8 @@ def check_weights_are_described(subject: Subject) -> None:
         raise CheckSkipped("it declares no pretrained weights")
     if weights.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{8,64}", weights.sha256):
         raise CheckFailed(
-            f"its weights' sha256 {weights.sha256!r} is no SHA-256: give all 64 hex digits, or the "
-            f"leading ones that are published, 8 at least"
+            f"its weights' sha256 {weights.sha256!r} is not a SHA-256: give all 64 hex "
+            f"digits, or the leading ones that are published, at least 8"
         )
 
 

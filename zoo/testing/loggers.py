@@ -27,7 +27,7 @@ class OtherEvent:
 
 
 @dataclass
-class Told:
+class Outcome:
     """What a logger did with the events of a run.
 
     Attributes:
@@ -61,29 +61,29 @@ class LoggerSubject:
     libraries: set[str] = field(default_factory=set)
 
     @cached_property
-    def interrupted(self) -> Told:
+    def interrupted(self) -> Outcome:
         """A run that is interrupted after its first epoch."""
         (self.folder / "run").mkdir(exist_ok=True)
         events = _events(self.folder / "run", SINGLE_LABEL, epochs=(0, 1), error="interrupted")
-        return self.tell(events)
+        return self.outcome_of(events)
 
     @cached_property
-    def resumed(self) -> Told:
+    def resumed(self) -> Outcome:
         """The same run, resumed by another process, to its end."""
         _ = self.interrupted
-        return self.tell(_events(self.folder / "run", SINGLE_LABEL, epochs=(2, 3)))
+        return self.outcome_of(_events(self.folder / "run", SINGLE_LABEL, epochs=(2, 3)))
 
     @cached_property
-    def other(self) -> Told:
+    def other(self) -> Outcome:
         """A run of another task, with an event of another kind after each."""
         (self.folder / "other").mkdir(exist_ok=True)
         events = _events(self.folder / "other", MULTI_LABEL, epochs=(0, 1))
-        return self.tell(each for event in events for each in (event, OtherEvent()))
+        return self.outcome_of(each for event in events for each in (event, OtherEvent()))
 
-    def tell(self, events: Iterable[object]) -> Told:
+    def outcome_of(self, events: Iterable[object]) -> Outcome:
         """Make a logger and pass it the events, until it raises."""
-        told = Told()
-        with off_stdout(told.printed), imports_of(self.make, self.libraries):
+        outcome = Outcome()
+        with off_stdout(outcome.printed), imports_of(self.make, self.libraries):
             try:
                 logger = self.make()
             except ModuleNotFoundError as error:
@@ -93,16 +93,16 @@ class LoggerSubject:
                 try:
                     logger(event)
                 except Exception as error:  # noqa: BLE001 - whatever it raises is the finding
-                    told.error = f"{type(event).__name__}: {explain(error)}"
+                    outcome.error = f"{type(event).__name__}: {explain(error)}"
                     break
                 if event != before:
-                    told.changed.append(type(event).__name__)
-        return told
+                    outcome.changed.append(type(event).__name__)
+        return outcome
 
 
 def check_logger_is_made(subject: LoggerSubject) -> None:
     """What is declared, called without arguments, gives a function that takes an event."""
-    if subject.tell(()).error is not None or not callable(subject.make()):
+    if subject.outcome_of(()).error is not None or not callable(subject.make()):
         raise CheckFailed("it gives no function: return an object with __call__(self, event)")
 
 

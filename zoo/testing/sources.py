@@ -18,6 +18,7 @@ from zoo.data.issue import Issue
 from zoo.data.sample import Sample
 from zoo.data.sources import Part, Source, issues_of
 from zoo.errors import DataError
+from zoo.io.text import count
 from zoo.plugins import explain
 from zoo.testing.subject import CheckFailed, Kind
 
@@ -168,8 +169,8 @@ def check_names_are_unique(subject: SourceSubject) -> None:
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise CheckFailed(
-            f"{len(twice)} names occur more than once, for example {twice[0]!r}: name each image "
-            f"by its path or key"
+            f"{count(len(twice), 'name')} used more than once, for example {twice[0]!r}: name "
+            f"each image by its path or key"
         )
 
 
@@ -197,7 +198,7 @@ def check_images_are_read(subject: SourceSubject) -> None:
             ) from error
         if sample.read() != content:
             raise CheckFailed(
-                f"read twice, {sample.name!r} has other bytes: don't encode anew, and leave an "
+                f"read twice, {sample.name!r} has other bytes: don't encode it again, and leave an "
                 f"open file where it was"
             )
 

@@ -163,7 +163,7 @@ def logits_in(subject: Subject, model: nn.Module, images: Tensor, classes: int) 
         height, width = images.shape[2:]
         raise CheckFailed(
             f"in {mode} mode its forward pass raises {plugins.explain(error)} for images "
-            f"{tuple(images.shape)}; mend it, or declare in `preprocess` another size than "
+            f"{tuple(images.shape)}; correct it, or declare in `preprocess` another size than "
             f"{height} x {width}"
         ) from error
     first, *auxiliary = output if isinstance(output, tuple) else (output,)
@@ -207,7 +207,7 @@ def closed_network() -> Iterator[list[str]]:
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         tried.append(str(next((a for a in args if not isinstance(a, socket.socket)), "?")))
-        raise OSError("the network is closed while a backbone is checked")
+        raise OSError("network access is blocked while a backbone is checked")
 
     names = ("getaddrinfo", "create_connection", "gethostbyname")
     saved = {name: getattr(socket, name) for name in names}

@@ -110,7 +110,7 @@ def check_eval_is_deterministic(subject: Subject) -> None:
         )
     if moved := _moved(subject.model, before):
         raise CheckFailed(
-            f"a forward pass in eval mode changes {some(moved)}: let it ask `self.training`"
+            f"a forward pass in eval mode changes {some(moved)}: let it check `self.training`"
         )
 
 
@@ -186,7 +186,7 @@ def check_frozen_backbone_does_not_change(subject: Subject) -> None:
     if moved:
         raise CheckFailed(
             f"with its backbone frozen, {some(moved)} still change: let what is updated in a "
-            f"forward pass ask `self.training`"
+            f"forward pass check `self.training`"
         )
 
 

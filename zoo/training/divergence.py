@@ -108,7 +108,7 @@ def recover(error: DivergenceError, loop: Loop) -> bool:
     if error.step <= kept.state.step:
         # Smaller learning rates don't change the loss of those weights.
         raise NonFiniteError(
-            f"{what}, with the very weights of the last checkpoint: they have run away before it, "
+            f"{what}, also with the weights of the last checkpoint: training diverged before it, "
             f"and going back to it does not help",
             error.step,
             hint="start a new run with a smaller `lr` or `head_lr_mult`",

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from zoo.data.dataset import derive_seed
 from zoo.errors import TrainingError
 from zoo.events import Listener, Note
+from zoo.io.text import count
 from zoo.machine.memory import disable_onednn_after, free_memory, is_out_of_memory, out_of_memory_as
 from zoo.models.freeze import learns_statistics
 from zoo.tasks import Task
@@ -90,7 +91,7 @@ def step_gradients(
     Raises:
         TrainingError: Memory is too small for the smallest part.
     """
-    device, count = accelerator.device, len(targets)
+    device, images = accelerator.device, len(targets)
     if isinstance(model, DistributedDataParallel):
         # Otherwise all processes would need the same number of forward passes. Only the statistics
         # of the main process are saved, and they depend on its own forward passes alone.
@@ -98,7 +99,7 @@ def step_gradients(
     statistics = learns_statistics(model)
     # A failed attempt may already have updated them.
     before = [buffer.clone() for buffer in model.buffers()] if statistics else []
-    parts = _how_many(count, micro_batch or count, statistics)
+    parts = _how_many(images, micro_batch or images, statistics)
     while True:
         shares = _shares(targets, objective, parts)
         try:
@@ -106,9 +107,9 @@ def step_gradients(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            tried = -(-count // parts)
+            tried = -(-images // parts)
             micro_batch = (tried + 1) // 2
-            more = _how_many(count, micro_batch, statistics)
+            more = _how_many(images, micro_batch, statistics)
             if more == parts:
                 raise _too_small(device, tried, statistics) from error
             left = disable_onednn_after(error)
@@ -129,9 +130,9 @@ def step_gradients(
             warnings.warn(text, stacklevel=2)
 
 
-def _how_many(count: int, micro_batch: int, statistics: bool) -> int:
+def _how_many(images: int, micro_batch: int, statistics: bool) -> int:
     """Return the number of parts of a batch; batch statistics need two images in each."""
-    return max(1, min(-(-count // micro_batch), count // 2 if statistics else count))
+    return max(1, min(-(-images // micro_batch), images // 2 if statistics else images))
 
 
 def _shares(targets: Tensor, objective: Objective, parts: int) -> list[Tensor | float]:
@@ -190,7 +191,7 @@ def _out_of_memory_together(device: torch.device) -> AbstractContextManager[None
 
 
 def _too_small(device: torch.device, images: int, statistics: bool) -> TrainingError:
-    least = f"{images} images at a time" if images > 1 else "a single image at a time"
+    least = f"{count(images, 'image')} at a time"
     frozen = "`batch_norm=frozen`, " if statistics else ""
     return TrainingError(
         f"{device} has too little memory to train on {least}",
@@ -201,7 +202,7 @@ def _too_small(device: torch.device, images: int, statistics: bool) -> TrainingE
 def _halved(device: torch.device, tried: int, micro_batch: int, statistics: bool) -> str:
     of_these = "; batch-norm statistics are of these alone" if statistics else ""
     return (
-        f"{device} ran out of memory in training on {tried} images at a time: from now on "
+        f"{device} ran out of memory in training on {count(tried, 'image')} at a time: from now on "
         f"{micro_batch} at a time, whose gradients are added up to the same steps as before, so "
         f"that results stay comparable{of_these}"
     )

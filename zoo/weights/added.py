@@ -127,15 +127,15 @@ def read_added(name: str, path: Path) -> StateDict:
     Raises:
         WeightsError: If it can't be read, or its tensors have changed.
     """
-    anew = f"`zoo weights add {name} FILE` replaces it, `zoo weights remove {name}` takes it out"
+    advice = f"`zoo weights add {name} FILE` replaces it, `zoo weights remove {name}` takes it out"
     try:
         state_dict = read_state_dict(path)
     except WeightsError as error:
-        raise WeightsError(error.text, hint=anew) from error
+        raise WeightsError(error.text, hint=advice) from error
     recorded = _details(path).get("sha256")
     if recorded is not None and tensors_sha256(state_dict) != recorded:
         raise WeightsError(
-            f"{path} is damaged: its tensors are not those that were recorded", hint=anew
+            f"{path} is damaged: its tensors are not those that were recorded", hint=advice
         )
     return state_dict
 

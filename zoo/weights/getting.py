@@ -98,8 +98,8 @@ def fetch(weights: Weights, *, own: bool = True) -> Path:
         raise WeightsUnavailableError(f"{weights.url}: {error}") from error
     except RuntimeError as error:
         raise WeightsError(
-            f"{weights.url} gave another file than was published, now deleted: {error}; "
-            f"ask whoever runs that server"
+            f"{weights.url} gave another file than was published, now deleted: {error}",
+            hint="report it to the owner of that server",
         ) from error
     return path
 
@@ -163,6 +163,7 @@ def _packaged(weights: Weights) -> Path:
         wanted = "one weights file" if weights.file is None else f"one file {weights.file}"
         raise WeightsUnavailableError(
             f"package {weights.package} {distribution.version} should hold {wanted}, it holds "
-            f"{names}; whoever declares it says which by Weights(package=..., file=...)"
+            f"{names}",
+            hint="declare which one by `Weights(package=..., file=...)`",
         )
     return Path(str(found[0].locate()))

@@ -45,7 +45,7 @@ def read_header(path: Path) -> Header:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > size - 8:
-            raise ValueError("it is cut off, or none")
+            raise ValueError("it is truncated, or of another format")
         if length > MAX_JSON:
             raise ValueError(f"its header of {length:,} bytes is longer than {MAX_JSON:,}")
         raw = file.read(length)
@@ -58,7 +58,9 @@ def read_header(path: Path) -> Header:
     ends = [_end(name, tensor) for name, tensor in header.items()]
     tensor_bytes = max(ends, default=0)
     if 8 + length + tensor_bytes != size:
-        raise ValueError(f"its header tells of {tensor_bytes:,} bytes of tensors, not of its own")
+        raise ValueError(
+            f"its tensors take {size - 8 - length:,} bytes, its header declares {tensor_bytes:,}"
+        )
     return Header(
         metadata=metadata,
         shapes={name: tuple(tensor["shape"]) for name, tensor in header.items()},
@@ -77,7 +79,7 @@ def _end(name: str, tensor: Any) -> int:
     about = tensor if isinstance(tensor, dict) else {}
     shape, offsets = _whole_numbers(about.get("shape")), _whole_numbers(about.get("data_offsets"))
     if shape is None or len(shape) > _MOST_DIMENSIONS or offsets is None or len(offsets) != 2:
-        raise ValueError(f"tensor {name[:100]!r} has no proper shape and place")
+        raise ValueError(f"tensor {name[:100]!r} has no valid shape and position")
     return offsets[1]
 
 

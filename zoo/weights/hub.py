@@ -89,7 +89,7 @@ def hub_file(hub_id: str, files: tuple[str, ...], *, current: bool = False) -> P
             continue
         except Exception as error:  # the Hub's client has no common base class of its errors
             raise _unavailable(hub_id, error) from error
-    raise WeightsUnavailableError(f"{hub_id} holds none of {', '.join(files)}")
+    raise WeightsUnavailableError(f"{hub_id} has none of {', '.join(files)}")
 
 
 def _unavailable(hub_id: str, error: Exception) -> WeightsUnavailableError:

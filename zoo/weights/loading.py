@@ -89,8 +89,8 @@ def _load_pretrained(backbone: Backbone) -> LoadedWeights:
         except WeightsUnavailableError as error:
             answers.append((place, error))
             continue
-        passed_over = (f"weights of {p.by} passed over: {error}" for p, error in answers)
-        return replace(loaded, notes=(*notes, *passed_over))
+        skipped = (f"skipped the weights of {p.by}: {error}" for p, error in answers)
+        return replace(loaded, notes=(*notes, *skipped))
     raise _unavailable(backbone, answers, notes) from answers[-1][1]
 
 

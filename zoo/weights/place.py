@@ -138,6 +138,6 @@ def _declared_by(plugin: Plugin, backbone: Backbone, printed: list[str]) -> list
     said: list[Place] = []
     for each in answers:
         if not isinstance(each, Weights):
-            raise PluginError(f"zoo_weights gave {each!r}, which is no zoo.Weights")
+            raise PluginError(f"zoo_weights gave {each!r}, not zoo.Weights")
         said.append(Place(weights=each, kind="plugin", by=f"plugin {plugin}", file=locate(each)))
     return said

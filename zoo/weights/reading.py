@@ -144,7 +144,7 @@ def _read_safetensors(path: Path) -> StateDict:
         header = read_header(path)
         state_dict = load_file(path)
     except Exception as error:  # the error for dtypes that torch lacks can be of any type
-        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
     # A run records a hash of its tensors; in other files, sha256 may mean something else.
     ours = "zoo_format" in header.metadata
     if ours and tensors_sha256(state_dict) != header.metadata.get("sha256"):
@@ -171,14 +171,14 @@ def _unpickled(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler can raise anything
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it asks to run {asked[1]}" if asked else "it is no PyTorch file, or a damaged one"
+        why = f"it asks to run {asked[1]}" if asked else "it is damaged, or not a PyTorch file"
         raise _refused(path, why) from error
 
 
 def _refused(path: Path, why: str) -> WeightsError:
     return WeightsError(
-        f"{path} can't be read as plain tensors: {why}; zoo runs no code from a weights file. "
-        f"Save its state_dict() as .safetensors where it was made"
+        f"{path} can't be read as plain tensors: {why}; zoo runs no code from a weights file",
+        hint="save its state_dict() as .safetensors where it was made",
     )
 
 
@@ -189,12 +189,12 @@ def _state_dict_in(content: object, path: Path) -> StateDict:
         nested = [content[k] for k in _NESTED if isinstance(content.get(k), Mapping)]
         content = nested[0] if len(nested) == 1 else content
     if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds no state dict but {type(content).__name__}")
+        raise WeightsError(f"{path} contains {type(content).__name__}, not a state dict")
     others = [str(k) for k, v in content.items() if not isinstance(v, torch.Tensor) or k != str(k)]
     if others:
         raise WeightsError(
-            f"{path} holds no plain state dict: {', '.join(others[:5])} "
-            f"{'is no named tensor' if len(others) == 1 else 'are no named tensors'}"
+            f"{path} is not a plain state dict, which maps names to tensors: it has other entries, "
+            f"{', '.join(others[:5])}"
         )
     if all(str(k).startswith("module.") for k in content):
         return {str(k).removeprefix("module."): v for k, v in content.items()}

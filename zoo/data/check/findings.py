@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoo.data.check.compare import Comparison, Group, Photo
+from zoo.io.text import count
 
 Severity = Literal["error", "warning", "note"]
 
@@ -80,13 +81,13 @@ def of_comparison(found: Comparison) -> list[Finding]:
                 f"{{}} of {held_out} {{is_are}} in train too (leakage)",
                 found.leaks,
                 sum(photo.split == held_out for group in found.leaks for photo in group),
-                f"{held_out} accuracy counts what was learnt by heart; `fix_to` leaves them out of "
-                "train",
+                f"{held_out} accuracy is too high, because these images are trained on; `fix_to` "
+                "leaves them out of train",
             ),
             _finding(
                 "label-conflict",
                 "error",
-                "{} lie{s} in more than one class",
+                "{} {is_are} in more than one class",
                 found.conflicts,
                 len(found.conflicts),
                 "keep each in the class it belongs to; `fix_to` leaves all its copies out",
@@ -115,7 +116,7 @@ def of_comparison(found: Comparison) -> list[Finding]:
                 + both * any(map(_separable, found.duplicates)),
                 found.duplicates,
                 sum(len(group) - 1 for group in found.duplicates),
-                "they weigh more than others; `fix_to` keeps one of each",
+                "they count more than others; `fix_to` keeps one of each",
             ),
             _finding(
                 "near-duplicates",
@@ -183,7 +184,7 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             "warning",
             "{} {has_have} bands beside red, green and blue that are not used",
             [p for p in good if p.examined.dropped],
-            "convert them to the three bands that tell the classes apart",
+            "convert them to the three bands that distinguish the classes best",
         ),
         _modes(good),
     )
@@ -204,13 +205,8 @@ def imbalance(photos: Iterable[Photo]) -> Finding | None:
         text=f"class {most} has {highest} images, {least} only {lowest}: "
         f"{highest / lowest:.3g} times as many",
         count=len(counts),
-        advice="more images of small classes help most; `class_weights=balanced` weighs them up",
+        advice="more images of small classes help most; `class_weights=balanced` compensates",
     )
-
-
-def many(number: int, noun: str) -> str:
-    """Format a count with its noun, as "1 image" or "2,000 images"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def examples(finding: Finding, at_most: int) -> list[str]:
@@ -224,7 +220,7 @@ def examples(finding: Finding, at_most: int) -> list[str]:
 
 
 def _finding(
-    kind: str, severity: Severity, text: str, groups: Sequence[Group], count: int, advice: str
+    kind: str, severity: Severity, text: str, groups: Sequence[Group], number: int, advice: str
 ) -> Finding | None:
     """Return a finding about groups of images; None if there are none."""
     if not groups:
@@ -233,12 +229,12 @@ def _finding(
         kind=kind,
         severity=severity,
         text=text.format(
-            many(count, "image"),
-            is_are="is" if count == 1 else "are",
-            has_have="has" if count == 1 else "have",
-            s="s" if count == 1 else "",
+            count(number, "image"),
+            is_are="is" if number == 1 else "are",
+            has_have="has" if number == 1 else "have",
+            s="s" if number == 1 else "",
         ),
-        count=count,
+        count=number,
         groups=tuple(tuple(photo.path for photo in group) for group in groups),
         advice=advice,
     )

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from zoo.data.check.compare import Photo
-from zoo.data.check.findings import Finding, Severity, many
+from zoo.data.check.findings import Finding, Severity
 from zoo.data.check.listing import Listing
+from zoo.io.text import count
 
 #: Number of train images of a class below which hardly anything can be said about it.
 FEW = 10
@@ -36,7 +37,7 @@ def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[s
 def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
     """Return findings about the classes, from the image counts by split and class."""
     found: list[Finding] = []
-    learnt = {name for name, count in _training(counts).items() if count}
+    learnt = {name for name, images in _training(counts).items() if images}
     if len(learnt) < 2:
         found.append(
             _names(
@@ -50,7 +51,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
     for split in HELD_OUT:
         if split not in counts:
             continue
-        held_out = {name for name, count in counts[split].items() if count}
+        held_out = {name for name, images in counts[split].items() if images}
         if unknown := sorted(held_out - learnt):
             found.append(
                 _names(
@@ -68,23 +69,22 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
                     "warning",
                     f"{_classes(len(missing))} of train without an image in {split}",
                     missing,
-                    "how well they are told apart will not be known; move some of their images to "
-                    f"{split}",
+                    f"no metric can be computed for them; move some of their images to {split}",
                 )
             )
     found += _of_sizes(counts)
     empty = sorted(
         f"{split}/{name}" if split else name
         for split, of_split in counts.items()
-        for name, count in of_split.items()
-        if not count
+        for name, images in of_split.items()
+        if not images
     )
     if empty:
         found.append(
             _names(
                 "empty-classes",
                 "warning",
-                f"{many(len(empty), 'folder')} without a usable image",
+                f"{count(len(empty), 'folder')} without a usable image",
                 empty,
                 "no classes to zoo; fill or delete them",
             )
@@ -95,7 +95,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
 def _of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
     """Return findings about classes, and val and test sets, with few images."""
     found = []
-    if few := sorted(name for name, count in _training(counts).items() if 0 < count < FEW):
+    if few := sorted(name for name, images in _training(counts).items() if 0 < images < FEW):
         found.append(
             _names(
                 "few-images",
@@ -112,8 +112,8 @@ def _of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
             finding = Finding(
                 kind=f"few-{split}-images",
                 severity="warning",
-                text=f"{split} has {many(held_out, 'image')}: its accuracy is only known within 20 "
-                "points or more",
+                text=f"{split} has {count(held_out, 'image')}: its accuracy is only known within "
+                "20 points or more",
                 count=held_out,
                 advice=f"differences between runs are mostly chance; use {FEW_VAL} or more",
             )
@@ -125,6 +125,8 @@ def of_listing(listing: Listing) -> list[Finding]:
     """Return findings about files and links that training does not use."""
     outside = [path for path, kind in listing.links.items() if kind == "outside-link"]
     broken = [path for path, kind in listing.links.items() if kind != "outside-link"]
+    unused = count(len(listing.unused), "image")
+    others = count(len(listing.others), "file")
     kinds: tuple[tuple[str, Severity, str, list[str], str], ...] = (
         (
             "outside-links",
@@ -143,28 +145,28 @@ def of_listing(listing: Listing) -> list[Finding]:
         (
             "nested",
             "warning",
-            f"{many(len(listing.nested), 'image')} deeper than in a class folder, not used",
+            f"{count(len(listing.nested), 'image')} deeper than in a class folder, not used",
             listing.nested,
             "zoo does not search folders of class folders; move them up, or use `group_by=folder`",
         ),
         (
             "loose",
             "warning",
-            f"{many(len(listing.loose), 'image')} beside the class folders, not used",
+            f"{count(len(listing.loose), 'image')} beside the class folders, not used",
             listing.loose,
             "put them into the folder of their class",
         ),
         (
             "unused-folders",
             "note",
-            f"{many(len(listing.unused), 'image')} in folders beside train, val and test, not used",
+            f"{unused} in folders beside train, val and test, not used",
             listing.unused,
             "nothing; a test folder is used if any of its folders is a class of train",
         ),
         (
             "no-images",
             "note",
-            f"{many(len(listing.others), 'file')} not named as images{_extensions(listing.others)}",
+            f"{others} not named as images{_extensions(listing.others)}",
             listing.others,
             "convert those that are pictures (HEIC, raw formats) to JPEG or PNG",
         ),
@@ -184,16 +186,16 @@ def _of_names(names: set[str]) -> list[Finding]:
     alike = [tuple(group) for group in by_core.values() if len(group) > 1]
     if not alike:
         return []
-    count = sum(map(len, alike))
+    number = sum(map(len, alike))
     return [
         Finding(
             kind="alike-class-names",
             severity="warning",
-            text=f"{_classes(count)} named alike but for case, blanks or the way letters are "
+            text=f"{_classes(number)} named alike but for case, blanks or the way letters are "
             f"written",
-            count=count,
+            count=number,
             groups=tuple(alike),
-            advice="one class under two names? On many systems their folders are one",
+            advice="are these one class? On many file systems their folders are the same",
         )
     ]
 
@@ -204,15 +206,15 @@ def _training(counts: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
 
 def _extensions(paths: Sequence[str]) -> str:
     kinds = Counter(PurePosixPath(p).suffix.lower() or "no extension" for p in paths)
-    return ": " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
+    return ": " + ", ".join(f"{number} {kind}" for kind, number in kinds.most_common(6))
 
 
-def _links(count: int) -> str:
-    return f"{many(count, 'link')} lead{'s' if count == 1 else ''}"
+def _links(number: int) -> str:
+    return f"{count(number, 'link')} lead{'s' if number == 1 else ''}"
 
 
-def _classes(count: int) -> str:
-    return f"{count} class{'' if count == 1 else 'es'}"
+def _classes(number: int) -> str:
+    return count(number, "class", "classes")
 
 
 def _names(kind: str, severity: Severity, text: str, names: Sequence[str], advice: str) -> Finding:

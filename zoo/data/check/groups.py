@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from zoo.data.check.compare import Photo
-from zoo.data.check.findings import Finding, many
-from zoo.io.text import listed
+from zoo.data.check.findings import Finding
+from zoo.io.text import count, listed
 
 #: Maximum number of groups that a text names.
 _EXAMPLES = 3
@@ -30,7 +30,7 @@ def of_groups(photos: Sequence[Photo]) -> list[Finding]:
     found = []
     for split, other in combinations(members, 2):
         if both := sorted(members[split].keys() & members[other].keys()):
-            number = f"{many(len(both), 'group')} {'is' if len(both) == 1 else 'are'}"
+            number = f"{count(len(both), 'group')} {'is' if len(both) == 1 else 'are'}"
             finding = Finding(
                 kind="group-leakage",
                 # Val chooses the model, but nothing is learnt from it.
@@ -46,7 +46,7 @@ def of_groups(photos: Sequence[Photo]) -> list[Finding]:
         finding = Finding(
             kind="without-group",
             severity="note",
-            text=f"{len(lacking):,} of {many(len(used), 'image')} without a group",
+            text=f"{len(lacking):,} of {count(len(used), 'image')} without a group",
             count=len(lacking),
             groups=tuple((path,) for path in lacking),
             advice="nothing, if each is related to no other: it is a group of its own",

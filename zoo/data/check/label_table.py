@@ -61,7 +61,7 @@ def read_label_table(file: Path, checked: Checked) -> dict[str, str]:
         path, given, accept = row["path"], row["given"], row["accept"]
         place = f"{file}, {where}: {printable(path)}"
         if path not in label_of:
-            raise DataError(f"{place} is no image of {checked.listing.root}")
+            raise DataError(f"{place} is not an image of {checked.listing.root}")
         if label_of[path] != (given,):
             now = " + ".join(label_of[path])
             raise DataError(

@@ -17,8 +17,8 @@ RELATED = r"([^/]*[0-9])[^0-9/]+[0-9]+[^0-9/]*\.[^./]+$"
 #: Share of all images that must have relatives, so that names are not by chance.
 _LEAST_SHARE = 0.5
 
-#: Share of a class above which images with one name before the counter are no group, but all the
-#: images of a class or of one place where they come from.
+#: Share of a class above which images with one name before the counter are not a group, but all
+#: images of a class or of one source.
 _MOST_OF_A_CLASS = 0.25
 
 #: Share of val images with relatives in train below which the split is taken to be by group.

@@ -78,12 +78,14 @@ def by_pattern(group_by: str, columns: Sequence[str] = ()) -> GroupOf:
         columns: Columns that could have been given instead, for the message.
 
     Raises:
-        DataError: It is no such expression.
+        DataError: It is not such an expression.
     """
     try:
         pattern = re.compile(group_by)
     except re.error as error:
-        raise DataError(f"`group_by` {group_by!r} is no regular expression: {error}") from error
+        raise DataError(
+            f"`group_by` {group_by!r} is not a valid regular expression: {error}"
+        ) from error
     if not pattern.groups:
         column = f"a column of the table ({listed(columns)}), " if columns else ""
         raise DataError(

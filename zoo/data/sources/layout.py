@@ -13,7 +13,7 @@ from zoo.data.issue import Issue, because
 from zoo.data.sources.extensions import NO_IMAGE, is_image_name, reason_of, skipped
 from zoo.data.sources.links import Reach, refused_link
 from zoo.errors import DataError
-from zoo.io.text import printable
+from zoo.io.text import count, printable
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
@@ -124,8 +124,8 @@ def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> Cla
         issues += out
         passed_over += [class_dir / name for name in others]
         deeper = (
-            f"{nested} images lie in its subfolders, which are not searched; `group_by=folder` "
-            f"uses them, with each subfolder as a group"
+            f"{count(nested, 'image')} in its subfolders, which are not searched; "
+            f"`group_by=folder` uses them, with each subfolder as a group"
         )
         if images:
             name = class_name(class_dir)
@@ -134,7 +134,7 @@ def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> Cla
             if nested:
                 issues.append(Issue(kind="skipped", name=str(class_dir), reason=deeper))
         else:
-            lacks = "its images are links that are left out" if out else "it holds no images"
+            lacks = "its images are links that are left out" if out else "it has no images"
             pictures = [n for n in map(Path, others) if reason_of(n) != NO_IMAGE]
             why = "".join(f"; skipped {line}" for line in skipped(pictures))
             reason = f"not a class: {deeper if nested else lacks}{why}"
@@ -148,7 +148,7 @@ def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> Cla
     ]
     if not by_class:
         loose = sum(is_image_name(e.name) and not _is_folder(e) for e in _visible(folder))
-        found = f"{loose} images lie in it directly" if loose else "found none"
+        found = f"it has {count(loose, 'image')} itself" if loose else "found none"
         raise DataError(
             f"no images in class folders below {folder} ({found}); "
             f"zoo expects {folder.name}/CLASS/IMAGE{because(issues)}"
@@ -213,9 +213,9 @@ def existing(root: Path) -> Path:
     try:
         is_folder, exists = root.is_dir(), root.exists()
     except OSError as error:
-        raise DataError(f"can't look at data folder {root}: {error.strerror}") from error
+        raise DataError(f"can't read data folder {root}: {error.strerror}") from error
     if not is_folder:
-        what = "is no folder" if exists else "does not exist"
+        what = "is not a folder" if exists else "does not exist"
         what = "is a URL, and must be downloaded first" if is_url(root) and not exists else what
         raise DataError(
             f"data folder {root} {what}", hint="give a folder with one subfolder per class"
@@ -318,5 +318,5 @@ def class_name(class_dir: Path) -> str:
     try:
         class_dir.name.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"class folder {str(class_dir)!r}: its name is no valid text") from error
+        raise DataError(f"class folder {str(class_dir)!r}: its name is not valid UTF-8") from error
     return normal_name(class_dir.name)

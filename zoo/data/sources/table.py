@@ -15,7 +15,7 @@ from zoo.data.sample import Sample
 from zoo.data.sources.layout import TEST, TRAIN, VAL, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
-from zoo.io.text import listed, printable
+from zoo.io.text import count, listed, printable
 
 #: Extensions of table files.
 TABLES = (".csv", ".tsv", ".parquet")
@@ -142,7 +142,7 @@ class TableSource:
             by_name[sample.name] = (sample, split)
         if repeated:
             self._add(
-                "note", f"{repeated} rows name an image of an earlier row: their labels are joined"
+                "note", f"labels of {count(repeated, 'row')} joined to those of an earlier row"
             )
         found = list(by_name.values())
         lacking = [each for each in found if not each[0].labels]
