@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,9 @@ def test_an_option_that_this_network_does_not_take_is_refused_with_the_reason(ph
 
 
 def test_a_backbone_without_options_says_so():
+    backbone = replace(plugins.get("torchvision/resnet18"), options={})
     with pytest.raises(OptionError, match="it has no options"):
-        zoo.build("torchvision/resnet18", 2, weights="none", options={"dropout": 0.1})
+        zoo.build(backbone, 2, weights="none", options={"dropout": 0.1})
 
 
 def test_the_plan_shows_options_and_where_they_are_from(photos):

@@ -12,9 +12,10 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import zoo
+import zoo.backbone
 from zoo_transformers.building import build, configured, convert, quiet
 from zoo_transformers.files import files
-from zoo_transformers.preprocessing import preprocess_of, with_image_size
+from zoo_transformers.preprocessing import BGR, preprocess_of, with_channels, with_image_size
 from zoo_transformers.stages import stages
 
 if TYPE_CHECKING:
@@ -205,9 +206,35 @@ def declare(
             if resizable
             else None
         ),
+        options=_options(described),
+        configured=functools.partial(_configured, described, architecture, heads, weights),
         convert=functools.partial(convert, described, architecture, heads),
         logits=operator.attrgetter(output),
         files=functools.partial(files, described, architecture),
+    )
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, zoo.Option]:
+    named = {**config, **config.get("vision_config", {})}
+    # Networks that take blue first would take a fourth band for it.
+    takes = "num_channels" in named and config["model_type"] not in BGR
+    return {"in_chans": zoo.backbone.IN_CHANS} if takes else {}
+
+
+def _configured(
+    config: Mapping[str, Any],
+    architecture: str,
+    heads: tuple[str, ...],
+    weights: zoo.Weights | None,
+    backbone: zoo.Backbone,
+    options: Mapping[str, Any],
+) -> zoo.Backbone:
+    """Return the network for images of `in_chans` channels."""
+    other = with_channels(config, options["in_chans"])
+    return dataclasses.replace(
+        backbone,
+        build=functools.partial(build, other, architecture, heads, weights),
+        files=functools.partial(files, other, architecture),
     )
 
 
