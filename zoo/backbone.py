@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 CropMode = Literal["center", "squash", "border"]
 
+#: Numbers of channels of images, and what they are.
+CHANNELS = {1: "greyscale", 3: "RGB", 4: "RGB and a fourth band"}
+
 #: Largest side of an input in pixels, far above that of any network; more only exhausts memory.
 MAX_IMAGE_SIZE = 4096
 
@@ -39,8 +42,9 @@ class Preprocess:
 
     Attributes:
         size: Side of the square input in pixels, or (height, width).
-        mean: Per-channel (RGB) mean, of pixel values in 0..1.
-        std: Per-channel (RGB) standard deviation, of pixel values in 0..1.
+        mean: Mean of each channel (RGB), of pixel values in 0..1. Their number is that of the
+            channels: one for greyscale images, four for images with a fourth band.
+        std: Standard deviation of each channel, of pixel values in 0..1.
         interpolation: `nearest`, `bilinear` or `bicubic` (Pillow's, antialiased).
         crop_pct: Crop size as a fraction of the resized image; `resize = size / crop_pct`.
         crop_mode: As in timm. `center`: shorter side to `resize`, centre crop. `squash`: both sides
@@ -52,8 +56,8 @@ class Preprocess:
     """
 
     size: int | tuple[int, int]
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bicubic"
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
@@ -67,10 +71,11 @@ class Preprocess:
                 f"Preprocess: size is one or two whole numbers from 1 to {MAX_IMAGE_SIZE}, "
                 f"got {self.size!r}"
             )
-        if not all(_three_numbers(v) for v in (self.mean, self.std)) or min(self.std) <= 0:
+        alike = all(map(_numbers, (self.mean, self.std))) and len(self.mean) == len(self.std)
+        if not alike or len(self.mean) not in CHANNELS or min(self.std) <= 0:
             raise PluginError(
-                f"Preprocess: mean and std need three values each, std above 0; "
-                f"got mean={self.mean!r}, std={self.std!r}"
+                f"Preprocess: mean and std need three values each (one or four if images have as "
+                f"many channels), std above 0; got mean={self.mean!r}, std={self.std!r}"
             )
         if not _number(self.crop_pct) or self.crop_pct <= 0:
             raise PluginError(f"Preprocess: crop_pct must be above 0, got {self.crop_pct!r}")
@@ -89,6 +94,11 @@ class Preprocess:
             raise PluginError(f"Preprocess: unknown interpolation {self.interpolation!r}")
         if self.crop_mode not in get_args(CropMode):
             raise PluginError(f"Preprocess: unknown crop_mode {self.crop_mode!r}")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images, a key of `CHANNELS`."""
+        return len(self.mean)
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -112,7 +122,7 @@ class Preprocess:
     def to_config(self) -> dict[str, Any]:
         """Return the fields as a run's config.json has them, in the terms of timm."""
         return {
-            "input_size": [3, *self.height_width],
+            "input_size": [self.channels, *self.height_width],
             "interpolation": self.interpolation,
             "crop_pct": self.crop_pct,
             "crop_mode": self.crop_mode,
@@ -295,7 +305,10 @@ class Backbone:
             built for another size (side of the square, in pixels), with pretrained position
             embeddings resampled as its library does. Raises ValueError, with the reason, for an
             unsupported size. None: no other size is supported.
-        options: Arguments that `build` takes beside the class count, by name.
+        options: Arguments that `build` takes beside the class count, by name. The core knows one
+            of them, `in_chans` (declared as `IN_CHANS`): the number of channels of the images.
+            `build` makes a network for that many; the core adapts preprocessing and pretrained
+            weights.
         configured: `(backbone, options) -> Backbone`, the same network built with values of
             `options`, where more than `build` depends on them. It receives this declaration, or
             the one that `resized` returned. Raises ValueError, with the reason, for values that
@@ -387,8 +400,8 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) < 1e30
 
 
-def _three_numbers(values: object) -> bool:
-    return isinstance(values, tuple | list) and len(values) == 3 and all(map(_number, values))
+def _numbers(values: object) -> bool:
+    return isinstance(values, tuple | list) and all(map(_number, values))
 
 
 def _refuse_text(declaration: object, *fields: str) -> None:
@@ -399,3 +412,13 @@ def _refuse_text(declaration: object, *fields: str) -> None:
             raise PluginError(
                 f"{type(declaration).__name__}: {name} is a tuple: write ({value!r},)"
             )
+
+
+#: The option `in_chans` of `Backbone.options`.
+IN_CHANS = Option(
+    kind=int,
+    default=3,
+    minimum=min(CHANNELS),
+    maximum=max(CHANNELS),
+    help="Channels of images: 1 (greyscale), 3 (RGB) or 4 (RGB and a fourth band).",
+)

@@ -134,7 +134,7 @@ def set_up(recipe: Recipe) -> Bench:
     trainee = copy.deepcopy(model)
     train_mode(trainee, backbone, depths(trainee, backbone), frozen=0, batch_norm=recipe.batch_norm)
     height, width = preprocess.height_width
-    images = torch.randn(2, 3, height, width)
+    images = torch.randn(2, preprocess.channels, height, width)
     forward_flops = flops_per_image(model, images)
     training_flops = flops_per_image(trainee, images, backward=True)
     model, trainee = place(model, device), place(trainee, device)
@@ -182,9 +182,10 @@ def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) ->
         TrainingError: The device has too little memory, or torch.compile fails on this machine.
     """
     setup, device = bench.setup, torch.device(bench.setup.device)
+    shape = (bench.backbone.preprocess.channels, setup.height, setup.width)
     first_calls = {}
     try:
-        images = place_images(torch.randn(batch_size, 3, setup.height, setup.width), device)
+        images = place_images(torch.randn(batch_size, *shape), device)
         steps = {"forward": _forward(bench.model, images)}
         if setup.folded:
             steps["forward, batch norm folded"] = _forward(bench.folded, images)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import zoo
+import zoo.backbone
 import zoo_timm
 from zoo_timm.building import convert, create
 from zoo_timm.sizes import resized
@@ -46,8 +47,10 @@ def declare_checkpoint(checkpoint: zoo.weights.Checkpoint) -> zoo.Backbone | zoo
         options = {k: _tuple(v) for k, v in dict(config.get("model_args") or {}).items()}
         options.pop("num_classes", None)
         channels = options.pop("in_chans", 3)
+        if type(channels) is not int or channels not in zoo.backbone.CHANNELS:
+            raise ValueError(f"images of {channels} channels, and zoo gives a network 1, 3 or 4")
         if channels != 3:
-            raise ValueError(f"images of {channels} channels, and zoo gives a network 3")
+            options["in_chans"] = channels
         return _declare(checkpoint, architecture, _described(architecture, config), options)
     except (zoo.ZooError, TypeError, ValueError, AttributeError) as error:
         reason = f"its config.json can't be used: {error}"
@@ -63,6 +66,13 @@ def _described(architecture: str, config: Mapping[str, Any]) -> PretrainedCfg:
     if cfg is None:
         raise ValueError(f"timm describes no {architecture}")
     values = {key: _tuple(own[key]) for key in _DESCRIBED if own.get(key) is not None}
+    channels = (config.get("model_args") or {}).get("in_chans", 3)
+    for key in ("mean", "std"):
+        stated = values.get(key, getattr(cfg, key))
+        # Those of a network for other images than the architecture's weights may be its own.
+        values[key] = tuple(stated[n % 3] for n in range(channels)) if len(stated) == 3 else stated
+        if len(values[key]) != channels:
+            raise ValueError(f"{key} has {len(stated)} values for {channels} channels")
     if "num_classes" in config:
         values["num_classes"] = config["num_classes"]
     if (config.get("model_args") or {}).get("dynamic_img_size"):

@@ -1,4 +1,4 @@
-"""Options of timm's networks: dropout and stochastic depth."""
+"""Options of timm's networks: dropout, stochastic depth and channels of images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import zoo
+import zoo.backbone
 
 #: Declared for every network: only building one shows whether it takes an option.
 OPTIONS = {
@@ -17,6 +18,7 @@ OPTIONS = {
     "drop_path_rate": zoo.Option(
         kind=float, minimum=0, maximum=1, help="Stochastic depth: rate of the deepest block."
     ),
+    "in_chans": zoo.backbone.IN_CHANS,
 }
 
 

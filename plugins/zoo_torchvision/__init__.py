@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import zoo
 from zoo_torchvision import sizes
-from zoo_torchvision.options import options_of, set_stochastic_depth
+from zoo_torchvision.options import options_of, set_channels, set_stochastic_depth
 from zoo_torchvision.stages import stages_of
 
 if TYPE_CHECKING:
@@ -185,11 +185,14 @@ def _build(
     from torchvision import models
 
     rate = options.pop("stochastic_depth_prob", None) if name.startswith(RATE_FIXED) else None
+    channels = options.pop("in_chans", 3)
     model: nn.Module = models.get_model(
         name, weights=None, num_classes=num_classes or original_classes, **fixed, **options
     )
     if rate is not None:
         set_stochastic_depth(model, rate)
+    if channels != 3:
+        set_channels(model, channels)
     if pretrained:
         # torchvision's own loading unpickles without weights_only.
         state_dict = zoo.weights.read_state_dict(zoo.weights.fetch(weights))

@@ -1,13 +1,17 @@
-"""Options of torchvision's networks: dropout and stochastic depth."""
+"""Options of torchvision's networks: dropout, stochastic depth and channels of images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import zoo
+import zoo.backbone
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: Models that convert the colours of images to the values of their original weights.
+COLOURS = ("googlenet", "inception")
 
 #: Rate of dropout in torchvision's own training, by prefix of the name of a model that takes it.
 DROPOUT = {
@@ -59,12 +63,29 @@ def options_of(name: str) -> dict[str, zoo.Option]:
             STOCHASTIC_DEPTH,
         ),
     }
-    return {
+    channels = {} if name.startswith(COLOURS) else {"in_chans": zoo.backbone.IN_CHANS}
+    return channels | {
         option: zoo.Option(kind=float, default=default, minimum=0, maximum=1, help=text)
         for option, (text, defaults) in declared.items()
         for start, default in defaults.items()
         if name.startswith(start)
     }
+
+
+def set_channels(model: nn.Module, channels: int) -> None:
+    """Replace the first convolution, which takes the images, by one for other channels."""
+    from torch import nn
+
+    path, old = next((p, m) for p, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        channels,
+        old.out_channels,
+        kernel_size=old.kernel_size,  # type: ignore[arg-type]
+        stride=old.stride,  # type: ignore[arg-type]
+        padding=old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    model.set_submodule(path, new)
 
 
 def set_stochastic_depth(model: nn.Module, rate: float) -> None:

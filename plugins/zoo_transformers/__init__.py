@@ -17,7 +17,7 @@ import zoo
 from zoo_transformers.building import build, configured, convert, quiet
 from zoo_transformers.files import files
 from zoo_transformers.options import options_of
-from zoo_transformers.preprocessing import preprocess_of, with_image_size
+from zoo_transformers.preprocessing import preprocess_of, with_channels, with_image_size
 from zoo_transformers.stages import stages
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def declare(
             else None
         ),
         options=options_of(described),
-        configured=functools.partial(_configured, described, preprocessor, weights),
+        configured=functools.partial(_configured, described, architecture, heads, weights),
         convert=functools.partial(convert, described, architecture, heads),
         logits=operator.attrgetter(output),
         files=functools.partial(files, described, architecture),
@@ -247,14 +247,22 @@ def _counts() -> dict[str, tuple[int, int]]:
 
 def _configured(
     config: Mapping[str, Any],
-    preprocessor: Mapping[str, Any] | None,
+    architecture: str,
+    heads: tuple[str, ...],
     weights: zoo.Weights | None,
     backbone: zoo.Backbone,
     options: Mapping[str, Any],
 ) -> zoo.Backbone:
-    """Declare the network with other rates, which its config.json has too."""
-    other = {**config, **options}
-    return declare(other, name=backbone.name, preprocessor=preprocessor, weights=weights)
+    """Return the network with other rates, and for images of `in_chans` channels."""
+    rates = {name: value for name, value in options.items() if name != "in_chans"}
+    other: Mapping[str, Any] = {**config, **rates}
+    if "in_chans" in options:
+        other = with_channels(other, options["in_chans"])
+    return dataclasses.replace(
+        backbone,
+        build=functools.partial(build, other, architecture, heads, weights),
+        files=functools.partial(files, other, architecture),
+    )
 
 
 def _described(config: PreTrainedConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Options of transformers' networks: dropout and stochastic depth, as in config.json."""
+"""Options of transformers' networks: dropout, stochastic depth and channels of images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import zoo
+import zoo.backbone
+from zoo_transformers.preprocessing import BGR
 
 #: Meaning of each rate, by its key in a configuration.
 RATES = {
@@ -17,9 +19,14 @@ RATES = {
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, zoo.Option]:
-    """Return `zoo.Backbone.options` of a network: the rates that its configuration has."""
-    return {
+    """Return `zoo.Backbone.options` of a network: what its configuration has."""
+    options = {
         key: zoo.Option(kind=float, default=value, minimum=0, maximum=1, help=text)
         for key, text in RATES.items()
         if isinstance(value := config.get(key), float) and 0 <= value <= 1
     }
+    # Networks that take blue first would take a fourth band for it.
+    named = {**config, **config.get("vision_config", {})}
+    if "num_channels" in named and config["model_type"] not in BGR:
+        options["in_chans"] = zoo.backbone.IN_CHANS
+    return options

@@ -67,6 +67,14 @@ def with_image_size(config: Mapping[str, Any], image_size: int) -> dict[str, Any
     return {**config, "image_size": image_size}
 
 
+def with_channels(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """Return the configuration for images of that many channels."""
+    if "vision_config" in config:
+        vision = {**config["vision_config"], "num_channels": channels}
+        return {**config, "vision_config": vision}
+    return {**config, "num_channels": channels}
+
+
 def preprocess_of(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, *, fixed_size: bool
 ) -> zoo.Preprocess:

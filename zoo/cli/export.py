@@ -56,10 +56,10 @@ def command(
 ) -> None:
     """Write RUN, a run folder or its model.safetensors, in another format.
 
-    The file maps images (N, 3, H, W) uint8, RGB, resized and cropped, to logits; it includes the
-    normalisation and, as metadata, the class names. It is loaded by the runtime of the format and
-    compared with the run on the run's val images before it is put in its place; FILE.json has the
-    result.
+    The file maps images (N, C, H, W) uint8, usually RGB, resized and cropped, to logits; it
+    includes the normalisation and, as metadata, the class names. It is loaded by the runtime of the
+    format and compared with the run on the run's val images before it is put in its place;
+    FILE.json has the result.
 
     \b
       zoo export runs/photos-resnet18 --to onnx

@@ -234,4 +234,6 @@ def _warn(notes: Iterable[str]) -> None:
 
 
 def _size(file: Path) -> int:
-    return file.stat().st_size
+    from zoo.weights.shards import parts
+
+    return sum(part.stat().st_size for part in parts(file))

@@ -39,7 +39,7 @@ def view_of(epoch: int, views: int | None) -> int:
 
 
 class ImageDataset(Dataset[Any]):  # torch types a loader's batches by its dataset's item type
-    """Dataset of (pixels (H, W, 3) uint8, target) pairs.
+    """Dataset of (pixels (H, W, C) uint8, target) pairs.
 
     Args:
         bases: Decoded images of the samples.
@@ -73,14 +73,14 @@ class ImageDataset(Dataset[Any]):  # torch types a loader's batches by its datas
         return self._view(index, self.bases[position]), self.targets[position]
 
     def batch(self, indices: Sequence[Index]) -> Tensor:
-        """Return the pixels (N, 3, H, W) of several images, decoding in threads where needed."""
+        """Return the pixels (N, C, H, W) of several images, decoding in threads where needed."""
         bases = self.bases.many([position for _, position in indices])
         pixels = [self._view(*each) for each in zip(indices, bases, strict=True)]
         return self.stack(pixels)
 
     @staticmethod
     def stack(pixels: Sequence[np.ndarray]) -> Tensor:
-        """Stack images into (N, 3, H, W) uint8, channels-last in memory."""
+        """Stack images into (N, C, H, W) uint8, channels-last in memory."""
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
     def _view(self, index: Index, base: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ _BATCH = 64
 
 
 class DecodedImages:
-    """Decoded and resized images, (H, W, 3) uint8, by position of the sample.
+    """Decoded and resized images, (H, W, C) uint8, by position of the sample.
 
     An image is identical whether it comes from the store or is decoded again.
 
@@ -94,11 +94,13 @@ class DecodedImages:
 
     def _made(self, position: int) -> np.ndarray:
         sample = self.samples[position]
+        preprocess = self.prepare.preprocess
         image = image_from_bytes(
             sample.read(),
             sample.where,
             decode_at=self.prepare.decode_at,
-            value_range=self.prepare.preprocess.value_range,
+            value_range=preprocess.value_range,
+            channels=preprocess.channels,
         )
         return self.prepare(image)
 

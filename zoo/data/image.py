@@ -1,4 +1,4 @@
-"""Image decoding with Pillow to upright 8-bit RGB."""
+"""Image decoding with Pillow to upright 8-bit images of one, three or four channels."""
 
 from __future__ import annotations
 
@@ -55,24 +55,34 @@ _LONGEST_REASON = 200
 _STRIP = 2**22
 
 
+#: Pillow's mode of images of four channels: four bands alike. In RGBA, Pillow weighs the colours by
+#: the fourth when it resizes.
+_FOUR = "RGBX"
+
+#: TIFF tag for the number of bands.
+SAMPLES_PER_PIXEL = 277
+
 #: Values of images with more than 8 bits per channel that map to 0 and 255.
 ValueRange = tuple[float, float]
 
 
-def read_image(path: Path, *, value_range: ValueRange | None = None) -> Image.Image:
-    """Read an image file as RGB, upright according to its EXIF orientation.
+def read_image(
+    path: Path, *, value_range: ValueRange | None = None, channels: int = 3
+) -> Image.Image:
+    """Read an image file, by default as RGB, upright according to its EXIF orientation.
 
     Its size and everything else that determines the decoding cost are checked before decoding.
 
     Args:
         path: Image file.
         value_range: As `to_rgb`.
+        channels: As `to_channels`.
 
     Raises:
         DataError: The path is not a file, or the image can't be decoded completely, has several
             frames or pages, or has an unreasonable size; the message names the path.
     """
-    return decoded(open_image(path), path, value_range=value_range)
+    return decoded(open_image(path), path, value_range=value_range, channels=channels)
 
 
 def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.ImageFile:
@@ -94,6 +104,7 @@ def image_from_bytes(
     *,
     decode_at: int | None = None,
     value_range: ValueRange | None = None,
+    channels: int = 3,
 ) -> Image.Image:
     """Decode an encoded image in memory, as `read_image` does for a file.
 
@@ -102,6 +113,7 @@ def image_from_bytes(
         name: Name used in error messages.
         decode_at: As `decoded`.
         value_range: As `to_rgb`.
+        channels: As `to_channels`.
 
     Raises:
         DataError: As `read_image`.
@@ -112,7 +124,7 @@ def image_from_bytes(
             f"{MAX_BYTES:,}"
         )
     image = _opened_content(content, name)
-    return decoded(image, name, decode_at=decode_at, value_range=value_range)
+    return decoded(image, name, decode_at=decode_at, value_range=value_range, channels=channels)
 
 
 def decoded(
@@ -121,6 +133,7 @@ def decoded(
     *,
     decode_at: int | None = None,
     value_range: ValueRange | None = None,
+    channels: int = 3,
 ) -> Image.Image:
     """Decode an image opened by `open_image`, as `read_image` does.
 
@@ -131,6 +144,7 @@ def decoded(
             1/8 of its size, the smallest whose sides have at least that many: a 12-megapixel photo
             in an eighth of the time. None: full size.
         value_range: As `to_rgb`.
+        channels: As `to_channels`.
 
     Raises:
         DataError: The image can't be decoded completely; the message names the path.
@@ -138,8 +152,37 @@ def decoded(
     with _named(path):
         if decode_at is not None:
             image.draft(None, (decode_at, decode_at))
+        if channels == 4 and image.mode == "RGB" and dropped_bands(image) == 1:
+            # Pillow has read the layout of the file, and leaves the fourth band out otherwise.
+            image._mode = _FOUR
         image.load()
-        return to_rgb(image, value_range=value_range)
+        return to_channels(image, channels, value_range=value_range)
+
+
+def dropped_bands(image: ImageFile.ImageFile) -> int:
+    """Count the bands that Pillow drops: it opens a TIFF of four bands without alpha as RGB."""
+    stored = getattr(image, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 0)
+    return max(0, int(stored) - len(image.getbands()))
+
+
+def to_channels(
+    image: Image.Image, channels: int, *, value_range: ValueRange | None = None
+) -> Image.Image:
+    """Convert any Pillow image to an upright 8-bit image of that many channels.
+
+    Args:
+        image: Image of any mode.
+        channels: 3: as `to_rgb`. 1: its luminance, by Pillow's weights. 4: the image must have four
+            bands, which are kept as they are: transparency is not composited.
+        value_range: As `to_rgb`.
+
+    Raises:
+        ValueError: The image has an unreasonable size, or not the four bands that are needed.
+    """
+    if channels == 4:
+        return _four_bands(image)
+    rgb = to_rgb(image, value_range=value_range)
+    return rgb.convert("L") if channels == 1 else rgb
 
 
 def to_rgb(image: Image.Image, *, value_range: ValueRange | None = None) -> Image.Image:
@@ -157,11 +200,7 @@ def to_rgb(image: Image.Image, *, value_range: ValueRange | None = None) -> Imag
     Raises:
         ValueError: The image has an unreasonable size.
     """
-    refuse_size(*image.size)
-    image.load()
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # Not ImageOps.exif_transpose, which copies upright images and rewrites the EXIF data.
-    image = image if turn is None else image.transpose(turn)
+    image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if is_deep(image):
@@ -169,6 +208,24 @@ def to_rgb(image: Image.Image, *, value_range: ValueRange | None = None) -> Imag
     if image.has_transparency_data:
         return _in_strips(image, _over_white)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    refuse_size(*image.size)
+    image.load()
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # Not ImageOps.exif_transpose, which copies upright images and rewrites the EXIF data.
+    return image if turn is None else image.transpose(turn)
+
+
+def _four_bands(image: Image.Image) -> Image.Image:
+    if image.mode != _FOUR and not image.has_transparency_data:
+        raise ValueError(
+            f"its mode is {image.mode}, and four channels are needed: red, green, blue and a "
+            f"fourth band, such as transparency"
+        )
+    image = _upright(image)
+    return image if image.mode == _FOUR else Image.merge(_FOUR, image.convert("RGBA").split())
 
 
 def is_deep(image: Image.Image) -> bool:

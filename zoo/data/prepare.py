@@ -16,7 +16,7 @@ from zoo.backbone import Preprocess
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Resizing and cropping of an RGB image to (H, W, 3) uint8; deterministic, so cacheable.
+    """Resizing and cropping of an image to (H, W, C) uint8; deterministic, so cacheable.
 
     Attributes:
         preprocess: Preprocessing of the backbone.
@@ -29,11 +29,13 @@ class Prepare:
     smallest_crop: float | None = None
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """Resize and crop an RGB image."""
+        """Resize and crop an image of the channels in `preprocess`."""
         size = self.cover
         if size is None:
-            return np.asarray(_middle(image, self.preprocess))
-        return _reduced(image, size, InterpolationMode(self.preprocess.interpolation))
+            pixels = np.asarray(_middle(image, self.preprocess))
+        else:
+            pixels = _reduced(image, size, InterpolationMode(self.preprocess.interpolation))
+        return pixels if pixels.ndim == 3 else pixels[..., None]
 
     @property
     def cover(self) -> tuple[int, int] | None:
@@ -59,6 +61,8 @@ class Prepare:
             "pillow": PIL.__version__,
             "interpolation": preprocess.interpolation,
         }
+        if preprocess.channels != 3:
+            made["channels"] = preprocess.channels
         if preprocess.value_range is not None:
             made["value_range"] = list(preprocess.value_range)
         if self.cover is not None:

@@ -31,10 +31,10 @@ _MIRRORED = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """Transform of an image to pixels (H, W, 3) uint8: a deterministic and a random step.
+    """Transform of an image to pixels (H, W, C) uint8: a deterministic and a random step.
 
     Attributes:
-        prepare: Deterministic resizing and cropping of an RGB image.
+        prepare: Deterministic resizing and cropping of an image.
         augment: Random augmentation of the prepared image, drawing from torch's global generator;
             None without augmentation.
         about: Everything that determines `augment`, as JSON-ready data; None without it.
@@ -100,12 +100,12 @@ def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Te
     """Convert a batch of pixels to model input: move to the device, scale to 0..1, normalise.
 
     Args:
-        images: (N, 3, H, W) uint8, moved as such: a quarter of the bytes of float32.
+        images: (N, C, H, W) uint8, moved as such: a quarter of the bytes of float32.
         preprocess: Mean and std.
         device: Device of the model.
 
     Returns:
-        (N, 3, H, W) float32 in the memory format of `zoo.machine.device.place`; the values are
+        (N, C, H, W) float32 in the memory format of `zoo.machine.device.place`; the values are
         those of v2.ToDtype(scale=True) and v2.Normalize.
     """
     count, channels, height, width = images.shape
@@ -128,7 +128,7 @@ class RandomView:
         box: Draws the crop; its size is the input size.
         hflip: Flip horizontally with probability 0.5.
         interpolation: Interpolation of the resize.
-        steps: Further augmentations of pixels (3, H, W) uint8.
+        steps: Further augmentations of pixels (C, H, W) uint8.
     """
 
     box: v2.RandomResizedCrop
@@ -137,7 +137,7 @@ class RandomView:
     steps: tuple[Callable[..., Any], ...]
 
     def __call__(self, base: np.ndarray) -> np.ndarray:
-        """Augment a decoded image, (H, W, 3) uint8 to (H, W, 3) uint8."""
+        """Augment a decoded image, (H, W, C) uint8 to (H, W, C) uint8."""
         from torchvision.transforms import v2
 
         height, width, channels = base.shape

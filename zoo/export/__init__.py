@@ -37,9 +37,9 @@ def export(
 ) -> ExportReport:
     """Export a run to another format, after verifying that predictions match the run's.
 
-    The file maps images (N, 3, H, W) uint8, RGB, resized and cropped as in validation, to logits
-    (N, classes) float32, for any N, and includes the normalisation. Before it is moved to its
-    place, it is loaded with the format's own runtime and compared with the run on the run's
+    The file maps images (N, C, H, W) uint8, usually RGB, resized and cropped as in validation, to
+    logits (N, classes) float32, for any N, and includes the normalisation. Before it is moved to
+    its place, it is loaded with the format's own runtime and compared with the run on the run's
     validation images. The comparison is written beside it as JSON.
 
     Args:

@@ -9,7 +9,7 @@ from importlib import metadata
 import torch
 from torch import Tensor, nn
 
-from zoo.backbone import Preprocess
+from zoo.backbone import CHANNELS, Preprocess
 from zoo.hookspecs import DISTRIBUTION
 from zoo.runs.read import Run
 from zoo.weights import tensors_sha256
@@ -27,7 +27,7 @@ _KEPT = (
 
 
 class ExportableModel(nn.Module):
-    """Pixels (N, 3, H, W) uint8 to logits (N, classes): normalisation, then the classifier.
+    """Pixels (N, C, H, W) uint8 to logits (N, classes): normalisation, then the classifier.
 
     A copy in eval mode on the CPU; equivalent to `to_input` followed by the classifier.
     """
@@ -37,10 +37,10 @@ class ExportableModel(nn.Module):
 
     def __init__(self, classifier: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
-        self._size = preprocess.height_width
+        self._shape = (preprocess.channels, *preprocess.height_width)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(preprocess, name))
-            self.register_buffer(name, values.view(1, 3, 1, 1))
+            self.register_buffer(name, values.view(1, -1, 1, 1))
         classifier = copy.deepcopy(classifier).cpu()
         # Formats store weights contiguously; torch.export warns about other memory formats.
         self.classifier = classifier.to(memory_format=torch.contiguous_format)
@@ -56,7 +56,7 @@ class ExportableModel(nn.Module):
 
     def example(self) -> Tensor:
         """Return two images to trace the model with; with one a tracer would fix the batch size."""
-        return torch.zeros(2, 3, *self._size, dtype=torch.uint8)
+        return torch.zeros(2, *self._shape, dtype=torch.uint8)
 
 
 def metadata_of(run: Run) -> Mapping[str, str]:
@@ -65,11 +65,12 @@ def metadata_of(run: Run) -> Mapping[str, str]:
     `sha256` is that of the run's weights, as in its model.safetensors.
     """
     known = run.info.to_metadata()
-    height, width = run.info.preprocess.height_width
+    preprocess = run.info.preprocess
+    channels, (height, width) = preprocess.channels, preprocess.height_width
     return {
         **{name: known[name] for name in _KEPT},
-        "input": f"images: (N, 3, {height}, {width}) uint8, RGB, resized and cropped as "
-        "preprocess says; mean and std are applied by the model",
+        "input": f"images: (N, {channels}, {height}, {width}) uint8, {CHANNELS[channels]}, resized "
+        "and cropped as preprocess says; mean and std are applied by the model",
         "output": f"logits: (N, {len(run.class_names)}) float32",
         "sha256": tensors_sha256(run.model.state_dict()),
         "zoo_version": metadata.version(DISTRIBUTION),

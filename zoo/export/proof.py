@@ -68,7 +68,7 @@ class ExportReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Images to compare on: batches of pixels (N, 3, H, W) uint8, and targets if known."""
+    """Images to compare on: batches of pixels (N, C, H, W) uint8, and targets if known."""
 
     source: str
     batches: Iterable[Loaded]
@@ -106,7 +106,8 @@ def images_for(run: Run, data: Path | None) -> Images:
 def _random_batches(run: Run) -> list[Loaded]:
     """Generate images of smooth random colours; most models give one output for all noise."""
     preprocess = run.info.preprocess
-    coarse = torch.rand(_RANDOM, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    coarse = torch.rand(_RANDOM, preprocess.channels, 8, 8, generator=noise)
     images = interpolate(255 * coarse, preprocess.height_width, mode="bilinear").to(torch.uint8)
     size = eval_batch_size(preprocess)
     return [(images[n : n + size], torch.empty(0)) for n in range(0, _RANDOM, size)]

@@ -197,7 +197,7 @@ def _features(
 ) -> Callable[[Tensor], Tensor]:
     model.eval()
     noise = torch.Generator().manual_seed(0)
-    example = torch.randn(2, 3, *boundary.image_size, generator=noise).to(device)
+    example = torch.randn(2, preprocess.channels, *boundary.image_size, generator=noise).to(device)
 
     def forward(net: nn.Module, images: Tensor) -> Tensor:
         return activations(net, boundary, images)

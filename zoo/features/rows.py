@@ -26,7 +26,7 @@ CHUNK = 64
 #: Images per forward pass: on a CPU, few enough for activations to fit into the processor's cache.
 _CPU_BATCH, _GPU_BATCH = 8, 64
 
-#: Maps pixels (N, 3, H, W) uint8 of a batch to rows (N, ...) on the device.
+#: Maps pixels (N, C, H, W) uint8 of a batch to rows (N, ...) on the device.
 Compute = Callable[[Tensor], Tensor]
 
 

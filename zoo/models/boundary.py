@@ -59,8 +59,9 @@ def find_boundary(model: nn.Module, backbone: Backbone, *, image_size: tuple[int
     """
     device = next(model.parameters()).device
     noise = torch.Generator().manual_seed(0)
+    shape = (backbone.preprocess.channels, *image_size)
     recorded, compared = (
-        torch.randn(n, 3, *image_size, generator=noise).to(device) for n in (_RECORDED, _COMPARED)
+        torch.randn(n, *shape, generator=noise).to(device) for n in (_RECORDED, _COMPARED)
     )
     calls = _record(model, backbone, recorded)
     expected = {training: _outputs(model, training, compared) for training in (True, False)}

@@ -45,7 +45,8 @@ def build(
         options: Values of the backbone's own options, such as `{"drop_path_rate": 0.1}`.
 
     Returns:
-        A module that maps (N, 3, H, W) float32 to logits (N, num_classes).
+        A module that maps (N, 3, H, W) float32 to logits (N, num_classes); with the option
+        `in_chans`, images have as many channels.
 
     Raises:
         UnknownBackboneError: If there is no such backbone.

@@ -86,7 +86,7 @@ def activations(model: nn.Module, boundary: Boundary, images: Tensor) -> Tensor:
     Args:
         model: The boundary's model. Its modes are restored afterwards.
         boundary: Where to stop.
-        images: (N, 3, H, W), on the model's device.
+        images: (N, C, H, W), on the model's device.
 
     Returns:
         (N, *boundary.shape), without a gradient.

@@ -11,6 +11,7 @@ from zoo import plugins
 from zoo.backbone import Backbone, OptionValue
 from zoo.errors import OptionError, PluginError
 from zoo.io.text import clip, listed
+from zoo.models.channels import IN_CHANS, with_channels
 from zoo.models.size import needs_resizing, resized
 
 #: Maximum number of invalid options that a message names.
@@ -38,7 +39,12 @@ def variant(
     checked = check_options(backbone, options or {})
     if needs_resizing(backbone, size) and size is not None:
         backbone = resized(backbone, size)
-    return _configured(backbone, checked) if checked else backbone
+    channels = checked.pop(IN_CHANS, None)
+    configured = _configured(backbone, checked) if checked else backbone
+    if not isinstance(channels, int) or channels == backbone.preprocess.channels:
+        return configured
+    other = _configured(backbone, {**checked, IN_CHANS: channels})
+    return with_channels(configured, other, channels)
 
 
 def check_options(backbone: Backbone, options: Mapping[str, object]) -> dict[str, OptionValue]:

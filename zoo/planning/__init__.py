@@ -177,7 +177,7 @@ def prepare(
     )
     decide_for_demo(resolver, backbone, listen)
     backbone, preprocess = as_asked(backbone, resolver.recipe, listen)
-    splits = together(partial(read_data, resolver.recipe, listen))
+    splits = together(partial(read_data, resolver.recipe, listen, channels=preprocess.channels))
     check_same_data(accelerator, splits)
     loaded = together(partial(load_weights, resolver, backbone, listen))
     decide_rates(resolver)
@@ -200,7 +200,8 @@ def prepare(
     speed = None
     if recipe.time is not None:
         at_a_time = min(batch_size, micro_batch or batch_size)
-        speed = measure_speed(model, preprocess.height_width, at_a_time, accelerator.device)
+        shape = (preprocess.channels, *preprocess.height_width)
+        speed = measure_speed(model, shape, at_a_time, accelerator.device)
         _fit_time(resolver, speed, splits, started, accelerator, listen)
     decide_stages(resolver, len(splits.train), listen)
     recipe = resolver.recipe

@@ -254,7 +254,7 @@ def _speed(pretrained: Pretrained) -> tuple[float, int | None]:
     """Return the images per second of a forward pass on images of zeros, and the peak memory."""
     device = pretrained.accelerator.device
     size = rows_at_a_time(device)
-    zeros = torch.zeros(size, 3, *pretrained.preprocess.height_width)
+    zeros = torch.zeros(size, pretrained.preprocess.channels, *pretrained.preprocess.height_width)
     images = place_images(zeros, device)
     model = pretrained.model.eval()
     peak = peak_during(lambda: model(images), device)

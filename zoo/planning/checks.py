@@ -26,7 +26,7 @@ def check_forward(
     model.eval()
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, 3, height, width))
+            logits = model(torch.zeros(1, preprocess.channels, height, width))
     except Exception as error:
         raise TrainingError(
             f"backbone {backbone.name} can't take {height} x {width} pixels: "

@@ -21,7 +21,7 @@ from zoo.data.scan import Verdict
 from zoo.data.sources import source_of
 from zoo.data.split import Splits, group_indices, read_splits
 from zoo.data.value_range import common_range
-from zoo.errors import SizeError, WeightsUnavailableError
+from zoo.errors import RecipeError, SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
 from zoo.io.files import expand
 from zoo.io.text import count
@@ -37,6 +37,7 @@ def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     Raises:
         SizeError: The backbone can't be built for that size.
         OptionError: It can't be built with those options.
+        RecipeError: The recipe's augmentation can't be used with that many channels.
     """
     size = recipe.image_size
     old = "{} x {}".format(*backbone.preprocess.height_width)
@@ -46,6 +47,10 @@ def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     except SizeError as error:
         raise SizeError(error.text, hint="try another `image_size`, or leave it out") from error
     own = backbone.preprocess
+    if own.channels == 4 and recipe.augment == "strong":
+        raise RecipeError(
+            "`augment` = strong changes colours, and a fourth band is none", hint="use light"
+        )
     if not rebuilt:
         return backbone, own if size is None else replace(own, size=size)
     text = f"{backbone.name} is built for {size} x {size} pixels instead of {old}"
@@ -55,12 +60,13 @@ def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     return backbone, own
 
 
-def read_data(recipe: Recipe, listen: Listener) -> Splits:
+def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
     """Read and split the recipe's images; without `data`, the demo's.
 
     Args:
         recipe: Says where the images are, and how to split them.
         listen: Called with a `Note` on each problem of the data.
+        channels: Number of channels that the network takes.
 
     Raises:
         DataError: The folder does not exist, or has no images or too few classes.
@@ -84,6 +90,10 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
             strict=recipe.strict,
             scan=scan,
         )
+    if channels == 4:
+        examined = {
+            file: replace(each, dropped=max(0, each.dropped - 1)) for file, each in examined.items()
+        }
     warned = warn_of(splits, examined, source.name, recipe.group_by)
     for text in (*describe(splits.issues), *warned):
         listen(Note(text=text, warning=True))

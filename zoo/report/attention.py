@@ -31,7 +31,7 @@ def attention_maps(
     Args:
         model: The classifier, in eval mode.
         backbone: Declares the stages.
-        images: (N, 3, H, W) float32, normalised, on the model's device.
+        images: (N, C, H, W) float32, normalised, on the model's device.
         classes: Class of each image whose evidence is shown.
 
     Returns:

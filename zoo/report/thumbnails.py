@@ -74,7 +74,7 @@ def thumbnails(
             continue
         try:
             bases[n] = DecodedImages([sample], prepare)[0]
-            found.append(Thumbnail(image=_url(Image.fromarray(bases[n]))))
+            found.append(Thumbnail(image=_url(_shown(bases[n]))))
         except DataError as error:
             found.append(Thumbnail(missing=error.text))
     wanted = [n for n in bases if n < heat]
@@ -97,7 +97,7 @@ def _heat(base: NDArray[np.uint8], evidence: torch.Tensor) -> str:
     """Return the image in grey under its map of evidence, from dark violet to yellow."""
     import matplotlib
 
-    photo = Image.fromarray(base)
+    photo = _shown(base)
     height, width = base.shape[:2]
     enlarged = torch.nn.functional.interpolate(
         evidence[None, None], size=(height, width), mode="bicubic", align_corners=False
@@ -108,6 +108,11 @@ def _heat(base: NDArray[np.uint8], evidence: torch.Tensor) -> str:
     share = 0.25 + 0.45 * strength[..., None]
     mixed = grey * (1 - share) + colours * share
     return _url(Image.fromarray(mixed.round().astype(np.uint8)))
+
+
+def _shown(base: NDArray[np.uint8]) -> Image.Image:
+    """Return the network's input (H, W, C) as an image, without a fourth band."""
+    return Image.fromarray(base[..., 0] if base.shape[2] == 1 else base[..., :3])
 
 
 def _url(image: Image.Image) -> str:

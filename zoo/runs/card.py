@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoo.backbone import Backbone
+from zoo.backbone import CHANNELS, Backbone
 from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
 from zoo.runs.figures import Figure, doubt, interval
@@ -62,6 +62,7 @@ def write_card(
     )
     kind = "A multi-label image classifier" if several else "An image classifier"
     height, width = info.preprocess.height_width
+    colours = CHANNELS[info.preprocess.channels]
     text = f"""{_model_index(info)}# {markdown(backbone.name)}, fine-tuned
 
 {kind} for {len(info.class_names)} classes: {names}.
@@ -71,7 +72,7 @@ def write_card(
 {measured}
 {_calibration(info)}| backbone | {backbone.name} |
 {_options(info)}| started from | {markdown(info.weights_source)} |
-{_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
+{_licence(info, backbone)}| input | {colours}, {height} x {width} pixels |
 {_transfer(info)}| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
 {"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
 {chosen}

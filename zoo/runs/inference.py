@@ -37,7 +37,7 @@ def predict_logits(model: nn.Module, batches: Iterable[Loaded], preprocess: Prep
 
     Args:
         model: The classifier; it is put into eval mode and left in it.
-        batches: Tuples (pixels (N, 3, H, W) uint8, ignored).
+        batches: Tuples (pixels (N, C, H, W) uint8, ignored).
         preprocess: Preprocessing of the backbone, for the normalisation.
 
     Raises:

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from zoo import plugins
-from zoo.backbone import Backbone
+from zoo.backbone import Backbone, Preprocess
 from zoo.data.dataset import ImageDataset
 from zoo.data.files import is_url
-from zoo.data.image import ValueRange, image_from_bytes, read_image, to_rgb
+from zoo.data.image import image_from_bytes, read_image, to_channels
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, OptionError, PluginError, RunError, SizeError, WeightsError
 from zoo.io.files import expand, is_file
@@ -162,7 +162,8 @@ class Run:
         Args:
             images: One or many: a path, the bytes of an image file, a file opened in binary mode, a
                 Pillow image, or a uint8 array: greyscale (H, W) or (H, W, 1), RGB (H, W, 3), or
-                RGBA (H, W, 4), which is composited over white.
+                RGBA (H, W, 4), which is composited over white unless the run takes four channels;
+                then each image must have four.
             top_k: Maximum number of classes in `Prediction.top`.
             threshold: Multi-label: minimum probability, 0..1, of a predicted class.
             min_confidence: Single-label: predictions below this probability, 0..1, are `unsure`.
@@ -250,14 +251,14 @@ class Run:
         return self.info.confidence
 
     def prepare(self, image: AnyImage) -> np.ndarray:
-        """Return the model's input of an image: decoded, resized and cropped, (H, W, 3) uint8.
+        """Return the model's input of an image: decoded, resized and cropped, (H, W, C) uint8.
 
         Raises:
             DataError: If it can't be read, or has a type that `predict` does not support.
         """
         preprocess = self.info.preprocess
         prepare = eval_transform(preprocess).prepare
-        return prepare(_rgb(image, preprocess.value_range))
+        return prepare(_decoded(image, preprocess))
 
     def predict_prepared(
         self, bases: Sequence[np.ndarray], paths: Sequence[Path | None], asked: Asked
@@ -412,9 +413,13 @@ def backbone_of(file: Path, header: Header, info: ModelInfo) -> Backbone:
             f"({', '.join(backbone.head_paths)}) the file has {found}"
         )
     try:
-        return variant_of(backbone, info)
+        built_for = variant_of(backbone, info)
     except (SizeError, OptionError) as error:
         raise RunError(f"{file}: {error.text}", hint=error.hint) from error
+    given, taken = info.preprocess.channels, built_for.preprocess.channels
+    if given != taken:
+        raise RunError(f"{file}: images have {given} channels, and its network takes {taken}")
+    return built_for
 
 
 def variant_of(backbone: Backbone, info: ModelInfo) -> Backbone:
@@ -455,15 +460,16 @@ def _as_list(images: Any) -> list[Any]:
     return [images] if one else list(images)
 
 
-def _rgb(image: AnyImage, value_range: ValueRange | None) -> Image.Image:
+def _decoded(image: AnyImage, preprocess: Preprocess) -> Image.Image:
+    value_range, channels = preprocess.value_range, preprocess.channels
     if isinstance(image, str | Path):
         if is_url(image) and not Path(image).exists():
             raise DataError(f"{image} is a URL", hint="download it, and give the file or its bytes")
-        return read_image(Path(image), value_range=value_range)
+        return read_image(Path(image), value_range=value_range, channels=channels)
     if hasattr(image, "read"):
         image = image.read()
     if isinstance(image, bytes):
-        return image_from_bytes(image, value_range=value_range)
+        return image_from_bytes(image, value_range=value_range, channels=channels)
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     if not isinstance(image, Image.Image):
@@ -474,7 +480,7 @@ def _rgb(image: AnyImage, value_range: ValueRange | None) -> Image.Image:
     if 0 in image.size:
         raise DataError(f"an image must have pixels; this one has {image.width} x {image.height}")
     try:
-        return to_rgb(image, value_range=value_range)
+        return to_channels(image, channels, value_range=value_range)
     except ValueError as error:
         raise DataError(f"an image can't be used: {error}") from error
 

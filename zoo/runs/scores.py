@@ -71,7 +71,7 @@ def features_and_logits(
     Args:
         model: The classifier; it is put into eval mode and left in it.
         backbone: Declares where the head is.
-        batches: Tuples (pixels (N, 3, H, W) uint8, ignored), as of `eval_batches`.
+        batches: Tuples (pixels (N, C, H, W) uint8, ignored), as of `eval_batches`.
         preprocess: Preprocessing of the backbone, for the normalisation.
 
     Raises:

@@ -318,11 +318,12 @@ def check_options_are_taken(subject: Subject) -> None:
         taken[name] = value
     if not taken:
         raise CheckSkipped("; ".join(["its network takes none of its options", *refused]))
+    configured = variant(backbone, options=taken)
     if len(taken) > 1:
-        model = _built_with(subject, variant(backbone, options=taken), f"all of {', '.join(taken)}")
+        model = _built_with(subject, configured, f"all of {', '.join(taken)}")
     with torch.no_grad():
         for train in (False, True):
-            logits_in(subject, model.train(train), subject.images(), CLASSES)
+            logits_in(subject, model.train(train), subject.images(backbone=configured), CLASSES)
 
 
 def _built_with(subject: Subject, configured: Backbone, options: str) -> nn.Module:

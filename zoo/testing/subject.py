@@ -123,10 +123,13 @@ class Subject:
             initialise_head(model, backbone or self.backbone, "normal")
         return model
 
-    def images(self, size: tuple[int, int] | None = None) -> Tensor:
-        """Return noise (BATCH, 3, H, W) float32 in the range of normalized images; seed fixed."""
-        height, width = size or self.backbone.preprocess.height_width
-        shape = (BATCH, 3, height, width)
+    def images(
+        self, size: tuple[int, int] | None = None, backbone: Backbone | None = None
+    ) -> Tensor:
+        """Return noise (BATCH, C, H, W) float32 in the range of normalized images; seed fixed."""
+        preprocess = (backbone or self.backbone).preprocess
+        height, width = size or preprocess.height_width
+        shape = (BATCH, preprocess.channels, height, width)
         if self.device.type == "meta":
             return torch.empty(shape, device="meta")
         return torch.randn(shape, generator=torch.Generator().manual_seed(1))

@@ -209,7 +209,8 @@ def _called(adapters: Adapters, backbone: Backbone, image_size: tuple[int, int])
     Some networks read the weight of a layer instead, which bypasses its adapter.
     """
     model, called = adapters.model, set[str]()
-    image = torch.zeros(1, 3, *image_size, device=next(model.parameters()).device)
+    shape = (1, backbone.preprocess.channels, *image_size)
+    image = torch.zeros(shape, device=next(model.parameters()).device)
     with ExitStack() as stack:
         for path, layer in adapters.layers.items():
             hook = layer.register_forward_hook(lambda *_, path=path: called.add(path))

@@ -33,19 +33,19 @@ class Speed:
 
 
 def measure_speed(
-    model: nn.Module, image_size: tuple[int, int], batch_size: int, device: torch.device
+    model: nn.Module, shape: tuple[int, int, int], batch_size: int, device: torch.device
 ) -> Speed:
     """Measure the speed of a copy of the model on images of zeros.
 
     Args:
         model: The model on its device, in the mode used for training. Neither it nor the state of
             any random generator is changed.
-        image_size: (height, width).
+        shape: (channels, height, width) of an image.
         batch_size: Images per batch.
         device: Device of the model.
     """
     trainee = copy.deepcopy(model)
-    images = place_images(torch.zeros(batch_size, 3, *image_size), device)
+    images = place_images(torch.zeros(batch_size, *shape), device)
 
     def step() -> None:
         outputs = trainee(images)

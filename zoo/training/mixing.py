@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.recipe import Recipe
 
-#: Maps (images (N, 3, H, W) uint8, targets (N, ...), seed) to (images (N, 3, H, W) float32 from 0
+#: Maps (images (N, C, H, W) uint8, targets (N, ...), seed) to (images (N, C, H, W) float32 from 0
 #: to 255, targets (N, classes) float32).
 BatchTransform = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 from zoo.backbone import Weights
 from zoo.errors import WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
-from zoo.weights.hub import hub_file, hub_folder, in_hub_cache, is_reachable
+from zoo.weights.hub import hub_file, hub_folder, in_hub_cache, is_reachable, split_id
 from zoo.weights.reading import check_sha256
+from zoo.weights.shards import INDEX, is_complete, is_index, read_index
 
 #: Names of weights files in a Hub repository, the safe format first.
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_FILES = ("model.safetensors", INDEX, "pytorch_model.bin")
 
 #: Suffixes of weights files in an installed package.
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -33,7 +34,8 @@ def locate(weights: Weights, *, own: bool = False) -> Path | None:
         if weights.url is not None:
             path = cache_path(weights, own=own)
         elif weights.hub is not None:
-            return in_hub_cache(weights.hub, _hub_files(weights))
+            cached = in_hub_cache(weights.hub, _hub_files(weights))
+            return cached if cached is not None and is_complete(cached) else None
         elif weights.package is not None:
             path = _packaged(weights)
         else:
@@ -55,6 +57,11 @@ def obtain(weights: Weights) -> Path:
         return fetch(weights, own=False)
     if weights.hub is not None:
         path = hub_file(weights.hub, _hub_files(weights))
+        if is_index(path):
+            # Of the same commit: the Hub's cache keeps its files in a folder of that name.
+            commit = f"{split_id(weights.hub)[0]}@{path.parent.name}"
+            for name in read_index(path):
+                hub_file(commit, (name,))
     elif weights.package is not None:
         path = _packaged(weights)
     else:

@@ -17,6 +17,7 @@ from zoo.errors import PluginError, WeightsError
 from zoo.io.files import is_file
 from zoo.io.text import listed
 from zoo.weights.header import read_header
+from zoo.weights.shards import is_index, read_index
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,8 @@ _MOST_INFLATED = 16
 def read_state_dict(path: Path) -> StateDict:
     """Read a state dict from a .safetensors or a PyTorch file, without running code from it.
 
+    Of an index (`.safetensors.index.json`), the files that it names are read.
+
     A nested state dict (`state_dict`, `model`, `model_state_dict`) is unwrapped, and the prefix
     `module.` that data-parallel training adds to every name is removed.
 
@@ -43,6 +46,8 @@ def read_state_dict(path: Path) -> StateDict:
         raise WeightsError(
             f"no weights file {path}", hint="give pretrained, none, or an existing file"
         )
+    if is_index(path):
+        return _read_shards(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _state_dict_in(_unpickled(path), path)
@@ -150,6 +155,22 @@ def _read_safetensors(path: Path) -> StateDict:
     if ours and tensors_sha256(state_dict) != header.metadata.get("sha256"):
         raise WeightsError(f"{path} is damaged: its weights are not the ones that were written")
     return state_dict
+
+
+def _read_shards(index: Path) -> StateDict:
+    """Read all files of an index, which must hold exactly the tensors that it says."""
+    whole: StateDict = {}
+    for name, tensors in read_index(index).items():
+        path = index.with_name(name)
+        if not is_file(path):
+            raise WeightsError(f"{index} names {name}, and there is no such file beside it")
+        shard = _read_safetensors(path)
+        if wrong := sorted(shard.keys() ^ set(tensors)):
+            raise WeightsError(
+                f"{path} does not hold the tensors that {index.name} says: {listed(wrong)}"
+            )
+        whole.update(shard)
+    return whole
 
 
 def _unpickled(path: Path) -> object:

@@ -12,6 +12,7 @@ from zoo.errors import WeightsError
 from zoo.weights.added import is_recorded, read_added
 from zoo.weights.place import Place, places
 from zoo.weights.reading import check_sha256, file_sha256
+from zoo.weights.shards import parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,9 @@ def verify_place(backbone: Backbone, place: Place) -> Verdict:
             check_sha256(file, declared)
             return Verdict(place=place, state="ok", detail=f"sha256 {declared}")
         if place.weights.hub is not None:
-            return _verify_blob(place, file)
+            # The index itself is a small file; the Hub gives the SHA-256 of those that it names.
+            verdicts = [_verify_blob(place, part) for part in parts(file)[1:] or [file]]
+            return next((v for v in verdicts if v.state != "ok"), verdicts[0])
     except WeightsError as error:
         return Verdict(place=place, state="damaged", detail=str(error))
     return _unknown(place, "no SHA-256 is published")

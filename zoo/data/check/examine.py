@@ -9,12 +9,20 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from zoo.cache import Store
 from zoo.data.check.memory import file_key, recall
 from zoo.data.files import Fingerprint, fingerprint
-from zoo.data.image import ValueRange, decoded, extremes, is_deep, open_image, to_rgb
+from zoo.data.image import (
+    ValueRange,
+    decoded,
+    dropped_bands,
+    extremes,
+    is_deep,
+    open_image,
+    to_rgb,
+)
 from zoo.data.scan import Found, Verdict
 from zoo.errors import DataError
 
@@ -23,9 +31,6 @@ HASH_SIZE = 16
 
 #: Pixels per side that suffice for the hash, so that large JPEGs are decoded at reduced size.
 _DECODE_AT = 64
-
-#: TIFF tag for the number of bands.
-_SAMPLES_PER_PIXEL = 277
 
 #: Standard deviation (of 255 levels) below which a greyscale image has no features to compare.
 _PLAIN = 2.0
@@ -124,14 +129,8 @@ def _examine(path: Path, key: bytes) -> Examined:
         mode=mode,
         format=form,
         extremes=deep,
-        dropped=_dropped_bands(image),
+        dropped=dropped_bands(image),
     )
-
-
-def _dropped_bands(image: ImageFile.ImageFile) -> int:
-    """Count the bands that Pillow drops: it opens a TIFF of four bands without alpha as RGB."""
-    stored = getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 0)
-    return max(0, int(stored) - len(image.getbands()))
 
 
 def _looks(image: Image.Image) -> str:
