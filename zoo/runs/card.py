@@ -69,7 +69,7 @@ def write_card(
 | | |
 |---|---|
 {measured}
-{_calibration(info)}| backbone | {backbone.name} |
+{_calibration(info, val_images)}| backbone | {backbone.name} |
 {_options(info)}| started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | RGB, {height} x {width} pixels |
 {_transfer(info)}| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
@@ -96,10 +96,23 @@ def write_card(
     write_file(folder / CARD, text.encode())
 
 
-def _calibration(info: ModelInfo) -> str:
-    if info.confidence is None and info.temperature == 1:
+#: What the temperature is fitted on, by `ModelInfo.calibrated`.
+_HELD_OUT = {
+    "val": "the val images",
+    "folds": "the predictions of the runs on folds for images that they had not learnt from",
+    "probe": "predictions of the probe's cross-validation for images that it had not learnt from",
+}
+
+
+def _calibration(info: ModelInfo, val_images: int) -> str:
+    if info.calibrated:
+        what = f"of the logits divided by {info.temperature:g}, "
+        what += f"fitted on {_HELD_OUT[info.calibrated]}"
+    elif not val_images:
+        what = "not calibrated: no held-out images"
+    else:
+        # The card of a run that is not complete.
         return ""
-    what = f"of the logits divided by {info.temperature:g}, fitted on the val images"
     return f"| probabilities | {what} |\n"
 
 

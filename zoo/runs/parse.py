@@ -31,6 +31,7 @@ _JSON = frozenset(
         "history",
         "definition",
         "temperature",
+        "calibrated",
         "confidence",
         "familiarity",
     }
