@@ -20,6 +20,7 @@ from zoo.data.transforms import eval_transform
 from zoo.events import Listener, Measured, Note
 from zoo.features.extract import Features
 from zoo.features.rows import views_of
+from zoo.features.shift import LEAST_IMAGES, measure_shift
 from zoo.features.stores import FrozenPart, Stores, row_store
 from zoo.models.head import head_leaves
 from zoo.models.replay import Boundary
@@ -41,6 +42,7 @@ from zoo.runs.scores import (
     rows_of,
     write_predictions,
 )
+from zoo.runs.shift import Shift, describe_shift
 from zoo.runs.temperature import FEW, Calibration, calibrate
 from zoo.runs.write import ModelInfo, write_model
 from zoo.weights.header import read_header
@@ -77,6 +79,8 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
     folds = read_folds(folder) if has_folds(folder) else None
     run = _calibrated(run, train, measured[0] if splits.val else None, folds, listen)
     info = run.info
+    if splits.test:
+        info = replace(info, shift=_shifted(run, train, measured, listen))
     calibrated = {s.split: s.logits / info.temperature for s in measured}
     metrics = {s.split: dict(task.measure(calibrated[s.split], s.targets).values) for s in measured}
     if "test" in metrics:
@@ -156,6 +160,25 @@ def _calibrated(
         )
         listen(Note(text=text))
     return replace(run, info=info)
+
+
+def _shifted(run: Run, train: Scores, measured: Sequence[Scores], listen: Listener) -> Shift | None:
+    """Compare the test images, the last of `measured`, with those of val, or train for a probe.
+
+    The features of a fine-tuned network are others for the images that it has learnt from.
+    """
+    known = measured[0] if len(measured) > 1 else train
+    if run.info.epoch == 0 and len(known.samples) < LEAST_IMAGES:
+        known = train
+    shift = None
+    if known.split == "val" or run.info.epoch == 0:
+        shift = measure_shift(known, measured[-1], run.task, seed=run.info.recipe.seed)
+    if shift is None:
+        text = "too few val or test images to tell whether these are from the same source"
+        listen(Note(text=text, detail=True))
+    elif shift.found:
+        listen(Note(text=describe_shift(shift), warning=True))
+    return shift
 
 
 def _with(info: ModelInfo, found: Calibration, held_out: str) -> ModelInfo:

@@ -11,6 +11,7 @@ from zoo.backbone import Backbone
 from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
 from zoo.runs.figures import Figure, doubt, interval
+from zoo.runs.shift import describe_shift
 from zoo.runs.write import CARD, ModelInfo, write_file
 from zoo.tasks import MULTI_LABEL, metric_label
 from zoo.weights import describe
@@ -44,7 +45,8 @@ def write_card(
     several = info.task == MULTI_LABEL.name
     metric = metric_label(info.score_name)
     doubts = [text for split, f in info.figures.items() if (text := doubt(f, split)) is not None]
-    warnings = "".join(f"\n**{markdown(text)}.**\n" for text in doubts)
+    shifted = [] if info.shift is None or not info.shift.found else [describe_shift(info.shift)]
+    warnings = "".join(f"\n**{markdown(text)}.**\n" for text in (*doubts, *shifted))
     if "folds" in info.figures:
         measured = _out_of_fold(info)
         chosen = "It was trained on all images; the runs on folds, with fewer each, measure it."

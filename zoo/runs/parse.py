@@ -34,6 +34,7 @@ _JSON = frozenset(
         "calibrated",
         "confidence",
         "familiarity",
+        "shift",
     }
 )
 

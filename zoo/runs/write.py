@@ -28,6 +28,7 @@ from zoo.recipe import Recipe, dump_recipe
 from zoo.runs.confidence import Confidence
 from zoo.runs.familiarity import Familiarity
 from zoo.runs.figures import Figures
+from zoo.runs.shift import Shift
 from zoo.runs.temperature import Temperature
 from zoo.runs.transfer import Transfer
 from zoo.tasks import MULTI_LABEL, TASKS, metric_label
@@ -85,6 +86,7 @@ class ModelInfo:
             cross-validation, and of val images if there are any. Empty: none, or not known.
         confidence: How sure and how right the model is on held-out images; None if unknown.
         familiarity: What is needed to flag images unlike the training images; None if unknown.
+        shift: Whether the test images are from another source; None if not measured.
     """
 
     backbone: Name
@@ -110,6 +112,7 @@ class ModelInfo:
     calibrated: Annotated[str, Field(pattern="^(val|folds|probe|)$")] = ""
     confidence: Confidence | None = None
     familiarity: Familiarity | None = None
+    shift: Shift | None = None
 
     @property
     def stage(self) -> str:
@@ -152,6 +155,7 @@ class ModelInfo:
             "calibrated": self.calibrated,
             "confidence": None if self.confidence is None else asdict(self.confidence),
             "familiarity": None if self.familiarity is None else asdict(self.familiarity),
+            "shift": None if self.shift is None else asdict(self.shift),
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},
