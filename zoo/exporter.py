@@ -25,9 +25,10 @@ class Exporter:
         suffix: File name suffix of the format, such as ".onnx".
         write: `(model, example, path, metadata)`: writes the model to the single file `path`, which
             does not exist yet and ends in `suffix`. `model` is a module in eval mode on the CPU
-            that maps images (N, C, H, W) uint8, usually RGB, to logits (N, classes) float32;
-            `example` is a batch of such images; the file must accept any N >= 1. `metadata` (class
-            names etc.) is stored inside the file.
+            that maps images (N, C, H, W) uint8, usually RGB, to logits (N, classes) float32, whose
+            softmax or sigmoid is the calibrated probabilities; `example` is a batch of such images;
+            the file must accept any N >= 1. `metadata` (class names etc.) is stored inside the
+            file.
         open: `path -> (images -> logits)`, both NumPy arrays as above: loads such a file with the
             runtime that its users would use.
         install: Requirement to install the format's libraries with pip, such as "acme[onnx]".

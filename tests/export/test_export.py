@@ -25,7 +25,16 @@ from zoo.export import ExportReport, export
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 
-KEYS = ("class_names", "preprocess", "task", "backbone", "sha256", "zoo_version")
+KEYS = (
+    "class_names",
+    "preprocess",
+    "task",
+    "backbone",
+    "sha256",
+    "zoo_version",
+    "temperature",
+    "output",
+)
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
@@ -76,6 +85,17 @@ def test_an_exported_file_predicts_without_zoo_what_the_run_predicts(exported, r
     expected = [prediction.label for prediction in run.predict(files)]
     assert [names[n] for n in compute(images).argmax(axis=1)] == expected
     assert [names[compute(images[n : n + 1])[0].argmax()] for n in range(3)] == expected[:3]
+
+
+def test_the_probabilities_of_an_exported_file_are_calibrated(exported, run, split_photos):
+    form, file, _ = exported
+    compute, found = OPEN[form](file)
+    assert run.info.temperature != 1
+    files = sorted((split_photos / "val").rglob("*.png"))
+    logits = torch.from_numpy(compute(pixels_of(files, json.loads(found["preprocess"]))))
+    expected = [prediction.probability for prediction in run.predict(files)]
+    assert logits.softmax(dim=1).max(dim=1).values.tolist() == pytest.approx(expected, abs=1e-5)
+    assert "divided by the temperature" in found["output"]
 
 
 def test_an_exported_file_says_which_run_it_is_of(exported, run):

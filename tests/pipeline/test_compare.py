@@ -19,7 +19,7 @@ from tests.runs.forging import forge
 from zoo import plugins
 from zoo.cli import main
 from zoo.cli.compare import _PRESETS
-from zoo.errors import RecipeError, RunError, WeightsUnavailableError
+from zoo.errors import DataError, RecipeError, RunError, WeightsUnavailableError
 from zoo.events import EpochEnd, ignore
 from zoo.pipeline.compare import PRESETS
 
@@ -249,6 +249,44 @@ def test_a_run_that_learnt_from_the_others_val_images_is_named(two_runs):
     (warning,) = found.warnings
     assert str(second.path) in warning
     assert not zoo.compare(first.path, first.path).warnings
+
+
+#: The films of `films`.
+FILM = "(film[0-9][a-z]+)_"
+
+
+def films(data, folder):
+    """The photos of `data`, those of a class as frames of two films."""
+    for file in sorted(data.rglob("*.png")):
+        name = f"film{int(file.stem) % 2}{file.parent.name}_{file.name}"
+        place = folder / file.parent.name / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    return folder
+
+
+def test_backbones_are_compared_by_groups(here, photos, tmp_path):
+    args = (ONE, "--data", films(photos, tmp_path / "films"), "--format", "json")
+    by_image, by_group = (
+        json.loads(compared(*args, *more).stdout)["backbones"][0]
+        for more in ([], ["--group-by", FILM])
+    )
+    # Of each class, one film is held out at a time.
+    assert by_group["score"] != by_image["score"] or by_group["low"] != by_image["low"]
+    compared(*args, "--group-by", "nothing(x)", code=2)
+
+
+def test_runs_are_compared_by_groups(two_runs, tmp_path):
+    data, first, second = two_runs
+    asked = {"data": films(data, tmp_path / "films"), "split": "all"}
+    plain = zoo.compare(first.path, second.path, **asked)
+    grouped = zoo.compare(first.path, second.path, **asked, group_by=FILM)
+    assert grouped.first.accuracy == plain.first.accuracy
+    assert grouped.second.high - grouped.second.low != plain.second.high - plain.second.low
+    # All signs of six groups are the same in one of 32 cases.
+    assert grouped.p > 1 / 40
+    with pytest.raises(DataError):
+        zoo.compare(first.path, second.path, group_by=FILM)
 
 
 def test_runs_on_the_command_line(two_runs):

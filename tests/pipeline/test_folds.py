@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import zoo
@@ -17,6 +19,8 @@ from zoo.data.split import read_splits
 from zoo.errors import DataError, RecipeError, RunError
 from zoo.events import EpochEnd, RunEnd
 from zoo.runs.scores import read_columns
+from zoo.runs.temperature import fit_temperature
+from zoo.tasks import SINGLE_LABEL
 
 FIELDS = {**QUICK, "folds": 3, "group_by": r"(film\d+)_"}
 
@@ -67,6 +71,36 @@ def test_all_images_are_measured_out_of_fold_and_the_result_learns_from_all(resu
     assert "each held out once" in (result.path / "README.md").read_text()
 
 
+def test_the_refit_is_calibrated_on_pooled_predictions(films, result):
+    """Its temperature is that of all out-of-fold logits, which a fold's own one has divided."""
+    logits, targets = [], []
+    for number in (1, 2, 3):
+        fold = zoo.load(result.path / "folds" / str(number))
+        rows = read_columns(fold.path / "predictions.parquet")
+        by_class = torch.tensor(np.array([rows[f"p_{name}"] for name in fold.class_names])).T
+        logits.append(by_class.log() * fold.info.temperature)
+        targets += [fold.class_names.index(label) for label in rows["label"]]
+    probe = result.info.epoch == 0
+    every, truth = torch.cat(logits), torch.tensor(targets)
+    expected = fit_temperature(every, truth, SINGLE_LABEL, probe=probe)
+    assert result.info.calibrated == "folds"
+    assert result.info.temperature == pytest.approx(expected, abs=2e-4)
+    assert result.info.confidence.images == 36
+    assert result.error_threshold(0.9).coverage > 0
+    assert "runs on folds" in (result.path / "README.md").read_text()
+    # Each fold is measured with the temperature that the others suggest.
+    rows = read_columns(result.path / "folds.parquet")
+    pooled = torch.tensor(np.array([rows[f"p_{name}"] for name in result.class_names])).T
+    for n in range(3):
+        others = torch.cat([each for k, each in enumerate(logits) if k != n])
+        rest = torch.tensor(
+            [t for t, fold in zip(targets, rows["fold"], strict=True) if fold != n + 1]
+        )
+        temperature = fit_temperature(others, rest, SINGLE_LABEL, probe=probe)
+        own = torch.tensor([fold == n + 1 for fold in rows["fold"]])
+        assert torch.allclose(pooled[own], (logits[n] / temperature).softmax(dim=1), atol=1e-4)
+
+
 def test_a_fold_is_a_run_of_its_own(films, result, tmp_path):
     fold = zoo.load(result.path / "folds" / "2")
     assert fold.evaluate().images == 12
@@ -93,6 +127,8 @@ def test_interrupted_folds_go_on_to_the_same_result(films, result, tmp_path, aft
     assert outcome.exit_code == 0, outcome.output
     again = zoo.load(out)
     assert again.info.figures == result.info.figures
+    assert again.info.confidence == result.info.confidence
+    assert again.info.temperature == result.info.temperature
     for name, tensor in again.model.state_dict().items():
         assert tensor.equal(result.model.state_dict()[name])
     assert CliRunner().invoke(main, command).exit_code == 0
@@ -145,5 +181,7 @@ def test_killed_folds_go_on_to_the_same_result(films, result, tmp_path, name, ca
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     again = zoo.resume(out)
     assert again.info.figures == result.info.figures
+    assert again.info.confidence == result.info.confidence
+    assert again.info.temperature == result.info.temperature
     for tensor_name, tensor in again.model.state_dict().items():
         assert tensor.equal(result.model.state_dict()[tensor_name])

@@ -99,9 +99,9 @@ def test_thresholds_keep_the_error_rate_nine_times_in_ten():
 def test_what_few_images_can_not_show_is_refused():
     logits, labels = drawn(15, 1.0)
     known = confidence_of(logits.softmax(dim=1), labels)
-    with pytest.raises(DataError, match="15 val images"):
+    with pytest.raises(DataError, match="15 held-out images"):
         error_threshold(known, 0.01)
-    with pytest.raises(DataError, match="need 19 val images"):
+    with pytest.raises(DataError, match="need 19 held-out images"):
         set_threshold(known, 0.95)
     assert 0 <= set_threshold(known, 0.9) <= 1
 
@@ -159,6 +159,52 @@ def test_a_run_knows_its_temperature_and_predicts_with_it(run, split_photos):
     assert run.evaluate().loss != raw.evaluate().loss
 
 
+def shuffled(folder, seed: int = 0):
+    """Two classes that differ a little: 24 images, a few of which any probe gets wrong."""
+    random = np.random.default_rng(seed)
+    for n in range(24):
+        level = 80 + 90 * (n % 2) + 45 * random.standard_normal()
+        pixels = np.clip(level + 30 * random.standard_normal((40, 40, 3)), 0, 255)
+        place = folder / ("dark", "light")[n % 2] / f"{n}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(place)
+    return folder
+
+
+@pytest.mark.parametrize("val_split", [0.0, 0.25])
+def test_a_probe_with_few_val_images_is_calibrated_out_of_fold(tmp_path, val_split):
+    """All images are held out once: by the folds of cross-validation, or as val images."""
+    data = shuffled(tmp_path / "data")
+    fields = {**QUICK, "train": "probe", "val_split": val_split}
+    run = zoo.finetune(data, out=tmp_path / "run", **fields)
+    info = run.info
+    assert info.calibrated == "probe"
+    assert info.confidence.images == 24
+    # Out of fold, the probe makes mistakes that it does not make on what it has learnt.
+    assert info.confidence.wrong[-1] > 0
+    assert run.error_threshold(0.7).coverage > 0
+    run.predict(data / "dark" / "0.png", set_coverage=0.8)
+    assert "cross-validation" in (run.path / "README.md").read_text()
+    assert read_info(run.path / MODEL).temperature == info.temperature
+    again = zoo.finetune(data, out=tmp_path / "again", **fields)
+    assert (again.path / MODEL).read_bytes() == (run.path / MODEL).read_bytes()
+
+
+def test_a_fine_tuned_run_without_held_out_images_says_so(split_photos, tmp_path):
+    notes = []
+    run = zoo.finetune(
+        split_photos / "train",
+        out=tmp_path / "run",
+        listen=lambda event: notes.append(getattr(event, "text", "")),
+        **{**QUICK, "train": "finetune", "val_split": 0},
+    )
+    assert (run.info.temperature, run.info.calibrated, run.info.confidence) == (1, "", None)
+    assert any("not calibrated" in note for note in notes)
+    assert "not calibrated: no held-out images" in (run.path / "README.md").read_text()
+    with pytest.raises(DataError, match="no record"):
+        run.error_threshold(0.2)
+
+
 def test_concluding_again_changes_no_byte(split_photos, tmp_path):
     files = []
     for name in ("one", "other"):
@@ -201,7 +247,7 @@ def test_max_error_says_what_it_leaves_or_that_it_is_out_of_reach(run, split_pho
     photos = split_photos / "val"
     result = CliRunner().invoke(main, ["predict", str(run.path), str(photos), "--max-error", "1%"])
     assert result.exit_code == 2
-    assert "12 val images" in result.output
+    assert "held-out images" in result.output
     known = run.info.confidence
     logits = torch.eye(3).repeat(100, 1) * 9
     sure = confidence_of(logits.softmax(dim=1), torch.arange(300) % 3)
@@ -265,6 +311,7 @@ def test_hostile_records_are_refused_in_one_line(run, tmp_path):
             ({"temperature": "0"}, "temperature"),
             ({"temperature": "1e300"}, "temperature"),
             ({"temperature": "NaN"}, "NaN"),
+            ({"calibrated": '"guess"'}, "calibrated"),
             ({"confidence": "[]"}, "confidence"),
             ({"confidence": json.dumps({**confidence, "images": -1})}, "images"),
             ({"confidence": json.dumps({**confidence, "images": 10**30})}, "64 bits"),

@@ -32,6 +32,17 @@ def test_paired_p_of_right_and_wrong_is_mcnemars():
     assert paired_p(first, first) == 1.0
 
 
+def test_the_images_of_a_group_count_as_one():
+    """Twenty frames of one film that one classifier gets right are one success, not twenty."""
+    first, second = torch.zeros(24), torch.zeros(24)
+    first[:20] = 1
+    second[20:22] = 1
+    groups = torch.tensor([0] * 20 + [1, 2, 3, 4])
+    assert paired_p(first, second) < 0.001
+    assert paired_p(first, second, groups=groups) > 0.2
+    assert paired_p(first, second, groups=torch.arange(24)) == paired_p(first, second)
+
+
 def test_paired_p_of_scores_finds_a_shift_and_no_other():
     drawn = torch.Generator().manual_seed(1)
     noise = torch.randn(100, generator=drawn)

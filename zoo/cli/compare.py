@@ -65,6 +65,12 @@ _PRESETS = ("fast", "balanced", "best")
     help="Backbones: maximum number of images (or five of each class, if these are more).",
 )
 @click.option(
+    "--group-by",
+    metavar="PATTERN|COLUMN|folder",
+    help="Images of one group (a patient, a film) are held out together and count as one in "
+    "intervals and tests, as in zoo finetune. For runs, it is for other --data than theirs.",
+)
+@click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.svg",
@@ -85,6 +91,7 @@ def command(
     here: bool,
     image_size: int | None,
     max_images: int,
+    group_by: str | None,
     plot: Path | None,
     split: Split | None,
     form: str,
@@ -100,13 +107,14 @@ def command(
     cross-validated, with groups of images in one fold. Speed is that of the forward pass here, and
     memory what the network and a forward pass take. The exit code is 2 if none can be measured.
 
-    Runs are compared on the same images, by the exact test of McNemar. The table lists the first 20
-    images that they predict differently; other formats list all.
+    Runs are compared on the same images, by the exact test of McNemar; images of a group count as
+    one. The table lists the first 20 images that they predict differently; other formats list all.
 
     \b
       zoo compare --data photos --here
       zoo compare --data photos resnet18 'timm/*efficientnet_b0*' --plot compared.svg
       zoo compare --data photos --preset fast --format json
+      zoo compare --data scans --here --group-by '(patient[0-9]+)_'
       zoo compare runs/first runs/second
       zoo compare runs/first runs/second --data photos --split test --format csv
     """
@@ -130,6 +138,7 @@ def command(
             presets=(*presets, *(["here"] if here else [])),
             image_size=image_size,
             max_images=max_images,
+            group_by=group_by,
             split=split or "val",
             device=device,
             listen=listen,

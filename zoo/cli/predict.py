@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     type=share,
     metavar="P",
     help="Answer unsure as often as needed for at most this share of wrong answers, such as 5%. "
-    "The threshold for it is computed from the val images, which can show it with 90% certainty.",
+    "The threshold for it is computed from held-out images, which can show it with 90% certainty.",
 )
 @click.option(
     "--set-coverage",
@@ -112,7 +112,7 @@ def command(
         found = loaded.error_threshold(most)
         echo(
             f"answers from a confidence of {found.probability:.1%} on: {found.coverage:.1%} of the "
-            f"val images, {found.error:.1%} of these wrong",
+            f"held-out images, {found.error:.1%} of these wrong",
             err=True,
         )
     files, others = _files(images)

@@ -38,9 +38,10 @@ def export(
     """Export a run to another format, after verifying that predictions match the run's.
 
     The file maps images (N, C, H, W) uint8, usually RGB, resized and cropped as in validation, to
-    logits (N, classes) float32, for any N, and includes the normalisation. Before it is moved to
-    its place, it is loaded with the format's own runtime and compared with the run on the run's
-    validation images. The comparison is written beside it as JSON.
+    logits (N, classes) float32, for any N, and includes the normalisation and the division of
+    logits by the run's temperature, so that their softmax or sigmoid is the run's probabilities.
+    Before it is moved to its place, it is loaded with the format's own runtime and compared with
+    the run on the run's validation images. The comparison is written beside it as JSON.
 
     Args:
         run: The run.
@@ -65,7 +66,7 @@ def export(
     if not isinstance(exporter, Exporter):
         raise PluginError(f"exporter {to} is {exporter!r}, not a zoo.Exporter")
     out = _free_place(run, exporter, out)
-    model = ExportableModel(run.model, run.info.preprocess)
+    model = ExportableModel(run.model, run.info.preprocess, run.info.temperature)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     check_space(out, str(out), size + 2**20)
     with _folder_beside(out) as folder:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.backbone import CHANNELS, Preprocess
 from zoo.hookspecs import DISTRIBUTION
 from zoo.runs.read import Run
+from zoo.tasks import MULTI_LABEL
 from zoo.weights import tensors_sha256
 
 #: Metadata of model.safetensors that are useful for prediction, and copied to the export.
@@ -27,32 +28,42 @@ _KEPT = (
 
 
 class ExportableModel(nn.Module):
-    """Pixels (N, C, H, W) uint8 to logits (N, classes): normalisation, then the classifier.
+    """Pixels (N, C, H, W) uint8 to calibrated logits (N, classes).
 
-    A copy in eval mode on the CPU; equivalent to `to_input` followed by the classifier.
+    Normalisation, then the classifier, then the division of its logits by the temperature. A copy
+    in eval mode on the CPU; equivalent to `to_input` followed by the classifier and the division.
+
+    Args:
+        classifier: The classifier.
+        preprocess: Its preprocessing.
+        temperature: Divides the logits, so that their softmax or sigmoid is calibrated.
     """
 
     mean: Tensor
     std: Tensor
+    temperature: Tensor
 
-    def __init__(self, classifier: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(
+        self, classifier: nn.Module, preprocess: Preprocess, temperature: float = 1.0
+    ) -> None:
         super().__init__()
         self._shape = (preprocess.channels, *preprocess.height_width)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(preprocess, name))
             self.register_buffer(name, values.view(1, -1, 1, 1))
+        self.register_buffer("temperature", torch.tensor(temperature))
         classifier = copy.deepcopy(classifier).cpu()
         # Formats store weights contiguously; torch.export warns about other memory formats.
         self.classifier = classifier.to(memory_format=torch.contiguous_format)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits of images."""
+        """Compute the calibrated logits of images."""
         scaled = images.to(torch.float32) * (1 / 255)
         pixels = (scaled - self.mean) / self.std
         # Makes batches a quarter faster in torch's runtime; has no effect in others.
         logits: Tensor = self.classifier(pixels.contiguous(memory_format=torch.channels_last))
-        return logits
+        return logits / self.temperature
 
     def example(self) -> Tensor:
         """Return two images to trace the model with; with one a tracer would fix the batch size."""
@@ -67,11 +78,13 @@ def metadata_of(run: Run) -> Mapping[str, str]:
     known = run.info.to_metadata()
     preprocess = run.info.preprocess
     channels, (height, width) = preprocess.channels, preprocess.height_width
+    probabilities = "sigmoid" if run.task is MULTI_LABEL else "softmax"
     return {
         **{name: known[name] for name in _KEPT},
         "input": f"images: (N, {channels}, {height}, {width}) uint8, {CHANNELS[channels]}, resized "
         "and cropped as preprocess says; mean and std are applied by the model",
-        "output": f"logits: (N, {len(run.class_names)}) float32",
+        "output": f"logits: (N, {len(run.class_names)}) float32, already divided by the "
+        f"temperature: their {probabilities} is the calibrated probability",
         "sha256": tensors_sha256(run.model.state_dict()),
         "zoo_version": metadata.version(DISTRIBUTION),
     }

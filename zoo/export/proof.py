@@ -40,7 +40,7 @@ class ExportReport:
         bytes: Size of the file, in bytes.
         source: Description of the compared images.
         images: Number of compared images.
-        largest_difference: Largest absolute difference of two corresponding logits.
+        largest_difference: Largest absolute difference of two corresponding calibrated logits.
         agreement: Fraction of images, 0..1, with the same predicted labels; multi-label: all of
             the labels.
         accuracy: Accuracy of the file, 0..1; None for random images.
@@ -131,7 +131,8 @@ def compare(
     preprocess, task = run.info.preprocess, run.task
 
     def expected_of(pixels: Tensor) -> Tensor:
-        return predict_logits(run.model, [(pixels, torch.empty(0))], preprocess)
+        logits = predict_logits(run.model, [(pixels, torch.empty(0))], preprocess)
+        return logits / run.info.temperature
 
     found, expected = [], []
     for pixels, _ in raising(images.batches):

@@ -52,6 +52,8 @@ class Probe:
         penalty: The chosen penalty of the squared weights (for standardised features).
         loss: Mean negative log-likelihood per image in cross-validation, in nats.
         accuracy: Share of images predicted correctly in cross-validation, 0..1.
+        held_out: (N, classes) float32 on the CPU: logits of each row by the probe of a fold that
+            has not seen its group; NaN for rows of folds that are not held out.
     """
 
     weight: Tensor
@@ -59,6 +61,7 @@ class Probe:
     penalty: float
     loss: float
     accuracy: float
+    held_out: Tensor
 
     def logits(self, features: Tensor) -> Tensor:
         """Compute logits (N, classes) from features (N, C), float32."""
@@ -125,6 +128,7 @@ def fit_probe(
         count = len(rows) if origin is None else len(set(origin.images.tolist()))
         chosen = _choose_penalty(problem, held_out.to(rows.device), count)
         fitted = problem.minimise(everything, chosen.penalty, most_iterations=300)[0]
+        unseen = _by_own_fold(problem.logits(chosen.weights), held_out.to(rows.device))
     weight = fitted[:, :-1] if space.basis is None else fitted[:, :-1] @ space.basis.T
     weight = weight / space.scale
     return Probe(
@@ -133,6 +137,7 @@ def fit_probe(
         penalty=chosen.penalty,
         loss=chosen.loss,
         accuracy=chosen.accuracy,
+        held_out=unseen,
     )
 
 

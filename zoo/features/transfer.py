@@ -129,7 +129,8 @@ def measure_transfer(
     values = [float(task.measure(each, targets).values[shown]) for each in logits]
     scores = [task.scores(each, targets) for each in logits]
     image_weights = class_balance(targets, classes) if shown == "balanced_accuracy" else None
-    p = max(paired_p(scores[0], other, image_weights) for other in scores[1:])
+    units = groups[measured]
+    p = max(paired_p(scores[0], other, image_weights, units) for other in scores[1:])
     return Transfer(
         pretrained=values[0],
         random=values[1],

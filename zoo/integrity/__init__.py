@@ -95,7 +95,7 @@ def _folds(run: Path) -> list[Finding]:
     if not os.path.lexists(run / FOLDS_MARK) or suspicious(run, run / FOLDS_MARK):
         return []
     try:
-        count = read_folds(run)[0].folds or 0
+        count = read_folds(run).recipe.folds or 0
     except RunError:
         return []
     places = [f"{FOLDS}/{number}" for number in range(1, count + 1)]
@@ -291,8 +291,8 @@ def _compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def _folds_mark(file: Path, _: ModelInfo | None, __: About | None) -> str:
-    recipe, figures = read_folds(file.parent)
-    return f"{recipe.folds} folds{'' if figures is None else ', with their figures'}"
+    found = read_folds(file.parent)
+    return f"{found.recipe.folds} folds{'' if found.figures is None else ', with their figures'}"
 
 
 #: Checks of the other files whose content repeats the model file or the checkpoint, by name.

@@ -15,7 +15,7 @@ from zoo import plugins
 from zoo.data.decoded import DecodedImages
 from zoo.data.sample import Sample
 from zoo.data.sources.layout import normal_name
-from zoo.data.split import names_sha256
+from zoo.data.split import group_indices, names_sha256
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, RecipeError, RunError, WeightsUnavailableError
 from zoo.events import Listener, Note
@@ -37,10 +37,11 @@ from zoo.planning.decisions import decide_metric, decide_task
 from zoo.planning.inputs import read_data
 from zoo.recipe import make_recipe
 from zoo.runs.evaluate import Split, images_of
+from zoo.runs.figures import Figures, figures
 from zoo.runs.inference import eval_batches, predict_logits
 from zoo.runs.read import Run, load
 from zoo.runs.write import MODEL
-from zoo.tasks.paired import SIGNIFICANT, mcnemar, wilson_interval
+from zoo.tasks.paired import SIGNIFICANT, paired_p, wilson_interval
 
 #: Lists of well-known backbones by name.
 PRESETS: Mapping[str, list[str]] = tomllib.loads(
@@ -92,7 +93,7 @@ class RunScore:
         backbone: Full name of its backbone.
         correct: Number of images predicted correctly; multi-label: with exactly the right labels.
         accuracy: Their share, 0..1.
-        low: Lower end of its 95 % interval (Wilson).
+        low: Lower end of its 95 % interval (Wilson, or by bootstrap over groups).
         high: Upper end of its 95 % interval.
     """
 
@@ -136,7 +137,7 @@ class RunComparison:
         second: Accuracy of the second run.
         only_first: Number of images that only the first run predicts correctly.
         only_second: Number of images that only the second run predicts correctly.
-        p: p-value of the exact test of McNemar.
+        p: p-value of the exact test of McNemar or, with groups, of `paired_p`.
         verdict: Which run is better, and whether that may be chance.
         warnings: Reasons why the comparison may not be fair.
         differing: The images that they predict differently: first those that only the first run
@@ -161,6 +162,7 @@ def compare(
     presets: Sequence[str] = (),
     image_size: int | None = None,
     max_images: int = MOST_IMAGES,
+    group_by: str | None = None,
     split: Split = "val",
     device: str = "auto",
     listen: Listener | None = None,
@@ -181,6 +183,8 @@ def compare(
             of well-known ones, `fast`, `balanced` and `best`.
         image_size: Side of the input in pixels. Default: each backbone's own.
         max_images: Maximum number of images that backbones are compared on, or five of each class.
+        group_by: As in the recipe: images of one group are held out together, and count as one in
+            intervals and tests. For runs, it is for other `data` than theirs.
         split: For runs: which images, as in `Run.evaluate`; for the data of the first run, val is
             what that run held out.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -203,7 +207,11 @@ def compare(
             )
         where = None if data is None else expand(data)
         return compare_runs(
-            load(runs[0], device=device), load(runs[1], device=device), where, split=split
+            load(runs[0], device=device),
+            load(runs[1], device=device),
+            where,
+            split=split,
+            group_by=group_by,
         )
     if data is None:
         raise DataError(
@@ -211,7 +219,7 @@ def compare(
             f"are compared on labelled images",
             hint="give `data`",
         )
-    recipe = make_recipe(None, data=data, image_size=image_size, device=device)
+    recipe = make_recipe(None, data=data, image_size=image_size, device=device, group_by=group_by)
     chosen = _names([str(name) for name in names], presets)
     resolver = Resolver(recipe, listen=listen)
     splits = read_data(recipe, listen)
@@ -272,7 +280,12 @@ def _names(names: Sequence[str], presets: Sequence[str]) -> list[str]:
 
 
 def compare_runs(
-    first: Run, second: Run, data: Path | None = None, *, split: Split = "val"
+    first: Run,
+    second: Run,
+    data: Path | None = None,
+    *,
+    split: Split = "val",
+    group_by: str | None = None,
 ) -> RunComparison:
     """Compare two runs on the same labelled images.
 
@@ -281,6 +294,7 @@ def compare_runs(
         second: Another run, with the same classes.
         data: Labelled folder or table; None: the data that the first run was trained on.
         split: As in `Run.evaluate`, for the first run.
+        group_by: As in `compare`.
 
     Raises:
         RunError: The runs have different tasks or classes.
@@ -298,7 +312,7 @@ def compare_runs(
             f"{first.path} and {second.path} have different classes, so they can't be compared: "
             f"only one has {listed(different)}"
         )
-    splits, source = images_of(first.info, data, split)
+    splits, source = images_of(first.info, data, split, group_by=group_by)
     samples = splits.val
     task, classes = first.task, len(names)
     targets = task.targets(splits.indices(samples), classes)
@@ -307,8 +321,12 @@ def compare_runs(
     logits = [_logits(first, samples), _logits(second, samples)[:, order]]
     right = [task.correct(each, targets) for each in logits]
     only_first, only_second = (int((one & ~other).sum()) for one, other in (right, reversed(right)))
-    p = mcnemar(only_first, only_second)
-    scores = [_score(run, correct) for run, correct in zip((first, second), right, strict=True)]
+    groups = [sample.group for sample in samples]
+    p = paired_p(right[0].double(), right[1].double(), groups=torch.tensor(group_indices(samples)))
+    scores = [
+        _score(run, correct, figures(each, targets, names, task, groups) if any(groups) else None)
+        for run, correct, each in zip((first, second), right, logits, strict=True)
+    ]
     return RunComparison(
         data=source,
         images=len(samples),
@@ -331,9 +349,12 @@ def _logits(run: Run, samples: Sequence[Sample]) -> Tensor:
     return predict_logits(run.model, eval_batches(images), preprocess)
 
 
-def _score(run: Run, right: Tensor) -> RunScore:
+def _score(run: Run, right: Tensor, of_groups: Figures | None) -> RunScore:
     correct, images = int(right.sum()), len(right)
     low, high = wilson_interval(correct, images)
+    if of_groups is not None:
+        accuracy = of_groups.metrics["accuracy"]
+        low, high = accuracy.low, accuracy.high
     return RunScore(
         path=run.path,
         backbone=run.info.backbone,

@@ -20,16 +20,16 @@ from zoo.data.transforms import eval_transform
 from zoo.events import Listener, Measured, Note
 from zoo.features.extract import Features
 from zoo.features.rows import views_of
+from zoo.features.shift import LEAST_IMAGES, measure_shift
 from zoo.features.stores import FrozenPart, Stores, row_store
 from zoo.models.head import head_leaves
 from zoo.models.replay import Boundary
 from zoo.planning import Prepared
 from zoo.report.build import Subject, report_run
 from zoo.runs.card import write_card
-from zoo.runs.confidence import confidence_of
 from zoo.runs.familiarity import fit_familiarity, most_images
 from zoo.runs.figures import Figures, doubt, figures
-from zoo.runs.folds import has_folds, read_folds
+from zoo.runs.folds import Folds, has_folds, read_folds
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import (
@@ -42,16 +42,17 @@ from zoo.runs.scores import (
     rows_of,
     write_predictions,
 )
-from zoo.runs.temperature import FEW, fit_temperature
-from zoo.runs.write import write_model
-from zoo.tasks import SINGLE_LABEL
+from zoo.runs.shift import Shift, describe_shift
+from zoo.runs.temperature import FEW, Calibration, calibrate
+from zoo.runs.write import ModelInfo, write_model
 from zoo.weights.header import read_header
 
 
 def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = True) -> Run:
     """Measure a run's final model on its val and test images, and complete the run folder.
 
-    Fits the temperature of its probabilities and the limit of what is familiar on the val images.
+    Fits the temperature of its probabilities and the limit of what is familiar on the val images,
+    or the temperature on out-of-fold predictions if these are missing or too few.
     Writes predictions.parquet, writes the model's metadata and card again with the figures, and
     then the report. It may be repeated: the same model and images give the same files.
 
@@ -74,8 +75,12 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
         train = scorer.score("train", _balanced(splits.train, most_images(len(run.class_names))))
         if splits.test:
             measured.append(scorer.score("test", splits.test))
-    run = _calibrated(run, train, measured[0] if splits.val else None, listen)
-    info, task, folder = run.info, run.task, run.path
+    task, folder = run.task, run.path
+    folds = read_folds(folder) if has_folds(folder) else None
+    run = _calibrated(run, train, measured[0] if splits.val else None, folds, listen)
+    info = run.info
+    if splits.test:
+        info = replace(info, shift=_shifted(run, train, measured, listen))
     calibrated = {s.split: s.logits / info.temperature for s in measured}
     metrics = {s.split: dict(task.measure(calibrated[s.split], s.targets).values) for s in measured}
     if "test" in metrics:
@@ -84,7 +89,7 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
         s.split: figures(calibrated[s.split], s.targets, info.class_names, task, s.groups)
         for s in measured
     }
-    of_folds = read_folds(folder)[1] if has_folds(folder) else None
+    of_folds = None if folds is None else folds.figures
     # Those by class, of which there may be thousands, follow from predictions.parquet.
     kept = {split: replace(f, classes=()) for split, f in found.items()}
     info = replace(info, figures=kept if of_folds is None else {"folds": of_folds, **kept})
@@ -123,30 +128,66 @@ def _event(split: str, found: Figures) -> Measured:
     )
 
 
-def _calibrated(run: Run, train: Scores, val: Scores | None, listen: Listener) -> Run:
-    """Return the run with what the val images say of its probabilities, and with what is familiar.
+def _calibrated(
+    run: Run, train: Scores, val: Scores | None, folds: Folds | None, listen: Listener
+) -> Run:
+    """Return the run with what held-out images say of its probabilities, and with what is familiar.
 
-    `train` are scores of some of the train images. A `Note` says if there are no val images, or too
-    few for a temperature that rests on them.
+    `train` are scores of some of the train images. A `Note` says if there are no held-out images,
+    or too few for a temperature that rests on them.
     """
     info, task = run.info, run.task
-    held_out = train.features[:0] if val is None else val.features
-    known = fit_familiarity(train.features, held_out, len(info.class_names))
+    no_features = train.features[:0]
+    known = fit_familiarity(
+        train.features, no_features if val is None else val.features, len(info.class_names)
+    )
     info = replace(info, familiarity=known)
-    if val is None:
-        listen(Note(text="probabilities are not calibrated: there are no val images"))
+    val_images = 0 if val is None else len(val.targets)
+    if folds is not None and folds.calibration is not None:
+        info, images = _with(info, folds.calibration, "folds"), folds.calibration.images
+    elif info.calibrated == "probe":
+        images = len(train.targets) + val_images
+    elif val is not None:
+        found = calibrate(val.logits, val.targets, task, probe=info.epoch == 0)
+        info, images = _with(info, found, "val"), val_images
+    else:
+        listen(Note(text="probabilities are not calibrated: there are no held-out images"))
         return replace(run, info=info)
-    temperature = fit_temperature(val.logits, val.targets, task, probe=info.epoch == 0)
-    if len(val.targets) < FEW:
+    if images < FEW:
         text = (
-            f"temperature {temperature:g} rests on what is usual more than on the "
-            f"{len(val.targets)} val images; probabilities are rough estimates"
+            f"temperature {info.temperature:g} rests on what is usual more than on the {images} "
+            "held-out images; probabilities are rough estimates"
         )
         listen(Note(text=text))
-    confidence = None
-    if task is SINGLE_LABEL:
-        confidence = confidence_of(task.probabilities(val.logits / temperature), val.targets)
-    return replace(run, info=replace(info, temperature=temperature, confidence=confidence))
+    return replace(run, info=info)
+
+
+def _shifted(run: Run, train: Scores, measured: Sequence[Scores], listen: Listener) -> Shift | None:
+    """Compare the test images, the last of `measured`, with those of val, or train for a probe.
+
+    The features of a fine-tuned network are others for the images that it has learnt from.
+    """
+    known = measured[0] if len(measured) > 1 else train
+    if run.info.epoch == 0 and len(known.samples) < LEAST_IMAGES:
+        known = train
+    shift = None
+    if known.split == "val" or run.info.epoch == 0:
+        shift = measure_shift(known, measured[-1], run.task, seed=run.info.recipe.seed)
+    if shift is None:
+        text = "too few val or test images to tell whether these are from the same source"
+        listen(Note(text=text, detail=True))
+    elif shift.found:
+        listen(Note(text=describe_shift(shift), warning=True))
+    return shift
+
+
+def _with(info: ModelInfo, found: Calibration, held_out: str) -> ModelInfo:
+    return replace(
+        info,
+        temperature=found.temperature,
+        calibrated=held_out,
+        confidence=found.confidence,
+    )
 
 
 def _balanced(samples: Sequence[Sample], most: int) -> list[Sample]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zoo import plugins
 from zoo.errors import RunError
@@ -25,13 +26,14 @@ from zoo.pipeline.finetune import execute, is_complete, prepare_again
 from zoo.pipeline.shared_folder import find_run
 from zoo.planning import Prepared, prepare
 from zoo.recipe import Recipe, change, make_recipe
-from zoo.runs.figures import Figures, figures, interval
+from zoo.runs.figures import figures, interval
 from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS, choose_folder
-from zoo.runs.folds import read_folds, write_folds
+from zoo.runs.folds import Folds, read_folds, write_folds
 from zoo.runs.read import Run, load, read_info
 from zoo.runs.scores import Columns, joined, read_columns, values_of, write_predictions
+from zoo.runs.temperature import calibrate, fit_temperature
 from zoo.runs.write import MODEL, PREDICTIONS
-from zoo.tasks import MULTI_LABEL, TASKS, metric_label
+from zoo.tasks import MULTI_LABEL, TASKS, Task, metric_label
 
 #: Smallest probability whose logarithm is taken; a softmax in float32 may give 0.
 _LEAST = 1e-30
@@ -67,7 +69,7 @@ def finetune_folds(
     # Whatever is wrong with the recipe or the data is found before anything is written.
     first = prepare(change(recipe, fold=1), given=given, out=_fold(folder, 1), listen=listen)
     folder.mkdir(parents=True, exist_ok=True)
-    write_folds(folder, recipe)
+    write_folds(folder, Folds(recipe=recipe))
     return _go_on(folder, recipe, listen, first=first, report=report)
 
 
@@ -85,7 +87,7 @@ def resume_folds(
         ZooError, Stopped: As in `resume`; also if settings are given that change results.
     """
     _refuse_processes()
-    before, _ = read_folds(folder)
+    before = read_folds(folder).recipe
     recipe = make_recipe(before, **fields)
     changed = [n for n in fields if n not in FREE and getattr(recipe, n) != getattr(before, n)]
     if changed:
@@ -114,8 +116,10 @@ def _go_on(
         place = _fold(folder, number)
         _complete(place, fold, listen, allow_changed, report=False, prepared=first)
         first = None
-    found, epochs = _pool(folder, count)
-    write_folds(folder, recipe, found)
+    pooled, epochs = _pool(folder, recipe)
+    write_folds(folder, pooled)
+    if (found := pooled.figures) is None:
+        raise RunError(f"the folds of {folder} have no figures")
     main = found.metrics[found.main]
     listen(
         Note(
@@ -149,7 +153,7 @@ def _complete(
 def _refit(recipe: Recipe, best: Sequence[int]) -> Recipe:
     """Return the recipe of the run on all images: without val, for the mean of the best epochs."""
     fields: dict[str, Any] = {"folds": None, "val_split": 0.0, "time": None}
-    epochs = round(sum(best) / len(best))
+    epochs = _mean_epoch(best)
     if epochs:
         fields["epochs"] = max(epochs, *recipe.unfreeze_epochs, 1)
     elif recipe.train == "probe+finetune":
@@ -157,16 +161,23 @@ def _refit(recipe: Recipe, best: Sequence[int]) -> Recipe:
     return change(recipe, **fields)
 
 
-def _pool(folder: Path, count: int) -> tuple[Figures, list[int]]:
+def _pool(folder: Path, recipe: Recipe) -> tuple[Folds, list[int]]:
     """Pool the val predictions of all folds, and write them into the folder.
 
+    Figures of a fold are those with the temperature that the other folds suggest, so that no image
+    has a share in its own. The temperature of the refit comes from all of them.
+
     Returns:
-        The figures over all images, without those by class; and the best epoch of each fold, 0 for
-        the probe.
+        The figures over all images, without those by class, and the calibration of the refit; and
+        the best epoch of each fold, 0 for the probe.
     """
-    parts: list[Columns] = []
+    count = recipe.folds or 0
     infos = [read_info(_fold(folder, number) / MODEL) for number in range(1, count + 1)]
-    for number in range(1, count + 1):
+    class_names, task = infos[0].class_names, TASKS[infos[0].task]
+    epochs = [info.epoch for info in infos]
+    parts: list[Columns] = []
+    raw: list[Tensor] = []
+    for number, info in enumerate(infos, start=1):
         of_fold = read_columns(_fold(folder, number) / PREDICTIONS)
         rows = [n for n, split in enumerate(of_fold["split"]) if split == "val"]
         part: dict[str, Any] = {
@@ -174,22 +185,50 @@ def _pool(folder: Path, count: int) -> tuple[Figures, list[int]]:
             for name, values in of_fold.items()
         }
         parts.append({**part, "fold": [number] * len(rows)})
-    columns = joined(parts)
-    class_names, task = infos[0].class_names, TASKS[infos[0].task]
-    write_predictions(folder, columns, class_names, name=FOLDS_PREDICTIONS)
-    by_class = np.array([columns[f"p_{name}"] for name in class_names], np.float32)
-    probabilities = torch.from_numpy(by_class).T
-    logits = probabilities.clamp_min(_LEAST).log()
-    if task is MULTI_LABEL:
-        logits = logits - (1 - probabilities).clamp_min(_LEAST).log()
+        raw.append(info.temperature * _logits_of(part, class_names, task))
+    columns = dict(joined(parts))
     index = {name: n for n, name in enumerate(class_names)}
     labels = [
         tuple(index[name] for name in ([cell] if isinstance(cell, str) else cell))
         for cell in columns["label"]
     ]
     targets = task.targets(labels, len(class_names))
-    found = figures(logits.float(), targets, class_names, task, values_of(columns["group"]))
-    return replace(found, classes=()), [info.epoch for info in infos]
+    by_fold = torch.split(targets, [len(logits) for logits in raw])
+    # The temperature has another prior for a probe, which the refit may be.
+    probe = not _mean_epoch(epochs)
+    scaled = []
+    for n, logits in enumerate(raw):
+        others = [k for k in range(count) if k != n]
+        temperature = fit_temperature(
+            torch.cat([raw[k] for k in others]),
+            torch.cat([by_fold[k] for k in others]),
+            task,
+            probe=probe,
+        )
+        scaled.append(logits / temperature)
+    probabilities = task.probabilities(torch.cat(scaled))
+    columns["probability"] = probabilities.max(dim=1).values.numpy()
+    for name, column in zip(class_names, probabilities.T, strict=True):
+        columns[f"p_{name}"] = column.contiguous().numpy()
+    write_predictions(folder, columns, class_names, name=FOLDS_PREDICTIONS)
+    found = figures(torch.cat(scaled), targets, class_names, task, values_of(columns["group"]))
+    calibration = calibrate(torch.cat(raw), targets, task, probe=probe)
+    pooled = Folds(recipe=recipe, figures=replace(found, classes=()), calibration=calibration)
+    return pooled, epochs
+
+
+def _logits_of(columns: Columns, class_names: Sequence[str], task: Task) -> Tensor:
+    """Return logits (N, classes) float32 that give the probabilities of columns."""
+    by_class = np.array([columns[f"p_{name}"] for name in class_names], np.float32)
+    probabilities = torch.from_numpy(by_class).T.contiguous()
+    logits = probabilities.clamp_min(_LEAST).log()
+    if task is MULTI_LABEL:
+        logits = logits - (1 - probabilities).clamp_min(_LEAST).log()
+    return logits
+
+
+def _mean_epoch(best: Sequence[int]) -> int:
+    return round(sum(best) / len(best))
 
 
 def _fold(folder: Path, number: int) -> Path:

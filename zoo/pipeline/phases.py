@@ -48,6 +48,7 @@ from zoo.planning.decisions import decide_change, decide_epochs
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 from zoo.runs.growth import Growth
+from zoo.runs.temperature import FEW, Calibration, calibrate
 from zoo.runs.transfer import Transfer
 from zoo.tasks import SINGLE_LABEL, TASKS, UNMEASURED, Metrics
 from zoo.training.adapters import attached
@@ -301,6 +302,7 @@ class _Probing:
         val = UNMEASURED
         if val_features is not None:
             val = measure_probe(probe, val_features, val_targets, self._task)
+        state.calibration = self._calibrate(probe, targets, val_features, val_targets)
         end = EpochEnd(
             epoch=0,
             metrics=epoch_metrics(
@@ -326,6 +328,23 @@ class _Probing:
             groups=self._groups,
             class_weights=self._class_weights,
             listen=self._listen,
+        )
+
+    def _calibrate(
+        self, probe: Probe, targets: Tensor, val_features: Tensor | None, val_targets: Tensor
+    ) -> Calibration | None:
+        """Calibrate the probe on out-of-fold predictions; None if val images are enough for it."""
+        if len(val_targets) >= FEW or len(set(self._groups.tolist())) < 2:
+            return None
+        # The first row of each image is that without augmentation.
+        logits = probe.held_out[: len(targets)]
+        seen = logits.isfinite().all(dim=1)
+        logits, targets = logits[seen], targets[seen]
+        if val_features is not None:
+            logits = torch.cat([logits, probe.logits(val_features).cpu()])
+            targets = torch.cat([targets, val_targets])
+        return decide_on_main(
+            self._prepared.accelerator, partial(calibrate, logits, targets, self._task, probe=True)
         )
 
     def _find_suspects(

@@ -240,6 +240,7 @@ class RunWriter:
         plan, backbone = self._prepared.plan, self._prepared.backbone
         last = merged_state(self._prepared.adapters, snapshot.validated)
         kept = interpolate(self.origin, last, end.interpolation)
+        calibration = self.state.calibration if end.epoch == 0 else None
         info = ModelInfo(
             backbone=plan.recipe.backbone,
             class_names=plan.class_names,
@@ -257,6 +258,9 @@ class RunWriter:
             versions=versions(),
             history=tuple(self.state.history),
             transfer=self.state.transfer,
+            temperature=1.0 if calibration is None else calibration.temperature,
+            calibrated="" if calibration is None else "probe",
+            confidence=None if calibration is None else calibration.confidence,
             definition=backbone.definition,
         )
         write_files(self._folder, backbone, info)

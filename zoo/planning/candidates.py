@@ -305,7 +305,7 @@ def _p(first: Candidate, second: Candidate, images: LabelledImages) -> float:
     both = (first.logits.isfinite() & second.logits.isfinite()).all(dim=1)
     targets, weights = images.targets[both], images.weights
     one, other = (images.task.scores(each[both], targets) for each in (first.logits, second.logits))
-    return paired_p(one, other, None if weights is None else weights[both])
+    return paired_p(one, other, None if weights is None else weights[both], images.groups[both])
 
 
 def recommendation(candidates: Sequence[Candidate]) -> str:

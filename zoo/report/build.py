@@ -28,6 +28,7 @@ from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS
 from zoo.runs.growth import Growth
 from zoo.runs.read import Run, model_file
 from zoo.runs.scores import Columns, joined, read_columns
+from zoo.runs.shift import describe_shift
 from zoo.runs.write import AFTER_PLAN, REPORT, write_file
 from zoo.weights.header import read_header
 
@@ -122,6 +123,7 @@ def report_html(subject: Subject) -> str:
     if not subject.source and not subject.suspected:
         subject = replace(subject, suspected=_suspected(about))
     own = splits is not None and not subject.source
+    shift = info.shift if info.shift is not None and not subject.source else None
     return render(
         Content(
             title=run.path.resolve().name if run.path.is_dir() else run.path.resolve().stem,
@@ -129,7 +131,10 @@ def report_html(subject: Subject) -> str:
             source=subject.source,
             model=read_header(model_file(run.path)).metadata.get("sha256", ""),
             parts=parts,
-            warnings=[text for part in parts if (text := doubt(part.figures, part.split))],
+            warnings=[
+                *(text for part in parts if (text := doubt(part.figures, part.split))),
+                *([describe_shift(shift)] if shift is not None and shift.found else []),
+            ],
             transfer="" if info.transfer is None else describe_transfer(info.transfer),
             counts=splits.counts(splits.train) if splits is not None and own else (),
             class_names=info.class_names,

@@ -11,6 +11,7 @@ from zoo.backbone import CHANNELS, Backbone
 from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
 from zoo.runs.figures import Figure, doubt, interval
+from zoo.runs.shift import describe_shift
 from zoo.runs.write import CARD, ModelInfo, write_file
 from zoo.tasks import MULTI_LABEL, metric_label
 from zoo.weights import describe
@@ -44,7 +45,8 @@ def write_card(
     several = info.task == MULTI_LABEL.name
     metric = metric_label(info.score_name)
     doubts = [text for split, f in info.figures.items() if (text := doubt(f, split)) is not None]
-    warnings = "".join(f"\n**{markdown(text)}.**\n" for text in doubts)
+    shifted = [] if info.shift is None or not info.shift.found else [describe_shift(info.shift)]
+    warnings = "".join(f"\n**{markdown(text)}.**\n" for text in (*doubts, *shifted))
     if "folds" in info.figures:
         measured = _out_of_fold(info)
         chosen = "It was trained on all images; the runs on folds, with fewer each, measure it."
@@ -70,7 +72,7 @@ def write_card(
 | | |
 |---|---|
 {measured}
-{_calibration(info)}| backbone | {backbone.name} |
+{_calibration(info, val_images)}| backbone | {backbone.name} |
 {_options(info)}| started from | {markdown(info.weights_source)} |
 {_licence(info, backbone)}| input | {colours}, {height} x {width} pixels |
 {_transfer(info)}| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
@@ -97,10 +99,23 @@ def write_card(
     write_file(folder / CARD, text.encode())
 
 
-def _calibration(info: ModelInfo) -> str:
-    if info.confidence is None and info.temperature == 1:
+#: What the temperature is fitted on, by `ModelInfo.calibrated`.
+_HELD_OUT = {
+    "val": "the val images",
+    "folds": "the predictions of the runs on folds for images that they had not learnt from",
+    "probe": "predictions of the probe's cross-validation for images that it had not learnt from",
+}
+
+
+def _calibration(info: ModelInfo, val_images: int) -> str:
+    if info.calibrated:
+        what = f"of the logits divided by {info.temperature:g}, "
+        what += f"fitted on {_HELD_OUT[info.calibrated]}"
+    elif not val_images:
+        what = "not calibrated: no held-out images"
+    else:
+        # The card of a run that is not complete.
         return ""
-    what = f"of the logits divided by {info.temperature:g}, fitted on the val images"
     return f"| probabilities | {what} |\n"
 
 

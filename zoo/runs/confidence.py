@@ -12,13 +12,13 @@ from torch import Tensor
 
 from zoo.errors import DataError
 
-#: Maximum number of rows of each table; more val images are summarised.
+#: Maximum number of rows of each table; more held-out images are summarised.
 MOST_ROWS = 512
 
 #: Probability with which `error_threshold` keeps its promise.
 ASSURANCE = 0.9
 
-#: Shares of the val images, most confident first, for which `error_threshold` tests the error rate.
+#: Shares of the held-out images, most confident first, whose error rate `error_threshold` tests.
 _SHARES = tuple(share / 20 for share in range(6, 21))
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -27,10 +27,10 @@ _Count = Annotated[int, Field(ge=0, le=2**40)]
 
 @dataclass(frozen=True, kw_only=True)
 class Confidence:
-    """Confidence and correctness of a single-label run on its val images, in two small tables.
+    """Confidence and correctness of a single-label run on held-out images, in two small tables.
 
     Attributes:
-        images: Number of val images.
+        images: Number of held-out images.
         thresholds: Probabilities, falling.
         covered: For each threshold, the number of images whose best class has at least it.
         wrong: For each threshold, the number of these that are classified wrongly.
@@ -60,11 +60,11 @@ class Confidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A threshold for the probability of the best class, and what it meant on the val images.
+    """A threshold for the probability of the best class, and what it meant on the held-out images.
 
     Attributes:
         probability: The threshold.
-        coverage: Share of the val images that reach it, 0..1.
+        coverage: Share of the held-out images that reach it, 0..1.
         error: Share of these that are classified wrongly, 0..1.
     """
 
@@ -108,19 +108,19 @@ def _spread(count: int) -> list[int]:
 def error_threshold(confidence: Confidence, max_error: float) -> Threshold:
     """Return the lowest threshold for which at most that share of the answers is wrong.
 
-    With probability `ASSURANCE` over the choice of val images, the error rate of the answers on
-    images from the same source is at most `max_error`: for the most confident 30 % of the val
-    images, then 35 % and so on, the hypothesis of a higher rate is tested by the binomial bound of
-    Clopper and Pearson (1934), up to the first that can't be rejected. Testing in a fixed order
-    keeps the probability (Learn then Test, Angelopoulos et al., 2021); shares that are too small
-    to reject it even without any mistake are left out beforehand.
+    With probability `ASSURANCE` over the choice of held-out images, the error rate of the answers
+    on images from the same source is at most `max_error`: for the most confident 30 % of the
+    held-out images, then 35 % and so on, the hypothesis of a higher rate is tested by the binomial
+    bound of Clopper and Pearson (1934), up to the first that can't be rejected. Testing in a fixed
+    order keeps the probability (Learn then Test, Angelopoulos et al., 2021); shares that are too
+    small to reject it even without any mistake are left out beforehand.
 
     Args:
         confidence: Of a run.
         max_error: Error rate, above 0 and below 1.
 
     Raises:
-        DataError: The val images can't show such a rate for any threshold.
+        DataError: The held-out images can't show such a rate for any threshold.
     """
     from scipy.stats import beta
 
@@ -150,10 +150,10 @@ def error_threshold(confidence: Confidence, max_error: float) -> Threshold:
         )
     if found is None:
         raise DataError(
-            f"the run's {confidence.images} val images can't show an error rate of "
+            f"the run's {confidence.images} held-out images can't show an error rate of "
             f"{max_error:.1%} or less; the lowest that they show is {least:.1%}",
             hint="allow a larger rate, set the threshold itself with `min_confidence`, or train "
-            "with more val images",
+            "with more val images or with `folds`",
         )
     return found
 
@@ -162,24 +162,24 @@ def set_threshold(confidence: Confidence, coverage: float) -> float:
     """Return the probability from which on a class is in a prediction set.
 
     Split conformal prediction with the least ambiguous sets (Sadinle, Lei and Wasserman, 2019):
-    for images from the source of the val images, the set has the true class with at least that
-    probability, on average over images and choices of val images, whatever the classifier is.
+    for images from the source of the held-out images, the set has the true class with at least that
+    probability, on average over images and choices of held-out images, whatever the classifier is.
 
     Args:
         confidence: Of a run.
         coverage: The probability, above 0 and below 1.
 
     Raises:
-        DataError: There are too few val images for it.
+        DataError: There are too few held-out images for it.
     """
     images = confidence.images
     rank = math.ceil((images + 1) * coverage - 1e-9)
     if rank > images:
         needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise DataError(
-            f"prediction sets with a coverage of {coverage:.1%} need {needed} val images, "
+            f"prediction sets with a coverage of {coverage:.1%} need {needed} held-out images, "
             f"the run has {images}",
-            hint="ask for a smaller coverage, or train with more val images",
+            hint="ask for a smaller coverage, or train with more val images or with `folds`",
         )
     # The next of the stored ranks, which is at least as high.
     rows = len(confidence.misfits)

@@ -155,8 +155,11 @@ def images_of(
     *,
     strict: bool = False,
     follow_links: bool = False,
+    group_by: str | None = None,
 ) -> tuple[Splits, str]:
     """Return the images that `evaluate(...)` uses, as val split, and a description of them.
+
+    `group_by` is as in the recipe, for other data than the run's.
 
     Raises:
         DataError: If there is no such data, or it does not fit the run.
@@ -168,12 +171,17 @@ def images_of(
     own = data is None or (
         recipe.data is not None and os.path.realpath(data) == os.path.realpath(recipe.data)
     )
+    if own and group_by not in (None, recipe.group_by):
+        raise DataError(
+            f"the run's data is not grouped by {group_by!r}: its groups have decided its split",
+            hint="leave `group_by` out, or name other images by `data`",
+        )
     follow_links = follow_links or (own and recipe.follow_links)
     source = open_source(
         given,
         task=info.task,
         follow_links=follow_links,
-        group_by=recipe.group_by if own else None,
+        group_by=recipe.group_by if own else group_by,
         subfolders=recipe.group_by == FOLDER,
         val=recipe.val if own else None,
         test=recipe.test if own else None,

@@ -31,8 +31,10 @@ _JSON = frozenset(
         "history",
         "definition",
         "temperature",
+        "calibrated",
         "confidence",
         "familiarity",
+        "shift",
     }
 )
 

@@ -168,7 +168,7 @@ class Run:
             threshold: Multi-label: minimum probability, 0..1, of a predicted class.
             min_confidence: Single-label: predictions below this probability, 0..1, are `unsure`.
             max_error: Single-label: share of wrong answers, above 0 and below 1, that is accepted;
-                the threshold for it comes from the val images, see `error_threshold`.
+                the threshold for it comes from held-out images, see `error_threshold`.
             set_coverage: Single-label: probability, above 0 and below 1, with which `label_set` has
                 the right class, see `zoo.runs.confidence.set_threshold`.
 
@@ -177,7 +177,7 @@ class Run:
 
         Raises:
             DataError: If an image can't be read or has an unsupported type, a number is out of its
-                range, or the run does not know, or its val images can't show, what is asked for.
+                range, or the run does not know, or its held-out images can't show, what is asked.
         """
         asked = self.asked(
             top_k=top_k,
@@ -237,16 +237,16 @@ class Run:
         See `zoo.runs.confidence.error_threshold`.
 
         Raises:
-            DataError: The run does not know its error rates, or its val images can't show such a
-                low one.
+            DataError: The run does not know its error rates, or its held-out images can't show
+                such a low one.
         """
         return error_threshold(self._confidence(), max_error)
 
     def _confidence(self) -> Confidence:
         if self.info.confidence is None:
             raise DataError(
-                "the run has no record of its confidence on its val images",
-                hint="train it again with this version of zoo, and with val images",
+                "the run has no record of its confidence on held-out images",
+                hint="train it again with this version of zoo, with val images or with `folds`",
             )
         return self.info.confidence
 

@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor
 
-from zoo.tasks import Task
+from zoo.runs.confidence import Confidence, confidence_of
+from zoo.tasks import SINGLE_LABEL, Task
 
 #: Smallest and largest temperature.
 LIMITS = (0.05, 20.0)
 
-#: Mean of the logarithm of the temperature before any val image is seen, and its deviation. A probe
-#: is regularised by cross-validation; fine-tuning on a few images makes a network overconfident.
-#: They are rounded from the best temperatures of runs on small sets; see docs/confidence.md.
+#: A temperature, as it is read from a file.
+Temperature = Annotated[float, Field(ge=LIMITS[0], le=LIMITS[1], allow_inf_nan=False)]
+
+#: Mean of the logarithm of the temperature before any held-out image is seen, and its deviation. A
+#: probe is regularised by cross-validation; fine-tuning on a few images makes a network
+#: overconfident. Rounded from the best temperatures of runs on small sets; see docs/confidence.md.
 _PROBE, _FINE_TUNED, _DEVIATION = 0.0, 0.65, 0.5
 
-#: Number of val images below which the prior matters, and a run says so.
+#: Number of held-out images below which the prior matters, and a run says so.
 FEW = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What held-out images say of a classifier's probabilities.
+
+    Attributes:
+        images: Number of held-out images.
+        temperature: Divides the logits before softmax or sigmoid.
+        confidence: How sure and how right the classifier then is; None for multi-label.
+    """
+
+    images: Annotated[int, Field(ge=1, le=2**40)]
+    temperature: Temperature
+    confidence: Confidence | None = None
+
+
+def calibrate(logits: Tensor, targets: Tensor, task: Task, *, probe: bool) -> Calibration:
+    """Fit the temperature and the tables of confidence; arguments as in `fit_temperature`."""
+    temperature = fit_temperature(logits, targets, task, probe=probe)
+    confidence = None
+    if task is SINGLE_LABEL:
+        confidence = confidence_of(task.probabilities(logits / temperature), targets)
+    return Calibration(images=len(targets), temperature=temperature, confidence=confidence)
 
 
 def fit_temperature(logits: Tensor, targets: Tensor, task: Task, *, probe: bool) -> float:

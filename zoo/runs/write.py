@@ -28,7 +28,8 @@ from zoo.recipe import Recipe, dump_recipe
 from zoo.runs.confidence import Confidence
 from zoo.runs.familiarity import Familiarity
 from zoo.runs.figures import Figures
-from zoo.runs.temperature import LIMITS
+from zoo.runs.shift import Shift
+from zoo.runs.temperature import Temperature
 from zoo.runs.transfer import Transfer
 from zoo.tasks import MULTI_LABEL, TASKS, metric_label
 from zoo.weights import tensors_sha256
@@ -80,8 +81,12 @@ class ModelInfo:
             those by class: on `val`, on `test`, and on `folds`, all images, each predicted by a run
             that has not learnt from it.
         temperature: Divides the logits before softmax or sigmoid.
-        confidence: How sure and how right the model is on its val images; None if unknown.
+        calibrated: The held-out predictions that temperature and confidence are fitted on: `val`,
+            those of the val images; `folds`, those of runs on folds; `probe`, those of the probe's
+            cross-validation, and of val images if there are any. Empty: none, or not known.
+        confidence: How sure and how right the model is on held-out images; None if unknown.
         familiarity: What is needed to flag images unlike the training images; None if unknown.
+        shift: Whether the test images are from another source; None if not measured.
     """
 
     backbone: Name
@@ -103,9 +108,11 @@ class ModelInfo:
     figures: Mapping[Annotated[str, Field(pattern="^(val|test|folds)$")], Figures] = field(
         default_factory=dict
     )
-    temperature: Annotated[float, Field(ge=LIMITS[0], le=LIMITS[1], allow_inf_nan=False)] = 1.0
+    temperature: Temperature = 1.0
+    calibrated: Annotated[str, Field(pattern="^(val|folds|probe|)$")] = ""
     confidence: Confidence | None = None
     familiarity: Familiarity | None = None
+    shift: Shift | None = None
 
     @property
     def stage(self) -> str:
@@ -145,8 +152,10 @@ class ModelInfo:
             "test_metrics": dict(self.test_metrics),
             "transfer": {} if self.transfer is None else asdict(self.transfer),
             "figures": {split: asdict(found) for split, found in self.figures.items()},
+            "calibrated": self.calibrated,
             "confidence": None if self.confidence is None else asdict(self.confidence),
             "familiarity": None if self.familiarity is None else asdict(self.familiarity),
+            "shift": None if self.shift is None else asdict(self.shift),
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},

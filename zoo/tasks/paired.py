@@ -50,20 +50,31 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, tail / int(2 ** (differing - 1))) if differing else 1.0
 
 
-def paired_p(first: Tensor, second: Tensor, weights: Tensor | None = None) -> float:
+def paired_p(
+    first: Tensor,
+    second: Tensor,
+    weights: Tensor | None = None,
+    groups: Tensor | None = None,
+) -> float:
     """Return the two-sided p-value of the difference between the scores of the same images.
 
     It is the exact test of McNemar if scores are 0 or 1 and weights are equal; else a permutation
-    test that flips the signs of differences at random (Fisher, 1935), always the same ones.
+    test that flips the signs of differences at random (Fisher, 1935), always the same ones. Images
+    of a group are not independent: the differences of a group are added up, and count as one.
 
     Args:
         first: Scores (N,) by one classifier.
         second: Scores (N,) by the other, of the same images.
         weights: Weights (N,) of the images; None: all are equal.
+        groups: (N,) int64, index of the group of each image; None: each is one of its own.
     """
     differences = (first - second).double().cpu()
     if weights is not None:
         differences = differences * weights.double().cpu()
+    if groups is not None:
+        numbers = torch.unique(groups, return_inverse=True)[1]
+        sums = torch.zeros(int(numbers.max()) + 1, dtype=differences.dtype)
+        differences = sums.index_add(0, numbers, differences)
     differences = differences[differences != 0]
     if not len(differences):
         return 1.0

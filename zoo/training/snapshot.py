@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.errors import RunError
 from zoo.events import EpochEnd
+from zoo.io.text import clip
 from zoo.recipe import Recipe
 from zoo.training.state import TrainingState
 
@@ -60,9 +61,9 @@ class Snapshot:
             origin = {n.removeprefix(_ORIGIN): t for n, t in tensors.items() if _of_origin(n)}
             own = {name: tensor for name, tensor in tensors.items() if not _of_origin(name)}
             return cls(tensors=own, state=state, scaler=about["scaler"], origin=origin)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise RunError(
-                f"the checkpoint's training state can't be understood: {error}"
+                f"the checkpoint's training state can't be understood: {clip(str(error))}"
             ) from error
 
     @property

@@ -7,14 +7,18 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from zoo.events import EpochEnd, epoch_metrics
 from zoo.models.optim import rate_of
 from zoo.recipe import Recipe
 from zoo.runs.growth import Growth
+from zoo.runs.temperature import Calibration
 from zoo.runs.transfer import Transfer
 from zoo.tasks import TASKS, Metrics
+
+_CALIBRATION = TypeAdapter(Calibration)
 
 
 class Seen(NamedTuple):
@@ -76,6 +80,8 @@ class TrainingState:
         growth: How the probe's accuracy grows with the number of images; None if not measured.
         suspects: Train labels that are probably wrong: name of the image, given label, suggested
             label and its probability; the most suspicious first.
+        calibration: What out-of-fold predictions say of the probe's probabilities, if val images
+            are too few for that.
     """
 
     probed: bool = False
@@ -104,6 +110,7 @@ class TrainingState:
     micro_batches: list[int | None] = field(default_factory=list)
     growth: Growth | None = None
     suspects: list[tuple[str, str, str, float]] = field(default_factory=list)
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         """Convert what JSON has in place of named tuples and data classes."""
@@ -114,6 +121,9 @@ class TrainingState:
         growth: object = self.growth
         if isinstance(growth, dict):
             self.growth = Growth(**growth)
+        calibration: object = self.calibration
+        if isinstance(calibration, dict):
+            self.calibration = _CALIBRATION.validate_python(calibration)
 
     def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
         """Record the epoch if it is the best so far by the metric, or by loss if that is equal.
