@@ -19,7 +19,7 @@ from zoo.cli import main
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import RunError
-from zoo.events import Note
+from zoo.events import Note, ignore
 from zoo.report import build
 from zoo.runs.scores import read_columns
 
@@ -257,6 +257,8 @@ def test_several_labels_of_an_image_are_reported(run):
     assert any("mAP" in text for text in content.text)
     assert any("a + b" in text for text in content.text)
     assert "nothing" in content.text
+    assert any("no confusion matrix" in text for text in content.text)
+    assert any("suspected labels" in text for text in content.text)
 
 
 def test_suspected_labels_are_shown(run, photos):
@@ -275,6 +277,60 @@ def test_suspected_labels_are_shown(run, photos):
     assert "suspected-labels" in [attrs.get("id") for attrs in page.all("h3")]
     assert any("98.7%" in text for text in page.text)
     assert any(attrs["alt"].startswith(found.name) for attrs in page.all("img"))
+
+
+def test_suspected_labels_have_a_map_of_their_own(run, photos):
+    loaded = zoo.load(run, device="cpu")
+    splits = read_splits(open_source(str(photos)), val_split=0.2, seed=0)
+    suspected = [
+        build.Suspected(name=name, label=HOSTILE[0], suggested=HOSTILE[1], probability=0.9)
+        for name in (splits.train[0].name, "gone.png")
+    ]
+    columns = read_columns(run / "predictions.parquet")
+    subject = build.Subject(run=loaded, columns=columns, splits=splits, suspected=suspected)
+    omissions: list[str] = []
+    parts = build.measured(columns, loaded.info.class_names, loaded.task)
+    gallery = build._galleries(subject, parts, omissions)[-1]
+    there, gone = (shot.thumbnail for shot in gallery.shots)
+    assert there.heat
+    assert gone.missing
+
+
+def test_what_the_checks_found_is_in_the_report_and_stays_there(photos, tmp_path):
+    leaked = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for file in sorted(leaked.glob("val/*/*"))[:4]:
+        shutil.copy(file, leaked / "train" / file.parent.name / f"copy {file.name}")
+    folder = tmp_path / "run"
+    zoo.finetune(leaked, out=folder, listen=ignore, **{**QUICK, "train": "probe"})
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "leakage" in text
+    assert "Nothing was found wrong" not in text
+    zoo.write_report(folder, device="cpu")
+    assert (folder / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_a_run_without_val_images_has_curves_and_says_what_it_lacks(photos, tmp_path):
+    shutil.copytree(photos / "train", tmp_path / "photos")
+    folder = tmp_path / "run"
+    fields = {**QUICK, "epochs": 2, "val_split": 0}
+    zoo.finetune(tmp_path / "photos", out=folder, listen=ignore, **fields)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    labels = [attrs["aria-label"] for attrs in page.all("svg") if attrs.get("class") == "plot"]
+    assert labels
+    assert all("train" in text for text in labels)
+    assert not any("the best is" in text for text in page.text)
+    assert any("no val images" in text for text in page.text)
+    assert not any("0 of 0" in text for text in page.text)
+
+
+def test_images_of_folds_are_not_taken_for_changed(photos, tmp_path):
+    shutil.copytree(photos / "train", tmp_path / "photos")
+    folder = tmp_path / "run"
+    zoo.finetune(tmp_path / "photos", out=folder, listen=ignore, folds=2, **QUICK)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.all("img")
+    assert not any("has changed" in text for text in page.text)
+    assert any("runs that have not learnt from the image" in text for text in page.text)
 
 
 def report_of(run, names, task, label, predicted, shares) -> Page:

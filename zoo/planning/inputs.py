@@ -83,8 +83,12 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
             strict=recipe.strict,
             scan=scan,
         )
-    warned = warn_of(splits, examined, source.name, recipe.group_by)
-    for text in (*describe(splits.issues), *warned):
+    warned = warn_of(splits, examined)
+    advice = []
+    if warned:
+        same = "" if recipe.group_by is None else " (with the same `group_by`)"
+        advice = [f"zoo data check {source.name}{same} shows all and what to do"]
+    for text in (*describe(splits.issues), *warned, *advice):
         listen(Note(text=text, warning=True))
     _note_groups(splits, listen)
     of_train = [examined[s.file] for s in splits.train if s.file is not None]
@@ -95,7 +99,12 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
         listen(
             Note(text=f"images of more than 8 bits ({depths}): {low:g} to {high:g} become 0 to 255")
         )
-    return replace(splits, examined=tuple(examined.values()), value_range=value_range)
+    return replace(
+        splits,
+        findings=tuple(warned),
+        examined=tuple(examined.values()),
+        value_range=value_range,
+    )
 
 
 def _note_groups(splits: Splits, listen: Listener) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from zoo.data.check import examine_files, examined_store
+from zoo.data.check import Examined, examine_files, examined_store, warn_of
 from zoo.data.decoded import DecodedImages
 from zoo.data.scan import Verdict
 from zoo.data.split import Splits
@@ -76,18 +77,21 @@ def _of_run(run: Run) -> Subject:
 
 
 def _images(run: Run) -> Splits:
-    """Read the images that the run was trained on.
+    """Read and check the images that the run was trained on.
 
     Raises:
         DataError: They are no longer there, or are others.
     """
+    examined: dict[Path, Examined] = {}
     with examined_store() as known:
 
         def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
             remembered = known if run.info.recipe.cache_size else None
-            return {file: each.verdict for file, each in examine_files(files, remembered).items()}
+            examined.update(examine_files(files, remembered))
+            return {file: examined[file].verdict for file in files}
 
-        return splits_of(run.info, scan=scan)
+        splits = splits_of(run.info, scan=scan)
+    return replace(splits, findings=tuple(warn_of(splits, examined)))
 
 
 def _of_data(run: Run, data: Path, split: Split) -> Subject:

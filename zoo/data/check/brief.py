@@ -30,16 +30,12 @@ _KINDS = frozenset(
 _EXAMPLES = 3
 
 
-def warn_of(
-    splits: Splits, examined: Mapping[Path, Examined], data: str, group_by: str | None = None
-) -> list[str]:
+def warn_of(splits: Splits, examined: Mapping[Path, Examined]) -> list[str]:
     """Format a warning line with examples for each kind of finding that affects results.
 
     Args:
         splits: Splits that training will use.
         examined: Examination results of their files.
-        data: Source of the data, as given by the user.
-        group_by: As in the recipe.
     """
     photos = [
         Photo(
@@ -58,9 +54,7 @@ def warn_of(
         *of_images(photos),
         *of_all_names(photos),
     ]
-    lines = [_line(finding) for finding in findings if finding.kind in _KINDS]
-    same = " (with the same `group_by`)" if group_by is not None else ""
-    return [*lines, f"zoo data check {data}{same} shows all and what to do"] if lines else []
+    return [_line(finding) for finding in findings if finding.kind in _KINDS]
 
 
 def _line(finding: Finding) -> str:
