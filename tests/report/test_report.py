@@ -1,6 +1,7 @@
 """The report of a run: complete, harmless, readable, the same each time."""
 
 import html
+import platform
 import re
 import shutil
 from dataclasses import replace
@@ -277,6 +278,13 @@ def test_suspected_labels_are_shown(run, photos):
     assert "suspected-labels" in [attrs.get("id") for attrs in page.all("h3")]
     assert any("98.7%" in text for text in page.text)
     assert any(attrs["alt"].startswith(found.name) for attrs in page.all("img"))
+
+
+def test_the_machine_and_the_versions_are_shown(page):
+    shown = "".join(page.text)
+    assert platform.platform() in shown
+    for name in ("zoo", "torch", "threads", "processor"):
+        assert name in page.text
 
 
 def test_suspected_labels_have_a_map_of_their_own(run, photos):

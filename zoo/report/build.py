@@ -148,7 +148,7 @@ def report_html(subject: Subject) -> str:
             data_text=data_text,
             settings=settings,
             defaults=defaults,
-            environment=_environment(run),
+            environment=_environment(run, about),
             omissions=omissions,
         )
     )
@@ -542,7 +542,7 @@ def _value(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _environment(run: Run) -> list[tuple[str, str]]:
+def _environment(run: Run, about: Mapping[str, Any]) -> list[tuple[str, str]]:
     info = run.info
     height, width = info.preprocess.height_width
     found = [
@@ -552,4 +552,7 @@ def _environment(run: Run) -> list[tuple[str, str]]:
         ("device", info.recipe.device),
         *((name, version) for name, version in info.versions.items()),
     ]
+    shown = {name for name, _ in found}
+    recorded = _table(about, "environment")
+    found += [(name, str(value)) for name, value in recorded.items() if name not in shown]
     return found + [("changed on the way", line) for line in info.history]
