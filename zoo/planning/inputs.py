@@ -14,6 +14,7 @@ from zoo.data.check import (
     Examined,
     examine_files,
     examined_store,
+    sizes_of,
     warn_of,
 )
 from zoo.data.issue import describe
@@ -90,6 +91,10 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
         advice = [f"zoo data check {source.name}{same} shows all and what to do"]
     for text in (*describe(splits.issues), *warned, *advice):
         listen(Note(text=text, warning=True))
+    # A fold holds out few images, but its figures are pooled with those of the others.
+    sizes = sizes_of(splits) if recipe.held_out_fold is None else []
+    for text in sizes:
+        listen(Note(text=text))
     _note_groups(splits, listen)
     of_train = [examined[s.file] for s in splits.train if s.file is not None]
     value_range = common_range(of_train)
@@ -101,7 +106,7 @@ def read_data(recipe: Recipe, listen: Listener) -> Splits:
         )
     return replace(
         splits,
-        findings=tuple(warned),
+        findings=(*warned, *sizes),
         examined=tuple(examined.values()),
         value_range=value_range,
     )

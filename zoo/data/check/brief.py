@@ -8,6 +8,7 @@ from pathlib import Path
 from zoo.data.check.compare import Photo, compare_splits
 from zoo.data.check.examine import Examined
 from zoo.data.check.findings import Finding, examples, of_comparisons, of_images
+from zoo.data.check.folders import of_sizes
 from zoo.data.check.names import of_all_names
 from zoo.data.split import Splits
 
@@ -55,6 +56,16 @@ def warn_of(splits: Splits, examined: Mapping[Path, Examined]) -> list[str]:
         *of_all_names(photos),
     ]
     return [_line(finding) for finding in findings if finding.kind in _KINDS]
+
+
+def sizes_of(splits: Splits) -> list[str]:
+    """Format a line on the classes, and one on val and one on test, if they have few images."""
+    counts = {
+        split: dict(zip(splits.class_names, splits.counts(samples), strict=True))
+        for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+        if samples
+    }
+    return [_line(finding) for finding in of_sizes(counts)]
 
 
 def _line(finding: Finding) -> str:
