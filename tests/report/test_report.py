@@ -287,6 +287,36 @@ def test_the_machine_and_the_versions_are_shown(page):
         assert name in page.text
 
 
+def test_the_table_of_classes_has_the_auroc_of_each(page):
+    headings = {text for text in page.text if text in ("recall", "F1", "AUROC")}
+    assert headings == {"recall", "F1", "AUROC"}
+
+
+def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_path):
+    notes: list[str] = []
+    zoo.finetune(
+        photos,
+        out=tmp_path / "run",
+        listen=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+        **{**QUICK, "train": "probe"},
+    )
+    assert sum("val has 18 images" in text for text in notes) == 1
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert any("val has 18 images" in text for text in page.text)
+
+
+def test_other_images_may_be_refused_if_some_are_unusable(run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    others = Path(shutil.copytree(photos / "test", tmp_path / "others"))
+    next(others.glob("*/*")).write_bytes(b"no image")
+    arguments = ["report", str(run), "--data", str(others), "--split", "all"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert CliRunner().invoke(main, [*arguments, "--strict"]).exit_code == 2
+    alone = CliRunner().invoke(main, ["report", str(run), "--strict"])
+    assert alone.exit_code == 2
+    assert "--data" in alone.output
+
+
 def test_suspected_labels_have_a_map_of_their_own(run, photos):
     loaded = zoo.load(run, device="cpu")
     splits = read_splits(open_source(str(photos)), val_split=0.2, seed=0)
