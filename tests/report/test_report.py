@@ -305,6 +305,24 @@ def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_
     assert any("val has 18 images" in text for text in page.text)
 
 
+def test_classes_without_val_images_are_named_everywhere(photos, tmp_path):
+    data = Path(shutil.copytree(photos, tmp_path / "photos"))
+    shutil.rmtree(sorted((data / "val").iterdir())[0])
+    notes: list[str] = []
+    zoo.finetune(
+        data,
+        out=tmp_path / "run",
+        listen=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+        **{**QUICK, "train": "probe"},
+    )
+    said = "without val images are not measured"
+    assert said in notes[-1]
+    assert said in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert any(said in text for text in page.text)
+    assert "not measured: no images" in page.text
+
+
 def test_other_images_may_be_refused_if_some_are_unusable(run, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     others = Path(shutil.copytree(photos / "test", tmp_path / "others"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.backbone import Backbone
 from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
-from zoo.runs.figures import Figure, doubt, interval
+from zoo.runs.figures import Figure, doubt, interval, unmeasured
 from zoo.runs.write import CARD, ModelInfo, write_file
 from zoo.tasks import MULTI_LABEL, metric_label
 from zoo.weights import describe
@@ -92,7 +92,7 @@ def write_card(
 | class | train | val |
 |---|---|---|
 {rows}
-"""
+{_not_measured(info, val)}"""
     write_file(folder / CARD, text.encode())
 
 
@@ -101,6 +101,11 @@ def _calibration(info: ModelInfo) -> str:
         return ""
     what = f"of the logits divided by {info.temperature:g}, fitted on the val images"
     return f"| probabilities | {what} |\n"
+
+
+def _not_measured(info: ModelInfo, val: Sequence[int]) -> str:
+    text = unmeasured(info.class_names, val, "val")
+    return "" if text is None else f"\n{markdown(text[0].upper() + text[1:])}.\n"
 
 
 def _figures(info: ModelInfo) -> str:
