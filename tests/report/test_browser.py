@@ -34,6 +34,27 @@ FOCUSED = """(() => {
 })()"""
 
 
+#: Contrast (WCAG 2) of the cells of confusion matrices: axe-core 4.4 can't parse mixed colours.
+CONTRASTS = """(() => {
+  const one = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
+  const context = one.getContext('2d', {willReadFrequently: true});
+  const luminance = (colour) => {
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map(
+      (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const paper = getComputedStyle(document.body).backgroundColor;
+  return [...document.querySelectorAll('.matrix tbody td')].map((cell) => {
+    const style = getComputedStyle(cell);
+    const back = style.backgroundColor == 'rgba(0, 0, 0, 0)' ? paper : style.backgroundColor;
+    const both = [luminance(style.color), luminance(back)];
+    return Math.max(...both) / Math.min(...both);
+  });
+})()"""
+
+
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory):
     with browser(tmp_path_factory.mktemp("profile")) as found:
@@ -66,14 +87,17 @@ def test_axe_finds_nothing_to_object(tab, run, width, dark):  # noqa: F811
     tab.open(run / "report.html", width=width, dark=dark)
     tab.run("document.querySelector('details').open = true")
     tab.run(f"{axe}; 0")
-    found = tab.run("axe.run({resultTypes: ['violations', 'passes']})")
+    found = tab.run("axe.run({exclude: [['.matrix tbody td']]})")
     passed = {rule["id"] for rule in found["passes"]}
-    assert {"color-contrast", "image-alt", "svg-img-alt", "scrollable-region-focusable"} <= passed
+    assert {"color-contrast", "image-alt", "svg-img-alt"} <= passed
     problems = [
         (rule["id"], [node["html"][:200] for node in rule["nodes"][:3]])
         for rule in found["violations"]
     ]
     assert not problems
+    contrasts = tab.run(CONTRASTS)
+    assert contrasts
+    assert min(contrasts) >= 4.5
 
 
 def test_every_link_and_what_scrolls_is_reached_by_tab_and_seen(tab, run):  # noqa: F811
