@@ -1,6 +1,7 @@
 """Images of a group on one side of the split, and the warning where names suggest groups."""
 
 import csv
+import re
 import shutil
 
 import pytest
@@ -151,6 +152,20 @@ def test_names_that_suggest_groups_are_a_finding(tmp_path):
     assert "related-names" not in {finding.kind for finding in check_data(table).findings}
     numbered = make_photos(tmp_path / "numbered", 12)
     assert "related-names" not in {finding.kind for finding in check_data(numbered).findings}
+
+
+@pytest.mark.parametrize("name", ["{}_{:02}", "{}-{}", "{} ({})"])
+def test_names_without_a_number_suggest_groups_too(tmp_path, name):
+    animals = ("bella", "rex", "Max", "luna", "coco")
+    for n, colour in enumerate(("red", "green")):
+        for k, animal in enumerate(animals):
+            for m in range(3):
+                file = tmp_path / colour / f"{name.format(animal + colour[0], m)}.png"
+                save_photo(file, COLOURS[colour], 100 * n + 10 * k + m)
+    found = findings_by_kind(tmp_path)["related-names"]
+    assert found.count == 30
+    pattern = re.search(r"`group_by='(.*)'`", found.advice)[1]
+    assert "related-names" not in findings_by_kind(tmp_path, group_by=pattern)
 
 
 def findings_by_kind(data, **options):

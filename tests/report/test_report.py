@@ -1,6 +1,7 @@
 """The report of a run: complete, harmless, readable, the same each time."""
 
 import html
+import platform
 import re
 import shutil
 from dataclasses import replace
@@ -19,7 +20,7 @@ from zoo.cli import main
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import RunError
-from zoo.events import Note
+from zoo.events import Note, ignore
 from zoo.report import build
 from zoo.runs.scores import read_columns
 
@@ -257,6 +258,8 @@ def test_several_labels_of_an_image_are_reported(run):
     assert any("mAP" in text for text in content.text)
     assert any("a + b" in text for text in content.text)
     assert "nothing" in content.text
+    assert any("no confusion matrix" in text for text in content.text)
+    assert any("suspected labels" in text for text in content.text)
 
 
 def test_suspected_labels_are_shown(run, photos):
@@ -275,6 +278,115 @@ def test_suspected_labels_are_shown(run, photos):
     assert "suspected-labels" in [attrs.get("id") for attrs in page.all("h3")]
     assert any("98.7%" in text for text in page.text)
     assert any(attrs["alt"].startswith(found.name) for attrs in page.all("img"))
+
+
+def test_the_machine_and_the_versions_are_shown(page):
+    shown = "".join(page.text)
+    assert platform.platform() in shown
+    for name in ("zoo", "torch", "threads", "processor"):
+        assert name in page.text
+
+
+def test_the_table_of_classes_has_the_auroc_of_each(page):
+    headings = {text for text in page.text if text in ("recall", "F1", "AUROC")}
+    assert headings == {"recall", "F1", "AUROC"}
+
+
+def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_path):
+    notes: list[str] = []
+    zoo.finetune(
+        photos,
+        out=tmp_path / "run",
+        listen=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+        **{**QUICK, "train": "probe"},
+    )
+    assert sum("val has 18 images" in text for text in notes) == 1
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert any("val has 18 images" in text for text in page.text)
+
+
+def test_classes_without_val_images_are_named_everywhere(photos, tmp_path):
+    data = Path(shutil.copytree(photos, tmp_path / "photos"))
+    shutil.rmtree(sorted((data / "val").iterdir())[0])
+    notes: list[str] = []
+    zoo.finetune(
+        data,
+        out=tmp_path / "run",
+        listen=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+        **{**QUICK, "train": "probe"},
+    )
+    said = "without val images are not measured"
+    assert said in notes[-1]
+    assert said in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert any(said in text for text in page.text)
+    assert "not measured: no images" in page.text
+
+
+def test_other_images_may_be_refused_if_some_are_unusable(run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    others = Path(shutil.copytree(photos / "test", tmp_path / "others"))
+    next(others.glob("*/*")).write_bytes(b"no image")
+    arguments = ["report", str(run), "--data", str(others), "--split", "all"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert CliRunner().invoke(main, [*arguments, "--strict"]).exit_code == 2
+    alone = CliRunner().invoke(main, ["report", str(run), "--strict"])
+    assert alone.exit_code == 2
+    assert "--data" in alone.output
+
+
+def test_suspected_labels_have_a_map_of_their_own(run, photos):
+    loaded = zoo.load(run, device="cpu")
+    splits = read_splits(open_source(str(photos)), val_split=0.2, seed=0)
+    suspected = [
+        build.Suspected(name=name, label=HOSTILE[0], suggested=HOSTILE[1], probability=0.9)
+        for name in (splits.train[0].name, "gone.png")
+    ]
+    columns = read_columns(run / "predictions.parquet")
+    subject = build.Subject(run=loaded, columns=columns, splits=splits, suspected=suspected)
+    omissions: list[str] = []
+    parts = build.measured(columns, loaded.info.class_names, loaded.task)
+    gallery = build._galleries(subject, parts, omissions)[-1]
+    there, gone = (shot.thumbnail for shot in gallery.shots)
+    assert there.heat
+    assert gone.missing
+
+
+def test_what_the_checks_found_is_in_the_report_and_stays_there(photos, tmp_path):
+    leaked = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for file in sorted(leaked.glob("val/*/*"))[:4]:
+        shutil.copy(file, leaked / "train" / file.parent.name / f"copy {file.name}")
+    folder = tmp_path / "run"
+    zoo.finetune(leaked, out=folder, listen=ignore, **{**QUICK, "train": "probe"})
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "leakage" in text
+    assert "Nothing was found wrong" not in text
+    zoo.write_report(folder, device="cpu")
+    assert (folder / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_a_run_without_val_images_has_curves_and_says_what_it_lacks(photos, tmp_path):
+    shutil.copytree(photos / "train", tmp_path / "photos")
+    folder = tmp_path / "run"
+    fields = {**QUICK, "epochs": 2, "val_split": 0}
+    zoo.finetune(tmp_path / "photos", out=folder, listen=ignore, **fields)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    labels = [attrs["aria-label"] for attrs in page.all("svg") if attrs.get("class") == "plot"]
+    assert labels
+    assert all("train" in text for text in labels)
+    assert not any("the best is" in text for text in page.text)
+    assert any("no val images" in text for text in page.text)
+    assert not any("0 of 0" in text for text in page.text)
+
+
+def test_images_of_folds_are_not_taken_for_changed(photos, tmp_path):
+    shutil.copytree(photos / "train", tmp_path / "photos")
+    folder = tmp_path / "run"
+    zoo.finetune(tmp_path / "photos", out=folder, listen=ignore, folds=2, **QUICK)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.all("img")
+    assert not any("has changed" in text for text in page.text)
+    assert any("runs that have not learnt from the image" in text for text in page.text)
 
 
 def report_of(run, names, task, label, predicted, shares) -> Page:

@@ -35,6 +35,18 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="File to write.  [default: RUN/report.html; with --data NAME-report.html here]",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Of --data: treat unreadable images, wrong extensions, and links that lead out of the "
+    "data folder or in circles as errors.",
+)
+@click.option(
+    "--follow-links",
+    is_flag=True,
+    help="Of --data: also follow links that lead out of the folder.  "
+    "[default: as training did, on the data it was trained on]",
+)
 @device_option
 @allocator_option
 def command(
@@ -42,6 +54,8 @@ def command(
     data: Path | None,
     split: Split,
     output: Path | None,
+    strict: bool,
+    follow_links: bool,
     device: str,
     allocator_tuning: bool,
 ) -> None:
@@ -54,13 +68,23 @@ def command(
       zoo report runs/photos-resnet18
       zoo report runs/photos-resnet18 --data new_photos --output new.html
     """
-    if data is None and click.get_current_context().get_parameter_source("split") not in (
-        None,
-        click.core.ParameterSource.DEFAULT,
-    ):
-        raise click.UsageError("--split can only be used with --data")
+    if data is None:
+        context = click.get_current_context()
+        for name in ("split", "strict", "follow_links"):
+            source = context.get_parameter_source(name)
+            if source not in (None, click.core.ParameterSource.DEFAULT):
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} can only be used with --data")
     with starting(allocator_tuning=allocator_tuning):
         from zoo.report.again import write_report
 
-    file = write_report(run, data, split=split, output=output, device=device)
+    file = write_report(
+        run,
+        data,
+        split=split,
+        output=output,
+        strict=strict,
+        follow_links=follow_links,
+        device=device,
+    )
     echo(printable(file))

@@ -38,6 +38,7 @@ class Splits:
         val: Held-out images, for all choices.
         test: Held-out images, for the final figures only.
         issues: Skipped items and notes, without duplicates.
+        findings: What the checks of the data found in images and splits, one line each.
         examined: Examination results of the files, to be stored when training starts.
         value_range: Range of train images with more than 8 bits per channel; None without any.
     """
@@ -47,6 +48,7 @@ class Splits:
     val: tuple[Sample, ...]
     test: tuple[Sample, ...] = ()
     issues: tuple[Issue, ...] = ()
+    findings: tuple[str, ...] = ()
     examined: tuple[Examined, ...] = ()
     value_range: ValueRange | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from zoo.errors import RecipeError, RunError
 from zoo.events import EpochEnd, Listener, Note
 from zoo.io.text import clip, listed
 from zoo.machine.processes import numeric_settings
+from zoo.machine.speed import device_name
 from zoo.recipe import Recipe, checked_recipe, make_recipe
 from zoo.runs.checkpoint_file import CHECKPOINT, DATA, Checkpoint, read_checkpoint, write_checkpoint
 from zoo.runs.write import versions
@@ -41,6 +43,9 @@ FREE = frozenset(
 _BOUND = frozenset(
     {"backbone", "backbone_options", "image_size", "train", "optimizer", "lora_rank"}
 )
+
+#: Parts of `environment` that are not compared.
+_MACHINE = frozenset({"platform", "processor", "accelerator"})
 
 #: Maximum number of image names listed for each kind of difference.
 _EXAMPLES = 3
@@ -95,8 +100,19 @@ def read_run(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def environment() -> dict[str, str]:
-    """Return the versions and settings on which the last bits of results depend."""
+def environment(device: torch.device) -> dict[str, str]:
+    """Return what a run is made with.
+
+    That is the versions and settings on which the last bits of results depend, and the machine,
+    which is recorded for the reader: no run warns of another one.
+    """
+    machine = {"platform": platform.platform(), "processor": device_name(torch.device("cpu"))}
+    if device.type != "cpu":
+        machine["accelerator"] = device_name(device)
+    return {**_numeric_environment(), **machine}
+
+
+def _numeric_environment() -> dict[str, str]:
     return {**versions(), "threads": str(torch.get_num_threads()), **numeric_settings()}
 
 
@@ -209,8 +225,9 @@ def refuse(folder: Path, changes: Sequence[str], clashes: Sequence[str], *, allo
 
 def warn_of_environment(checkpoint: Checkpoint, listen: Listener) -> None:
     """Warn if versions or settings differ, because results may then differ in their last bits."""
-    before: Mapping[str, str] = checkpoint.about["environment"]
-    now = environment()
+    recorded: Mapping[str, str] = checkpoint.about["environment"]
+    before = {name: value for name, value in recorded.items() if name not in _MACHINE}
+    now = _numeric_environment()
     differing = [
         f"{name} {now.get(name, 'none')}, was {before.get(name, 'none')}"
         for name in sorted(before.keys() | now.keys())

@@ -26,6 +26,7 @@ from zoo.planning import Plan, Prepared, prepare
 from zoo.planning.auto import AUTO
 from zoo.recipe import Recipe, make_recipe
 from zoo.runs.checkpoint_file import ORPHANS, Checkpoint, holding
+from zoo.runs.figures import unmeasured
 from zoo.runs.folder import open_folder
 from zoo.runs.folds import has_folds
 from zoo.runs.read import Run, load
@@ -222,6 +223,9 @@ def execute(
                 writer.finish()
                 if (text := unpredicted(writer.state, plan)) is not None:
                     listen(Note(text=text, warning=True))
+                if (text := unmeasured(plan.class_names, plan.val_counts, "val")) is not None:
+                    # Said as a warning before training.
+                    listen(Note(text=text))
                 listen(RunEnd(folder=folder, error=None))
         except KeyboardInterrupt as stopped:
             signum = stopped.signum if isinstance(stopped, Stopped) else signal.SIGINT

@@ -349,10 +349,10 @@ class _Probing:
 
     def _find_suspects(
         self, features: Tensor, targets: Tensor
-    ) -> list[tuple[str, str, str, float]]:
-        """Return the train labels that are probably wrong, for the report; none if it is slow."""
+    ) -> list[tuple[str, str, str, float]] | None:
+        """Return the train labels that are probably wrong, for the report; None if it is slow."""
         if self._task is not SINGLE_LABEL or features.numel() * self._num_classes > MOST_WORK:
-            return []
+            return None
         found = find_suspects(
             features,
             targets,

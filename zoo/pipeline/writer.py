@@ -81,7 +81,7 @@ class RunWriter:
             "weights_source": prepared.plan.weights_source,
             "weights_sha256": backbone_sha256(prepared.model, prepared.backbone),
             "processes": prepared.plan.processes,
-            "environment": environment(),
+            "environment": environment(prepared.accelerator.device),
         }
         if checkpoint is not None:
             snapshot = Snapshot.from_parts(checkpoint.tensors, checkpoint.about)

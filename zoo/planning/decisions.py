@@ -15,10 +15,11 @@ from zoo.data.transforms import MILD_CROP
 from zoo.errors import RecipeError, TrainingError
 from zoo.events import Listener, Note
 from zoo.features.invariance import Change
-from zoo.io.text import count, listed
+from zoo.io.text import count
 from zoo.planning.config import Resolver
 from zoo.recipe import Recipe
 from zoo.recipe.fields import seconds_of
+from zoo.runs.figures import unmeasured
 from zoo.tasks import MULTI_LABEL, TASKS
 from zoo.training.budget import Speed, affordable_epochs
 
@@ -173,14 +174,12 @@ def decide_unmeasured(
     resolver: Resolver, class_names: Sequence[str], val_counts: Sequence[int], listen: Listener
 ) -> None:
     """Warn about classes without val images; without any such images, keep the last epoch."""
-    names = [name for name, count in zip(class_names, val_counts, strict=True) if not count]
-    if len(names) == len(class_names):
+    if not any(val_counts):
         resolver.replace("there are no val images", interpolate=False, patience=0)
         text = "no val images: the last epoch is kept, and nothing is measured on held-out images"
         listen(Note(text=text))
-    elif names:
-        text = f"classes without val images are not measured: {listed(names)}"
-        listen(Note(text=text, warning=True))
+    elif (missing := unmeasured(class_names, val_counts, "val")) is not None:
+        listen(Note(text=missing, warning=True))
 
 
 def decide_epochs(

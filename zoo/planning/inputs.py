@@ -14,6 +14,7 @@ from zoo.data.check import (
     Examined,
     examine_files,
     examined_store,
+    sizes_of,
     warn_of,
 )
 from zoo.data.issue import describe
@@ -94,9 +95,17 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
         examined = {
             file: replace(each, dropped=max(0, each.dropped - 1)) for file, each in examined.items()
         }
-    warned = warn_of(splits, examined, source.name, recipe.group_by)
-    for text in (*describe(splits.issues), *warned):
+    warned = warn_of(splits, examined)
+    advice = []
+    if warned:
+        same = "" if recipe.group_by is None else " (with the same `group_by`)"
+        advice = [f"zoo data check {source.name}{same} shows all and what to do"]
+    for text in (*describe(splits.issues), *warned, *advice):
         listen(Note(text=text, warning=True))
+    # A fold holds out few images, but its figures are pooled with those of the others.
+    sizes = sizes_of(splits) if recipe.held_out_fold is None else []
+    for text in sizes:
+        listen(Note(text=text))
     _note_groups(splits, listen)
     of_train = [examined[s.file] for s in splits.train if s.file is not None]
     value_range = common_range(of_train)
@@ -106,7 +115,12 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
         listen(
             Note(text=f"images of more than 8 bits ({depths}): {low:g} to {high:g} become 0 to 255")
         )
-    return replace(splits, examined=tuple(examined.values()), value_range=value_range)
+    return replace(
+        splits,
+        findings=(*warned, *sizes),
+        examined=tuple(examined.values()),
+        value_range=value_range,
+    )
 
 
 def _note_groups(splits: Splits, listen: Listener) -> None:

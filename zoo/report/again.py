@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from zoo.data.check import examine_files, examined_store
+from zoo.data.check import Examined, examine_files, examined_store, sizes_of, warn_of
 from zoo.data.decoded import DecodedImages
 from zoo.data.scan import Verdict
 from zoo.data.split import Splits
@@ -27,6 +28,8 @@ def write_report(
     *,
     split: Split = "val",
     output: str | Path | None = None,
+    strict: bool = False,
+    follow_links: bool = False,
     device: str = "auto",
 ) -> Path:
     """Write the report of a run again, or one that measures it on other labelled images.
@@ -38,6 +41,8 @@ def write_report(
         split: Which images of `data`, as in `Run.evaluate`.
         output: The file. Default: report.html in the run folder; with `data`,
             `NAME-report.html` in the current folder.
+        strict: As in `Run.evaluate`, for `data`.
+        follow_links: As in `Run.evaluate`, for `data`.
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Returns:
@@ -45,7 +50,8 @@ def write_report(
 
     Raises:
         RunError: There is no run, it has no predictions, or the file can't be written.
-        DataError: There are no such images, or they do not fit the run.
+        DataError: There are no such images, they do not fit the run, or (strict) one is unreadable,
+            has a wrong extension, or a link leads out of the folder.
     """
     loaded = load(run, device=device)
     if data is None:
@@ -53,7 +59,7 @@ def write_report(
         file = loaded.path / REPORT
     else:
         where = expand(data)
-        subject = _of_data(loaded, where, split)
+        subject = _of_data(loaded, where, split, strict=strict, follow_links=follow_links)
         file = Path(f"{where.resolve().name or 'data'}-report.html")
     if output is not None:
         file = expand(output)
@@ -76,22 +82,26 @@ def _of_run(run: Run) -> Subject:
 
 
 def _images(run: Run) -> Splits:
-    """Read the images that the run was trained on.
+    """Read and check the images that the run was trained on.
 
     Raises:
         DataError: They are no longer there, or are others.
     """
+    examined: dict[Path, Examined] = {}
     with examined_store() as known:
 
         def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
             remembered = known if run.info.recipe.cache_size else None
-            return {file: each.verdict for file, each in examine_files(files, remembered).items()}
+            examined.update(examine_files(files, remembered))
+            return {file: examined[file].verdict for file in files}
 
-        return splits_of(run.info, scan=scan)
+        splits = splits_of(run.info, scan=scan)
+    sizes = sizes_of(splits) if run.info.recipe.held_out_fold is None else []
+    return replace(splits, findings=(*warn_of(splits, examined), *sizes))
 
 
-def _of_data(run: Run, data: Path, split: Split) -> Subject:
-    splits, source = images_of(run.info, data, split)
+def _of_data(run: Run, data: Path, split: Split, *, strict: bool, follow_links: bool) -> Subject:
+    splits, source = images_of(run.info, data, split, strict=strict, follow_links=follow_links)
     bases = DecodedImages(splits.val, eval_transform(run.info.preprocess).prepare)
     features, logits = features_and_logits(
         run.model, run.backbone, eval_batches(bases), run.info.preprocess

@@ -23,13 +23,14 @@ from zoo.report.measured import Measured, measured
 from zoo.report.page import MOST_CLASSES, Content, Gallery, Plot, Shot, render
 from zoo.report.thumbnails import Thumbnail, thumbnails
 from zoo.runs.checkpoint_file import CHECKPOINT, LAST
-from zoo.runs.figures import Figures, doubt
+from zoo.runs.figures import Figures, doubt, unmeasured
 from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS
 from zoo.runs.growth import Growth
 from zoo.runs.read import Run, model_file
 from zoo.runs.scores import Columns, joined, read_columns
 from zoo.runs.shift import describe_shift
-from zoo.runs.write import AFTER_PLAN, REPORT, write_file
+from zoo.runs.write import AFTER_PLAN, REPORT, ModelInfo, write_file
+from zoo.tasks import MULTI_LABEL
 from zoo.weights.header import read_header
 
 #: Images of a gallery.
@@ -73,7 +74,8 @@ class Subject:
         splits: The images, for thumbnails; None if they are not there.
         no_images: Why they are not there.
         source: Description of the data, if it is other data than the run's; else empty.
-        suspected: Labels that are probably wrong, the most suspicious first.
+        suspected: Labels that are probably wrong, the most suspicious first; None: those that the
+            run's probe found.
     """
 
     run: Run
@@ -82,7 +84,7 @@ class Subject:
     splits: Splits | None = None
     no_images: str = ""
     source: str = ""
-    suspected: Sequence[Suspected] = ()
+    suspected: Sequence[Suspected] | None = None
 
 
 def report_run(subject: Subject, listen: Listener) -> None:
@@ -108,6 +110,8 @@ def report_html(subject: Subject) -> str:
     parts = measured(columns, info.class_names, run.task, subject.figures)
     about = _about(run)
     omissions: list[str] = []
+    splits = subject.splits
+    own = splits is not None and not subject.source
     if not parts:
         omissions.append("figures: the run has no held-out images to measure it on")
     if subject.no_images:
@@ -117,12 +121,12 @@ def report_html(subject: Subject) -> str:
             f"figures of the {left_out} classes with the highest F1: predictions.parquet has all "
             "that they are computed from"
         )
-    growth, more_text = _growth(about, info.recipe)
+    growth, more_text = _growth(about, info)
     settings, defaults = _settings(info.recipe, about)
-    splits = subject.splits
-    if not subject.source and not subject.suspected:
-        subject = replace(subject, suspected=_suspected(about))
-    own = splits is not None and not subject.source
+    if subject.suspected is None and not subject.source:
+        subject = replace(subject, suspected=_suspected(about, info, omissions))
+    training, training_text = _training(about, info.score_name)
+    data, data_text = _data(subject)
     shift = info.shift if info.shift is not None and not subject.source else None
     return render(
         Content(
@@ -135,18 +139,21 @@ def report_html(subject: Subject) -> str:
                 *(text for part in parts if (text := doubt(part.figures, part.split))),
                 *([describe_shift(shift)] if shift is not None and shift.found else []),
             ],
-            transfer="" if info.transfer is None else describe_transfer(info.transfer),
+            chosen=[] if subject.source else _chosen(parts, info.recipe),
+            transfer=_transfer(info),
             counts=splits.counts(splits.train) if splits is not None and own else (),
             class_names=info.class_names,
             galleries=_galleries(subject, parts, omissions),
-            training=_training(about, info.score_name),
+            training=training,
+            training_text=training_text,
             trust=_trust(parts),
             more=[] if growth is None else [_growth_plot(growth)],
             more_text=more_text,
-            issues=describe(splits.issues, examples=20) if splits is not None else (),
+            data=data,
+            data_text=data_text,
             settings=settings,
             defaults=defaults,
-            environment=_environment(run),
+            environment=_environment(run, about),
             omissions=omissions,
         )
     )
@@ -172,10 +179,57 @@ def _subtitle(run: Run, splits: Splits | None) -> str:
     info = run.info
     kind = "several labels an image" if info.task == "multi-label" else "one label an image"
     images = "" if splits is None else f"{len(splits.train):,} train images, "
+    doubted = any(doubt(found) for found in info.figures.values())
+    which = "the weights are those of" if info.score is None or doubted else "the best is"
     return (
         f"{run.backbone.name}, {images}{len(info.class_names)} classes "
-        f"({listed(info.class_names, 6)}), {kind}; the best is {info.stage}"
+        f"({listed(info.class_names, 6)}), {kind}; {which} {info.stage}"
     )
+
+
+def _chosen(parts: Sequence[Measured], recipe: Recipe) -> list[str]:
+    """Return what the images of each split were used for, and so what their figures mean."""
+    texts = {
+        FOLDS: "Each image of the folds is predicted by a run that has not learnt from it. The "
+        "weights of this run have learnt from all of them, so their own figures are not measured.",
+        "test": "Test images are used for no choice: their figures are what to expect on new "
+        "images of the same kind.",
+    }
+    if recipe.train != "probe":
+        texts["val"] = (
+            "The best epoch is chosen on val images, so their figures are a little too high."
+        )
+    return [texts[part.split] for part in parts if part.split in texts]
+
+
+def _transfer(info: ModelInfo) -> str:
+    if info.transfer is not None:
+        return describe_transfer(info.transfer)
+    if info.recipe.train == "finetune":
+        reason = "the run has no probe"
+    elif info.recipe.weights == "none":
+        reason = "the run starts from random weights"
+    else:
+        reason = "its features could not be compared with those of random weights"
+    return f"Whether pretrained features help is not measured: {reason}."
+
+
+def _data(subject: Subject) -> tuple[list[str], str]:
+    """Return what was found wrong with the data, and what is said of it otherwise."""
+    splits = subject.splits
+    if splits is None:
+        return [], "Not checked: the images are not at hand."
+    found = [*describe(splits.issues, examples=20), *splits.findings]
+    if subject.source:
+        return found, (
+            ("" if found else "Nothing was found wrong with the files. ")
+            + "They were not compared with the images that the run has learnt from."
+        )
+    for split in ("val", "test"):
+        held_out = getattr(splits, split)
+        if text := unmeasured(splits.class_names, splits.counts(held_out), split):
+            found.append(text)
+    return found, "" if found else "Nothing was found wrong with the files and the splits."
 
 
 def _with_folds(run: Run, columns: Columns) -> Columns:
@@ -211,7 +265,8 @@ def _trust(parts: Sequence[Measured]) -> list[Plot]:
     ]
 
 
-def _training(about: Mapping[str, Any], main: str) -> list[Plot]:
+def _training(about: Mapping[str, Any], main: str) -> tuple[list[Plot], str]:
+    """Return the plots of the epochs, or why there are none."""
     rows = []
     found = about.get("rows")
     for row in found if isinstance(found, list) else ():
@@ -219,36 +274,60 @@ def _training(about: Mapping[str, Any], main: str) -> list[Plot]:
             values = {str(k): float(v) for k, v in row["metrics"].items()}
             rows.append({**values, "epoch": float(row["epoch"])})
         except (KeyError, TypeError, ValueError, AttributeError):
-            return []
-    keys = (f"val_{main}", "val_loss")
-    if len(rows) < 2 or any(not np.isfinite(row.get(k, np.nan)) for row in rows for k in keys):
-        return []
-    titles = ("Loss", "Accuracy" if main == "accuracy" else "Main metric")
+            return [], "Not shown: what the run says of its epochs can't be understood."
+    if not rows:
+        return [], "There are no epochs to plot: the run folder has none."
+    if len(rows) == 1:
+        only = "the probe was fitted" if rows[0]["epoch"] == 0 else "one epoch was trained"
+        return [], f"There are no epochs to plot: only {only}."
     text = "by epoch; epoch 0 is the probe" if rows[0]["epoch"] == 0 else "by epoch"
-    return [
-        Plot(title=title, text=f"On train (augmented images) and val, {text}.", svg=svg)
-        for title, svg in zip(titles, plots.learning_curves(rows, main), strict=True)
+    there = {name for row in rows for name in row}
+    val = " and val" if {f"val_{main}", "val_loss"} & there else "; there are no val images"
+    drawn = [
+        Plot(title=title, text=f"On train (augmented images){val}, {text}.", svg=svg)
+        for title, svg in plots.learning_curves(rows, main).items()
     ]
+    return drawn, "" if drawn else "There is nothing to plot: no value is finite."
 
 
-def _suspected(about: Mapping[str, Any]) -> list[Suspected]:
-    """Return the suspected labels of the train images, as the run's probe found them."""
+def _suspected(
+    about: Mapping[str, Any], info: ModelInfo, omissions: list[str]
+) -> list[Suspected] | None:
+    """Return the suspected labels of the train images, as the run's probe found them.
+
+    None if the run has not looked for them; the reason is added to `omissions`.
+    """
     found = _table(about, "training").get("suspects")
+    reason = ""
+    if info.recipe.train == "finetune":
+        reason = "the run has no probe"
+    elif info.task == MULTI_LABEL.name:
+        reason = "an image may have several labels"
+    elif found is None:
+        reason = "the run has not looked for them, which would have taken long"
+    if reason:
+        omissions.append(f"suspected labels: {reason}. `zoo data check` finds them by `labels`")
+        return None
     suspected = []
     for each in found if isinstance(found, list) else []:
         match each:
             case [str(name), str(label), str(suggested), float(probability)]:
-                suspected.append(
-                    Suspected(name=name, label=label, suggested=suggested, probability=probability)
-                )
+                if suggested in info.class_names:
+                    suspected.append(
+                        Suspected(
+                            name=name, label=label, suggested=suggested, probability=probability
+                        )
+                    )
     return suspected
 
 
-def _growth(about: Mapping[str, Any], recipe: Recipe) -> tuple[Growth | None, str]:
+def _growth(about: Mapping[str, Any], info: ModelInfo) -> tuple[Growth | None, str]:
     found = _table(about, "training").get("growth")
     if found is None:
-        if recipe.train == "finetune":
+        if info.recipe.train == "finetune":
             return None, "Not measured: the run has no probe."
+        if info.score is None:
+            return None, "Not measured: the run has no val images to measure it on."
         return None, (
             "Not measured: there are too few images of each class to leave any out, or so many "
             "that it would take long."
@@ -286,68 +365,108 @@ def _galleries(subject: Subject, parts: Sequence[Measured], omissions: list[str]
     mistakes = sorted((k for k in everything if wrong[k]), key=lambda k: -sure[k])[:MOST_SHOTS]
     unsure = sorted((k for k in everything if k not in mistakes), key=lambda k: sure[k])
     unsure = unsure[:MOST_SHOTS]
-    by_name = _by_name(subject.splits)
+    suspected = (subject.suspected or ())[:MOST_SHOTS]
     asked = [chosen[k] for k in (*mistakes, *unsure)]
-    suspected = [s for s in subject.suspected if s.name in by_name][:MOST_SHOTS]
-    heat = _most_heat(subject)
-    if subject.splits is None:
-        made = [Thumbnail(missing="no image")] * len(asked)
-    else:
-        made = thumbnails(
-            subject.run,
-            [by_name.get(part.names[n]) for part, n in asked],
-            [int(part.shown[n]) for part, n in asked],
-            [part.probabilities[n] for part, n in asked],
-            heat=heat,
-            temperature=subject.run.info.temperature,
-        )
-        if len(asked) > heat:
-            omissions.append(
-                f"where the network looked in {len(asked) - heat} images, because it would take "
-                "long compared with the run"
-            )
-        if any(each.image and not each.heat for each in made[:heat]):
-            omissions.append(
-                "where the network looked: its stages give no map of the image's positions"
-            )
+    made = _thumbnails(subject, asked, suspected, omissions)
     names = subject.run.info.class_names
-    shots = [_shot(part, n, names, each) for (part, n), each in zip(asked, made, strict=True)]
-    total = sum(wrong)
-    found = [
-        Gallery(
-            id="confident-mistakes",
-            title="Most confident mistakes",
-            text=f"{total:,} of {len(chosen):,} images are predicted wrongly"
-            + (f"; these are the {len(mistakes)} with the highest probability. " if total else ".")
-            + ("Right: bright where the network found its evidence." if total else ""),
-            shots=shots[: len(mistakes)],
-        ),
-        Gallery(
-            id="least-sure",
-            title="Least sure",
-            text="The lowest probabilities of a prediction, without those above.",
-            shots=shots[len(mistakes) :],
-        ),
+    shots = [
+        _shot(part, n, names, each)
+        for (part, n), each in zip(asked, made[: len(asked)], strict=True)
     ]
-    if suspected:
-        found.append(_suspects(subject, suspected, by_name))
+    total = sum(wrong)
+    of_folds = ""
+    if any(part.split == FOLDS for part in parts):
+        of_folds = (
+            " Predictions on folds are those of runs that have not learnt from the image; where "
+            "the network looked is that of this run, which has."
+        )
+    found = []
+    if chosen:
+        found += [
+            Gallery(
+                id="confident-mistakes",
+                title="Most confident mistakes",
+                text=f"{total:,} of {len(chosen):,} images are predicted wrongly"
+                + (
+                    f"; these are the {len(mistakes)} with the highest probability."
+                    if total
+                    else "."
+                )
+                + (" Right: bright where the network found its evidence." if total else "")
+                + (of_folds if total else ""),
+                shots=shots[: len(mistakes)],
+            ),
+            Gallery(
+                id="least-sure",
+                title="Least sure",
+                text="The lowest probabilities of a prediction, without those above."
+                + ("" if total else of_folds),
+                shots=shots[len(mistakes) :],
+            ),
+        ]
+    if subject.suspected is not None:
+        found.append(_suspects(suspected, made[len(asked) :], len(subject.suspected)))
     return found
 
 
-def _suspects(
-    subject: Subject, suspected: Sequence[Suspected], by_name: Mapping[str, Sample]
-) -> Gallery:
+def _thumbnails(
+    subject: Subject,
+    asked: Sequence[tuple[Measured, int]],
+    suspected: Sequence[Suspected],
+    omissions: list[str],
+) -> list[Thumbnail]:
+    """Return the thumbnails of predictions and of suspected labels.
+
+    A map shows the evidence for the prediction, or for the suggested label.
+    """
+    if subject.splits is None:
+        return [Thumbnail(missing="no image")] * (len(asked) + len(suspected))
+    by_name = _by_name(subject.splits)
+    classes = subject.run.info.class_names
+    heat = _most_heat(subject)
     made = thumbnails(
         subject.run,
-        [by_name[each.name] for each in suspected],
-        [0] * len(suspected),
-        [],
-        heat=0,
+        [
+            *(by_name.get(part.names[n]) for part, n in asked),
+            *(by_name.get(each.name) for each in suspected),
+        ],
+        [
+            *(int(part.shown[n]) for part, n in asked),
+            *(classes.index(each.suggested) for each in suspected),
+        ],
+        [
+            # Those of folds are of other runs.
+            *(None if part.split == FOLDS else part.probabilities[n] for part, n in asked),
+            *([None] * len(suspected)),
+        ],
+        heat=heat,
+        temperature=subject.run.info.temperature,
     )
+    if len(made) > heat:
+        omissions.append(
+            f"where the network looked in {len(made) - heat} images, because it would take "
+            "long compared with the run"
+        )
+    if any(each.image and not each.heat for each in made[:heat]):
+        omissions.append(
+            "where the network looked: its stages give no map of the image's positions"
+        )
+    return made
+
+
+def _suspects(suspected: Sequence[Suspected], made: Sequence[Thumbnail], total: int) -> Gallery:
+    text = "By cross-validation of the probe, no label of the train images is suspected."
+    if suspected:
+        of = f"; these are {len(suspected)} of {total:,}" if total > len(suspected) else ""
+        text = (
+            "Labels of train images that are probably wrong, by cross-validation of the probe"
+            f"{of}: look at them first. Right: bright where this run finds its evidence for the "
+            "suggested label."
+        )
     return Gallery(
         id="suspected-labels",
         title="Suspected labels",
-        text="Labels that are probably wrong, by cross-validation: look at them first.",
+        text=text,
         shots=[
             Shot(
                 name=each.name,
@@ -428,7 +547,7 @@ def _value(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _environment(run: Run) -> list[tuple[str, str]]:
+def _environment(run: Run, about: Mapping[str, Any]) -> list[tuple[str, str]]:
     info = run.info
     height, width = info.preprocess.height_width
     found = [
@@ -438,4 +557,7 @@ def _environment(run: Run) -> list[tuple[str, str]]:
         ("device", info.recipe.device),
         *((name, version) for name, version in info.versions.items()),
     ]
+    shown = {name for name, _ in found}
+    recorded = _table(about, "environment")
+    found += [(name, str(value)) for name, value in recorded.items() if name not in shown]
     return found + [("changed on the way", line) for line in info.history]

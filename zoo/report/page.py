@@ -92,15 +92,18 @@ class Content:
         model: SHA-256 of the weights, by which the report is known to be that of the run.
         parts: Measured splits.
         warnings: Reasons not to trust the classifier.
-        transfer: Whether pretrained features help, in a sentence; empty if not measured.
+        chosen: What the images of each split were used for, a sentence each.
+        transfer: Whether pretrained features help, or why it is not measured, in a sentence.
         counts: Train images of each class; empty if not known.
         class_names: Names of the classes.
         galleries: Images.
         training: Plots of training.
+        training_text: Why there are none; empty if there are.
         trust: Plots on confidence.
         more: Plot of growth, if measured.
         more_text: What it says, or why it is not there.
-        issues: Notes on the data, one line each.
+        data: Notes on the data, one line each.
+        data_text: What is said of it beside or instead; may be empty.
         settings: Field, value, origin of those that are not defaults.
         defaults: The other fields and their values.
         environment: Names and values.
@@ -113,15 +116,18 @@ class Content:
     model: str
     parts: Sequence[Measured]
     warnings: Sequence[str]
+    chosen: Sequence[str]
     transfer: str
     counts: Sequence[int]
     class_names: Sequence[str]
     galleries: Sequence[Gallery]
     training: Sequence[Plot]
+    training_text: str
     trust: Sequence[Plot]
     more: Sequence[Plot]
     more_text: str
-    issues: Sequence[str]
+    data: Sequence[str]
+    data_text: str
     settings: Sequence[tuple[str, str, str]]
     defaults: Sequence[tuple[str, str]]
     environment: Sequence[tuple[str, str]]

@@ -71,34 +71,44 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def learning_curves(rows: Sequence[Mapping[str, float]], main: str) -> list[Markup]:
-    """Plot loss and main metric by epoch.
+def learning_curves(rows: Sequence[Mapping[str, float]], main: str) -> dict[str, Markup]:
+    """Plot loss and main metric by epoch, for the splits that they were measured on.
 
     Args:
         rows: Rows of metrics.csv, at least two; epoch 0 is the probe.
         main: Name of the main metric.
+
+    Returns:
+        The plots of those that were measured, by title.
     """
     from matplotlib.ticker import MaxNLocator
 
-    found = []
-    epochs = [row["epoch"] for row in rows]
-    for key, label in (("loss", "loss"), (main, metric_label(main))):
+    found = {}
+    title = "Accuracy" if main == "accuracy" else "Main metric"
+    for key, label, heading in (("loss", "loss", "Loss"), (main, metric_label(main), title)):
+        points = {
+            split: [
+                (row["epoch"], value)
+                for row in rows
+                if np.isfinite(value := row.get(f"{split}_{key}", np.nan))
+            ]
+            for split in ("train", "val")
+        }
+        if not any(points.values()):
+            continue
         with _axes("epoch", label) as (axes, drawn):
             for split, colour in (("train", _SECOND), ("val", _FIRST)):
-                points = [
-                    (e, row[f"{split}_{key}"])
-                    for e, row in zip(epochs, rows, strict=True)
-                    if f"{split}_{key}" in row
-                ]
-                if points:
-                    axes.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=split)
+                if points[split]:
+                    x, y = zip(*points[split], strict=True)
+                    axes.plot(x, y, "o-", ms=3, color=colour, label=split)
             if key != "loss":
                 _percent(axes.yaxis)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.legend()
-            values = [f"epoch {row['epoch']:g}: {row[f'val_{key}']:.4g}" for row in rows]
-            drawn.append(f"val {label} by epoch: {', '.join(values)}")
-        found.append(_svg(axes, drawn[0], f"learning-{key}"))
+            split = "val" if points["val"] else "train"
+            values = [f"epoch {epoch:g}: {value:.4g}" for epoch, value in points[split]]
+            drawn.append(f"{split} {label} by epoch: {', '.join(values)}")
+        found[heading] = _svg(axes, drawn[0], f"learning-{key}")
     return found
 
 

@@ -49,7 +49,7 @@ def thumbnails(
     run: Run,
     samples: Sequence[Sample | None],
     classes: Sequence[int],
-    measured: Sequence[NDArray[np.float64]],
+    measured: Sequence[NDArray[np.float64] | None],
     *,
     heat: int,
     temperature: float = 1.0,
@@ -60,8 +60,8 @@ def thumbnails(
         run: The run.
         samples: The images; None for one that is no longer in the dataset.
         classes: Class of each image whose evidence is shown.
-        measured: Probabilities (classes,) of each image of which a map is made, when it was
-            measured. An image for which the run now computes others has changed.
+        measured: Probabilities (classes,) of each image when the run measured it; None if it has
+            not. An image for which the run now computes others has changed.
         heat: Maximum number of images, from the first, with a map of evidence.
         temperature: Divides the logits.
     """
@@ -86,7 +86,8 @@ def thumbnails(
         logits, maps = attention_maps(run.model, run.backbone, images, [classes[n] for n in chosen])
         now = run.task.probabilities(logits / temperature).double().numpy()
         for k, n in enumerate(chosen):
-            if np.abs(now[k] - measured[n]).max() > _CHANGED:
+            before = measured[n]
+            if before is not None and np.abs(now[k] - before).max() > _CHANGED:
                 found[n] = Thumbnail(missing="the image has changed since it was measured")
             elif maps is not None:
                 found[n] = Thumbnail(image=found[n].image, heat=_heat(bases[n], maps[k]))

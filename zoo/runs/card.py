@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.backbone import CHANNELS, Backbone
 from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
-from zoo.runs.figures import Figure, doubt, interval
+from zoo.runs.figures import Figure, doubt, interval, unmeasured
 from zoo.runs.shift import describe_shift
 from zoo.runs.write import CARD, ModelInfo, write_file
 from zoo.tasks import MULTI_LABEL, metric_label
@@ -95,7 +95,7 @@ def write_card(
 | class | train | val |
 |---|---|---|
 {rows}
-"""
+{_not_measured(info, val)}"""
     write_file(folder / CARD, text.encode())
 
 
@@ -117,6 +117,11 @@ def _calibration(info: ModelInfo, val_images: int) -> str:
         # The card of a run that is not complete.
         return ""
     return f"| probabilities | {what} |\n"
+
+
+def _not_measured(info: ModelInfo, val: Sequence[int]) -> str:
+    text = unmeasured(info.class_names, val, "val")
+    return "" if text is None else f"\n{markdown(text[0].upper() + text[1:])}.\n"
 
 
 def _figures(info: ModelInfo) -> str:

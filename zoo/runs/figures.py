@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from zoo.io.text import listed
 from zoo.tasks import SINGLE_LABEL, Task, metric_label
 from zoo.tasks.paired import wilson_interval
 
@@ -201,6 +202,23 @@ def doubt(found: Figures, split: str = "") -> str | None:
         f"{start} (95% interval {interval(main)}) may be no better than {baseline}: too few images "
         f"({found.images:,})"
     )
+
+
+def unmeasured(class_names: Sequence[str], counts: Sequence[int], split: str = "") -> str | None:
+    """Return which classes have no images to be measured on, in a sentence.
+
+    None if all have some, or none has.
+
+    Args:
+        class_names: Names of the classes.
+        counts: Number of images of each class.
+        split: Name of the images' split.
+    """
+    names = [name for name, count in zip(class_names, counts, strict=True) if not count]
+    if not names or len(names) == len(class_names):
+        return None
+    images = f"{split} images".lstrip()
+    return f"classes without {images} are not measured: {listed(names)}"
 
 
 def interval(figure: Figure) -> str:

@@ -79,7 +79,7 @@ class TrainingState:
         micro_batches: Those of all processes, if there are several, when last saved.
         growth: How the probe's accuracy grows with the number of images; None if not measured.
         suspects: Train labels that are probably wrong: name of the image, given label, suggested
-            label and its probability; the most suspicious first.
+            label and its probability; the most suspicious first. None if not looked for.
         calibration: What out-of-fold predictions say of the probe's probabilities, if val images
             are too few for that.
     """
@@ -109,7 +109,7 @@ class TrainingState:
     micro_batch: int | None = None
     micro_batches: list[int | None] = field(default_factory=list)
     growth: Growth | None = None
-    suspects: list[tuple[str, str, str, float]] = field(default_factory=list)
+    suspects: list[tuple[str, str, str, float]] | None = None
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Dataset checks before training: `zoo data check`."""
 
-from zoo.data.check.brief import warn_of
+from zoo.data.check.brief import sizes_of, warn_of
 from zoo.data.check.checking import Report, check_data
 from zoo.data.check.examine import Examined, examine_files
 from zoo.data.check.findings import Finding
@@ -14,5 +14,6 @@ __all__ = [
     "examine_files",
     "examined_store",
     "remember",
+    "sizes_of",
     "warn_of",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from zoo.data.check.compare import Photo, compare_splits
 from zoo.data.check.examine import Examined
 from zoo.data.check.findings import Finding, examples, of_comparisons, of_images
+from zoo.data.check.folders import of_sizes
 from zoo.data.check.names import of_all_names
 from zoo.data.split import Splits
 
@@ -30,16 +31,12 @@ _KINDS = frozenset(
 _EXAMPLES = 3
 
 
-def warn_of(
-    splits: Splits, examined: Mapping[Path, Examined], data: str, group_by: str | None = None
-) -> list[str]:
+def warn_of(splits: Splits, examined: Mapping[Path, Examined]) -> list[str]:
     """Format a warning line with examples for each kind of finding that affects results.
 
     Args:
         splits: Splits that training will use.
         examined: Examination results of their files.
-        data: Source of the data, as given by the user.
-        group_by: As in the recipe.
     """
     photos = [
         Photo(
@@ -58,9 +55,17 @@ def warn_of(
         *of_images(photos),
         *of_all_names(photos),
     ]
-    lines = [_line(finding) for finding in findings if finding.kind in _KINDS]
-    same = " (with the same `group_by`)" if group_by is not None else ""
-    return [*lines, f"zoo data check {data}{same} shows all and what to do"] if lines else []
+    return [_line(finding) for finding in findings if finding.kind in _KINDS]
+
+
+def sizes_of(splits: Splits) -> list[str]:
+    """Format a line on the classes, and one on val and one on test, if they have few images."""
+    counts = {
+        split: dict(zip(splits.class_names, splits.counts(samples), strict=True))
+        for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+        if samples
+    }
+    return [_line(finding) for finding in of_sizes(counts)]
 
 
 def _line(finding: Finding) -> str:

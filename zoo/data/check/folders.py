@@ -72,7 +72,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
                     f"no metric can be computed for them; move some of their images to {split}",
                 )
             )
-    found += _of_sizes(counts)
+    found += of_sizes(counts)
     empty = sorted(
         f"{split}/{name}" if split else name
         for split, of_split in counts.items()
@@ -92,8 +92,12 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
     return found + _of_names({name for of_split in counts.values() for name in of_split})
 
 
-def _of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
-    """Return findings about classes, and val and test sets, with few images."""
+def of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+    """Return findings about classes, and val and test sets, with few images.
+
+    Args:
+        counts: Usable images by split and class.
+    """
     found = []
     if few := sorted(name for name, images in _training(counts).items() if 0 < images < FEW):
         found.append(

@@ -14,6 +14,9 @@ from zoo.data.check.findings import Finding
 #: name ends with a number, and something other than digits is before the counter.
 RELATED = r"([^/]*[0-9])[^0-9/]+[0-9]+[^0-9/]*\.[^./]+$"
 
+#: A group's name without a number and a counter, as in `bella_01.jpg`, `rex-3.jpg`, `anna (2).jpg`.
+NAMED = r"([^/]*[^0-9/_ .()-])[_ .(-]+[0-9]+\)?\.[^./]+$"
+
 #: Share of all images that must have relatives, so that names are not by chance.
 _LEAST_SHARE = 0.5
 
@@ -47,10 +50,15 @@ def of_names(photos: Sequence[Photo], *, held_out: str = "val") -> Finding | Non
         photos: Images of train and of another split, or of data that zoo will split.
         held_out: Name of the split that is not train, for messages.
     """
+    found = (_of_pattern(photos, pattern, held_out) for pattern in (RELATED, NAMED))
+    return next((finding for finding in found if finding is not None), None)
+
+
+def _of_pattern(photos: Sequence[Photo], pattern: str, held_out: str) -> Finding | None:
     of_class = Counter(image.label for image in photos)
     related: dict[tuple[str, str], list[Photo]] = {}
     for image in photos:
-        if found := re.search(RELATED, image.path):
+        if found := re.search(pattern, image.path):
             related.setdefault((image.label, found[1]), []).append(image)
     groups = [
         group
@@ -82,5 +90,5 @@ def of_names(photos: Sequence[Photo], *, held_out: str = "val") -> Finding | Non
         count=across,
         groups=tuple(tuple(image.path for image in group) for group in torn),
         advice="if images of one name are of one patient, animal, film or place, keep them "
-        f"together: `group_by='{RELATED}'`",
+        f"together: `group_by='{pattern}'`",
     )
