@@ -5,7 +5,7 @@ python bench/data_path.py --data photos
 Without --data the photos are generated. Every way takes the same photos in the same process, in
 turn, `--rounds` times; the figures are medians, in images per second of CPU time of one thread, and
 ratios to the first way: each file opened by Pillow, transformed by torchvision.transforms.v2
-and normalised an image at a time. `kept`: bases that were made before, in a memory-mapped file;
+and normalised an image at a time. `kept`: images that were decoded before, in a memory-mapped file;
 `for a GPU`: crops that it will resize, mirror and normalise itself.
 """
 
@@ -81,25 +81,25 @@ def main() -> None:
         for augment in ("light", "strong"):
             transform = train_transform(preprocess, augment, True)
             store = MappedImages(Path(folder) / augment)
-            for name, bases in {
+            for name, decoded in {
                 f"zoo {augment}, files": DecodedImages(samples, transform.prepare),
                 f"zoo {augment}, kept": DecodedImages(
                     samples, transform.prepare, store=store, keys=keys
                 ),
             }.items():
-                bases.fill()
-                images = ImageDataset(bases, augment=transform.augment)
+                decoded.fill()
+                images = ImageDataset(decoded, augment=transform.augment)
                 batches, _ = train_loader(images, batch_size=BATCH, seed=0, workers=0)
                 ways[name] = lambda batches=batches: through(batches, preprocess)
             kept[augment] = store.file.stat().st_size // len(samples)
         prepare = eval_transform(preprocess).prepare
         store = MappedImages(Path(folder) / "eval")
-        for name, bases in {
+        for name, decoded in {
             "zoo eval, files": DecodedImages(samples, prepare),
             "zoo eval, kept": DecodedImages(samples, prepare, store=store, keys=keys),
         }.items():
-            bases.fill()
-            batches = eval_loader(ImageDataset(bases), batch_size=BATCH)
+            decoded.fill()
+            batches = eval_loader(ImageDataset(decoded), batch_size=BATCH)
             ways[name] = lambda batches=batches: through(batches, preprocess)
         kept["eval"] = store.file.stat().st_size // len(samples)
         report(ways, len(samples), args.rounds)

@@ -56,8 +56,8 @@ def test_a_loader_says_which_photo_it_is_and_ends(root, run, spoil, message, wor
     splits = read_splits(root, val_split=0.2, seed=0)
     path = splits.train[5].file
     spoil(path)
-    bases = DecodedImages(splits.train, eval_transform(run.info.preprocess).prepare)
-    loader = eval_loader(ImageDataset(bases), batch_size=4, workers=workers)
+    decoded = DecodedImages(splits.train, eval_transform(run.info.preprocess).prepare)
+    loader = eval_loader(ImageDataset(decoded), batch_size=4, workers=workers)
     with within(20), pytest.raises(DataError) as error:
         list(raising(loader))
     assert str(error.value) == message.format(path)
@@ -125,9 +125,9 @@ def test_what_is_kept_is_never_another_picture_s(root, run):
             kept.update(items)
 
     change(path)
-    bases = DecodedImages(splits.train, prepare, store=Kept(), keys=content_keys(splits.train))
+    decoded = DecodedImages(splits.train, prepare, store=Kept(), keys=content_keys(splits.train))
     with pytest.raises(DataError, match="changed"):
-        bases.fill()
+        decoded.fill()
     assert kept == {}
 
 

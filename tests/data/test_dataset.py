@@ -64,8 +64,8 @@ def test_batches_are_uint8_and_channels_last(photos):
     images, labels = batches(photos, batch_size=8)
     assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
     assert images.shape == (24, 3, *PREPROCESS.height_width)
-    bases = DecodedImages(samples_of(photos), train_transform(PREPROCESS, "none", False).prepare)
-    for pixels, _ in eval_loader(ImageDataset(bases), batch_size=8):
+    decoded = DecodedImages(samples_of(photos), train_transform(PREPROCESS, "none", False).prepare)
+    for pixels, _ in eval_loader(ImageDataset(decoded), batch_size=8):
         assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -104,9 +104,9 @@ def test_kept_bases_go_to_workers_however_they_start(photos, method):
         train_transform(PREPROCESS, "strong", True),
         Kept(),
     )
-    bases = DecodedImages(samples, transform.prepare, store=store, keys=content_keys(samples))
-    bases.fill()
-    dataset = ImageDataset(bases, augment=transform.augment)
+    decoded = DecodedImages(samples, transform.prepare, store=store, keys=content_keys(samples))
+    decoded.fill()
+    dataset = ImageDataset(decoded, augment=transform.augment)
     loader = DataLoader(
         dataset,
         sampler=[(1, position) for position in range(3)],

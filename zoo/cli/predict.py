@@ -167,18 +167,18 @@ def _predictions(run: Run, files: list[Path], asked: Asked) -> Iterator[Entry]:
     from zoo.runs.inference import BATCH_SIZE
 
     for start in range(0, len(files), BATCH_SIZE):
-        bases: list[np.ndarray] = []
+        decoded: list[np.ndarray] = []
         read: list[Path | Unread] = []
         for path in files[start : start + BATCH_SIZE]:
             try:
                 # Only one photo of a batch at a time is in memory in its full size.
-                bases.append(run.prepare(path))
+                decoded.append(run.prepare(path))
                 read.append(path)
             except DataError as error:
                 read.append(Unread(path, str(error)))
                 echo(f"! {printable(error)}", err=True)
         paths = [each for each in read if isinstance(each, Path)]
-        predictions = iter(run.predict_prepared(bases, paths, asked))
+        predictions = iter(run.predict_prepared(decoded, paths, asked))
         for each in read:
             yield each if isinstance(each, Unread) else next(predictions)
 

@@ -42,7 +42,7 @@ class ImageDataset(Dataset[Any]):  # torch types a loader's batches by its datas
     """Dataset of (pixels (H, W, C) uint8, target) pairs.
 
     Args:
-        bases: Decoded images of the samples.
+        decoded: Decoded images of the samples.
         targets: Targets of the samples, (N, ...); None if they are not needed (zeros).
         augment: Augmentation of a decoded image; None: decoded images are used unchanged. Its
             random draws are a function of (seed, view, sample name).
@@ -52,30 +52,30 @@ class ImageDataset(Dataset[Any]):  # torch types a loader's batches by its datas
 
     def __init__(
         self,
-        bases: DecodedImages,
+        decoded: DecodedImages,
         targets: Tensor | None = None,
         augment: Callable[[np.ndarray], np.ndarray] | None = None,
         *,
         seed: int = 0,
         views: int | None = None,
     ) -> None:
-        self.bases = bases
-        self.targets = torch.zeros(len(bases)) if targets is None else targets
+        self.decoded = decoded
+        self.targets = torch.zeros(len(decoded)) if targets is None else targets
         self.augment = augment
         self.seed = seed
         self.views = views
 
     def __len__(self) -> int:
-        return len(self.bases)
+        return len(self.decoded)
 
     def __getitem__(self, index: Index) -> tuple[np.ndarray, Tensor]:
         _, position = index
-        return self._view(index, self.bases[position]), self.targets[position]
+        return self._view(index, self.decoded[position]), self.targets[position]
 
     def batch(self, indices: Sequence[Index]) -> Tensor:
         """Return the pixels (N, C, H, W) of several images, decoding in threads where needed."""
-        bases = self.bases.many([position for _, position in indices])
-        pixels = [self._view(*each) for each in zip(indices, bases, strict=True)]
+        decoded = self.decoded.many([position for _, position in indices])
+        pixels = [self._view(*each) for each in zip(indices, decoded, strict=True)]
         return self.stack(pixels)
 
     @staticmethod
@@ -83,13 +83,13 @@ class ImageDataset(Dataset[Any]):  # torch types a loader's batches by its datas
         """Stack images into (N, C, H, W) uint8, channels-last in memory."""
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
-    def _view(self, index: Index, base: np.ndarray) -> np.ndarray:
+    def _view(self, index: Index, image: np.ndarray) -> np.ndarray:
         if self.augment is None:
-            return base
+            return image
         epoch, position = index
-        view, name = view_of(epoch, self.views), self.bases.samples[position].name
+        view, name = view_of(epoch, self.views), self.decoded.samples[position].name
         with _seeded(derive_seed(self.seed, "augment", view, name)):
-            return self.augment(base)
+            return self.augment(image)
 
 
 class Rows(Protocol):

@@ -55,8 +55,8 @@ def mirrored_transform(preprocess: Preprocess) -> Transform:
     return Transform(prepare=Prepare(preprocess=preprocess), augment=_mirrored, about=["mirrored"])
 
 
-def _mirrored(base: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(base[:, ::-1])
+def _mirrored(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[:, ::-1])
 
 
 def train_transform(
@@ -136,16 +136,16 @@ class RandomView:
     interpolation: InterpolationMode
     steps: tuple[Callable[..., Any], ...]
 
-    def __call__(self, base: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Augment a decoded image, (H, W, C) uint8 to (H, W, C) uint8."""
         from torchvision.transforms import v2
 
-        height, width, channels = base.shape
+        height, width, channels = image.shape
         # An expanded tensor takes no memory; the crop depends on the image size alone.
         box = self.box.make_params([torch.empty(1).expand(channels, height, width)])
         top, left = box["top"], box["left"]
         mirrored = self.hflip and bool(torch.rand(1) < _MIRRORED)
-        cropped = base[top : top + box["height"], left : left + box["width"]]
+        cropped = image[top : top + box["height"], left : left + box["width"]]
         pixels = v2.functional.resize(
             # torch's fast uint8 kernel needs contiguous channels-last memory.
             torch.from_numpy(cropped.copy()).permute(2, 0, 1),

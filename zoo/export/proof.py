@@ -94,10 +94,10 @@ def images_for(run: Run, data: Path | None) -> Images:
         return Images(
             source="random images", batches=_random_batches(run), targets=None, notes=(note,)
         )
-    bases = DecodedImages(splits.val, eval_transform(run.info.preprocess).prepare)
+    decoded = DecodedImages(splits.val, eval_transform(run.info.preprocess).prepare)
     return Images(
         source=source,
-        batches=eval_batches(bases),
+        batches=eval_batches(decoded),
         targets=run.task.targets(splits.indices(splits.val), len(run.class_names)),
         notes=tuple(describe(splits.issues)),
     )

@@ -71,10 +71,10 @@ def views_of(images: ImageDataset, views: Iterable[int] = (0,)) -> list[Index]:
 def row_key(images: ImageDataset, index: Index) -> bytes:
     """Return the cache key of a view of a sample, from its content and its augmentation."""
     view, position = index
-    content = images.bases.keys[position]
+    content = images.decoded.keys[position]
     if images.augment is None:
         return content
-    name = images.bases.samples[position].name
+    name = images.decoded.samples[position].name
     return derived_key(content, "augmented", images.seed, view, name)
 
 

@@ -267,10 +267,10 @@ class _Scorer:
     def _of_network(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         run = self.run
         prepare = eval_transform(run.info.preprocess).prepare
-        bases = DecodedImages(samples, prepare, keys=content_keys(samples))
+        decoded = DecodedImages(samples, prepare, keys=content_keys(samples))
         if self.prepared.plan.recipe.cache_size:
             # The val images are there if the run has decoded them.
-            bases.store = self.stores.open("images", prepare.about(), np.uint8)
+            decoded.store = self.stores.open("images", prepare.about(), np.uint8)
         return features_and_logits(
-            run.model, run.backbone, eval_batches(bases), run.info.preprocess
+            run.model, run.backbone, eval_batches(decoded), run.info.preprocess
         )

@@ -507,11 +507,11 @@ def _image_loaders(
     """Return loaders of images from files, which are decoded once if they fit into the cache."""
     recipe, accelerator = prepared.plan.recipe, prepared.accelerator
     for dataset, transform in ((images.views, images.augmented), (images.val, images.seen)):
-        bases = dataset.bases
-        bases.store = image_store(transform.prepare, bases.keys, recipe, stores, listen)
+        decoded = dataset.decoded
+        decoded.store = image_store(transform.prepare, decoded.keys, recipe, stores, listen)
         progress = partial(_say_progress, listen)
         try:
-            together(partial(bases.fill, progress))
+            together(partial(decoded.fill, progress))
         except CacheError as error:
             listen(Note(text=f"images are not cached any further: {error}", warning=True))
     return image_loaders(

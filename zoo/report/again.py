@@ -102,9 +102,9 @@ def _images(run: Run) -> Splits:
 
 def _of_data(run: Run, data: Path, split: Split, *, strict: bool, follow_links: bool) -> Subject:
     splits, source = images_of(run.info, data, split, strict=strict, follow_links=follow_links)
-    bases = DecodedImages(splits.val, eval_transform(run.info.preprocess).prepare)
+    decoded = DecodedImages(splits.val, eval_transform(run.info.preprocess).prepare)
     features, logits = features_and_logits(
-        run.model, run.backbone, eval_batches(bases), run.info.preprocess
+        run.model, run.backbone, eval_batches(decoded), run.info.preprocess
     )
     scores = Scores(
         split=split,

@@ -67,20 +67,20 @@ def thumbnails(
     """
     prepare = eval_transform(run.info.preprocess).prepare
     found: list[Thumbnail] = []
-    bases: dict[int, NDArray[np.uint8]] = {}
+    decoded: dict[int, NDArray[np.uint8]] = {}
     for n, sample in enumerate(samples):
         if sample is None:
             found.append(Thumbnail(missing="no longer in the dataset"))
             continue
         try:
-            bases[n] = DecodedImages([sample], prepare)[0]
-            found.append(Thumbnail(image=_url(_shown(bases[n]))))
+            decoded[n] = DecodedImages([sample], prepare)[0]
+            found.append(Thumbnail(image=_url(_shown(decoded[n]))))
         except DataError as error:
             found.append(Thumbnail(missing=error.text))
-    wanted = [n for n in bases if n < heat]
+    wanted = [n for n in decoded if n < heat]
     for start in range(0, len(wanted), _BATCH):
         chosen = wanted[start : start + _BATCH]
-        pixels = ImageDataset.stack([bases[n] for n in chosen])
+        pixels = ImageDataset.stack([decoded[n] for n in chosen])
         device = next(run.model.parameters()).device
         images = to_input(pixels, run.info.preprocess, device)
         logits, maps = attention_maps(run.model, run.backbone, images, [classes[n] for n in chosen])
@@ -90,16 +90,16 @@ def thumbnails(
             if before is not None and np.abs(now[k] - before).max() > _CHANGED:
                 found[n] = Thumbnail(missing="the image has changed since it was measured")
             elif maps is not None:
-                found[n] = Thumbnail(image=found[n].image, heat=_heat(bases[n], maps[k]))
+                found[n] = Thumbnail(image=found[n].image, heat=_heat(decoded[n], maps[k]))
     return found
 
 
-def _heat(base: NDArray[np.uint8], evidence: torch.Tensor) -> str:
+def _heat(image: NDArray[np.uint8], evidence: torch.Tensor) -> str:
     """Return the image in grey under its map of evidence, from dark violet to yellow."""
     import matplotlib
 
-    photo = _shown(base)
-    height, width = base.shape[:2]
+    photo = _shown(image)
+    height, width = image.shape[:2]
     enlarged = torch.nn.functional.interpolate(
         evidence[None, None], size=(height, width), mode="bicubic", align_corners=False
     )[0, 0].clamp(0, 1)
@@ -111,9 +111,9 @@ def _heat(base: NDArray[np.uint8], evidence: torch.Tensor) -> str:
     return _url(Image.fromarray(mixed.round().astype(np.uint8)))
 
 
-def _shown(base: NDArray[np.uint8]) -> Image.Image:
+def _shown(image: NDArray[np.uint8]) -> Image.Image:
     """Return the network's input (H, W, C) as an image, without a fourth band."""
-    return Image.fromarray(base[..., 0] if base.shape[2] == 1 else base[..., :3])
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image[..., :3])
 
 
 def _url(image: Image.Image) -> str:

@@ -105,8 +105,8 @@ def evaluate(
     splits, source = images_of(info, data, split, strict=strict, follow_links=follow_links)
     task, indices = TASKS[info.task], list(range(len(info.class_names)))
     targets = task.targets(splits.indices(splits.val), len(indices))
-    bases = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
-    features, logits = features_and_logits(model, backbone, eval_batches(bases), info.preprocess)
+    decoded = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
+    features, logits = features_and_logits(model, backbone, eval_batches(decoded), info.preprocess)
     scores = Scores(
         split=split, samples=splits.val, targets=targets, logits=logits, features=features
     )

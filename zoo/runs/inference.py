@@ -26,10 +26,10 @@ def eval_batch_size(preprocess: Preprocess) -> int:
     return max(1, min(BATCH_SIZE, BATCH_SIZE * 512 * 512 // (height * width)))
 
 
-def eval_batches(bases: DecodedImages) -> Batches:
+def eval_batches(decoded: DecodedImages) -> Batches:
     """Return a loader of batches of decoded images, in order, for `predict_logits`."""
-    size = eval_batch_size(bases.prepare.preprocess)
-    return eval_loader(ImageDataset(bases), batch_size=size, workers=0)
+    size = eval_batch_size(decoded.prepare.preprocess)
+    return eval_loader(ImageDataset(decoded), batch_size=size, workers=0)
 
 
 def predict_logits(model: nn.Module, batches: Iterable[Loaded], preprocess: Preprocess) -> Tensor:

@@ -188,8 +188,8 @@ class Run:
         )
         given = _as_list(images)
         paths = [Path(each) if isinstance(each, str | Path) else None for each in given]
-        bases = [self.prepare(each) for each in given]
-        return self.predict_prepared(bases, paths, asked)
+        decoded = [self.prepare(each) for each in given]
+        return self.predict_prepared(decoded, paths, asked)
 
     def asked(
         self,
@@ -261,20 +261,20 @@ class Run:
         return prepare(_decoded(image, preprocess))
 
     def predict_prepared(
-        self, bases: Sequence[np.ndarray], paths: Sequence[Path | None], asked: Asked
+        self, decoded: Sequence[np.ndarray], paths: Sequence[Path | None], asked: Asked
     ) -> list[Prediction]:
         """Classify images that `prepare` returned, like `predict`; `paths` are their files."""
-        if not bases:
+        if not decoded:
             return []
         preprocess = self.info.preprocess
         size = eval_batch_size(preprocess)
-        starts = range(0, len(bases), size)
-        batches = ((ImageDataset.stack(bases[n : n + size]), torch.empty(0)) for n in starts)
+        starts = range(0, len(decoded), size)
+        batches = ((ImageDataset.stack(decoded[n : n + size]), torch.empty(0)) for n in starts)
         features, logits = features_and_logits(self.model, self.backbone, batches, preprocess)
         probabilities = self.task.probabilities(logits / self.info.temperature)
         values, indices = probabilities.sort(dim=1, descending=True, stable=True)
         known = self.info.familiarity
-        distances: list[float | None] = [None] * len(bases)
+        distances: list[float | None] = [None] * len(decoded)
         if known is not None:
             distances = known.distances(features).tolist()
         predictions = []

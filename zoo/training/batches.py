@@ -91,7 +91,7 @@ def activation_loaders(
         sampler=sampler,
         val=eval_loader(
             CachedDataset(val, val_store),
-            batch_size=eval_batch_size(val.bases.prepare.preprocess),
+            batch_size=eval_batch_size(val.decoded.prepare.preprocess),
             workers=0,
         ),
         outputs=outputs,

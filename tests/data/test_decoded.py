@@ -24,17 +24,17 @@ def samples_in(folder, count):
 def test_bases_are_made_once_and_kept(tmp_path):
     samples, store, told = samples_in(tmp_path, 3), Kept(), []
     keys = content_keys(samples)
-    bases = DecodedImages(samples, PREPARE, store=store, keys=keys)
-    assert bases.missing() == [0, 1, 2]
-    bases.fill(lambda done, of: told.append((done, of)))
+    decoded = DecodedImages(samples, PREPARE, store=store, keys=keys)
+    assert decoded.missing() == [0, 1, 2]
+    decoded.fill(lambda done, of: told.append((done, of)))
     assert told == [(3, 3)]
     made = [DecodedImages(samples, PREPARE)[n] for n in range(3)]
     for sample in samples:
         sample.file.unlink()
-    assert bases.missing() == []
-    bases.fill(lambda done, of: told.append((done, of)))
+    assert decoded.missing() == []
+    decoded.fill(lambda done, of: told.append((done, of)))
     assert told == [(3, 3)]
-    assert all(np.array_equal(bases[n], made[n]) for n in range(3))
+    assert all(np.array_equal(decoded[n], made[n]) for n in range(3))
 
 
 def test_only_what_is_missing_is_made_and_equal_contents_once(tmp_path):
@@ -43,29 +43,29 @@ def test_only_what_is_missing_is_made_and_equal_contents_once(tmp_path):
     DecodedImages(samples[:1], PREPARE, store=store, keys=keys[:1]).fill()
     samples[0].file.write_bytes(b"changed since")
     twice, keys = [*samples, samples[1]], [*keys, keys[1]]
-    bases = DecodedImages(twice, PREPARE, store=store, keys=keys)
-    assert bases.missing() == [1]
-    bases.fill()
+    decoded = DecodedImages(twice, PREPARE, store=store, keys=keys)
+    assert decoded.missing() == [1]
+    decoded.fill()
     assert len(store) == 2
-    assert np.array_equal(bases[1], bases[2])
+    assert np.array_equal(decoded[1], decoded[2])
 
 
 def test_a_base_that_the_store_lost_is_made_anew(tmp_path):
     samples, store = samples_in(tmp_path, 2), Kept()
-    bases = DecodedImages(samples, PREPARE, store=store, keys=content_keys(samples))
-    bases.fill()
-    expected = bases[1]
-    del store[bases.keys[1]]
-    assert np.array_equal(bases[1], expected)
+    decoded = DecodedImages(samples, PREPARE, store=store, keys=content_keys(samples))
+    decoded.fill()
+    expected = decoded[1]
+    del store[decoded.keys[1]]
+    assert np.array_equal(decoded[1], expected)
 
 
 def test_without_a_store_nothing_is_kept(tmp_path):
     samples = samples_in(tmp_path, 1)
-    bases = DecodedImages(samples, PREPARE)
-    bases.fill()
-    before = bases[0]
+    decoded = DecodedImages(samples, PREPARE)
+    decoded.fill()
+    before = decoded[0]
     save_photo(samples[0].file, (10, 200, 10), 5)
-    assert not np.array_equal(bases[0], before)
+    assert not np.array_equal(decoded[0], before)
 
 
 def test_an_image_that_vanished_is_an_error_that_names_it(tmp_path):
