@@ -40,6 +40,7 @@ def test_a_tuned_allocator_keeps_large_blocks():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+@pytest.mark.medium
 def test_settings_of_the_environment_win():
     faults, state = run("tuned", MALLOC_TRIM_THRESHOLD_="131072")
     assert state == "as the environment says"

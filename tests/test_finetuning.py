@@ -60,6 +60,7 @@ def test_the_run_folder_holds_what_it_promises(run, split_photos):
     assert f"accuracy on 12 held-out images | {run.info.val_accuracy:.2%}" in card
 
 
+@pytest.mark.medium
 def test_it_learns(photos):
     """Three colours are told apart within a few epochs from random weights."""
     epochs = [e for e in hear(photos, epochs=6) if isinstance(e, EpochEnd)]
@@ -67,11 +68,13 @@ def test_it_learns(photos):
     assert epochs[-1].metrics["train_loss"] < epochs[0].metrics["train_loss"]
 
 
+@pytest.mark.medium
 def test_running_the_runs_recipe_again_gives_the_same_weights(run, tmp_path):
     again = zoo.finetune(recipe=run.path / "recipe.toml", out=tmp_path / "again")
     assert sha256(again.path) == sha256(run.path)
 
 
+@pytest.mark.medium
 def test_the_seed_decides(split_photos):
     first = zoo.finetune(split_photos, out="a", seed=0, **QUICK)
     second = zoo.finetune(split_photos, out="b", seed=1, **QUICK)
@@ -79,6 +82,7 @@ def test_the_seed_decides(split_photos):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.medium
 def test_workers_change_nothing(run, split_photos):
     other = zoo.finetune(split_photos, out="b", **{**QUICK, "epochs": 2, "workers": 2})
     assert sha256(other.path) == sha256(run.path)
@@ -116,6 +120,7 @@ def scripted(monkeypatch, *ends):
     monkeypatch.setattr("zoo.training.train.validate", validate)
 
 
+@pytest.mark.medium
 def test_the_best_epoch_is_the_one_kept(photos, monkeypatch):
     """Accuracies as scripted; what is saved is the weights of the best, between equals by loss."""
     scripted(monkeypatch, (0.9, 0.4), (0.6, 0.8), (0.5, 0.8), (0.7, 0.8), (0.4, 0.5))
@@ -124,6 +129,7 @@ def test_the_best_epoch_is_the_one_kept(photos, monkeypatch):
     assert zoo.load("run").info.epoch == 3
 
 
+@pytest.mark.medium
 def test_patience_ends_training(photos, monkeypatch):
     scripted(monkeypatch, (0.9, 0.4), (0.6, 0.8), (0.5, 0.8), (0.7, 0.7), (0.4, 0.9))
     epochs = [e for e in hear(photos, epochs=5, patience=2) if isinstance(e, EpochEnd)]
@@ -146,6 +152,7 @@ def test_the_plan_says_what_will_train(photos):
     assert (plan.train_counts, plan.val_counts) == ((8, 8, 8), (2, 2, 2))
 
 
+@pytest.mark.medium
 def test_events_come_in_the_order_in_which_things_happen(photos):
     def kinds(**fields):
         return [type(e) for e in hear(photos, **fields) if not isinstance(e, Note)]
@@ -161,6 +168,7 @@ def test_events_come_in_the_order_in_which_things_happen(photos):
     assert both == [*probed, *training, Measured, RunEnd]  # mirrored, cropped
 
 
+@pytest.mark.medium
 def test_steps_tell_their_loss_and_learning_rates(photos):
     events = hear(photos, train="finetune", epochs=2, head_lr_mult=3.0)
     for epoch in (1, 2):
@@ -173,6 +181,7 @@ def test_steps_tell_their_loss_and_learning_rates(photos):
         assert all(step.lr_head == pytest.approx(3 * step.lr_backbone) for step in steps)
 
 
+@pytest.mark.medium
 def test_every_optimizer_setting_trains(photos):
     for n, fields in enumerate(
         (
@@ -229,6 +238,7 @@ def test_training_that_fails_later_keeps_what_was_good(photos, monkeypatch):
     assert zoo.load("run").info.epoch == 1
 
 
+@pytest.mark.medium
 def test_default_folders_never_collide(photos):
     names = [zoo.finetune(photos, **QUICK).path.as_posix() for _ in range(2)]
     assert names == ["runs/colours-test_efficientnet", "runs/colours-test_efficientnet-2"]
@@ -250,6 +260,7 @@ def test_what_is_said_to_be_kept_is_what_the_file_holds(photos, monkeypatch):
 
 
 @pytest.mark.parametrize("out", [None, "run"])
+@pytest.mark.medium
 def test_runs_that_start_together_never_share_a_folder(photos, out):
     """Both are planned before either opens its folder."""
     with warnings.catch_warnings(record=True) as caught:
@@ -349,6 +360,7 @@ def test_the_demo_falls_back_to_random_weights_says_so_and_records_it():
 
 
 @pytest.mark.filterwarnings("ignore:this CPU has no bfloat16:UserWarning")
+@pytest.mark.medium
 def test_mixed_precision_trains_but_validates_in_full(photos):
     """What val says is what evaluate says, to the last digit; what trains is another matter.
 
@@ -477,6 +489,7 @@ def test_a_size_that_a_backbone_cannot_take_is_said_before_training(photos):
         zoo.finetune(photos, **{**QUICK, "backbone": "squeezenet1_1", "image_size": 8})
 
 
+@pytest.mark.medium
 def test_the_demo_takes_another_size_where_its_own_does_not_fit():
     notes = []
     fields = {k: v for k, v in QUICK.items() if k != "image_size"}

@@ -142,6 +142,7 @@ def test_unfreezing_moves_group_after_group_each_from_its_epoch_on(photos, each_
     ]
 
 
+@pytest.mark.medium
 def test_one_unfreeze_epoch_lets_all_train_and_the_metrics_say_when(photos, each_epoch):
     fields, before = start(TINY)
     fields |= {"epochs": 3, "freeze": "backbone", "unfreeze_epoch": 3, "schedule": "constant"}
@@ -227,6 +228,7 @@ def test_a_backbone_without_stages_can_only_be_frozen_as_a_whole(photos, monkeyp
     zoo.finetune(photos, out="run", **{**QUICK, "freeze": "backbone"})
 
 
+@pytest.mark.medium
 def test_freezing_is_told_by_flags(photos):
     given = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items() if k != "epochs"]
     command = ["finetune", "--data", str(photos), "--out", "run", *given, "--epochs=3"]

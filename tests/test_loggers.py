@@ -41,11 +41,13 @@ def check_logged(run):
     assert logged["step/lr_head"][-1][1] == pytest.approx(float(metrics(run)[-1]["lr_head"]))
 
 
+@pytest.mark.medium
 def test_tensorboard_shows_what_metrics_csv_has(photos):
     run = zoo.finetune(photos, out="run", loggers=["tensorboard"], **FIELDS)
     check_logged(run.path)
 
 
+@pytest.mark.medium
 def test_a_resumed_run_logs_each_step_once(photos):
     """It crashes after more steps than its checkpoint has."""
     fields = {**FIELDS, "checkpoint_every": 2}
@@ -89,6 +91,7 @@ def told(install):
     return events
 
 
+@pytest.mark.medium
 def test_a_plugins_logger_is_told_from_start_to_end(photos, told):
     run = zoo.finetune(photos, out="run", loggers=["told"], **FIELDS)
     kinds = [type(e) for e in told() if not isinstance(e, Note | Progress)]
@@ -109,6 +112,7 @@ def test_of_an_interrupted_run_a_logger_is_told_so(photos, told):
     assert told()[-1].error == "interrupted"
 
 
+@pytest.mark.medium
 def test_a_logger_that_fails_is_switched_off_and_the_run_goes_on(photos, told):
     with pytest.warns(UserWarning, match="logger failing .*no connection"):
         run = zoo.finetune(photos, out="run", loggers=["failing", "told"], **FIELDS)

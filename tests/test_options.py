@@ -115,6 +115,7 @@ def test_timm_loads_the_run_with_its_options(dropped):
         torch.testing.assert_close(model(images), dropped.model(images))
 
 
+@pytest.mark.medium
 def test_a_run_with_options_is_verified(dropped):
     assert {f.file: f.state for f in zoo.verify(dropped.path) if f.state != "ok"} == {}
 

@@ -112,6 +112,7 @@ def nasty(run, tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.medium
 def test_class_and_file_names_reach_no_terminal_as_they_are(nasty, photos, tmp_path):
     root = tmp_path / "data"
     for name, old in zip(NASTY, ("red", "blue", "green"), strict=True):
@@ -158,6 +159,7 @@ def test_no_cell_of_predicts_csv_is_a_formula(run, photos, tmp_path):
     assert 0 <= float(row["probability"]) <= 1
 
 
+@pytest.mark.medium
 def test_the_model_card_shows_names_and_obeys_none(photos, tmp_path):
     names = ["<img src=x>", "[a](http:)", "b | c\n# d"]
     root = tmp_path / "data"

@@ -83,6 +83,7 @@ def test_costs_are_of_the_declared_input_size_only():
 
 #: All others pass the same checks in the sweep of test_sweep.py.
 @pytest.mark.parametrize("name", [name for name in ONE_PER_CLASS if name.startswith("test_")])
+@pytest.mark.medium
 def test_timms_test_networks_pass_every_check_of_shapes(name):
     results = check_backbone(f"timm/{name}", shapes_only=True)
     assert {r.check: r.message for r in results if r.status == "failed"} == {}

@@ -116,6 +116,7 @@ def zoo_backbones():
         plugins.get("failing/net.x")
 
 
+@pytest.mark.medium
 def test_a_run_from_a_tag_loads_in_timm_with_equal_scores(photos, tmp_path, monkeypatch):
     """The weights are in the hub's cache, as huggingface_hub lays it out."""
     torch.manual_seed(1)

@@ -77,6 +77,7 @@ def test_every_class_is_declared_or_left_out():
 
 #: All pass the same checks in the sweep of test_sweep.py.
 @pytest.mark.parametrize("name", ["convnext", "levit-with-teacher", "mobilevit", "pvt", "siglip"])
+@pytest.mark.medium
 def test_some_pass_every_check_of_shapes(name):
     results = check_backbone(f"transformers/{name}", shapes_only=True)
     assert {r.check: r.message for r in results if r.status == "failed"} == {}
@@ -235,6 +236,7 @@ def test_networks_of_blue_green_and_red_are_given_these():
 
 
 @pytest.mark.parametrize("name", ["vit", "convnext"])
+@pytest.mark.medium
 def test_a_run_is_loaded_by_transformers_with_equal_scores(name, acme, photos, tmp_path):
     fields = {**QUICK, "backbone": f"acme/{name}", "image_size": None, "checkpoint_every": 1}
     run = zoo.finetune(photos, out=tmp_path / "run", **fields)

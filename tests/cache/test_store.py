@@ -111,6 +111,7 @@ def test_keys_are_those_of_content_and_context():
     assert len(derived | {base}) == 6
 
 
+@pytest.mark.medium
 def test_one_process_writes_while_another_reads(other_process):
     filled(3)
     writer = other_process("""

@@ -47,6 +47,7 @@ def test_every_recipe_field_is_a_flag_with_its_default():
     assert "[default: efficientnet_lite0]" in text
 
 
+@pytest.mark.medium
 def test_finetune_prints_plan_epochs_and_result(photos):
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS)
     warnings = result.stderr.splitlines()
@@ -285,6 +286,7 @@ def test_snapshot_of_show_has_layers_head_groups_preprocessing_and_weights():
         (["predict", "{run}", "{empty}"], "images {empty}"),
     ],
 )
+@pytest.mark.medium
 def test_bad_input_is_one_clear_message_and_exit_code_2(args, named, run, tmp_path):
     (tmp_path / "empty").mkdir()
     known = {"run": run.path, "empty": tmp_path / "empty"}

@@ -77,6 +77,7 @@ def check_page(page):
     assert "<script" not in page
 
 
+@pytest.mark.medium
 def test_swapped_labels_are_listed_first(photos, backbone):
     report = json.loads(suspects(photos, backbone, "--format", "json"))
     found = report["features"]["suspects"]
@@ -93,6 +94,7 @@ def test_swapped_labels_are_listed_first(photos, backbone):
     assert report["features"]["computed"] == 64
 
 
+@pytest.mark.medium
 def test_accepted_rows_are_applied_to_the_copy_alone(photos, backbone, tmp_path):
     before, table = sorted(photos.rglob("*.png")), tmp_path / "labels.csv"
     suspects(photos, backbone, "--labels-to", table, "--html", tmp_path / "page.html")
@@ -137,12 +139,14 @@ def test_a_broken_table_is_one_line_and_nothing_is_written(photos, table, tmp_pa
     assert not clean.exists()
 
 
+@pytest.mark.medium
 def test_a_table_that_was_filled_in_is_not_replaced(photos, backbone, table):
     args = ("--backbone", backbone, "--labels-to", table)
     assert "exists" in zoo_("data", "check", photos, *args, code=2).stderr
 
 
 @pytest.mark.parametrize("held_out", ["val", "test"])
+@pytest.mark.medium
 def test_crops_and_mirrored_copies_are_leaks_and_left_out_of_train(backbone, tmp_path, held_out):
     root = tmp_path / "scenes"
     for split, first in (("train", 0), (held_out, 50)):

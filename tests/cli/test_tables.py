@@ -99,6 +99,7 @@ def class_table(lines: list[str], classes: int) -> list[str]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("classes", [2, 6, 12, 60])
+@pytest.mark.medium
 def test_evaluate_fits_the_terminal_with_every_number_whole(classes, width, evaluated, terminal):
     confusion = evaluated(classes)
     terminal(width)
@@ -133,6 +134,7 @@ def test_evaluate_in_a_pipe_is_a_line_a_class(classes, evaluated, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.medium
 def test_finetune_fits_the_terminal_and_names_each_column_once(width, terminal, photos):
     terminal(width)
     lines = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS)

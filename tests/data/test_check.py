@@ -262,6 +262,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("kind", PLANTED)
+@pytest.mark.medium
 def test_what_is_planted_is_found_and_nothing_else_of_its_weight(root, kind):
     severity, count, plant, words, paths = PLANTED[kind]
     plant(root)

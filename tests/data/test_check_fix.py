@@ -256,6 +256,7 @@ def test_an_interrupt_leaves_nothing_half(root, tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.medium
 def test_a_disk_that_takes_no_more_leaves_nothing_half(root, tmp_path):
     """The system refuses to write more than some bytes into a file."""
     noise = scene(90, (1200, 900))

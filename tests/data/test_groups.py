@@ -240,6 +240,7 @@ def test_copies_within_a_group_are_not_said_to_be_separated(tmp_path):
     assert "split" in findings_by_kind(root, group_by="folder")["duplicates"].text
 
 
+@pytest.mark.medium
 def test_a_run_warns_of_related_names_unless_they_are_grouped(tmp_path):
     root = frames(tmp_path / "data")
     with pytest.warns(UserWarning, match="related"):

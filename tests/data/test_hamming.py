@@ -173,6 +173,7 @@ def test_of_nothing_and_of_one_there_are_no_pairs():
 
 
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("", "test")])
+@pytest.mark.medium
 def test_without_what_is_left_out_nothing_leaks_into_val_or_test(splits):
     labels = (*("ants",) * 9, "bees")
     for seed in range(12):

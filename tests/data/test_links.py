@@ -278,6 +278,7 @@ def test_evaluate_leaves_links_out_or_follows_them(run, root, elsewhere):
     assert followed.stderr == ""
 
 
+@pytest.mark.medium
 def test_evaluate_follows_links_in_the_data_of_training_as_training_did(photos, tmp_path):
     root = tmp_path / "data"
     root.mkdir()

@@ -53,6 +53,7 @@ def test_a_place_that_is_split_itself_gives_the_split_of_that_name(three, split_
         read(three[0], test=str(split_photos))
 
 
+@pytest.mark.medium
 def test_a_run_records_the_places_and_evaluate_reproduces_them(three, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = zoo.finetune("learn", out="run", val="choose", test="report", **QUICK)
@@ -79,6 +80,7 @@ def test_a_test_folder_without_labels_is_noted(split_photos, tmp_path):
 
 
 @pytest.mark.parametrize("train", ["probe", "finetune", "probe+finetune"])
+@pytest.mark.medium
 def test_a_final_model_is_trained_on_all_images(photos, tmp_path, train):
     events = []
     fields = {**QUICK, "epochs": 2, "train": train, "freeze": "none"}
@@ -112,6 +114,7 @@ def test_a_final_model_is_resumed_to_the_same_weights(photos, tmp_path):
         assert tensor.equal(resumed.model.state_dict()[name])
 
 
+@pytest.mark.medium
 def test_a_final_model_is_measured_on_test_alone(three, tmp_path):
     out = tmp_path / "run"
     run = zoo.finetune(three[0], out=out, val_split=0, test=three[2], train="probe", **QUICK)
@@ -121,6 +124,7 @@ def test_a_final_model_is_measured_on_test_alone(three, tmp_path):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.medium
 def test_the_command_line_says_that_nothing_was_measured(photos):
     command = ["finetune", "--data", str(photos), "--val-split", "0", "--train", "probe"]
     for name in ("backbone", "weights", "image_size", "device"):

@@ -63,6 +63,7 @@ def archive(photos, tmp_path):
     return file
 
 
+@pytest.mark.medium
 def test_a_run_from_a_plugins_source_is_that_of_the_same_files(install, archive, photos):
     install("zoo-tar", "tar", "zoo_tar", TAR)
     events = []

@@ -165,6 +165,7 @@ def test_traps_take_little_memory():
     assert len(run.stdout.split()) == len(TRAPS)
 
 
+@pytest.mark.medium
 def test_a_picture_of_just_the_size_that_is_taken_is_taken_without_a_warning():
     side = int(MAX_PIXELS**0.5)
     Image.new("1", (side, side)).save("x.png")

@@ -74,6 +74,7 @@ def test_the_plan_says_what_becomes_white(tmp_path):
         (np.uint16, 100, 130, (0.0, 255.0)),
     ],
 )
+@pytest.mark.medium
 def test_the_range_is_that_of_all_images(tmp_path, dtype, low, high, expected):
     """The lightest picture of the set is white, not the lightest spot of each picture."""
     for label in ("a", "b"):

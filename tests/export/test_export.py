@@ -185,6 +185,7 @@ def left():
 
 
 @pytest.mark.usefixtures("formats")
+@pytest.mark.medium
 def test_a_plugins_exporter_is_listed_and_used(run):
     listed = CliRunner().invoke(main, ["plugins"]).stdout
     for name in ("half", "kept", "onnx", "torch-export"):
@@ -218,6 +219,7 @@ def test_of_an_exporter_that_fails_nothing_is_left(run, form, said):
 
 
 @pytest.mark.usefixtures("formats")
+@pytest.mark.medium
 def test_a_file_that_predicts_otherwise_is_refused_unless_that_is_asked_for(run):
     result = invoke(run.path, "--to", "wrong", "--out", "a.kept")
     assert result.exit_code == 2
@@ -324,6 +326,7 @@ class Eigenvalues(nn.Module):
         return torch.linalg.eigvals(images[:, :, :3, :3].mean(dim=1)).real * self.scale
 
 
+@pytest.mark.medium
 def test_an_operator_that_the_format_lacks_is_named(run):
     with pytest.raises(PluginError, match=r"exporter onnx .*aten\.linalg_eig"):
         export(replace(run, model=Eigenvalues().eval()), "onnx", "a.onnx")
@@ -352,6 +355,7 @@ def test_a_plugin_whose_hook_fails_hides_no_other_plugins_exporters(install, run
         export(run, "onnx", "a.txt")
 
 
+@pytest.mark.medium
 def test_the_documented_plugin_exports(install, run):
     page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -1,5 +1,6 @@
 """Features without a run: those of a run's probe, from the same cache."""
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -18,6 +19,7 @@ def samples_of(folder):
     return open_source(str(folder)).read("train").samples
 
 
+@pytest.mark.medium
 def test_features_of_a_run_are_read_from_its_cache(tmp_path):
     data = make_photos(tmp_path / "photos", 4)
     weights = tmp_path / "weights.safetensors"

@@ -50,6 +50,7 @@ def test_checkpoints_with_changed_bytes_are_refused(examples, stopped):
 
 
 @sizes(300)
+@pytest.mark.medium
 def test_checkpoints_whose_sums_are_right_and_whose_contents_are_hostile(examples, stopped):
     """None trains here, which would take long."""
     checkpoint = read_checkpoint(stopped)

@@ -69,6 +69,7 @@ def test_model_files_whose_sums_are_right_and_whose_contents_are_hostile(example
 
 
 @sizes(300)
+@pytest.mark.medium
 def test_recipes_and_backbones_in_the_metadata(examples, folder, image):
     header, tensors = take_apart(folder / MODEL)
     details = header["__metadata__"]
@@ -133,6 +134,7 @@ def test_recipe_toml_of_a_run_with_changed_bytes(examples, folder):
 
 
 @sizes(300)
+@pytest.mark.medium
 def test_names_of_backbones_runs_and_files(examples, folder):
     letters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])  # As in argv.
     names = st.text(letters, max_size=50) | st.sampled_from(

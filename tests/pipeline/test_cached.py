@@ -38,6 +38,7 @@ def bytes_of(kind):
 
 
 @pytest.mark.parametrize(("name", "case"), each_case())
+@pytest.mark.medium
 def test_training_from_cached_activations_equals_training_from_images(photos, drops, name, case):
     """Batch norm, dropout and stochastic depth, in what is frozen and in what trains."""
     fields = start(name, **{"train": "finetune", "epochs": 2, "lr": 0.01, **FROZEN[case]})

@@ -83,6 +83,7 @@ def compared(*args, code=0):
     return zoo_("compare", "--image-size", 32, "--device", "cpu", *args, code=code)
 
 
+@pytest.mark.medium
 def test_backbones_are_ranked_on_the_same_images(here, split_photos):
     args = (ONE, OTHER, MISSING, "--data", split_photos)
     found = json.loads(compared(*args, "--format", "json", "--plot", "plot.svg").stdout)
@@ -112,6 +113,7 @@ def test_backbones_are_ranked_on_the_same_images(here, split_photos):
     assert [row["score"] for row in table] == [str(first["score"]), str(second["score"]), ""]
 
 
+@pytest.mark.medium
 def test_a_table_fits_80_columns_and_says_what_is_missing(here, split_photos, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     found = compared("--here", MISSING, "--data", split_photos)
@@ -136,6 +138,7 @@ def test_presets_name_backbones():
             assert plugins.get(name).weights is not None
 
 
+@pytest.mark.medium
 def test_auto_chooses_among_the_weights_on_this_machine(here, split_photos):
     fields = {**QUICK, "backbone": "auto", "train": "probe"}
     del fields["weights"]
@@ -183,6 +186,7 @@ def test_auto_needs_pretrained_weights(nets, split_photos):
     assert not Path("run").exists()
 
 
+@pytest.mark.medium
 def test_the_verdict_is_in_the_runs_file_and_card(split_photos):
     run, _, computed = hear(split_photos, "run", **start(train="probe"))
     found = run.info.transfer
@@ -196,6 +200,7 @@ def test_the_verdict_is_in_the_runs_file_and_card(split_photos):
     assert not computed["features of random weights"]
 
 
+@pytest.mark.medium
 def test_without_pretrained_weights_there_is_no_verdict(split_photos):
     run, notes, _ = hear(split_photos, "run", **{**QUICK, "train": "probe"})
     assert run.info.transfer is None

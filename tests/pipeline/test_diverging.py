@@ -239,6 +239,7 @@ def test_epochs_without_a_better_value_end_training(split_photos):
 
 
 @pytest.mark.parametrize("metric", ["balanced-accuracy", "f1", "log-loss"])
+@pytest.mark.medium
 def test_the_best_epoch_is_that_of_the_runs_own_metric(photos, monkeypatch, metric):
     values = iter([(2.0, 0.9, 0.1, 0.1), (1.0, 0.5, 0.9, 0.9)])
 

@@ -110,6 +110,7 @@ def test_a_fold_is_a_run_of_its_own(films, result, tmp_path):
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.medium
 def test_interrupted_folds_go_on_to_the_same_result(films, result, tmp_path, after):
     """Interrupted in the middle of a fold, between folds, or before the end of the refit."""
     seen = Counter()

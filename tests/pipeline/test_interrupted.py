@@ -99,6 +99,7 @@ def finetune(home, data, out, fields, events=None, go=None, dies_at=0):
 
 
 @pytest.mark.parametrize("kind", FIRST_FAST)
+@pytest.mark.medium
 def test_an_interrupted_run_goes_on_from_what_was_kept(many_photos, plain, kind):
     fields = start(**FILLING[kind])
     interrupted_at = []

@@ -36,6 +36,7 @@ def features_of(run, split):
     return torch.cat(found), torch.tensor(labels)
 
 
+@pytest.mark.medium
 def test_the_head_is_the_probes_and_all_else_as_it_was(split_photos):
     fields = start(train="probe")
     before = read_state_dict(Path(fields["weights"]))

@@ -172,6 +172,7 @@ def test_a_killed_run_whose_model_was_not_yet_written_gets_it_from_the_checkpoin
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.medium
 def test_a_signal_finishes_the_step_and_says_how_to_go_on(photos, twice, monkeypatch, signum, code):
     fields = {**start(train="finetune", epochs=2), "data": photos}
     steps = []
@@ -194,6 +195,7 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(photos, twice, monkeyp
     check_equal(zoo.load("run"), twice.undisturbed)
 
 
+@pytest.mark.medium
 def test_a_second_signal_ends_at_once_and_loses_nothing(twice):
     steps = []
 
@@ -251,6 +253,7 @@ def test_what_fits_nothing_is_refused_even_so():
 
 
 @pytest.mark.usefixtures("crashed")
+@pytest.mark.medium
 def test_what_was_allowed_to_differ_is_recorded():
     zoo_("finetune", "--resume", "run", "--batch-size=4", "--epochs=3", "--allow-changed")
     (line,) = zoo.load("run").info.history
@@ -286,6 +289,7 @@ def test_other_starting_weights_are_refused(photos):
         zoo.resume("run")
 
 
+@pytest.mark.medium
 def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(crashed, twice):
     command = ["finetune", "--resume", "auto", "--out", "run", *flags(crashed)]
     assert "in epoch 2" in zoo_(*command).stdout
@@ -330,6 +334,7 @@ def test_wrong_uses_of_resume_are_said(photos):
 
 
 @pytest.mark.usefixtures("crashed")
+@pytest.mark.medium
 def test_a_run_that_another_process_writes_is_left_alone(photos, monkeypatch):
     Path("new/checkpoint").mkdir(parents=True)
     monkeypatch.setattr("zoo.pipeline.finetune.ORPHANS", 0.2)
@@ -357,6 +362,7 @@ with FileLock("run/checkpoint/.lock"), FileLock("new/checkpoint/.lock"):
 
 
 @pytest.mark.usefixtures("crashed")
+@pytest.mark.medium
 def test_a_damaged_checkpoint_is_not_gone_on_with():
     path = Path("run/checkpoint/last.safetensors")
     whole = path.read_bytes()

@@ -72,6 +72,7 @@ def acme(install):
 
 
 @pytest.mark.parametrize("fields", [{}, {"freeze": "stem"}, {"freeze": "backbone"}], ids=str)
+@pytest.mark.medium
 def test_a_network_whose_output_has_parts_is_trained_resumed_and_read_back(
     fields, acme, photos, tmp_path
 ):
@@ -97,6 +98,7 @@ def test_logits_are_taken_by_copies_compiled_and_exported_ones_too(acme, photos,
     assert found.exit_code == 0, found.output
 
 
+@pytest.mark.medium
 def test_the_files_of_its_library_are_written_and_verified(acme, photos, tmp_path):
     run = zoo.finetune(photos, out=tmp_path / "run", **{**FIELDS, "train": "probe"})
     file = run.path / "acme.json"

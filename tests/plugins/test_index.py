@@ -46,6 +46,7 @@ def listed(*args: str) -> list[str]:
     return [entry["name"] for entry in json.loads(result.stdout)]
 
 
+@pytest.mark.medium
 def test_the_second_listing_is_the_same_and_imports_no_library(home):
     first = listed("resnet")
     assert len(first) > 100

@@ -53,6 +53,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.medium
 def test_a_broken_plugin_is_named_and_hurts_nobody_else(install, fault):
     code, state, cause = BROKEN[fault]
     install("acme-broken", "broken", f"acme_broken_{fault}", code)
@@ -319,6 +320,7 @@ def build(width, num_classes, pretrained):
 
 
 @pytest.mark.parametrize("name", ["hub:me/16", "acme/hub:me/16"])
+@pytest.mark.medium
 def test_a_plugin_resolves_names_that_it_does_not_list(install, photos, name):
     install("zoo-acme", "acme", f"acme_resolves_{len(name)}", RESOLVES)
     run = zoo.finetune(photos, backbone=name, weights="none", epochs=1, device="cpu")

@@ -169,6 +169,7 @@ def test_a_run_and_its_report_are_verified(run, tmp_path):
     assert "report.html" not in {found.file for found in zoo.verify(folder)}
 
 
+@pytest.mark.medium
 def test_images_that_have_changed_or_vanished_are_said_so(run, photos, tmp_path):
     moved = Path(shutil.copytree(photos, tmp_path / "photos"))
     folder = tmp_path / "run"
@@ -203,6 +204,7 @@ def test_a_run_is_measured_on_other_images(run, photos, tmp_path, monkeypatch):
     assert page.all("img")
 
 
+@pytest.mark.medium
 def test_a_failing_report_does_not_lose_the_run(photos, tmp_path, monkeypatch):
     def fail(subject):
         raise ZeroDivisionError("planted")

@@ -205,6 +205,7 @@ def test_a_fine_tuned_run_without_held_out_images_says_so(split_photos, tmp_path
         run.error_threshold(0.2)
 
 
+@pytest.mark.medium
 def test_concluding_again_changes_no_byte(split_photos, tmp_path):
     files = []
     for name in ("one", "other"):

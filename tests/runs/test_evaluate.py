@@ -15,6 +15,7 @@ def test_training_evaluate_and_predict_agree_to_the_last_image(run, split_photos
     assert evaluation.accuracy == run.info.val_accuracy == correct / len(images)
 
 
+@pytest.mark.medium
 def test_the_held_out_images_of_a_flat_folder_are_found_again(photos, tmp_path):
     run = zoo.finetune(photos, out=tmp_path / "run", **QUICK)
     evaluation = run.evaluate(photos)
@@ -54,6 +55,7 @@ def test_a_split_that_there_is_not_is_refused(run):
         run.evaluate(split="test")
 
 
+@pytest.mark.medium
 def test_each_split_is_measured(run, split_photos, photos, tmp_path):
     assert run.evaluate(split="train").images == 24
     assert run.evaluate(split="all").images == 36

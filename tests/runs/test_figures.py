@@ -300,6 +300,7 @@ def test_a_class_without_images_is_shown_as_not_measured(run, split_photos, tmp_
     assert red.split() == ["red", "0", "not", "measured"]
 
 
+@pytest.mark.medium
 def test_a_run_tells_val_and_test_figures_and_keeps_them(split_photos, tmp_path):
     root = shutil.copytree(split_photos, tmp_path / "data")
     make_photos(root / "test", 5, first_seed=900)
@@ -340,6 +341,7 @@ def test_figures_of_a_strange_file_are_checked(run, tmp_path, figure):
         load(folder)
 
 
+@pytest.mark.medium
 def test_a_run_no_better_than_its_baseline_is_red_and_not_called_best(tmp_path, monkeypatch):
     """One without any difference between its classes."""
     root = tmp_path / "data"

@@ -89,6 +89,7 @@ def test_metadata_beyond_all_bounds_is_refused_in_one_line(folder, changes, name
     assert named in refused(folder)
 
 
+@pytest.mark.medium
 def test_a_model_for_a_million_classes_is_not_built(folder, monkeypatch):
     monkeypatch.setattr("zoo.plugins.build", lambda *_: pytest.fail("was built"))
     forge(folder / MODEL, class_names=json.dumps([str(n) for n in range(1_000_000)]))

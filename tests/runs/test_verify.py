@@ -52,6 +52,7 @@ def test_a_run_as_it_was_written_is_ok(folder):
 
 
 @pytest.mark.parametrize("name", ["zoo/efficientnet_lite0", "torchvision/squeezenet1_1"])
+@pytest.mark.medium
 def test_runs_of_every_plugin_are_ok(photos, tmp_path, name):
     zoo.finetune(photos, out=tmp_path / "run", **{**QUICK, "backbone": name})
     assert states(tmp_path / "run") == dict.fromkeys(FILES, "ok")
@@ -64,6 +65,7 @@ def test_a_model_file_alone_is_checked(folder, tmp_path):
         zoo.verify(tmp_path / "nowhere")
 
 
+@pytest.mark.medium
 def test_a_byte_flipped_anywhere_in_the_model_file_is_found(folder):
     """In the header and in tensors; by verify, and by whatever opens the file."""
     file = folder / MODEL

@@ -80,6 +80,7 @@ def test_the_odd_plugin_starts_from_its_published_weights(twins):
 
 
 @pytest.mark.parametrize("size", ["64", "96"])
+@pytest.mark.medium
 def test_the_odd_plugin_is_fine_tuned_and_predicts(size, twins, photos):
     words = ["--backbone", "twinnet", "--data", str(photos), "--epochs", "1", "--image-size", size]
     done = CliRunner().invoke(main, ["finetune", *words, "--out", "run", "--device", "cpu"])
@@ -105,6 +106,7 @@ def unfit(results) -> list[str]:
     return [f"{r.check}: {r.message}" for r in results if r.status == "failed"]
 
 
+@pytest.mark.medium
 def test_the_documented_source_passes_every_check(install, tmp_path):
     install("zoo-tar", "tar", "acme_documented_tar", block("def zoo_sources"))
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
@@ -147,6 +149,7 @@ def test_a_family_of_another_library_is_wrapped_in_under_40_lines(globex):
 
 
 @pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.medium
 def test_a_member_of_the_family_passes_the_checks_of_shapes(name, globex):
     assert unfit(check_backbone(f"globex/{name}", shapes_only=True)) == []
 

@@ -555,6 +555,7 @@ def test_a_sound_plugin_passes_every_check(install):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.medium
 def test_a_fault_is_caught_and_the_author_told_what_to_change(fault, install):
     _, _, name, words = FAULTS[fault]
     install("acme-nets", "acme", f"acme_{fault.replace(' ', '_')}", mutated(fault))

@@ -147,6 +147,7 @@ def test_a_sound_source_passes_every_check(install, archive):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.medium
 def test_a_fault_is_caught(fault, install, archive):
     old, new, name = FAULTS[fault]
     assert old in SOUND

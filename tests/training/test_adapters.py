@@ -193,6 +193,7 @@ def test_a_restart_begins_with_the_initial_adapters(net, adapters):
         assert all(torch.equal(tensor, initial[name]) for name, tensor in net.state_dict().items())
 
 
+@pytest.mark.medium
 def test_adapters_that_diverge_are_restarted_and_the_probe_is_kept(photos):
     notes = []
 
@@ -206,6 +207,7 @@ def test_adapters_that_diverge_are_restarted_and_the_probe_is_kept(photos):
     assert run.evaluate().accuracy == run.info.val_accuracy
 
 
+@pytest.mark.medium
 def test_frozen_depths_have_no_adapters(photos):
     plans = []
 

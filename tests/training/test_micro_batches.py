@@ -167,6 +167,7 @@ def test_what_devices_and_libraries_say_is_understood(error):
         ("auxiliary", "LIMIT", "cpu", [8, 4]),
     ],
 )
+@pytest.mark.medium
 def test_steps_in_parts_lead_to_the_same_weights(
     limited, uneven, monkeypatch, backbone, variable, error, sizes
 ):

@@ -53,6 +53,7 @@ def test_a_mixed_batch_in_parts_has_the_loss_of_the_whole(task):
     torch.testing.assert_close(sum(parts), whole)
 
 
+@pytest.mark.medium
 def test_mixing_changes_training_but_not_validation(photos):
     losses = {}
     for name, fields in {"plain": {}, "mixed": {"mixup": 1.0}}.items():

@@ -23,6 +23,7 @@ SETTINGS = {
 ENGINES = ["DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG"]
 
 
+@pytest.mark.medium
 def test_settings_of_accelerates_change_no_weight_and_are_named(split_photos, monkeypatch):
     fields = start(train="finetune")
     plain = zoo.finetune(split_photos, out="plain", **fields)
@@ -60,6 +61,7 @@ def test_an_engine_that_zoo_does_not_support_is_refused(split_photos, monkeypatc
     assert not Path("run").exists()
 
 
+@pytest.mark.medium
 def test_sagemakers_data_parallelism_is_refused_where_it_is_asked_for(split_photos, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_SAGEMAKER", "true")
     zoo.finetune(split_photos, out="plain", **start(train="probe"))
@@ -68,6 +70,7 @@ def test_sagemakers_data_parallelism_is_refused_where_it_is_asked_for(split_phot
         zoo.finetune(split_photos, out="run", **start(train="probe"))
 
 
+@pytest.mark.medium
 def test_settings_that_choose_kernels_are_recorded(split_photos, monkeypatch):
     before = numeric_settings()
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")

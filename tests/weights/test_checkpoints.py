@@ -48,6 +48,7 @@ def dry_run(name, *more):
     return CliRunner().invoke(main, command)
 
 
+@pytest.mark.medium
 def test_a_run_from_the_hub_loads_without_it_and_in_timm(repositories, photos, monkeypatch):
     published = publish(repositories / "acme" / "tiny")
     fields = {**FIELDS, "backbone": "hf-hub:acme/tiny", "image_size": 64, "data": photos}
@@ -72,6 +73,7 @@ def test_a_run_from_the_hub_loads_without_it_and_in_timm(repositories, photos, m
     assert {found.state for found in zoo.verify("run")} == {"ok"}
 
 
+@pytest.mark.medium
 def test_a_run_from_a_folder_starts_from_its_weights_and_outlives_it(photos, tmp_path):
     folder = publish(tmp_path / "mine")
     started_from = load_file(folder / "model.safetensors")
@@ -144,6 +146,7 @@ def test_a_checkpoint_of_transformers_comes_back_to_it(repositories, photos, mon
         {"quantization_config": {"quant_method": "bitsandbytes"}},
     ],
 )
+@pytest.mark.medium
 def test_a_configuration_of_transformers_that_lies_is_one_message(tmp_path, values):
     (tmp_path / "config.json").write_text(json.dumps({**VIT, **values}))
     result = dry_run(f"local-dir:{tmp_path}")
@@ -211,6 +214,7 @@ def test_what_can_not_be_opened_is_one_message(repositories, name, said):
         ({"model_args": 5}, "config.json"),
     ],
 )
+@pytest.mark.medium
 def test_a_configuration_that_lies_is_one_message(tmp_path, values, said):
     folder = publish(tmp_path / "mine")
     change_config(folder, **values)

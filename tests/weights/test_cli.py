@@ -42,6 +42,7 @@ def flip_a_byte(path):
     path.write_bytes(content)
 
 
+@pytest.mark.medium
 def test_what_is_put_in_is_used_offline_said_in_the_plan_and_comes_out(file, photos):
     path = weights.added_path(TINY)
     added = cli("weights", "add", TINY, file)
@@ -196,6 +197,7 @@ def test_the_hubs_files_are_fetched_found_and_verified(hub):
     assert f"2 damaged: {TINY} " in shown
 
 
+@pytest.mark.medium
 def test_a_plugins_hub_repository_is_fetched_with_the_hubs_client(hub):
     code = (
         "import zoo, sys; from zoo.weights.getting import obtain\n"
