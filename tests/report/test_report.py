@@ -381,6 +381,7 @@ def test_a_run_without_val_images_has_curves_and_says_what_it_lacks(photos, tmp_
     assert not any("0 of 0" in text for text in page.text)
 
 
+@pytest.mark.slow
 def test_images_of_folds_are_not_taken_for_changed(photos, tmp_path):
     shutil.copytree(photos / "train", tmp_path / "photos")
     folder = tmp_path / "run"

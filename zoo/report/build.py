@@ -282,9 +282,11 @@ def _training(about: Mapping[str, Any], main: str) -> tuple[list[Plot], str]:
         return [], f"There are no epochs to plot: only {only}."
     text = "by epoch; epoch 0 is the probe" if rows[0]["epoch"] == 0 else "by epoch"
     there = {name for row in rows for name in row}
-    val = " and val" if {f"val_{main}", "val_loss"} & there else "; there are no val images"
+    val, none = " and val", ""
+    if not {f"val_{main}", "val_loss"} & there:
+        val, none = "", "; there are no val images"
     drawn = [
-        Plot(title=title, text=f"On train (augmented images){val}, {text}.", svg=svg)
+        Plot(title=title, text=f"On train (augmented images){val}, {text}{none}.", svg=svg)
         for title, svg in plots.learning_curves(rows, main).items()
     ]
     return drawn, "" if drawn else "There is nothing to plot: no value is finite."
@@ -306,7 +308,9 @@ def _suspected(
     elif found is None:
         reason = "the run has not looked for them, which would have taken long"
     if reason:
-        omissions.append(f"suspected labels: {reason}. `zoo data check` finds them by `labels`")
+        omissions.append(
+            f"suspected labels: {reason}; zoo data check finds them if asked for labels"
+        )
         return None
     suspected = []
     for each in found if isinstance(found, list) else []:
