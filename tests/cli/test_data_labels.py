@@ -126,7 +126,7 @@ def test_a_class_of_ones_own_can_be_named_and_no_file_is_replaced(photos, table,
         (lambda t: t.write_bytes(b"\x00\xff" * 40), "labels.csv"),
         (lambda t: fill(t, lambda row: ""), "changes no label"),
         (lambda t: fill(t, lambda row: "wasps"), "wasps"),
-        (lambda t: t.write_text(t.read_text().replace("blue/", "gone/")), "no image"),
+        (lambda t: t.write_text(t.read_text().replace("blue/", "gone/")), "not an image"),
         (lambda t: t.write_text(t.read_text().replace(",blue,", ",red,")), "has the label"),
     ],
 )

@@ -23,7 +23,7 @@ def test_measuring_changes_neither_model_nor_random_state():
     model = zoo.build("timm/test_efficientnet", 3, weights="none").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
-    speed = measure_speed(model, (32, 32), 4, torch.device("cpu"))
+    speed = measure_speed(model, (3, 32, 32), 4, torch.device("cpu"))
     assert speed.train > speed.forward > 0
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
