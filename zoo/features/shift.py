@@ -29,8 +29,9 @@ def measure_shift(known: Scores, test: Scores, task: Task, *, seed: int) -> Shif
     The classifier is a ridge regression of the set that an image is in (Fisher's discriminant) on
     its features, both centred by class, and predicts the images of folds that it has not seen. The
     p-value is that of a permutation test of the covariance of set and prediction: sets are permuted
-    among the groups of a class, and all classifiers fitted anew. So class frequencies, which differ
-    likewise in each permutation, and groups, which are in one fold and one set, do not count.
+    among the groups of a class in a fold, and all classifiers fitted anew. So class frequencies,
+    which differ likewise in each permutation, and groups, which are in one fold and one set, do not
+    count.
 
     Args:
         known: Scores of val or train images; their features must not depend on which of the images
@@ -55,7 +56,8 @@ def measure_shift(known: Scores, test: Scores, task: Task, *, seed: int) -> Shif
     groups = torch.tensor(group_indices(samples))[common]
     strata, in_test = torch.unique(strata[common], return_inverse=True)[1], in_test[common]
     random = torch.Generator().manual_seed(derive_seed(seed, "shift"))
-    labels = _permuted(in_test, strata, groups, random)
+    fold = _folds(in_test, strata, groups, random)
+    labels = _permuted(in_test, FOLDS * strata + fold, groups, random)
     centred = torch.nn.functional.one_hot(strata).double()
     means = centred / centred.sum(dim=0)
 
@@ -65,7 +67,7 @@ def measure_shift(known: Scores, test: Scores, task: Task, *, seed: int) -> Shif
     rows = by_class(features[common].double())
     rows = rows / rows.square().mean(dim=0).sqrt().clamp_min(1e-12)
     expected = by_class(labels.double())
-    predicted = _out_of_fold(rows @ rows.T / rows.shape[1], expected, groups, random)
+    predicted = _out_of_fold(rows @ rows.T / rows.shape[1], expected, fold)
     statistic = (predicted * expected).sum(dim=0)
     # A permutation that is the same assignment must not be less by rounding.
     reached = int((statistic[1:] >= statistic[0] - 1e-9 * statistic[0].abs()).sum())
@@ -74,6 +76,18 @@ def measure_shift(known: Scores, test: Scores, task: Task, *, seed: int) -> Shif
         separation=round(_separation(predicted[:, 0], in_test, strata), 4),
         p=(1 + reached) / (1 + _PERMUTATIONS),
     )
+
+
+def _folds(in_test: Tensor, strata: Tensor, groups: Tensor, random: torch.Generator) -> Tensor:
+    """Return the fold (N,) of each image: those of a group together, strata and sets spread."""
+    numbers = torch.unique(groups, return_inverse=True)[1]
+    count = int(numbers.max()) + 1
+    first = torch.full((count,), len(numbers)).scatter_reduce(
+        0, numbers, torch.arange(len(numbers)), "amin"
+    )
+    keys = torch.rand(count, generator=random, dtype=torch.float64)
+    rank = (2 * strata[first] + in_test[first] + keys).argsort().argsort()
+    return (rank % FOLDS)[numbers]
 
 
 def _permuted(in_test: Tensor, strata: Tensor, groups: Tensor, random: torch.Generator) -> Tensor:
@@ -97,12 +111,8 @@ def _permuted(in_test: Tensor, strata: Tensor, groups: Tensor, random: torch.Gen
     return torch.cat([label[:, None], shuffled], dim=1)[of_unit]
 
 
-def _out_of_fold(
-    kernel: Tensor, expected: Tensor, groups: Tensor, random: torch.Generator
-) -> Tensor:
+def _out_of_fold(kernel: Tensor, expected: Tensor, fold: Tensor) -> Tensor:
     """Predict (N, P) values from the kernel (N, N) of features by ridge regressions on folds."""
-    numbers = torch.unique(groups, return_inverse=True)[1]
-    fold = torch.randperm(int(numbers.max()) + 1, generator=random)[numbers] % FOLDS
     penalty = _PENALTY * kernel.diagonal().mean().clamp_min(1e-12)
     predicted = torch.zeros_like(expected)
     for number in range(FOLDS):
