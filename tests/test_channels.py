@@ -248,4 +248,4 @@ def test_preprocessing_is_of_one_three_or_four_channels():
 @pytest.mark.parametrize("name", ["timm/test_vit", "torchvision/resnet18", "transformers/resnet"])
 def test_the_kit_checks_the_option(name):
     results = testing.check_backbone(name)
-    assert {r.check: r.detail for r in results if r.state == "failed"} == {}
+    assert {r.check: r.message for r in results if r.status == "failed"} == {}
