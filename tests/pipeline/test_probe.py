@@ -202,7 +202,7 @@ def test_the_demo_can_be_a_probe():
     run, notes, _ = hear(None, "run", **{**QUICK, "train": "probe"})
     assert run.class_names == tuple("0123456789")
     assert run.info.val_accuracy > 0.5
-    assert any("1797 rows" in note for note in notes)
+    assert any("1,797 rows" in note for note in notes)
 
 
 @pytest.mark.slow
