@@ -234,7 +234,8 @@ def test_torchvisions_options_have_the_declared_defaults_and_are_set(name):
 
 @pytest.mark.slow
 def test_all_of_torchvisions_options_have_the_declared_defaults_and_are_set():
-    names = [b.name.partition("/")[2] for b in zoo.backbones("torchvision/*") if b.options]
+    declared = {b.name.partition("/")[2]: b.options for b in zoo.backbones("torchvision/*")}
+    names = [name for name, options in declared.items() if options.keys() - {"in_chans"}]
     assert len(names) > 40
     for name in names:
         check_torchvision(name)

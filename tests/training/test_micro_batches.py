@@ -247,7 +247,7 @@ def test_an_attempt_that_failed_leaves_no_trace(limited, monkeypatch):
 @pytest.mark.parametrize(
     ("backbone", "limit", "named"),
     [
-        ("plain", "0", ["single image", "--image-size"]),
+        ("plain", "0", ["1 image at a time", "--image-size"]),
         ("normed", "1", ["2 images", "--batch-norm frozen", "--image-size"]),
     ],
 )
@@ -338,6 +338,11 @@ CONFINED = """
 import resource
 import sys
 
+import jinja2
+import matplotlib.figure
+import pyarrow.parquet
+import scipy.stats
+import sklearn.metrics
 import torch
 
 import zoo

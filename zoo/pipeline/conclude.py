@@ -272,5 +272,9 @@ class _Scorer:
             # The val images are there if the run has decoded them.
             decoded.store = self.stores.open("images", prepare.about(), np.uint8)
         return features_and_logits(
-            run.model, run.backbone, eval_batches(decoded), run.info.preprocess
+            run.model,
+            run.backbone,
+            eval_batches(decoded),
+            run.info.preprocess,
+            lambda text: self.listen(Note(text=text, warning=True)),
         )

@@ -53,7 +53,8 @@ def predict_logits(model: nn.Module, batches: Iterable[Loaded], preprocess: Prep
     return logits
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Send a warning as Python does."""
     warnings.warn(text, stacklevel=2)
 
 
@@ -62,7 +63,7 @@ def all_logits(
     model: nn.Module,
     batches: Iterable[Loaded],
     compute: Callable[[Tensor], Tensor],
-    say: Callable[[str], None] = _warn,
+    say: Callable[[str], None] = warn,
 ) -> Tensor:
     """Compute logits like `predict_logits`, where `compute` maps a batch's inputs to logits.
 

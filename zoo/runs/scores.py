@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from zoo.errors import RunError
 from zoo.io.text import clip
 from zoo.models.head import head_leaves
 from zoo.models.replay import tensors_in
-from zoo.runs.inference import all_logits
+from zoo.runs.inference import all_logits, warn
 from zoo.runs.write import PREDICTIONS, ModelInfo, write_file
 from zoo.tasks import SINGLE_LABEL, Task
 
@@ -61,7 +61,11 @@ class Scores:
 
 
 def features_and_logits(
-    model: nn.Module, backbone: Backbone, batches: Iterable[Loaded], preprocess: Preprocess
+    model: nn.Module,
+    backbone: Backbone,
+    batches: Iterable[Loaded],
+    preprocess: Preprocess,
+    say: Callable[[str], None] = warn,
 ) -> tuple[Tensor, Tensor]:
     """Compute features (N, C) and logits (N, classes) of all batches, float32 on the CPU.
 
@@ -73,6 +77,7 @@ def features_and_logits(
         backbone: Declares where the head is.
         batches: Tuples (pixels (N, C, H, W) uint8, ignored), as of `eval_batches`.
         preprocess: Preprocessing of the backbone, for the normalisation.
+        say: Called with a warning if the batch size had to be reduced for lack of memory.
 
     Raises:
         RunError: A logit is NaN or infinite.
@@ -96,7 +101,7 @@ def features_and_logits(
 
     hook = leaf.register_forward_pre_hook(keep)
     try:
-        both = all_logits(model, batches, compute)
+        both = all_logits(model, batches, compute, say)
     finally:
         hook.remove()
     width = seen[0].shape[1]
