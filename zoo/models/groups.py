@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,6 @@ def parameter_groups(
     """
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
-    groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     settings = parameter_settings(
         model,
         backbone,
@@ -99,11 +99,27 @@ def parameter_groups(
         layer_decay=layer_decay,
         wd_on_norms=wd_on_norms,
     )
+    groups = grouped(settings, weight_decay=weight_decay, by_depth=layer_decay != 1)
+    _check_complete(model, backbone, groups)
+    return groups
+
+
+def grouped(
+    settings: Iterable[Setting], *, weight_decay: float, by_depth: bool
+) -> list[dict[str, Any]]:
+    """Return parameter groups as `parameter_groups` does, from the settings of each parameter.
+
+    Args:
+        settings: From `parameter_settings`. Parameters that don't require gradients are left out.
+        weight_decay: Weight decay of parameters to which it applies.
+        by_depth: Whether depths have groups of their own.
+    """
+    groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for setting in settings:
         if not setting.parameter.requires_grad:
             continue
         part = "head" if setting.depth is None else "backbone"
-        depth = None if layer_decay == 1 else setting.depth
+        depth = setting.depth if by_depth else None
         # Without weight decay, no separate groups are needed.
         decays = setting.decays or weight_decay == 0
         label = part if depth is None else f"{part} {depth}"
@@ -119,9 +135,7 @@ def parameter_groups(
             },
         )
         group["params"].append(setting.parameter)
-    ordered = [groups[key] for key in sorted(groups)]
-    _check_complete(model, backbone, ordered)
-    return ordered
+    return [groups[key] for key in sorted(groups)]
 
 
 def parameter_settings(

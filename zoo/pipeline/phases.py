@@ -138,6 +138,7 @@ def run_stages(
             recipe=recipe,
             depths=prepared.depths,
             freezing=prepared.freezing,
+            settings=prepared.settings,
             accelerator=prepared.accelerator,
             loaders=loaders or _image_loaders(prepared, images, stores, listen),
             origin=origin,

@@ -31,6 +31,7 @@ from zoo.models.build import build_from
 from zoo.models.depth import Depths, depths
 from zoo.models.freeze import Freezing, plan_freezing
 from zoo.models.group_plan import GroupPlan
+from zoo.models.groups import Setting
 from zoo.models.optim import MOMENTS
 from zoo.models.replay import Boundary
 from zoo.models.variant import check_options
@@ -122,6 +123,7 @@ class Prepared:
         started: When planning began, by `time.perf_counter`.
         speed: The measured speed, if the recipe limits the time of the run; else None.
         depths: Depths of the model, also by the names it has with adapters.
+        settings: Training settings of each parameter, as planned.
         adapters: Adapters for fine-tuning, not yet in the model; None: not used.
     """
 
@@ -133,6 +135,7 @@ class Prepared:
     model: nn.Module
     depths: Depths
     freezing: Freezing
+    settings: list[Setting]
     accelerator: Accelerator
     probe: Boundary | None
     activations: Boundary | None
@@ -216,7 +219,7 @@ def prepare(
         frozen=freezing.always,
         image_size=preprocess.height_width,
     )
-    groups = plan_what_trains(model, backbone, recipe, layers, freezing, adapters, listen)
+    groups, settings = plan_what_trains(model, backbone, recipe, layers, freezing, adapters, listen)
     activations = plan_activations(
         model,
         backbone,
@@ -268,6 +271,7 @@ def prepare(
         model=model,
         depths=layers if adapters is None else adapters.depths,
         freezing=freezing,
+        settings=settings,
         accelerator=accelerator,
         probe=probe,
         activations=activations,

@@ -13,7 +13,7 @@ from zoo.io.text import count
 from zoo.models.depth import Depths
 from zoo.models.freeze import Freezing, learns_statistics, train_mode
 from zoo.models.group_plan import GroupPlan, plan_groups
-from zoo.models.groups import parameter_settings
+from zoo.models.groups import Setting, parameter_settings
 from zoo.recipe import Recipe
 from zoo.training.adapters import Adapters, attached
 
@@ -49,10 +49,14 @@ def plan_what_trains(
     freezing: Freezing,
     adapters: Adapters | None,
     listen: Listener,
-) -> tuple[GroupPlan, ...]:
+) -> tuple[tuple[GroupPlan, ...], list[Setting]]:
     """Plan the parameter groups; the model is put into the train mode of the last epoch.
 
     `listen` receives a `Note` on how many parameters train beside adapters.
+
+    Returns:
+        The rows of the plan, and the settings of each parameter, from which the optimizer's groups
+        are made.
     """
     with attached(adapters):
         settings = parameter_settings(
@@ -86,4 +90,4 @@ def plan_what_trains(
             "batch_size 1 gives batch norm no statistics to learn from",
             hint="use a larger `batch_size` or `batch_norm=frozen`",
         )
-    return groups
+    return groups, settings

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from unittest import mock
 
 import torch
 from accelerate import Accelerator
@@ -19,8 +18,9 @@ from zoo.machine.device import place
 from zoo.machine.processes import of_each
 from zoo.models.depth import Depths
 from zoo.models.freeze import Freezing, freeze_parameters
-from zoo.models.groups import parameter_groups
+from zoo.models.groups import Setting, grouped
 from zoo.models.optim import make_optimizer
+from zoo.models.replay import forward_as
 from zoo.recipe import Recipe
 from zoo.tasks import Baseline, Task
 from zoo.training.adapters import Adapters
@@ -42,6 +42,7 @@ class Setup:
         recipe: The resolved recipe.
         depths: Depths of the model, also by the names it has with adapters.
         freezing: How many depths are frozen in each epoch.
+        settings: Training settings of each parameter, as planned.
         accelerator: Places model and batches.
         loaders: Batches for training and validation.
         origin: Initial state dict of training, on the CPU; also by the names it has with adapters.
@@ -59,6 +60,7 @@ class Setup:
     recipe: Recipe
     depths: Depths
     freezing: Freezing
+    settings: Sequence[Setting]
     accelerator: Accelerator
     loaders: Loaders
     origin: Mapping[str, Tensor]
@@ -149,15 +151,8 @@ class Loop:
         freeze_parameters(trainable, setup.depths, setup.freezing.always)
         # The optimizer contains all parameters that will ever be trained. Those still frozen have
         # no gradient, so it skips them and stores no state for them.
-        groups = parameter_groups(
-            model,
-            setup.backbone,
-            lr=recipe.lr,
-            head_lr_mult=recipe.head_lr_mult,
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-            wd_on_norms=recipe.wd_on_norms,
-            layers=setup.depths,
+        groups = grouped(
+            setup.settings, weight_decay=recipe.weight_decay, by_depth=recipe.layer_decay != 1
         )
         optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
         if resumed is not None:
@@ -254,7 +249,7 @@ class Loop:
 
 def _call(model: nn.Module, forward: Callable[..., object], *inputs: Tensor) -> object:
     """Call the model, and the hooks on it, with another forward pass than its present one."""
-    with mock.patch.object(model, "forward", forward):
+    with forward_as(model, forward):
         return model(*inputs)
 
 
