@@ -104,6 +104,7 @@ def test_a_run_of_other_channels_from_end_to_end(channels, data, tmp_path):
     report = zoo.export.export(run, "torch-export", tmp_path / "run.pt2")
     assert report.agreement == 1
     zoo_command("report", "run", "--output", tmp_path / "report.html")
+    assert "bands beside red" not in (tmp_path / "report.html").read_text()
 
 
 def test_timm_loads_a_run_of_other_channels_with_the_same_logits(channels, data):

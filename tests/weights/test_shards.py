@@ -96,8 +96,8 @@ def with_a_tensor_twice(folder: Path) -> None:
         (lambda f: change_index(f, lambda m: m.update(x="pytorch_model.bin")), "beside it"),
         (lambda f: change_index(f, lambda m: m.update(x=5)), "beside it"),
         (lambda f: change_index(f, lambda m: m.clear()), "names no tensors"),
-        (lambda f: (f / INDEX).write_text("{}"), "no readable index"),
-        (lambda f: (f / INDEX).write_text("[1"), "no readable index"),
+        (lambda f: (f / INDEX).write_text("{}"), "not a readable index"),
+        (lambda f: (f / INDEX).write_text("[1"), "not a readable index"),
     ],
 )
 def test_a_damaged_index_or_file_is_one_message(tmp_path, spoil, said):

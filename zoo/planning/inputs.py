@@ -50,7 +50,8 @@ def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     own = backbone.preprocess
     if own.channels == 4 and recipe.augment == "strong":
         raise RecipeError(
-            "`augment` = strong changes colours, and a fourth band is none", hint="use light"
+            "`augment` = strong changes colours, which a fourth band does not have",
+            hint="use light",
         )
     if not rebuilt:
         return backbone, own if size is None else replace(own, size=size)
@@ -91,11 +92,7 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
             strict=recipe.strict,
             scan=scan,
         )
-    if channels == 4:
-        examined = {
-            file: replace(each, dropped=max(0, each.dropped - 1)) for file, each in examined.items()
-        }
-    warned = warn_of(splits, examined)
+    warned = warn_of(splits, examined, channels=channels)
     advice = []
     if warned:
         same = "" if recipe.group_by is None else " (with the same `group_by`)"

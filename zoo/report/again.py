@@ -97,7 +97,8 @@ def _images(run: Run) -> Splits:
 
         splits = splits_of(run.info, scan=scan)
     sizes = sizes_of(splits) if run.info.recipe.held_out_fold is None else []
-    return replace(splits, findings=(*warn_of(splits, examined), *sizes))
+    warned = warn_of(splits, examined, channels=run.info.preprocess.channels)
+    return replace(splits, findings=(*warned, *sizes))
 
 
 def _of_data(run: Run, data: Path, split: Split, *, strict: bool, follow_links: bool) -> Subject:

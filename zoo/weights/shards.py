@@ -32,12 +32,14 @@ def read_index(path: Path) -> dict[str, list[str]]:
         content = parse_json(read_bounded(path, MAX_JSON))
         places = content["weight_map"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is no readable index of weights: {clip(str(error))}") from error
+        raise WeightsError(
+            f"{path} is not a readable index of weights: {clip(str(error))}"
+        ) from error
     tensors: dict[str, list[str]] = {}
     for tensor, file in places:
         if not isinstance(file, str) or not _SHARD.fullmatch(file):
             raise WeightsError(
-                f"{path} names {clip(repr(file))}, which is no .safetensors file beside it"
+                f"{path} names {clip(repr(file))}, not a .safetensors file beside it"
             )
         tensors.setdefault(file, []).append(tensor)
     if not tensors:

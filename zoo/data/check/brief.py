@@ -31,12 +31,13 @@ _KINDS = frozenset(
 _EXAMPLES = 3
 
 
-def warn_of(splits: Splits, examined: Mapping[Path, Examined]) -> list[str]:
+def warn_of(splits: Splits, examined: Mapping[Path, Examined], *, channels: int = 3) -> list[str]:
     """Format a warning line with examples for each kind of finding that affects results.
 
     Args:
         splits: Splits that training will use.
         examined: Examination results of their files.
+        channels: Number of channels that the network takes.
     """
     photos = [
         Photo(
@@ -52,7 +53,7 @@ def warn_of(splits: Splits, examined: Mapping[Path, Examined]) -> list[str]:
     ]
     findings = [
         *of_comparisons(compare_splits(photos)),
-        *of_images(photos),
+        *of_images(photos, channels=channels),
         *of_all_names(photos),
     ]
     return [_line(finding) for finding in findings if finding.kind in _KINDS]

@@ -140,8 +140,14 @@ def _separable(group: Group) -> bool:
     return not group[0].split and (None in names or len(names) > 1)
 
 
-def of_images(photos: Sequence[Photo]) -> list[Finding]:
-    """Return findings about single images and about class imbalance."""
+def of_images(photos: Sequence[Photo], *, channels: int = 3) -> list[Finding]:
+    """Return findings about single images and about class imbalance.
+
+    Args:
+        photos: The images.
+        channels: Number of channels that the network takes: with four, a fourth band is used.
+    """
+    more_bands = max(0, channels - 3)
     unreadable: list[Photo] = []
     wrong: list[Photo] = []
     good: list[Photo] = []
@@ -183,7 +189,7 @@ def of_images(photos: Sequence[Photo]) -> list[Finding]:
             "dropped-bands",
             "warning",
             "{} {has_have} bands beside red, green and blue that are not used",
-            [p for p in good if p.examined.dropped],
+            [p for p in good if p.examined.dropped > more_bands],
             "convert them to the three bands that distinguish the classes best",
         ),
         _modes(good),
