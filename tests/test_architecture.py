@@ -56,3 +56,14 @@ def test_only_the_command_line_words_flags():
         if FLAG.search(COMMAND.sub("", text))
     ]
     assert not worded, "\n".join(worded)
+
+
+def test_only_tasks_know_which_kinds_of_task_there_are():
+    """A new task needs no change elsewhere, but for its name in recipes and cells of tables."""
+    branch = re.compile(r"(\bis|==|!=) (not )?(SINGLE_LABEL|MULTI_LABEL|\"(single|multi)-label\")")
+    found = {
+        file.relative_to(ROOT / "zoo").as_posix()
+        for file in (ROOT / "zoo").rglob("*.py")
+        if branch.search(file.read_text(encoding="utf-8"))
+    }
+    assert found == {"data/sources/table.py"}

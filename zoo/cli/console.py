@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.cli.tables import (
+    Column,
     label,
     least_width,
     number,
@@ -38,14 +39,14 @@ from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
 if TYPE_CHECKING:
     from zoo.runs.read import Run
 
-#: Columns of the table of epochs and their minimum widths, because rows are printed one by one.
+#: Columns of the table of epochs and their minimum widths, because rows are printed one by one;
+#: {} is the task's main metric.
 _EPOCH_COLUMNS = {
     "epoch": 5,
     "train loss": 8,
-    "train acc": 7,
+    "train {}": 7,
     "val loss": 8,
-    "val acc": 7,
-    "val mAP": 7,
+    "val {}": 7,
     "lr backbone": 8,
     "lr head": 8,
     "seconds": 7,
@@ -244,24 +245,24 @@ class TrainingConsole:
     def _epoch(self, end: EpochEnd) -> None:
         first = not self._epoch_columns
         if first:
-            self._choose_epoch_columns()
-        metrics, score = end.metrics, end.metrics.get(f"val_{self._kind.main}", 0.0)
+            self._choose_epoch_columns(end.metrics)
+        metrics, main = end.metrics, self._kind.main
+        score = metrics.get(f"val_{main}", 0.0)
         images = self._val_images
         # An approximation for mean average precision, whose interval takes a bootstrap.
         good = end.best and bool(images) and wilson(score * images, images).low > self._baseline
         cells = {
             "epoch": str(end.epoch or "probe"),
             "train loss": f"{metrics['train_loss']:.4f}",
-            "train acc": f"{metrics['train_accuracy']:.2%}",
+            "train {}": f"{metrics.get(f'train_{main}', 0):.2%}",
             "val loss": f"{metrics.get('val_loss', 0):.4f}",
-            "val acc": f"{metrics.get('val_accuracy', 0):.2%}",
-            "val mAP": f"{metrics.get('val_map', 0):.2%}",
+            "val {}": f"{score:.2%}",
             "lr backbone": f"{end.lr_backbone:.3g}",
             "lr head": f"{end.lr_head:.3g}",
             "seconds": f"{end.seconds:.1f}",
             "data wait": f"{end.data_seconds:.1f}",
         }
-        columns = [number(name, least=_EPOCH_COLUMNS[name]) for name in self._epoch_columns]
+        columns = self._columns()
         row = [cells[name] for name in self._epoch_columns]
         note = ""
         if end.best and images:
@@ -274,17 +275,21 @@ class TrainingConsole:
         if note:
             self.say(f"{'':5}  {note}")
 
-    def _choose_epoch_columns(self) -> None:
+    def _columns(self) -> list[Column]:
+        main = "acc" if self._kind.main == "accuracy" else metric_label(self._kind.main)
+        return [
+            number(name.format(main), least=_EPOCH_COLUMNS[name]) for name in self._epoch_columns
+        ]
+
+    def _choose_epoch_columns(self, metrics: Mapping[str, float]) -> None:
         """Hide the columns that do not fit a narrow terminal, and report it."""
-        # With several labels an image, all are rarely right: mAP is more informative than accuracy.
-        unused = ["val mAP"] if self._kind is SINGLE_LABEL else ["train acc", "val acc"]
+        unused = [] if f"train_{self._kind.main}" in metrics else ["train {}"]
         if not self._val_images:
             unused += [name for name in _EPOCH_COLUMNS if name.startswith("val")]
         self._epoch_columns = [name for name in _EPOCH_COLUMNS if name not in unused]
         left_out = []
         for name in ("data wait", "lr head", "lr backbone", "seconds"):
-            columns = [number(each, least=_EPOCH_COLUMNS[each]) for each in self._epoch_columns]
-            if least_width([*columns, label(least=len("best"))], []) <= self.out.width:
+            if least_width([*self._columns(), label(least=len("best"))], []) <= self.out.width:
                 break
             self._epoch_columns.remove(name)
             left_out.append(name)

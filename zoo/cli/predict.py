@@ -101,9 +101,11 @@ def command(
         from zoo.runs.read import load
 
     loaded = load(run, device=device)
-    several = loaded.info.task == "multi-label"
+    several = not loaded.task.exclusive
     if asked["threshold"] is not None and not several:
-        raise click.UsageError("--threshold applies to multi-label runs; this one is single-label")
+        raise click.UsageError(
+            f"--threshold applies to multi-label runs; this one is {loaded.task.name}"
+        )
     given = {name: value for name, value in asked.items() if value is not None}
     # A table shows the whole set, which may have more classes than are shown without it.
     most_classes = len(loaded.class_names) if asked["set_coverage"] and form == "table" else 5

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from zoo.backbone import CHANNELS, Preprocess
 from zoo.hookspecs import DISTRIBUTION
 from zoo.runs.read import Run
-from zoo.tasks import MULTI_LABEL
 from zoo.weights import tensors_sha256
 
 #: Metadata of model.safetensors that are useful for prediction, and copied to the export.
@@ -78,13 +77,12 @@ def metadata_of(run: Run) -> Mapping[str, str]:
     known = run.info.to_metadata()
     preprocess = run.info.preprocess
     channels, (height, width) = preprocess.channels, preprocess.height_width
-    probabilities = "sigmoid" if run.task is MULTI_LABEL else "softmax"
     return {
         **{name: known[name] for name in _KEPT},
         "input": f"images: (N, {channels}, {height}, {width}) uint8, {CHANNELS[channels]}, resized "
         "and cropped as preprocess says; mean and std are applied by the model",
         "output": f"logits: (N, {len(run.class_names)}) float32, already divided by the "
-        f"temperature: their {probabilities} is the calibrated probability",
+        f"temperature: their {run.task.activation} is the calibrated probability",
         "sha256": tensors_sha256(run.model.state_dict()),
         "zoo_version": metadata.version(DISTRIBUTION),
     }

@@ -25,7 +25,7 @@ from zoo.features.pretrained import features_of, load_pretrained
 from zoo.features.suspects import LEAST, Suspects, find_suspects
 from zoo.io.text import count
 from zoo.recipe import Recipe
-from zoo.tasks import MULTI_LABEL, SINGLE_LABEL, Task
+from zoo.tasks import fitting_task
 
 #: Separator of several labels of an image, as in tables.
 SEPARATOR = "|"
@@ -178,8 +178,7 @@ def _suspects(
     """Return suspects without their splits, and the names of classes that are not judged."""
     if len(names) < 2:
         return [], tuple(names)
-    several = any(len(sample.labels) != 1 for sample in samples)
-    task: Task = MULTI_LABEL if several else SINGLE_LABEL
+    task = fitting_task([len(sample.labels) for sample in samples])
     index = {name: n for n, name in enumerate(names)}
     targets = task.targets([tuple(index[x] for x in s.labels) for s in samples], len(names))
     found: Suspects = find_suspects(features, targets, len(names), task=task, groups=groups)
@@ -187,7 +186,7 @@ def _suspects(
     for each in found.ranked:
         labels = samples[each.position].labels
         name = names[each.label]
-        if not several:
+        if task.exclusive:
             suggested = names[each.suggested]
         elif each.suggested:
             suggested = SEPARATOR.join([*labels, name])

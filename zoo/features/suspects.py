@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.data.dataset import derive_seed
 from zoo.features.probe import FOLDS, Origin, Probe, fit_probe, out_of_fold
-from zoo.tasks import MULTI_LABEL, Task
+from zoo.tasks import Task
 
 #: Minimum number of images of a class whose labels are judged, so that each fold has one.
 LEAST = FOLDS
@@ -83,11 +83,12 @@ def find_suspects(
     if groups is None:
         groups = torch.arange(len(features))
     logits = _held_out(features, targets, num_classes, task, groups, seed)
-    first = _ranked(task.probabilities(logits), targets, task)
+    probabilities = task.probabilities(logits)
+    first = _ranked(probabilities, targets, task)
     kept = torch.ones(len(features), dtype=torch.bool)
     kept[[each.position for each in first]] = False
-    not_judged = _too_few(targets, num_classes, task)
-    if first and _too_few(targets[kept], num_classes, task) == not_judged:
+    not_judged = _too_few(probabilities, targets, task)
+    if first and _too_few(probabilities[kept], targets[kept], task) == not_judged:
         logits[kept] = _held_out(
             features[kept], targets[kept], num_classes, task, groups[kept], seed
         )
@@ -103,36 +104,27 @@ def find_suspects(
 
 def _ranked(probabilities: Tensor, targets: Tensor, task: Task) -> list[Suspect]:
     """Return the suspects, the most suspicious first."""
-    found: list[Suspect] = []
-    if task is MULTI_LABEL:
-        for label in range(probabilities.shape[1]):
-            both = torch.stack([1 - probabilities[:, label], probabilities[:, label]], dim=1)
-            found += _suspects(both, targets[:, label].long(), label)
-    else:
-        found = _suspects(probabilities, targets, None)
-    return sorted(found, key=lambda each: (each.score, each.position, each.label))
-
-
-def _suspects(probabilities: Tensor, given: Tensor, label: int | None) -> list[Suspect]:
-    return [
+    found = [
         Suspect(
             position=n,
             label=int(given[n]) if label is None else label,
             suggested=suggested,
-            probability=float(probabilities[n, suggested]),
-            score=float(probabilities[n, given[n]]),
+            probability=float(answers[n, suggested]),
+            score=float(answers[n, given[n]]),
         )
-        for n, suggested in confident_errors(probabilities, given)
+        for label, answers, given in task.questions(probabilities, targets)
+        for n, suggested in confident_errors(answers, given)
     ]
+    return sorted(found, key=lambda each: (each.score, each.position, each.label))
 
 
-def _too_few(targets: Tensor, num_classes: int, task: Task) -> tuple[int, ...]:
-    if task is MULTI_LABEL:
-        yes = targets.sum(dim=0)
-        counts = torch.minimum(yes, len(targets) - yes)
-    else:
-        counts = torch.bincount(targets, minlength=num_classes)
-    found: list[int] = torch.nonzero(counts < LEAST).flatten().tolist()
+def _too_few(probabilities: Tensor, targets: Tensor, task: Task) -> tuple[int, ...]:
+    """Return the classes, or labels, with too few images of an answer to be judged."""
+    found: list[int] = []
+    for label, answers, given in task.questions(probabilities, targets):
+        counts = torch.bincount(given, minlength=answers.shape[1])
+        few = torch.nonzero(counts < LEAST).flatten().tolist()
+        found += few if label is None else [label] * bool(few)
     return tuple(found)
 
 

@@ -33,7 +33,7 @@ from zoo.runs.read import Run, load, read_info
 from zoo.runs.scores import Columns, joined, read_columns, values_of, write_predictions
 from zoo.runs.temperature import calibrate, fit_temperature
 from zoo.runs.write import MODEL, PREDICTIONS
-from zoo.tasks import MULTI_LABEL, TASKS, Task, metric_label
+from zoo.tasks import TASKS, Task, metric_label
 
 #: Smallest probability whose logarithm is taken; a softmax in float32 may give 0.
 _LEAST = 1e-30
@@ -221,10 +221,7 @@ def _logits_of(columns: Columns, class_names: Sequence[str], task: Task) -> Tens
     """Return logits (N, classes) float32 that give the probabilities of columns."""
     by_class = np.array([columns[f"p_{name}"] for name in class_names], np.float32)
     probabilities = torch.from_numpy(by_class).T.contiguous()
-    logits = probabilities.clamp_min(_LEAST).log()
-    if task is MULTI_LABEL:
-        logits = logits - (1 - probabilities).clamp_min(_LEAST).log()
-    return logits
+    return task.logits(probabilities, _LEAST)
 
 
 def _mean_epoch(best: Sequence[int]) -> int:

@@ -50,7 +50,7 @@ from zoo.recipe.fields import seconds_of
 from zoo.runs.growth import Growth
 from zoo.runs.temperature import FEW, Calibration, calibrate
 from zoo.runs.transfer import Transfer
-from zoo.tasks import SINGLE_LABEL, TASKS, UNMEASURED, Metrics
+from zoo.tasks import TASKS, UNMEASURED, Metrics
 from zoo.training.adapters import attached
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
 from zoo.training.mixing import batch_transform
@@ -352,7 +352,7 @@ class _Probing:
         self, features: Tensor, targets: Tensor
     ) -> list[tuple[str, str, str, float]] | None:
         """Return the train labels that are probably wrong, for the report; None if it is slow."""
-        if self._task is not SINGLE_LABEL or features.numel() * self._num_classes > MOST_WORK:
+        if not self._task.exclusive or features.numel() * self._num_classes > MOST_WORK:
             return None
         found = find_suspects(
             features,

@@ -20,7 +20,7 @@ from zoo.planning.config import Resolver
 from zoo.recipe import Recipe
 from zoo.recipe.fields import seconds_of
 from zoo.runs.figures import unmeasured
-from zoo.tasks import MULTI_LABEL, TASKS
+from zoo.tasks import TASKS, fitting_task, metric_label
 from zoo.training.budget import Speed, affordable_epochs
 
 #: Defaults of the demo: mirrored digits are not digits, and the images are small.
@@ -124,13 +124,14 @@ def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
     several, none = sum(n > 1 for n in labels), labels.count(0)
     recipe = resolver.recipe
     found = f"{count(several, 'image')} with several labels, {none:,} without a label"
-    if recipe.task == "single-label" and several + none:
-        raise RecipeError(
-            f"task is single-label, but there are {found}", hint="leave `task` out, or correct them"
-        )
     if recipe.task != "auto":
+        if TASKS[recipe.task].exclusive and several + none:
+            raise RecipeError(
+                f"task is {recipe.task}, but there are {found}",
+                hint="leave `task` out, or correct them",
+            )
         return
-    task = "multi-label" if several + none else "single-label"
+    task = fitting_task(labels).name
     if several + none:
         listen(Note(text=f"{found}: task = {task}"))
     resolver.replace(found if several + none else "each image has one label", task=task)
@@ -149,24 +150,25 @@ def decide_metric(resolver: Resolver, train_counts: Sequence[int], listen: Liste
             f"metric {recipe.metric} is not one of {task.name}; "
             f"give one of {', '.join(task.metrics)}"
         )
-    if task is MULTI_LABEL:
+    if task.metric_if_imbalanced is None:
         if recipe.metric == "auto":
-            resolver.replace("multi-label", metric=task.metrics[0])
+            resolver.replace(task.name, metric=task.metrics[0])
         if recipe.class_weights == "auto":
-            resolver.replace("multi-label", class_weights="none")
+            resolver.replace(task.name, class_weights="none")
         return
     ratio = max(train_counts) / max(1, min(train_counts))
     why = f"the largest class has {ratio:.0f} times the train images of the smallest"
     if recipe.metric == "auto":
-        metric = "balanced-accuracy" if ratio >= _IMBALANCED else "accuracy"
-        if metric != "accuracy":
+        metric = task.metric_if_imbalanced if ratio >= _IMBALANCED else task.metrics[0]
+        if metric != task.metrics[0]:
             listen(Note(text=f"{why}: metric = {metric}"))
         resolver.replace(why, metric=metric)
     if recipe.class_weights == "auto":
-        balanced = resolver.recipe.metric == "balanced-accuracy"
+        balanced = resolver.recipe.metric == task.metric_if_imbalanced
         weights = "balanced" if balanced else "none"
         if balanced:
-            listen(Note(text=f"balanced accuracy decides: class_weights = {weights}"))
+            decides = metric_label(resolver.recipe.metric)
+            listen(Note(text=f"{decides} decides: class_weights = {weights}"))
         resolver.replace(f"{resolver.recipe.metric} is the metric", class_weights=weights)
 
 

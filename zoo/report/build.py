@@ -30,7 +30,6 @@ from zoo.runs.read import Run, model_file
 from zoo.runs.scores import Columns, joined, read_columns
 from zoo.runs.shift import describe_shift
 from zoo.runs.write import AFTER_PLAN, REPORT, ModelInfo, write_file
-from zoo.tasks import MULTI_LABEL
 from zoo.weights.header import read_header
 
 #: Images of a gallery.
@@ -124,7 +123,7 @@ def report_html(subject: Subject) -> str:
     growth, more_text = _growth(about, info)
     settings, defaults = _settings(info.recipe, about)
     if subject.suspected is None and not subject.source:
-        subject = replace(subject, suspected=_suspected(about, info, omissions))
+        subject = replace(subject, suspected=_suspected(about, run, omissions))
     training, training_text = _training(about, info.score_name)
     data, data_text = _data(subject)
     shift = info.shift if info.shift is not None and not subject.source else None
@@ -177,7 +176,7 @@ def _table(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _subtitle(run: Run, splits: Splits | None) -> str:
     info = run.info
-    kind = "several labels an image" if info.task == "multi-label" else "one label an image"
+    kind = "one label an image" if run.task.exclusive else "several labels an image"
     images = "" if splits is None else f"{len(splits.train):,} train images, "
     doubted = any(doubt(found) for found in info.figures.values())
     which = "the weights are those of" if info.score is None or doubted else "the best is"
@@ -245,15 +244,14 @@ def _with_folds(run: Run, columns: Columns) -> Columns:
 def _trust(parts: Sequence[Measured]) -> list[Plot]:
     if not parts:
         return []
-    several = parts[0].several
     shown = parts[:2]
-    what = "labels that are predicted with it" if several else "images that are predicted with it"
+    what = "images" if parts[0].task.exclusive else "labels"
     return [
         Plot(
             title="Reliability",
-            text=f"Of all {what}, how many are right. On the dashed line, a probability "
-            "of 80% means right in 80% of cases; below it, the classifier is too sure. "
-            "Bars are 95% intervals.",
+            text=f"Of all {what} that are predicted with it, how many are right. On the dashed "
+            "line, a probability of 80% means right in 80% of cases; below it, the classifier is "
+            "too sure. Bars are 95% intervals.",
             svg=plots.reliability(shown),
         ),
         Plot(
@@ -292,18 +290,16 @@ def _training(about: Mapping[str, Any], main: str) -> tuple[list[Plot], str]:
     return drawn, "" if drawn else "There is nothing to plot: no value is finite."
 
 
-def _suspected(
-    about: Mapping[str, Any], info: ModelInfo, omissions: list[str]
-) -> list[Suspected] | None:
+def _suspected(about: Mapping[str, Any], run: Run, omissions: list[str]) -> list[Suspected] | None:
     """Return the suspected labels of the train images, as the run's probe found them.
 
     None if the run has not looked for them; the reason is added to `omissions`.
     """
     found = _table(about, "training").get("suspects")
     reason = ""
-    if info.recipe.train == "finetune":
+    if run.info.recipe.train == "finetune":
         reason = "the run has no probe"
-    elif info.task == MULTI_LABEL.name:
+    elif not run.task.exclusive:
         reason = "an image may have several labels"
     elif found is None:
         reason = "the run has not looked for them, which would have taken long"
@@ -316,7 +312,7 @@ def _suspected(
     for each in found if isinstance(found, list) else []:
         match each:
             case [str(name), str(label), str(suggested), float(probability)]:
-                if suggested in info.class_names:
+                if suggested in run.class_names:
                     suspected.append(
                         Suspected(
                             name=name, label=label, suggested=suggested, probability=probability

@@ -15,7 +15,7 @@ from zoo.errors import RunError
 from zoo.io.text import clip
 from zoo.runs.figures import Figures, figures
 from zoo.runs.scores import Columns, values_of
-from zoo.tasks import SINGLE_LABEL, Task
+from zoo.tasks import Task
 
 #: Smallest distance of a probability to 0 and 1, of which the logit is finite.
 _LEAST = 1e-12
@@ -32,7 +32,7 @@ class Measured:
         truth: (N, classes), the labels.
         predicted: (N, classes), the predicted labels.
         figures: Metrics with their intervals.
-        several: Whether an image may have several labels.
+        task: The task.
     """
 
     split: str
@@ -41,7 +41,7 @@ class Measured:
     truth: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
     figures: Figures
-    several: bool
+    task: Task
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
@@ -51,7 +51,7 @@ class Measured:
     @cached_property
     def confidence(self) -> NDArray[np.float64]:
         """Probability of the predicted class (N,); multi-label: of the least sure label."""
-        if not self.several:
+        if self.task.exclusive:
             return np.asarray(self.probabilities.max(axis=1))
         sure = np.where(self.predicted, self.probabilities, 1 - self.probabilities)
         return np.asarray(sure.min(axis=1))
@@ -88,7 +88,6 @@ def measured(
     Raises:
         RunError: A column is missing, or has another content than probabilities and labels.
     """
-    single = task is SINGLE_LABEL
     index = {name: n for n, name in enumerate(class_names)}
     try:
         splits = [str(each) for each in columns["split"]]
@@ -96,8 +95,7 @@ def measured(
         if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
             raise ValueError("a probability is negative or not finite")
         truth, predicted = (
-            _indicators(values_of(columns[key]), index, single=single)
-            for key in ("label", "predicted")
+            _indicators(values_of(columns[key]), index, task) for key in ("label", "predicted")
         )
         groups = [None if each is None else str(each) for each in columns["group"]]
         names = [str(each) for each in columns["name"]]
@@ -119,18 +117,16 @@ def measured(
                 truth=truth[rows],
                 predicted=predicted[rows],
                 figures=figure,
-                several=not single,
+                task=task,
             )
         )
     return found
 
 
-def _indicators(
-    values: Sequence[Any], index: Mapping[str, int], *, single: bool
-) -> NDArray[np.bool_]:
+def _indicators(values: Sequence[Any], index: Mapping[str, int], task: Task) -> NDArray[np.bool_]:
     found = np.zeros((len(values), len(index)), dtype=bool)
     for n, value in enumerate(values):
-        for name in [value] if single else value:
+        for name in [value] if task.exclusive else value:
             found[n, index[name]] = True
     return found
 
@@ -143,8 +139,5 @@ def _figures(
     groups: Sequence[str | None],
 ) -> Figures:
     values = torch.from_numpy(probabilities).clamp(_LEAST, 1 - _LEAST)
-    if task is SINGLE_LABEL:
-        logits, targets = values.log(), torch.from_numpy(truth.argmax(axis=1))
-    else:
-        logits, targets = values.logit(), torch.from_numpy(truth.astype(np.float32))
-    return figures(logits, targets, class_names, task, groups)
+    targets = task.targets([tuple(np.flatnonzero(row).tolist()) for row in truth], len(class_names))
+    return figures(task.logits(values, _LEAST), targets, class_names, task, groups)

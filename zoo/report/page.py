@@ -204,7 +204,7 @@ def _class_rows(part: Measured, counts: Sequence[int]) -> list[tuple[ClassFigure
 
 def _confusions(part: Measured, class_names: Sequence[str]) -> Mapping[str, Any]:
     """Return the confusion matrix of a split with shares of rows, or its largest confusions."""
-    if part.several:
+    if not part.task.exclusive:
         return {}
     truth, predicted = part.truth.argmax(axis=1), part.predicted.argmax(axis=1)
     classes = len(class_names)

@@ -114,17 +114,15 @@ def learning_curves(rows: Sequence[Mapping[str, float]], main: str) -> dict[str,
 
 def reliability(parts: Sequence[Measured]) -> Markup:
     """Plot the share of correct predictions by predicted probability, in 10 equal bins."""
-    several = parts[0].several
-    with _axes("predicted probability", "share of labels" if several else "correct") as (
-        axes,
-        drawn,
-    ):
+    exclusive = parts[0].task.exclusive
+    label = "correct" if exclusive else "share of labels"
+    with _axes("predicted probability", label) as (axes, drawn):
         axes.plot([0, 1], [0, 1], color=_MUTED, lw=0.9, ls=(0, (4, 3)))
         for part, colour in zip(parts, (_FIRST, _SECOND), strict=False):
-            if several:
-                sure, right = part.probabilities.ravel(), part.truth.ravel()
-            else:
+            if exclusive:
                 sure, right = part.confidence, part.correct
+            else:
+                sure, right = part.probabilities.ravel(), part.truth.ravel()
             bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
             points = []
             for n in range(_BINS):

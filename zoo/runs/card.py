@@ -13,7 +13,7 @@ from zoo.models.variant import options_text
 from zoo.runs.figures import Figure, doubt, interval, unmeasured
 from zoo.runs.shift import describe_shift
 from zoo.runs.write import CARD, ModelInfo, write_file
-from zoo.tasks import MULTI_LABEL, metric_label
+from zoo.tasks import TASKS, metric_label
 from zoo.weights import describe
 
 
@@ -42,7 +42,6 @@ def write_card(
         f"| {markdown(name)} | {t} | {v} |"
         for name, t, v in zip(info.class_names, train, val, strict=True)
     )
-    several = info.task == MULTI_LABEL.name
     metric = metric_label(info.score_name)
     doubts = [text for split, f in info.figures.items() if (text := doubt(f, split)) is not None]
     shifted = [] if info.shift is None or not info.shift.found else [describe_shift(info.shift)]
@@ -62,12 +61,12 @@ def write_card(
         if info.recipe.weights != "none"
         else "\n**It started from random weights, not from pretrained ones.**\n"
     )
-    kind = "A multi-label image classifier" if several else "An image classifier"
+    kind = "An" if TASKS[info.task].exclusive else f"A {info.task}"
     height, width = info.preprocess.height_width
     colours = CHANNELS[info.preprocess.channels]
     text = f"""{_model_index(info)}# {markdown(backbone.name)}, fine-tuned
 
-{kind} for {len(info.class_names)} classes: {names}.
+{kind} image classifier for {len(info.class_names)} classes: {names}.
 {random_warning}{warnings}
 | | |
 |---|---|
@@ -134,7 +133,7 @@ def _figures(info: ModelInfo) -> str:
         " | ".join(
             [
                 "exact matches"
-                if name == "accuracy" and info.task == MULTI_LABEL.name
+                if name == "accuracy" and not TASKS[info.task].exclusive
                 else metric_label(name),
                 *(_shown(name, info.figures[split].metrics.get(name)) for split in splits),
             ]

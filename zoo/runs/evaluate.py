@@ -25,7 +25,7 @@ from zoo.runs.figures import Figures, figures
 from zoo.runs.inference import eval_batches
 from zoo.runs.scores import Columns, Scores, features_and_logits, rows_of
 from zoo.runs.write import ModelInfo
-from zoo.tasks import SINGLE_LABEL, TASKS
+from zoo.tasks import TASKS
 
 Split = Literal["val", "train", "test", "all"]
 
@@ -116,7 +116,7 @@ def evaluate(
         targets.numpy(), predicted.numpy(), labels=indices, zero_division=0.0
     )
     confusion = []
-    if task is SINGLE_LABEL:
+    if task.exclusive:
         confusion = confusion_matrix(targets.numpy(), predicted.numpy(), labels=indices).tolist()
     metrics = dict(task.measure(logits, targets).values)
     return Evaluation(

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.io.text import listed
-from zoo.tasks import SINGLE_LABEL, Task, metric_label
+from zoo.tasks import Task, metric_label
 from zoo.tasks.paired import wilson_interval
 
 #: Confidence level of the intervals.
@@ -245,7 +245,6 @@ class _Outcomes:
 
     Attributes:
         classes: Number of classes.
-        single: Whether an image has a single label.
         truth: (N, classes) bool.
         scores: (N, classes) probabilities.
         names: Names of the task's metrics.
@@ -259,26 +258,19 @@ class _Outcomes:
     def __init__(self, logits: Tensor, targets: Tensor, task: Task) -> None:
         from scipy import sparse
 
-        single = task is SINGLE_LABEL
         classes = logits.shape[1]
         logits = logits.double()
         self.classes = classes
-        self.single = single
-        self.names = (
-            ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "ece")
-            if single
-            else ("map", "f1", "accuracy", "auroc", "log_loss", "ece")
-        )
+        self.names = task.figures
         self.truth = _indicators(targets, classes)
         given = _indicators(task.decide(logits), classes)
         correct = task.correct(logits, targets).numpy()
-        # The multi-label losses are sums over the classes, the metric is their mean.
-        loss = task.losses(logits, targets if single else targets.double()).numpy()
-        self.loss = loss if single else loss / classes
         self.scores = task.probabilities(logits).numpy()
-        confidence = self.scores.max(axis=1, keepdims=True) if single else self.scores
-        outcome = correct[:, None] if single else self.truth
+        confidence, outcome = (each.numpy() for each in task.answers(logits, targets))
         self.pairs = confidence.shape[1]
+        # Losses are sums over the pairs of an image, the metric is their mean.
+        exact = targets.double() if targets.is_floating_point() else targets
+        self.loss = task.losses(logits, exact).numpy() / self.pairs
         self.confidence = float(confidence.mean())
         self.support = self.truth.sum(axis=0)
         rows = np.repeat(np.arange(len(targets)), self.pairs)
@@ -416,7 +408,8 @@ def _bootstrap(
 ) -> dict[str, Array]:
     """Return the metrics of all resamples, as `_estimates`."""
     size = len(units) * outcomes.classes
-    if outcomes.single and size * _FEWEST_RESAMPLES > _MOST_RANKED:
+    # Average precision, unlike AUROC, is no linear function of the weights.
+    if "map" not in outcomes.names and size * _FEWEST_RESAMPLES > _MOST_RANKED:
         return _linear_bootstrap(outcomes, exact, units, seed)
     most_ranked = int(min(RESAMPLES, max(_FEWEST_RESAMPLES, _MOST_RANKED // size)))
     parts: dict[str, list[Array]] = {}

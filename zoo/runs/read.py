@@ -39,7 +39,7 @@ from zoo.runs.inference import eval_batch_size
 from zoo.runs.parse import read_head
 from zoo.runs.scores import features_and_logits
 from zoo.runs.write import MODEL, ModelInfo
-from zoo.tasks import MULTI_LABEL, TASKS, Task
+from zoo.tasks import TASKS, Task
 from zoo.tasks.multi_label import THRESHOLD
 from zoo.weights import tensors_sha256
 from zoo.weights.header import Header
@@ -214,9 +214,9 @@ class Run:
         if min_confidence is not None and not 0 <= min_confidence <= 1:
             raise DataError(f"min_confidence must be 0 to 1, got {min_confidence}")
         given = {"min_confidence": min_confidence, **shares}
-        if self.task is MULTI_LABEL and (used := [n for n, v in given.items() if v is not None]):
+        if not self.task.exclusive and (used := [n for n, v in given.items() if v is not None]):
             raise DataError(
-                f"{used[0]} is for single-label runs; this one is multi-label",
+                f"{used[0]} is for single-label runs; this one is {self.task.name}",
                 hint="set the probability from which on a label is predicted by `threshold`",
             )
         least = min_confidence or 0.0
@@ -295,10 +295,10 @@ class Run:
         """Make a prediction from all classes, most probable first."""
         label, probability = ranked[0]
         unsure = probability < asked.least
-        if self.task is MULTI_LABEL:
-            labels = tuple(name for name, p in ranked if p >= asked.threshold)
-        else:
+        if self.task.exclusive:
             labels = () if unsure else (label,)
+        else:
+            labels = tuple(name for name, p in ranked if p >= asked.threshold)
         in_set = asked.least_in_set
         return Prediction(
             path=path,

@@ -24,7 +24,7 @@ from zoo.models.head import head_leaves
 from zoo.models.replay import tensors_in
 from zoo.runs.inference import all_logits, warn
 from zoo.runs.write import PREDICTIONS, ModelInfo, write_file
-from zoo.tasks import SINGLE_LABEL, Task
+from zoo.tasks import Task
 
 #: Columns of predictions.parquet besides the probabilities.
 COLUMNS = frozenset(
@@ -136,10 +136,9 @@ def rows_of(scores: Scores, info: ModelInfo, task: Task) -> Columns:
     probabilities = task.probabilities(scores.logits / info.temperature)
     predicted = task.decide(scores.logits)
     by_class = np.ascontiguousarray(probabilities.numpy().T)
-    single = task is SINGLE_LABEL
 
     def named(row: Tensor) -> Any:
-        if single:
+        if task.exclusive:
             return class_names[int(row)]
         return [class_names[n] for n in row.nonzero().flatten().tolist()]
 

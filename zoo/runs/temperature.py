@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.runs.confidence import Confidence, confidence_of
-from zoo.tasks import SINGLE_LABEL, Task
+from zoo.tasks import Task
 
 #: Smallest and largest temperature.
 LIMITS = (0.05, 20.0)
@@ -46,7 +46,7 @@ def calibrate(logits: Tensor, targets: Tensor, task: Task, *, probe: bool) -> Ca
     """Fit the temperature and the tables of confidence; arguments as in `fit_temperature`."""
     temperature = fit_temperature(logits, targets, task, probe=probe)
     confidence = None
-    if task is SINGLE_LABEL:
+    if task.exclusive:
         confidence = confidence_of(task.probabilities(logits / temperature), targets)
     return Calibration(images=len(targets), temperature=temperature, confidence=confidence)
 

@@ -7,6 +7,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, Strict
 
+from zoo.tasks import TASKS
+
+#: Metrics that a task may have, as a regular expression.
+_METRICS = f"^({'|'.join(dict.fromkeys(n for task in TASKS.values() for n in task.figures))})$"
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -22,7 +27,7 @@ class Transfer:
         classes: Number of classes that it was measured on; of more than 30, some.
         p: The larger p-value of two paired tests: against random weights, and against the baseline.
         helps: Whether pretrained features are better than both, with p below 0.05.
-        metric: The metric: `accuracy`, `balanced_accuracy` or `map`.
+        metric: The metric, one of the task's, with underscores.
     """
 
     # A dataclass of the standard library, so pydantic takes its settings from this name.
@@ -35,4 +40,4 @@ class Transfer:
     classes: Annotated[int, Field(ge=1)]
     p: Share
     helps: Annotated[bool, Strict()]
-    metric: Annotated[str, Field(pattern="^(accuracy|balanced_accuracy|map)$")] = "accuracy"
+    metric: Annotated[str, Field(pattern=_METRICS)] = "accuracy"

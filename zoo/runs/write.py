@@ -31,7 +31,7 @@ from zoo.runs.figures import Figures
 from zoo.runs.shift import Shift
 from zoo.runs.temperature import Temperature
 from zoo.runs.transfer import Transfer
-from zoo.tasks import MULTI_LABEL, TASKS, metric_label
+from zoo.tasks import SINGLE_LABEL, TASKS, metric_label
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
 
@@ -52,6 +52,8 @@ REPORT = "report.html"
 #: Reason, in the config, for the values of fields that are decided after the plan.
 AFTER_PLAN = "by the probe's cross-validation, or the time that was left"
 
+#: Name of a task, as a regular expression.
+_TASKS = f"^({'|'.join(TASKS)})$"
 
 #: Name of a class or a backbone.
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -98,7 +100,7 @@ class ModelInfo:
     val_metrics: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     val_sha256: str
     versions: Mapping[str, str]
-    task: Annotated[str, Field(pattern="^(single|multi)-label$")] = "single-label"
+    task: Annotated[str, Field(pattern=_TASKS)] = SINGLE_LABEL.name
     history: Sequence[str] = ()
     test_metrics: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
         default_factory=dict
@@ -244,9 +246,9 @@ def files_of(backbone: Backbone, info: ModelInfo) -> dict[str, dict[str, Any]]:
         "preprocess": info.preprocess.to_config(),
     }
     found = {CONFIG: own, **plugins.files(backbone, info.class_names, info.preprocess)}
-    if info.task == MULTI_LABEL.name:
-        # Makes transformers compute a binary loss for each label.
-        found[CONFIG]["problem_type"] = "multi_label_classification"
+    if (problem_type := TASKS[info.task].problem_type) is not None:
+        # Decides which loss transformers computes.
+        found[CONFIG]["problem_type"] = problem_type
     return found
 
 

@@ -1,11 +1,19 @@
 """Tasks: how labels become targets, the loss, the metrics and the predictions."""
 
+from collections.abc import Sequence
+
 from zoo.tasks.multi_label import MULTI_LABEL
 from zoo.tasks.single_label import SINGLE_LABEL
 from zoo.tasks.task import UNMEASURED, Baseline, Metrics, Task, metric_label
 
 #: Tasks by name, as in `Recipe.task`.
 TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL)}
+
+
+def fitting_task(labels: Sequence[int]) -> Task:
+    """Return the task of images with these numbers of labels."""
+    return SINGLE_LABEL if all(number == 1 for number in labels) else MULTI_LABEL
+
 
 __all__ = [
     "MULTI_LABEL",
@@ -15,5 +23,6 @@ __all__ = [
     "Baseline",
     "Metrics",
     "Task",
+    "fitting_task",
     "metric_label",
 ]

@@ -24,6 +24,11 @@ class MultiLabel:
     name: str = "multi-label"
     metrics: tuple[str, ...] = ("map", "f1", "accuracy", "log-loss")
     main: str = "map"
+    exclusive: bool = False
+    metric_if_imbalanced: str | None = None
+    figures: tuple[str, ...] = ("map", "f1", "accuracy", "auroc", "log_loss", "ece")
+    activation: str = "sigmoid"
+    problem_type: str | None = "multi_label_classification"
 
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
         """Return indicators (N, classes) float32."""
@@ -73,6 +78,11 @@ class MultiLabel:
         """Apply the sigmoid function."""
         return logits.sigmoid()
 
+    def logits(self, probabilities: Tensor, least: float) -> Tensor:
+        """Return the log-odds of the probabilities."""
+        absent = (1 - probabilities).clamp_min(least)
+        return probabilities.clamp_min(least).log() - absent.log()
+
     def decide(self, logits: Tensor) -> Tensor:
         """Return 1 for each class whose probability is at least 0.5, (N, classes)."""
         return (logits.sigmoid() >= THRESHOLD).to(torch.float32)
@@ -81,6 +91,19 @@ class MultiLabel:
         """Return whether all labels of an image are predicted and no other (N,)."""
         # Targets of mixed images (mixup, CutMix) are fractions.
         return (self.decide(logits) == (targets >= THRESHOLD)).all(dim=1)
+
+    def answers(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probability of each label, and whether the image has it."""
+        return self.probabilities(logits), targets >= THRESHOLD
+
+    def questions(
+        self, probabilities: Tensor, targets: Tensor
+    ) -> list[tuple[int | None, Tensor, Tensor]]:
+        """Return a question for each label: whether the image has it."""
+        return [
+            (label, torch.stack([1 - column, column], dim=1), targets[:, label].long())
+            for label, column in enumerate(probabilities.T)
+        ]
 
     def scores(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the log-likelihood (N,) of each row: rare labels count before they are decided."""

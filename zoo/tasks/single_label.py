@@ -26,6 +26,11 @@ class SingleLabel:
     name: str = "single-label"
     metrics: tuple[str, ...] = ("accuracy", "balanced-accuracy", "f1", "log-loss")
     main: str = "accuracy"
+    exclusive: bool = True
+    metric_if_imbalanced: str | None = "balanced-accuracy"
+    figures: tuple[str, ...] = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "ece")
+    activation: str = "softmax"
+    problem_type: str | None = None
 
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
         """Return class indices (N,) int64."""
@@ -72,6 +77,10 @@ class SingleLabel:
         """Apply the softmax function."""
         return logits.softmax(dim=1)
 
+    def logits(self, probabilities: Tensor, least: float) -> Tensor:
+        """Return the logarithms of the probabilities."""
+        return probabilities.clamp_min(least).log()
+
     def decide(self, logits: Tensor) -> Tensor:
         """Return the most probable class (N,)."""
         return logits.argmax(dim=1)
@@ -80,6 +89,17 @@ class SingleLabel:
         """Return whether the top class is the target (N,), or a mixed image's largest target."""
         right = targets.argmax(dim=1) if targets.ndim == 2 else targets
         return logits.argmax(dim=1) == right
+
+    def answers(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probability of the top class, and whether it is the target, (N, 1) each."""
+        top = self.probabilities(logits).max(dim=1, keepdim=True).values
+        return top, self.correct(logits, targets)[:, None]
+
+    def questions(
+        self, probabilities: Tensor, targets: Tensor
+    ) -> list[tuple[int | None, Tensor, Tensor]]:
+        """Return one question: which class it is."""
+        return [(None, probabilities, targets)]
 
     def scores(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return 1 for each row that is predicted correctly, else 0 (N,)."""

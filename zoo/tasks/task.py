@@ -81,6 +81,26 @@ class Task(Protocol):
         Higher is better.
         """
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether each image has exactly one label."""
+
+    @property
+    def metric_if_imbalanced(self) -> str | None:
+        """Metric that selects the best epoch if classes are strongly imbalanced; None: the same."""
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Metrics, with underscores, that are reported with their intervals, in this order."""
+
+    @property
+    def activation(self) -> str:
+        """Name of the function that makes probabilities of logits."""
+
+    @property
+    def problem_type(self) -> str | None:
+        """Value of `problem_type` in the config.json of transformers; None: its default."""
+
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
         """Convert the labels of N images to targets (N, ...)."""
 
@@ -126,11 +146,32 @@ class Task(Protocol):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Compute probabilities (N, classes)."""
 
+    def logits(self, probabilities: Tensor, least: float) -> Tensor:
+        """Return logits (N, classes) that give these probabilities, each taken as >= `least`."""
+
     def decide(self, logits: Tensor) -> Tensor:
         """Return predictions, in the form of targets."""
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return whether each row is predicted correctly, (N,) bool."""
+
+    def answers(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what calibration is measured on: A answers for each image, 1 or one by class.
+
+        Returns:
+            The probability of each answer, (N, A), and whether it applies, (N, A) bool. Each of
+            `losses` is a sum of A terms, of which `loss` is the mean.
+        """
+
+    def questions(
+        self, probabilities: Tensor, targets: Tensor
+    ) -> list[tuple[int | None, Tensor, Tensor]]:
+        """Return the questions with exclusive answers that an image's labels answer.
+
+        Returns:
+            For each question its label (None: it is about all), the probabilities (N, answers) and
+            the given answers (N,) int64. Answers are the classes, or no and yes.
+        """
 
     def scores(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return a score (N,) float64 of each row, for paired tests; higher is better."""
