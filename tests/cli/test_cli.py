@@ -118,7 +118,7 @@ def test_interrupted_while_it_plans_a_run_leaves_nothing(photos, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.planning.read_data", interrupt)
+    monkeypatch.setattr("zoo.planning.resolver.read_data", interrupt)
     result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, code=130)
     assert "--resume" not in result.stderr
     assert not Path("run").exists()

@@ -31,7 +31,7 @@ def test_measuring_changes_neither_model_nor_random_state():
 
 
 def with_speed(monkeypatch, **seconds):
-    monkeypatch.setattr("zoo.planning.measure_speed", lambda *args: Speed(**seconds))
+    monkeypatch.setattr("zoo.planning.resolver.measure_speed", lambda *args: Speed(**seconds))
 
 
 @pytest.mark.parametrize(
