@@ -9,7 +9,7 @@ from tests.conftest import QUICK, TINY, make_photos
 from zoo import plugins
 from zoo.data.sources import open_source
 from zoo.data.transforms import eval_transform, mirrored_transform
-from zoo.features.pretrained import embed, features_of, load_pretrained
+from zoo.features.pretrained import features_of, load_pretrained
 from zoo.recipe import make_recipe
 
 RECIPE = {**QUICK, "train": "probe", "augment": "none"}
@@ -26,7 +26,8 @@ def test_features_of_a_run_are_read_from_its_cache(tmp_path):
     save_file(zoo.build(TINY, 5, weights="none").state_dict(), weights)
     recipe = {**RECIPE, "weights": str(weights)}
     zoo.finetune(data, out=tmp_path / "run", listen=lambda _: None, **recipe)
-    found = embed(plugins.get(TINY), samples_of(data), make_recipe(None, **recipe))
+    pretrained = load_pretrained(plugins.get(TINY), make_recipe(None, **recipe))
+    (found,) = features_of(pretrained, samples_of(data))
     assert found.features.shape[0] == 12
     assert found.features.dtype == torch.float32
     assert found.computed == 0

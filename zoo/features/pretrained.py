@@ -183,32 +183,3 @@ def features_of(
                 Embedded(features=rows, computed=features.computed, seconds=features.seconds)
             )
     return found
-
-
-def embed(
-    backbone: Backbone,
-    samples: Sequence[Sample],
-    recipe: Recipe,
-    *,
-    value_range: ValueRange | None = None,
-    accelerator: Accelerator | None = None,
-    listen: Listener = ignore,
-) -> Embedded:
-    """Compute the features that the probe of a run with that recipe is fitted to.
-
-    Args:
-        backbone: The backbone, as declared.
-        samples: The images.
-        recipe: As in `load_pretrained`.
-        value_range: As in `load_pretrained`.
-        accelerator: As in `load_pretrained`.
-        listen: Receives `Progress` and `Note` events.
-
-    Raises:
-        ZooError: As in `load_pretrained` and `features_of`.
-    """
-    pretrained = load_pretrained(
-        backbone, recipe, value_range=value_range, accelerator=accelerator, listen=listen
-    )
-    (found,) = features_of(pretrained, samples, listen=listen)
-    return found
