@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.options import allocator_option, device_option, format_option
+from zoo.cli.options import allocator_option, device_option, format_option, images_options
 from zoo.cli.start import starting
 from zoo.cli.tables import (
     Column,
@@ -43,36 +43,12 @@ ROWS = 1000
 
 @click.command("evaluate", short_help="Measure a run on labelled images.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Labelled folder or table.  [default: the data it was trained on]",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["val", "train", "test", "all"]),
-    default="val",
-    show_default=True,
-    help="val: DATA/val, else the images held out of DATA in training, else DATA/test, else all. "
-    "train: DATA/train, or the training images. test: DATA/test. all: every labelled image.",
-)
+@images_options("the data it was trained on")
 @format_option("table", "json", "csv", "parquet")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="File to write with json, csv and parquet.  [default: stdout; parquet needs a file]",
-)
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Treat unreadable images, wrong extensions, and links that lead out of the data folder or "
-    "in circles as errors.",
-)
-@click.option(
-    "--follow-links",
-    is_flag=True,
-    help="Also follow links in the data folder that lead out of it.  "
-    "[default: as training did, on the data it was trained on]",
 )
 @device_option
 @allocator_option

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
 
 import click
 
@@ -28,6 +30,43 @@ def format_option(*formats: str) -> Decorator:
         show_default=True,
         help="How to print.",
     )
+
+
+def images_options(default: str) -> Decorator:
+    """Return the options that name the labelled images to measure a run on.
+
+    Args:
+        default: What is measured without `--data`.
+    """
+    options: list[Decorator] = [
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            help=f"Labelled folder or table.  [default: {default}]",
+        ),
+        click.option(
+            "--split",
+            type=click.Choice(["val", "train", "test", "all"]),
+            default="val",
+            show_default=True,
+            help="val: DATA/val, else the images held out of DATA in training, else DATA/test, "
+            "else all. train: DATA/train, or the training images. test: DATA/test. all: every "
+            "labelled image.",
+        ),
+        click.option(
+            "--strict",
+            is_flag=True,
+            help="Treat unreadable images, wrong extensions, and links that lead out of the data "
+            "folder or in circles as errors.",
+        ),
+        click.option(
+            "--follow-links",
+            is_flag=True,
+            help="Also follow links in the data folder that lead out of it.  "
+            "[default: as training did, on the data it was trained on]",
+        ),
+    ]
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 #: Whether to tune the memory allocator for neural networks.

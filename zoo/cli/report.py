@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.options import allocator_option, device_option
+from zoo.cli.options import allocator_option, device_option, images_options
 from zoo.cli.start import starting
 from zoo.cli.words import echo
 from zoo.io.text import printable
@@ -18,34 +18,11 @@ if TYPE_CHECKING:
 
 @click.command("report", short_help="Write the report of a run, as one HTML file.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Labelled folder or table to measure RUN on.  [default: the run's own predictions]",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["val", "train", "test", "all"]),
-    default="val",
-    show_default=True,
-    help="Which images of --data, as for zoo evaluate.",
-)
+@images_options("the run's own predictions")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="File to write.  [default: RUN/report.html; with --data NAME-report.html here]",
-)
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Of --data: treat unreadable images, wrong extensions, and links that lead out of the "
-    "data folder or in circles as errors.",
-)
-@click.option(
-    "--follow-links",
-    is_flag=True,
-    help="Of --data: also follow links that lead out of the folder.  "
-    "[default: as training did, on the data it was trained on]",
 )
 @device_option
 @allocator_option
@@ -62,7 +39,8 @@ def command(
     """Write the report of RUN: figures, plots, mistakes with what the network looked at.
 
     zoo finetune writes it at the end of a run. It is one file without scripts that needs no
-    network. If the images are no longer where they were, it has none.
+    network. If the images are no longer where they were, it has none. --split, --strict and
+    --follow-links apply to --data.
 
     \b
       zoo report runs/photos-resnet18
