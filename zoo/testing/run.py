@@ -82,8 +82,8 @@ def check_backbone(
         A result for each check, in order; those with `status == "failed"` must be fixed.
 
     Raises:
-        UnknownBackboneError: There is no such backbone.
-        PluginError: `expected_failures` has the name of an unknown check.
+        PluginError: There is no such backbone (an `UnknownBackboneError`), or
+            `expected_failures` has the name of an unknown check.
     """
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
@@ -102,14 +102,7 @@ def check_source(
     Args:
         source: The name of the source, or the function that its plugin declares.
         data: A value of `data` that is for it, with a few images; `write_images` writes some.
-        expected_failures: As in `check_backbone`.
-
-    Returns:
-        A result for each check, in order; those with `status == "failed"` must be fixed.
-
-    Raises:
-        PluginError: There is no such source, or `expected_failures` has the name of an unknown
-            check.
+        expected_failures: As in `check_backbone`, as are the results and errors.
     """
     name, opener = _declared("zoo_sources", source)
     return list(run_checks(SourceSubject(name, opener, data), SOURCE_CHECKS, expected_failures))
@@ -122,14 +115,7 @@ def check_exporter(
 
     Args:
         exporter: The name of the format, or its declaration.
-        expected_failures: As in `check_backbone`.
-
-    Returns:
-        A result for each check, in order; those with `status == "failed"` must be fixed.
-
-    Raises:
-        PluginError: There is no such exporter, or `expected_failures` has the name of an unknown
-            check.
+        expected_failures: As in `check_backbone`, as are the results and errors.
     """
     name, declared = _declared("zoo_exporters", exporter)
     with tempfile.TemporaryDirectory() as folder:
@@ -146,14 +132,7 @@ def check_logger(
 
     Args:
         logger: The name of the logger, or the function that its plugin declares.
-        expected_failures: As in `check_backbone`.
-
-    Returns:
-        A result for each check, in order; those with `status == "failed"` must be fixed.
-
-    Raises:
-        PluginError: There is no such logger, or `expected_failures` has the name of an unknown
-            check.
+        expected_failures: As in `check_backbone`, as are the results and errors.
     """
     name, make = _declared("zoo_loggers", logger)
     with tempfile.TemporaryDirectory() as folder:
