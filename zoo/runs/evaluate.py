@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,7 +21,7 @@ from zoo.data.split import Splits, names_sha256, read_labelled, read_splits
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.io.text import listed
-from zoo.runs.figures import Figures, figures
+from zoo.runs.figures import Figures, figures, unmeasured
 from zoo.runs.inference import eval_batches
 from zoo.runs.scores import Columns, Scores, features_and_logits, rows_of
 from zoo.runs.write import ModelInfo
@@ -119,6 +119,8 @@ def evaluate(
     if task.exclusive:
         confusion = confusion_matrix(targets.numpy(), predicted.numpy(), labels=indices).tolist()
     metrics = dict(task.measure(logits, targets).values)
+    missing = unmeasured(info.class_names, support)
+    notes = [] if missing is None else [Issue(kind="note", reason=missing)]
     return Evaluation(
         source=source,
         images=len(targets),
@@ -136,16 +138,10 @@ def evaluate(
             for i, name in enumerate(info.class_names)
         ),
         confusion=tuple(map(tuple, confusion)),
-        issues=(*splits.issues, *_unmeasured(info.class_names, support)),
+        issues=(*splits.issues, *notes),
         figures=figures(logits, targets, info.class_names, task, scores.groups),
         rows=rows_of(scores, info, task),
     )
-
-
-def _unmeasured(class_names: Sequence[str], support: Sequence[int]) -> list[Issue]:
-    names = [name for name, count in zip(class_names, support, strict=True) if not count]
-    reason = f"classes without images are not measured: {listed(names)}"
-    return [Issue(kind="note", reason=reason)] if names else []
 
 
 def images_of(
