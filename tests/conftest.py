@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 
 import zoo
 from zoo import plugins
 from zoo.backbone import Preprocess
+from zoo.cli import main
 from zoo.data.transforms import eval_transform, to_input
 from zoo.tasks import Metrics
 
@@ -45,6 +47,13 @@ QUICK = {
     "batch_size": 8,
     "device": "cpu",
 }
+
+
+def zoo_(*args: object, code: int = 0) -> Result:
+    """Call the command line, which has to end with that exit code."""
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == code, result.output
+    return result
 
 
 @pytest.fixture(autouse=True)

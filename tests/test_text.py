@@ -8,12 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.runs.forging import MODEL, copy, forge
-from zoo.cli import main
 from zoo.cli.words import echo_json
 from zoo.io.text import clip, markdown, printable, spreadsheet_cell
 
@@ -97,12 +95,6 @@ def test_json_is_exact_and_harmless(capsys):
 
 def harmless(output: str) -> bool:
     return printable(output.encode(errors="backslashreplace").decode(), lines=True) == output
-
-
-def zoo_(*args: object, code: int = 0):
-    result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture

@@ -11,20 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from tests.conftest import QUICK, TINY
-from zoo.cli import main
+from tests.conftest import QUICK, TINY, zoo_
 from zoo.cli.words import flag_of, with_flags
 from zoo.recipe import Recipe
 
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
-
-
-def zoo_(*args, code=0):
-    result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_help_answers_without_torch_or_any_plugin():

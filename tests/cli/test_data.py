@@ -7,21 +7,13 @@ import warnings
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.data.scenes import garble, make_scenes, make_split_scenes, save, scene, settle
-from zoo.cli import main
 from zoo.events import Note
 from zoo.planning.inputs import read_data
 from zoo.recipe import make_recipe
-
-
-def zoo_(*args, code=0):
-    result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from PIL import ImageOps
 from safetensors.torch import save_file
 
 import zoo
-from tests.cli.test_data import zoo_
-from tests.conftest import COLOURS, TINY, save_photo
+from tests.conftest import COLOURS, TINY, save_photo, zoo_
 from tests.data.scenes import save, scene
 from zoo import plugins, weights
 

@@ -7,21 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.data.reading import read_splits
 from tests.data.scenes import findings_of, make_scenes, save, scene, settle
-from zoo.cli import main
 from zoo.errors import DataError
-
-
-def zoo_(*args, code=0):
-    result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def photo(form: str, **options) -> bytes:

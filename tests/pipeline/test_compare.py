@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import zoo
-from tests.conftest import QUICK, TINY, make_photos
+from tests.conftest import QUICK, TINY, make_photos, zoo_
 from tests.pipeline.conftest import hear, start
 from tests.runs.forging import forge
 from zoo import plugins
-from zoo.cli import main
 from zoo.cli.compare import _PRESETS
 from zoo.errors import DataError, RecipeError, RunError, WeightsUnavailableError
 from zoo.events import EpochEnd, ignore
@@ -71,12 +69,6 @@ def here(nets):
         torch.manual_seed(0)
         state = zoo.build(name, 1000, weights="none").state_dict()
         save_file(state, f"{name.partition('/')[2]}.safetensors")
-
-
-def zoo_(*args, code=0):
-    result = CliRunner().invoke(main, list(map(str, args)))
-    assert result.exit_code == code, result.output
-    return result
 
 
 def compared(*args, code=0):

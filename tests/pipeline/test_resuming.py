@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors import safe_open
 
 import zoo
-from tests.conftest import QUICK, make_photos, save_photo, write_plugin
+from tests.conftest import QUICK, make_photos, save_photo, write_plugin, zoo_
 from tests.pipeline.conftest import flags, start
 from tests.pipeline.crash import Crash, check_equal, check_whole, crash_at, crashed_and_resumed
-from zoo.cli import main
 from zoo.errors import NonFiniteError, RecipeError, RunError
 from zoo.events import EpochEnd, Note, Progress, StepEnd
 from zoo.recipe import dump_recipe, make_recipe
@@ -95,12 +93,6 @@ def crashed(twice):
     """The run that crashed, in the folder `run`; returns its fields."""
     shutil.copytree(twice.crashed, "run")
     return twice.fields
-
-
-def zoo_(*args, code=0):
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from pyarrow import parquet
 from sklearn.metrics import (
     average_precision_score,
@@ -22,9 +21,8 @@ from sklearn.metrics import (
 )
 
 import zoo
-from tests.conftest import QUICK, make_photos, save_photo
+from tests.conftest import QUICK, make_photos, save_photo, zoo_
 from tests.runs.forging import forge
-from zoo.cli import main
 from zoo.errors import RunError
 from zoo.events import Measured
 from zoo.runs.figures import Figure, Figures, doubt, figures, wilson
@@ -245,12 +243,6 @@ def test_a_figure_that_says_nothing_is_doubted():
     guess = figures(logits, targets, ("a", "b"), SINGLE_LABEL)
     assert not guess.better_than_baseline
     assert doubt(guess, "val") != doubt(unclear, "val")
-
-
-def zoo_(*args: object, code: int = 0):
-    result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_every_format_of_evaluate_has_the_rows_of_predictions_parquet(run, split_photos):
