@@ -121,7 +121,7 @@ def test_timm_loads_a_run_of_other_channels_with_the_same_logits(channels, data)
     # A run is a checkpoint too, whose weights are adapted already.
     again = zoo.build(f"local-dir:{run.path}", 2, options={"in_chans": channels})
     assert torch.equal(again.conv_stem.weight, run.model.conv_stem.weight)
-    with pytest.raises(OptionError, match="its weights are for images of"):
+    with pytest.raises(OptionError, match=f"in_chans=3.* {channels}$"):
         zoo.build(f"local-dir:{run.path}", 2, options={"in_chans": 3})
     started = zoo.build(QUICK["backbone"], 2, weights="run", options={"in_chans": channels})
     assert torch.equal(started.conv_stem.weight, run.model.conv_stem.weight)
@@ -228,12 +228,12 @@ def test_strong_augmentation_of_grey_images(photos):
 def test_a_run_of_four_bands_refuses_other_images(four_bands, tmp_path):
     run = zoo.finetune(four_bands, out="run", listen=ignore, **fields(4, train="probe"))
     for image in (pixels(0, 0)[..., :3], pixels(0, 0)[..., 0], Image.new("CMYK", (9, 9))):
-        with pytest.raises(DataError, match="four channels are needed"):
+        with pytest.raises(DataError, match="four channels"):
             run.predict(image)
     folder = copy(run, tmp_path)
     stated = {**run.info.preprocess.to_dict(), "mean": [0.5], "std": [0.5]}
     forge(folder / MODEL, preprocess=json.dumps(stated))
-    with pytest.raises(RunError, match="images have 1 channels, and its network takes 4"):
+    with pytest.raises(RunError, match=rf"{MODEL}: .*\b1 .*\b4"):
         zoo.load(folder)
 
 

@@ -334,7 +334,7 @@ def test_unreadable_photos_are_named_counted_and_left_out(photos, tmp_path):
     warnings = [w for w in warnings if "unreadable image" in w]
     assert len(warnings) == 3
     assert warnings[-1] == "2 unreadable images left out"
-    with pytest.raises(DataError, match="unreadable image"):
+    with pytest.raises(DataError, match=r"(0|1)\.png"):
         zoo.finetune(root, out="strict", strict=True, **QUICK)
 
 
@@ -486,7 +486,7 @@ def test_auxiliary_heads_are_replaced_and_learn(photos, name, size):
 
 
 def test_a_size_that_a_backbone_cannot_take_is_said_before_training(photos):
-    with pytest.raises(TrainingError, match="squeezenet1_1 can't take 8 x 8 pixels: RuntimeError"):
+    with pytest.raises(TrainingError, match=r"squeezenet1_1 .*8 x 8 .*RuntimeError"):
         zoo.finetune(photos, **{**QUICK, "backbone": "squeezenet1_1", "image_size": 8})
 
 
@@ -514,7 +514,7 @@ def test_one_image_a_batch_and_learning_statistics_do_not_go_together(photos):
 def test_from_python_a_warning_is_a_warning(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "data")
     (root / "red" / "0.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match="unreadable"):
+    with pytest.warns(UserWarning, match=r"red/0\.png"):
         zoo.finetune(root, out="run", **QUICK)
 
 

@@ -76,7 +76,7 @@ def test_an_option_that_this_network_does_not_take_is_refused_with_the_reason(ph
 
 def test_a_backbone_without_options_says_so():
     backbone = replace(plugins.get("torchvision/resnet18"), options={})
-    with pytest.raises(OptionError, match="it has no options"):
+    with pytest.raises(OptionError, match=r"torchvision/resnet18: .*dropout"):
         zoo.build(backbone, 2, weights="none", options={"dropout": 0.1})
 
 
@@ -165,7 +165,7 @@ def test_a_crashed_run_with_options_resumes_to_the_same_weights_to_the_bit(photo
     with pytest.raises(Crash):
         zoo.finetune(out="crashed", listen=crash_at(5), **fields)
     for options in ({"drop_path_rate": 0.25, "drop_rate": 0.25}, {}):
-        with pytest.raises(RunError, match="can't be resumed with backbone_options"):
+        with pytest.raises(RunError, match="backbone_options"):
             zoo.resume("crashed", listen=ignore, backbone_options=options)
     check_equal(zoo.resume("crashed", listen=ignore, backbone_options=OPTIONS), whole)
     with pytest.raises(RunError, match="backbone_options"):
@@ -284,10 +284,10 @@ def test_a_plugin_applies_its_options_and_refuses_with_reasons(install, photos):
     assert zoo.load("run").model[1].out_features == 9
     assert {f.state for f in zoo.verify("run") if f.file == "config.json"} == {"ok"}
     for width, error, message in (
-        (5, OptionError, "with width=5: 5 is odd"),
+        (5, OptionError, "width=5: 5 is odd"),
         (6, PluginError, r"not a zoo\.Backbone"),
         (7, PluginError, "KeyError: 'seven'"),
-        (4.5, OptionError, "a whole number from 1 to 16"),
+        (4.5, OptionError, "width.* 1 to 16"),
     ):
         with pytest.raises(error, match=message):
             zoo.build("acme/net", 2, weights="none", options={"width": width})

@@ -291,7 +291,7 @@ def test_a_checkpoint_is_declared_with_its_weights(tmp_path):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"model_type": "bert"}, "not an image classifier"),
+        ({"model_type": "bert"}, "'bert'"),
         ({"model_type": "siglip2"}, "it takes patches"),
         ({**VIT, "quantization_config": {"bits": 4}}, "quantized"),
     ],
@@ -319,7 +319,7 @@ def test_position_embeddings_are_resampled_as_transformers_does(acme, tmp_path):
 
 
 def test_a_size_that_the_patches_do_not_divide_is_refused(acme):
-    with pytest.raises(SizeError, match="44 is not a multiple of its patch size, 8 pixels"):
+    with pytest.raises(SizeError, match=r"\b44 .*\b8 "):
         zoo.build("acme/vit", 3, weights="none", image_size=44)
 
 

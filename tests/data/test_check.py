@@ -493,6 +493,6 @@ def test_a_torn_jpeg_is_found_though_it_is_decoded_at_a_part_of_its_size(root, s
     whole = save(scene(60, (1600, 1200)), root / "train" / "ants" / "torn.jpg", quality=90)
     content = whole.read_bytes()
     whole.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DataError, match="truncated"):
+    with pytest.raises(DataError, match=r"torn\.jpg"):
         read_image(whole)
     assert finding(root, "unreadable").groups == (("train/ants/torn.jpg",),)

@@ -66,7 +66,7 @@ def test_whatever_a_decoder_raises_is_an_unreadable_image(monkeypatch):
 
 def test_postscript_is_not_run_whatever_its_name():
     Path("a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    with pytest.raises(DataError, match="cannot identify"):
+    with pytest.raises(DataError, match=r"a\.png"):
         read_image(Path("a.png"))
 
 

@@ -150,8 +150,8 @@ def test_a_head_path_that_is_not_there_names_backbone_and_path():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stages": ("1", "9")}, "declares stage '9'"),
-        ({"head": Head(paths=("3",), neck=("8",))}, "declares neck '8'"),
+        ({"stages": ("1", "9")}, "stage '9'"),
+        ({"head": Head(paths=("3",), neck=("8",))}, "neck '8'"),
     ],
 )
 def test_stages_and_neck_that_are_not_there_are_named(options, message):

@@ -85,11 +85,11 @@ def test_unfreezing_takes_the_deepest_first_in_parts_as_equal_as_can_be():
             FIVE,
             {"freeze": 6},
             RecipeError,
-            "freeze = 6: .* 5 depths, 0 to 4;",
+            "freeze = 6: .* 5 .* 0 to 4",
         ),
         (NESTED, {"freeze": "1.7"}, RecipeError, r"1\.7.*: 1\.0, 1\.1"),
         (NESTED, {"freeze": "backbon"}, RecipeError, "backbon'.*: backbone"),
-        (FIVE, {"freeze": 2, "unfreeze_epochs": (2, 3, 4)}, RecipeError, "3 epochs, .* 2 dep"),
+        (FIVE, {"freeze": 2, "unfreeze_epochs": (2, 3, 4)}, RecipeError, r"\b3 .*\b2 "),
         (layered(2, ()), {"freeze": 1}, PluginError, "acme/layered .*stages"),
         (layered(2, ()), {"freeze": "0"}, PluginError, "acme/layered .*stages"),
         (
@@ -98,7 +98,7 @@ def test_unfreezing_takes_the_deepest_first_in_parts_as_equal_as_can_be():
             PluginError,
             r"unfreeze_epoch = \[2, 3\] .*stages",
         ),
-        (layered(2, ("0",)), {"freeze": 1}, PluginError, r"leave out 1\.0\.weight"),
+        (layered(2, ("0",)), {"freeze": 1}, PluginError, r"acme/layered .*1\.0\.weight"),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(backbone, fields, kind, message):

@@ -180,7 +180,7 @@ def test_a_tied_weight_counts_once_where_its_first_name_stands():
 def test_layer_decay_without_stages_names_the_backbone_and_what_to_declare():
     backbone = chain(stages=())
     model = backbone.build(3, False)
-    with pytest.raises(PluginError, match=r"acme/chain declares no stages.*stages=\.\.\."):
+    with pytest.raises(PluginError, match=r"acme/chain .*stages=\.\.\."):
         zoo.parameter_groups(model, backbone, lr=1, layer_decay=0.9)
     assert zoo.parameter_groups(model, backbone, lr=1)
 
@@ -188,7 +188,7 @@ def test_layer_decay_without_stages_names_the_backbone_and_what_to_declare():
 def test_layer_decay_with_a_parameter_that_no_stage_covers_names_it():
     backbone = chain(stages=("blocks.*",))
     model = backbone.build(3, False)
-    with pytest.raises(PluginError, match=r"acme/chain leave out stem\.weight, stem\.bias"):
+    with pytest.raises(PluginError, match=r"acme/chain .*stem\.weight, stem\.bias"):
         zoo.parameter_groups(model, backbone, lr=1, layer_decay=0.9)
 
 

@@ -190,7 +190,7 @@ def test_a_preferred_plugin_that_is_broken_is_not_silently_passed_over(monkeypat
         raise ImportError("no torchvision today")
 
     monkeypatch.setattr("torchvision.models.list_models", lambda **options: fail())
-    with pytest.raises(PluginError, match=r"torchvision .*which may mean backbone 'resnet18'"):
+    with pytest.raises(PluginError, match=r"torchvision .*'resnet18'.*no torchvision today"):
         plugins.get("resnet18")
     assert plugins.get("timm/resnet18").name == "timm/resnet18"
     assert plugins.get("efficientnet_lite0").name == "zoo/efficientnet_lite0"
@@ -237,15 +237,16 @@ def test_a_bare_name_of_several_plugins_is_refused(install):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("resnet81", "nearest: resnet18"),
-        ("timm/resnet81", "nearest: timm/resnet18"),
-        ("tim/resnet18", "'tim'.*timm, torchvision, trackers, transformers, zoo"),
-        ("%%%", "`zoo backbones` lists all"),
+        ("resnet81", ": resnet18"),
+        ("timm/resnet81", ": timm/resnet18"),
+        ("tim/resnet18", "timm, torchvision, trackers, transformers, zoo"),
+        ("%%%", "`zoo backbones`"),
     ],
 )
 def test_an_unknown_backbone_is_refused_with_the_nearest(name, hint):
-    with pytest.raises(UnknownBackboneError, match=hint):
+    with pytest.raises(UnknownBackboneError, match=repr(name)) as error:
         plugins.get(name)
+    assert hint in str(error.value)
 
 
 def test_all_backbones_are_listed_by_full_name():

@@ -99,9 +99,10 @@ def test_thresholds_keep_the_error_rate_nine_times_in_ten():
 def test_what_few_images_can_not_show_is_refused():
     logits, labels = drawn(15, 1.0)
     known = confidence_of(logits.softmax(dim=1), labels)
-    with pytest.raises(DataError, match="15 held-out images"):
+    with pytest.raises(DataError, match=r"\b15 .*\b1\.0%") as error:
         error_threshold(known, 0.01)
-    with pytest.raises(DataError, match="need 19 held-out images"):
+    assert "`min_confidence`" in error.value.hint
+    with pytest.raises(DataError, match=r"95\.0% .*\b19 .*\b15\b"):
         set_threshold(known, 0.95)
     assert 0 <= set_threshold(known, 0.9) <= 1
 
@@ -133,7 +134,7 @@ def test_noise_is_far_from_what_clusters_and_more_of_the_same_is_not():
     few = fit_familiarity(images(6), images(0), 3)
     assert few.neighbour == 1
     assert few.images == 0
-    with pytest.raises(RunError, match="400 features"):
+    with pytest.raises(RunError, match=r"\b400\b"):
         known.distances(torch.zeros(1, 3))
 
 
@@ -201,8 +202,9 @@ def test_a_fine_tuned_run_without_held_out_images_says_so(split_photos, tmp_path
     assert (run.info.temperature, run.info.calibrated, run.info.confidence) == (1, "", None)
     assert any("not calibrated" in note for note in notes)
     assert "not calibrated: no held-out images" in (run.path / "README.md").read_text()
-    with pytest.raises(DataError, match="no record"):
+    with pytest.raises(DataError) as error:
         run.error_threshold(0.2)
+    assert "`folds`" in error.value.hint
 
 
 @pytest.mark.medium
@@ -277,7 +279,7 @@ def test_a_share_that_is_none_is_refused(run, split_photos, value):
 def test_multi_label_runs_refuse_what_is_for_one_label(run, split_photos):
     several = replace(run, info=replace(run.info, task="multi-label"))
     for asked in ({"min_confidence": 0.9}, {"max_error": 0.1}, {"set_coverage": 0.9}):
-        with pytest.raises(DataError, match="multi-label"):
+        with pytest.raises(DataError, match=rf"{next(iter(asked))} .*multi-label"):
             several.predict(split_photos / "val" / "red" / "0.png", **asked)
 
 
@@ -289,8 +291,9 @@ def test_a_run_of_an_older_zoo_predicts_as_before(run, split_photos, tmp_path):
     photo = split_photos / "val" / "red" / "0.png"
     (prediction,) = old.predict(photo)
     assert prediction.familiar is None
-    with pytest.raises(DataError, match="no record"):
+    with pytest.raises(DataError) as error:
         old.predict(photo, max_error=0.05)
+    assert "train it again" in error.value.hint
     called("predict", folder, photo)
 
 

@@ -288,7 +288,7 @@ def test_features_logits_and_predictions_are_computed_in_parts_too(
     check_same(parts, whole)
     for what in ("features", "val features", "logits"):
         assert any(f" {what};" in note and " 2 images" in note for note in notes)
-    with pytest.warns(UserWarning, match=r" logits;.* 2 images"):
+    with pytest.warns(UserWarning, match=r"logits.* 2 "):
         again = [p.probability for p in whole.predict(split_photos.rglob("*.png"))]
     assert again == pytest.approx(probabilities, abs=1e-6)
     monkeypatch.setenv("EVAL_LIMIT", "0")

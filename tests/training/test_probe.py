@@ -173,7 +173,7 @@ def test_a_constant_feature_has_no_weight():
 def test_features_that_are_not_finite_are_refused(value):
     features, labels = clouds()
     features[7, 2] = value
-    with pytest.raises(TrainingError, match="not finite; its weights may be damaged"):
+    with pytest.raises(TrainingError, match=r"features .* finite"):
         fit_probe(features, labels, 3)
 
 

@@ -109,7 +109,7 @@ def test_an_archive_that_unpacks_to_memorys_end_is_not_unpacked(tmp_path, monkey
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb/data.pkl", b"\0" * 10**7)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("was read"))
-    with pytest.raises(WeightsError, match=" 16 times"):
+    with pytest.raises(WeightsError, match=r"bomb\.pth"):
         weights.read_state_dict(tmp_path / "bomb.pth")
 
 

@@ -213,7 +213,7 @@ def test_what_a_hook_prints_is_kept_off_stdout(says, file, capfd):
 
 def test_a_plugin_that_breaks_at_import_is_named_too(install, file):
     install("zoo-bad", "bad", "zoo_bad_import", "import nowhere_to_be_found")
-    with pytest.warns(UserWarning, match=r"plugin bad \(zoo-bad 1\.2\).*missing dependency"):
+    with pytest.warns(UserWarning, match=r"plugin bad \(zoo-bad 1\.2\).*nowhere_to_be"):
         weights.places(plugins.get(TINY))
 
 
@@ -269,7 +269,7 @@ def test_the_documented_plugin_gives_its_folder_and_its_mirror(install, tmp_path
 def test_the_hub_is_not_asked_where_the_users_environment_says_offline(monkeypatch, server):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server[0])
-    with pytest.raises(WeightsUnavailableError, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(WeightsUnavailableError, match="HF_HUB_OFFLINE"):
         weights.obtain(zoo.Weights(hub="acme/nowhere"))
     assert server[1] == []
 

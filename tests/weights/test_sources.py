@@ -149,7 +149,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path, name, content):
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, torch.zeros(2), {0: torch.zeros(2)}])
 def test_pytorch_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=r"not a (plain )?state dict"):
+    with pytest.raises(WeightsError, match=r"a\.pth"):
         weights.read_state_dict(tmp_path / "a.pth")
 
 
