@@ -13,6 +13,8 @@ from zoo.data.split import read_splits
 from zoo.errors import DataError
 from zoo.events import EpochEnd
 from zoo.integrity import verify
+from zoo.planning.inputs import read_data
+from zoo.recipe import Recipe
 
 
 def read(data, **options):
@@ -44,6 +46,14 @@ def test_a_split_of_the_data_is_replaced_and_this_is_noted(three, split_photos):
     splits = read(split_photos, val=str(three[1]))
     assert splits.counts(splits.val) == [3, 3, 3]
     assert [issue.kind for issue in splits.issues] == ["skipped"]
+
+
+def test_a_val_split_that_has_no_effect_is_noted(split_photos):
+    notes = []
+    for val_split in (0.2, 0.0):
+        recipe = Recipe(data=str(split_photos), val_split=val_split)
+        read_data(recipe, notes.append)
+    assert sum("val_split = 0 " in note.text for note in notes if note.warning) == 1
 
 
 def test_a_place_that_is_split_itself_gives_the_split_of_that_name(three, split_photos):

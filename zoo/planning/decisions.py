@@ -157,7 +157,7 @@ def decide_metric(resolver: Resolver, train_counts: Sequence[int], listen: Liste
             resolver.replace(task.name, class_weights="none")
         return
     ratio = max(train_counts) / max(1, min(train_counts))
-    why = f"the largest class has {ratio:.0f} times the train images of the smallest"
+    why = f"the largest class has {ratio:.3g} times the train images of the smallest"
     if recipe.metric == "auto":
         metric = task.metric_if_imbalanced if ratio >= _IMBALANCED else task.metrics[0]
         if metric != task.metrics[0]:

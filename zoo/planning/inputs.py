@@ -76,6 +76,9 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
     if recipe.data is not None:
         listen(Note(text=f"reading the images of {recipe.data}"))
     source = source_of(recipe)
+    if "val" in source.splits and recipe.val_split != Recipe.model_fields["val_split"].default:
+        text = f"val_split = {recipe.val_split:g} has no effect: the data has val images"
+        listen(Note(text=text, warning=True))
     examined: dict[Path, Examined] = {}
     with examined_store() as known:
 
