@@ -337,6 +337,16 @@ def test_bad_options_are_refused_in_a_line(run, words, said):
     assert left() == []
 
 
+def test_a_damaged_model_file_is_refused(run):
+    shutil.copytree(run.path, "bugs")
+    file = Path("bugs/model.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    result = invoke("bugs", "--to", "onnx")
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert left() == ["bugs"]
+
+
 def test_what_is_no_run_is_refused():
     Path("folder").mkdir()
     result = invoke("folder", "--to", "onnx")

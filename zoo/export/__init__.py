@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -110,9 +110,14 @@ def export(
                 f"{report.largest_difference:.3g}. Nothing is written",
                 hint="`allow_difference` writes it nevertheless",
             )
-        if problem is not None:
-            report = replace(report, notes=(*report.notes, problem))
-        _publish(run, exporter, file, out, report, options)
+        card = card_of(run)
+        notes = [] if problem is None else [problem]
+        if card is None:
+            notes.append("no model card lists this export: the run has none that can be written")
+        report = replace(report, notes=(*report.notes, *notes))
+        texts = scripts(run, exporter, out, options)
+        moved = dict(zip(exporter.files(out), exporter.files(file), strict=True))
+        _publish(moved, texts, out, report, card)
     return report
 
 
@@ -188,18 +193,26 @@ def _folder_beside(out: Path) -> Iterator[Path]:
 
 
 def _publish(
-    run: Run,
-    exporter: Exporter,
-    file: Path,
+    moved: Mapping[Path, Path],
+    texts: Mapping[Path, str],
     out: Path,
     report: ExportReport,
-    options: ExportOptions,
+    card: tuple[Path, str] | None,
 ) -> None:
-    """Move the file and what belongs to it to their final paths, all or nothing."""
+    """Move files to their final paths, and write texts and the report, all or nothing.
+
+    Args:
+        moved: The files that are moved, by their final path.
+        texts: The contents of further files, by path.
+        out: The exported file.
+        report: The comparison.
+        card: Path and text of the run's model card.
+
+    Raises:
+        RunError: If a file can't be written; then none is left behind.
+    """
     text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
-    texts = {**scripts(run, exporter, out, options), _report_file(out): text}
-    moved = dict(zip(exporter.files(out), exporter.files(file), strict=True))
-    card = card_of(run)
+    texts = {**texts, _report_file(out): text}
     try:
         with ExitStack() as stack:
             # Files are renamed in reverse order: the card, which existed before, at the end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from zoo.export.proof import ExportReport
@@ -34,10 +35,10 @@ _COLUMNS = (
 
 
 def card_of(run: Run) -> tuple[Path, str] | None:
-    """Return the path and text of a run's model card; None if it has none."""
+    """Return the path and text of a run's model card; None if it has none that can be written."""
     file = (run.path.parent if is_file(run.path) else run.path) / CARD
     try:
-        if not is_file(file) or file.is_symlink():
+        if not is_file(file) or file.is_symlink() or not os.access(file.parent, os.W_OK):
             return None
         text = read_bounded(file, _MOST).decode()
     except (OSError, ValueError):
@@ -71,7 +72,8 @@ def _cells(report: ExportReport) -> list[str]:
     return [
         markdown(", ".join([report.format, *options])),
         f"{report.bytes / 1e6:.1f} MB",
-        markdown(f"{report.source} ({report.images})"),
+        # A card may be published; where its author's files lie is of no use to others.
+        markdown(f"{report.source.rpartition('/')[2]} ({report.images})"),
         f"{report.agreement:.2%}",
         accuracy,
         f"{report.latency_ms:.1f} ({report.run_latency_ms:.1f})",
