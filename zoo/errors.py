@@ -52,7 +52,7 @@ class SizeError(ZooError):
 
 
 class OptionError(ZooError):
-    """Options that a backbone does not have, or values that they can't take."""
+    """Options that a backbone or format does not have, or values that they can't take."""
 
 
 class DataError(ZooError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ from zoo.errors import PluginError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+
+#: Options of an export that a format may support.
+OPTIONS = ("half", "int8", "opset", "with_resize")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,23 +25,55 @@ class Exporter:
 
     Attributes:
         suffix: File name suffix of the format, such as ".onnx".
-        write: `(model, example, path, metadata)`: writes the model to the single file `path`, which
-            does not exist yet and ends in `suffix`. `model` is a module in eval mode on the CPU
-            that maps images (N, C, H, W) uint8, usually RGB, to logits (N, classes) float32, whose
-            softmax or sigmoid is the calibrated probabilities; `example` is a batch of such images;
-            the file must accept any N >= 1. `metadata` (class names etc.) is stored inside the
-            file.
+        write: `(model, example, path, metadata, **options)`: writes the model to the single file
+            `path`, which does not exist yet and ends in `suffix`. `model` is a module in eval mode
+            on the CPU that maps images (N, C, H, W) uint8, usually RGB, to logits (N, classes)
+            float32, whose softmax or sigmoid is the calibrated probabilities, or to these
+            probabilities (`metadata["output_name"]` says which); `example` is a batch of such
+            images; the file must accept any N >= 1. `metadata` (class names etc., text by name) is
+            stored inside the file. `options` are those in `options` that are asked for, none
+            otherwise:
+
+            - `half=True`: weights are stored as float16; `model.half()` converts the classifier,
+              and leaves input and output as they are.
+            - `int8=images`: quantise weights per channel, and activations, calibrated on an
+              iterable of batches of images, NumPy arrays like `example`.
+            - `opset=N`: the version of the operators.
+            - `with_resize=True`: `model` and `example` take images (N, H, W, C) uint8, and the file
+              must accept any H and W >= 2.
         open: `path -> (images -> logits)`, both NumPy arrays as above: loads such a file with the
             runtime that its users would use.
         install: Requirement to install the format's libraries with pip, such as "acme[onnx]".
             Default: the name of the missing module.
+        options: Names of the supported options, of `OPTIONS`.
+        script: Python code that runs a file without zoo, for the predict.py that is written beside
+            it: given `FILE`, a pathlib.Path, it defines `metadata`, a mapping with at least
+            `class_names`, and `compute(images)`, as `open` returns it. None: there is no script.
+        companions: Suffixes of further files that `write` writes and `open` reads, named like
+            `path` with that suffix in place of `suffix`, such as ".bin".
+        requires: The packages that `script` needs, for pip.
+        unavailable: Reason why this format can't be written here, with a remedy; None if it can.
     """
 
     suffix: str
-    write: Callable[[nn.Module, Tensor, Path, Mapping[str, str]], None]
+    write: Callable[..., None]
     open: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
     install: str | None = None
+    options: tuple[str, ...] = ()
+    script: str | None = None
+    companions: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    unavailable: str | None = None
+
+    def files(self, path: Path) -> list[Path]:
+        """Return `path`, a file of this format, and its companions."""
+        stem = path.name.removesuffix(self.suffix)
+        return [path, *(path.with_name(stem + suffix) for suffix in self.companions)]
 
     def __post_init__(self) -> None:
         if not self.suffix.startswith(".") or "/" in self.suffix:
             raise PluginError(f"Exporter: suffix begins with a dot, got {self.suffix!r}")
+        if unknown := [option for option in self.options if option not in OPTIONS]:
+            raise PluginError(
+                f"Exporter: unknown option {unknown[0]!r}; options are {', '.join(OPTIONS)}"
+            )

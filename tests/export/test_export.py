@@ -20,10 +20,12 @@ from torchvision.transforms import InterpolationMode, v2
 import zoo
 from tests.conftest import COLOURS, QUICK, save_photo
 from zoo.cli import main
-from zoo.errors import DataError, PluginError, RunError
-from zoo.export import ExportReport, export
+from zoo.errors import DataError, OptionError, PluginError, RunError
+from zoo.export import ExportOptions, ExportReport, export
+from zoo.export.card import with_export
+from zoo.tasks.paired import wilson_interval
 
-SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 
 KEYS = (
     "class_names",
@@ -34,6 +36,8 @@ KEYS = (
     "zoo_version",
     "temperature",
     "output",
+    "mean",
+    "versions",
 )
 
 
@@ -59,7 +63,16 @@ def open_torch_export(file):
     return lambda images: model(torch.from_numpy(images)).detach().numpy(), found
 
 
-OPEN = {"onnx": open_onnx, "torch-export": open_torch_export}
+def open_openvino(file):
+    import openvino
+
+    model = openvino.Core().read_model(file)
+    found = {name: model.get_rt_info(["zoo", name]).astype(str) for name in KEYS}
+    compute = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: compute([images])[0].copy(), found
+
+
+OPEN = {"onnx": open_onnx, "openvino": open_openvino, "torch-export": open_torch_export}
 
 
 def pixels_of(files, preprocess):
@@ -103,6 +116,8 @@ def test_an_exported_file_says_which_run_it_is_of(exported, run):
     _, found = OPEN[form](file)
     with safe_open(run.path / "model.safetensors", framework="pt") as model:
         assert found["sha256"] == model.metadata()["sha256"]
+    assert json.loads(found["mean"]) == list(run.info.preprocess.mean)
+    assert json.loads(found["versions"])["run"] == dict(run.info.versions)
     assert (found["backbone"], found["task"]) == (run.info.backbone, "single-label")
     assert json.loads(found["class_names"]) == list(run.class_names)
     assert json.loads(found["temperature"]) == run.info.temperature
@@ -110,16 +125,72 @@ def test_an_exported_file_says_which_run_it_is_of(exported, run):
 
 def test_the_report_says_how_the_file_compares_and_lies_beside_it(exported, run):
     form, file, report = exported
-    assert (report.format, report.file, report.bytes) == (form, str(file), file.stat().st_size)
+    files = [file, file.with_suffix(".bin")] if form == "openvino" else [file]
+    size = sum(each.stat().st_size for each in files)
+    assert (report.format, report.file, report.bytes) == (form, str(file), size)
     assert report.images == run.evaluate().images == 12
     assert report.agreement == 1
     assert 0 <= report.largest_difference < 1e-4
     assert report.accuracy == report.run_accuracy == run.evaluate().accuracy
     assert report.latency_ms > 0
     assert report.run_latency_ms > 0
+    assert min(report.images_per_second, report.run_images_per_second) > 0
+    assert report.accuracy_interval == wilson_interval(report.accuracy * 12, 12)
     beside = json.loads(Path(f"{file}.json").read_text())
-    assert beside == {**asdict(report), "notes": []}
-    assert sorted(file.parent.iterdir()) == [file, Path(f"{file}.json")]
+    assert beside == json.loads(json.dumps(asdict(report)))
+    others = [Path(f"{file}.{end}") for end in ("Dockerfile", "json", "predict.py")]
+    assert sorted(file.parent.iterdir()) == sorted([*files, *others])
+
+
+def test_the_card_lists_each_export_once(exported, run):
+    form, file, report = exported
+    card = (run.path / "README.md").read_text()
+    assert card.count("## Exports") == 1
+    (row,) = (line for line in card.splitlines() if line.startswith(f"| {file.name} | {form} |"))
+    assert f"{report.accuracy:.2%}" in row
+    again = with_export(card, report)
+    assert again.count(row) == 1
+    # What follows the section stays.
+    later = with_export(f"{card}\n## Later\n\ntext\n", replace(report, file="b.onnx"))
+    assert later.endswith("\n## Later\n\ntext\n")
+    assert later.count("| b.onnx |") == 1
+
+
+@pytest.mark.medium
+def test_the_script_beside_a_file_predicts_what_the_run_predicts(exported, run, split_photos):
+    _, file, _ = exported
+    files = sorted((split_photos / "val").rglob("*.png"))
+    found = predict_by_script(file, files)
+    expected = run.predict(files)
+    assert [each["label"] for each in found] == [each.label for each in expected]
+    probabilities = [each["probability"] for each in found]
+    assert probabilities == pytest.approx([each.probability for each in expected], abs=1e-4)
+
+
+def test_the_dockerfile_copies_and_runs_what_lies_beside_the_file(exported):
+    _, file, _ = exported
+    lines = Path(f"{file}.Dockerfile").read_text().splitlines()
+    (copied,) = (json.loads(line.removeprefix("COPY ")) for line in lines if "COPY" in line)
+    assert all((file.parent / name).exists() for name in copied[:-1])
+    assert copied[0] == file.name
+    (command,) = (json.loads(line.partition(" ")[2]) for line in lines if "ENTRYPOINT" in line)
+    assert command == ["python", f"/app/{file.name}.predict.py"]
+
+
+def predict_by_script(file, images):
+    """The lines of the script beside a file; it imports neither zoo nor, but for pt2, torch."""
+    forbidden = ["zoo"] if file.suffix == ".pt2" else ["zoo", "torch"]
+    code = f"""
+import runpy, sys
+for name in {forbidden}:
+    sys.modules[name] = None
+sys.argv = {[f"{file}.predict.py", *map(str, images)]}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 FORMATS = """
@@ -266,6 +337,16 @@ def test_bad_options_are_refused_in_a_line(run, words, said):
     assert left() == []
 
 
+def test_a_damaged_model_file_is_refused(run):
+    shutil.copytree(run.path, "bugs")
+    file = Path("bugs/model.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    result = invoke("bugs", "--to", "onnx")
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert left() == ["bugs"]
+
+
 def test_what_is_no_run_is_refused():
     Path("folder").mkdir()
     result = invoke("folder", "--to", "onnx")
@@ -349,7 +430,7 @@ def test_a_plugin_whose_hook_fails_hides_no_other_plugins_exporters(install, run
         raise ValueError("boom")
     """
     install("zoo-broken", "broken", "broken_formats", code)
-    with pytest.raises(PluginError, match=r"onnx, torch-export\nplugin broken .*boom"):
+    with pytest.raises(PluginError, match=r"onnx, openvino, torch-export\nplugin broken .*boom"):
         export(run, "tflite")
     with pytest.raises(RunError, match=r"\.onnx"):
         export(run, "onnx", "a.txt")
@@ -373,3 +454,117 @@ def test_the_command_line_prints_nothing_of_what_torch_says(run, form):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert ExportReport(**json.loads(done.stdout)).agreement == 1
+
+
+#: Options, the formats that support them, and the largest difference of two outputs.
+ASKED = [
+    ("onnx", {"half": True}, 0.1),
+    ("openvino", {"half": True}, 0.1),
+    ("torch-export", {"half": True}, 0.1),
+    ("onnx", {"with_resize": True, "probabilities": True}, 0.02),
+    ("openvino", {"with_resize": True}, 0.05),
+    ("torch-export", {"with_resize": True}, 0.05),
+    ("onnx", {"probabilities": True}, 1e-5),
+    ("onnx", {"int8": True}, 5.0),
+]
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("form", "options", "most"), ASKED)
+def test_a_file_with_options_predicts_what_the_run_predicts(run, split_photos, form, options, most):
+    file = Path(f"a{SUFFIXES[form]}").resolve()
+    report = export(run, form, file, options=ExportOptions(**options))
+    assert report.options == options
+    assert report.largest_difference < most
+    files = sorted((split_photos / "val").rglob("*.png"))
+    found = predict_by_script(file, files)
+    if "int8" not in options:
+        assert report.agreement == 1
+        assert [each["label"] for each in found] == [each.label for each in run.predict(files)]
+    compute, about = OPEN[form](file)
+    assert about["output"].startswith("probabilities" if "probabilities" in options else "logits")
+    if options == {"probabilities": True}:
+        zeros = np.zeros((3, 3, 32, 32), dtype=np.uint8)
+        assert compute(zeros).sum(axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+    if "with_resize" in options:
+        assert compute(np.zeros((2, 333, 50, 3), dtype=np.uint8)).shape == (2, 3)
+
+
+@pytest.mark.medium
+def test_half_and_8_bit_files_are_smaller(run):
+    sizes = [
+        export(run, "onnx", f"{n}.onnx", options=options, min_agreement=0).bytes
+        for n, options in enumerate(
+            [ExportOptions(), ExportOptions(half=True), ExportOptions(int8=True)]
+        )
+    ]
+    # The graph and its metadata are a quarter of so small a file.
+    assert sizes[0] > 1.4 * sizes[1]
+    assert sizes[0] > 1.2 * sizes[2]
+    import onnx
+
+    model = onnx.load("2.onnx")
+    scales = [t for t in model.graph.initializer if t.name.endswith("weight_scale")]
+    assert max(np.prod(t.dims, initial=1) for t in model.graph.initializer if t in scales) > 1
+
+
+@pytest.mark.medium
+def test_an_opset_is_kept_or_refused(run):
+    import onnx
+
+    export(run, "onnx", "a.onnx", options=ExportOptions(opset=18))
+    (opset,) = (each.version for each in onnx.load("a.onnx").opset_import if not each.domain)
+    assert opset == 18
+    with pytest.raises(PluginError):
+        export(run, "onnx", "b.onnx", options=ExportOptions(opset=7))
+    assert not list(Path().glob("b.onnx*"))
+
+
+@pytest.mark.usefixtures("formats")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--to", "kept", "--half"],
+        ["--to", "kept", "--with-resize"],
+        ["--to", "openvino", "--int8"],
+        ["--to", "openvino", "--opset", 18],
+        ["--to", "onnx", "--half", "--int8"],
+        ["--to", "coreml"],
+        ["--to", "litert"],
+    ],
+)
+def test_what_a_format_does_not_support_is_refused_before_it_is_tried(run, words):
+    result = invoke(run.path, *words, "--out", "a.x")
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert left() == []
+
+
+def test_options_that_exclude_each_other_are_refused():
+    with pytest.raises(OptionError):
+        ExportOptions(half=True, int8=True)
+
+
+@pytest.mark.usefixtures("formats")
+def test_a_file_that_differs_is_written_if_that_is_allowed(run):
+    report = export(run, "wrong", "a.kept", allow_difference=True)
+    assert report.agreement == 0
+    assert len(report.notes) == 1
+    assert json.loads(Path("a.kept.json").read_text())["notes"] == list(report.notes)
+
+
+@pytest.mark.usefixtures("formats")
+def test_of_an_export_that_can_not_be_moved_nothing_is_left(run, monkeypatch):
+    card = (run.path / "README.md").read_text()
+    place = Path.replace
+
+    def full(self, target):
+        if Path(target).name == "a.kept.json":
+            raise OSError(28, "No space left on device")
+        return place(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError):
+        export(run, "kept", "a.kept")
+    assert left() == []
+    assert (run.path / "README.md").read_text() == card

@@ -131,5 +131,28 @@ def test_zoos_archive_passes():
 
 
 @pytest.mark.slow
-def test_zoos_onnx_passes():
-    assert {r.status for r in check_exporter("onnx")} == {"passed"}
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_zoos_formats_of_other_runtimes_pass(name):
+    assert {r.check: r.status for r in check_exporter(name) if r.status != "passed"} == {}
+
+
+@pytest.mark.parametrize("name", ["coreml", "litert"])
+def test_a_format_that_can_not_be_written_is_skipped_with_its_reason(name):
+    results = {r.check: r for r in check_exporter(name)}
+    assert results.pop("check_exporter_is_declared").status == "passed"
+    assert {r.status for r in results.values()} == {"skipped"}
+    assert results["check_one_file_is_written"].message
+
+
+@pytest.mark.usefixtures("a_runtime")
+def test_companions_of_a_file_are_written_and_moved_with_it(install):
+    changes = {
+        'suffix=".kept",': 'suffix=".kept", companions=(".more",),',
+        "    MODELS.append(": "    path.with_suffix('.more').touch()\n    MODELS.append(",
+        "    model = ": "    assert path.with_suffix('.more').exists()\n    model = ",
+    }
+    code = SOUND
+    for old, new in changes.items():
+        code = code.replace(old, new)
+    install("acme-kept", "kept", "acme_kept_companions", code)
+    assert {r.status for r in check_exporter("kept")} == {"passed"}

@@ -1,18 +1,27 @@
-"""The exported model of a run, normalisation followed by the classifier, and its metadata."""
+"""The exported model of a run, preprocessing followed by the classifier, and its metadata."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from zoo.backbone import CHANNELS, Preprocess
+from zoo.errors import DataError
+from zoo.export.options import ExportOptions
+from zoo.export.resize import Resize
+from zoo.exporter import Exporter
 from zoo.hookspecs import DISTRIBUTION
 from zoo.runs.read import Run
-from zoo.weights import tensors_sha256
+from zoo.tasks.multi_label import THRESHOLD
+from zoo.weights import describe, tensors_sha256
 
 #: Metadata of model.safetensors that are useful for prediction, and copied to the export.
 _KEPT = (
@@ -25,6 +34,9 @@ _KEPT = (
     "weights_source",
 )
 
+#: Error rates whose thresholds are stored.
+_MAX_ERRORS = (0.01, 0.02, 0.05, 0.1)
+
 
 class ExportableModel(nn.Module):
     """Pixels (N, C, H, W) uint8 to calibrated logits (N, classes).
@@ -36,6 +48,8 @@ class ExportableModel(nn.Module):
         classifier: The classifier.
         preprocess: Its preprocessing.
         temperature: Divides the logits, so that their softmax or sigmoid is calibrated.
+        with_resize: Take images (N, H, W, C) uint8 of any size, and resize and crop them first.
+        probabilities: `softmax` or `sigmoid`: return this of the calibrated logits; None: logits.
     """
 
     mean: Tensor
@@ -43,46 +57,139 @@ class ExportableModel(nn.Module):
     temperature: Tensor
 
     def __init__(
-        self, classifier: nn.Module, preprocess: Preprocess, temperature: float = 1.0
+        self,
+        classifier: nn.Module,
+        preprocess: Preprocess,
+        temperature: float = 1.0,
+        *,
+        with_resize: bool = False,
+        probabilities: str | None = None,
     ) -> None:
         super().__init__()
-        self._shape = (preprocess.channels, *preprocess.height_width)
+        self._channels, self._size = preprocess.channels, preprocess.height_width
+        self._probabilities = probabilities
+        self._dtype = torch.float32
         for name in ("mean", "std"):
             values = torch.tensor(getattr(preprocess, name))
             self.register_buffer(name, values.view(1, -1, 1, 1))
         self.register_buffer("temperature", torch.tensor(temperature))
+        self.resize = Resize(preprocess) if with_resize else None
         classifier = copy.deepcopy(classifier).cpu()
         # Formats store weights contiguously; torch.export warns about other memory formats.
         self.classifier = classifier.to(memory_format=torch.contiguous_format)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the calibrated logits of images."""
-        scaled = images.to(torch.float32) * (1 / 255)
-        pixels = (scaled - self.mean) / self.std
+        """Compute the calibrated logits, or probabilities, of images."""
+        pixels = images.to(torch.float32) if self.resize is None else self.resize(images)
+        pixels = (pixels * (1 / 255) - self.mean) / self.std
         # Makes batches a quarter faster in torch's runtime; has no effect in others.
-        logits: Tensor = self.classifier(pixels.contiguous(memory_format=torch.channels_last))
-        return logits / self.temperature
+        pixels = pixels.contiguous(memory_format=torch.channels_last).to(self._dtype)
+        logits: Tensor = self.classifier(pixels).to(torch.float32) / self.temperature
+        if self._probabilities == "softmax":
+            return logits.softmax(dim=1)
+        return logits.sigmoid() if self._probabilities else logits
+
+    def half(self) -> Self:
+        """Convert the classifier to float16; normalisation and output remain float32."""
+        self.classifier.half()
+        self._dtype = torch.float16
+        return self
 
     def example(self) -> Tensor:
         """Return two images to trace the model with; with one a tracer would fix the batch size."""
-        return torch.zeros(2, *self._shape, dtype=torch.uint8)
+        height, width = self._size
+        if self.resize is None:
+            return torch.zeros(2, self._channels, height, width, dtype=torch.uint8)
+        # Sizes that occur nowhere else in the network, so that none is taken for another.
+        return torch.zeros(2, height + 19, width + 37, self._channels, dtype=torch.uint8)
 
 
-def metadata_of(run: Run) -> Mapping[str, str]:
+def exportable(run: Run, options: ExportOptions) -> ExportableModel:
+    """Return the model of a run as the options ask for it."""
+    return ExportableModel(
+        run.model,
+        run.info.preprocess,
+        run.info.temperature,
+        with_resize=options.with_resize,
+        probabilities=run.task.activation if options.probabilities else None,
+    )
+
+
+def metadata_of(run: Run, options: ExportOptions, exporter: Exporter) -> Mapping[str, str]:
     """Return the metadata of the exported file, with structured values as JSON.
 
     `sha256` is that of the run's weights, as in its model.safetensors.
     """
     known = run.info.to_metadata()
-    preprocess = run.info.preprocess
-    channels, (height, width) = preprocess.channels, preprocess.height_width
+    licence = _licence(run)
     return {
         **{name: known[name] for name in _KEPT},
-        "input": f"images: (N, {channels}, {height}, {width}) uint8, {CHANNELS[channels]}, resized "
-        "and cropped as preprocess says; mean and std are applied by the model",
-        "output": f"logits: (N, {len(run.class_names)}) float32, already divided by the "
-        f"temperature: their {run.task.activation} is the calibrated probability",
+        **_input(run.info.preprocess, options),
+        **_output(run, options),
+        "thresholds": json.dumps(_thresholds(run)),
+        "versions": json.dumps({**_versions(exporter.requires), "run": dict(run.info.versions)}),
+        **({} if licence is None else {"license": licence}),
         "sha256": tensors_sha256(run.model.state_dict()),
         "zoo_version": metadata.version(DISTRIBUTION),
     }
+
+
+def _input(preprocess: Preprocess, options: ExportOptions) -> dict[str, str]:
+    channels, (height, width) = preprocess.channels, preprocess.height_width
+    colours = CHANNELS[channels]
+    if options.with_resize:
+        layout = "NHWC"
+        text = f"(N, H, W, {channels}) uint8, {colours}, of any height and width, upright; resized "
+        text += "and cropped by the model, which also applies mean and std"
+    else:
+        layout = "NCHW"
+        text = f"(N, {channels}, {height}, {width}) uint8, {colours}, resized and cropped as "
+        text += "preprocess says; mean and std are applied by the model"
+    return {
+        "input_name": "images",
+        "input_layout": layout,
+        "input": f"images: {text}",
+        "mean": json.dumps(preprocess.mean),
+        "std": json.dumps(preprocess.std),
+    }
+
+
+def _output(run: Run, options: ExportOptions) -> dict[str, str]:
+    shape = f"(N, {len(run.class_names)}) float32"
+    if options.probabilities:
+        name = "probabilities"
+        text = f"{shape}, calibrated: {run.task.activation} of the logits divided by the temperature"
+    else:
+        name = "logits"
+        text = f"{shape}, already divided by the temperature: their {run.task.activation} is the "
+        text += "calibrated probability"
+    return {"output_name": name, "output": f"{name}: {text}"}
+
+
+def _thresholds(run: Run) -> dict[str, object]:
+    """Return the thresholds of probabilities that the run knows."""
+    if not run.task.exclusive:
+        return {"label": THRESHOLD}
+    found = {}
+    for rate in _MAX_ERRORS:
+        with suppress(DataError):
+            found[f"{rate:g}"] = run.error_threshold(rate).probability
+    return {"max_error": found} if found else {}
+
+
+def _versions(libraries: Sequence[str]) -> dict[str, str]:
+    """Return the versions of Python and of the libraries that write the file."""
+    found = {"python": sys.version.partition(" ")[0], "zoo": metadata.version(DISTRIBUTION)}
+    for name in ("torch", *libraries):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _licence(run: Run) -> str | None:
+    """Return the licence of the pretrained weights; that of other weights is not known."""
+    weights = run.backbone.weights
+    if weights is None or run.info.weights_source != describe(weights):
+        return None
+    return weights.license

@@ -19,7 +19,7 @@ from zoo.export.model import ExportableModel
 from zoo.export.runtime import Compute, calling, load_exported
 from zoo.exporter import Exporter
 from zoo.testing.libraries import check_missing_reported, imports_of
-from zoo.testing.subject import CLASSES, CheckFailed, Kind
+from zoo.testing.subject import CLASSES, CheckFailed, CheckSkipped, Kind
 
 #: Height and width of the model's images; they differ, so that swapped sides are found.
 SIZE = (40, 32)
@@ -55,17 +55,22 @@ class ExporterSubject:
         """The model as a file that was moved to another folder after it was written."""
         written = self.folder / "written" / f"a{self.exporter.suffix}"
         written.parent.mkdir()
+        if self.exporter.unavailable is not None:
+            raise CheckSkipped(f"it can't be written here: {self.exporter.unavailable}")
         with calling(self.name, self.exporter), imports_of(self.exporter.write, self.libraries):
             self.write(written)
-        found = [path.name for path in written.parent.iterdir()]
-        if found != [written.name]:
+        found = sorted(path.name for path in written.parent.iterdir())
+        files = self.exporter.files(written)
+        if found != sorted(file.name for file in files):
             raise CheckFailed(
-                f"asked to write {written.name} it writes {', '.join(sorted(found)) or 'nothing'}: "
-                f"write the single file `path`"
+                f"asked to write {written.name} it writes {', '.join(found) or 'nothing'}: write "
+                f"the single file `path`, and declare others as `companions`"
             )
         moved = self.folder / "moved" / f"b{self.exporter.suffix}"
         moved.parent.mkdir()
-        return written.rename(moved)
+        for file, place in zip(files, self.exporter.files(moved), strict=True):
+            file.rename(place)
+        return moved
 
     @cached_property
     def compute(self) -> Compute:
@@ -126,6 +131,8 @@ def check_metadata_is_kept(subject: ExporterSubject) -> None:
 
 def check_missing_libraries_are_reported(subject: ExporterSubject) -> None:
     """Where a library is missing, `write` or `open` raises the ModuleNotFoundError."""
+    if subject.exporter.unavailable is not None:
+        raise CheckSkipped(f"it can't be written here: {subject.exporter.unavailable}")
     paths = (subject.folder / f"{n}{subject.exporter.suffix}" for n in itertools.count())
 
     def run() -> None:

@@ -1,0 +1,42 @@
+"""torch.export programs with a dynamic batch, and silence around torch's exporters."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+
+def program(model: nn.Module, example: Tensor, *, with_resize: bool = False) -> ExportedProgram:
+    """Trace a model for any number of images; with `with_resize`, of any height and width."""
+    import torch
+
+    dynamic: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if with_resize:
+        dynamic |= {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
+    with torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=(dynamic,))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the output, logs and warnings of exporters, meant for their developers.
+
+    Errors are still raised.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            with redirect_stderr(io.StringIO()):
+                yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,81 @@
+"""The section of a run's model card on its exports."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from zoo.export.proof import ExportReport
+from zoo.io.files import is_file
+from zoo.io.parsing import read_bounded
+from zoo.io.text import markdown
+from zoo.runs.read import Run
+from zoo.runs.write import CARD
+
+_HEADING = "## Exports"
+
+#: Maximum bytes of a card that is read.
+_MOST = 2**24
+
+_ABOUT = (
+    "Compared with the run in torch; accuracy with its 95% confidence interval; speeds on the CPU\n"
+    "of the machine that wrote the file, and in brackets those of torch there."
+)
+
+_COLUMNS = (
+    "file",
+    "format",
+    "size",
+    "compared on",
+    "same labels",
+    "accuracy",
+    "ms for one image",
+    "images/s",
+)
+
+
+def card_of(run: Run) -> tuple[Path, str] | None:
+    """Return the path and text of a run's model card; None if it has none that can be written."""
+    file = (run.path.parent if is_file(run.path) else run.path) / CARD
+    try:
+        if not is_file(file) or file.is_symlink() or not os.access(file.parent, os.W_OK):
+            return None
+        text = read_bounded(file, _MOST).decode()
+    except (OSError, ValueError):
+        return None
+    # A README.md beside a model file may be of something else.
+    return (file, text) if run.info.backbone in text else None
+
+
+def with_export(text: str, report: ExportReport) -> str:
+    """Return the text of a card with a row for an export, in place of an earlier one."""
+    before, there, after = text.partition(f"{_HEADING}\n")
+    section, later, rest = after.partition("\n## ")
+    name = markdown(Path(report.file).name)
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:] if there else []
+    rows = [row for row in rows if not row.startswith(f"| {name} |")]
+    rows.append(f"| {' | '.join([name, *_cells(report)])} |")
+    table = "\n".join(
+        [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|", *rows],
+    )
+    return f"{before.rstrip()}\n\n{_HEADING}\n\n{_ABOUT}\n\n{table}\n{later}{rest}"
+
+
+def _cells(report: ExportReport) -> list[str]:
+    options = [
+        name if value is True else f"{name} {value}" for name, value in report.options.items()
+    ]
+    accuracy = ""
+    if report.accuracy is not None and report.accuracy_interval is not None:
+        low, high = report.accuracy_interval
+        accuracy = f"{report.accuracy:.2%} ({low:.2%}-{high:.2%})"
+    return [
+        markdown(", ".join([report.format, *options])),
+        f"{report.bytes / 1e6:.1f} MB",
+        # A card may be published; where its author's files lie is of no use to others.
+        markdown(f"{report.source.rpartition('/')[2]} ({report.images})"),
+        f"{report.agreement:.2%}",
+        accuracy,
+        f"{report.latency_ms:.1f} ({report.run_latency_ms:.1f})",
+        f"{report.images_per_second:.0f} ({report.run_images_per_second:.0f})",
+    ]

@@ -1,0 +1,175 @@
+"""The files that run an export without zoo: predict.py and a Dockerfile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from string import Template
+
+from zoo.backbone import Preprocess
+from zoo.export.options import ExportOptions
+from zoo.exporter import Exporter
+from zoo.runs.read import Run
+from zoo.tasks.multi_label import THRESHOLD
+
+_SCRIPT = Template('''\
+"""Classify images by the exported model beside this script, without zoo.
+
+python SCRIPT IMAGE... writes a line of JSON for each image. Needs: pip install $requires
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FILE = Path(__file__).with_name($file)
+
+$runtime
+
+def prepare(path):
+    image = ImageOps.exif_transpose(Image.open(path))
+$decode$resize    return $pixels
+
+
+names = json.loads(metadata["class_names"])
+for path in sys.argv[1:]:
+    (scores,) = compute(prepare(path)[None])
+$probabilities
+    found = {"path": path, "label": names[p.argmax()], "probability": float(p.max())}
+$labels    print(json.dumps(found, ensure_ascii=False))
+''')
+
+_DOCKERFILE = Template("""\
+# docker build -f $dockerfile -t classify .
+# docker run -v "$$PWD:/images:ro" classify /images/photo.jpg
+FROM python:3.12-slim
+ENV PIP_NO_CACHE_DIR=1
+RUN pip install $requires
+COPY $copied
+ENTRYPOINT $command
+""")
+
+
+def script_file(out: Path) -> Path:
+    """Return the path of the script beside an exported file."""
+    return out.with_name(f"{out.name}.predict.py")
+
+
+def docker_file(out: Path) -> Path:
+    """Return the path of the Dockerfile beside an exported file."""
+    return out.with_name(f"{out.name}.Dockerfile")
+
+
+def scripts(run: Run, exporter: Exporter, out: Path, options: ExportOptions) -> dict[Path, str]:
+    """Return the texts of the files that run an export, by path; none without a `script`."""
+    if exporter.script is None:
+        return {}
+    requires = " ".join(_pinned(["numpy", "pillow", *exporter.requires]))
+    preprocess = run.info.preprocess
+    several = not run.task.exclusive
+    predict = script_file(out)
+    text = _SCRIPT.substitute(
+        requires=requires,
+        file=repr(out.name),
+        runtime=exporter.script.strip() + "\n",
+        decode=_indented(_decode(preprocess)),
+        resize="" if options.with_resize else _indented(_resize(preprocess)),
+        pixels=_pixels(preprocess, options),
+        probabilities=_indented(_probabilities(options, several)).rstrip(),
+        labels=_indented(_labels()) if several else "",
+    )
+    copied = [file.name for file in (*exporter.files(out), predict)]
+    docker = _DOCKERFILE.substitute(
+        dockerfile=json.dumps(docker_file(out).name),
+        requires=requires,
+        copied=json.dumps([*copied, "/app/"]),
+        command=json.dumps(["python", f"/app/{predict.name}"]),
+    )
+    return {predict: text, docker_file(out): docker}
+
+
+def _pinned(names: Sequence[str]) -> list[str]:
+    """Return requirements of the installed versions, with which the file was compared."""
+    found = []
+    for name in names:
+        version = None
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(name).partition("+")[0]
+        found.append(name if version is None else f"{name}=={version}")
+    return found
+
+
+def _indented(code: str) -> str:
+    return "".join(f"    {line}\n" for line in code.strip("\n").splitlines())
+
+
+def _decode(preprocess: Preprocess) -> str:
+    """Return code that converts `image` as `zoo.data.image` does."""
+    if preprocess.channels == 4:
+        return 'image = Image.merge("RGBX", image.convert("RGBA").split())'
+    low, high = preprocess.value_range or (0, 65535)
+    grey = '\nimage = image.convert("L")' if preprocess.channels == 1 else ""
+    return f"""
+if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits
+    levels = (np.asarray(image).astype(np.float64) - {low}) / {high - low} * 255
+    image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+if image.has_transparency_data:
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+image = image.convert("RGB"){grey}"""
+
+
+def _resize(preprocess: Preprocess) -> str:
+    """Return code that resizes and crops `image` as `zoo.data.prepare` does."""
+    (high, wide), (height, width) = preprocess.resize, preprocess.height_width
+    mode = preprocess.crop_mode
+    lines = []
+    if mode == "squash":
+        size = f"({wide}, {high})"
+    elif mode == "center" and high == wide:
+        lines = ["short = min(image.size)"]
+        size = f"[int({high} * side / short) for side in image.size]"
+    else:
+        extreme = "max" if mode == "border" else "min"
+        lines = [f"shrink = {extreme}(image.height / {high}, image.width / {wide})"]
+        size = "[round(side / shrink) for side in image.size]"
+    lines.append(
+        f"image = image.resize({size}, Image.Resampling.{preprocess.interpolation.upper()})"
+    )
+    if mode == "border":
+        colour = tuple(round(255 * m) for m in preprocess.mean)
+        lines += [
+            f"x, y = max(0, {width} - image.width), max(0, {height} - image.height)",
+            f"image = ImageOps.expand(image, (x // 2, y // 2, x - x // 2, y - y // 2), {colour})",
+        ]
+    lines += [
+        f"edges = [(image.width, {width}), (image.height, {height})]",
+        "left, top = (round((s - c) / 2) if s >= c else -((c - s) // 2) for s, c in edges)",
+        f"image = image.crop((left, top, left + {width}, top + {height}))",
+    ]
+    return "\n".join(lines)
+
+
+def _pixels(preprocess: Preprocess, options: ExportOptions) -> str:
+    array = "np.asarray(image)"
+    if preprocess.channels == 1:
+        array = f"{array}[..., None]"
+    return array if options.with_resize else f"np.ascontiguousarray({array}.transpose(2, 0, 1))"
+
+
+def _probabilities(options: ExportOptions, several: bool) -> str:
+    if options.probabilities:
+        return "p = scores"
+    if several:
+        return "p = 1 / (1 + np.exp(-scores))"
+    return "p = np.exp(scores - scores.max())\np /= p.sum()"
+
+
+def _labels() -> str:
+    return f'found["labels"] = [names[n] for n in (-p).argsort() if p[n] >= {THRESHOLD}]'
