@@ -19,6 +19,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "compare",
+    "runs",
     "report",
     "export",
     "verify",

@@ -93,6 +93,9 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
     # Those by class, of which there may be thousands, follow from predictions.parquet.
     kept = {split: replace(f, classes=()) for split, f in found.items()}
     info = replace(info, figures=kept if of_folds is None else {"folds": of_folds, **kept})
+    images = {"train": splits.train, "val": splits.val, "test": splits.test}
+    counts = {split: tuple(splits.counts(samples)) for split, samples in images.items() if samples}
+    info = replace(info, counts=counts)
     columns: Columns
     if measured:
         columns = joined([rows_of(each, info, task) for each in measured])
