@@ -106,9 +106,8 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
         folder,
         info,
         run.backbone,
-        train=splits.counts(splits.train),
-        val=splits.counts(splits.val),
         val_images=len(splits.val),
+        classes={split: f.classes for split, f in found.items()},
     )
     file = model_file(Path(folder))
     write_model(folder, read_tensors(file, read_header(file)), info)

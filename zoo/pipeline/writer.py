@@ -273,8 +273,6 @@ class RunWriter:
             self._folder,
             info,
             backbone,
-            train=plan.train_counts,
-            val=plan.val_counts,
             val_images=plan.val_images,
         )
 
