@@ -22,6 +22,8 @@ COMMANDS = (
     "runs",
     "report",
     "export",
+    "push",
+    "pull",
     "verify",
     "data",
     "backbones",

@@ -100,6 +100,17 @@ def list_runs(folder: str | Path = "runs") -> list[Listed]:
     return [_listed(path, folder) for path in _runs_below(folder, _DEEPEST)]
 
 
+def state_of(path: Path) -> State:
+    """Return whether a run is finished or resumable, by the metadata of its checkpoint.
+
+    Raises:
+        RunError: If the checkpoint can't be read.
+    """
+    if not is_file(path / CHECKPOINT / LAST):
+        return "finished"
+    return "finished" if _about(path).get("complete") else "resumable"
+
+
 def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
     if _is_run(folder):
         yield folder
@@ -140,7 +151,7 @@ def _listed(path: Path, folder: Path) -> Listed:
     latest = next((f for f in (path / MODEL, path / CHECKPOINT / LAST) if is_file(f)), path)
     about["date"] = _date(latest)
     try:
-        state = _state(path)
+        state = state_of(path)
         if state == "resumable" and not is_file(path / MODEL):
             return Listed(**about, state=state, **_of_recipe(path))
         if (target := leads_out(path, path / MODEL)) is not None:
@@ -157,12 +168,6 @@ def _date(file: Path) -> str:
     except OSError:
         return ""
     return datetime.fromtimestamp(modified, UTC).isoformat(timespec="seconds")
-
-
-def _state(path: Path) -> State:
-    if not is_file(path / CHECKPOINT / LAST):
-        return "finished"
-    return "finished" if _about(path).get("complete") else "resumable"
 
 
 def _about(path: Path) -> dict[str, Any]:
