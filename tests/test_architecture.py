@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
 
 #: A whole command, which can be pasted into a shell.
-COMMAND = re.compile(r"zoo (finetune|evaluate|data check)( ([A-Z_]+|\{\}|--[a-z-]+|recipe\.toml))*")
+COMMAND = re.compile(
+    r"zoo (finetune|evaluate|export|data check)( ([A-Z_]+|\{\}|--[a-z-]+|recipe\.toml))*"
+)
 
 
 def test_upper_packages_import_lower_ones_only():

@@ -1,4 +1,4 @@
-from . import allocator, events, export, testing, weights
+from . import allocator, events, export, hub, testing, weights
 from .backbone import Backbone, Head, LeftOut, Option, Preprocess, Weights
 from .data.check import check_data
 from .data.issue import Issue
@@ -48,6 +48,7 @@ __all__ = [
     "export",
     "finetune",
     "hookimpl",
+    "hub",
     "load",
     "parameter_groups",
     "resume",

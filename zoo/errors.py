@@ -67,6 +67,10 @@ class RunError(ZooError):
     """A run folder that can't be read or written, or a path that is not a run folder."""
 
 
+class HubError(ZooError):
+    """A repository of the Hub that can't be read or written."""
+
+
 class TrainingError(ZooError):
     """Training that can't start on this machine or can't continue."""
 

@@ -18,7 +18,16 @@ _INTERPRETED = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u
 _OPTIONS = frozenset(
     {
         *("allow_changed", "compile", "fix_to", "html", "labels", "labels_from", "labels_to"),
-        *("no_plugin", "out", "split"),
+        *(
+            "no_plugin",
+            "out",
+            "split",
+            "license",
+            "public",
+            "with_predictions",
+            "with_report",
+            "yes",
+        ),
     }
 )
 

@@ -19,9 +19,10 @@ from zoo.export.options import ExportOptions
 from zoo.export.resize import Resize
 from zoo.exporter import Exporter
 from zoo.hookspecs import DISTRIBUTION
+from zoo.runs.card import license_of_weights
 from zoo.runs.read import Run
 from zoo.tasks.multi_label import THRESHOLD
-from zoo.weights import describe, tensors_sha256
+from zoo.weights import tensors_sha256
 
 #: Metadata of model.safetensors that are useful for prediction, and copied to the export.
 _KEPT = (
@@ -122,7 +123,7 @@ def metadata_of(run: Run, options: ExportOptions, exporter: Exporter) -> Mapping
     `sha256` is that of the run's weights, as in its model.safetensors.
     """
     known = run.info.to_metadata()
-    licence = _licence(run)
+    licence = license_of_weights(run.info, run.backbone)
     return {
         **{name: known[name] for name in _KEPT},
         **_input(run.info.preprocess, options),
@@ -185,11 +186,3 @@ def _versions(libraries: Sequence[str]) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def _licence(run: Run) -> str | None:
-    """Return the licence of the pretrained weights; that of other weights is not known."""
-    weights = run.backbone.weights
-    if weights is None or run.info.weights_source != describe(weights):
-        return None
-    return weights.license

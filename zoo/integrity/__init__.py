@@ -82,7 +82,11 @@ def verify(path: str | Path) -> tuple[Finding, ...]:
     checkpoint, about = _checkpoint(path)
     model, info = _model(path / MODEL, about)
     expected = _expected(info)
-    there = [n for n in (*expected, *CHECKS) if n not in _OPTIONAL or os.path.lexists(path / n)]
+    optional = _OPTIONAL
+    if not os.path.lexists(path / CHECKPOINT):
+        # A run that was published leaves out its checkpoint, and the names of its images.
+        optional |= {PREDICTIONS}
+    there = [n for n in (*expected, *CHECKS) if n not in optional or os.path.lexists(path / n)]
     beside = [_beside(path / name, info, about, expected) for name in there]
     folds = _folds(path)
     known = {found.file for found in (model, *beside, *checkpoint, *folds)}

@@ -93,6 +93,9 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
     # Those by class, of which there may be thousands, follow from predictions.parquet.
     kept = {split: replace(f, classes=()) for split, f in found.items()}
     info = replace(info, figures=kept if of_folds is None else {"folds": of_folds, **kept})
+    images = {"train": splits.train, "val": splits.val, "test": splits.test}
+    counts = {split: tuple(splits.counts(samples)) for split, samples in images.items() if samples}
+    info = replace(info, counts=counts)
     columns: Columns
     if measured:
         columns = joined([rows_of(each, info, task) for each in measured])
@@ -103,9 +106,8 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
         folder,
         info,
         run.backbone,
-        train=splits.counts(splits.train),
-        val=splits.counts(splits.val),
         val_images=len(splits.val),
+        classes={split: f.classes for split, f in found.items()},
     )
     file = model_file(Path(folder))
     write_model(folder, read_tensors(file, read_header(file)), info)

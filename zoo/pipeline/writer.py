@@ -262,6 +262,10 @@ class RunWriter:
             calibrated="" if calibration is None else "probe",
             confidence=None if calibration is None else calibration.confidence,
             definition=backbone.definition,
+            counts={
+                "train": plan.train_counts,
+                **({"val": plan.val_counts} if plan.val_images else {}),
+            },
         )
         write_files(self._folder, backbone, info)
         write_model(self._folder, kept, info)
@@ -269,8 +273,6 @@ class RunWriter:
             self._folder,
             info,
             backbone,
-            train=plan.train_counts,
-            val=plan.val_counts,
             val_images=plan.val_images,
         )
 

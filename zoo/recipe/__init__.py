@@ -541,6 +541,23 @@ def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | 
     return "\n".join(lines).lstrip() + "\n"
 
 
+def read_origins(text: str, recipe: Recipe) -> dict[str, str]:
+    """Return the origins of values that `dump_recipe` has written as comments, by field.
+
+    Args:
+        text: The file's content.
+        recipe: The recipe in it. A value that differs has no known origin.
+    """
+    lines = text.splitlines()
+    found = {}
+    for name, value in recipe.model_dump(exclude_none=True).items():
+        start = f"{_line(name, value)}  # "
+        line = next((line for line in lines if line.startswith(start)), None)
+        if line is not None:
+            found[name] = line.removeprefix(start)
+    return found
+
+
 def _line(name: str, value: object) -> str:
     """Return a key and its value in one line of TOML: a table is written inline."""
     if isinstance(value, dict):

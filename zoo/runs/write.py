@@ -89,6 +89,8 @@ class ModelInfo:
         confidence: How sure and how right the model is on held-out images; None if unknown.
         familiarity: What is needed to flag images unlike the training images; None if unknown.
         shift: Whether the test images are from another source; None if not measured.
+        counts: Number of images of each class, in the order of the logits, by split; empty if not
+            known.
     """
 
     backbone: Name
@@ -115,6 +117,10 @@ class ModelInfo:
     confidence: Confidence | None = None
     familiarity: Familiarity | None = None
     shift: Shift | None = None
+    counts: Mapping[
+        Annotated[str, Field(pattern="^(train|val|test)$")],
+        Annotated[tuple[Annotated[int, Field(ge=0)], ...], FailFast()],
+    ] = field(default_factory=dict)
 
     @property
     def stage(self) -> str:
@@ -158,6 +164,7 @@ class ModelInfo:
             "confidence": None if self.confidence is None else asdict(self.confidence),
             "familiarity": None if self.familiarity is None else asdict(self.familiarity),
             "shift": None if self.shift is None else asdict(self.shift),
+            "counts": {split: list(of_class) for split, of_class in self.counts.items()},
         }
         return {
             **{key: json.dumps(value) for key, value in optional.items() if value},
