@@ -21,6 +21,7 @@ COMMANDS = (
     "compare",
     "report",
     "export",
+    "serve",
     "verify",
     "data",
     "backbones",
