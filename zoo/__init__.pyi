@@ -1,4 +1,4 @@
-from . import allocator, events, export, hub, testing, weights
+from . import allocator, events, export, hub, serve, testing, weights
 from .backbone import Backbone, Head, LeftOut, Option, Preprocess, Weights
 from .data.check import check_data
 from .data.issue import Issue
@@ -52,6 +52,7 @@ __all__ = [
     "load",
     "parameter_groups",
     "resume",
+    "serve",
     "testing",
     "verify",
     "weights",

@@ -71,8 +71,10 @@ class Browser:
             self.logged.append(message)
         return message
 
-    def open(self, file: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file in a window of this width, and wait until it is loaded."""
+    def open(
+        self, place: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False
+    ) -> None:
+        """Show a file or a URL in a window of this width, and wait until it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -82,7 +84,7 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=file.as_uri())
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         self.run(
             "new Promise(done => document.readyState == 'complete' ? done() : "
             "addEventListener('load', () => done()))"
@@ -95,6 +97,11 @@ class Browser:
         )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    def upload(self, selector: str, file: Path) -> None:
+        """Choose a file in an input, as a person does in the dialog."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector('{selector}')")
+        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
 
     def press(self, key: str, code: int) -> None:
         """Press a key and release it."""

@@ -24,6 +24,7 @@ COMMANDS = (
     "export",
     "push",
     "pull",
+    "serve",
     "verify",
     "data",
     "backbones",

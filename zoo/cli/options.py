@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from zoo.cli.words import echo
+
+if TYPE_CHECKING:
+    from zoo.runs.read import Asked, Run
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -94,3 +100,74 @@ def share(text: str) -> float:
     if not 0 < value < 1:
         raise click.BadParameter(f"{text!r} is not above 0 and below 1 (100%)")
     return value
+
+
+def answer_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for what is asked of predictions, which `asked_of` takes."""
+    options = (
+        click.option(
+            "--threshold",
+            type=click.FloatRange(0, 1),
+            default=None,
+            help="Multi-label runs: probability from which on a label is predicted.  "
+            "[default: 0.5]",
+        ),
+        click.option(
+            "--min-confidence",
+            type=share,
+            metavar="P",
+            help="Answer unsure where the best class has a lower probability, such as 0.8 or 80%.",
+        ),
+        click.option(
+            "--max-error",
+            type=share,
+            metavar="P",
+            help="Answer unsure as often as needed for at most this share of wrong answers, such "
+            "as 5%. The threshold for it is computed from held-out images, which can show it with "
+            "90% certainty.",
+        ),
+        click.option(
+            "--set-coverage",
+            type=share,
+            metavar="P",
+            help="Also give, for each image, a set of classes that has the right one with this "
+            "probability, such as 90%.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def asked_of(
+    run: Run,
+    *,
+    top_k: int,
+    threshold: float | None,
+    min_confidence: float | None,
+    max_error: float | None,
+    set_coverage: float | None,
+) -> Asked:
+    """Return what the options ask of a run's predictions; print what `max_error` means for it.
+
+    Raises:
+        click.UsageError: An option does not apply to the run's task.
+        DataError: The run does not know, or its held-out images can't show, what is asked.
+    """
+    if threshold is not None and run.info.task != "multi-label":
+        raise click.UsageError("--threshold applies to multi-label runs; this one is single-label")
+    given = {
+        "threshold": threshold,
+        "min_confidence": min_confidence,
+        "max_error": max_error,
+        "set_coverage": set_coverage,
+    }
+    asked = run.asked(top_k=top_k, **{k: v for k, v in given.items() if v is not None})
+    if max_error is not None:
+        found = run.error_threshold(max_error)
+        echo(
+            f"answers from a confidence of {found.probability:.1%} on: {found.coverage:.1%} of the "
+            f"held-out images, {found.error:.1%} of these wrong",
+            err=True,
+        )
+    return asked

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Union
 import click
 from rich.cells import cell_len
 
-from zoo.cli.options import allocator_option, device_option, format_option, share
+from zoo.cli.options import (
+    allocator_option,
+    answer_options,
+    asked_of,
+    device_option,
+    format_option,
+)
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, plain_console, print_table, text
 from zoo.cli.words import echo, echo_json_lines, echo_json_list
@@ -37,32 +43,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Classes to name per image, at most.  [default: 5; csv: the best]",
 )
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    default=None,
-    help="Multi-label runs: probability from which on a label is predicted.  [default: 0.5]",
-)
-@click.option(
-    "--min-confidence",
-    type=share,
-    metavar="P",
-    help="Answer unsure where the best class has a lower probability, such as 0.8 or 80%.",
-)
-@click.option(
-    "--max-error",
-    type=share,
-    metavar="P",
-    help="Answer unsure as often as needed for at most this share of wrong answers, such as 5%. "
-    "The threshold for it is computed from held-out images, which can show it with 90% certainty.",
-)
-@click.option(
-    "--set-coverage",
-    type=share,
-    metavar="P",
-    help="Also give, for each image, a set of classes that has the right one with this "
-    "probability, such as 90%.",
-)
+@answer_options
 @device_option
 @allocator_option
 def command(
@@ -102,21 +83,9 @@ def command(
 
     loaded = load(run, device=device)
     several = not loaded.task.exclusive
-    if asked["threshold"] is not None and not several:
-        raise click.UsageError(
-            f"--threshold applies to multi-label runs; this one is {loaded.task.name}"
-        )
-    given = {name: value for name, value in asked.items() if value is not None}
     # A table shows the whole set, which may have more classes than are shown without it.
     most_classes = len(loaded.class_names) if asked["set_coverage"] and form == "table" else 5
-    wanted = loaded.asked(top_k=top_k or most_classes, **given)
-    if (most := asked["max_error"]) is not None:
-        found = loaded.error_threshold(most)
-        echo(
-            f"answers from a confidence of {found.probability:.1%} on: {found.coverage:.1%} of the "
-            f"held-out images, {found.error:.1%} of these wrong",
-            err=True,
-        )
+    wanted = asked_of(loaded, top_k=top_k or most_classes, **asked)
     files, others = _files(images)
     sets = asked["set_coverage"] is not None
     write = partial(_WRITERS[form], several=several, sets=sets)
@@ -262,19 +231,15 @@ def _predicted(entries: Iterator[Entry]) -> Iterator[Prediction]:
 
 
 def _as_dict(entry: Entry, several: bool, sets: bool) -> dict[str, object]:
-    named = "labels" if several else "label"
+    from zoo.runs.answer import answer
+
     if isinstance(entry, Unread):
-        return {"path": str(entry.path), named: None, "error": entry.error}
-    label = None if entry.unsure else entry.label
-    sure = {"label": label, "probability": entry.probability, "unsure": entry.unsure}
-    return {
-        "path": str(entry.path),
-        **({"labels": entry.labels} if several else sure),
-        **({"label_set": entry.label_set} if sets else {}),
-        "unfamiliar": _unfamiliar(entry),
-        "distance": entry.distance,
-        "top": [{"label": label, "probability": p} for label, p in entry.top],
-    }
+        return {
+            "path": str(entry.path),
+            "labels" if several else "label": None,
+            "error": entry.error,
+        }
+    return {"path": str(entry.path), **answer(entry, several=several, sets=sets)}
 
 
 _WRITERS: dict[str, Callable[..., None]] = {

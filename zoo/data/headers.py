@@ -45,11 +45,11 @@ _NO_PAGE = 0b101
 _TIFF = (b"II\x2a\0", b"MM\0\x2a", b"II\0\x2a", b"MM\x2a\0", b"II\x2b\0", b"MM\0\x2b")
 
 
-def refuse_size(width: int, height: int) -> None:
-    """Raise ValueError if an image of that size is too large or its aspect ratio too extreme."""
+def refuse_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    """Raise ValueError if an image has more than `most` pixels, or too extreme an aspect ratio."""
     size = f"it has {width} x {height} pixels"
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{size}; zoo decodes up to {MAX_PIXELS:,}, so make it smaller")
+    if width * height > most:
+        raise ValueError(f"{size}; up to {most:,} are decoded, so make it smaller")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ValueError(f"{size}: one side is more than {MAX_RATIO} times the other")
 

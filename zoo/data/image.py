@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from zoo.data.files import MAX_BYTES, Fingerprint, read_file
-from zoo.data.headers import has_pages, refuse_size, refuse_traps
+from zoo.data.headers import MAX_PIXELS, has_pages, refuse_size, refuse_traps
 from zoo.errors import DataError
 from zoo.io.text import printable
 
@@ -105,6 +105,7 @@ def image_from_bytes(
     decode_at: int | None = None,
     value_range: ValueRange | None = None,
     channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Decode an encoded image in memory, as `read_image` does for a file.
 
@@ -114,6 +115,7 @@ def image_from_bytes(
         decode_at: As `decoded`.
         value_range: As `to_rgb`.
         channels: As `to_channels`.
+        max_pixels: Images with more pixels are refused; at most the default has an effect.
 
     Raises:
         DataError: As `read_image`.
@@ -123,7 +125,7 @@ def image_from_bytes(
             f"unreadable image {printable(name)}: it has {len(content):,} bytes; zoo reads up to "
             f"{MAX_BYTES:,}"
         )
-    image = _opened_content(content, name)
+    image = _opened_content(content, name, max_pixels)
     return decoded(image, name, decode_at=decode_at, value_range=value_range, channels=channels)
 
 
@@ -254,11 +256,13 @@ def formats() -> tuple[str, ...]:
     return tuple(sorted(Image.OPEN.keys() - _NOT_DECODED))
 
 
-def _opened_content(content: bytes, name: object) -> ImageFile.ImageFile:
+def _opened_content(
+    content: bytes, name: object, max_pixels: int = MAX_PIXELS
+) -> ImageFile.ImageFile:
     with _named(name):
         refuse_traps(content)
         image = _opened(content)
-        _refuse(image, content)
+        _refuse(image, content, max_pixels)
         return image
 
 
@@ -292,9 +296,9 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
     raise ValueError("cannot identify its format")
 
 
-def _refuse(image: ImageFile.ImageFile, content: bytes) -> None:
+def _refuse(image: ImageFile.ImageFile, content: bytes, max_pixels: int) -> None:
     """Raise ValueError if an opened image must not be decoded."""
-    refuse_size(*image.size)
+    refuse_size(*image.size, max_pixels)
     pixels = image.width * image.height
     if pixels > _MAX_SLOW_PIXELS and any(tile[0] in Image.DECODERS for tile in image.tile):
         raise ValueError(

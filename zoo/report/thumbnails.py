@@ -80,10 +80,7 @@ def thumbnails(
     wanted = [n for n in decoded if n < heat]
     for start in range(0, len(wanted), _BATCH):
         chosen = wanted[start : start + _BATCH]
-        pixels = ImageDataset.stack([decoded[n] for n in chosen])
-        device = next(run.model.parameters()).device
-        images = to_input(pixels, run.info.preprocess, device)
-        logits, maps = attention_maps(run.model, run.backbone, images, [classes[n] for n in chosen])
+        logits, maps = _evidence(run, [decoded[n] for n in chosen], [classes[n] for n in chosen])
         now = run.task.probabilities(logits / temperature).double().numpy()
         for k, n in enumerate(chosen):
             before = measured[n]
@@ -94,7 +91,39 @@ def thumbnails(
     return found
 
 
-def _heat(image: NDArray[np.uint8], evidence: torch.Tensor) -> str:
+def heat_maps(
+    run: Run, decoded: Sequence[NDArray[np.uint8]], classes: Sequence[int], *, side: int = SIDE
+) -> list[str]:
+    """Return images in grey under their maps of evidence, as `data:` URLs.
+
+    Args:
+        run: The run.
+        decoded: Images as `Run.prepare` returns them.
+        classes: Class of each image whose evidence is shown.
+        side: Maximum pixels of the longer side.
+
+    Returns:
+        One URL an image, empty if the network has no such map.
+    """
+    found: list[str] = []
+    for start in range(0, len(decoded), _BATCH):
+        images = decoded[start : start + _BATCH]
+        _, maps = _evidence(run, images, classes[start : start + _BATCH])
+        for n, image in enumerate(images):
+            found.append("" if maps is None else _heat(image, maps[n], side))
+    return found
+
+
+def _evidence(
+    run: Run, decoded: Sequence[NDArray[np.uint8]], classes: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the logits of prepared images, and their maps of evidence."""
+    device = next(run.model.parameters()).device
+    images = to_input(ImageDataset.stack(decoded), run.info.preprocess, device)
+    return attention_maps(run.model, run.backbone, images, classes)
+
+
+def _heat(image: NDArray[np.uint8], evidence: torch.Tensor, side: int = SIDE) -> str:
     """Return the image in grey under its map of evidence, from dark violet to yellow."""
     import matplotlib
 
@@ -108,7 +137,7 @@ def _heat(image: NDArray[np.uint8], evidence: torch.Tensor) -> str:
     grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
     share = 0.25 + 0.45 * strength[..., None]
     mixed = grey * (1 - share) + colours * share
-    return _url(Image.fromarray(mixed.round().astype(np.uint8)))
+    return _url(Image.fromarray(mixed.round().astype(np.uint8)), side)
 
 
 def _shown(image: NDArray[np.uint8]) -> Image.Image:
@@ -116,8 +145,8 @@ def _shown(image: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image[..., :3])
 
 
-def _url(image: Image.Image) -> str:
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+def _url(image: Image.Image, side: int = SIDE) -> str:
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     image.save(content, "WEBP", quality=_QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -18,6 +18,7 @@ from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.dataset import ImageDataset
 from zoo.data.files import is_url
+from zoo.data.headers import MAX_PIXELS
 from zoo.data.image import image_from_bytes, read_image, to_channels
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, OptionError, PluginError, RunError, SizeError, WeightsError
@@ -250,15 +251,19 @@ class Run:
             )
         return self.info.confidence
 
-    def prepare(self, image: AnyImage) -> np.ndarray:
+    def prepare(self, image: AnyImage, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Return the model's input of an image: decoded, resized and cropped, (H, W, C) uint8.
+
+        Args:
+            image: As in `predict`.
+            max_pixels: Bytes of an image with more pixels than this are refused.
 
         Raises:
             DataError: If it can't be read, or has a type that `predict` does not support.
         """
         preprocess = self.info.preprocess
         prepare = eval_transform(preprocess).prepare
-        return prepare(_decoded(image, preprocess))
+        return prepare(_decoded(image, preprocess, max_pixels))
 
     def predict_prepared(
         self, decoded: Sequence[np.ndarray], paths: Sequence[Path | None], asked: Asked
@@ -460,7 +465,7 @@ def _as_list(images: Any) -> list[Any]:
     return [images] if one else list(images)
 
 
-def _decoded(image: AnyImage, preprocess: Preprocess) -> Image.Image:
+def _decoded(image: AnyImage, preprocess: Preprocess, max_pixels: int) -> Image.Image:
     value_range, channels = preprocess.value_range, preprocess.channels
     if isinstance(image, str | Path):
         if is_url(image) and not Path(image).exists():
@@ -469,7 +474,9 @@ def _decoded(image: AnyImage, preprocess: Preprocess) -> Image.Image:
     if hasattr(image, "read"):
         image = image.read()
     if isinstance(image, bytes):
-        return image_from_bytes(image, value_range=value_range, channels=channels)
+        return image_from_bytes(
+            image, value_range=value_range, channels=channels, max_pixels=max_pixels
+        )
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     if not isinstance(image, Image.Image):
