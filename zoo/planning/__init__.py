@@ -20,7 +20,7 @@ from zoo.data.split import Splits
 from zoo.errors import TrainingError
 from zoo.events import Listener, Note, ignore
 from zoo.io.files import exists, expand
-from zoo.machine.device import choose_device, place
+from zoo.machine.device import choose_device, choose_precision, place
 from zoo.machine.processes import (
     decide_on_main,
     make_accelerator,
@@ -42,7 +42,6 @@ from zoo.planning.config import Config, Resolver
 from zoo.planning.decisions import (
     choose_batch_size,
     choose_micro_batch,
-    choose_precision,
     choose_workers,
     decide_adapters,
     decide_epochs,
