@@ -92,19 +92,19 @@ def test_mixed_precision_is_close_and_refused_where_it_can_not_be(run, images):
         next(run.stream(images, precision="fp16"))
 
 
-def test_the_networks_batch_norms_are_folded(run, images):
-    """The run's own network is left as it is, and computes nothing of a stream."""
-    calls = []
-    norm = next(m for m in run.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    hook = norm.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        stream = run.stream(images, batch_size=4)
-        next(stream)
-        after_folding = len(calls)
-        list(stream)
-    finally:
-        hook.remove()
-    assert len(calls) == after_folding or after_folding == 0
+def test_batch_norms_are_folded_once(run, images, monkeypatch):
+    from zoo.runs import stream
+
+    folded, fuse = [], stream.fuse_batch_norms
+
+    def counted(*args):
+        folded.append(fuse(*args).batch_norms)
+        return fuse(*args)
+
+    monkeypatch.setattr(stream, "fuse_batch_norms", counted)
+    assert len(list(run.stream(images, batch_size=4))) == 12
+    assert len(folded) == 1
+    assert folded[0] > 0
 
 
 def test_embed_gives_the_features_of_each_image(run, images, tmp_path):
