@@ -33,12 +33,18 @@ class Exporter:
             runtime that its users would use.
         install: Requirement to install the format's libraries with pip, such as "acme[onnx]".
             Default: the name of the missing module.
+        runtime: Name of what `open` computes with, such as "onnxruntime", under which
+            `zoo predict` uses it as an engine. Default: it is no engine.
+        libraries: Distributions whose versions determine what is written and computed; a network
+            that was converted by others is converted again.
     """
 
     suffix: str
     write: Callable[[nn.Module, Tensor, Path, Mapping[str, str]], None]
     open: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
     install: str | None = None
+    runtime: str | None = None
+    libraries: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.suffix.startswith(".") or "/" in self.suffix:

@@ -27,7 +27,12 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
     """Register the ONNX and torch.export formats."""
     return {
         "onnx": zoo.Exporter(
-            suffix=".onnx", write=write_onnx, open=open_onnx, install="zoo-finetune[onnx]"
+            suffix=".onnx",
+            write=write_onnx,
+            open=open_onnx,
+            install="zoo-finetune[onnx]",
+            runtime="onnxruntime",
+            libraries=("onnx", "onnxruntime", "onnxscript"),
         ),
         "torch-export": zoo.Exporter(
             suffix=".pt2", write=write_torch_export, open=open_torch_export
