@@ -17,8 +17,8 @@ _INTERPRETED = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u
 #: Options besides the recipe's fields that may be named in messages of the core.
 _OPTIONS = frozenset(
     {
-        *("allow_changed", "compile", "fix_to", "html", "labels", "labels_from", "labels_to"),
-        *("no_plugin", "out", "split"),
+        *("allow_changed", "allow_network", "compile", "engine", "fix_to", "html", "labels"),
+        *("labels_from", "labels_to", "no_plugin", "out", "resume", "split"),
     }
 )
 
