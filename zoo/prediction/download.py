@@ -45,6 +45,8 @@ def download(url: str, *, max_bytes: int = MAX_BYTES, seconds: float = SECONDS) 
         with _opener().open(url, timeout=seconds) as response:
             return _content(response, max_bytes, end)
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # It is the response too, with its socket.
         # A URLError is an OSError, and has the reason of the system inside.
         reason = getattr(error, "reason", None) or error
         raise DataError(f"can't download {printable(url)}: {printable(reason)}") from error
@@ -74,6 +76,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if not is_web_url(newurl):
+            fp.close()
             raise ValueError(f"it redirects to {printable(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
