@@ -159,18 +159,19 @@ def _measure(
     run: Run, own: Engine, known: Mapping[str, tuple[str, Exporter]], say: Say
 ) -> dict[str, float]:
     """Measure the images/s of torch and of each runtime that can be used."""
-    engines = [own]
+    engines, pixels = [own], _smooth(run, own.batch_size)
     for name, exporter in known.items():
         try:
-            engines.append(_converted(run, name, exporter, own))
+            engine = _converted(run, name, exporter, own)
+            engine.compute(pixels)
         except ZooError as error:
             say(f"engine {name} is not used: {error}")
+        else:
+            engines.append(engine)
     if len(engines) < 2:
         return {}
-    pixels = _smooth(run, own.batch_size)
     times: dict[str, list[float]] = {engine.name: [] for engine in engines}
-    for engine in engines:
-        engine.compute(pixels)
+    own.compute(pixels)
     for _ in range(_ROUNDS):
         for engine in engines:
             started = time.perf_counter()
