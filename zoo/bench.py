@@ -18,7 +18,7 @@ from zoo import weights as zoo_weights
 from zoo.backbone import Backbone
 from zoo.errors import TrainingError
 from zoo.events import ignore
-from zoo.machine.device import choose_device, place, place_images
+from zoo.machine.device import choose_device, choose_precision, place, place_images
 from zoo.machine.memory import is_out_of_memory
 from zoo.machine.speed import device_name, matmul_peak, synchronise
 from zoo.models.build import build_from
@@ -28,7 +28,6 @@ from zoo.models.fuse import fuse_batch_norms
 from zoo.models.groups import parameter_groups
 from zoo.models.optim import make_optimizer
 from zoo.planning.checks import check_forward
-from zoo.planning.decisions import choose_precision
 from zoo.planning.inputs import as_asked
 from zoo.recipe import Recipe
 from zoo.tasks import SINGLE_LABEL

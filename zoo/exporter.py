@@ -53,6 +53,10 @@ class Exporter:
             `path` with that suffix in place of `suffix`, such as ".bin".
         requires: The packages that `script` needs, for pip.
         unavailable: Reason why this format can't be written here, with a remedy; None if it can.
+        runtime: Name of what `open` computes with, such as "onnxruntime", under which
+            `zoo predict` uses it as an engine. Default: it is no engine.
+        libraries: Distributions whose versions determine what is written and computed; a network
+            that was converted by others is converted again.
     """
 
     suffix: str
@@ -69,6 +73,9 @@ class Exporter:
         """Return `path`, a file of this format, and its companions."""
         stem = path.name.removesuffix(self.suffix)
         return [path, *(path.with_name(stem + suffix) for suffix in self.companions)]
+
+    runtime: str | None = None
+    libraries: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.suffix.startswith(".") or "/" in self.suffix:

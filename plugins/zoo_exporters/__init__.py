@@ -21,6 +21,8 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             options=("half", "int8", "opset", "with_resize"),
             script=scripts.ONNX,
             requires=("onnxruntime",),
+            runtime="onnxruntime",
+            libraries=("onnx", "onnxruntime", "onnxscript"),
         ),
         "openvino": zoo.Exporter(
             suffix=".xml",
@@ -31,6 +33,8 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             options=("half", "with_resize"),
             script=scripts.OPENVINO,
             requires=("openvino",),
+            runtime="openvino",
+            libraries=("openvino",),
         ),
         "torch-export": zoo.Exporter(
             suffix=".pt2",

@@ -154,8 +154,10 @@ def asked_of(
         click.UsageError: An option does not apply to the run's task.
         DataError: The run does not know, or its held-out images can't show, what is asked.
     """
-    if threshold is not None and run.info.task != "multi-label":
-        raise click.UsageError("--threshold applies to multi-label runs; this one is single-label")
+    if threshold is not None and run.task.exclusive:
+        raise click.UsageError(
+            f"--threshold applies to multi-label runs; this one is {run.task.name}"
+        )
     given = {
         "threshold": threshold,
         "min_confidence": min_confidence,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import click
 from rich.cells import cell_len
@@ -20,175 +19,283 @@ from zoo.cli.options import (
     device_option,
     format_option,
 )
+from zoo.cli.progress import ImageProgress
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, plain_console, print_table, text
-from zoo.cli.words import echo, echo_json_lines, echo_json_list
+from zoo.cli.words import echo, echo_json_lines, echo_json_list, with_flags
 from zoo.errors import DataError
 from zoo.io.text import count, printable, spreadsheet_cell
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from zoo.prediction.inputs import Item
+    from zoo.prediction.rows import Layout
     from zoo.runs.read import Asked, Prediction, Run
+    from zoo.runs.stream import Engine, Precision, Unreadable
 
 
 @click.command("predict", short_help="Classify images with a run.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument(
-    "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE_OR_DIR..."
-)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
 @format_option("table", "json", "jsonl", "csv")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write instead, which must not exist: FILE.jsonl, FILE.csv or FILE.parquet.",
+)
+@click.option("--resume", is_flag=True, help="Continue the file of a prediction that was ended.")
 @click.option(
     "--top-k",
     type=click.IntRange(1),
-    help="Classes to name per image, at most.  [default: 5; csv: the best]",
+    help="Classes to name per image, at most.  [default: 5; csv: the best; --out: all]",
 )
 @answer_options
+@click.option(
+    "--allow-network",
+    is_flag=True,
+    help="Download images that are given as http and https URLs.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="Threads that decode images.  [default: all cores]"
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Images per forward pass.  [default: 32 on a CPU, 128 on a GPU; fewer if they are large]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Mixed precision; auto: bf16 on GPUs that support it, else fp32.",
+)
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="What computes: torch, or what exporters add, such as onnxruntime, in fp32 on the CPU. "
+    "auto: the one that was faster here when 2,000 or more images were first given; else torch.",
+)
 @device_option
 @allocator_option
 def command(
     run: Path,
-    images: tuple[Path, ...],
+    images: tuple[str, ...],
     form: str,
+    out: Path | None,
+    resume: bool,
     top_k: int | None,
+    allow_network: bool,
+    workers: int | None,
+    batch_size: int | None,
+    precision: Precision,
+    engine: str,
     device: str,
     allocator_tuning: bool,
     **asked: float | None,
 ) -> None:
     """Classify images with RUN, a run folder or its model.safetensors.
 
-    Folders are searched for images, including subfolders. Files that can't be read or have several
-    images (an animation, pages) are named on stderr; files without an image extension are counted
-    there by extension. In JSON, each of these files has an entry with an error instead of a label.
-    In tables and CSV, control characters in names are shown as in Python (\\x1b), and in CSV, ' is
-    put before names that a spreadsheet would take for a formula; JSON has the exact names. In CSV,
-    several labels are in one cell, separated by |.
+    IMAGES are files; folders, which are searched with their subfolders; patterns such as
+    'photos/**/*.jpg'; tables with a column path (CSV, TSV, Parquet); @FILE, a list of images, one a
+    line, or - for a list on stdin; URLs, with --allow-network; and what plugins' sources accept.
+
+    Files that can't be read or have several images (an animation, pages) are named on stderr; files
+    without an image extension are counted there by extension. In JSON and in files, each of these
+    has an entry with an error instead of a label. In tables and CSV, control characters in names
+    are shown as in Python (\\x1b), and in CSV, ' is put before names that a spreadsheet would take
+    for a formula; JSON has the exact names. In CSV, several labels are in one cell, separated by |.
 
     Images unlike the training images are marked as unfamiliar; do not rely on their labels. With
     --min-confidence or --max-error, the label of an image may be unsure: in JSON, label is null and
     unsure is true; in CSV, the label is empty.
 
-    On Ctrl-C, finished predictions are printed, and the exit code is 130. With jsonl, each line is
-    printed as soon as its batch is done.
+    --out writes a file with the probabilities of all classes. After Ctrl-C or a kill, the same
+    command with --resume continues it. Without --out, Ctrl-C prints finished predictions, and with
+    jsonl each line is printed as soon as its batch is done. The exit code is then 130.
 
     \b
       zoo predict runs/photos-resnet18 a.jpg holiday/
       zoo predict model.safetensors holiday/ --format csv > labels.csv
+      zoo predict runs/photos-resnet18 @names.txt --out all.parquet
     """
-    if form == "csv" and top_k is not None:
-        raise click.UsageError("--top-k applies to table and json; csv names the best class")
+    _check_usage(form, out, resume, top_k)
     with starting(allocator_tuning=allocator_tuning):
         from zoo.data.sources.extensions import skipped
+        from zoo.prediction.engines import choose_engine
+        from zoo.prediction.inputs import find_inputs
+        from zoo.prediction.output import check_format, engine_of
+        from zoo.prediction.rows import Layout
         from zoo.runs.read import load
 
+    if out is not None:
+        check_format(out)
     loaded = load(run, device=device)
-    several = not loaded.task.exclusive
+    several, sets = not loaded.task.exclusive, asked["set_coverage"] is not None
     # A table shows the whole set, which may have more classes than are shown without it.
-    most_classes = len(loaded.class_names) if asked["set_coverage"] and form == "table" else 5
-    wanted = asked_of(loaded, top_k=top_k or most_classes, **asked)
-    files, others = _files(images)
-    sets = asked["set_coverage"] is not None
-    write = partial(_WRITERS[form], several=several, sets=sets)
-    done: list[Entry] = []
+    every = out is not None or (sets and form == "table")
+    wanted = asked_of(loaded, top_k=top_k or (len(loaded.class_names) if every else 5), **asked)
+    items = find_inputs(images, allow_network=allow_network)
+    readable = sum(not item.skipped for item in items)
+    begun_with = engine_of(out) if out is not None and resume else None
+    choice = choose_engine(
+        loaded,
+        begun_with if engine == "auto" and begun_with else engine,
+        images=readable,
+        batch_size=batch_size,
+        precision=precision,
+        say=lambda text: echo(f"! {with_flags(text)}", err=True),
+    )
+    if choice.reason:
+        echo(choice.reason, err=True)
+    layout = Layout(
+        class_names=loaded.class_names,
+        several=several,
+        sets=sets,
+        top_k=top_k if out is not None else wanted.top_k,
+    )
+    work = _Work(
+        run=loaded,
+        items=items,
+        asked=wanted,
+        engine=choice.engine,
+        workers=workers,
+        layout=layout,
+    )
     try:
-        write(_entries(loaded, files, others, wanted, done))
+        if out is None:
+            _WRITERS[form](work)
+        elif readable:
+            options = {**asked, "top_k": top_k, "precision": precision, "format": out.suffix}
+            _write_file(work, out, options, resume=resume)
     except KeyboardInterrupt:
-        echo(f"! interrupted: {len(done)} of {len(files)} images are done", err=True)
+        echo(f"! interrupted: {work.done} of {readable} images are done", err=True)
+        if out is not None:
+            echo("! the same command with --resume continues", err=True)
         raise SystemExit(130) from None
-    unreadable = sum(isinstance(entry, Unread) for entry in done)
-    if unreadable:
-        echo(f"! {count(unreadable, 'unreadable image')} left out", err=True)
-    lines = [f"skipped {line}" for line in skipped(others)]
+    if work.unreadable:
+        left_out = "have an error in their row" if out is not None else "left out"
+        echo(f"! {count(work.unreadable, 'unreadable image')} {left_out}", err=True)
+    lines = [f"skipped {line}" for line in skipped(Path(i.name) for i in items if i.skipped)]
     for line in lines:
         echo(f"! {line}", err=True)
-    if unreadable == len(files):
+    if work.unreadable == readable:
         because = "".join(f"\n  {line}" for line in lines)
         raise DataError(f"no readable images in {', '.join(map(printable, images))}{because}")
 
 
-@dataclass(frozen=True)
-class Unread:
-    """A file without a prediction, and why."""
-
-    path: Path
-    error: str
-
-
-Entry = Union["Prediction", Unread]
-
-
-def _entries(
-    run: Run,
-    files: list[Path],
-    others: list[Path],
-    asked: Asked,
-    done: list[Entry],
-) -> Iterator[Entry]:
-    """Yield an entry for each file, batch by batch; append those of `files` to `done`."""
-    from zoo.data.sources.extensions import reason_of
-
-    for entry in _predictions(run, files, asked):
-        done.append(entry)
-        yield entry
-    for path in others:
-        yield Unread(path, f"skipped: {reason_of(path)}")
+def _check_usage(form: str, out: Path | None, resume: bool, top_k: int | None) -> None:
+    if out is None and form == "csv" and top_k is not None:
+        raise click.UsageError(
+            "--top-k applies to table, json and --out; --format csv names the best class"
+        )
+    if out is not None and form != "table":
+        raise click.UsageError("--format is for stdout; the format of --out is that of its name")
+    if resume and out is None:
+        raise click.UsageError("--resume needs --out, the file to continue")
 
 
-def _predictions(run: Run, files: list[Path], asked: Asked) -> Iterator[Entry]:
-    from zoo.runs.inference import BATCH_SIZE
-
-    for start in range(0, len(files), BATCH_SIZE):
-        decoded: list[np.ndarray] = []
-        read: list[Path | Unread] = []
-        for path in files[start : start + BATCH_SIZE]:
-            try:
-                # Only one photo of a batch at a time is in memory in its full size.
-                decoded.append(run.prepare(path))
-                read.append(path)
-            except DataError as error:
-                read.append(Unread(path, str(error)))
-                echo(f"! {printable(error)}", err=True)
-        paths = [each for each in read if isinstance(each, Path)]
-        predictions = iter(run.predict_prepared(decoded, paths, asked))
-        for each in read:
-            yield each if isinstance(each, Unread) else next(predictions)
+Entry = tuple[str, "Prediction | Unreadable"]
 
 
-def _files(paths: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
-    """Return the image files, given or found in folders, and the other files of the folders."""
-    from zoo.data.files import is_url
-    from zoo.data.sources.layout import files_in
+@dataclass(kw_only=True)
+class _Work:
+    """What is to be predicted, and how far it is.
 
-    for path in paths:
-        try:
-            path.stat()
-        except FileNotFoundError:
-            url = "; it is a URL: download it first" if is_url(path) else ""
-            raise DataError(f"no such image or folder: {printable(path)}{url}") from None
-        except OSError as error:
-            raise DataError(f"can't read {printable(path)}: {error.strerror}") from error
-    images, others = [], []
-    for path in paths:
-        found = files_in(path) if path.is_dir() else ([path], [])
-        images += found[0]
-        others += found[1]
-    return images, others
+    Attributes:
+        run: The run.
+        items: Images, and after them the files that are none.
+        asked: What is asked of predictions.
+        engine: What computes.
+        workers: Threads that decode.
+        layout: What rows have.
+        done: Number of images that are done.
+        unreadable: How many of them can't be read.
+    """
+
+    run: Run
+    items: list[Item]
+    asked: Asked
+    engine: Engine
+    workers: int | None
+    layout: Layout
+    done: int = 0
+    unreadable: int = 0
+
+    def entries(self, *, start: int = 0, tell: bool = True) -> Iterator[Entry]:
+        """Yield the name and the prediction of each item from `start` on.
+
+        With `tell`, each image that can't be read is named on stderr.
+        """
+        from zoo.runs.stream import Unreadable, predictions
+
+        images = [item for item in self.items if not item.skipped]
+        total = len(images)
+        left = range(min(start, total), total)
+        found = predictions(
+            self.run,
+            ((Path(images[n].name), images[n].image) for n in left),
+            self.asked,
+            self.engine,
+            workers=self.workers,
+        )
+        bar = not tell or not sys.stdout.isatty()
+        with ImageProgress(total, done=left.start, bar=bar) as progress:
+            for n, each in zip(left, found, strict=True):
+                if isinstance(each, Unreadable):
+                    self.unreadable += 1
+                    if tell:
+                        echo(f"! {printable(each.error)}", err=True)
+                self.done += 1
+                progress.advance()
+                yield images[n].name, each
+        for item in self.items[max(start, total) :]:
+            yield item.name, Unreadable(path=Path(item.name), error=item.skipped)
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """Yield each entry as JSON-ready data."""
+        from zoo.prediction.rows import as_row
+
+        return (as_row(name, found, self.layout) for name, found in self.entries())
+
+    def predicted(self) -> Iterator[tuple[str, Prediction]]:
+        """Yield the entries with a prediction."""
+        from zoo.runs.read import Prediction
+
+        return ((name, p) for name, p in self.entries() if isinstance(p, Prediction))
 
 
-def _write_json(entries: Iterator[Entry], *, several: bool, sets: bool) -> None:
-    echo_json_list(_as_dict(entry, several, sets) for entry in entries)
+def _write_file(work: _Work, out: Path, options: Mapping[str, object], *, resume: bool) -> None:
+    """Write the file of predictions, or the rest of it."""
+    from zoo.prediction.inputs import inputs_sha256
+    from zoo.prediction.output import job_of, writing
+
+    job = job_of(work.run, options, inputs_sha256(work.items), work.engine.name)
+    names = [item.name for item in work.items]
+    with writing(out, job, names, work.layout, resume=resume) as (begun, write):
+        work.done = min(begun.rows, sum(not item.skipped for item in work.items))
+        # Rows of files that are no images come last, and have errors too.
+        work.unreadable = begun.unreadable - (begun.rows - work.done)
+        for name, found in work.entries(start=begun.rows, tell=False):
+            write(name, found)
+    echo(f"{out}: {count(len(names), 'row')}")
 
 
-def _write_jsonl(entries: Iterator[Entry], *, several: bool, sets: bool) -> None:
-    echo_json_lines(_as_dict(entry, several, sets) for entry in entries)
+def _write_json(work: _Work) -> None:
+    echo_json_list(work.rows())
 
 
-def _write_csv(entries: Iterator[Entry], *, several: bool, sets: bool) -> None:
+def _write_jsonl(work: _Work) -> None:
+    echo_json_lines(work.rows())
+
+
+def _write_csv(work: _Work) -> None:
+    several, sets = work.layout.several, work.layout.sets
     writer = csv.writer(sys.stdout, lineterminator="\n")
     columns = ["labels"] if several else ["label", "probability", "unsure"]
     writer.writerow(["path", *columns, "unfamiliar", *(["label_set"] if sets else [])])
-    for p in _predicted(entries):
-        names = [str(p.path), "|".join(p.labels), *(["|".join(p.label_set or ())] if sets else [])]
+    for name, p in work.predicted():
+        names = [name, "|".join(p.labels), *(["|".join(p.label_set or ())] if sets else [])]
         path, label, *label_set = map(spreadsheet_cell, names)
         numbers = [] if several else [f"{p.probability:.6f}", _yes_no(p.unsure)]
         writer.writerow([path, label, *numbers, _yes_no(_unfamiliar(p)), *label_set])
@@ -202,9 +309,10 @@ def _unfamiliar(prediction: Prediction) -> bool | None:
     return None if prediction.familiar is None else not prediction.familiar
 
 
-def _write_table(entries: Iterator[Entry], *, several: bool, sets: bool) -> None:
+def _write_table(work: _Work) -> None:
+    several, sets = work.layout.several, work.layout.sets
     console = plain_console()
-    for p in _predicted(entries):
+    for name, p in work.predicted():
         ranked = [(label, f"{probability:.1%}") for label, probability in p.top]
         if several:
             # Labels below the threshold are marked; they come after the predicted ones.
@@ -216,33 +324,17 @@ def _write_table(entries: Iterator[Entry], *, several: bool, sets: bool) -> None
         marks += ["unfamiliar"] if _unfamiliar(p) else []
         start = "".join(f"  {mark}:" for mark in marks)
         top = "  ".join(f"{printable(label)} {value}" for label, value in ranked)
-        line = f"{printable(p.path)}{start}  {top}"
+        line = f"{printable(name)}{start}  {top}"
         if cell_len(line) <= console.width:
             echo(line)
         else:
             # The path is not wrapped, so that it can be copied.
-            echo(f"{printable(p.path)}{start}")
+            echo(f"{printable(name)}{start}")
             rows = [("", value, label_) for label_, value in ranked]
             print_table([label(), number(), text()], rows, console=console)
 
 
-def _predicted(entries: Iterator[Entry]) -> Iterator[Prediction]:
-    return (entry for entry in entries if not isinstance(entry, Unread))
-
-
-def _as_dict(entry: Entry, several: bool, sets: bool) -> dict[str, object]:
-    from zoo.runs.answer import answer
-
-    if isinstance(entry, Unread):
-        return {
-            "path": str(entry.path),
-            "labels" if several else "label": None,
-            "error": entry.error,
-        }
-    return {"path": str(entry.path), **answer(entry, several=several, sets=sets)}
-
-
-_WRITERS: dict[str, Callable[..., None]] = {
+_WRITERS: dict[str, Callable[[_Work], None]] = {
     "json": _write_json,
     "jsonl": _write_jsonl,
     "csv": _write_csv,

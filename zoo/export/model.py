@@ -160,7 +160,9 @@ def _output(run: Run, options: ExportOptions) -> dict[str, str]:
     shape = f"(N, {len(run.class_names)}) float32"
     if options.probabilities:
         name = "probabilities"
-        text = f"{shape}, calibrated: {run.task.activation} of the logits divided by the temperature"
+        text = (
+            f"{shape}, calibrated: {run.task.activation} of the logits divided by the temperature"
+        )
     else:
         name = "logits"
         text = f"{shape}, already divided by the temperature: their {run.task.activation} is the "

@@ -30,6 +30,19 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Return `fp32`, `bf16` or `fp16`; `auto` means bf16 on a GPU that supports it, else fp32.
+
+    Raises:
+        TrainingError: The device does not support the precision.
+    """
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
+    if wanted == "fp16" and device.type == "cpu":
+        raise TrainingError("precision fp16 needs a GPU; on a CPU use fp32 or bf16")
+    return wanted
+
+
 def place(model: nn.Module, device: torch.device) -> nn.Module:
     """Move a model to a device, with convolutions in channels-last format where that is faster.
 

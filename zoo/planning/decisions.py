@@ -12,7 +12,7 @@ from zoo.backbone import Backbone
 from zoo.data.sources.demo import IMAGE_SIZE
 from zoo.data.split import Splits
 from zoo.data.transforms import MILD_CROP
-from zoo.errors import RecipeError, TrainingError
+from zoo.errors import RecipeError
 from zoo.events import Listener, Note
 from zoo.features.invariance import Change
 from zoo.io.text import count
@@ -269,19 +269,6 @@ def choose_micro_batch(recipe: Recipe, device: torch.device) -> int | None:
     take them from the images that are computed together, so they get the whole batch.
     """
     return 8 if device.type == "cpu" and recipe.batch_norm == "frozen" else None
-
-
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """Return `fp32`, `bf16` or `fp16`; `auto` means bf16 on a GPU that supports it, else fp32.
-
-    Raises:
-        TrainingError: The device does not support the precision.
-    """
-    if wanted == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
-    if wanted == "fp16" and device.type == "cpu":
-        raise TrainingError("precision fp16 needs a GPU; on a CPU use fp32 or bf16")
-    return wanted
 
 
 def warn_of_slow_precision(precision: str, device: torch.device, listen: Listener) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from zoo.data.dataset import ImageDataset
 from zoo.data.files import is_url
 from zoo.data.headers import MAX_PIXELS
 from zoo.data.image import image_from_bytes, read_image, to_channels
+from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, OptionError, PluginError, RunError, SizeError, WeightsError
 from zoo.io.files import expand, is_file
@@ -39,6 +40,7 @@ from zoo.runs.evaluate import Evaluation, Split, evaluate
 from zoo.runs.inference import eval_batch_size
 from zoo.runs.parse import read_head
 from zoo.runs.scores import features_and_logits
+from zoo.runs.stream import Engine, Precision, Unreadable, forward, predictions, torch_engine
 from zoo.runs.write import MODEL, ModelInfo
 from zoo.tasks import TASKS, Task
 from zoo.tasks.multi_label import THRESHOLD
@@ -46,7 +48,7 @@ from zoo.weights import tensors_sha256
 from zoo.weights.header import Header
 from zoo.weights.reading import leads_out
 
-AnyImage = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
+AnyImage = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +164,9 @@ class Run:
 
         Args:
             images: One or many: a path, the bytes of an image file, a file opened in binary mode, a
-                Pillow image, or a uint8 array: greyscale (H, W) or (H, W, 1), RGB (H, W, 3), or
-                RGBA (H, W, 4), which is composited over white unless the run takes four channels;
-                then each image must have four.
+                `zoo.Sample`, a Pillow image, or a uint8 array: greyscale (H, W) or (H, W, 1), RGB
+                (H, W, 3), or RGBA (H, W, 4), which is composited over white unless the run takes
+                four channels; then each image must have four.
             top_k: Maximum number of classes in `Prediction.top`.
             threshold: Multi-label: minimum probability, 0..1, of a predicted class.
             min_confidence: Single-label: predictions below this probability, 0..1, are `unsure`.
@@ -188,7 +190,7 @@ class Run:
             set_coverage=set_coverage,
         )
         given = _as_list(images)
-        paths = [Path(each) if isinstance(each, str | Path) else None for each in given]
+        paths = [_path_of(each) for each in given]
         decoded = [self.prepare(each) for each in given]
         return self.predict_prepared(decoded, paths, asked)
 
@@ -251,6 +253,83 @@ class Run:
             )
         return self.info.confidence
 
+    def stream(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        unreadable: Literal["raise", "yield"] = "raise",
+        engine: Engine | None = None,
+        workers: int | None = None,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+        **asked: Any,
+    ) -> Iterator[Prediction | Unreadable]:
+        """Classify images one batch after another, in bounded memory, and yield the predictions.
+
+        Images are decoded in threads while the network computes. The network's batch norms are
+        folded into its convolutions, so that its logits differ from those of `predict` by rounding.
+
+        Args:
+            images: As in `predict`; iterated over as far as needed.
+            unreadable: Whether an image that can't be read is an error, or yields an `Unreadable`.
+            engine: What computes features and logits; default: torch, see `torch_engine`.
+            workers: Number of threads that decode; default: the number of cores.
+            batch_size: Images per forward pass; default: that of the engine.
+            precision: Of the default engine: `fp32`, or `bf16` or `fp16` for mixed precision.
+            asked: The other arguments of `predict`.
+
+        Yields:
+            One for each image, in the order of `images`.
+
+        Raises:
+            DataError: As in `predict`.
+            TrainingError: The device does not support the precision, or has too little memory.
+        """
+        wanted = self.asked(**asked)
+        engine = engine or torch_engine(self, precision=precision)
+        pairs = ((_path_of(image), image) for image in _as_iterable(images))
+        for found in predictions(
+            self, pairs, wanted, engine, workers=workers, batch_size=batch_size
+        ):
+            if isinstance(found, Unreadable) and unreadable == "raise":
+                raise DataError(found.error)
+            yield found
+
+    def embed(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        engine: Engine | None = None,
+        workers: int | None = None,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+    ) -> np.ndarray:
+        """Compute the features of images, for search, clustering or another classifier.
+
+        Features are the input of the head, averaged over positions if there are several.
+
+        Args:
+            images: As in `predict`.
+            engine: As in `stream`.
+            workers: As in `stream`.
+            batch_size: As in `stream`.
+            precision: As in `stream`.
+
+        Returns:
+            (N, C) float32, a row for each image.
+
+        Raises:
+            DataError: An image can't be read.
+        """
+        engine = engine or torch_engine(self, precision=precision)
+        pairs = ((None, image) for image in _as_iterable(images))
+        rows = []
+        for batch in forward(self, pairs, engine, workers=workers, batch_size=batch_size):
+            for error in batch.errors.values():
+                raise error
+            rows.append(batch.features)
+        return torch.cat(rows).numpy() if rows else np.empty((0, 0), np.float32)
+
     def prepare(self, image: AnyImage, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Return the model's input of an image: decoded, resized and cropped, (H, W, C) uint8.
 
@@ -276,10 +355,20 @@ class Run:
         starts = range(0, len(decoded), size)
         batches = ((ImageDataset.stack(decoded[n : n + size]), torch.empty(0)) for n in starts)
         features, logits = features_and_logits(self.model, self.backbone, batches, preprocess)
+        return self.predictions_of(features, logits, paths, asked)
+
+    def predictions_of(
+        self,
+        features: torch.Tensor,
+        logits: torch.Tensor,
+        paths: Sequence[Path | None],
+        asked: Asked,
+    ) -> list[Prediction]:
+        """Return the predictions of images from their features (N, F) and logits (N, classes)."""
         probabilities = self.task.probabilities(logits / self.info.temperature)
         values, indices = probabilities.sort(dim=1, descending=True, stable=True)
         known = self.info.familiarity
-        distances: list[float | None] = [None] * len(decoded)
+        distances: list[float | None] = [None] * len(paths)
         if known is not None:
             distances = known.distances(features).tolist()
         predictions = []
@@ -460,9 +549,19 @@ def _refuse_more(file: Path, header: Header, model: nn.Module) -> None:
 
 
 def _as_list(images: Any) -> list[Any]:
-    one = isinstance(images, str | Path | bytes | Image.Image | np.ndarray)
+    return list(_as_iterable(images))
+
+
+def _as_iterable(images: Any) -> Iterable[Any]:
+    one = isinstance(images, str | Path | bytes | Image.Image | np.ndarray | Sample)
     one = one or hasattr(images, "read") or not isinstance(images, Iterable)
-    return [images] if one else list(images)
+    return [images] if one else images
+
+
+def _path_of(image: Any) -> Path | None:
+    if isinstance(image, Sample):
+        return image.file
+    return Path(image) if isinstance(image, str | Path) else None
 
 
 def _decoded(image: AnyImage, preprocess: Preprocess, max_pixels: int) -> Image.Image:
@@ -471,6 +570,9 @@ def _decoded(image: AnyImage, preprocess: Preprocess, max_pixels: int) -> Image.
         if is_url(image) and not Path(image).exists():
             raise DataError(f"{image} is a URL", hint="download it, and give the file or its bytes")
         return read_image(Path(image), value_range=value_range, channels=channels)
+    if isinstance(image, Sample):
+        content, name = image.read(), image.where
+        return image_from_bytes(content, name, value_range=value_range, channels=channels)
     if hasattr(image, "read"):
         image = image.read()
     if isinstance(image, bytes):

@@ -84,30 +84,61 @@ def features_and_logits(
         TrainingError: Memory is too small for one image.
     """
     device = next(model.parameters()).device
-    seen: list[Tensor] = []
-    leaf = next(iter(head_leaves(model, backbone).values()))
-    channels_last = isinstance(leaf, nn.Linear)
-
-    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        rows = tensors_in(inputs)[0].float()
-        if rows.ndim > 2:
-            rows = rows.flatten(1, -2).mean(dim=1) if channels_last else rows.flatten(2).mean(dim=2)
-        seen.append(rows)
+    both = FeaturesAndLogits(model, backbone)
+    width = 0
 
     def compute(pixels: Tensor) -> Tensor:
-        seen.clear()
-        logits: Tensor = model(to_input(pixels, preprocess, device)).float()
-        return torch.cat([seen[0], logits], dim=1)
+        nonlocal width
+        features, logits = both.pair(to_input(pixels, preprocess, device))
+        width = features.shape[1]
+        return torch.cat([features, logits], dim=1)
 
-    hook = leaf.register_forward_pre_hook(keep)
-    try:
-        both = all_logits(model, batches, compute, say)
-    finally:
-        hook.remove()
-    width = seen[0].shape[1]
-    features, logits = both[:, :width], both[:, width:]
+    rows = all_logits(model, batches, compute, say)
+    features, logits = rows[:, :width], rows[:, width:]
     check_finite(logits)
     return features.contiguous(), logits.contiguous()
+
+
+class FeaturesAndLogits(nn.Module):
+    """Model input (N, C, H, W) float32 to features and logits, (N, F + classes) float32.
+
+    The features are those of `features_and_logits`.
+
+    Args:
+        classifier: The classifier, which is not copied.
+        backbone: Declares where the head is.
+    """
+
+    def __init__(self, classifier: nn.Module, backbone: Backbone) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self._path, leaf = next(iter(head_leaves(classifier, backbone).items()))
+        self._channels_last = isinstance(leaf, nn.Linear)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features and logits, side by side."""
+        return torch.cat(self.pair(images), dim=1)
+
+    def pair(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features (N, F) and logits (N, classes)."""
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            seen.append(tensors_in(inputs)[0].float())
+
+        hook = self.classifier.get_submodule(self._path).register_forward_pre_hook(keep)
+        try:
+            logits: Tensor = self.classifier(images).float()
+        finally:
+            hook.remove()
+        rows = seen[0]
+        if rows.ndim > 2:
+            rows = (
+                rows.flatten(1, -2).mean(dim=1)
+                if self._channels_last
+                else rows.flatten(2).mean(dim=2)
+            )
+        return rows, logits
 
 
 def check_finite(logits: Tensor) -> None:

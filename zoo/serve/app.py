@@ -27,7 +27,6 @@ from zoo.serve.body import RefusedError, images_in
 from zoo.serve.engine import Answer, Engine
 from zoo.serve.metrics import Metrics
 from zoo.serve.page import content_security_policy, page
-from zoo.tasks import MULTI_LABEL
 
 _LOG = logging.getLogger("zoo.serve")
 
@@ -226,7 +225,7 @@ class _Service:
         self.metrics.unfamiliar.inc(prediction.familiar is False)
         fields = answer(
             prediction,
-            several=self.run.task is MULTI_LABEL,
+            several=not self.run.task.exclusive,
             sets=self.asked.least_in_set is not None,
         )
         return fields | ({"heat_map": found.heat or None} if heat else {})

@@ -24,6 +24,7 @@ __all__ = [
     "TableSource",
     "issues_of",
     "open_source",
+    "plugin_source",
     "source_of",
 ]
 
@@ -103,18 +104,30 @@ def _without_groups(
     if path is None:
         return DemoSource()
     if is_file(path) or not exists(path):
-        for plugin in plugins.connect_all():
-            for name, opener in plugins.declared(plugin, "zoo_sources").items():
-                try:
-                    source: Source | None = opener(str(data))
-                except Exception as error:
-                    raise PluginError(
-                        f"source {name} of plugin {plugin} failed to open {data}: "
-                        f"{plugins.explain(error)}"
-                    ) from error
-                if source is not None:
-                    return source
+        source = plugin_source(str(data))
+        if source is not None:
+            return source
     return FolderSource(path, follow_links=follow_links, subfolders=subfolders)
+
+
+def plugin_source(data: str) -> Source | None:
+    """Open the data with the first source of a plugin that accepts it; None if none does.
+
+    Raises:
+        PluginError: A plugin's source fails.
+    """
+    for plugin in plugins.connect_all():
+        for name, opener in plugins.declared(plugin, "zoo_sources").items():
+            try:
+                source: Source | None = opener(data)
+            except Exception as error:
+                raise PluginError(
+                    f"source {name} of plugin {plugin} failed to open {data}: "
+                    f"{plugins.explain(error)}"
+                ) from error
+            if source is not None:
+                return source
+    return None
 
 
 def source_of(recipe: Recipe) -> Source:

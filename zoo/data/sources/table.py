@@ -154,6 +154,22 @@ class TableSource:
         return found
 
 
+def images_of_table(file: Path) -> list[str]:
+    """Return the paths of images as a table has them, row by row; other columns are ignored.
+
+    Raises:
+        DataError: The file can't be read, or has no column of paths.
+    """
+    header, rows = _read(file)
+    folded = {name.lower(): name for name in header}
+    column = next((folded[name] for name in PATH if name in folded), None)
+    if column is None:
+        raise DataError(
+            f"{file} needs a header with a column path; it has {listed(header) or 'none'}"
+        )
+    return [row[column] for _, row in rows if row[column]]
+
+
 def _read(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Read (header, (location, cells by column) of each row); cells are stripped text."""
     try:

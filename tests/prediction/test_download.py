@@ -1,0 +1,98 @@
+"""URLs, from a server on this machine."""
+
+import contextlib
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from click.testing import CliRunner
+
+from zoo.cli import main
+from zoo.errors import DataError
+from zoo.prediction.download import download
+
+
+@pytest.fixture
+def server(split_photos):
+    content = next((split_photos / "val").rglob("*.png")).read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            place = {"/loop": "/loop", "/once": "/photo", "/file": "file:///etc/passwd"}
+            if self.path in place:
+                self.send_response(302)
+                self.send_header("Location", place[self.path])
+                self.end_headers()
+                return
+            self.send_response(404 if self.path == "/missing" else 200)
+            if self.path == "/announced":
+                self.send_header("Content-Length", str(10**12))
+            self.end_headers()
+            if self.path == "/slow":
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+                    time.sleep(0.05)
+            elif self.path == "/endless":
+                for _ in range(1000):
+                    self.wfile.write(bytes(10_000))
+            else:
+                self.wfile.write(b"nothing" if self.path == "/text" else content)
+
+        def handle(self):
+            try:
+                super().handle()
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def finish(self):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                super().finish()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        http.daemon_threads = True
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+        thread.join()
+
+
+def test_urls_are_predicted_only_if_allowed(run, server):
+    arguments = ["predict", str(run.path), f"{server}/photo", f"{server}/once", f"{server}/text"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "--allow-network" in result.stderr
+    result = CliRunner().invoke(main, [*arguments, "--allow-network", "--format", "jsonl"])
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["path"] for row in rows] == arguments[2:]
+    assert rows[0]["label"] == rows[1]["label"] is not None
+    assert rows[2]["label"] is None
+
+
+@pytest.mark.parametrize("place", ["loop", "file", "missing", "announced"])
+def test_what_is_not_downloaded_is_an_error_that_names_it(server, place):
+    with pytest.raises(DataError) as error:
+        download(f"{server}/{place}")
+    assert server in str(error.value)
+
+
+def test_size_and_time_are_limited(server):
+    with pytest.raises(DataError):
+        download(f"{server}/endless", max_bytes=100_000)
+    started = time.monotonic()
+    with pytest.raises(DataError):
+        download(f"{server}/slow", seconds=0.3)
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("url", ["http://nowhere.invalid/a.png", "http://[", "http://127.0.0.1:1/"])
+def test_a_server_that_is_not_there_is_an_error(url):
+    with pytest.raises(DataError):
+        download(url, seconds=1)

@@ -1,0 +1,145 @@
+"""Engines: the converted network, its comparison with torch, the choice."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from zoo import plugins
+from zoo.cli import main
+from zoo.errors import PluginError, RunError
+from zoo.io.files import home
+from zoo.prediction import engines
+from zoo.prediction.engines import choose_engine
+
+
+@pytest.fixture
+def images(split_photos):
+    return sorted((split_photos / "val").rglob("*.png"))
+
+
+@pytest.mark.medium
+def test_onnx_runtime_predicts_as_torch_does_and_converts_once(run, images, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    expected = run.predict(images)
+    engine = choose_engine(run, "onnxruntime").engine
+    assert engine.name == "onnxruntime"
+    for one, other in zip(run.stream(images, engine=engine), expected, strict=True):
+        assert one.label == other.label
+        assert one.probability == pytest.approx(other.probability, abs=1e-3)
+        assert one.distance == pytest.approx(other.distance, rel=1e-2)
+
+    def never(*args):
+        raise AssertionError("converted again")
+
+    exporter = plugins.declared_as("zoo_exporters", "onnx")
+    monkeypatch.setattr(
+        engines,
+        "_runtimes",
+        lambda: {"onnxruntime": ("onnx", dataclasses.replace(exporter, write=never))},
+    )
+    again = choose_engine(run, "onnxruntime").engine
+    assert len(list(run.stream(images, engine=again))) == len(images)
+    (network,) = (home() / "engines").glob("*/network.onnx")
+    network.write_bytes(network.read_bytes()[:-1])
+    with pytest.raises(PluginError):
+        choose_engine(run, "onnxruntime")
+
+
+class Doubled(torch.nn.Module):
+    """What a defective converter makes of a network."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return 2 * self.model(images)
+
+
+@pytest.fixture
+def exporters(monkeypatch):
+    """Runtimes that are torch itself: one right, one with wrong results, one that can't be used."""
+    from zoo.exporter import Exporter
+
+    kept = {}
+
+    def exporter(wrap):
+        def write(model, example, path, metadata):
+            kept[path.name] = wrap(model)
+            path.write_bytes(b"network")
+
+        def open_(path):
+            model = kept[path.name]
+            return lambda array: model(torch.from_numpy(array)).detach().numpy()
+
+        return Exporter(suffix=".x", write=write, open=open_, runtime="x")
+
+    def broken(model):
+        raise ValueError("an operator is missing")
+
+    known = {
+        "right": ("a", exporter(lambda model: model)),
+        "wrong": ("b", dataclasses.replace(exporter(Doubled), suffix=".y")),
+        "broken": ("c", exporter(broken)),
+    }
+    monkeypatch.setattr(engines, "_runtimes", lambda: known)
+    return known
+
+
+def test_torch_takes_over_from_an_engine_that_differs(run, images, exporters):
+    said = []
+    engine = choose_engine(run, "wrong", say=said.append).engine
+    found = list(run.stream(images, engine=engine, batch_size=4))
+    assert len(said) == 1
+    assert "torch" in said[0]
+    for one, other in zip(found, run.predict(images), strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-4)
+    said.clear()
+    list(run.stream(images, engine=choose_engine(run, "right", say=said.append).engine))
+    assert not said
+
+
+def test_the_faster_engine_is_measured_once_and_remembered(run, exporters, monkeypatch):
+    assert choose_engine(run, "auto", images=10, say=pytest.fail).engine.name == "torch"
+    said = []
+    choice = choose_engine(run, "auto", images=10_000, batch_size=2, say=said.append)
+    assert choice.reason
+    assert len(said) == 1
+    assert "broken" in said[0]
+    (file,) = (home() / "engines").glob("*.json")
+    assert json.loads(file.read_text()).keys() == {"torch", "right", "wrong"}
+    file.write_text(json.dumps({"torch": 1.0, "right": 2.0}))
+    monkeypatch.setattr(engines, "_measure", None)
+    again = choose_engine(run, "auto", images=10, batch_size=2, say=pytest.fail)
+    assert again.engine.name == "right"
+
+
+def test_an_engine_that_can_not_be_used_is_an_error(run, exporters):
+    with pytest.raises(PluginError):
+        choose_engine(run, "nothing")
+    with pytest.raises(PluginError):
+        choose_engine(run, "broken")
+    with pytest.raises(RunError):
+        choose_engine(run, "right", precision="bf16")
+
+
+def test_the_engine_of_an_unfinished_file_is_kept(run, images, exporters, monkeypatch):
+    from zoo.runs import read
+
+    def interrupt(path, **kwargs):
+        raise KeyboardInterrupt
+
+    arguments = ["predict", str(run.path), *map(str, images), "--out", "a.jsonl"]
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "read_image", interrupt)
+        begun = CliRunner().invoke(main, [*arguments, "--engine", "right"])
+    assert begun.exit_code == 130, begun.output
+    other = CliRunner().invoke(main, [*arguments, "--resume", "--engine", "torch"])
+    assert other.exit_code == 2
+    assert "right" in other.stderr
+    assert CliRunner().invoke(main, [*arguments, "--resume"]).exit_code == 0
+    assert Path("a.jsonl").read_bytes().count(b"\n") == len(images)

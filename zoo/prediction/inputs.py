@@ -1,0 +1,170 @@
+"""The images that a prediction is asked for: files, folders, patterns, lists, tables, URLs."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from zoo.data.files import extension, is_url
+from zoo.data.sample import Sample
+from zoo.data.sources import plugin_source
+from zoo.data.sources.extensions import is_image_name, reason_of
+from zoo.data.sources.layout import files_in
+from zoo.data.sources.table import TABLES, images_of_table
+from zoo.errors import DataError
+from zoo.io.files import exists
+from zoo.io.text import printable
+from zoo.prediction.download import download, is_web_url
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An image to classify.
+
+    Attributes:
+        name: Its path or URL, or its name in a source.
+        sample: From a source; None: `name` is a path or a URL.
+        skipped: Why it is no image, so that it is not read; empty otherwise.
+    """
+
+    name: str
+    sample: Sample | None = None
+    skipped: str = ""
+
+    @property
+    def image(self) -> str | Sample:
+        """The image, as `run.stream` takes it."""
+        if self.sample is None and is_web_url(self.name):
+            return Sample(name=self.name, labels=(), load=partial(download, self.name))
+        return self.sample or self.name
+
+
+def find_inputs(
+    given: Sequence[str], *, allow_network: bool = False, stdin: Iterable[bytes] | None = None
+) -> list[Item]:
+    """List the images that are given, in order, and after them the other files of the folders.
+
+    Args:
+        given: Image files; folders, which are searched with their subfolders; patterns such as
+            `photos/**/*.jpg`; tables (CSV, TSV, Parquet) with a column of paths; `@FILE`, a list of
+            images, folders and URLs, one a line, or `-` for such a list on stdin; URLs; and what
+            the sources of plugins accept.
+        allow_network: Whether URLs are downloaded.
+        stdin: Lines of the list `-`; default: those of this process.
+
+    Raises:
+        DataError: Something does not exist or can't be read, or a URL is not allowed. A file or URL
+            in a list or table is not looked at before it is its turn.
+        PluginError: A plugin's source fails.
+    """
+    items: list[Item] = []
+    for text in given:
+        if text == "-":
+            items += _of_list(sys.stdin.buffer if stdin is None else stdin)
+        elif text.startswith("@") and not exists(Path(text)):
+            items += _of_file(Path(text[1:]))
+        else:
+            items += _of(text)
+    if not allow_network and (url := next((i.name for i in items if is_web_url(i.name)), None)):
+        raise DataError(
+            f"no such image or folder: {printable(url)}; it is a URL",
+            hint="download it first, or set `allow_network`",
+        )
+    return [i for i in items if not i.skipped] + [i for i in items if i.skipped]
+
+
+def inputs_sha256(items: Iterable[Item]) -> str:
+    """Return the SHA-256 of the names of the images, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(os.fsencode(item.name) + b"\0")
+    return digest.hexdigest()
+
+
+def _of(text: str) -> list[Item]:
+    """List what a single argument names."""
+    if is_web_url(text):
+        return [Item(text)]
+    path = Path(text)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if found := _matching(text):
+            return found
+        if (samples := _of_plugin(text)) is not None:
+            return samples
+        url = "; it is a URL: download it first" if is_url(path) else ""
+        raise DataError(f"no such image or folder: {printable(path)}{url}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"can't read {printable(path)}: {reason}") from error
+    if path.is_dir():
+        return _of_folder(path)
+    if extension(path) in TABLES:
+        cells = images_of_table(path)
+        return [Item(each if is_web_url(each) else str(path.parent / each)) for each in cells]
+    if path.is_file() and not is_image_name(path):
+        samples = _of_plugin(text)
+        if samples is not None:
+            return samples
+    return [Item(str(path))]
+
+
+def _of_folder(folder: Path) -> list[Item]:
+    images, others = files_in(folder)
+    skipped = (Item(str(path), skipped=f"skipped: {reason_of(path)}") for path in others)
+    return [*(Item(str(path)) for path in images), *skipped]
+
+
+def _matching(pattern: str) -> list[Item]:
+    """List the files, and the images in folders, that a pattern matches."""
+    if not glob.has_magic(pattern):
+        return []
+    paths = map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    # ** matches folders too, whose files it matches anyway.
+    recursive = "**" in pattern
+    found: list[Item] = []
+    for path in paths:
+        if not path.is_dir():
+            skipped = "" if is_image_name(path) else f"skipped: {reason_of(path)}"
+            found.append(Item(str(path), skipped=skipped))
+        elif not recursive:
+            found += _of_folder(path)
+    return found
+
+
+def _of_plugin(text: str) -> list[Item] | None:
+    source = plugin_source(text)
+    if source is None:
+        return None
+    return [
+        Item(str(sample.where), sample=sample)
+        for split in source.splits
+        for sample in source.read(split).samples
+    ]
+
+
+def _of_file(path: Path) -> list[Item]:
+    try:
+        with path.open("rb") as lines:
+            return list(_of_list(lines))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"can't read the list {printable(path)}: {reason}") from error
+
+
+def _of_list(lines: Iterable[bytes]) -> Iterator[Item]:
+    for line in lines:
+        text = os.fsdecode(line.rstrip(b"\r\n"))
+        if not text:
+            continue
+        if not is_web_url(text) and os.path.isdir(text):  # noqa: PTH112  # a Path takes longer
+            yield from _of_folder(Path(text))
+        else:
+            yield Item(text)
