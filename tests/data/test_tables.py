@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from pyarrow import parquet
 
 import zoo
-from tests.conftest import COLOURS, QUICK, save_photo
+from tests.conftest import COLOURS, QUICK, save_photo, zoo_
 from tests.data.reading import of_kind
 from zoo.cli import main
 from zoo.data.sources import open_source
@@ -130,6 +130,17 @@ def test_images_of_no_class_are_kept_where_labels_are_asked_for_one_by_one(image
 def one_hot(images):
     rows = [(path, int(label == "red"), int(label == "green")) for path, label in named(images)]
     return write(images, [*rows, ("img/x.png", 0, 0)], ("path", "red", "green"), name="hot.csv")
+
+
+def test_an_image_of_several_labels_is_one_image(images):
+    rows = [
+        (path, "red|green" if n % 2 else label, "val" if n % 4 == 0 or n == 1 else "train")
+        for n, (path, label) in enumerate(named(images))
+    ]
+    table = write(images, rows, ("path", "label", "split"))
+    found = json.loads(zoo_("data", "check", table, "--format", "json", code=1).stdout)["findings"]
+    (few,) = [each for each in found if each["kind"] == "few-val-images"]
+    assert few["count"] == 9
 
 
 def test_parquet_is_read_as_csv_is(images):

@@ -34,7 +34,7 @@ def command(repository: str, out: Path | None) -> None:
         from zoo.hub.pull import pull
 
     if not sys.stderr.isatty():
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
     done = pull(repository, out)

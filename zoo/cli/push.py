@@ -75,7 +75,7 @@ def command(
         from zoo.hub.push import inspect, prepared, push
 
     if not sys.stderr.isatty():
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
     names = tuple(name.strip() for name in datasets.split(",") if name.strip())

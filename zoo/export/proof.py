@@ -184,7 +184,7 @@ def _random_batches(run: Run, with_resize: bool) -> list[np.ndarray]:
         ]
         return [_array(image.to(torch.uint8)) for image in images]
     pixels = interpolate(coarse, (height, width), mode="bilinear").to(torch.uint8)
-    return [_array(batch) for batch in pixels.split(eval_batch_size(preprocess))]
+    return [_array(batch) for batch in torch.split(pixels, eval_batch_size(preprocess))]
 
 
 def compare(

@@ -200,5 +200,5 @@ def _within(value: Any, names: Mapping[str, str]) -> Any:
 def _shortened(text: str, names: Mapping[str, str]) -> str:
     for path, name in names.items():
         # Not the beginning of another name.
-        text = re.sub(rf"{re.escape(path)}(?![\w.-])", lambda _, name=name: name, text)
+        text = re.sub(rf"{re.escape(path)}(?![\w.-])", name.replace("\\", r"\\"), text)
     return text

@@ -19,7 +19,7 @@ from zoo.data.split import Splits
 from zoo.errors import TrainingError
 from zoo.events import Listener, Note
 from zoo.io.files import exists, expand
-from zoo.machine.device import choose_device, place
+from zoo.machine.device import choose_device, choose_precision, place
 from zoo.machine.processes import decide_on_main, make_accelerator, overruled_settings, together
 from zoo.models.build import build_from
 from zoo.models.depth import Depths, depths
@@ -32,7 +32,6 @@ from zoo.planning.config import Config, Resolver
 from zoo.planning.decisions import (
     choose_batch_size,
     choose_micro_batch,
-    choose_precision,
     choose_workers,
     decide_adapters,
     decide_epochs,

@@ -389,6 +389,7 @@ class Run:
         """Make a prediction from all classes, most probable first."""
         label, probability = ranked[0]
         unsure = probability < asked.least
+        labels: tuple[str, ...]
         if self.task.exclusive:
             labels = () if unsure else (label,)
         else:

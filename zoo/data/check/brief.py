@@ -61,12 +61,14 @@ def warn_of(splits: Splits, examined: Mapping[Path, Examined], *, channels: int 
 
 def sizes_of(splits: Splits) -> list[str]:
     """Format a line on the classes, and one on val and one on test, if they have few images."""
+    found = {"train": splits.train, "val": splits.val, "test": splits.test}
     counts = {
         split: dict(zip(splits.class_names, splits.counts(samples), strict=True))
-        for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+        for split, samples in found.items()
         if samples
     }
-    return [_line(finding) for finding in of_sizes(counts)]
+    images = {split: len(samples) for split, samples in found.items()}
+    return [_line(finding) for finding in of_sizes(counts, images)]
 
 
 def _line(finding: Finding) -> str:

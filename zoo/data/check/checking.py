@@ -148,7 +148,7 @@ def _reported(
         comparisons = joined(comparisons, pairs)
     counts = count_classes(listing, photos)
     findings = [
-        *of_classes(counts),
+        *of_classes(counts, Counter(photo.split for photo in photos if photo.used)),
         *of_images(photos),
         *of_comparisons(comparisons),
         *of_listing(listing),

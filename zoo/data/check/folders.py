@@ -34,8 +34,13 @@ def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[s
     return {split: dict(sorted(of_split.items())) for split, of_split in counts.items()}
 
 
-def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
-    """Return findings about the classes, from the image counts by split and class."""
+def of_classes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int]) -> list[Finding]:
+    """Return findings about the classes and the sizes of the splits.
+
+    Args:
+        counts: Usable images by split and class.
+        images: Usable images by split; an image may be in several classes.
+    """
     found: list[Finding] = []
     learnt = {name for name, images in _training(counts).items() if images}
     if len(learnt) < 2:
@@ -72,7 +77,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
                     f"no metric can be computed for them; move some of their images to {split}",
                 )
             )
-    found += of_sizes(counts)
+    found += of_sizes(counts, images)
     empty = sorted(
         f"{split}/{name}" if split else name
         for split, of_split in counts.items()
@@ -92,14 +97,15 @@ def of_classes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
     return found + _of_names({name for of_split in counts.values() for name in of_split})
 
 
-def of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+def of_sizes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int]) -> list[Finding]:
     """Return findings about classes, and val and test sets, with few images.
 
     Args:
         counts: Usable images by split and class.
+        images: Usable images by split.
     """
     found = []
-    if few := sorted(name for name, images in _training(counts).items() if 0 < images < FEW):
+    if few := sorted(name for name, each in _training(counts).items() if 0 < each < FEW):
         found.append(
             _names(
                 "few-images",
@@ -111,7 +117,7 @@ def of_sizes(counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
             )
         )
     for split in HELD_OUT:
-        held_out = sum(counts.get(split, {}).values())
+        held_out = images.get(split, 0)
         if 0 < held_out < FEW_VAL:
             finding = Finding(
                 kind=f"few-{split}-images",
