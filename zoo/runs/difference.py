@@ -17,6 +17,7 @@ from zoo.runs.parse import read_head
 from zoo.runs.read import model_file
 from zoo.runs.scores import read_columns
 from zoo.runs.write import PREDICTIONS, RECIPE, ModelInfo
+from zoo.tasks import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +235,7 @@ def _images(side: _Side, split: str) -> int | None:
     """Return the number of images of a split; of train with several labels, it is not known."""
     if split in side.info.figures:
         return side.info.figures[split].images
-    if side.info.counts and side.info.task == "single-label":
+    if side.info.counts and TASKS[side.info.task].exclusive:
         return sum(side.info.counts.get(split, ()))
     return None
 
