@@ -117,7 +117,7 @@ def code_of(card: str) -> list[str]:
     "name",
     [
         "timm/test_efficientnet",
-        pytest.param("torchvision/squeezenet1_1", marks=pytest.mark.medium),
+        pytest.param("torchvision/shufflenet_v2_x0_5", marks=pytest.mark.medium),
         pytest.param("transformers/resnet", marks=pytest.mark.slow),
     ],
 )

@@ -166,7 +166,7 @@ def _whole(run: Run, sample: Sample) -> np.ndarray:
         value_range=preprocess.value_range,
         channels=preprocess.channels,
     )
-    pixels = np.asarray(image)
+    pixels = np.array(image)  # torch warns of arrays that are read-only
     return pixels.reshape(1, image.height, image.width, preprocess.channels)
 
 
