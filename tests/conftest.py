@@ -56,6 +56,15 @@ def zoo_(*args: object, code: int = 0) -> Result:
     return result
 
 
+@pytest.fixture
+def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B writes below the current folder, which it remembers until it is torn down."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    yield
+    wandb.teardown()
+
+
 @pytest.fixture(autouse=True)
 def _closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """No name but this machine's can be resolved."""

@@ -158,13 +158,11 @@ def test_mlflow_has_the_settings_and_the_metrics_of_a_resumed_run(photos, mlflow
 
 
 @pytest.mark.slow
-def test_wandb_has_the_settings_and_the_metrics_of_a_resumed_run(photos, monkeypatch):
+@pytest.mark.usefixtures("wandb_offline")
+def test_wandb_has_the_settings_and_the_metrics_of_a_resumed_run(photos):
     """Offline: a file for each start of a run, which `wandb sync` uploads as one run."""
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     with pytest.raises(Crash):
         zoo.finetune(photos, out="run", loggers=["wandb"], listen=crash_at(5, StepEnd), **FIELDS)
-    wandb.finish(exit_code=1)  # as the end of the process does
     run = zoo.resume("run", loggers=["wandb"])
     name = (run.path / "wandb.id").read_text()
     first, second = (path.read_bytes() for path in sorted(Path("wandb").rglob(f"run-{name}.wandb")))

@@ -72,15 +72,20 @@ class Tracker:
                 self._tracker.finish()
 
     def _begin(self, event: RunStart) -> None:
+        from accelerate import PartialState
         from accelerate.tracking import MLflowTracker, WandBTracker
 
+        PartialState()  # which accelerate's trackers need; a run has made it before
         file = event.folder / ID.format(library=self._library)
         known = _read(file) if event.resumed else None
         name = event.folder.resolve().name
         if self._library == "mlflow":
             self._tracker = MLflowTracker("zoo", run_id=known, run_name=name)
         else:
-            self._tracker = WandBTracker("zoo", name=name, id=known, resume="allow")
+            # A run that ended with an exception is still open in this process.
+            self._tracker = WandBTracker(
+                "zoo", name=name, id=known, resume="allow", reinit="finish_previous"
+            )
         self._tracker.start()
         run = self._tracker.tracker
         file.write_text(run.info.run_id if self._library == "mlflow" else run.id)

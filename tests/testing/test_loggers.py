@@ -131,7 +131,6 @@ def test_zoos_mlflow_passes(monkeypatch):
 
 
 @pytest.mark.slow
-def test_zoos_wandb_passes(monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
+@pytest.mark.usefixtures("wandb_offline")
+def test_zoos_wandb_passes():
     assert {r.message for r in check_logger("wandb") if r.status == "failed"} == set()
