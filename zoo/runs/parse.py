@@ -87,8 +87,11 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
             raise ValueError(f"val_metrics has no {' and '.join(sorted(missing))}")
         if any(found.main not in found.metrics for found in info.figures.values()):
             raise ValueError("figures lack their main metric")
-        if any(len(of_class) != len(info.class_names) for of_class in info.counts.values()):
-            raise ValueError("counts are not those of the classes")
+        for split, of_class in info.counts.items():
+            if len(of_class) != len(info.class_names):
+                raise ValueError(
+                    f"counts.{split} has {len(of_class)} values for {len(info.class_names)} classes"
+                )
     except KeyError as error:
         raise RunError(f"the metadata of {file} lacks {error}") from error
     except ValidationError as error:

@@ -53,10 +53,10 @@ class ExporterSubject:
     @cached_property
     def file(self) -> Path:
         """The model as a file that was moved to another folder after it was written."""
-        written = self.folder / "written" / f"a{self.exporter.suffix}"
-        written.parent.mkdir()
         if self.exporter.unavailable is not None:
             raise CheckSkipped(f"it can't be written here: {self.exporter.unavailable}")
+        written = self.folder / "written" / f"a{self.exporter.suffix}"
+        written.parent.mkdir()
         with calling(self.name, self.exporter), imports_of(self.exporter.write, self.libraries):
             self.write(written)
         found = sorted(path.name for path in written.parent.iterdir())
