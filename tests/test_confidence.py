@@ -123,7 +123,7 @@ def test_the_page_of_confidence(tmp_path):
     parts = ("calibration", "thresholds", "unfamiliar")
     page.write_text(
         "".join(
-            f"Before {what}.\n<!-- confidence.py writes {what} from here -->\n\nold\n"
+            f"Before {what}.\n<!-- confidence.py writes {what} from here -->\n\nstale\n"
             "<!-- to here -->\n"
             for what in parts
         )
@@ -136,7 +136,7 @@ def test_the_page_of_confidence(tmp_path):
     ]
     confidence.write(records, page)
     text = page.read_text()
-    assert "old" not in text
+    assert "stale" not in text
     assert all(f"Before {what}.\n" in text for what in parts)
     rows = rows_of(text)
     calibrated, thresholds, unfamiliar = [row for row in rows if row[0] == "probe, digits"]
@@ -177,7 +177,7 @@ def test_shifts_of_a_set(sets, tmp_path):
     assert found["shifts"]["brightness x 0.6"]["p"] < 0.01
     assert found["shifts"][shift.AS_IT_IS]["p"] > 0.01
     page = tmp_path / "splits.md"
-    page.write_text(f"Before.\n{shift.START}\nold\n<!-- to here -->\nAfter.\n")
+    page.write_text(f"Before.\n{shift.START}\nstale\n<!-- to here -->\nAfter.\n")
     shift.write([found], page)
     rows = {row[0]: row for row in rows_of(page.read_text())}
     brightness = [*rows["set"]].index("brightness x 0.6")
