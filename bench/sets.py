@@ -506,7 +506,7 @@ SETS = (
         raw="flowers/flowers/{rose,tulip}",
         image_size=128,
         sizes={"tulip": (190, 95, 380), "rose": (10, 5, 20)},
-        pictures=_folders("flowers/flowers"),
+        pictures=_folders("flowers/flowers", labels={"rose": "rose", "tulip": "tulip"}),
         note="also says what accuracy hides: always tulip is 95 % right",
     ),
     ImageSet(

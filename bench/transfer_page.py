@@ -27,9 +27,20 @@ START, END = "<!-- transfer.py writes from here -->", "<!-- to here -->"
 
 def write(records: Sequence[Record], page: Path = PAGE, sets: Sequence[ImageSet] = SETS) -> None:
     """Rewrite the page between its markers."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n\n{tables(records, sets)}\n{END}{after}", encoding="utf-8")
+    replace_between(page, START, tables(records, sets))
+
+
+def replace_between(page: Path, start: str, text: str) -> None:
+    """Replace what a page has between a marker and the next END.
+
+    Raises:
+        LookupError: The page lacks one of them.
+    """
+    before, found, rest = page.read_text(encoding="utf-8").partition(start)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise LookupError(f"{page} has no {END if found else start}")
+    page.write_text(f"{before}{start}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def tables(records: Sequence[Record], sets: Sequence[ImageSet]) -> str:
@@ -95,7 +106,7 @@ def _sets(sets: Sequence[ImageSet], records: Sequence[Record]) -> str:
             ]
         )
     heading = ["set", "what it shows", "classes", "train / val / test", "pixels", "source"]
-    return _table([*heading, "licence", "note"], rows)
+    return table([*heading, "licence", "note"], rows)
 
 
 def _summary(runs: Runs, names: Sequence[str], records: Sequence[Record]) -> str:
@@ -131,7 +142,7 @@ def _summary(runs: Runs, names: Sequence[str], records: Sequence[Record]) -> str
         f"been on all of these ({' or '.join(map(str, sorted(seeds)))} seeds each).\n"
     )
     heading = ["tool", "mean accuracy, %", "mean rank", "worst case", "median s a run"]
-    return f"{note}\n{_table([*heading, 'below the probe', 'diverged'], rows)}"
+    return f"{note}\n{table([*heading, 'below the probe', 'diverged'], rows)}"
 
 
 def diverged(record: Record) -> bool:
@@ -178,7 +189,7 @@ def _by_set(
         return form.format(statistics.fmean(values)) + deviation * spread
 
     rows = [[name, *(cell(found.get(name, [])) for found in runs.values())] for name in names]
-    return _table(["set", *runs], rows)
+    return table(["set", *runs], rows)
 
 
 def _equal_time(runs: Runs, names: Sequence[str]) -> str:
@@ -206,7 +217,7 @@ def _equal_time(runs: Runs, names: Sequence[str]) -> str:
     if not rows:
         return "Not measured yet.\n"
     heading = ["set", "zoo, val", "best peer by then, val", "zoo, test", "best peer, test"]
-    return _table([*heading, "seconds ratio"], rows)
+    return table([*heading, "seconds ratio"], rows)
 
 
 def _quarter(runs: Runs, names: Sequence[str]) -> str:
@@ -236,7 +247,7 @@ def _quarter(runs: Runs, names: Sequence[str]) -> str:
     if not rows:
         return "Not measured yet.\n"
     heading = ["set", "zoo, a quarter", "best peer, a quarter", "best peer, whole run"]
-    return _table([*heading, "difference of zoo's to it", "seconds of zoo's"], rows)
+    return table([*heading, "difference of zoo's to it", "seconds of zoo's"], rows)
 
 
 def _rates(runs: Runs, names: Sequence[str]) -> str:
@@ -248,7 +259,7 @@ def _rates(runs: Runs, names: Sequence[str]) -> str:
 
     peers = [peer for peer in PEERS if peer in runs]
     rows = [[name, *(cell(runs[peer].get(name, [])) for peer in peers)] for name in names]
-    return _table(["set", *peers], rows)
+    return table(["set", *peers], rows)
 
 
 def _best_peer(peers: dict[str, list[Record]]) -> tuple[str, float]:
@@ -288,6 +299,6 @@ def _versions(runs: Runs) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
