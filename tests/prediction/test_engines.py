@@ -22,11 +22,17 @@ def images(split_photos):
 
 
 @pytest.mark.medium
-def test_onnx_runtime_predicts_as_torch_does_and_converts_once(run, images, monkeypatch):
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize(
+    ("runtime", "form", "last"),
+    [("onnxruntime", "onnx", "network.onnx"), ("openvino", "openvino", "network.bin")],
+)
+def test_a_runtime_predicts_as_torch_does_and_converts_once(
+    run, images, monkeypatch, runtime, form, last
+):
+    pytest.importorskip(runtime)
     expected = run.predict(images)
-    engine = choose_engine(run, "onnxruntime").engine
-    assert engine.name == "onnxruntime"
+    engine = choose_engine(run, runtime).engine
+    assert engine.name == runtime
     for one, other in zip(run.stream(images, engine=engine), expected, strict=True):
         assert one.label == other.label
         assert one.probability == pytest.approx(other.probability, abs=1e-3)
@@ -35,18 +41,14 @@ def test_onnx_runtime_predicts_as_torch_does_and_converts_once(run, images, monk
     def never(*args):
         raise AssertionError("converted again")
 
-    exporter = plugins.declared_as("zoo_exporters", "onnx")
-    monkeypatch.setattr(
-        engines,
-        "_runtimes",
-        lambda: {"onnxruntime": ("onnx", dataclasses.replace(exporter, write=never))},
-    )
-    again = choose_engine(run, "onnxruntime").engine
+    exporter = dataclasses.replace(plugins.declared_as("zoo_exporters", form), write=never)
+    monkeypatch.setattr(engines, "_runtimes", lambda: {runtime: (form, exporter)})
+    again = choose_engine(run, runtime).engine
     assert len(list(run.stream(images, engine=again))) == len(images)
-    (network,) = (home() / "engines").glob("*/network.onnx")
+    (network,) = (home() / "engines").glob(f"*/{last}")
     network.write_bytes(network.read_bytes()[:-1])
     with pytest.raises(PluginError):
-        choose_engine(run, "onnxruntime")
+        choose_engine(run, runtime)
 
 
 class Doubled(torch.nn.Module):

@@ -12,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -199,7 +199,7 @@ def _converted(run: Run, runtime: str, named: tuple[str, Exporter], own: Engine)
     file = _folder() / _network_key(run, name, exporter) / f"network{exporter.suffix}"
     # Features and logits are one array, since an exporter writes networks of a single output.
     width = _feature_width(run)
-    if not _is_whole(file):
+    if not _is_whole(exporter.files(file)):
         _convert(run, name, exporter, file)
     with suppress(OSError):
         file.touch()
@@ -233,8 +233,9 @@ def _convert(run: Run, name: str, exporter: Exporter, file: Path) -> None:
             with calling(name, exporter):
                 exporter.write(model, model.example(), made, {})
             with replacing(_sum_of(file)) as beside:
-                beside.write_text(_sha256(made), encoding="ascii")
-            made.replace(file)
+                beside.write_text(_sha256(exporter.files(made)), encoding="ascii")
+            for each, kept in zip(exporter.files(made), exporter.files(file), strict=True):
+                each.replace(kept)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         _forget_old(file.parent)
@@ -256,9 +257,10 @@ def _forget_old(kept: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_whole(file: Path) -> bool:
+def _is_whole(files: Sequence[Path]) -> bool:
     with suppress(OSError):
-        return is_file(file) and _sum_of(file).read_text(encoding="ascii") == _sha256(file)
+        known = _sum_of(files[0]).read_text(encoding="ascii")
+        return all(map(is_file, files)) and known == _sha256(files)
     return False
 
 
@@ -266,9 +268,12 @@ def _sum_of(file: Path) -> Path:
     return file.with_name("sha256")
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def _sha256(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _checked(engine: Engine, own: Engine, say: Say) -> Engine:
