@@ -89,9 +89,8 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
             raise ValueError("figures lack their main metric")
         for split, of_class in info.counts.items():
             if len(of_class) != len(info.class_names):
-                raise ValueError(
-                    f"counts.{split} has {len(of_class)} values for {len(info.class_names)} classes"
-                )
+                classes = f"{len(info.class_names):,} classes"
+                raise ValueError(f"counts.{split} has {len(of_class)} values for {classes}")
     except KeyError as error:
         raise RunError(f"the metadata of {file} lacks {error}") from error
     except ValidationError as error:

@@ -132,15 +132,17 @@ class Engine:
     def _work(self) -> None:
         while jobs := self._next_batch():
             wanted = [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+            # Places are given back first: who has an answer may send the next image.
             try:
                 answers = self._compute(wanted)
             except BaseException as error:  # noqa: BLE001 - raised where the answers are awaited
+                self.give_back(len(jobs))
                 for job in wanted:
                     job.answer.set_exception(error)
             else:
+                self.give_back(len(jobs))
                 for job, answer in zip(wanted, answers, strict=True):
                     job.answer.set_result(answer)
-            self.give_back(len(jobs))
 
     def _next_batch(self) -> list[_Job]:
         """Wait for the next batch; it is empty when the engine is closed and nothing is left."""
