@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from zoo_exporters.program import program, quiet
 
 if TYPE_CHECKING:
     import numpy as np
+    import openvino
     from torch import Tensor, nn
 
 #: The package with which OpenVINO's converter reports its use.
@@ -41,12 +43,9 @@ def write(
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Load an OpenVINO model on the CPU."""
-    with _without_telemetry():
-        import openvino
-
     # Where the processor has bfloat16, OpenVINO would compute with 8 bits of precision.
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(path, "CPU", exact)
+    model = _core().compile_model(path, "CPU", exact)
 
     def compute(images: np.ndarray) -> np.ndarray:
         # A copy: OpenVINO reuses the memory of its output.
@@ -54,6 +53,21 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
         return logits
 
     return compute
+
+
+@cache
+def _core() -> openvino.Core:
+    """Return the one core of this process, which lives as long as the process.
+
+    On processors with AMX the CPU device gives the thread that first compiles a model a stack for
+    signal handlers, and takes it away in the thread that deletes the core. If that is another one
+    (the garbage collector runs in any), the next signal ends the process, such as the SIGCHLD of
+    a data-loading worker.
+    """
+    with _without_telemetry():
+        import openvino
+
+    return openvino.Core()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,31 @@ def test_a_runtime_predicts_as_torch_does_and_converts_once(
     network.write_bytes(network.read_bytes()[:-1])
     with pytest.raises(PluginError):
         choose_engine(run, runtime)
+
+
+#: Uses an engine, lets another thread be the last that knows it, and gets a signal.
+_SIGNALLED = """
+import os, signal, sys, threading
+import zoo
+from zoo.prediction.engines import choose_engine
+
+signal.signal(signal.SIGUSR1, lambda number, frame: None)
+kept = [choose_engine(zoo.load(sys.argv[1]), sys.argv[2])]
+thread = threading.Thread(target=kept.clear)
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_signal_after_an_engine_was_deleted_in_another_thread_is_handled(run, runtime):
+    pytest.importorskip(runtime)
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, str(run.path), runtime], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 class Doubled(torch.nn.Module):
