@@ -91,8 +91,8 @@ def measure(name: str, form: str) -> Result:
 
     import zoo
     from zoo import plugins
-    from zoo.export.model import ExportableModel
-    from zoo.export.runtime import calling, load_exported
+    from zoo.engines.model import ExportableModel
+    from zoo.engines.runtime import calling, load_exported
 
     exporter = plugins.declared_as("zoo_exporters", form)
     try:

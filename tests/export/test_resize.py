@@ -7,7 +7,7 @@ from PIL import Image
 
 from zoo.backbone import Preprocess
 from zoo.data.transforms import eval_transform
-from zoo.export.resize import Resize
+from zoo.engines.resize import Resize
 
 #: Heights and widths: landscape, square, long, smaller than the input.
 SIZES = [(48, 64), (64, 64), (30, 300), (7, 5)]

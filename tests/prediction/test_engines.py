@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from zoo import plugins
 from zoo.cli import main
+from zoo.engines import choice
 from zoo.errors import PluginError, RunError
 from zoo.io.files import home
 from zoo.prediction import engines
@@ -44,7 +45,7 @@ def test_a_runtime_predicts_as_torch_does_and_converts_once(
         raise AssertionError("converted again")
 
     exporter = dataclasses.replace(plugins.declared_as("zoo_exporters", form), write=never)
-    monkeypatch.setattr(engines, "_runtimes", lambda: {runtime: (form, exporter)})
+    monkeypatch.setattr(choice, "runtimes", lambda: {runtime: (form, exporter)})
     again = choose_engine(run, runtime).engine
     assert len(list(run.stream(images, engine=again))) == len(images)
     (network,) = (home() / "engines").glob(f"*/{last}")
@@ -115,7 +116,7 @@ def exporters(monkeypatch):
         "wrong": ("b", dataclasses.replace(exporter(Doubled), suffix=".y")),
         "broken": ("c", exporter(broken)),
     }
-    monkeypatch.setattr(engines, "_runtimes", lambda: known)
+    monkeypatch.setattr(choice, "runtimes", lambda: known)
     return known
 
 
@@ -142,7 +143,7 @@ def test_the_faster_engine_is_measured_once_and_remembered(run, exporters, monke
     (file,) = (home() / "engines").glob("*.json")
     assert json.loads(file.read_text()).keys() == {"torch", "right", "wrong"}
     file.write_text(json.dumps({"torch": 1.0, "right": 2.0}))
-    monkeypatch.setattr(engines, "_measure", None)
+    monkeypatch.setattr(engines, "measure", None)
     again = choose_engine(run, "auto", images=10, batch_size=2, say=pytest.fail)
     assert again.engine.name == "right"
 

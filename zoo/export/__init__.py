@@ -12,12 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from zoo import plugins
+from zoo.engines.runtime import calling, load_exported
 from zoo.errors import PluginError, RunError
 from zoo.export.card import card_of, with_export
 from zoo.export.model import exportable, metadata_of
 from zoo.export.options import ExportOptions
 from zoo.export.proof import ExportReport, calibration_images, compare, images_for
-from zoo.export.runtime import calling, load_exported
 from zoo.export.script import docker_file, script_file, scripts
 from zoo.exporter import Exporter
 from zoo.io.files import expand, is_file, replacing

@@ -21,9 +21,9 @@ from zoo.data.image import image_from_bytes
 from zoo.data.issue import describe
 from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform
+from zoo.engines.runtime import Compute
 from zoo.errors import DataError
 from zoo.export.options import ExportOptions
-from zoo.export.runtime import Compute
 from zoo.runs.evaluate import images_of
 from zoo.runs.inference import eval_batch_size, eval_batches, predict_logits
 from zoo.runs.read import Run

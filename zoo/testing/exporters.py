@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from zoo.backbone import Preprocess
+from zoo.engines.model import ExportableModel
+from zoo.engines.runtime import Compute, calling, load_exported
 from zoo.errors import PluginError
-from zoo.export.model import ExportableModel
-from zoo.export.runtime import Compute, calling, load_exported
 from zoo.exporter import Exporter
 from zoo.testing.libraries import check_missing_reported, imports_of
 from zoo.testing.subject import CLASSES, CheckFailed, CheckSkipped, Kind

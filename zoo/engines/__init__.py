@@ -1,0 +1,1 @@
+"""Computation of a network by the runtimes of exporters; conversion, measurement."""
