@@ -21,6 +21,8 @@ from zoo import plugins
 from zoo.backbone import Preprocess
 from zoo.cli import main
 from zoo.data.transforms import eval_transform, to_input
+from zoo.engines import choice
+from zoo.exporter import Exporter
 from zoo.tasks import Metrics
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -198,3 +200,42 @@ def eval_input(image: Image.Image, preprocess: Preprocess) -> torch.Tensor:
     """What a model gets of one RGB image in validation, (3, H, W) float32."""
     base = torch.from_numpy(eval_transform(preprocess).prepare(image).copy())
     return to_input(base.permute(2, 0, 1)[None], preprocess, torch.device("cpu"))[0]
+
+
+class Doubled(torch.nn.Module):
+    """What a defective converter makes of a network."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return 2 * self.model(images)
+
+
+@pytest.fixture
+def exporters(monkeypatch):
+    """Runtimes that are torch itself: one right, one with wrong results, one that can't be used."""
+    kept = {}
+
+    def exporter(wrap):
+        def write(model, example, path, metadata):
+            kept[path.name] = wrap(model)
+            path.write_bytes(b"network")
+
+        def open_(path):
+            model = kept[path.name]
+            return lambda array: model(torch.from_numpy(array)).detach().numpy()
+
+        return Exporter(suffix=".x", write=write, open=open_, runtime="x")
+
+    def broken(model):
+        raise ValueError("an operator is missing")
+
+    known = {
+        "right": ("a", exporter(lambda model: model)),
+        "wrong": ("b", dataclasses.replace(exporter(Doubled), suffix=".y")),
+        "broken": ("c", exporter(broken)),
+    }
+    monkeypatch.setattr(choice, "runtimes", lambda: known)
+    return known

@@ -53,8 +53,8 @@ class Exporter:
             `path` with that suffix in place of `suffix`, such as ".bin".
         requires: The packages that `script` needs, for pip.
         unavailable: Reason why this format can't be written here, with a remedy; None if it can.
-        runtime: Name of what `open` computes with, such as "onnxruntime", under which
-            `zoo predict` uses it as an engine. Default: it is no engine.
+        runtime: Name of what `open` computes with, such as "onnxruntime", by which it can be chosen
+            as the engine of predictions and features. Default: it is no engine.
         libraries: Distributions whose versions determine what is written and computed; a network
             that was converted by others is converted again.
     """

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from zoo import plugins
@@ -77,47 +76,6 @@ def test_a_signal_after_an_engine_was_deleted_in_another_thread_is_handled(run, 
         [sys.executable, "-c", _SIGNALLED, str(run.path), runtime], capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
-
-
-class Doubled(torch.nn.Module):
-    """What a defective converter makes of a network."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images):
-        return 2 * self.model(images)
-
-
-@pytest.fixture
-def exporters(monkeypatch):
-    """Runtimes that are torch itself: one right, one with wrong results, one that can't be used."""
-    from zoo.exporter import Exporter
-
-    kept = {}
-
-    def exporter(wrap):
-        def write(model, example, path, metadata):
-            kept[path.name] = wrap(model)
-            path.write_bytes(b"network")
-
-        def open_(path):
-            model = kept[path.name]
-            return lambda array: model(torch.from_numpy(array)).detach().numpy()
-
-        return Exporter(suffix=".x", write=write, open=open_, runtime="x")
-
-    def broken(model):
-        raise ValueError("an operator is missing")
-
-    known = {
-        "right": ("a", exporter(lambda model: model)),
-        "wrong": ("b", dataclasses.replace(exporter(Doubled), suffix=".y")),
-        "broken": ("c", exporter(broken)),
-    }
-    monkeypatch.setattr(choice, "runtimes", lambda: known)
-    return known
 
 
 def test_torch_takes_over_from_an_engine_that_differs(run, images, exporters):

@@ -81,6 +81,12 @@ _PRESETS = ("fast", "balanced", "best")
     type=click.Choice(["val", "train", "test", "all"]),
     help="Runs: which images, as in zoo evaluate of the first run.  [default: val]",
 )
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="Backbones: what computes features, as in zoo finetune.",
+)
 @format_option("table", "json", "csv")
 @device_option
 @allocator_option
@@ -94,6 +100,7 @@ def command(
     group_by: str | None,
     plot: Path | None,
     split: Split | None,
+    engine: str,
     form: str,
     device: str,
     allocator_tuning: bool,
@@ -122,6 +129,7 @@ def command(
         from zoo.pipeline.compare import RunComparison, compare, runs_among
 
     given = {"--image-size": image_size, "--plot": plot, "--preset": presets, "--here": here}
+    given["--engine"] = engine != "auto"
     if runs_among(names):
         if wrong := [flag for flag, value in given.items() if value]:
             raise click.UsageError(
@@ -141,6 +149,7 @@ def command(
             group_by=group_by,
             split=split or "val",
             device=device,
+            engine=engine,
             listen=listen,
         )
     if isinstance(result, RunComparison):

@@ -86,14 +86,14 @@ def network_key(network: Network, name: str, exporter: Exporter) -> str:
             "format": name,
             **network.about,
             "preprocess": asdict(network.preprocess),
-            "versions": versions_of(exporter),
+            "versions": {DISTRIBUTION: _version(DISTRIBUTION), **versions_of(exporter)},
         }
     )
 
 
 def versions_of(exporter: Exporter) -> dict[str, str | None]:
-    """Return the versions of what converts and computes a network; None: not installed."""
-    return {each: _version(each) for each in ("torch", DISTRIBUTION, *exporter.libraries)}
+    """Return the versions of the libraries that convert and compute; None: not installed."""
+    return {each: _version(each) for each in ("torch", *exporter.libraries)}
 
 
 def hash_of(about: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ def hash_of(about: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _width(network: Network) -> int:
     preprocess = network.preprocess
     blank = torch.zeros(1, preprocess.channels, *preprocess.height_width)

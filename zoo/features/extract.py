@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
@@ -13,19 +11,19 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone, Preprocess
 from zoo.cache import Store
 from zoo.data.dataset import ImageDataset
-from zoo.data.transforms import to_input
 from zoo.errors import BoundaryError
 from zoo.events import Listener, Note
+from zoo.features.engine import features_by
 from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import collect, views_of
+from zoo.features.stores import FrozenPart
 from zoo.io.text import count
 from zoo.machine.memory import out_of_memory_as
 from zoo.models.boundary import find_boundary
 from zoo.models.depth import Depths
 from zoo.models.freeze import temporarily_frozen
-from zoo.models.fuse import fuse_batch_norms
 from zoo.models.head import head_leaves
-from zoo.models.replay import Boundary, activations, replay
+from zoo.models.replay import Boundary, replay
 from zoo.recipe import Recipe
 from zoo.tasks import TASKS, Metrics, Task
 
@@ -71,7 +69,7 @@ class Features:
 
     Args:
         model: The model on its device, in the memory format of `zoo.machine.device.place`.
-        boundary: From `probe_boundary`.
+        part: The part that gives them, with the boundary from `probe_boundary`, and the engine.
         preprocess: Preprocessing of the images.
         accelerator: With several processes, each computes a share.
         listen: Receives `Progress` events.
@@ -85,12 +83,12 @@ class Features:
     def __init__(
         self,
         model: nn.Module,
-        boundary: Boundary,
+        part: FrozenPart,
         preprocess: Preprocess,
         accelerator: Accelerator,
         listen: Listener,
     ) -> None:
-        self._compute = _features(model, boundary, preprocess, accelerator.device)
+        self._compute = features_by(model, part, preprocess, accelerator.device)
         self._accelerator = accelerator
         self._listen = listen
         self.computed = self.rows = 0
@@ -113,6 +111,7 @@ class Features:
 
         Raises:
             TrainingError: Memory is too small for one image.
+            PluginError, RunError: As in `zoo.engines.choice.load_engine`.
         """
         started = time.perf_counter()
         indices = views_of(images, range(1, views + 1)) if views else views_of(images)
@@ -190,27 +189,6 @@ def train_probe(
 def measure_probe(probe: Probe, features: Tensor, targets: Tensor, task: Task) -> Metrics:
     """Compute the metrics of a probe from features (N, C) and targets (N, ...)."""
     return task.measure(probe.logits(features).cpu(), targets)
-
-
-def _features(
-    model: nn.Module, boundary: Boundary, preprocess: Preprocess, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    model.eval()
-    noise = torch.Generator().manual_seed(0)
-    example = torch.randn(2, preprocess.channels, *boundary.image_size, generator=noise).to(device)
-
-    def forward(net: nn.Module, images: Tensor) -> Tensor:
-        return activations(net, boundary, images)
-
-    @functools.cache
-    def net() -> nn.Module:
-        """Fold the network's batch norms, when features are first computed."""
-        return fuse_batch_norms(model, example, forward).model
-
-    def compute(pixels: Tensor) -> Tensor:
-        return forward(net(), to_input(pixels, preprocess, device)).flatten(1)
-
-    return compute
 
 
 @torch.no_grad()

@@ -17,8 +17,9 @@ from zoo.data.image import ValueRange
 from zoo.data.sample import Sample
 from zoo.data.transforms import Transform, eval_transform
 from zoo.events import Listener, Note, ignore
+from zoo.features.engine import choose_engine
 from zoo.features.extract import Features, probe_boundary
-from zoo.features.rows import views_of
+from zoo.features.rows import rows_at_a_time, views_of
 from zoo.features.stores import FrozenPart, Stores, row_store
 from zoo.machine.device import choose_device, place
 from zoo.machine.processes import make_accelerator
@@ -83,7 +84,7 @@ def load_pretrained(
     Args:
         backbone: The backbone, as declared.
         recipe: Of its fields, `weights`, `seed` (of random weights), `image_size`,
-            `backbone_options`, `device` and `cache_size` are used.
+            `backbone_options`, `device`, `engine` and `cache_size` are used.
         value_range: As in `Splits`, for images of more than 8 bits.
         accelerator: That of the run; None: a new one for the recipe's device.
         listen: Receives a `Note` on weights that were skipped.
@@ -144,13 +145,15 @@ def features_of(
 
     Raises:
         DataError: An image can't be read, or has changed since it was first read.
-        TrainingError: Memory is too small for one image.
+        TrainingError: Memory is too small for one image, or the engine can't be used on the device.
+        PluginError, RunError: As in `zoo.features.engine.choose_engine`.
     """
     found = []
     keys = content_keys(samples)
-    part = FrozenPart.of(pretrained.model, pretrained.backbone, pretrained.boundary)
+    transforms = transforms or [eval_transform(pretrained.preprocess)]
+    part = _with_engine(pretrained, samples, transforms, listen)
     with Stores() as stores:
-        for transform in transforms or [eval_transform(pretrained.preprocess)]:
+        for transform in transforms:
             images = ImageDataset(
                 DecodedImages(samples, transform.prepare, keys=keys),
                 augment=transform.augment,
@@ -173,7 +176,7 @@ def features_of(
             )
             features = Features(
                 pretrained.model,
-                pretrained.boundary,
+                part,
                 pretrained.preprocess,
                 pretrained.accelerator,
                 listen,
@@ -183,3 +186,31 @@ def features_of(
                 Embedded(features=rows, computed=features.computed, seconds=features.seconds)
             )
     return found
+
+
+def _with_engine(
+    pretrained: Pretrained,
+    samples: Sequence[Sample],
+    transforms: Sequence[Transform],
+    listen: Listener,
+) -> FrozenPart:
+    """Return the part of the network that gives features, with the engine that computes them."""
+    recipe, preprocess = pretrained.recipe, pretrained.preprocess
+
+    def sample() -> Tensor:
+        some = samples[: rows_at_a_time(pretrained.accelerator.device)]
+        images = ImageDataset(DecodedImages(some, eval_transform(preprocess).prepare))
+        return images.batch(views_of(images))
+
+    return choose_engine(
+        recipe.engine,
+        pretrained.model,
+        FrozenPart.of(
+            pretrained.model, pretrained.backbone, pretrained.boundary, recipe.backbone_options
+        ),
+        preprocess,
+        pretrained.accelerator,
+        images=len(samples) * len(transforms),
+        sample=sample,
+        listen=listen,
+    )

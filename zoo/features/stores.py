@@ -13,11 +13,13 @@ import numpy as np
 from torch import nn
 
 from zoo import plugins
-from zoo.backbone import Backbone
+from zoo.backbone import Backbone, OptionValue
 from zoo.cache import Kind, Store, open_store
 from zoo.data.dataset import ImageDataset, Index
 from zoo.data.prepare import Prepare
 from zoo.data.transforms import Transform
+from zoo.engines.choice import named
+from zoo.engines.converted import versions_of
 from zoo.events import Listener, Note
 from zoo.features.rows import row_key
 from zoo.models.head import in_head
@@ -81,18 +83,37 @@ class FrozenPart:
         backbone: The backbone it belongs to.
         weights_sha256: From `backbone_sha256`.
         boundary: Where the output is read.
+        options: Options that the backbone is built with.
         precision: Precision of its forward pass.
+        engine: What computes it: `torch`, or for features the runtime of an exporter.
     """
 
     backbone: Backbone
     weights_sha256: str
     boundary: Boundary
+    options: Mapping[str, OptionValue]
     precision: str = "fp32"
+    engine: str = "torch"
 
     @classmethod
-    def of(cls, model: nn.Module, backbone: Backbone, boundary: Boundary) -> FrozenPart:
+    def of(
+        cls,
+        model: nn.Module,
+        backbone: Backbone,
+        boundary: Boundary,
+        options: Mapping[str, OptionValue],
+        engine: str = "torch",
+    ) -> FrozenPart:
         """Describe the frozen part of a model, in full precision."""
-        return cls(backbone, backbone_sha256(model, backbone), boundary)
+        weights = backbone_sha256(model, backbone)
+        return cls(backbone, weights, boundary, options, engine=engine)
+
+    def engine_about(self) -> dict[str, Any]:
+        """Return what the outputs depend on if another engine than torch computes them."""
+        if self.engine == "torch":
+            return {}
+        _, exporter = named(self.engine)
+        return {"engine": {"name": self.engine, "versions": versions_of(exporter)}}
 
 
 def row_store(
@@ -119,12 +140,13 @@ def row_store(
     preprocess = transform.prepare.preprocess
     about = {
         "backbone": part.backbone.name,
-        "options": dict(recipe.backbone_options),
+        "options": dict(part.options),
         "weights": part.weights_sha256,
         "boundary": part.boundary.name,
         "image_size": list(part.boundary.image_size),
         "device": recipe.device,
         "precision": part.precision,
+        **part.engine_about(),
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "images": transform.prepare.about(),

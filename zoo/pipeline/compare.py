@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from zoo.data.split import group_indices, names_sha256
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, RecipeError, RunError, WeightsUnavailableError
 from zoo.events import Listener, Note
+from zoo.features.engine import check_engine
 from zoo.io.files import expand, is_file
 from zoo.io.text import listed
 from zoo.machine.device import choose_device
@@ -53,6 +55,18 @@ HERE = "here"
 
 #: Maximum number of images that backbones are compared on, unless another one is given.
 MOST_IMAGES = 2_000
+
+
+class MachineFields(TypedDict, total=False):
+    """Fields of a recipe that say what computes.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        engine: What computes the features of backbones, as in the recipe.
+    """
+
+    device: str
+    engine: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +178,8 @@ def compare(
     max_images: int = MOST_IMAGES,
     group_by: str | None = None,
     split: Split = "val",
-    device: str = "auto",
     listen: Listener | None = None,
+    **machine: Unpack[MachineFields],
 ) -> Comparison | RunComparison:
     """Compare backbones on labelled images before training, or two runs.
 
@@ -187,9 +201,9 @@ def compare(
             intervals and tests. For runs, it is for other `data` than theirs.
         split: For runs: which images, as in `Run.evaluate`; for the data of the first run, val is
             what that run held out.
-        device: `auto`, `cpu`, `cuda` or `mps`.
         listen: Receives `Progress` and `Note` events. By default, warnings are passed to
             `warnings.warn`.
+        **machine: `device` and `engine`, as in the recipe; `auto` by default.
 
     Returns:
         A `Comparison` of backbones, or a `RunComparison`.
@@ -199,6 +213,8 @@ def compare(
             classes.
     """
     listen = listen or warn
+    recipe = make_recipe(None, data=data, image_size=image_size, group_by=group_by, **machine)
+    device = recipe.device
     if runs := runs_among(names):
         if len(runs) != 2 or len(names) != 2 or presets:
             raise RunError(
@@ -219,7 +235,6 @@ def compare(
             f"are compared on labelled images",
             hint="give `data`",
         )
-    recipe = make_recipe(None, data=data, image_size=image_size, device=device, group_by=group_by)
     chosen = _names([str(name) for name in names], presets)
     resolver = Resolver(recipe, listen=listen)
     splits = read_data(recipe, listen)
@@ -230,6 +245,7 @@ def compare(
     if len(images.samples) < len(samples):
         listen(Note(text=f"compared on {len(images.samples)} of {len(samples)} images"))
     accelerator = make_accelerator(choose_device(device), "fp32")
+    check_engine(recipe.engine, accelerator.device, accelerator.num_processes)
     measured = measure_candidates(
         chosen, images, resolver.recipe, accelerator=accelerator, listen=listen
     )

@@ -245,12 +245,20 @@ class _Scorer:
         self, split: str, samples: Sequence[Sample], boundary: Boundary
     ) -> tuple[Tensor, Tensor]:
         """Return features and logits of a probe, from the features that it was fitted to."""
-        run = self.run
+        run, engine = self.run, self.run.info.recipe.engine
+        part = FrozenPart.of(
+            run.model,
+            run.backbone,
+            boundary,
+            self.prepared.plan.recipe.backbone_options,
+            # The probe of an earlier version has none.
+            "torch" if engine == "auto" else engine,
+        )
         transform = eval_transform(run.info.preprocess)
         images = ImageDataset(DecodedImages(samples, transform.prepare, keys=content_keys(samples)))
         store = row_store(
             "features",
-            FrozenPart.of(run.model, run.backbone, boundary),
+            part,
             transform,
             [(images, views_of(images))],
             recipe=self.prepared.plan.recipe,
@@ -258,7 +266,7 @@ class _Scorer:
             listen=self.listen,
         )
         rows = Features(
-            run.model, boundary, run.info.preprocess, self.prepared.accelerator, self.listen
+            run.model, part, run.info.preprocess, self.prepared.accelerator, self.listen
         ).of(images, 0, store, f"{split} features")
         (leaf,) = head_leaves(run.model, run.backbone).values()
         weight, bias = leaf.get_parameter("weight"), leaf.get_parameter("bias")

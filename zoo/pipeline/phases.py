@@ -26,11 +26,12 @@ from zoo.data.transforms import (
 )
 from zoo.errors import CacheError
 from zoo.events import EpochEnd, Listener, Note, Progress, epoch_metrics
+from zoo.features.engine import check_loads, choose_engine
 from zoo.features.extract import Features, measure_probe, train_probe
 from zoo.features.growth import MOST_WORK, measure_growth
 from zoo.features.invariance import measure_change
 from zoo.features.probe import Origin, Probe, fit_probe
-from zoo.features.rows import fill, views_of
+from zoo.features.rows import fill, rows_at_a_time, views_of
 from zoo.features.stores import FrozenPart, Stores, image_store, row_store
 from zoo.features.suspects import find_suspects
 from zoo.features.transfer import (
@@ -102,7 +103,9 @@ def run_stages(
         state.micro_batch = plan.micro_batch
     if prepared.probe is None and resumed is None:
         listen(Note(text=f"{_NOT_MEASURED}: the run has no probe", detail=True))
-    if prepared.probe is not None and not state.probed:
+    if prepared.probe is not None and state.probed:
+        _check_engine(prepared, prepared.probe, state)
+    elif prepared.probe is not None:
         with Stores() as stores:
             probing = _Probing(prepared, prepared.probe, keys, class_weights, stores, listen)
             end, val = probing.run(state)
@@ -151,6 +154,22 @@ def run_stages(
         )
         with attached(prepared.adapters):
             train(setup, state, control, resumed)
+
+
+def _check_engine(prepared: Prepared, boundary: Boundary, state: TrainingState) -> None:
+    """Check that features can be computed by the engine of the probe that a resumed run has fitted.
+
+    At its end, the figures of the probe may be computed from them.
+
+    Raises:
+        PluginError, RunError: They can't.
+    """
+    recipe = change(prepared.plan.recipe, **state.decided)
+    # Probes of earlier versions have no engine.
+    if recipe.engine not in ("auto", "torch"):
+        options = recipe.backbone_options
+        part = FrozenPart.of(prepared.model, prepared.backbone, boundary, options, recipe.engine)
+        check_loads(prepared.model, part, prepared.plan.preprocess)
 
 
 def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Listener) -> int:
@@ -231,16 +250,19 @@ class _Probing:
         self._boundary, self._stores = boundary, stores
         self._class_weights, self._listen = class_weights, listen
         plan = prepared.plan
+        self._images = _images(prepared, plan.recipe, keys)
+        part = self._with_engine()
+        self._engine = part.engine
         self._num_classes = len(plan.class_names)
         self._task = TASKS[plan.recipe.task]
         self._groups = torch.tensor(group_indices(prepared.splits.train))
         self._features = Features(
-            prepared.model, boundary, plan.preprocess, prepared.accelerator, listen
+            prepared.model, part, plan.preprocess, prepared.accelerator, listen
         )
         self._store = partial(
             row_store,
             "features",
-            FrozenPart.of(prepared.model, prepared.backbone, boundary),
+            part,
             recipe=plan.recipe,
             stores=stores,
             listen=listen,
@@ -250,7 +272,7 @@ class _Probing:
         """Fit the probe, make it the model's head, and return its result as epoch 0."""
         started = time.perf_counter()
         prepared, plan = self._prepared, self._prepared.plan
-        images = _images(prepared, plan.recipe, self._keys)
+        images = self._images
         plain = [(each, views_of(each)) for each in (images.plain, images.val)]
         store = self._kept(images.seen, plain)
         features = self._features.of(images.plain, 0, store, "features")
@@ -289,6 +311,8 @@ class _Probing:
         )
         state.transfer = self._measure_transfer(features, targets)
         state.decided = self._decide(features, targets, plain_probe.penalty)
+        if self._engine != plan.recipe.engine:
+            state.decided["engine"] = self._engine
         recipe = change(plan.recipe, **state.decided)
         if recipe.views:
             images = _images(prepared, recipe, self._keys)
@@ -318,6 +342,23 @@ class _Probing:
             best=True,
         )
         return end, val
+
+    def _with_engine(self) -> FrozenPart:
+        """Return the part of the network that gives features, with what computes them."""
+        prepared, recipe = self._prepared, self._prepared.plan.recipe
+        plain, device = self._images.plain, prepared.accelerator.device
+        return choose_engine(
+            recipe.engine,
+            prepared.model,
+            FrozenPart.of(
+                prepared.model, prepared.backbone, self._boundary, recipe.backbone_options
+            ),
+            prepared.plan.preprocess,
+            prepared.accelerator,
+            images=len(plain) * (1 + (recipe.views or 0)) + len(self._images.val),
+            sample=lambda: plain.batch(views_of(plain)[: rows_at_a_time(device)]),
+            listen=self._listen,
+        )
 
     def _fit(self, features: Tensor, targets: Tensor) -> Probe:
         return train_probe(
@@ -437,14 +478,14 @@ class _Probing:
                 LoadedWeights(state_dict=None, source="random"),
             )
         place(model, prepared.accelerator.device)
-        features = Features(
-            model, self._boundary, plan.preprocess, prepared.accelerator, self._listen
-        )
+        # By torch: another engine would have to convert this network for a few images.
+        part = FrozenPart.of(model, prepared.backbone, self._boundary, plan.recipe.backbone_options)
+        features = Features(model, part, plan.preprocess, prepared.accelerator, self._listen)
         store = None
         if prepared.accelerator.is_main_process:
             store = row_store(
                 "features",
-                FrozenPart.of(model, prepared.backbone, self._boundary),
+                part,
                 transform,
                 [(images, views_of(images))],
                 recipe=plan.recipe,
@@ -455,11 +496,11 @@ class _Probing:
 
     def _decide(
         self, features: Tensor, targets: Tensor, penalty: float
-    ) -> dict[str, bool | int | float]:
+    ) -> dict[str, bool | int | float | str]:
         """Decide the augmentation fields that the recipe leaves open, by cross-validation."""
         recipe, preprocess = self._prepared.plan.recipe, self._prepared.plan.preprocess
         augments = recipe.augment != "none" and (recipe.train != "probe" or recipe.views)
-        decided: dict[str, bool | int | float] = {}
+        decided: dict[str, bool | int | float | str] = {}
         if not augments:
             return decided
         samples = self._prepared.splits.train
@@ -540,7 +581,7 @@ def _activation_loaders(
     """Return loaders of cached activations of all train and val views; None if not cacheable."""
     accelerator, model = prepared.accelerator, prepared.model
     views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
-    part = FrozenPart.of(model, prepared.backbone, boundary)
+    part = FrozenPart.of(model, prepared.backbone, boundary, recipe.backbone_options)
     kept: list[Store] = []
     for what, dataset, transform, indices, precision in (
         ("activations", images.views, images.augmented, views, prepared.plan.recipe.precision),

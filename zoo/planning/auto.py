@@ -56,7 +56,8 @@ def choose_backbone(
         WeightsUnavailableError: No backbone's weights are on this machine, or none can be used.
         DataError: As in `read_data`.
     """
-    recipe = resolver.recipe
+    # Converting each of the networks would take longer than computing features of few images.
+    recipe = change(resolver.recipe, engine="torch")
     if recipe.weights != "pretrained":
         raise RecipeError(
             f"`backbone=auto` compares pretrained backbones, but weights = {recipe.weights!r}",

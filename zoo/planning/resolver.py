@@ -18,6 +18,7 @@ from zoo.data.dataset import derive_seed
 from zoo.data.split import Splits
 from zoo.errors import TrainingError
 from zoo.events import Listener, Note
+from zoo.features.engine import check_engine
 from zoo.io.files import exists, expand
 from zoo.machine.device import choose_device, choose_precision, place
 from zoo.machine.processes import decide_on_main, make_accelerator, overruled_settings, together
@@ -115,11 +116,12 @@ class Network:
 
 
 def set_up_machine(recipe: Recipe, listen: Listener) -> Machine:
-    """Create the accelerator for the recipe's device and precision."""
+    """Create the accelerator for the recipe's device and precision, and check the engine."""
     started = time.perf_counter()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
     accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
+    check_engine(recipe.engine, accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process:
         warn_of_slow_precision(precision, device, listen)
         if overruled := overruled_settings(device, precision):

@@ -98,7 +98,15 @@ SECTIONS = {
         "ema_decay",
     ),
     "Augmentation": ("augment", "hflip", "crop_scale", "mixup", "cutmix"),
-    "Machine": ("device", "precision", "deterministic", "workers", "cache_size", "cache_dtype"),
+    "Machine": (
+        "device",
+        "precision",
+        "engine",
+        "deterministic",
+        "workers",
+        "cache_size",
+        "cache_dtype",
+    ),
 }
 
 #: Fields by the name of their table in a recipe file.
@@ -375,6 +383,13 @@ class Recipe(BaseModel):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Mixed precision; auto: bf16 on GPUs that support it, else fp32."
+    )
+    engine: str = Field(
+        "auto",
+        min_length=1,
+        description="What computes the features of a probe: torch, or what exporters add, such as "
+        "onnxruntime and openvino, in fp32 on the CPU. auto: from 2,000 images on, the engine that "
+        "was fastest here when 5,000 or more images were first given; else torch.",
     )
     workers: int | None = Field(
         None,

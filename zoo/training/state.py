@@ -101,7 +101,7 @@ class TrainingState:
     rewinds: int = 0
     restarts: int = 0
     at_chance: int = 0
-    decided: dict[str, bool | int | float] = field(default_factory=dict)
+    decided: dict[str, bool | int | float | str] = field(default_factory=dict)
     transfer: Transfer | None = None
     start_loss: float | None = None
     looked: LossCheck = field(default_factory=LossCheck)
