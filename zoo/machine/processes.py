@@ -135,6 +135,11 @@ def is_main() -> bool:
     return launched is None or launched[1] == 0
 
 
+def several() -> bool:
+    """Return whether several processes work together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def together(do: Callable[[], T]) -> T:
     """Return the result of `do` in this process; a ZooError in any process is raised in all.
 
@@ -164,6 +169,28 @@ def together(do: Callable[[], T]) -> T:
         for text, ranks in ranks_of.items()
     )
     raise _shared(kind, text, "; ".join(hints) or None) from failure
+
+
+def local_main_first(accelerator: Accelerator, do: Callable[[], T]) -> T:
+    """Like `together`, but one process of each machine does it before the others begin.
+
+    These then find what it has cached.
+    """
+    done: T | None = None
+    failure: ZooError | None = None
+    if accelerator.is_local_main_process:
+        try:
+            done = do()
+        except ZooError as error:
+            failure = error
+    exchange(None)
+
+    def rest() -> T:
+        if failure is not None:
+            raise failure
+        return cast(T, done) if accelerator.is_local_main_process else do()
+
+    return together(rest)
 
 
 def in_any(flag: bool) -> bool:
