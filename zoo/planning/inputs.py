@@ -27,7 +27,7 @@ from zoo.errors import RecipeError, SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
 from zoo.io.files import expand
 from zoo.io.text import count
-from zoo.machine.processes import is_main, several
+from zoo.machine.processes import is_main, rank_and_count
 from zoo.models.size import needs_resizing
 from zoo.models.variant import variant
 from zoo.planning.config import Resolver
@@ -89,7 +89,7 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
         def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
             remembered = known if recipe.cache_size else None
             examined.update(examine_files(files, remembered))
-            if remembered is not None and several():
+            if remembered is not None and rank_and_count()[1] > 1:
                 remember(remembered, examined.values())
             return {file: examined[file].verdict for file in files}
 
