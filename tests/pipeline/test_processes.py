@@ -14,6 +14,42 @@ from tests.pipeline.conftest import flags, start
 from tests.pipeline.faults import contents
 from zoo.errors import Stopped
 from zoo.events import EpochEnd
+from zoo.recipe import dump_recipe, make_recipe
+
+#: Counts what each process does with images during a run, and writes it to RANK.json.
+COUNTED = """
+import json, os, sys
+from collections import Counter
+from pathlib import Path
+
+import zoo
+from zoo.data.check import examine
+from zoo.data.decoded import DecodedImages
+from zoo.features import extract
+from zoo.pipeline import phases
+from zoo.training import validation
+
+done = Counter()
+
+
+def counting(owner, name, of=lambda *args: 1):
+    function = getattr(owner, name)
+
+    def counted(*args, **kwargs):
+        done[name] += of(*args)
+        return function(*args, **kwargs)
+
+    setattr(owner, name, counted)
+
+
+counting(examine, "_examine")
+counting(DecodedImages, "_made")
+counting(extract, "fit_probe")
+counting(phases, "train", of=lambda *args: done.update(before=done["_made"]) or 1)
+counting(validation, "all_logits", of=lambda model, loader, *_: len(loader.sampler))
+zoo.finetune(sys.argv[1], out="run", recipe="launched.toml")
+Path(os.environ["RANK"] + ".json").write_text(json.dumps(done))
+"""
 
 #: Runs command lines one after the other: of each process its own. Leaves of each how it ended and
 #: what it said, for torch's launcher mixes that of all, and stops who has not ended yet.
@@ -162,3 +198,26 @@ def test_processes_that_do_not_share_the_run_folder_end_before_training(split_ph
         assert "process 1" in said
     assert contents(Path("new")) == contents(Path("empty")) == {}
     assert (contents(Path("begun")), contents(Path("whole"))) == before
+
+
+@pytest.mark.slow
+def test_processes_divide_what_is_done_with_images(split_photos):
+    for photo in split_photos.rglob("*.png"):
+        os.utime(photo, (1e9, 1e9))
+    # One image a batch, so that both processes have some of the val split.
+    fields = start(train="probe+finetune", epochs=2, interpolate=False)
+    Path("launched.toml").write_text(dump_recipe(make_recipe(**fields)))
+    one_image = "import zoo.training.batches as b\nb.eval_batch_size = lambda preprocess: 1\n"
+    Path("counted.py").write_text(one_image + COUNTED)
+    command = [*IN_TWO, "counted.py", str(split_photos)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(Path(f"{rank}.json").read_text()) for rank in "01")
+    images = {split: len(list((split_photos / split).rglob("*.png"))) for split in ("train", "val")}
+    total = sum(images.values())
+    assert first["_examine"] == total
+    assert "_examine" not in second
+    assert "fit_probe" not in second
+    assert second["_made"] == second["before"], "training reads what the first has decoded"
+    assert first["all_logits"] == second["all_logits"] == 2 * images["val"] / 2
+    assert zoo.load("run").evaluate().accuracy == zoo.load("run").info.val_accuracy

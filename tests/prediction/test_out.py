@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from pyarrow import parquet
 
-from tests.conftest import make_photos
+from tests.conftest import IN_TWO, make_photos
 from zoo.cli import main
 from zoo.prediction.inputs import find_inputs
 
@@ -174,23 +174,35 @@ def test_only_unreadable_images_are_an_error(run, folder):
 
 
 @pytest.mark.medium
-def test_a_killed_prediction_is_continued(run, tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "partial"),
+    [
+        ([sys.executable], ".out.jsonl.partial"),
+        # Of two processes; the launcher passes a signal on, but not SIGKILL.
+        (IN_TWO, ".out.1-of-2.jsonl.partial"),
+    ],
+)
+def test_a_killed_prediction_is_continued(run, tmp_path, launcher, partial):
     """kill -9 at any moment: each image has one row in the end, the one that it would have had."""
     folder = make_photos(tmp_path / "many", 100)
-    command = [sys.executable, "-m", "zoo", "predict", str(run.path), str(folder)]
+    command = [*launcher, "-m", "zoo", "predict", str(run.path), str(folder)]
     command += ["--out", "out.jsonl", "--batch-size", "4", "--device", "cpu", "--resume"]
-    partial, seen = Path(".out.jsonl.partial"), 0
+    partial, seen = Path(partial), 0
     for _ in range(2):
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        # A session of its own, so that the processes that a launcher starts are killed too.
+        with subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as process:
             while process.poll() is None:
                 lines = partial.read_bytes().count(b"\n") if partial.exists() else 0
                 if lines > seen + 20:
-                    process.send_signal(signal.SIGKILL)
+                    os.killpg(process.pid, signal.SIGKILL)
                     seen = lines
                     break
                 time.sleep(0.005)
     assert seen
     subprocess.run(command, check=True)
+    assert left() == {"out.jsonl"}
     rows = rows_of(Path("out.jsonl"))
     images = sorted(folder.rglob("*.png"), key=lambda path: path.parts)
     assert [row["path"] for row in rows] == [str(path) for path in images]

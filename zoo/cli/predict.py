@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,14 +124,17 @@ def command(
     _check_usage(form, out, resume, top_k)
     with starting(allocator_tuning=allocator_tuning):
         from zoo.data.sources.extensions import skipped
+        from zoo.machine.device import own_gpu
+        from zoo.machine.processes import rank_and_count
         from zoo.prediction.engines import choose_engine
         from zoo.prediction.inputs import find_inputs
-        from zoo.prediction.output import check_format, engine_of
+        from zoo.prediction.output import check_format, engine_of, share_of
         from zoo.prediction.rows import Layout
         from zoo.runs.read import load
 
     if out is not None:
         check_format(out)
+    own_gpu()
     loaded = load(run, device=device)
     several, sets = not loaded.task.exclusive, asked["set_coverage"] is not None
     # A table shows the whole set, which may have more classes than are shown without it.
@@ -137,7 +142,10 @@ def command(
     wanted = asked_of(loaded, top_k=top_k or (len(loaded.class_names) if every else 5), **asked)
     items = find_inputs(images, allow_network=allow_network)
     readable = sum(not item.skipped for item in items)
-    begun_with = engine_of(out) if out is not None and resume else None
+    rank, processes = rank_and_count()
+    begun_with = None
+    if out is not None and resume:
+        begun_with = engine_of(out if processes == 1 else share_of(out, rank, processes))
     choice = choose_engine(
         loaded,
         begun_with if engine == "auto" and begun_with else engine,
@@ -173,6 +181,8 @@ def command(
         if out is not None:
             echo("! the same command with --resume continues", err=True)
         raise SystemExit(130) from None
+    if rank > 0:
+        return  # The first process speaks for all.
     if work.unreadable:
         left_out = "have an error in their row" if out is not None else "left out"
         echo(f"! {count(work.unreadable, 'unreadable image')} {left_out}", err=True)
@@ -193,7 +203,12 @@ def _check_usage(form: str, out: Path | None, resume: bool, top_k: int | None) -
         raise click.UsageError("--format is for stdout; the format of --out is that of its name")
     if resume and out is None:
         raise click.UsageError("--resume needs --out, the file to continue")
+    if out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise click.UsageError("several processes write one file: name it with --out")
 
+
+#: How long a process waits for others, whose images may take longer.
+_PATIENCE = timedelta(days=7)
 
 Entry = tuple[str, "Prediction | Unreadable"]
 
@@ -266,19 +281,48 @@ class _Work:
 
 
 def _write_file(work: _Work, out: Path, options: Mapping[str, object], *, resume: bool) -> None:
-    """Write the file of predictions, or the rest of it."""
+    """Write the file of predictions, or the rest of it; several processes divide the images."""
+    from zoo.machine.processes import exchange, rank_and_count, together
     from zoo.prediction.inputs import inputs_sha256
-    from zoo.prediction.output import job_of, writing
+    from zoo.prediction.output import job_of, join_shares, writing, writing_share
 
-    job = job_of(work.run, options, inputs_sha256(work.items), work.engine.name)
-    names = [item.name for item in work.items]
-    with writing(out, job, names, work.layout, resume=resume) as (begun, write):
-        work.done = min(begun.rows, sum(not item.skipped for item in work.items))
-        # Rows of files that are no images come last, and have errors too.
-        work.unreadable = begun.unreadable - (begun.rows - work.done)
-        for name, found in work.entries(start=begun.rows, tell=False):
-            write(name, found)
-    echo(f"{out}: {count(len(names), 'row')}")
+    rank, processes = rank_and_count()
+    share = replace(work, items=_share(work.items, rank, processes))
+    job = job_of(work.run, options, inputs_sha256(share.items), work.engine.name)
+    names = [item.name for item in share.items]
+
+    def write_rows() -> None:
+        if processes == 1:
+            opened = writing(out, job, names, work.layout, resume=resume)
+        else:
+            opened = writing_share(
+                out, job, names, work.layout, rank=rank, processes=processes, resume=resume
+            )
+        with opened as (begun, write):
+            share.done = min(begun.rows, sum(not item.skipped for item in share.items))
+            # Rows of files that are no images come last, and have errors too.
+            share.unreadable = begun.unreadable - (begun.rows - share.done)
+            for name, found in share.entries(start=begun.rows, tell=False):
+                write(name, found)
+
+    try:
+        together(write_rows, patience=_PATIENCE)
+    finally:
+        work.done, work.unreadable = share.done, share.unreadable
+    if processes > 1:
+        counts = exchange([share.done, share.unreadable], patience=_PATIENCE)
+        work.done, work.unreadable = map(sum, zip(*counts, strict=True))
+        if rank == 0:
+            join_shares(out, processes, work.layout)
+    if rank == 0:
+        echo(f"{out}: {count(len(work.items), 'row')}")
+
+
+def _share(items: list[Item], rank: int, processes: int) -> list[Item]:
+    """Return the items of one of several processes: as many images, the rest with the last."""
+    images = sum(not item.skipped for item in items)
+    start, end = (images * n // processes for n in (rank, rank + 1))
+    return items[start : len(items) if rank == processes - 1 else end]
 
 
 def _write_json(work: _Work) -> None:

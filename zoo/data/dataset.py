@@ -107,20 +107,20 @@ class Rows(Protocol):
 class EpochSampler(Sampler[Index]):
     """Sampler of (epoch, index) pairs, in order or shuffled by (seed, epoch)."""
 
-    def __init__(self, length: int, *, seed: int | None = None) -> None:
-        self.length = length
+    def __init__(self, indices: Sequence[int], *, seed: int | None = None) -> None:
+        self.indices = indices
         self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[Index]:
-        order = list(range(self.length))
+        order: Iterable[int] = range(len(self))
         if self.seed is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
-            order = torch.randperm(self.length, generator=generator).tolist()
-        return ((self.epoch, index) for index in order)
+            order = torch.randperm(len(self), generator=generator).tolist()
+        return ((self.epoch, self.indices[n]) for n in order)
 
 
 def train_loader(
@@ -132,14 +132,33 @@ def train_loader(
     there are others. `zoo.data.transforms.to_input` turns pixels into model input.
     """
     count = len(dataset)
-    sampler = EpochSampler(count, seed=seed)
+    sampler = EpochSampler(range(count), seed=seed)
     drop_last = count > batch_size and count % batch_size == 1
     return _loader(dataset, sampler, batch_size, workers, drop_last=drop_last), sampler
 
 
-def eval_loader(dataset: Rows, *, batch_size: int, workers: int = 0) -> Batches:
-    """Return a loader of batches in sample order; iterate with `raising`."""
-    return _loader(dataset, EpochSampler(len(dataset)), batch_size, workers)
+def eval_loader(
+    dataset: Rows, *, batch_size: int, workers: int = 0, positions: Sequence[int] | None = None
+) -> Batches:
+    """Return a loader of batches in sample order; iterate with `raising`.
+
+    Args:
+        dataset: The dataset.
+        batch_size: Images per batch.
+        workers: Number of worker processes.
+        positions: Positions of the images to load, such as from `share_of`; None: all.
+    """
+    wanted = range(len(dataset)) if positions is None else positions
+    return _loader(dataset, EpochSampler(wanted), batch_size, workers)
+
+
+def share_of(count: int, batch_size: int, rank: int, processes: int) -> list[int]:
+    """Return the positions of the images that a process evaluates, out of `count`.
+
+    Whole batches are dealt out in turn, so that each is the one that a single process would compute
+    and rounds as it does there.
+    """
+    return [n for n in range(count) if n // batch_size % processes == rank]
 
 
 def _loader(

@@ -131,9 +131,8 @@ class Features:
 
 
 def train_probe(
-    model: nn.Module,
-    backbone: Backbone,
     recipe: Recipe,
+    num_classes: int,
     *,
     features: Tensor,
     targets: Tensor,
@@ -141,12 +140,11 @@ def train_probe(
     class_weights: Tensor | None,
     listen: Listener,
 ) -> Probe:
-    """Fit a probe and copy its weights into the model's head.
+    """Fit the probe of a run.
 
     Args:
-        model: Its head has one leaf, as `probe_boundary` ensures.
-        backbone: Declares where the head is.
         recipe: The resolved recipe; task, seed and label smoothing are used.
+        num_classes: Number of outputs.
         features: (views * N, C) float32 of the train images as transformed for prediction, then of
             augmented views.
         targets: (N, ...) of the images.
@@ -158,7 +156,6 @@ def train_probe(
         TrainingError: A feature is not finite, or memory is too small.
     """
     views = len(features) // len(targets)
-    (leaf,) = head_leaves(model, backbone).values()
     with out_of_memory_as(
         f"{features.device} has too little memory to fit a probe to "
         f"{count(len(features), 'row')} of {count(features.shape[1], 'feature')}",
@@ -167,7 +164,7 @@ def train_probe(
         probe = fit_probe(
             features,
             torch.cat([targets] * views),
-            len(leaf.get_parameter("bias")),
+            num_classes,
             task=TASKS[recipe.task],
             origin=Origin(
                 images=torch.arange(len(targets)).repeat(views), groups=groups.repeat(views)
@@ -176,7 +173,6 @@ def train_probe(
             label_smoothing=recipe.label_smoothing,
             seed=recipe.seed,
         )
-    _put(model, backbone, probe)
     text = (
         f"probe: {count(len(features), 'row')} of {count(features.shape[1], 'feature')}, penalty "
         f"{probe.penalty:.3g}; cross-validation: accuracy {probe.accuracy:.2%}, "
@@ -186,14 +182,15 @@ def train_probe(
     return probe
 
 
-def measure_probe(probe: Probe, features: Tensor, targets: Tensor, task: Task) -> Metrics:
-    """Compute the metrics of a probe from features (N, C) and targets (N, ...)."""
-    return task.measure(probe.logits(features).cpu(), targets)
-
-
 @torch.no_grad()
-def _put(model: nn.Module, backbone: Backbone, probe: Probe) -> None:
+def set_head(model: nn.Module, backbone: Backbone, probe: Probe) -> None:
+    """Copy the weights of a probe into the head, whose only leaf is as `probe_boundary` ensures."""
     (leaf,) = head_leaves(model, backbone).values()
     for name, value in (("weight", probe.weight), ("bias", probe.bias)):
         parameter = leaf.get_parameter(name)
         parameter.copy_(value.view_as(parameter))
+
+
+def measure_probe(probe: Probe, features: Tensor, targets: Tensor, task: Task) -> Metrics:
+    """Compute the metrics of a probe from features (N, C) and targets (N, ...)."""
+    return task.measure(probe.logits(features).cpu(), targets)

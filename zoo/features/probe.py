@@ -67,6 +67,10 @@ class Probe:
         """Compute logits (N, classes) from features (N, C), float32."""
         return torch.nn.functional.linear(features, self.weight, self.bias)
 
+    def to(self, device: torch.device | str) -> Probe:
+        """Return it with its weights on that device."""
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,13 @@ def choose_device(name: str) -> torch.device:
             f"there is: {', '.join(available)}"
         )
     return torch.device(name)
+
+
+def own_gpu() -> None:
+    """Make the GPU of this process's local rank the current one, if there are several processes."""
+    rank = int(os.environ.get("LOCAL_RANK", -1))
+    if rank >= 0 and torch.cuda.is_available():
+        torch.cuda.set_device(rank % torch.cuda.device_count())
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -109,10 +110,11 @@ def decide_early(decide: Callable[[], T]) -> T:
     return cast(T, decided)
 
 
-def exchange(value: T) -> list[T]:
+def exchange(value: T, *, patience: timedelta | None = None) -> list[T]:
     """Return the values of all processes, by rank; every process must call this.
 
-    Before there is an accelerator, values must be JSON-serialisable.
+    Before there is an accelerator, values must be JSON-serialisable, and a process waits for the
+    others for as long as `patience` says; default: that of torch's store, five minutes.
     """
     if dist.is_available() and dist.is_initialized():
         values: list[Any] = [None] * dist.get_world_size()
@@ -124,21 +126,28 @@ def exchange(value: T) -> list[T]:
     store, rank, processes = launched
     turn = next(_TURNS)
     store.set(f"zoo/{turn}/{rank}", json.dumps(value))
+    if patience is not None:
+        store.wait([f"zoo/{turn}/{each}" for each in range(processes)], patience)
     return [json.loads(store.get(f"zoo/{turn}/{each}")) for each in range(processes)]
 
 
 def is_main() -> bool:
     """Return whether this is the first or only process; works before there is an accelerator."""
+    return rank_and_count()[0] == 0
+
+
+def rank_and_count() -> tuple[int, int]:
+    """Return this process' rank and the number of all; works before there is an accelerator."""
     if dist.is_available() and dist.is_initialized():
-        return dist.get_rank() == 0
+        return dist.get_rank(), dist.get_world_size()
     launched = _launched()
-    return launched is None or launched[1] == 0
+    return (0, 1) if launched is None else launched[1:]
 
 
-def together(do: Callable[[], T]) -> T:
+def together(do: Callable[[], T], *, patience: timedelta | None = None) -> T:
     """Return the result of `do` in this process; a ZooError in any process is raised in all.
 
-    Otherwise the other processes would wait for one that has ended.
+    Otherwise the other processes would wait for one that has ended. `patience` is as in `exchange`.
     """
     done: T | None = None
     failure: ZooError | None = None
@@ -146,7 +155,7 @@ def together(do: Callable[[], T]) -> T:
         done = do()
     except ZooError as error:
         failure = error
-    everywhere = exchange(_shareable(failure))
+    everywhere = exchange(_shareable(failure), patience=patience)
     if len(everywhere) == 1 and failure is not None:
         raise failure
     failed = {str(rank): each for rank, each in enumerate(everywhere) if each is not None}
@@ -164,6 +173,28 @@ def together(do: Callable[[], T]) -> T:
         for text, ranks in ranks_of.items()
     )
     raise _shared(kind, text, "; ".join(hints) or None) from failure
+
+
+def local_main_first(accelerator: Accelerator, do: Callable[[], T]) -> T:
+    """Like `together`, but one process of each machine does it before the others begin.
+
+    These then find what it has cached.
+    """
+    done: T | None = None
+    failure: ZooError | None = None
+    if accelerator.is_local_main_process:
+        try:
+            done = do()
+        except ZooError as error:
+            failure = error
+    exchange(None)
+
+    def rest() -> T:
+        if failure is not None:
+            raise failure
+        return cast(T, done) if accelerator.is_local_main_process else do()
+
+    return together(rest)
 
 
 def in_any(flag: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from zoo.data.transforms import (
 from zoo.errors import CacheError
 from zoo.events import EpochEnd, Listener, Note, Progress, epoch_metrics
 from zoo.features.engine import check_loads, choose_engine
-from zoo.features.extract import Features, measure_probe, train_probe
+from zoo.features.extract import Features, measure_probe, set_head, train_probe
 from zoo.features.growth import MOST_WORK, measure_growth
 from zoo.features.invariance import measure_change
 from zoo.features.probe import Origin, Probe, fit_probe
@@ -281,13 +281,16 @@ class _Probing:
             val_features = self._features.of(images.val, 0, store, "val features")
         targets, val_targets = images.plain.targets, images.val.targets
         if plan.recipe.views:
-            plain_probe = fit_probe(
-                features,
-                targets,
-                self._num_classes,
-                task=self._task,
-                origin=Origin(images=torch.arange(len(targets)), groups=self._groups),
-                seed=plan.recipe.seed,
+            plain_probe = self._on_main(
+                partial(
+                    fit_probe,
+                    features,
+                    targets,
+                    self._num_classes,
+                    task=self._task,
+                    origin=Origin(images=torch.arange(len(targets)), groups=self._groups),
+                    seed=plan.recipe.seed,
+                )
             )
         else:
             probe = plain_probe = self._fit(features, targets)
@@ -361,16 +364,26 @@ class _Probing:
         )
 
     def _fit(self, features: Tensor, targets: Tensor) -> Probe:
-        return train_probe(
-            self._prepared.model,
-            self._prepared.backbone,
-            self._prepared.plan.recipe,
-            features=features,
-            targets=targets,
-            groups=self._groups,
-            class_weights=self._class_weights,
-            listen=self._listen,
+        """Fit a probe, and make it the model's head."""
+        probe = self._on_main(
+            partial(
+                train_probe,
+                self._prepared.plan.recipe,
+                self._num_classes,
+                features=features,
+                targets=targets,
+                groups=self._groups,
+                class_weights=self._class_weights,
+                listen=self._listen,
+            )
         )
+        set_head(self._prepared.model, self._prepared.backbone, probe)
+        return probe
+
+    def _on_main(self, fit: Callable[[], Probe]) -> Probe:
+        """Return the probe that the main process fits, on the device of this one."""
+        accelerator = self._prepared.accelerator
+        return decide_on_main(accelerator, lambda: fit().to("cpu")).to(accelerator.device)
 
     def _calibrate(
         self, probe: Probe, targets: Tensor, val_features: Tensor | None, val_targets: Tensor
@@ -546,23 +559,31 @@ class _Probing:
 def _image_loaders(
     prepared: Prepared, images: _Images, stores: Stores, listen: Listener
 ) -> Loaders:
-    """Return loaders of images from files, which are decoded once if they fit into the cache."""
+    """Return loaders of images from files, which are decoded once if they fit into the cache.
+
+    One process of each machine fills the cache; the others read it from then on.
+    """
     recipe, accelerator = prepared.plan.recipe, prepared.accelerator
+    fills = accelerator.is_local_main_process
     for dataset, transform in ((images.views, images.augmented), (images.val, images.seen)):
         decoded = dataset.decoded
-        decoded.store = image_store(transform.prepare, decoded.keys, recipe, stores, listen)
+        cache = partial(image_store, transform.prepare, decoded.keys, recipe, stores, listen)
         progress = partial(_say_progress, listen)
+        if fills:
+            decoded.store = cache()
         try:
             together(partial(decoded.fill, progress))
         except CacheError as error:
             listen(Note(text=f"images are not cached any further: {error}", warning=True))
+        if not fills:
+            decoded.store = cache()
     return image_loaders(
         images.views,
         images.val,
         prepared.plan.preprocess,
         batch_size=prepared.plan.recipe.batch_size or 1,
         workers=recipe.workers or 0,
-        device=accelerator.device,
+        accelerator=accelerator,
     )
 
 

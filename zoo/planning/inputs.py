@@ -14,6 +14,7 @@ from zoo.data.check import (
     Examined,
     examine_files,
     examined_store,
+    remember,
     sizes_of,
     warn_of,
 )
@@ -26,6 +27,7 @@ from zoo.errors import RecipeError, SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
 from zoo.io.files import expand
 from zoo.io.text import count
+from zoo.machine.processes import is_main, rank_and_count
 from zoo.models.size import needs_resizing
 from zoo.models.variant import variant
 from zoo.planning.config import Resolver
@@ -65,6 +67,8 @@ def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
 def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
     """Read and split the recipe's images; without `data`, the demo's.
 
+    With several processes, what it learns of each file is cached for the others.
+
     Args:
         recipe: Says where the images are, and how to split them.
         listen: Called with a `Note` on each problem of the data.
@@ -85,6 +89,8 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
         def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
             remembered = known if recipe.cache_size else None
             examined.update(examine_files(files, remembered))
+            if remembered is not None and rank_and_count()[1] > 1:
+                remember(remembered, examined.values())
             return {file: examined[file].verdict for file in files}
 
         splits = read_splits(
@@ -95,7 +101,8 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
             strict=recipe.strict,
             scan=scan,
         )
-    warned = warn_of(splits, examined, channels=channels)
+    # The main process speaks for all, and comparing all images takes a while.
+    warned = warn_of(splits, examined, channels=channels) if is_main() else []
     advice = []
     if warned:
         same = "" if recipe.group_by is None else " (with the same `group_by`)"

@@ -21,7 +21,13 @@ from zoo.events import Listener, Note
 from zoo.features.engine import check_engine
 from zoo.io.files import exists, expand
 from zoo.machine.device import choose_device, choose_precision, place
-from zoo.machine.processes import decide_on_main, make_accelerator, overruled_settings, together
+from zoo.machine.processes import (
+    decide_on_main,
+    local_main_first,
+    make_accelerator,
+    overruled_settings,
+    together,
+)
 from zoo.models.build import build_from
 from zoo.models.depth import Depths, depths
 from zoo.models.replay import Boundary
@@ -199,7 +205,8 @@ def _gather(
     )
     decide_for_demo(resolver, backbone, listen)
     backbone, preprocess = as_asked(backbone, resolver.recipe, listen)
-    splits = together(partial(read_data, resolver.recipe, listen, channels=preprocess.channels))
+    read = partial(read_data, resolver.recipe, listen, channels=preprocess.channels)
+    splits = local_main_first(accelerator, read)
     check_same_data(accelerator, splits)
     return Inputs(
         folder=folder,

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,10 @@ class Begun:
     unreadable: int = 0
 
 
+#: How many rows there are already, and a function that writes the next one.
+Appending = tuple[Begun, Callable[[str, Prediction | Unreadable], None]]
+
+
 def job_of(run: Run, options: Mapping[str, Any], inputs: str, engine: str) -> Job:
     """Return the job of a run, with the options and inputs that are asked for."""
     # The metadata has what a prediction depends on besides the weights, such as the temperature.
@@ -98,7 +103,7 @@ def engine_of(out: Path) -> str | None:
 @contextmanager
 def writing(
     out: Path, job: Job, names: Sequence[str], layout: Layout, *, resume: bool
-) -> Iterator[tuple[Begun, Callable[[str, Prediction | Unreadable], None]]]:
+) -> Iterator[Appending]:
     """Write a file of predictions; when the context ends without an error, the file is complete.
 
     With an error, the rows that were written remain, and can be continued.
@@ -117,22 +122,92 @@ def writing(
         RunError: The file exists or can't be written, another process writes it, there is an
             unfinished one and `resume` is not set, or it was begun with something else.
     """
+    finish = partial(_finish, out, [out], layout)
+    with _appending(out, job, names, layout, resume=resume, finish=finish) as appending:
+        yield appending
+
+
+@contextmanager
+def writing_share(
+    out: Path,
+    job: Job,
+    names: Sequence[str],
+    layout: Layout,
+    *,
+    rank: int,
+    processes: int,
+    resume: bool,
+) -> Iterator[Appending]:
+    """Write the rows of one of several processes; `join_shares` makes the file of them.
+
+    Args:
+        out: The file of all processes, which must not exist.
+        job: What is asked for.
+        names: Names of the images of this process, in order.
+        layout: What rows have.
+        rank: Number of this process, from 0.
+        processes: Number of processes.
+        resume: Continue the unfinished rows of this process, if there are any.
+
+    Yields, Raises:
+        As `writing`.
+    """
+    _check_new(out)
+    share = share_of(out, rank, processes)
+    with _appending(share, job, names, layout, resume=resume) as appending:
+        yield appending
+
+
+def join_shares(out: Path, processes: int, layout: Layout) -> None:
+    """Join the rows that all processes have written into the file, and delete their files.
+
+    Raises:
+        RunError: The file can't be written.
+    """
+    shares = [share_of(out, rank, processes) for rank in range(processes)]
+    if missing := [rank for rank, share in enumerate(shares) if not exists(_partial(share))]:
+        raise RunError(
+            f"the rows of process {missing[0]} are not in {out.parent}",
+            hint="name a file in a folder that all processes see",
+        )
+    try:
+        _finish(out, shares, layout)
+    except OSError as error:
+        raise RunError(
+            f"can't write {out}: {error.strerror or error}", hint="`resume` continues"
+        ) from error
+
+
+def share_of(out: Path, rank: int, processes: int) -> Path:
+    """Return the file of one of several processes, which is only ever an unfinished one."""
+    return out.with_name(f"{out.stem}.{rank}-of-{processes}{out.suffix}")
+
+
+@contextmanager
+def _appending(
+    out: Path,
+    job: Job,
+    names: Sequence[str],
+    layout: Layout,
+    *,
+    resume: bool,
+    finish: Callable[[], None] | None = None,
+) -> Iterator[Appending]:
     check_format(out)
-    partial = _partial(out)
+    rows = _partial(out)
     try:
         if not out.parent.is_dir():
             raise RunError(f"can't write {out}: there is no folder {out.parent}")
-        with _locked(partial):
+        with _locked(rows):
             begun = _begin(out, job, names, resume=resume)
-            with partial.open("ab") as file:
+            with rows.open("ab") as file:
                 yield begun, lambda name, found: write_jsonl_row(as_row(name, found, layout), file)
-            _finish(out, layout)
+            if finish is not None:
+                finish()
     except OSError as error:
         raise RunError(
             f"can't write {out}: {error.strerror or error}",
-            hint=f"the rows so far are in {partial}; `resume` continues"
-            if exists(partial)
-            else None,
+            hint=f"the rows so far are in {rows}; `resume` continues" if exists(rows) else None,
         ) from error
 
 
@@ -162,29 +237,33 @@ def _locked(partial: Path) -> Iterator[None]:
 
 def _begin(out: Path, job: Job, names: Sequence[str], *, resume: bool) -> Begun:
     """Create the unfinished file, or cut an earlier one after its last whole row."""
-    partial, state = _partial(out), _state(out)
-    if os.path.lexists(out):
-        raise RunError(
-            f"{out} exists already; zoo does not overwrite predictions",
-            hint="delete it, or name another file",
-        )
-    if not os.path.lexists(partial):
+    rows, state = _partial(out), _state(out)
+    _check_new(out)
+    if not os.path.lexists(rows):
         with replacing(state) as beside:
             beside.write_text(json.dumps(_content(job)), encoding="utf-8")
-        partial.touch()
+        rows.touch()
         return Begun()
     if not resume:
         raise RunError(
-            f"{partial} is an unfinished prediction",
+            f"{rows} is an unfinished prediction",
             hint="`resume` continues it; to start again, delete it",
         )
     before, now = _read_state(state), _content(job)
     if differs := [name for name, value in now.items() if before.get(name) != value]:
         raise RunError(
-            f"{partial} was begun with other {_differing(differs, before, now)}",
+            f"{rows} was begun with other {_differing(differs, before, now)}",
             hint="continue with the same, or delete it to start again",
         )
-    return _cut(partial, names)
+    return _cut(rows, names)
+
+
+def _check_new(out: Path) -> None:
+    if os.path.lexists(out):
+        raise RunError(
+            f"{out} exists already; zoo does not overwrite predictions",
+            hint="delete it, or name another file",
+        )
 
 
 def _content(job: Job) -> dict[str, Any]:
@@ -226,16 +305,31 @@ def _cut(partial: Path, names: Sequence[str]) -> Begun:
     return Begun(rows=rows, unreadable=unreadable)
 
 
-def _finish(out: Path, layout: Layout) -> None:
-    """Turn the rows into the file."""
-    partial = _partial(out)
-    if out.suffix == ".jsonl":
-        with partial.open("rb+") as file:
+def _finish(out: Path, files: Sequence[Path], layout: Layout) -> None:
+    """Turn the rows of one or several unfinished files into the file."""
+    partials = [_partial(file) for file in files]
+    if out.suffix == ".jsonl" and len(partials) == 1:
+        with partials[0].open("rb+") as file:
             os.fsync(file.fileno())
-        partial.rename(out)
+        partials[0].rename(out)
     else:
-        write = write_csv if out.suffix == ".csv" else write_parquet
-        with replacing(out) as beside, partial.open("rb") as lines:
-            write(map(json.loads, lines), layout, beside)
-        partial.unlink()
-    _state(out).unlink(missing_ok=True)
+        with replacing(out) as beside:
+            _WRITERS[out.suffix](map(json.loads, _lines(partials)), layout, beside)
+    for file in files:
+        _partial(file).unlink(missing_ok=True)
+        _state(file).unlink(missing_ok=True)
+
+
+def _lines(files: Iterable[Path]) -> Iterator[bytes]:
+    for each in files:
+        with each.open("rb") as lines:
+            yield from lines
+
+
+def _write_jsonl(rows: Iterable[Mapping[str, Any]], layout: Layout, path: Path) -> None:
+    with path.open("wb") as file:
+        for row in rows:
+            write_jsonl_row(row, file)
+
+
+_WRITERS = {".jsonl": _write_jsonl, ".csv": write_csv, ".parquet": write_parquet}

@@ -67,7 +67,8 @@ def all_logits(
 ) -> Tensor:
     """Compute logits like `predict_logits`, where `compute` maps a batch's inputs to logits.
 
-    `say` is called with a warning if the batch size had to be reduced for lack of memory.
+    `say` is called with a warning if the batch size had to be reduced for lack of memory. Without
+    batches, the result is (0, 0).
     """
     model.eval()
     device = next(model.parameters()).device
@@ -83,4 +84,4 @@ def all_logits(
             say=say,
         )
         logits.append(rows)
-    return torch.cat(logits)
+    return torch.cat(logits) if logits else torch.empty(0, 0)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from zoo.backbone import Preprocess
 from zoo.cache import Store
-from zoo.data.dataset import Batches, EpochSampler, ImageDataset, eval_loader, train_loader
+from zoo.data.dataset import (
+    Batches,
+    EpochSampler,
+    ImageDataset,
+    eval_loader,
+    share_of,
+    train_loader,
+)
 from zoo.data.transforms import to_input
 from zoo.features.rows import CachedDataset
 from zoo.models.replay import Boundary, replay
@@ -28,7 +36,9 @@ class Loaders:
     Attributes:
         train: Shuffled batches of (inputs, targets (N, ...)).
         sampler: Sampler of `train`; its `epoch` is set before each epoch.
-        val: Batches for validation, in order.
+        val: Batches for validation: those of this process, in order.
+        val_positions: Position in the val split of each image of `val`.
+        val_targets: (N, ...), of all val images.
         outputs: `(forward, inputs) -> output of forward`.
         image_size: (height, width) of the images; None if the inputs are not images.
     """
@@ -36,6 +46,8 @@ class Loaders:
     train: Batches
     sampler: EpochSampler
     val: Batches
+    val_positions: Sequence[int]
+    val_targets: Tensor
     outputs: Callable[[Forward, Tensor], Any]
     image_size: tuple[int, int] | None
 
@@ -47,18 +59,25 @@ def image_loaders(
     *,
     batch_size: int,
     workers: int,
-    device: torch.device,
+    accelerator: Accelerator,
 ) -> Loaders:
-    """Create loaders of images, which pass through the whole network."""
+    """Create loaders of images, which pass through the whole network.
+
+    Several processes share the val images.
+    """
     batches, sampler = train_loader(train, batch_size=batch_size, seed=train.seed, workers=workers)
+    val_batch = eval_batch_size(preprocess)
+    positions = share_of(len(val), val_batch, accelerator.process_index, accelerator.num_processes)
 
     def outputs(forward: Forward, pixels: Tensor) -> Any:
-        return forward(to_input(pixels, preprocess, device))
+        return forward(to_input(pixels, preprocess, accelerator.device))
 
     return Loaders(
         train=batches,
         sampler=sampler,
-        val=eval_loader(val, batch_size=eval_batch_size(preprocess), workers=workers),
+        val=eval_loader(val, batch_size=val_batch, workers=workers, positions=positions),
+        val_positions=positions,
+        val_targets=val.targets,
         outputs=outputs,
         image_size=preprocess.height_width,
     )
@@ -94,6 +113,8 @@ def activation_loaders(
             batch_size=eval_batch_size(val.decoded.prepare.preprocess),
             workers=0,
         ),
+        val_positions=range(len(val)),
+        val_targets=val.targets,
         outputs=outputs,
         image_size=None,
     )

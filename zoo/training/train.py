@@ -181,7 +181,13 @@ def _validate(loop: Loop) -> _Result:
 def _measure(loop: Loop) -> _Result:
     setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
     measure = partial(
-        validate, setup.model, setup.loaders, loop.validated, setup.task, loop.control.listen
+        validate,
+        setup.model,
+        setup.loaders,
+        loop.validated,
+        setup.task,
+        setup.accelerator,
+        loop.control.listen,
     )
     val, share = measure(), 1.0
     if val.images and not math.isfinite(val.loss):
