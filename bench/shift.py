@@ -163,6 +163,9 @@ def write(records: Sequence[Record], page: Path = PAGE) -> None:
     records = sorted(records, key=lambda record: order[record["set"]])
     kinds = (AS_IT_IS, *EDITS)
 
+    def count(ps: Sequence[float]) -> str:
+        return f"{sum(p < SHIFTED for p in ps)} of {len(ps)}" if ps else "-"
+
     def cell(found: Record | None) -> str:
         if found is None:
             return "-"
@@ -174,16 +177,15 @@ def write(records: Sequence[Record], page: Path = PAGE) -> None:
             r["set"],
             f"{r['val']} / {r['test']}",
             *(cell(r["shifts"][kind]) for kind in kinds),
-            f"{sum(p < SHIFTED for p in r['random'])} of {len(r['random'])}",
+            count(r["random"]),
         ]
         for r in records
     ]
     totals = []
     for kind in kinds:
         told = [r["shifts"][kind] for r in records if r["shifts"][kind]]
-        totals.append(f"{sum(one['p'] < SHIFTED for one in told)} of {len(told)}")
-    alarms = [p < SHIFTED for r in records for p in r["random"]]
-    rows.append(["warned of", "", *totals, f"{sum(alarms)} of {len(alarms)}"])
+        totals.append(count([one["p"] for one in told]))
+    rows.append(["warned of", "", *totals, count([p for r in records for p in r["random"]])])
     replace_between(page, START, table(["set", "val / test", *kinds, "random splits"], rows))
 
 

@@ -18,6 +18,7 @@ from .plugins import backbones
 from .recipe import Recipe
 from .report.again import write_report
 from .runs.read import Prediction, Run, load
+from .runs.transfer import Transfer
 
 __all__ = [
     "Backbone",
@@ -37,6 +38,7 @@ __all__ = [
     "RunComparison",
     "Sample",
     "Stopped",
+    "Transfer",
     "Weights",
     "ZooError",
     "allocator",

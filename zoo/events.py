@@ -1,6 +1,8 @@
 """Events of a run, passed to `zoo.finetune(..., listen=...)` in the order in which they happen.
 
-`zoo.Plan` is an event too: what is known before training, passed once, before `RunStart`.
+`zoo.Plan` is an event too: what is known before training, passed once, before `RunStart`. So is
+`zoo.Transfer`, which completes it: whether pretrained features help, as a new run measures after
+`RunStart` and before it trains, unless it has no probe or starts from random weights.
 
 A listener is a function that takes one event. An exception that it raises ends the run with an
 error; KeyboardInterrupt ends it as Ctrl-C does, with a checkpoint of the last epoch.

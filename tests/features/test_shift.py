@@ -14,7 +14,7 @@ from zoo.runs.read import read_info
 from zoo.runs.scores import Scores
 from zoo.tasks import MULTI_LABEL, SINGLE_LABEL
 
-CENTRES = 3 * torch.randn(3, 50, generator=torch.Generator().manual_seed(9))
+CENTRES = 3 * torch.randn(12, 50, generator=torch.Generator().manual_seed(9))
 
 
 def drawn(
@@ -81,6 +81,14 @@ def test_classes_that_are_on_one_side_do_not_count():
         )
         is None
     )
+
+
+@pytest.mark.parametrize(("images", "measured"), [(1, False), (12, True)])
+def test_where_images_can_not_change_places_nothing_is_measured(images, measured):
+    """One val image of each of 12 classes, and one or several test images, moved far away."""
+    known, test = drawn("val", (1,) * 12, 0), drawn("test", (images,) * 12, 1, moved=9)
+    found = measure_shift(known, test, SINGLE_LABEL, seed=0)
+    assert (found is not None and found.found) is measured
 
 
 def test_label_sets_are_strata():

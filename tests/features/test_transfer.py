@@ -9,10 +9,10 @@ from zoo.features.probe import fit_probe, out_of_fold
 from zoo.features.transfer import (
     Chosen,
     choose_images,
-    describe_transfer,
     measure_transfer,
     some_of_each,
 )
+from zoo.runs.transfer import describe_transfer
 from zoo.tasks import MULTI_LABEL, SINGLE_LABEL
 
 

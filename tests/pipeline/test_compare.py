@@ -194,9 +194,30 @@ def test_the_verdict_is_in_the_runs_file_and_card(split_photos):
 
 @pytest.mark.medium
 def test_without_pretrained_weights_there_is_no_verdict(split_photos):
-    run, notes, _ = hear(split_photos, "run", **{**QUICK, "train": "probe"})
+    run, _, computed = hear(split_photos, "run", **{**QUICK, "train": "probe"})
     assert run.info.transfer is None
-    assert any("random weights" in note for note in notes)
+    assert computed["features"]
+    assert not computed["features of random weights"]
+
+
+@pytest.mark.medium
+def test_the_verdict_completes_the_plan_and_is_in_that_of_a_resumed_run(split_photos):
+    events, later = [], []
+
+    def stop(event):
+        events.append(event)
+        if isinstance(event, EpochEnd):
+            raise KeyboardInterrupt
+
+    with pytest.raises(zoo.Stopped):
+        zoo.finetune(split_photos, out="run", listen=stop, **start(train="probe+finetune"))
+    plan, found = (next(e for e in events if isinstance(e, t)) for t in (zoo.Plan, zoo.Transfer))
+    assert plan.transfer is None
+    assert events.index(plan) < events.index(found) < len(events) - 1
+    run = zoo.resume("run", listen=later.append)
+    assert [event.transfer for event in later if isinstance(event, zoo.Plan)] == [found]
+    assert not any(isinstance(event, zoo.Transfer) for event in later)
+    assert run.info.transfer == found
 
 
 @pytest.mark.parametrize("change", [{"p": 2.0}, {"images": 0}, {"helps": "yes"}, {"more": 1}])

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import zoo
-from tests.conftest import COLOURS, QUICK, save_photo
+from tests.conftest import COLOURS, IN_TWO, QUICK, save_photo
 from zoo.cli import main
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
@@ -186,3 +186,36 @@ def test_killed_folds_go_on_to_the_same_result(films, result, tmp_path, name, ca
     assert again.info.temperature == result.info.temperature
     for tensor_name, tensor in again.model.state_dict().items():
         assert tensor.equal(result.model.state_dict()[tensor_name])
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one_also_after_a_kill(films, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    fields = {**FIELDS, "train": "probe"}
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.replace("{fields}", repr(fields)))
+
+    def launched(how, calls, out):
+        """Start a run, in which each process dies when it executes another run for that time."""
+        command = [*how, str(script), "execute", str(calls), str(films), str(out)]
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert launched([sys.executable], 9, one).returncode == 0
+    assert launched(IN_TWO, 2, two).returncode != 0
+    assert zoo.load(two / "folds" / "1").path.is_dir()
+    assert not (two / "folds.parquet").exists()
+    resumed = subprocess.run(
+        [*IN_TWO, "-m", "zoo", "finetune", "--resume", str(two)], capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert len([line for line in resumed.stdout.splitlines() if line.startswith("predict ")]) == 1
+    found, expected = (read_columns(each / "folds.parquet") for each in (two, one))
+    for name in ("name", "label", "fold", "group"):
+        assert list(found[name]) == list(expected[name])
+    for name in ("p_green", "p_red"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-3)
+    runs = [zoo.load(each) for each in (two, one)]
+    assert runs[0].info.temperature == pytest.approx(runs[1].info.temperature, rel=1e-2)
+    assert runs[0].info.figures.keys() == runs[1].info.figures.keys()
+    assert {finding.state for finding in zoo.verify(two)} == {"ok"}

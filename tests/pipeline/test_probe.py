@@ -210,6 +210,8 @@ def test_the_commands_take_a_probes_run(split_photos):
     asked = flags({**start(train="probe"), "data": split_photos, "out": "run"})
     result = CliRunner().invoke(main, ["finetune", *asked])
     assert result.exit_code == 0, result.output
+    # The plan says that it follows, and then it does.
+    assert len([line for line in result.output.splitlines() if line.startswith("transfer ")]) == 2
     assert "the probe" in Path("run/README.md").read_text()
     evaluated = CliRunner().invoke(main, ["evaluate", "run", "--format", "json"])
     assert evaluated.exit_code == 0, evaluated.output
@@ -230,6 +232,8 @@ def test_a_dry_run_writes_nothing_at_all(split_photos, train, monkeypatch):
     asked = flags({**fields, "data": split_photos})
     result = CliRunner().invoke(main, ["finetune", "--dry-run", *asked])
     assert result.exit_code == 0, result.output
+    (row,) = [line for line in result.output.splitlines() if line.startswith("transfer ")]
+    assert ("not measured" in row) is (train == "finetune")
     assert not home.exists()
     assert sorted(Path().rglob("*")) == before
 

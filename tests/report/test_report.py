@@ -219,7 +219,7 @@ def test_a_failing_report_does_not_lose_the_run(photos, tmp_path, monkeypatch):
 
 def test_a_model_file_alone_needs_data(run, tmp_path):
     alone = shutil.copy(run / "model.safetensors", tmp_path)
-    with pytest.raises(RunError, match="predictions"):
+    with pytest.raises(RunError, match=r"predictions\.parquet"):
         zoo.write_report(alone)
 
 

@@ -57,8 +57,12 @@ def test_a_split_that_there_is_not_is_refused(run):
 
 @pytest.mark.medium
 def test_each_split_is_measured(run, split_photos, photos, tmp_path):
-    assert run.evaluate(split="train").images == 24
-    assert run.evaluate(split="all").images == 36
+    for split, images in (("train", 24), ("all", 36)):
+        found = run.evaluate(split=split)
+        assert found.images == images
+        # The run has learnt from them.
+        assert [issue.kind for issue in found.issues] == ["note"]
+    assert not run.evaluate().issues
     root = shutil.copytree(split_photos, tmp_path / "data")
     shutil.copytree(photos, root / "test")
     for split, images in (("val", 12), ("train", 24), ("test", 30), ("all", 66)):

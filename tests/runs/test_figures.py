@@ -351,5 +351,5 @@ def test_a_run_no_better_than_its_baseline_is_red_and_not_called_best(tmp_path, 
     assert ", the best" not in Path("run/README.md").read_text()
     again = zoo_("evaluate", "run").output
     assert "\x1b[1;31m" in again
-    with pytest.warns(UserWarning, match="val accuracy"):
+    with pytest.warns(UserWarning, match=re.escape(doubt(figure, "val"))):
         zoo.finetune(root, out="again", **QUICK)

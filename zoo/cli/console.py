@@ -33,6 +33,7 @@ from zoo.models.variant import options_text
 from zoo.planning import Plan
 from zoo.recipe import Recipe
 from zoo.runs.figures import interval, wilson
+from zoo.runs.transfer import Transfer, describe_transfer, why_not_measured
 from zoo.runs.write import REPORT
 from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
 
@@ -125,6 +126,8 @@ class TrainingConsole:
                 self._baseline, self._val_images = event.baseline.value, event.val_images
                 self._epoch_columns = []
                 self._plan(event)
+            case Transfer():
+                self._complete_plan(event)
             case Done():
                 self._done(event)
             case StepEnd():
@@ -198,6 +201,7 @@ class TrainingConsole:
                 if plan.val_images
                 else ("kept", "the last epoch, as there are no val images")
             ),
+            ("transfer", _transfer(plan)),
             ("device", f"{plan.device}, {recipe.precision}"),
             *([("allocator", plan.allocator)] if self._verbose else []),
             ("run folder", str(plan.out)),
@@ -209,6 +213,16 @@ class TrainingConsole:
         if self._verbose:
             print_table(_SETTING_COLUMNS, _settings(plan), console=self.out)
             self.say("")
+
+    def _complete_plan(self, found: Transfer) -> None:
+        """Print the row of the plan that is measured after the others."""
+        print_facts(
+            [("transfer", describe_transfer(found))],
+            console=self.out,
+            least=len("run folder"),
+            style=None if found.helps else "bold yellow",
+        )
+        self.say("")
 
     def _done(self, event: Done) -> None:
         if self._progress.disable:
@@ -320,6 +334,14 @@ def _augmentation(recipe: Recipe) -> str:
     if not open_ones:
         return f"{recipe.augment} augmentation"
     return f"{recipe.augment} augmentation; {' and '.join(open_ones)} if labels survive them"
+
+
+def _transfer(plan: Plan) -> str:
+    """Describe whether pretrained features help, as far as it is known before the run starts."""
+    if plan.transfer is not None:
+        return describe_transfer(plan.transfer)
+    reason = why_not_measured(plan.recipe)
+    return "measured by a probe, before training" if reason is None else f"not measured: {reason}"
 
 
 def _settings(plan: Plan) -> list[tuple[str, ...]]:

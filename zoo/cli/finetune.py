@@ -221,7 +221,8 @@ def command(
             if not dry_run and (
                 of_folds := _on_folds(made, given, out, resume, listen, allow_changed, report)
             ):
-                console.result(of_folds)
+                if is_main():
+                    console.result(of_folds)
                 return
             if resume is not None:
                 checkpoint = find_run(folder, allow_new=resume == "auto")

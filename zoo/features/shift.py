@@ -10,7 +10,7 @@ from zoo.data.split import group_indices
 from zoo.features.probe import FOLDS
 from zoo.features.transfer import some_of_each
 from zoo.runs.scores import Scores
-from zoo.runs.shift import Shift
+from zoo.runs.shift import SHIFTED, Shift
 from zoo.tasks import Task
 
 #: Maximum number of images of each set, and minimum.
@@ -41,7 +41,8 @@ def measure_shift(known: Scores, test: Scores, task: Task, *, seed: int) -> Shif
         seed: Determines folds, permutations, and which images are used of many.
 
     Returns:
-        None if the sets have too few images in common classes.
+        None if the sets have too few images in common classes, or so few that can change places,
+        as with one val image of each class, that no p-value could be below `SHIFTED`.
     """
     sets = (known, test)
     chosen = [some_of_each(task.strata(each.targets), MOST_IMAGES, seed) for each in sets]
@@ -58,6 +59,8 @@ def measure_shift(known: Scores, test: Scores, task: Task, *, seed: int) -> Shif
     random = torch.Generator().manual_seed(derive_seed(seed, "shift"))
     fold = _folds(in_test, strata, groups, random)
     labels = _permuted(in_test, FOLDS * strata + fold, groups, random)
+    if torch.unique(labels, dim=1).shape[1] <= 1 / SHIFTED:
+        return None
     centred = torch.nn.functional.one_hot(strata).double()
     means = centred / centred.sum(dim=0)
 

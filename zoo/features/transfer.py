@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.data.dataset import derive_seed
 from zoo.features.probe import out_of_fold
 from zoo.runs.transfer import Transfer
-from zoo.tasks import Task, metric_label
+from zoo.tasks import Task
 from zoo.tasks.paired import SIGNIFICANT, class_balance, paired_p
 
 #: Maximum number of images before fine-tuning, which takes at least 20 times as long for each.
@@ -140,26 +140,4 @@ def measure_transfer(
         p=p,
         helps=p < SIGNIFICANT and values[0] > max(values[1:]),
         metric=shown,
-    )
-
-
-def describe_transfer(transfer: Transfer) -> str:
-    """Describe the verdict in a sentence, with what to do if pretrained features do not help."""
-    name = metric_label(transfer.metric)
-    figures = (
-        f"{name} {transfer.pretrained:.0%} against {transfer.random:.0%} with random weights and "
-        f"{transfer.baseline:.0%} without features (a probe cross-validated on {transfer.images} "
-        f"train images of {transfer.classes} classes, p = {transfer.p:.2g})"
-    )
-    if transfer.helps:
-        return f"pretrained features help here: {figures}"
-    if transfer.pretrained > max(transfer.random, transfer.baseline):
-        advice = "the difference may be chance, with so few images"
-    elif transfer.random > transfer.baseline:
-        advice = "the images differ from those of pretraining"
-    else:
-        advice = "no features separate the classes: check the labels with `zoo data check`"
-    return (
-        f"pretrained features do not clearly help here: {figures}; {advice}; consider fine-tuning "
-        f"all layers, more images, or another backbone (`zoo compare`)"
     )

@@ -31,6 +31,7 @@ from zoo.runs.folder import open_folder
 from zoo.runs.folds import has_folds
 from zoo.runs.read import Run, load
 from zoo.training.setup import Control
+from zoo.training.snapshot import Snapshot
 from zoo.training.state import TrainingState
 from zoo.training.stopping import stoppable
 
@@ -146,7 +147,12 @@ def prepare_again(
         del fields["backbone"]
     recipe = make_recipe(make_recipe(None, **checkpoint.about["recipe"]), **fields)
     prepared = prepare(
-        recipe, given=fields, out=run, resumed=checkpoint.about.get("origins", {}), listen=listen
+        recipe,
+        given=fields,
+        out=run,
+        resumed=checkpoint.about.get("origins", {}),
+        transfer=Snapshot.from_parts(checkpoint.tensors, checkpoint.about).state.transfer,
+        listen=listen,
     )
     # The original text may mention sources that were not tried again.
     plan = replace(prepared.plan, weights_source=checkpoint.about["weights_source"])

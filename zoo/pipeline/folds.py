@@ -2,7 +2,8 @@
 
 Each image is predicted once, by a run that has not learnt from it or from its group, so that a
 small data set gives figures over all of its images. The folds share no state: every step reads what
-the steps before it have written, and can be repeated.
+the steps before it have written, and can be repeated. With several processes, each run is one of
+all of them, and the main one does what is between the runs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from zoo import plugins
 from zoo.errors import RunError
-from zoo.events import Listener, Note
+from zoo.events import Listener, Note, ignore
 from zoo.io.files import exists, expand
+from zoo.machine.processes import decide_early, is_main
 from zoo.pipeline.compatibility import FREE
 from zoo.pipeline.finetune import execute, is_complete, prepare_again
 from zoo.pipeline.shared_folder import find_run
@@ -62,14 +64,15 @@ def finetune_folds(
     Raises:
         ZooError, Stopped: As in `finetune`.
     """
-    _refuse_processes()
-    folder = choose_folder(out, change(recipe, backbone=plugins.get(recipe.backbone).name))
+    listen = listen if is_main() else ignore
+    named = change(recipe, backbone=plugins.get(recipe.backbone).name)
+    # Chosen by one process: a slower one would find the folder that a faster one has created.
+    folder = Path(decide_early(lambda: str(choose_folder(out, named))))
     recipe = change(recipe, **{name: _absolute(getattr(recipe, name)) for name in _places(recipe)})
     listen(Note(text=f"fold 1 of {recipe.folds}"))
     # Whatever is wrong with the recipe or the data is found before anything is written.
     first = prepare(change(recipe, fold=1), given=given, out=_fold(folder, 1), listen=listen)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_folds(folder, Folds(recipe=recipe))
+    decide_early(lambda: _begin(folder, recipe))
     return _go_on(folder, recipe, listen, first=first, report=report)
 
 
@@ -86,7 +89,7 @@ def resume_folds(
     Raises:
         ZooError, Stopped: As in `resume`; also if settings are given that change results.
     """
-    _refuse_processes()
+    listen = listen if is_main() else ignore
     before = read_folds(folder).recipe
     recipe = make_recipe(before, **fields)
     changed = [n for n in fields if n not in FREE and getattr(recipe, n) != getattr(before, n)]
@@ -116,6 +119,17 @@ def _go_on(
         place = _fold(folder, number)
         _complete(place, fold, listen, allow_changed, report=False, prepared=first)
         first = None
+    epochs = decide_early(lambda: _conclude(folder, recipe, listen))
+    return _complete(folder, _refit(recipe, epochs), listen, allow_changed, report=report)
+
+
+def _begin(folder: Path, recipe: Recipe) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_folds(folder, Folds(recipe=recipe))
+
+
+def _conclude(folder: Path, recipe: Recipe, listen: Listener) -> list[int]:
+    """Write the figures over all folds, and return the best epoch of each."""
     pooled, epochs = _pool(folder, recipe)
     write_folds(folder, pooled)
     if (found := pooled.figures) is None:
@@ -124,10 +138,10 @@ def _go_on(
     listen(
         Note(
             text=f"out of fold: {metric_label(found.main)} {main.value:.2%} ({interval(main)}), "
-            f"{found.images} images in {count} folds; now training on all of them"
+            f"{found.images} images in {recipe.folds} folds; now training on all of them"
         )
     )
-    return _complete(folder, _refit(recipe, epochs), listen, allow_changed, report=report)
+    return epochs
 
 
 def _complete(
@@ -240,11 +254,3 @@ def _places(recipe: Recipe) -> list[str]:
 
 def _absolute(place: str) -> str:
     return os.path.realpath(expand(place))
-
-
-def _refuse_processes() -> None:
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RunError(
-            "`folds` can't be used with several processes",
-            hint="start each fold by itself, with `fold`",
-        )

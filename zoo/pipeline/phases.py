@@ -34,11 +34,7 @@ from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import fill, rows_at_a_time, views_of
 from zoo.features.stores import FrozenPart, Stores, image_store, row_store
 from zoo.features.suspects import find_suspects
-from zoo.features.transfer import (
-    choose_images,
-    describe_transfer,
-    measure_transfer,
-)
+from zoo.features.transfer import choose_images, measure_transfer
 from zoo.machine.device import place
 from zoo.machine.processes import decide_on_main, together
 from zoo.models.build import build_from
@@ -50,7 +46,7 @@ from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 from zoo.runs.growth import Growth
 from zoo.runs.temperature import FEW, Calibration, calibrate
-from zoo.runs.transfer import Transfer
+from zoo.runs.transfer import Transfer, why_not_measured
 from zoo.tasks import TASKS, UNMEASURED, Metrics
 from zoo.training.adapters import attached
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
@@ -68,7 +64,7 @@ _MOST_CHANGED = 1000
 #: Maximum number of suspected labels that are kept for the report.
 _MOST_SUSPECTS = 20
 
-#: Beginning of the messages on why there is no verdict on transfer.
+#: Beginning of the messages on why there is no verdict on transfer, unless the plan says so.
 _NOT_MEASURED = "whether pretrained features help is not measured"
 
 
@@ -101,8 +97,6 @@ def run_stages(
         class_weights = task.class_weights(plan.train_counts, plan.train_images)
     if resumed is None:
         state.micro_batch = plan.micro_batch
-    if prepared.probe is None and resumed is None:
-        listen(Note(text=f"{_NOT_MEASURED}: the run has no probe", detail=True))
     if prepared.probe is not None and state.probed:
         _check_engine(prepared, prepared.probe, state)
     elif prepared.probe is not None:
@@ -276,6 +270,7 @@ class _Probing:
         plain = [(each, views_of(each)) for each in (images.plain, images.val)]
         store = self._kept(images.seen, plain)
         features = self._features.of(images.plain, 0, store, "features")
+        state.transfer = self._measure_transfer(features, images.plain.targets)
         val_features = None
         if len(images.val):
             val_features = self._features.of(images.val, 0, store, "val features")
@@ -312,7 +307,6 @@ class _Probing:
         state.suspects = decide_on_main(
             prepared.accelerator, lambda: self._find_suspects(features, targets)
         )
-        state.transfer = self._measure_transfer(features, targets)
         state.decided = self._decide(features, targets, plain_probe.penalty)
         if self._engine != plan.recipe.engine:
             state.decided["engine"] = self._engine
@@ -439,10 +433,12 @@ class _Probing:
         return self._store(transform, wanted)
 
     def _measure_transfer(self, features: Tensor, targets: Tensor) -> Transfer | None:
-        """Compare the features with those of random weights; None, with a `Note`, if impossible."""
+        """Compare the features with those of random weights.
+
+        Completes the plan: the listener receives the `Transfer`, or a `Note` if it is impossible.
+        """
         prepared, recipe = self._prepared, self._prepared.plan.recipe
-        if recipe.weights == "none":
-            self._listen(Note(text=f"{_NOT_MEASURED}: the run starts from random weights"))
+        if why_not_measured(recipe) is not None:
             return None
         chosen = choose_images(
             targets,
@@ -476,7 +472,7 @@ class _Probing:
                 metric=recipe.metric,
             ),
         )
-        self._listen(Note(text=describe_transfer(transfer)))
+        self._listen(transfer)
         return transfer
 
     def _random_features(self, images: ImageDataset, transform: Transform) -> Tensor:

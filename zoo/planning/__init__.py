@@ -26,6 +26,7 @@ from zoo.planning.config import Config, Resolver
 from zoo.planning.resolver import resolve, set_up_machine
 from zoo.recipe import Recipe
 from zoo.runs.folder import check_run_space
+from zoo.runs.transfer import Transfer
 from zoo.tasks import TASKS, Baseline
 from zoo.training.adapters import Adapters, make_adapters
 from zoo.training.budget import Speed
@@ -51,6 +52,8 @@ class Plan:
         allocator: Description of the memory allocator's settings.
         out: The run folder.
         default_out: Whether zoo chose `out`, and may use another folder instead.
+        transfer: Whether pretrained features help, if it is known: that of a resumed run. A new run
+            measures it first, and passes it to listeners as an event that completes the plan.
     """
 
     config: Config
@@ -68,6 +71,7 @@ class Plan:
     allocator: str
     out: Path
     default_out: bool
+    transfer: Transfer | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -116,6 +120,7 @@ def prepare(
     given: Collection[str] = (),
     out: str | Path | None = None,
     resumed: Mapping[str, str] | None = None,
+    transfer: Transfer | None = None,
     listen: Listener = ignore,
 ) -> Prepared:
     """Prepare a run up to the first step, as a dry run does, without writing anything.
@@ -125,6 +130,7 @@ def prepare(
         given: Fields that were given as options or arguments.
         out: The run folder; None for a new one below `runs/`.
         resumed: Origins of the values of a resumed run, by field; None for a new run.
+        transfer: What a resumed run has measured of pretrained features, for the plan.
         listen: Called with a `Note` on each decision, and with the plan.
 
     Raises:
@@ -177,6 +183,7 @@ def prepare(
         allocator=allocator.state(),
         out=inputs.folder,
         default_out=out is None,
+        transfer=transfer,
     )
     moments = 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer] + bool(recipe.ema_decay)
     decide_on_main(accelerator, lambda: check_run_space(inputs.folder, model, moments))

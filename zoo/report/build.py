@@ -12,7 +12,6 @@ from zoo.data.issue import describe
 from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.events import Listener, Note
-from zoo.features.transfer import describe_transfer
 from zoo.io.files import is_file
 from zoo.io.parsing import parse_json
 from zoo.io.text import clip, listed
@@ -29,6 +28,7 @@ from zoo.runs.growth import Growth
 from zoo.runs.read import Run, model_file
 from zoo.runs.scores import Columns, joined, read_columns
 from zoo.runs.shift import describe_shift
+from zoo.runs.transfer import describe_transfer, why_not_measured
 from zoo.runs.write import AFTER_PLAN, REPORT, ModelInfo, write_file
 from zoo.weights.header import read_header
 
@@ -204,11 +204,8 @@ def _chosen(parts: Sequence[Measured], recipe: Recipe) -> list[str]:
 def _transfer(info: ModelInfo) -> str:
     if info.transfer is not None:
         return describe_transfer(info.transfer)
-    if info.recipe.train == "finetune":
-        reason = "the run has no probe"
-    elif info.recipe.weights == "none":
-        reason = "the run starts from random weights"
-    else:
+    reason = why_not_measured(info.recipe)
+    if reason is None:
         reason = "its features could not be compared with those of random weights"
     return f"Whether pretrained features help is not measured: {reason}."
 

@@ -29,6 +29,9 @@ from zoo.tasks import TASKS
 
 Split = Literal["val", "train", "test", "all"]
 
+#: Parts of the note on images that a run was trained on.
+_LEARNT, _LOWER = "the run was trained on", "expect lower figures on others"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMetrics:
@@ -186,6 +189,8 @@ def images_of(
         return _of_training(info, source, split, strict=strict)
     wanted = _wanted(source, split)
     splits = read_labelled(source, wanted, info.class_names, strict=strict)
+    if own and "train" in wanted:
+        splits = _with_note(splits, f"{_LEARNT} some of these images: {_LOWER}")
     if wanted == list(source.splits):
         return splits, f"all of {source.name}"
     return splits, f"{source.name}, {' and '.join(wanted)} images"
@@ -256,8 +261,13 @@ def _of_training(
         text = f"{source.name}, training images"
         if changed:
             text += "; the data has changed since training: some images may be new"
+        splits = _with_note(splits, f"{_LEARNT} these images: {_LOWER}")
         return replace(splits, val=splits.train), text
     text = f"{source.name}, validation images"
     if changed:
         text += "; the data has changed since training: some images may have been trained on"
     return splits, text
+
+
+def _with_note(splits: Splits, reason: str) -> Splits:
+    return replace(splits, issues=(*splits.issues, Issue(kind="note", reason=reason)))
