@@ -9,47 +9,12 @@ from click.testing import CliRunner
 
 import zoo
 from tests.conftest import QUICK
-from tests.plugins.conftest import GOOD, TRAINABLE
+from tests.plugins.conftest import BROKEN, GOOD, TRAINABLE
 from zoo import cache, plugins
 from zoo.cli import main
 from zoo.errors import PluginError, UnknownBackboneError
 
 ACME = Path(__file__).parents[1] / "acme"
-
-BROKEN = {
-    "missing": ("import nowhere_to_be_found", "missing dependency", "No module named 'nowhere"),
-    "raising": ("raise OSError('boom at import')", "broken", "OSError: boom at import"),
-    "hookraises": (
-        "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n    raise KeyError('boom in hook')",
-        "broken",
-        "boom in hook",
-    ),
-    "misspelt": (
-        "import zoo\n@zoo.hookimpl\ndef zoo_backbone():\n    return []",
-        "broken",
-        "unknown hook 'zoo_backbone'",
-    ),
-    "stranger": (
-        "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n    yield 'resnet18'",
-        "broken",
-        "'resnet18', not a zoo.Backbone",
-    ),
-    "twice": (
-        (
-            "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n"
-            "    return 2 * [zoo.Backbone(name='net', build=None, head='fc',"
-            " preprocess=zoo.Preprocess(size=8))]"
-        ),
-        "broken",
-        "broken/net is declared twice",
-    ),
-    "badname": (GOOD.format(name="a/b"), "broken", "backbone name 'a/b'"),
-    "badsize": (
-        GOOD.format(name="a").replace("size=8", "size=0"),
-        "broken",
-        "whole numbers from 1 to 4096",
-    ),
-}
 
 
 @pytest.mark.parametrize("fault", BROKEN)
