@@ -149,14 +149,6 @@ def test_fine_tuning_after_a_probe_holds_batch_norm(split_photos):
 
 
 @pytest.mark.slow
-def test_patience_counts_from_the_probe(split_photos):
-    """Where fine-tuning is no better than the probe it ends as soon as patience does."""
-    fields = start(train="probe+finetune", epochs=6, lr=1e-7, patience=2)
-    run, _, _ = hear(split_photos, "run", **fields)
-    assert [row["epoch"] for row in rows(run)] == [0, 1, 2]
-
-
-@pytest.mark.slow
 def test_random_weights_are_fine_tuned_unless_told_otherwise(photos):
     run, notes, _ = hear(photos, "run", **QUICK)
     assert run.info.recipe.train == "finetune"
