@@ -315,17 +315,9 @@ def launch(folder, data, out, **environment):
     fields = {**FIELDS, "backbone": "limited/normed", "batch_norm": "frozen", "batch_size": 8}
     paths = [str(folder), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     root = str(Path(__file__).parents[2])
+    command = [*IN_TWO, folder / "one_rank.py", "finetune", f"--data={data}", f"--out={out}"]
     return subprocess.run(
-        [
-            *IN_TWO,
-            folder / "one_rank.py",
-            "finetune",
-            "--data",
-            data,
-            "--out",
-            out,
-            *flags(fields),
-        ],
+        [*command, *flags(fields)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*paths, root]), **environment},
         capture_output=True,
         text=True,
