@@ -3,11 +3,9 @@
 import shutil
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import COLOURS, QUICK, make_photos, save_photo
-from zoo.cli import main
+from tests.conftest import COLOURS, QUICK, make_photos, save_photo, zoo_
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import DataError
@@ -130,8 +128,7 @@ def test_a_final_model_is_measured_on_test_alone(three, tmp_path):
     run = zoo.finetune(three[0], out=out, val_split=0, test=three[2], train="probe", **QUICK)
     assert set(run.info.test_metrics) >= {"accuracy", "loss"}
     assert run.evaluate(split="test").images == 6
-    result = CliRunner().invoke(main, ["predict", str(out), str(three[2])])
-    assert result.exit_code == 0, result.output
+    zoo_("predict", str(out), str(three[2]))
 
 
 @pytest.mark.medium
@@ -139,6 +136,5 @@ def test_the_command_line_says_that_nothing_was_measured(photos):
     command = ["finetune", "--data", str(photos), "--val-split", "0", "--train", "probe"]
     for name in ("backbone", "weights", "image_size", "device"):
         command += [f"--{name.replace('_', '-')}", str(QUICK[name])]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
+    result = zoo_(*command)
     assert "not measured on held-out images" in result.output

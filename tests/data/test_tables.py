@@ -5,13 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from pyarrow import parquet
 
 import zoo
 from tests.conftest import COLOURS, QUICK, save_photo, zoo_
 from tests.data.reading import of_kind
-from zoo.cli import main
 from zoo.data.sources import open_source
 from zoo.data.split import read_labelled, read_splits
 from zoo.errors import DataError, RecipeError
@@ -235,12 +233,12 @@ def test_what_a_multi_label_run_predicts(multi, scenes):
     probabilities = [p for _, p in found.top]
     assert probabilities == sorted(probabilities, reverse=True)
     command = ["predict", str(multi.path), str(image), "--threshold", "0", "--format"]
-    said = CliRunner().invoke(main, [*command, "csv"])
+    said = zoo_(*command, "csv")
     assert said.output.splitlines()[0] == "path,labels,unfamiliar"
     assert set(said.output.splitlines()[1].split(",")[1].split("|")) == set(COLOURS)
-    (entry,) = json.loads(CliRunner().invoke(main, [*command, "json"]).output)
+    (entry,) = json.loads(zoo_(*command, "json").output)
     assert entry["labels"] == [label for label, _ in found.top]
-    table = CliRunner().invoke(main, ["evaluate", str(multi.path)])
+    table = zoo_("evaluate", str(multi.path))
     assert "mAP" in table.output
 
 
@@ -248,13 +246,13 @@ def test_the_rows_of_evaluate_have_lists_of_labels(multi):
     assert multi.info.figures["val"].main == "map"
     written = parquet.read_table(multi.path / "predictions.parquet").to_pylist()
     evaluate = ["evaluate", str(multi.path)]
-    told = json.loads(CliRunner().invoke(main, [*evaluate, "--format", "json"]).output)
+    told = json.loads(zoo_(*evaluate, "--format", "json").output)
     for row, other in zip(told["rows"], written, strict=True):
         # The probe's own figures are from its features, which round otherwise than the network.
         numbers = {name: value for name, value in other.items() if isinstance(value, float)}
         assert {name: row[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
         assert {**row, **numbers} == other
-    text = CliRunner().invoke(main, [*evaluate, "--format", "csv"]).output
+    text = zoo_(*evaluate, "--format", "csv").output
     cells = [row["label"] for row in csv.DictReader(text.splitlines())]
     assert cells == ["|".join(row["label"]) for row in written]
     assert any("|" in cell for cell in cells)
@@ -278,6 +276,5 @@ def test_check_takes_a_table(scenes, images):
     report = zoo.check_data(write(images, rows))
     assert report.counts == {"": {"green": 17, "red": 16}}
     assert "label-conflict" in {finding.kind for finding in report.findings}
-    result = CliRunner().invoke(main, ["data", "check", str(scenes), "--fix-to", "x"])
-    assert (result.exit_code, "--fix-to" in result.output) == (2, True)
+    assert "--fix-to" in zoo_("data", "check", scenes, "--fix-to", "x", code=2).output
     assert not Path("x").exists()

@@ -9,11 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import COLOURS, QUICK, save_photo
-from zoo.cli import main
+from tests.conftest import COLOURS, QUICK, save_photo, zoo_
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import DataError, RecipeError, RunError
@@ -131,10 +129,9 @@ def test_interrupted_folds_go_on_to_the_same_result(films, result, tmp_path, aft
     with pytest.raises(KeyboardInterrupt):
         zoo.finetune(films, out=out, listen=stop, **FIELDS)
     command = ["finetune", "--resume", str(out)]
-    outcome = CliRunner().invoke(main, command)
-    assert outcome.exit_code == 0, outcome.output
+    zoo_(*command)
     check_same(zoo.load(out), result)
-    assert CliRunner().invoke(main, command).exit_code == 0
+    zoo_(*command)
     with pytest.raises(RunError):
         zoo.resume(out, epochs=3)
 

@@ -10,13 +10,11 @@ import threading
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK, write_plugin
+from tests.conftest import QUICK, write_plugin, zoo_
 from tests.plugins.conftest import BROKEN, GOOD, TRAINABLE
 from zoo import plugins
-from zoo.cli import main
 from zoo.errors import PluginError
 
 ONLY_THIRD_PARTIES = "torchvision,timm,zoo"
@@ -36,7 +34,7 @@ def run_zoo(code: str, folder, **environment: str) -> subprocess.CompletedProces
 
 
 def listed(*arguments: str) -> dict[str, dict]:
-    result = CliRunner().invoke(main, ["plugins", "--format", "json", *arguments])
+    result = zoo_("plugins", "--format", "json", *arguments)
     return {p["name"]: p for p in json.loads(result.stdout)}
 
 
@@ -48,7 +46,7 @@ def test_what_plugins_print_while_loading_is_kept_off_stdout_and_shown(install, 
         "acme-one", "one", "acme_loud", code.format(print="print('HELLO')", good=good, hook=hook)
     )
     assert listed()["one"]["printed"] == "HELLO"
-    table = CliRunner().invoke(main, ["plugins"]).stdout
+    table = zoo_("plugins").stdout
     assert table.count("printed while loading: HELLO\n") == 1
 
 
@@ -167,17 +165,16 @@ def test_what_is_left_out_is_counted_and_listed_with_its_reason(install):
     )
     install("zoo-acme", "acme", "acme_left_out", code)
     assert (listed()["acme"]["backbones"], listed()["acme"]["left_out"]) == (1, 1)
-    table = CliRunner().invoke(main, ["plugins"]).stdout
+    table = zoo_("plugins").stdout
     assert re.search(r"zoo-acme 1\.2 +1 backbone, 1 left out", table)
     line = "- acme/net_encoder is not a backbone: a pure encoder, without a classifier\n"
     for form in ("table", "json"):
-        found = CliRunner().invoke(main, ["backbones", "acme/*", "--format", form])
+        found = zoo_("backbones", "acme/*", "--format", form)
         assert line in found.stderr
         assert "net_encoder" not in found.stdout
-    assert "encoder" not in CliRunner().invoke(main, ["backbones", "resnet18"]).stderr
+    assert "encoder" not in zoo_("backbones", "resnet18").stderr
     for name in ("acme/net_encoder", "net_encoder"):
-        shown = CliRunner().invoke(main, ["show", name])
-        assert shown.exit_code == 2
+        shown = zoo_("show", name, code=2)
         assert "acme/net_encoder is not a backbone: a pure encoder" in shown.stderr
 
 

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import zoo
-from tests.conftest import QUICK
-from zoo.cli import main
+from tests.conftest import QUICK, zoo_
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import RunError
@@ -195,10 +193,7 @@ def test_images_that_have_changed_or_vanished_are_said_so(run, photos, tmp_path)
 
 def test_a_run_is_measured_on_other_images(run, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(
-        main, ["report", str(run), "--data", str(photos / "test"), "--split", "all"]
-    )
-    assert result.exit_code == 0, result.output
+    zoo_("report", str(run), "--data", str(photos / "test"), "--split", "all")
     page = Page(Path("test-report.html").read_text(encoding="utf-8"))
     assert any("Measured on other data" in text for text in page.text)
     assert page.all("img")
@@ -330,10 +325,9 @@ def test_other_images_may_be_refused_if_some_are_unusable(run, photos, tmp_path,
     others = Path(shutil.copytree(photos / "test", tmp_path / "others"))
     next(others.glob("*/*")).write_bytes(b"no image")
     arguments = ["report", str(run), "--data", str(others), "--split", "all"]
-    assert CliRunner().invoke(main, arguments).exit_code == 0
-    assert CliRunner().invoke(main, [*arguments, "--strict"]).exit_code == 2
-    alone = CliRunner().invoke(main, ["report", str(run), "--strict"])
-    assert alone.exit_code == 2
+    zoo_(*arguments)
+    zoo_(*arguments, "--strict", code=2)
+    alone = zoo_("report", str(run), "--strict", code=2)
     assert "--data" in alone.output
 
 

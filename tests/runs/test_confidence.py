@@ -10,13 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.runs.forging import MODEL, copy, forge
-from zoo.cli import main
 from zoo.errors import DataError, RunError
 from zoo.runs.confidence import (
     MOST_ROWS,
@@ -217,8 +215,7 @@ def test_concluding_again_changes_no_byte(split_photos, tmp_path):
 
 
 def called(*arguments: object) -> str:
-    result = CliRunner().invoke(main, [str(each) for each in arguments])
-    assert result.exit_code == 0, result.output
+    result = zoo_(*arguments)
     return result.stdout
 
 
@@ -248,8 +245,7 @@ def test_unsure_images_have_no_label(run, split_photos):
 
 def test_max_error_says_what_it_leaves_or_that_it_is_out_of_reach(run, split_photos):
     photos = split_photos / "val"
-    result = CliRunner().invoke(main, ["predict", str(run.path), str(photos), "--max-error", "1%"])
-    assert result.exit_code == 2
+    result = zoo_("predict", str(run.path), str(photos), "--max-error", "1%", code=2)
     assert "held-out images" in result.output
     known = run.info.confidence
     logits = torch.eye(3).repeat(100, 1) * 9
@@ -271,7 +267,7 @@ def test_prediction_sets_are_printed_and_hold_the_best_class(run, split_photos):
 @pytest.mark.parametrize("value", ["0", "100%", "-1", "nan", "much", "1e400"])
 def test_a_share_that_is_none_is_refused(run, split_photos, value):
     arguments = ["predict", str(run.path), str(split_photos), "--max-error", value]
-    assert CliRunner().invoke(main, arguments).exit_code == 2
+    zoo_(*arguments, code=2)
     with pytest.raises(DataError, match="max_error"):
         run.predict(split_photos / "val" / "red" / "0.png", max_error=0)
 

@@ -4,10 +4,9 @@ import json
 import re
 
 import pytest
-from click.testing import CliRunner
 
+from tests.conftest import zoo_
 from zoo.backbone import Backbone, Preprocess
-from zoo.cli import main
 from zoo.testing import check_backbone, check_names
 
 SOUND = """
@@ -390,8 +389,7 @@ def test_a_sound_plugin_passes_every_check(install):
     }
     for name, result in results.items():
         assert result.status == ("skipped" if name in skipped else "passed"), result
-    done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
-    assert done.exit_code == 0
+    done = zoo_("check", "--plugin", "acme-nets")
     assert re.fullmatch(r"acme/net  29 passed, 4 skipped, [\d.]+ s\n", done.stdout)
 
 
@@ -399,8 +397,7 @@ def test_a_sound_plugin_passes_every_check(install):
 @pytest.mark.medium
 def test_a_fault_is_caught_and_the_author_told_what_to_change(fault, install):
     install("acme-nets", "acme", f"acme_{fault.replace(' ', '_')}", mutated(fault))
-    done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets", "--format", "json"])
-    assert done.exit_code == 1, done.output
+    done = zoo_("check", "--plugin", "acme-nets", "--format", "json", code=1)
     failed = {r["check"]: r["message"] for r in json.loads(done.stdout) if r["status"] == "failed"}
     # An exception that the check did not expect would be no advice.
     assert not failed[CHECK_OF[fault]].startswith("it raises"), failed
@@ -426,8 +423,7 @@ def test_every_check_is_proven_by_a_fault():
 )
 def test_text_in_the_place_of_a_tuple_is_refused(old, new, words, install):
     install("acme-nets", "acme", "acme_text", SOUND.replace(old, new))
-    done = CliRunner().invoke(main, ["check", "--plugin", "acme-nets"])
-    assert done.exit_code == 2
+    done = zoo_("check", "--plugin", "acme-nets", code=2)
     assert re.search(
         rf"plugin acme \(acme-nets 1.2\) can't be used: broken: .*{words}", done.stderr
     )
