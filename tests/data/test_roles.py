@@ -68,12 +68,8 @@ def test_a_run_records_the_places_and_evaluate_reproduces_them(three, tmp_path, 
     assert (run.info.recipe.val, run.info.recipe.test) == tuple(map(str, three[1:]))
     monkeypatch.chdir("/")
     found = {split: run.evaluate(split=split) for split in ("train", "val", "test", "all")}
-    assert {split: each.images for split, each in found.items()} == {
-        "train": 30,
-        "val": 9,
-        "test": 6,
-        "all": 45,
-    }
+    images = {split: each.images for split, each in found.items()}
+    assert images == {"train": 30, "val": 9, "test": 6, "all": 45}
     assert found["val"].accuracy == pytest.approx(run.info.val_metrics["accuracy"])
     assert found["test"].accuracy == pytest.approx(run.info.test_metrics["accuracy"])
 

@@ -76,16 +76,9 @@ def test_several_labels_are_in_a_cell_or_in_a_column_each(images):
         for n, (path, label) in enumerate(named(images))
     ]
     cells = read(write(images, both))
-    columns = read(
-        write(
-            images,
-            [
-                (path, *(int(name in label.split("|")) for name in ("red", "green", "round")))
-                for path, label in both
-            ],
-            ("path", "red", "green", "round"),
-        )
-    )
+    names = ("red", "green", "round")
+    each = [(path, *(int(name in label.split("|")) for name in names)) for path, label in both]
+    columns = read(write(images, each, ("path", *names)))
     assert cells.class_names == columns.class_names == ("green", "red", "round")
     found = [{s.name: set(s.labels) for s in (*each.train, *each.val)} for each in (cells, columns)]
     assert found[0] == found[1]
@@ -102,13 +95,8 @@ def test_rows_of_one_path_are_one_image(images):
 
 
 def test_what_is_left_out_of_a_table_is_said(images):
-    rows = [
-        *named(images),
-        ("img/red99.png", "red"),
-        ("img/red3.png.txt", "red"),
-        ("img/x.png", ""),
-    ]
-    rows = [(*row, "7") for row in rows]
+    more = [("img/red99.png", "red"), ("img/red3.png.txt", "red"), ("img/x.png", "")]
+    rows = [(*row, "7") for row in (*named(images), *more)]
     splits = read(write(images, rows, ("path", "label", "width")))
     unreadable = [Path(name).name for name, _ in of_kind("unreadable", splits.issues)]
     assert unreadable == ["red99.png", "red3.png.txt"]
