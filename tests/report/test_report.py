@@ -15,6 +15,7 @@ from PIL import Image
 
 import zoo
 from tests.conftest import QUICK, zoo_
+from tests.pipeline.conftest import hear
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import RunError
@@ -290,13 +291,7 @@ def test_the_table_of_classes_has_the_auroc_of_each(page):
 
 
 def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_path):
-    notes: list[str] = []
-    zoo.finetune(
-        photos,
-        out=tmp_path / "run",
-        listen=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
-        **{**QUICK, "train": "probe"},
-    )
+    _, notes, _ = hear(photos, tmp_path / "run", **{**QUICK, "train": "probe"})
     assert sum("val has 18 images" in text for text in notes) == 1
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert any("val has 18 images" in text for text in page.text)
@@ -305,13 +300,7 @@ def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_
 def test_classes_without_val_images_are_named_everywhere(photos, tmp_path):
     data = Path(shutil.copytree(photos, tmp_path / "photos"))
     shutil.rmtree(sorted((data / "val").iterdir())[0])
-    notes: list[str] = []
-    zoo.finetune(
-        data,
-        out=tmp_path / "run",
-        listen=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
-        **{**QUICK, "train": "probe"},
-    )
+    _, notes, _ = hear(data, tmp_path / "run", **{**QUICK, "train": "probe"})
     said = "without val images are not measured"
     assert said in notes[-1]
     assert said in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
