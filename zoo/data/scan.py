@@ -38,12 +38,7 @@ Scan = Callable[[Sequence[Path]], Mapping[Path, Verdict]]
 
 
 def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample], list[Issue]]:
-    """Return (readable samples with `content` set, issues of all samples).
-
-    Args:
-        samples: Samples to read.
-        scan: Examines the samples that are files.
-    """
+    """Return (readable samples with `content` set, issues of all samples)."""
     looked = scan([sample.file for sample in samples if sample.file is not None])
     loaded = [sample for sample in samples if sample.file is None]
     with ThreadPoolExecutor() as pool:

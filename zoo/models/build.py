@@ -108,11 +108,6 @@ def refuse_larger(
 
     It is built on the meta device, which allocates nothing, up to the first parameter too many.
 
-    Args:
-        backbone: A declaration of which parts come from an untrusted file.
-        num_classes: Number of classes.
-        shapes: Shapes of the tensors in the file.
-
     Raises:
         WeightsError: If the network has more parameters than the file has values, or more tensors.
         PluginError: If it can't be built.

@@ -107,13 +107,7 @@ def parameter_groups(
 def grouped(
     settings: Iterable[Setting], *, weight_decay: float, by_depth: bool
 ) -> list[dict[str, Any]]:
-    """Return parameter groups as `parameter_groups` does, from the settings of each parameter.
-
-    Args:
-        settings: From `parameter_settings`. Parameters that don't require gradients are left out.
-        weight_decay: Weight decay of parameters to which it applies.
-        by_depth: Whether depths have groups of their own.
-    """
+    """Return parameter groups as `parameter_groups` does, from settings of `parameter_settings`."""
     groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for setting in settings:
         if not setting.parameter.requires_grad:

@@ -181,11 +181,6 @@ def changes_of_recipe(
 def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any]) -> None:
     """Refuse to change the settings of a complete run: it would have no effect.
 
-    Args:
-        folder: The run folder.
-        checkpoint: The checkpoint of the complete run.
-        fields: The recipe fields given now.
-
     Raises:
         RunError: One of the fields differs.
     """

@@ -129,9 +129,6 @@ def versions_behind(name: str) -> dict[str, str]:
     """Return versions of a third-party plugin's distribution and its installed requirements.
 
     For zoo's own plugins it is empty: `zoo.runs.write.versions` has those of their libraries.
-
-    Args:
-        name: Name of the plugin, or the part before the slash of a backbone's name.
     """
     if name not in _entry_points():
         return {}

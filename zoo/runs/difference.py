@@ -123,10 +123,6 @@ class RunDifference:
 def diff_runs(first: str | Path, second: str | Path) -> RunDifference:
     """Return what differs between two runs, without reading their weights.
 
-    Args:
-        first: A run folder or its model.safetensors.
-        second: Another one.
-
     Raises:
         RunError: One of them is not a run, or its metadata or predictions are damaged.
     """

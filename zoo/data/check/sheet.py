@@ -85,13 +85,6 @@ def write_sheet(
 ) -> None:
     """Write a page with a thumbnail of each image, at most `MOST`.
 
-    Args:
-        file: The HTML file, which is replaced if it exists.
-        cards: The images, in order.
-        title: Heading.
-        summary: Text below the heading.
-        value_range: As in `Splits`.
-
     Raises:
         DataError: An image can't be read, or the file can't be written.
     """
