@@ -135,8 +135,13 @@ def versions_behind(name: str) -> dict[str, str]:
     plugin = found(name)
     if _is_own(plugin):
         return {}
-    versions = {plugin.distribution: plugin.version}
-    for requirement in metadata.requires(plugin.distribution) or ():
+    return {plugin.distribution: plugin.version, **required_versions(plugin.distribution)}
+
+
+def required_versions(distribution: str) -> dict[str, str]:
+    """Return versions of what a distribution requires, as far as it is installed."""
+    versions = {}
+    for requirement in metadata.requires(distribution) or ():
         if required := NAME.match(requirement):
             with suppress(metadata.PackageNotFoundError):
                 versions[required[0]] = metadata.version(required[0])
