@@ -50,13 +50,7 @@ class StoredEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Cleared:
-    """Result of `clear`.
-
-    Attributes:
-        stores: Number of deleted stores.
-        bytes: Their size on disk.
-        kept: Stores that could not be deleted: in use by another process, or no permission.
-    """
+    """What `clear` deleted, and the stores that it could not delete."""
 
     stores: int
     bytes: int

@@ -19,12 +19,7 @@ from zoo.io.text import printable
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Content of a usable file.
-
-    Attributes:
-        content: Fingerprint of the file when it was decoded.
-        format: Pillow's name of the format: JPEG, PNG ...
-    """
+    """Content of a usable file."""
 
     content: Fingerprint
     format: str

@@ -22,15 +22,7 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Training settings of one parameter, which may be frozen.
-
-    Attributes:
-        name: Name of the parameter; the first one if it is tied.
-        parameter: The parameter.
-        depth: Depth in the backbone (0 for the stem); None in the head.
-        lr: Learning rate.
-        decays: Whether weight decay applies to it.
-    """
+    """Training settings of one parameter, which may be frozen; `depth` is None in the head."""
 
     name: str
     parameter: nn.Parameter

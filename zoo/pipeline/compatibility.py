@@ -53,12 +53,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class DataKeys:
-    """Content keys of the images of a run.
-
-    Attributes:
-        train: Key of the content of each train image, in order.
-        val: Key of the content of each val image, in order.
-    """
+    """Content keys of the images of a run."""
 
     train: Sequence[bytes]
     val: Sequence[bytes]

@@ -201,14 +201,7 @@ def _balanced(samples: Sequence[Sample], most: int) -> list[Sample]:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Scores images by the final model, from what the run has cached of them where it can.
-
-    Attributes:
-        run: The run.
-        prepared: How it was made.
-        stores: Opens the caches.
-        listen: Receives `Progress`.
-    """
+    """Scores images by the final model, from what the run has cached of them where it can."""
 
     run: Run
     prepared: Prepared

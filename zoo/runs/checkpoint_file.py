@@ -43,12 +43,7 @@ ORPHANS = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Contents of a checkpoint file.
-
-    Attributes:
-        tensors: Tensors by name.
-        about: All other state, as parsed from JSON.
-    """
+    """Contents of a checkpoint file: tensors, and all other state as parsed from JSON."""
 
     tensors: Mapping[str, Tensor]
     about: Mapping[str, Any]

@@ -58,15 +58,7 @@ p { margin: .4rem 0 0; overflow-wrap: anywhere; }
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """An image on the sheet.
-
-    Attributes:
-        sample: The image.
-        given: Its label.
-        suggested: The suggested label.
-        probability: Probability of the suggested label.
-        score: Probability of the given label.
-    """
+    """An image on the sheet; `score` is the probability of the given label."""
 
     sample: Sample
     given: str
