@@ -51,9 +51,9 @@ QUICK = {
 }
 
 
-def zoo_(*args: object, code: int = 0) -> Result:
+def zoo_(*args: object, code: int = 0, stdin: str | None = None) -> Result:
     """Call the command line, which has to end with that exit code."""
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    result = CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)
     assert result.exit_code == code, result.output
     return result
 

@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from timm.models import adapt_input_conv
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.pipeline.crash import Crash, check_equal, crash_at
 from tests.runs.forging import MODEL, copy, forge
 from zoo import plugins, testing
-from zoo.cli import main
 from zoo.data.image import image_from_bytes
 from zoo.errors import DataError, OptionError, PluginError, RecipeError, RunError
 from zoo.events import StepEnd, ignore
@@ -76,12 +74,6 @@ def data(channels, photos, four_bands) -> Path:
     return four_bands if channels == 4 else photos
 
 
-def zoo_command(*words: object) -> str:
-    done = CliRunner().invoke(main, [str(word) for word in words])
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
 def fields(channels: int, **changes: object) -> dict:
     return {**QUICK, "epochs": 2, "backbone_options": {"in_chans": channels}, **changes}
 
@@ -89,21 +81,21 @@ def fields(channels: int, **changes: object) -> dict:
 def test_a_run_of_other_channels_from_end_to_end(channels, data, tmp_path):
     quick = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
     option = f"--backbone-option=in_chans={channels}"
-    said = zoo_command("finetune", "--data", data, *quick, option, "--out", "run")
+    said = zoo_("finetune", "--data", data, *quick, option, "--out", "run").stdout
     assert "not used" not in said  # The fourth band is.
     run = zoo.load("run", device="cpu")
     assert run.info.preprocess.channels == channels
     means = timm.get_pretrained_cfg("test_efficientnet").mean
     assert run.info.preprocess.mean == tuple(means[n % 3] for n in range(channels))
     assert {found.state for found in zoo.verify("run")} == {"ok"}
-    evaluated = json.loads(zoo_command("evaluate", "run", "--format", "json"))
+    evaluated = json.loads(zoo_("evaluate", "run", "--format", "json").stdout)
     assert evaluated["metrics"]["accuracy"] == run.info.val_accuracy
     photo = next(data.rglob("3.png"))
-    (found,) = json.loads(zoo_command("predict", "run", photo, "--format", "json"))
+    (found,) = json.loads(zoo_("predict", "run", photo, "--format", "json").stdout)
     assert found["probability"] == pytest.approx(run.predict(photo)[0].probability)
     report = zoo.export.export(run, "torch-export", tmp_path / "run.pt2")
     assert report.agreement == 1
-    zoo_command("report", "run", "--output", tmp_path / "report.html")
+    zoo_("report", "run", "--output", tmp_path / "report.html")
     assert "bands beside red" not in (tmp_path / "report.html").read_text()
 
 
@@ -206,9 +198,8 @@ def test_other_numbers_and_networks_that_take_no_other_are_refused(name, options
 
 def test_an_image_without_a_fourth_band_is_one_message(photos):
     quick = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
-    words = ["finetune", "--data", str(photos), *quick, "--backbone-option", "in_chans=4"]
-    done = CliRunner().invoke(main, [*words, "--out", "run"])
-    assert done.exit_code == 2
+    words = ["finetune", "--data", photos, *quick, "--backbone-option", "in_chans=4"]
+    done = zoo_(*words, "--out", "run", code=2)
     assert "its mode is RGB, and four channels are needed" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -12,10 +12,9 @@ from types import ModuleType
 
 import click
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK, TINY, make_photos
+from tests.conftest import QUICK, TINY, make_photos, zoo_
 from zoo import plugins
 from zoo.cli import COMMANDS, main
 from zoo.recipe import Recipe, make_recipe
@@ -33,12 +32,6 @@ def commands_in(markdown: str) -> list[str]:
     blocks = re.findall(r"```(?:console|sh|bash)\n(.*?)```", markdown, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     return [line.split(" && ")[-1] for line in lines if re.search(r"(^|&& )zoo ", line)]
-
-
-def zoo_(*args: str) -> str:
-    result = CliRunner().invoke(main, args)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def test_the_readmes_commands_are_understood():
@@ -75,7 +68,7 @@ def test_the_readmes_commands_run_in_their_order():
 def test_the_demo_teaches_handwritten_digits(backbone):
     """README's first command, from pretrained weights and (no network here) from random ones."""
     zoo_("finetune", "--backbone", backbone, "--out", "run")
-    accuracy = re.search(r"accuracy  ([\d.]+)%", zoo_("evaluate", "run"))
+    accuracy = re.search(r"accuracy  ([\d.]+)%", zoo_("evaluate", "run").stdout)
     assert accuracy is not None
     assert float(accuracy.group(1)) > 95
 

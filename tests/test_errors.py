@@ -3,11 +3,9 @@
 import pickle
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
-from zoo.cli import main
+from tests.conftest import QUICK, zoo_
 from zoo.cli.words import with_flags
 from zoo.errors import DataError, DivergenceError, RunError, SizeError, TrainingError, ZooError
 from zoo.machine import processes
@@ -52,8 +50,7 @@ def test_a_hint_names_fields_in_python_and_flags_on_the_command_line(
     assert error.value.hint == hint
     assert str(error.value) == f"{error.value.text}; {hint}"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
-    result = CliRunner().invoke(main, ["finetune", "--data", str(photos), *flags])
-    assert result.exit_code == 2
+    result = zoo_("finetune", "--data", str(photos), *flags, code=2)
     assert said in result.stderr
 
 

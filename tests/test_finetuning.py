@@ -446,14 +446,8 @@ def test_each_value_says_where_it_came_from(photos):
     assert said["weight_decay"].startswith("decided: ")
     assert said["task"].startswith("decided: ")
     assert said["momentum"] == ""
-    assert [line for line in lines if line.startswith("[")] == [
-        "[data]",
-        "[model]",
-        "[training]",
-        "[optimizer]",
-        "[augmentation]",
-        "[machine]",
-    ]
+    sections = ("data", "model", "training", "optimizer", "augmentation", "machine")
+    assert [line for line in lines if line.startswith("[")] == [f"[{name}]" for name in sections]
 
 
 @pytest.mark.slow
@@ -535,19 +529,8 @@ def test_the_demos_recipe_runs_again_to_the_same_weights():
 @pytest.mark.slow
 def test_two_processes_train_one_model(photos):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
-    command = [
-        *IN_TWO,
-        "-m",
-        "zoo",
-        "finetune",
-        "--data",
-        str(photos),
-        "--out",
-        "run",
-        *flags,
-        "--epochs=2",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [*IN_TWO, "-m", "zoo", "finetune", "--data", str(photos), "--out", "run", *flags]
+    done = subprocess.run([*command, "--epochs=2"], capture_output=True, text=True, check=True)
     assert done.stdout.count("zoo predict run ") == 1
     assert "2 processes" in done.stdout
     evaluation = zoo.load("run").evaluate()

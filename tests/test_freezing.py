@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import zoo
-from tests.conftest import IN_TWO, QUICK, TINY, validation
+from tests.conftest import IN_TWO, QUICK, TINY, validation, zoo_
 from zoo import plugins
-from zoo.cli import main
 from zoo.errors import PluginError, RecipeError
 from zoo.events import EpochEnd, Note
 from zoo.models.depth import depths
@@ -232,16 +230,13 @@ def test_a_backbone_without_stages_can_only_be_frozen_as_a_whole(photos, monkeyp
 def test_freezing_is_told_by_flags(photos):
     given = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items() if k != "epochs"]
     command = ["finetune", "--data", str(photos), "--out", "run", *given, "--epochs=3"]
-    result = CliRunner().invoke(main, [*command, "--freeze", "blocks.0", "--unfreeze-epoch", "x"])
-    assert result.exit_code == 2
+    result = zoo_(*command, "--freeze", "blocks.0", "--unfreeze-epoch", "x", code=2)
     assert "--unfreeze-epoch" in result.output
     assert "'x'" in result.output
-    result = CliRunner().invoke(main, [*command, "--freeze", "blocs", "--unfreeze-epoch", "2"])
-    assert result.exit_code == 2
+    result = zoo_(*command, "--freeze", "blocs", "--unfreeze-epoch", "2", code=2)
     assert "freeze = 'blocs'" in result.stderr
     assert "Traceback" not in result.output
-    result = CliRunner().invoke(main, [*command, "--freeze", "2", "--unfreeze-epoch", "2,3"])
-    assert result.exit_code == 0, result.output
+    result = zoo_(*command, "--freeze", "2", "--unfreeze-epoch", "2,3")
     assert "epoch 3: " in result.stdout
     text = Path("run/recipe.toml").read_text()
     assert {"freeze = 2  # given", "unfreeze_epoch = ["} <= set(text.splitlines())
@@ -250,8 +245,7 @@ def test_freezing_is_told_by_flags(photos):
 def plan_table(photos, *flags: str) -> list[list[str]]:
     given = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items() if k != "backbone"]
     args = ["finetune", "--data", str(photos), "--dry-run", *given, *flags]
-    result = CliRunner().invoke(main, args)
-    assert result.exit_code == 0, result.output
+    result = zoo_(*args)
     lines = result.stdout.partition("\ngroup")[2].partition("\n\n")[0].splitlines()[1:]
     return [re.split(r"  +", line.strip()) for line in lines]
 

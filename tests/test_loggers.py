@@ -5,13 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.pipeline.crash import Crash, crash_at
-from zoo.cli import main
 from zoo.errors import PluginError
 from zoo.events import EpochEnd, Measured, Note, Progress, RunEnd, RunStart, StepEnd
 
@@ -121,13 +119,12 @@ def test_a_logger_that_fails_is_switched_off_and_the_run_goes_on(photos, told):
 
 
 def test_what_is_no_logger_or_lacks_its_library_is_said_before_anything_begins(photos, told):
-    result = CliRunner().invoke(main, ["finetune", "--data", str(photos), "--logger", "wandbb"])
-    assert result.exit_code == 2
+    result = zoo_("finetune", "--data", str(photos), "--logger", "wandbb", code=2)
     assert "'wandbb'" in result.stderr
     assert "failing, missing, mlflow, tensorboard, told, wandb" in result.stderr
     with pytest.raises(PluginError, match=r"logger missing .*a_tracker"):
         zoo.finetune(photos, out="run", loggers=["missing"], **FIELDS)
-    listed = CliRunner().invoke(main, ["plugins"])
+    listed = zoo_("plugins")
     for name in ("failing", "missing", "told"):
         assert f"logger {name}" in listed.stdout
 

@@ -11,9 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from zoo.cli import main
+from tests.conftest import zoo_
 from zoo.cli.new_plugin import KINDS
 from zoo.plugins.template import module_name
 from zoo.testing import write_images
@@ -22,17 +21,12 @@ from zoo.testing.run import check_one, declared_by
 ROOT = Path(__file__).parents[1]
 
 
-def new_plugin(*words: str):
-    return CliRunner().invoke(main, ["new-plugin", *words])
-
-
 def everything(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
 
 
 def test_a_package_is_written_and_the_next_steps_said():
-    result = new_plugin("acme2")
-    assert result.exit_code == 0, result.output
+    result = zoo_("new-plugin", "acme2")
     assert everything(Path.cwd()) == [
         "zoo-acme2",
         "zoo-acme2/.github",
@@ -56,7 +50,7 @@ def test_a_package_is_written_and_the_next_steps_said():
 def test_what_a_plugin_of_another_kind_declares_passes_the_checks(kind, install):
     """Fast, for which the slow test runs the package's own tests."""
     name, module = f"my-{kind}", f"zoo_my_{kind}"
-    assert new_plugin(name, "--kind", kind).exit_code == 0
+    zoo_("new-plugin", name, "--kind", kind)
     code = Path(f"zoo-{name}/src/{module}/__init__.py").read_text()
     install(f"zoo-{name}", name, module, code)
     images = write_images("photos")
@@ -69,16 +63,10 @@ def test_what_a_plugin_of_another_kind_declares_passes_the_checks(kind, install)
 
 def test_kinds_share_their_files_and_say_what_they_are():
     for kind in KINDS:
-        result = new_plugin(f"own-{kind}", "--kind", kind)
+        result = zoo_("new-plugin", f"own-{kind}", "--kind", kind)
         package = Path(f"zoo-own-{kind}")
-        assert {p.name for p in package.iterdir()} == {
-            ".github",
-            ".gitignore",
-            "README.md",
-            "pyproject.toml",
-            "src",
-            "tests",
-        }
+        names = {".github", ".gitignore", "README.md", "pyproject.toml", "src", "tests"}
+        assert {p.name for p in package.iterdir()} == names
         project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
         assert "zoo-finetune" in project["dependencies"]
         readme = (package / "README.md").read_text()
@@ -91,15 +79,14 @@ def test_kinds_share_their_files_and_say_what_they_are():
 
 
 def test_a_kind_that_is_none_is_refused():
-    result = new_plugin("acme2", "--kind", "head")
-    assert result.exit_code == 2
+    zoo_("new-plugin", "acme2", "--kind", "head", code=2)
     assert everything(Path.cwd()) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["acme2", "My-Own_nets", "2nd", "x"])
 def test_every_name_is_put_in_its_place(name, kind):
-    new_plugin(name, "--kind", kind)
+    zoo_("new-plugin", name, "--kind", kind)
     package = Path(f"zoo-{name}")
     project = tomllib.loads((package / "pyproject.toml").read_text())
     module = module_name(name)
@@ -116,7 +103,7 @@ def test_every_name_is_put_in_its_place(name, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_written_code_is_clean(kind):
-    new_plugin("acme2", "--kind", kind)
+    zoo_("new-plugin", "acme2", "--kind", kind)
     settings = ["--config", str(ROOT / "pyproject.toml"), "--no-cache", "zoo-acme2"]
     rules = ["--ignore", "D107,PTH123,S101,SIM115"]
     subprocess.run([sys.executable, "-m", "ruff", "check", *rules, *settings], check=True)
@@ -127,7 +114,7 @@ def test_the_written_code_is_clean(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_written_tests_pass(kind):
     """As after pip's installation, of which the metadata is what counts."""
-    new_plugin("acme2", "--kind", kind)
+    zoo_("new-plugin", "acme2", "--kind", kind)
     source = Path("zoo-acme2", "src").resolve()
     info = source / "zoo_acme2-0.1.0.dist-info"
     info.mkdir()
@@ -149,50 +136,38 @@ def test_the_written_tests_pass(kind):
 
 @pytest.mark.parametrize("name", ["", "-x", "x-", "a/b", "../up", "a b", "a.b", "naïve", "a\n"])
 def test_a_name_that_is_none_is_refused(name):
-    result = new_plugin("--", name)
-    assert result.exit_code == 2
+    result = zoo_("new-plugin", "--", name, code=2)
     assert f"plugin name {name!r}: " in result.stderr
     assert everything(Path.cwd()) == []
 
 
-@pytest.mark.parametrize("name", ["timm", "Timm", "zoo"])
-def test_the_name_of_an_installed_plugin_is_refused(name):
-    result = new_plugin(name)
-    assert result.exit_code == 2
+@pytest.mark.parametrize("name", ["timm", "Timm", "zoo", "finetune", "Finetune"])
+def test_the_name_of_an_installed_plugin_or_of_zoos_own_package_is_refused(name):
+    result = zoo_("new-plugin", name, code=2)
     assert repr(name) in result.stderr
-    assert f"{name.lower()} (zoo-finetune 0." in result.stderr
-    assert everything(Path.cwd()) == []
-
-
-@pytest.mark.parametrize("name", ["finetune", "Finetune"])
-def test_the_name_whose_package_would_be_zoos_own_is_refused(name):
-    result = new_plugin(name)
-    assert result.exit_code == 2
-    assert name in result.stderr
+    of_plugin = f"{name.lower()} (zoo-finetune 0." in result.stderr
+    assert of_plugin == (name.lower() != "finetune")
     assert everything(Path.cwd()) == []
 
 
 def test_the_name_of_an_installed_module_is_refused(tmp_path, monkeypatch):
     (tmp_path / "zoo_taken.py").write_text("raise OSError('it is not imported for that')")
     monkeypatch.syspath_prepend(tmp_path)
-    result = new_plugin("taken")
-    assert result.exit_code == 2
+    result = zoo_("new-plugin", "taken", code=2)
     assert "zoo_taken" in result.stderr
 
 
 def test_an_existing_folder_is_left_as_it_is():
     Path("zoo-acme2").mkdir()
     Path("zoo-acme2/mine.txt").write_text("mine")
-    result = new_plugin("acme2")
-    assert result.exit_code == 2
+    result = zoo_("new-plugin", "acme2", code=2)
     assert "zoo-acme2" in result.stderr
     assert "--out" in result.stderr
     assert everything(Path.cwd()) == ["zoo-acme2", "zoo-acme2/mine.txt"]
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(monkeypatch):
-    result = new_plugin("x" * 300)
-    assert result.exit_code == 2
+    result = zoo_("new-plugin", "x" * 300, code=2)
     assert os.strerror(errno.ENAMETOOLONG) in result.stderr
     assert everything(Path.cwd()) == []
 
@@ -205,15 +180,13 @@ def test_what_cannot_be_written_leaves_nothing_behind(monkeypatch):
         return write(path, *args, **options)
 
     monkeypatch.setattr(Path, "write_text", full_after_three)
-    result = new_plugin("acme2")
-    assert result.exit_code == 2
+    result = zoo_("new-plugin", "acme2", code=2)
     assert re.search("zoo-acme2 .*No space left on device", result.stderr)
     assert everything(Path.cwd()) == []
 
 
 def test_the_folder_to_write_into_must_be_there():
-    result = new_plugin("acme2", "--out", "nowhere")
-    assert result.exit_code == 2
+    result = zoo_("new-plugin", "acme2", "--out", "nowhere", code=2)
     assert "--out" in result.stderr
     assert "'nowhere'" in result.stderr
 

@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from click.testing import CliRunner
 from timm.layers import DropPath
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.pipeline.conftest import rows
 from tests.pipeline.crash import Crash, check_equal, crash_at
 from tests.runs.forging import MODEL, copy, forge
 from zoo import cache, plugins
-from zoo.cli import main
 from zoo.errors import OptionError, PluginError, RecipeError, RunError
 from zoo.events import ignore
 from zoo.recipe import dump_recipe, make_recipe
@@ -57,18 +55,14 @@ def rates(model: torch.nn.Module) -> tuple[float, float]:
 def test_an_invalid_option_is_refused_before_anything_is_built(words, named, photos, monkeypatch):
     monkeypatch.setattr("zoo.plugins.build", lambda *_: pytest.fail("was built"))
     flags = [f"--backbone-option={word}" for word in words]
-    done = CliRunner().invoke(
-        main, ["finetune", "--backbone", "timm/test_vit", "--data", str(photos), *flags]
-    )
-    assert done.exit_code == 2
+    done = zoo_("finetune", "--backbone", "timm/test_vit", "--data", str(photos), *flags, code=2)
     assert all(each in done.stderr for each in named), done.stderr
     assert list(Path().iterdir()) == []
 
 
 def test_an_option_that_this_network_does_not_take_is_refused_with_the_reason(photos):
     words = ["--backbone", "timm/vgg11", "--backbone-option", "drop_path_rate=0.1"]
-    done = CliRunner().invoke(main, ["finetune", *words, "--data", str(photos)])
-    assert done.exit_code == 2
+    done = zoo_("finetune", *words, "--data", str(photos), code=2)
     assert "timm/vgg11 can't be built with drop_path_rate=0.1" in done.stderr
     assert "keyword argument 'drop_path_rate'" in done.stderr
     assert list(Path().iterdir()) == []
@@ -84,12 +78,11 @@ def test_the_plan_shows_options_and_where_they_are_from(photos):
     Path("r.toml").write_text("[model.backbone_options]\ndrop_rate = 0\n")
     quick = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
     words = ["finetune", "--data", str(photos), "--dry-run", "-v", *quick]
-    done = CliRunner().invoke(main, [*words, "--recipe", "r.toml"])
-    assert done.exit_code == 0, done.output
+    done = zoo_(*words, "--recipe", "r.toml")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["options", "drop_rate=0.0"] in lines
     assert ["backbone_options", "drop_rate=0.0", "recipe"] in lines
-    done = CliRunner().invoke(main, ["show", "timm/test_vit"])
+    done = zoo_("show", "timm/test_vit")
     assert "drop_path_rate  Stochastic depth" in done.stdout
 
 

@@ -55,10 +55,6 @@ def stages(head_paths: tuple[str, ...], model: nn.Module) -> list[tuple[str, ...
     last group (a pooled norm, hidden layers) are the neck, a separate depth; learned position
     embeddings, which are also in that group, belong to the stem.
 
-    Args:
-        head_paths: Paths of the head.
-        model: A model built by timm.
-
     Returns:
         For each depth the shortest paths that contain only its tensors.
     """

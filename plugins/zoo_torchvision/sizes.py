@@ -12,11 +12,6 @@ if TYPE_CHECKING:
 def check(name: str, build: Callable[[int | None, bool], nn.Module], image_size: int) -> None:
     """Check that the network supports an input size.
 
-    Args:
-        name: torchvision's name of the model.
-        build: Builds the model for that size.
-        image_size: Side of the square input, in pixels.
-
     Raises:
         ValueError: If it doesn't; the message gives the reason.
     """

@@ -15,14 +15,7 @@ def files(
     class_names: Sequence[str],
     preprocess: zoo.Preprocess,
 ) -> dict[str, dict[str, Any]]:
-    """Return config.json and preprocessor_config.json, as `from_pretrained` reads them.
-
-    Args:
-        config: The configuration of the network, for the size in `preprocess` if it has one.
-        architecture: The network's class.
-        class_names: Class names, in the order of the logits.
-        preprocess: Preprocessing of the run.
-    """
+    """Return config.json and preprocessor_config.json, as `from_pretrained` reads them."""
     own = {
         **config,
         "architectures": [architecture],

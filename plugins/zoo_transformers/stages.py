@@ -20,10 +20,6 @@ def stages(head_paths: tuple[str, ...], model: nn.Module) -> list[tuple[str, ...
 
     What lies between the lists of a part is a depth; what lies between those of two stages
     (downsampling, patch embeddings) goes with the layer after it.
-
-    Args:
-        head_paths: Paths of the head.
-        model: A model built by transformers.
     """
     return _Walk(head_paths).over(model)
 

@@ -113,27 +113,14 @@ def test_small_ones_pass_every_check_with_values_too(name):
 
 #: One of each family.
 QUICK_TORCHVISION = {
-    "torchvision/alexnet",
-    "torchvision/convnext_tiny",
-    "torchvision/densenet121",
-    "torchvision/efficientnet_b0",
-    "torchvision/efficientnet_v2_s",
-    "torchvision/googlenet",
-    "torchvision/inception_v3",
-    "torchvision/maxvit_t",
-    "torchvision/mnasnet0_5",
-    "torchvision/mobilenet_v2",
-    "torchvision/mobilenet_v3_small",
-    "torchvision/regnet_y_400mf",
-    "torchvision/resnet18",
-    "torchvision/resnext50_32x4d",
-    "torchvision/shufflenet_v2_x0_5",
-    "torchvision/squeezenet1_0",
-    "torchvision/swin_t",
-    "torchvision/swin_v2_t",
-    "torchvision/vgg11",
-    "torchvision/vit_b_16",
-    "torchvision/wide_resnet50_2",
+    f"torchvision/{name}"
+    for names in (
+        "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet",
+        "inception_v3 maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_y_400mf",
+        "resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t swin_v2_t vgg11",
+        "vit_b_16 wide_resnet50_2",
+    )
+    for name in names.split()
 }
 
 
@@ -217,12 +204,7 @@ def test_depths_are_those_of_timms_layer_decay(name):
 @pytest.mark.parametrize(
     ("name", "stem", "second", "last"),
     [
-        (
-            "poolformer_s12",
-            ("stem",),
-            ("stages.0.blocks.0",),
-            ("head.norm",),
-        ),
+        ("poolformer_s12", ("stem",), ("stages.0.blocks.0",), ("head.norm",)),
         (
             "pit_ti_224",
             ("pos_embed", "cls_token", "patch_embed"),
@@ -308,10 +290,7 @@ def test_a_norm_beside_its_convolution_has_its_depth():
     assert len(found) == len(model_and_depths("torchvision/vgg11")[1])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n for n in TIMM if n.startswith("timm/vit_") and "_resnet" in n],
-)
+@pytest.mark.parametrize("name", [n for n in TIMM if n.startswith("timm/vit_") and "_resnet" in n])
 def test_a_backbone_within_a_backbone_is_not_fetched_without_being_asked(name, monkeypatch):
     def closed(*args, **kwargs):
         raise AssertionError("the network was touched")

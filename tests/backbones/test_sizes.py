@@ -14,11 +14,11 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 import zoo
 from tests.backbones.meta import no_values
 from tests.conftest import QUICK
+from tests.pipeline.conftest import hear
 from tests.runs.forging import forge, take_apart
 from tests.runs.test_round_trip import our_logits
 from zoo import plugins
 from zoo.errors import RunError, SizeError
-from zoo.events import Note
 from zoo.models.build import build
 from zoo.models.head import in_head
 from zoo.models.size import resized
@@ -138,12 +138,7 @@ def test_a_head_of_another_class_count_does_not_hinder_resampling():
     ("name", "size", "reason"),
     [
         ("timm/test_vit", 100, "100: .* 16 pixels"),
-        pytest.param(
-            "timm/cait_xxs24_224",
-            256,
-            "pos_embed",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param("timm/cait_xxs24_224", 256, "pos_embed", marks=pytest.mark.slow),
         ("timm/vit_small_resnet26d_224", 256, "256: .*stem"),
         ("torchvision/vit_b_32", 100, "100: .* 32 pixels"),
         ("torchvision/maxvit_t", 256, "256: .* 7"),
@@ -170,19 +165,10 @@ def test_torchvisions_others_take_the_sizes_that_fit_their_layers(name, size):
 def small_run(photos, tmp_path_factory):
     """A run of a network for 160 pixels, at 96, from weights for 160."""
     folder = tmp_path_factory.mktemp("sizes")
-    own_weights("timm/test_vit", folder / "own.safetensors")
-    notes = []
-    run = zoo.finetune(
-        photos,
-        out=folder / "run",
-        listen=lambda e: notes.append(e.text) if isinstance(e, Note) else None,
-        **{
-            **QUICK,
-            "backbone": "timm/test_vit",
-            "image_size": 96,
-            "weights": str(folder / "own.safetensors"),
-        },
-    )
+    weights = folder / "own.safetensors"
+    own_weights("timm/test_vit", weights)
+    fields = {**QUICK, "backbone": "timm/test_vit", "image_size": 96, "weights": str(weights)}
+    run, notes, _ = hear(photos, folder / "run", **fields)
     return run, notes
 
 
@@ -221,21 +207,11 @@ def test_timm_and_transformers_load_a_run_at_another_size(small_run, photos):
 @pytest.mark.slow
 def test_a_run_serves_as_weights_at_its_own_size_and_at_others(small_run, photos):
     run, _ = small_run
+    fields = {**QUICK, "backbone": "timm/test_vit", "weights": str(run.path), "train": "probe"}
+    positions = run.model.state_dict()["pos_embed"]
     for size in (96, 128):
-        again = zoo.finetune(
-            photos,
-            out=f"again{size}",
-            **{
-                **QUICK,
-                "backbone": "timm/test_vit",
-                "image_size": size,
-                "weights": str(run.path),
-                "train": "probe",
-            },
-        )
-        same = torch.equal(
-            again.model.state_dict()["pos_embed"], run.model.state_dict()["pos_embed"]
-        )
+        again = zoo.finetune(photos, out=f"again{size}", **{**fields, "image_size": size})
+        same = torch.equal(again.model.state_dict()["pos_embed"], positions)
         assert same == (size == 96)
 
 

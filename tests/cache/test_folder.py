@@ -9,11 +9,10 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from tests.cache.conftest import ABOUT, features, filled, key, row
+from tests.conftest import zoo_
 from zoo.cache import Kind, clear, open_store, root, stored
-from zoo.cli import main
 
 DAY = 86400
 
@@ -28,12 +27,6 @@ def aged(days_ago, count=2, **about):
 
 def total():
     return sum(store.bytes for store in stored())
-
-
-def cli(*args, exit_code=0):
-    result = CliRunner().invoke(main, ["cache", *args])
-    assert result.exit_code == exit_code, result.output
-    return result
 
 
 def test_room_is_made_from_the_store_not_used_for_longest():
@@ -137,7 +130,7 @@ def test_the_list_says_what_how_much_when_and_for_what():
     old = aged(400, count=3, weights="a" * 64, crop={"mode": "center"})
     with open_store("examined", {}, dtype=np.uint8) as store:
         store.append([(key(0), np.empty(0, np.uint8))])
-    shown = cli("list")
+    shown = zoo_("cache", "list")
     _, *lines = shown.stdout.splitlines()
     assert lines[0].split()[:2] == ["examined", "1"]
     assert lines[1].split()[:4] == ["features", "3", "1.11", "kB"]
@@ -155,7 +148,7 @@ def test_the_list_says_what_how_much_when_and_for_what():
 
 def test_the_list_as_json_says_all():
     path = filled(3)
-    (listed,) = json.loads(cli("list", "--format", "json").stdout)
+    (listed,) = json.loads(zoo_("cache", "list", "--format", "json").stdout)
     assert listed.pop("used").startswith("20")
     assert listed == {
         "kind": "features",
@@ -167,9 +160,9 @@ def test_the_list_as_json_says_all():
 
 
 def test_an_empty_cache_is_listed_and_cleared_as_such():
-    assert json.loads(cli("list", "--format", "json").stdout) == []
-    assert cli("list").stderr == f"0 stores, 0 B in all, in {root()}\n"
-    assert cli("clear").stdout == "deleted 0 stores, freed 0 B\n"
+    assert json.loads(zoo_("cache", "list", "--format", "json").stdout) == []
+    assert zoo_("cache", "list").stderr == f"0 stores, 0 B in all, in {root()}\n"
+    assert zoo_("cache", "clear").stdout == "deleted 0 stores, freed 0 B\n"
     assert not root().exists()
 
 
@@ -178,15 +171,15 @@ def test_one_kind_can_be_cleared(kind):
     for each in get_args(Kind):
         with open_store(each, ABOUT, dtype=np.uint8) as store:
             store.append([(key(0), np.zeros(848, np.uint8))])
-    assert cli("clear", kind).stdout == "deleted 1 store, freed 982 B\n"
+    assert zoo_("cache", "clear", kind).stdout == "deleted 1 store, freed 982 B\n"
     assert {store.kind for store in stored()} == {*get_args(Kind)} - {kind}
-    assert cli("clear").stdout.startswith("deleted 3 stores")
+    assert zoo_("cache", "clear").stdout.startswith("deleted 3 stores")
     assert stored() == []
 
 
 def test_an_unknown_kind_is_refused():
     filled(1)
-    refused = cli("clear", "feature", exit_code=2).stderr
+    refused = zoo_("cache", "clear", "feature", code=2).stderr
     assert "'feature'" in refused
     assert "'features'" in refused
     assert len(stored()) == 1
@@ -194,14 +187,14 @@ def test_an_unknown_kind_is_refused():
 
 def test_what_was_used_lately_can_be_kept():
     old, new = aged(31, days=31), aged(29, days=29)
-    assert cli("clear", "--older-than", "30").stdout.startswith("deleted 1 store,")
+    assert zoo_("cache", "clear", "--older-than", "30").stdout.startswith("deleted 1 store,")
     assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_what_is_in_use_is_kept_and_named():
     path = filled(1)
     with features():
-        cleared = cli("clear")
+        cleared = zoo_("cache", "clear")
     assert cleared.stdout == "deleted 0 stores, freed 0 B\n"
     assert f" {path}: " in cleared.stderr
     assert Path(path, "index.bin").exists()

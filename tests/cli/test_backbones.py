@@ -6,10 +6,9 @@ import json
 import re
 
 import pytest
-from click.testing import CliRunner
 
+from tests.conftest import zoo_
 from zoo import plugins
-from zoo.cli import main
 
 #: Six backbones that differ in what they state.
 PLUGIN = """
@@ -47,23 +46,17 @@ def _acme(install, monkeypatch):
     install("acme-nets", "acme", "acme_choosing", PLUGIN)
 
 
-def zoo_backbones(*args, code=0):
-    result = CliRunner().invoke(main, ["backbones", *map(str, args)])
-    assert result.exit_code == code, result.output
-    return result
-
-
 def names(*args):
-    found = json.loads(zoo_backbones(*args, "--format", "json").stdout)
+    found = json.loads(zoo_("backbones", *args, "--format", "json").stdout)
     return [each["name"].removeprefix("acme/") for each in found]
 
 
 def test_json_and_csv_have_every_figure_unrounded():
-    found = json.loads(zoo_backbones("--format", "json").stdout)
+    found = json.loads(zoo_("backbones", "--format", "json").stdout)
     small = next(each for each in found if each["name"] == "acme/small")
     assert (small["parameters"], small["macs"], small["top_1"]) == (5_288_548, 385_814_752, 77.7)
     assert (small["license"], small["data"], small["here"]) == ("apache-2.0", "ImageNet-1k", False)
-    rows = list(csv.DictReader(io.StringIO(zoo_backbones("--format", "csv").stdout)))
+    rows = list(csv.DictReader(io.StringIO(zoo_("backbones", "--format", "csv").stdout)))
     assert [row["name"] for row in rows] == [each["name"] for each in found]
     for row, each in zip(rows, found, strict=True):
         for field in ("parameters", "macs", "top_1", "license", "data"):
@@ -111,7 +104,7 @@ def test_filters_leave_what_meets_all_of_them(filters, expected):
 
 
 def test_the_number_of_those_that_state_nothing_is_printed():
-    result = zoo_backbones("--max-macs", "1G")
+    result = zoo_("backbones", "--max-macs", "1G")
     assert result.stderr.splitlines() == ["2 left out: macs not stated", "2 backbones"]
 
 
@@ -141,7 +134,7 @@ def test_here_lists_files_of_all_places(tmp_path, monkeypatch):
     ],
 )
 def test_a_wrong_value_is_refused_with_the_option_in_one_message(words):
-    result = zoo_backbones(*words, code=2)
+    result = zoo_("backbones", *words, code=2)
     assert result.stdout == ""
     assert words[0] in result.stderr
     assert "Traceback" not in result.output
@@ -152,7 +145,7 @@ def test_a_table_fits_the_terminal_with_each_name_and_number_whole(width, monkey
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", str(width))
-    result = zoo_backbones()
+    result = zoo_("backbones")
     header, *rows = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.stdout).splitlines()
     assert [row.split()[0] for row in rows] == [f"acme/{name}" for name in names()]
     assert max(map(len, [header, *rows])) <= max(width, len(f"acme/{LONG}"))
@@ -166,5 +159,5 @@ def test_a_table_fits_the_terminal_with_each_name_and_number_whole(width, monkey
 
 
 def test_networks_that_are_no_backbones_are_named_unless_filtered():
-    assert "acme/encoder is not a backbone" in zoo_backbones().stderr
-    assert "acme/encoder" not in zoo_backbones("--here").stderr
+    assert "acme/encoder is not a backbone" in zoo_("backbones").stderr
+    assert "acme/encoder" not in zoo_("backbones", "--here").stderr

@@ -2,45 +2,22 @@
 
 import json
 import re
+from dataclasses import fields
 
 import pytest
-from click.testing import CliRunner
 
-from tests.conftest import TINY
-from zoo.cli import main
+from tests.conftest import TINY, zoo_
+from zoo.bench import Setup
 
 QUICK = ["--device=cpu", "--image-size=32", "--seconds=0.02"]
 
 
-def bench(*args, code=0):
-    result = CliRunner().invoke(main, ["bench", *args])
-    assert result.exit_code == code, result.output
-    return result
-
-
 def test_json_holds_the_machine_the_work_and_every_speed():
     result = json.loads(
-        bench(TINY, *QUICK, "--batch-size=1", "--batch-size=3", "--format=json").stdout
+        zoo_("bench", TINY, *QUICK, "--batch-size=1", "--batch-size=3", "--format=json").stdout
     )
     speeds = result.pop("speeds")
-    assert result.keys() == {
-        "device",
-        "device_name",
-        "threads",
-        "torch",
-        "allocator",
-        "precision",
-        "peak",
-        "training_peak",
-        "backbone",
-        "height",
-        "width",
-        "parameters",
-        "folded",
-        "forward_flops",
-        "training_flops",
-        "peak_memory_bytes",
-    }
+    assert result.keys() == {field.name for field in fields(Setup)} | {"peak_memory_bytes"}
     assert (result["backbone"], result["height"], result["folded"]) == (TINY, 32, 13)
     assert 2.5 < result["training_flops"] / result["forward_flops"] < 3
     assert [(s["what"], s["batch_size"]) for s in speeds] == [
@@ -56,7 +33,7 @@ def test_json_holds_the_machine_the_work_and_every_speed():
 
 
 def test_text_says_the_same_with_units():
-    text = bench(TINY, *QUICK, "--batch-size=2").stdout
+    text = zoo_("bench", TINY, *QUICK, "--batch-size=2").stdout
     assert re.search(r"^peak +[\d,]+ GFLOP/s in fp32, multiplying matrices$", text, re.MULTILINE)
     assert re.search(
         r"^backbone +timm/test_efficientnet, \d+,\d+ parameters, random", text, re.MULTILINE
@@ -66,19 +43,21 @@ def test_text_says_the_same_with_units():
 
 
 def test_a_backbone_without_batch_norm_has_nothing_to_fold():
-    text = bench("timm/test_vit", "--device=cpu", "--seconds=0.02", "--batch-size=1").stdout
+    text = zoo_("bench", "timm/test_vit", "--device=cpu", "--seconds=0.02", "--batch-size=1").stdout
     assert len(re.findall(r"^forward", text, re.MULTILINE)) == 1
 
 
 @pytest.mark.slow
 def test_a_backbone_with_auxiliary_heads_trains_too():
     args = ["--device=cpu", "--image-size=64", "--seconds=0.02", "--batch-size=2"]
-    assert "training step" in bench("torchvision/googlenet", *args).stdout
+    assert "training step" in zoo_("bench", "torchvision/googlenet", *args).stdout
 
 
 @pytest.mark.slow
 def test_compile_says_what_it_costs_and_when_it_pays():
-    result = json.loads(bench(TINY, *QUICK, "--batch-size=2", "--compile", "--format=json").stdout)
+    result = json.loads(
+        zoo_("bench", TINY, *QUICK, "--batch-size=2", "--compile", "--format=json").stdout
+    )
     compiled = [s for s in result["speeds"] if s["what"].endswith(", compiled")]
     assert [s["what"] for s in compiled] == [
         "forward, batch norm folded, compiled",
@@ -105,6 +84,6 @@ def test_compile_says_what_it_costs_and_when_it_pays():
     ],
 )
 def test_bad_input_is_one_clear_message_and_exit_code_2(args, named):
-    result = bench(*args, code=2)
+    result = zoo_("bench", *args, code=2)
     assert [name for name in named if name not in result.stderr] == []
     assert "Traceback" not in result.output

@@ -8,14 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from tests.conftest import COLOURS, QUICK, save_photo
+from tests.conftest import COLOURS, QUICK, save_photo, zoo_
 from tests.data.reading import read_splits
 from tests.fuzz.images_support import within
 from zoo import planning
 from zoo.cache import image_key
-from zoo.cli import main
 from zoo.data.dataset import ImageDataset, eval_loader, raising
 from zoo.data.decoded import DecodedImages, content_keys
 from zoo.data.transforms import eval_transform
@@ -80,10 +78,7 @@ def test_finetune_ends_with_one_line_and_exit_code_2(root, monkeypatch, train):
         return prepared
 
     monkeypatch.setattr(planning, "prepare", plan_then_vanish)
-    result = CliRunner().invoke(
-        main, ["finetune", "--data", str(root), "--out=run", f"--train={train}", *FLAGS]
-    )
-    assert result.exit_code == 2
+    result = zoo_("finetune", "--data", str(root), "--out=run", f"--train={train}", *FLAGS, code=2)
     (error,) = result.stderr.splitlines()
     assert f" {path}: " in error
 
@@ -104,10 +99,7 @@ def test_a_photo_that_changes_between_two_epochs_ends_the_run(
 
     monkeypatch.setattr(training, "validate", validate_then_change)
     asked = [f"--data={root}", "--out=run", "--train=finetune", *FLAGS, "--epochs=3"]
-    result = CliRunner().invoke(
-        main, ["finetune", *asked, "--cache-size=0", f"--workers={workers}"]
-    )
-    assert result.exit_code == 2, result.output
+    result = zoo_("finetune", *asked, "--cache-size=0", f"--workers={workers}", code=2)
     said, kept, resume = result.stderr.splitlines()
     assert said.startswith(f"Error: {path} ")
     assert "epoch 1" in kept

@@ -79,90 +79,68 @@ def modes(root):
     save(scene(74).quantize(), root / "train" / "bees" / "palette.png")
 
 
-#: kind: (severity, count, what plants it, words of the text, paths)
+#: kind: (severity, count, what plants it, paths)
 PLANTED = {
     "leakage": (
         "error",
         1,
         lambda root: copy(root, "train/ants/0.png", "val/ants/same.png"),
-        "1 image of val is in train too",
         {"train/ants/0.png", "val/ants/same.png"},
     ),
     "label-conflict": (
         "error",
         1,
         lambda root: copy(root, "train/ants/0.png", "train/bees/same.png"),
-        "1 image is in more than one class",
         {"train/ants/0.png", "train/bees/same.png"},
     ),
     "near-leakage": (
         "error",
         1,
         lambda root: save(scene(0).resize((120, 90)), root / "val" / "ants" / "small.jpg"),
-        "1 image of val looks like one of train",
         {"train/ants/0.png", "val/ants/small.jpg"},
     ),
     "near-conflict": (
         "warning",
         2,
         lambda root: save(scene(0), root / "train" / "bees" / "other.jpg", quality=70),
-        "2 images look like one of another class",
         {"train/ants/0.png", "train/bees/other.jpg"},
     ),
     "duplicates": (
         "warning",
         1,
         lambda root: copy(root, "train/ants/0.png", "train/ants/copy.png"),
-        "1 image is the copy of another of the same class",
         {"train/ants/0.png", "train/ants/copy.png"},
     ),
     "near-duplicates": (
         "note",
         1,
         lambda root: save(scene(0), root / "train" / "ants" / "again.jpg", quality=70),
-        "1 image looks like another",
         {"train/ants/0.png", "train/ants/again.jpg"},
     ),
     "unreadable": (
         "error",
         1,
         lambda root: (root / "train" / "ants" / "0.png").write_bytes(b"broken"),
-        "1 image can't be read",
         {"train/ants/0.png"},
     ),
-    "imbalance": (
-        "warning",
-        2,
-        imbalanced,
-        "class ants has 44 images, bees only 4: 11 times",
-        set(),
-    ),
+    "imbalance": ("warning", 2, imbalanced, set()),
     "unknown-classes": (
         "error",
         1,
         lambda root: save(scene(60), root / "val" / "wasps" / "0.png"),
-        "1 class of val not in train",
         {"wasps"},
     ),
     "classes-without-val": (
         "warning",
         1,
         lambda root: save(scene(60), root / "train" / "wasps" / "0.png"),
-        "1 class of train without an image in val",
         {"wasps"},
     ),
-    "too-few-classes": (
-        "error",
-        1,
-        lambda root: shutil.rmtree(root / "train" / "bees"),
-        "one class only",
-        {"ants"},
-    ),
+    "too-few-classes": ("error", 1, lambda root: shutil.rmtree(root / "train" / "bees"), {"ants"}),
     "empty-classes": (
         "warning",
         1,
         lambda root: (root / "train" / "wasps").mkdir(),
-        "1 folder without a usable image",
         {"train/wasps"},
     ),
     "outside-links": (
@@ -171,7 +149,6 @@ PLANTED = {
         lambda root: (root / "train" / "ants" / "more.png").symlink_to(
             save(scene(60), root.parent / "elsewhere.png")
         ),
-        "1 link leads out of the folder",
         {"train/ants/more.png"},
     ),
     "broken-links": (
@@ -181,63 +158,55 @@ PLANTED = {
             (root / "train" / "round").symlink_to(".."),
             (root / "gone").symlink_to("nowhere"),
         ],
-        "2 links lead nowhere or in a circle",
         {"train/round", "gone"},
     ),
     "alike-class-names": (
         "warning",
         2,
         lambda root: save(scene(60), root / "train" / "Ants " / "0.png"),
-        "2 classes named alike",
         {"ants", "Ants"},
     ),
     "tiny": (
         "warning",
         1,
         lambda root: save(scene(60, (31, 200)), root / "train" / "ants" / "thin.png"),
-        "1 image is less than 32 pixels",
         {"train/ants/thin.png"},
     ),
-    "huge": ("note", 1, huge, "1 image has more than 50 million", {"train/ants/huge.png"}),
+    "huge": ("note", 1, huge, {"train/ants/huge.png"}),
     "wrong-extension": (
         "warning",
         1,
         lambda root: save(scene(60), root / "train" / "ants" / "a.jpg", format="PNG"),
-        "1 image is of another format",
         {"train/ants/a.jpg"},
     ),
-    "colour-modes": ("note", 6, modes, "12 RGB, 1 ", set()),
-    "few-images": ("warning", 2, lambda root: None, "2 classes", {"ants", "bees"}),
-    "few-val-images": ("warning", 4, lambda root: None, "4 images", set()),
+    "colour-modes": ("note", 6, modes, set()),
+    "few-images": ("warning", 2, lambda root: None, {"ants", "bees"}),
+    "few-val-images": ("warning", 4, lambda root: None, set()),
     "nested": (
         "warning",
         1,
         lambda root: save(scene(60), root / "train" / "ants" / "more" / "a.png"),
-        "1 image deeper",
         {"train/ants/more/a.png"},
     ),
     "loose": (
         "warning",
         2,
         lambda root: [save(scene(60), root / "a.png"), save(scene(61), root / "train" / "b.png")],
-        "2 images beside",
         {"a.png", "train/b.png"},
     ),
     "unused-folders": (
         "note",
         1,
         lambda root: save(scene(60), root / "extra" / "ants" / "a.png"),
-        "1 image in folders beside train, val and test",
         {"extra/ants/a.png"},
     ),
     "classes-without-test": (
         "warning",
         1,
         lambda root: save(scene(60), root / "test" / "ants" / "a.png"),
-        "1 class of train without an image in test",
         {"bees"},
     ),
-    "few-test-images": ("warning", 4, lambda root: add_test(root), "4 images", set()),
+    "few-test-images": ("warning", 4, lambda root: add_test(root), set()),
     "test-in-val": (
         "warning",
         2,
@@ -245,31 +214,30 @@ PLANTED = {
             copy(add_test(root), "val/ants/0.png", "test/ants/same.png"),
             save(scene(501).resize((80, 60)), root / "test" / "ants" / "small.jpg"),
         ],
-        "2 images of test are in val too",
         {"val/ants/0.png", "test/ants/same.png", "val/ants/1.png", "test/ants/small.jpg"},
     ),
     "no-images": (
         "note",
         2,
-        lambda root: [
-            (root / "a.txt").write_text("x"),
-            (root / "train/ants/b.JXL").write_text(""),
-        ],
-        "2 files not named as images: 1 .txt, 1 .jxl",
+        lambda root: [(root / "a.txt").write_text("x"), (root / "train/ants/b.JXL").write_text("")],
         {"a.txt", "train/ants/b.JXL"},
     ),
 }
 
 
+#: Numbers of the text, beside the count.
+SAID = {"imbalance": "11 times", "colour-modes": "12 RGB, 1 ", "no-images": "1 .txt, 1 .jxl"}
+
+
 @pytest.mark.parametrize("kind", PLANTED)
 @pytest.mark.medium
 def test_what_is_planted_is_found_and_nothing_else_of_its_weight(root, kind):
-    severity, count, plant, words, paths = PLANTED[kind]
+    severity, count, plant, paths = PLANTED[kind]
     plant(root)
     found = finding(root, kind)
     assert found is not None
     assert (found.severity, found.count) == (severity, count)
-    assert words in found.text
+    assert SAID.get(kind, "") in found.text
     assert {path for group in found.groups for path in group} == paths
     assert found.advice
     errors = {f.kind for f in zoo.check_data(root).findings if f.severity == "error"}
@@ -285,10 +253,6 @@ def test_every_kind_of_finding_is_on_the_page_with_its_severity(root):
         assert any(f"`{kind}`" in row and f"| {severity} |" in row for row in rows)
 
 
-def brighter(image):
-    return ImageEnhance.Brightness(image).enhance(1.15)
-
-
 def cropped(image):
     width, height = image.size
     return image.crop((width // 100, height // 100, width - width // 100, height - height // 100))
@@ -299,7 +263,7 @@ def cropped(image):
     [
         lambda image: image.resize((80, 60)),
         lambda image: image.resize((320, 240)),
-        brighter,
+        lambda image: ImageEnhance.Brightness(image).enhance(1.15),
         cropped,
         lambda image: image.convert("L"),
     ],
@@ -307,9 +271,8 @@ def cropped(image):
 @pytest.mark.parametrize("form", ["png", "jpg", "webp"])
 def test_edited_copies_look_the_same(root, edit, form):
     save(edit(scene(0)), root / "val" / "ants" / f"copy.{form}")
-    assert finding(root, "near-leakage").groups == (
-        ((f"val/ants/copy.{form}"), "train/ants/0.png"),
-    )
+    (group,) = finding(root, "near-leakage").groups
+    assert group == (f"val/ants/copy.{form}", "train/ants/0.png")
 
 
 @pytest.mark.slow

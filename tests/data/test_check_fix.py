@@ -220,10 +220,7 @@ def test_a_picture_of_a_format_without_an_extension_keeps_its_name(tmp_path):
     assert fixed.left_out == fixed.renamed == ()
 
 
-@pytest.mark.parametrize(
-    "target",
-    ["data/clean", "data", "file", "full", "gone/clean"],
-)
+@pytest.mark.parametrize("target", ["data/clean", "data", "file", "full", "gone/clean"])
 def test_a_place_that_will_not_do_is_refused(root, tmp_path, target):
     (tmp_path / "file").write_text("x")
     (tmp_path / "full").mkdir()

@@ -30,7 +30,6 @@ def samples_of(photos, drop=()):
 
 def batches(
     photos,
-    *,
     workers=0,
     epoch=1,
     batch_size=4,
@@ -99,12 +98,8 @@ def test_kept_bases_give_the_same_images_bit_for_bit(photos, augment):
     ],
 )
 def test_kept_bases_go_to_workers_however_they_start(photos, method):
-    samples, transform, store = (
-        samples_of(photos),
-        train_transform(PREPROCESS, "strong", True),
-        Kept(),
-    )
-    decoded = DecodedImages(samples, transform.prepare, store=store, keys=content_keys(samples))
+    samples, transform = samples_of(photos), train_transform(PREPROCESS, "strong", True)
+    decoded = DecodedImages(samples, transform.prepare, store=Kept(), keys=content_keys(samples))
     decoded.fill()
     dataset = ImageDataset(decoded, augment=transform.augment)
     loader = DataLoader(

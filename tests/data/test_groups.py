@@ -33,6 +33,18 @@ def frames(root, *, folder=False):
     return root
 
 
+def table_of(root, column, **more):
+    """A table of the images in that folder, with their patients in a column."""
+    header = ("path", "label", column, *more)
+    rows = [
+        (p.relative_to(root), p.parent.name, p.name[:9], *(value(p) for value in more.values()))
+        for p in root.rglob("*.png")
+    ]
+    with (root / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return root / "table.csv"
+
+
 def apart(splits):
     """The groups on each side, which have none in common."""
     sides = [{s.group for s in side if s.group} for side in (splits.train, splits.val)]
@@ -51,11 +63,8 @@ def test_a_pattern_keeps_the_images_of_a_patient_together(tmp_path):
 
 def test_several_groups_of_a_pattern_are_joined(tmp_path):
     splits = read(frames(tmp_path / "data"), group_by=r"(red|green)/patient(\d)")
-    assert {s.group for s in splits.train} | {s.group for s in splits.val} == {
-        "red/0",
-        "green/0",
-        "green/1",
-    }
+    groups = {s.group for s in (*splits.train, *splits.val)}
+    assert groups == {"red/0", "green/0", "green/1"}
 
 
 def test_subfolders_of_class_folders_are_groups(tmp_path):
@@ -75,11 +84,7 @@ def test_subfolders_of_class_folders_are_groups(tmp_path):
 
 
 def test_a_column_of_a_table_is_the_group(tmp_path):
-    root = frames(tmp_path / "data")
-    rows = [(p.relative_to(root), p.parent.name, p.name[:9]) for p in root.rglob("*.png")]
-    table = root / "table.csv"
-    with table.open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "label", "Animal"), *rows])
+    table = table_of(frames(tmp_path / "data"), "Animal")
     train, val = apart(read(table, group_by="animal"))
     assert (len(train), len(val)) == (12, 4)
     assert not read(table, group_by="animal").issues
@@ -133,22 +138,16 @@ def test_groups_of_any_size_are_dealt_evenly():
     groups = [[label] * size for label in (0, 1) for size in sizes]
     dealt = deal_folds(groups, 3)
     for label in (0, 1):
-        images = [
-            sum(
-                len(g) for g, fold in zip(groups, dealt, strict=True) if fold == f and g[0] == label
-            )
-            for f in range(3)
-        ]
+        images = [0, 0, 0]
+        for group, fold in zip(groups, dealt, strict=True):
+            images[fold] += len(group) * (group[0] == label)
         assert max(images) - min(images) <= 1
 
 
 def test_names_that_suggest_groups_are_a_finding(tmp_path):
     root = frames(tmp_path / "data")
     assert "related-names" in {finding.kind for finding in check_data(root).findings}
-    rows = [(p.relative_to(root), p.parent.name, p.name[:9]) for p in root.rglob("*.png")]
-    table = root / "table.csv"
-    with table.open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "label", "group"), *rows])
+    table = table_of(root, "group")
     assert "related-names" not in {finding.kind for finding in check_data(table).findings}
     numbered = make_photos(tmp_path / "numbered", 12)
     assert "related-names" not in {finding.kind for finding in check_data(numbered).findings}
@@ -187,16 +186,10 @@ def test_groups_that_are_given_are_no_finding_unless_they_are_on_both_sides(tmp_
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, target.with_stem(f"{file.stem}-{split}"))
     (tmp_path / "train").rename(tmp_path / "both" / "train")
-    found = [
-        each
-        for each in check_data(tmp_path / "both", group_by=FRAMES).findings
-        if each.kind == "group-leakage"
-    ]
-    assert [(each.severity, each.count) for each in found] == [
-        ("error", 2),
-        ("error", 2),
-        ("warning", 1),
-    ]
+    found = check_data(tmp_path / "both", group_by=FRAMES).findings
+    found = [each for each in found if each.kind == "group-leakage"]
+    told = [(each.severity, each.count) for each in found]
+    assert told == [("error", 2), ("error", 2), ("warning", 1)]
     paths = found[0].groups[0]
     assert paths[0] == "val/red/patient00_frame0-val.png"
     assert len(paths) == 5
@@ -220,15 +213,10 @@ def test_subfolders_are_checked_as_groups_on_request(tmp_path):
 
 def test_a_column_groups_the_rows_of_a_table_that_is_checked(tmp_path):
     root = frames(tmp_path / "data")
-    files = sorted(root.rglob("*.png"))
-    split = {path: "val" if path.stem.endswith("0") else "train" for path in files}
-    rows = [(p.relative_to(root), p.parent.name, p.name[:9], split[p]) for p in files]
-    with (root / "table.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "label", "animal", "split"), *rows])
-    found = findings_by_kind(root / "table.csv", group_by="animal")
-    assert found["group-leakage"].count == 16
+    table = table_of(root, "animal", split=lambda p: "val" if p.stem.endswith("0") else "train")
+    assert findings_by_kind(table, group_by="animal")["group-leakage"].count == 16
     with pytest.raises(DataError, match="species"):
-        check_data(root / "table.csv", group_by="species")
+        check_data(table, group_by="species")
 
 
 def test_copies_within_a_group_are_not_said_to_be_separated(tmp_path):

@@ -8,13 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import COLOURS, QUICK, make_photos, save_photo
+from tests.conftest import COLOURS, QUICK, make_photos, save_photo, zoo_
 from tests.data.reading import of_kind, read_labelled, read_splits
 from tests.fuzz.images_support import within
-from zoo.cli import main
 from zoo.data.sources.layout import images_in
 from zoo.errors import DataError
 
@@ -24,13 +22,6 @@ FAST = {**QUICK, "train": "probe"}
 def read(root: Path, **options):
     with within():
         return read_splits(root, val_split=0.2, seed=0, **options)
-
-
-def zoo_(*args, code=0):
-    with within(60):
-        result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def count(splits) -> int:

@@ -3,11 +3,9 @@
 import shutil
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import COLOURS, QUICK, make_photos, save_photo
-from zoo.cli import main
+from tests.conftest import COLOURS, QUICK, make_photos, save_photo, zoo_
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import DataError
@@ -70,12 +68,8 @@ def test_a_run_records_the_places_and_evaluate_reproduces_them(three, tmp_path, 
     assert (run.info.recipe.val, run.info.recipe.test) == tuple(map(str, three[1:]))
     monkeypatch.chdir("/")
     found = {split: run.evaluate(split=split) for split in ("train", "val", "test", "all")}
-    assert {split: each.images for split, each in found.items()} == {
-        "train": 30,
-        "val": 9,
-        "test": 6,
-        "all": 45,
-    }
+    images = {split: each.images for split, each in found.items()}
+    assert images == {"train": 30, "val": 9, "test": 6, "all": 45}
     assert found["val"].accuracy == pytest.approx(run.info.val_metrics["accuracy"])
     assert found["test"].accuracy == pytest.approx(run.info.test_metrics["accuracy"])
 
@@ -130,8 +124,7 @@ def test_a_final_model_is_measured_on_test_alone(three, tmp_path):
     run = zoo.finetune(three[0], out=out, val_split=0, test=three[2], train="probe", **QUICK)
     assert set(run.info.test_metrics) >= {"accuracy", "loss"}
     assert run.evaluate(split="test").images == 6
-    result = CliRunner().invoke(main, ["predict", str(out), str(three[2])])
-    assert result.exit_code == 0, result.output
+    zoo_("predict", str(out), str(three[2]))
 
 
 @pytest.mark.medium
@@ -139,6 +132,5 @@ def test_the_command_line_says_that_nothing_was_measured(photos):
     command = ["finetune", "--data", str(photos), "--val-split", "0", "--train", "probe"]
     for name in ("backbone", "weights", "image_size", "device"):
         command += [f"--{name.replace('_', '-')}", str(QUICK[name])]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
+    result = zoo_(*command)
     assert "not measured on held-out images" in result.output

@@ -5,13 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from pyarrow import parquet
 
 import zoo
 from tests.conftest import COLOURS, QUICK, save_photo, zoo_
 from tests.data.reading import of_kind
-from zoo.cli import main
 from zoo.data.sources import open_source
 from zoo.data.split import read_labelled, read_splits
 from zoo.errors import DataError, RecipeError
@@ -78,16 +76,9 @@ def test_several_labels_are_in_a_cell_or_in_a_column_each(images):
         for n, (path, label) in enumerate(named(images))
     ]
     cells = read(write(images, both))
-    columns = read(
-        write(
-            images,
-            [
-                (path, *(int(name in label.split("|")) for name in ("red", "green", "round")))
-                for path, label in both
-            ],
-            ("path", "red", "green", "round"),
-        )
-    )
+    names = ("red", "green", "round")
+    each = [(path, *(int(name in label.split("|")) for name in names)) for path, label in both]
+    columns = read(write(images, each, ("path", *names)))
     assert cells.class_names == columns.class_names == ("green", "red", "round")
     found = [{s.name: set(s.labels) for s in (*each.train, *each.val)} for each in (cells, columns)]
     assert found[0] == found[1]
@@ -104,13 +95,8 @@ def test_rows_of_one_path_are_one_image(images):
 
 
 def test_what_is_left_out_of_a_table_is_said(images):
-    rows = [
-        *named(images),
-        ("img/red99.png", "red"),
-        ("img/red3.png.txt", "red"),
-        ("img/x.png", ""),
-    ]
-    rows = [(*row, "7") for row in rows]
+    more = [("img/red99.png", "red"), ("img/red3.png.txt", "red"), ("img/x.png", "")]
+    rows = [(*row, "7") for row in (*named(images), *more)]
     splits = read(write(images, rows, ("path", "label", "width")))
     unreadable = [Path(name).name for name, _ in of_kind("unreadable", splits.issues)]
     assert unreadable == ["red99.png", "red3.png.txt"]
@@ -235,12 +221,12 @@ def test_what_a_multi_label_run_predicts(multi, scenes):
     probabilities = [p for _, p in found.top]
     assert probabilities == sorted(probabilities, reverse=True)
     command = ["predict", str(multi.path), str(image), "--threshold", "0", "--format"]
-    said = CliRunner().invoke(main, [*command, "csv"])
+    said = zoo_(*command, "csv")
     assert said.output.splitlines()[0] == "path,labels,unfamiliar"
     assert set(said.output.splitlines()[1].split(",")[1].split("|")) == set(COLOURS)
-    (entry,) = json.loads(CliRunner().invoke(main, [*command, "json"]).output)
+    (entry,) = json.loads(zoo_(*command, "json").output)
     assert entry["labels"] == [label for label, _ in found.top]
-    table = CliRunner().invoke(main, ["evaluate", str(multi.path)])
+    table = zoo_("evaluate", str(multi.path))
     assert "mAP" in table.output
 
 
@@ -248,13 +234,13 @@ def test_the_rows_of_evaluate_have_lists_of_labels(multi):
     assert multi.info.figures["val"].main == "map"
     written = parquet.read_table(multi.path / "predictions.parquet").to_pylist()
     evaluate = ["evaluate", str(multi.path)]
-    told = json.loads(CliRunner().invoke(main, [*evaluate, "--format", "json"]).output)
+    told = json.loads(zoo_(*evaluate, "--format", "json").output)
     for row, other in zip(told["rows"], written, strict=True):
         # The probe's own figures are from its features, which round otherwise than the network.
         numbers = {name: value for name, value in other.items() if isinstance(value, float)}
         assert {name: row[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
         assert {**row, **numbers} == other
-    text = CliRunner().invoke(main, [*evaluate, "--format", "csv"]).output
+    text = zoo_(*evaluate, "--format", "csv").output
     cells = [row["label"] for row in csv.DictReader(text.splitlines())]
     assert cells == ["|".join(row["label"]) for row in written]
     assert any("|" in cell for cell in cells)
@@ -278,6 +264,5 @@ def test_check_takes_a_table(scenes, images):
     report = zoo.check_data(write(images, rows))
     assert report.counts == {"": {"green": 17, "red": 16}}
     assert "label-conflict" in {finding.kind for finding in report.findings}
-    result = CliRunner().invoke(main, ["data", "check", str(scenes), "--fix-to", "x"])
-    assert (result.exit_code, "--fix-to" in result.output) == (2, True)
+    assert "--fix-to" in zoo_("data", "check", scenes, "--fix-to", "x", code=2).output
     assert not Path("x").exists()

@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.reading import of_kind, read_splits
 from tests.fuzz.images_support import grey_page, jpeg, png, png_chunk, tiff, with_segments, within
 from zoo.data import image as reading
 from zoo.data.headers import MAX_PIXELS
@@ -193,18 +191,6 @@ def frames(form: str, **options) -> bytes:
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
 def test_animations_and_pages_are_named(form):
     assert "several pictures" in refused(frames(form), "x.jpg")
-
-
-def test_animations_are_left_out_or_an_error_with_strict(photos, tmp_path):
-    root = shutil.copytree(photos, tmp_path / "data")
-    (root / "red" / "x.gif").write_bytes(frames("GIF"))
-    splits = read_splits(root, val_split=0.2, seed=0)
-    assert len(splits.train) + len(splits.val) == 30
-    ((name, reason),) = of_kind("unreadable", splits.issues)
-    assert name == f"{root}/red/x.gif"
-    assert "several pictures" in reason
-    with pytest.raises(DataError, match=r"red/x\.gif"):
-        read_splits(root, val_split=0.2, seed=0, strict=True)
 
 
 def test_an_animation_of_one_picture_is_a_picture():

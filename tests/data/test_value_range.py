@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import zoo
-from tests.conftest import QUICK
-from zoo.cli import main
+from tests.conftest import QUICK, zoo_
 from zoo.data.image import read_image
 from zoo.events import Note
 
@@ -50,17 +48,15 @@ def test_bits_that_a_camera_leaves_unused_change_nothing(tmp_path, of_8_bits, bi
         content = (root / image).read_bytes()
         assert read.predict(content)[0].top == expected.predict(small / image)[0].top
     assert read.evaluate().accuracy == expected.evaluate().accuracy
-    listed = CliRunner().invoke(main, ["predict", "run", str(root / "dark"), "--format", "json"])
-    plain = CliRunner().invoke(
-        main, ["predict", str(expected.path), str(small / "dark"), "--format", "json"]
-    )
+    listed = zoo_("predict", "run", str(root / "dark"), "--format", "json")
+    plain = zoo_("predict", str(expected.path), str(small / "dark"), "--format", "json")
     assert listed.stdout == plain.stdout.replace(str(small), str(root))
 
 
 def test_the_plan_says_what_becomes_white(tmp_path):
     root = grey_photos(tmp_path / "deep", 12)
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
-    result = CliRunner().invoke(main, ["finetune", "--data", str(root), "--dry-run", *flags])
+    result = zoo_("finetune", "--data", str(root), "--dry-run", *flags)
     assert "0 to 4095 become 0 to 255" in " ".join(result.output.split())
 
 

@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from safetensors import safe_open
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
 import zoo
-from tests.conftest import COLOURS, QUICK, save_photo
-from zoo.cli import main
+from tests.conftest import COLOURS, QUICK, save_photo, zoo_
 from zoo.errors import DataError, OptionError, PluginError, RunError
 from zoo.export import ExportOptions, ExportReport, export
 from zoo.export.card import with_export
@@ -247,10 +245,6 @@ def formats(install):
     install("zoo-acme", "acme", "acme_formats", FORMATS)
 
 
-def invoke(*words):
-    return CliRunner().invoke(main, ["export", *map(str, words)])
-
-
 def left():
     return sorted(path.name for path in Path().iterdir())
 
@@ -258,16 +252,15 @@ def left():
 @pytest.mark.usefixtures("formats")
 @pytest.mark.medium
 def test_a_plugins_exporter_is_listed_and_used(run):
-    listed = CliRunner().invoke(main, ["plugins"]).stdout
+    listed = zoo_("plugins").stdout
     for name in ("half", "kept", "onnx", "torch-export"):
         assert f"exporter {name}" in listed
-    result = invoke(run.path, "--to", "kept", "--out", "a.kept", "--format", "json")
-    assert result.exit_code == 0, result.output
+    result = zoo_("export", run.path, "--to", "kept", "--out", "a.kept", "--format", "json")
     report = json.loads(result.stdout)
     assert (report["format"], report["agreement"]) == ("kept", 1)
     assert report["largest_difference"] < 1e-5
     assert left() == ["a.kept", "a.kept.json"]
-    table = invoke(run.path, "--to", "kept", "--out", "b.kept")
+    table = zoo_("export", run.path, "--to", "kept", "--out", "b.kept")
     assert "100.00%" in table.stdout
     assert "chatter" not in table.stdout
 
@@ -292,11 +285,10 @@ def test_of_an_exporter_that_fails_nothing_is_left(run, form, said):
 @pytest.mark.usefixtures("formats")
 @pytest.mark.medium
 def test_a_file_that_predicts_otherwise_is_refused_unless_that_is_asked_for(run):
-    result = invoke(run.path, "--to", "wrong", "--out", "a.kept")
-    assert result.exit_code == 2
+    result = zoo_("export", run.path, "--to", "wrong", "--out", "a.kept", code=2)
     assert "0.00% of 12" in result.stderr
     assert left() == []
-    assert invoke(run.path, "--to", "wrong", "--out", "a.kept", "--min-agreement", 0).exit_code == 0
+    zoo_("export", run.path, "--to", "wrong", "--out", "a.kept", "--min-agreement", 0)
     assert json.loads(Path("a.kept.json").read_text())["agreement"] == 0
 
 
@@ -331,8 +323,7 @@ def test_a_file_lies_beside_its_run_folder_if_no_place_is_given(run):
     ],
 )
 def test_bad_options_are_refused_in_a_line(run, words, said):
-    result = invoke(run.path, *words)
-    assert result.exit_code == 2
+    result = zoo_("export", run.path, *words, code=2)
     assert said in result.stderr
     assert left() == []
 
@@ -341,16 +332,14 @@ def test_a_damaged_model_file_is_refused(run):
     shutil.copytree(run.path, "bugs")
     file = Path("bugs/model.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
-    result = invoke("bugs", "--to", "onnx")
-    assert result.exit_code == 2
+    result = zoo_("export", "bugs", "--to", "onnx", code=2)
     assert isinstance(result.exception, SystemExit)
     assert left() == ["bugs"]
 
 
 def test_what_is_no_run_is_refused():
     Path("folder").mkdir()
-    result = invoke("folder", "--to", "onnx")
-    assert result.exit_code == 2
+    result = zoo_("export", "folder", "--to", "onnx", code=2)
     assert "no run" in result.stderr
 
 
@@ -534,8 +523,7 @@ def test_an_opset_is_kept_or_refused(run):
     ],
 )
 def test_what_a_format_does_not_support_is_refused_before_it_is_tried(run, words):
-    result = invoke(run.path, *words, "--out", "a.x")
-    assert result.exit_code == 2
+    result = zoo_("export", run.path, *words, "--out", "a.x", code=2)
     assert isinstance(result.exception, SystemExit)
     assert left() == []
 

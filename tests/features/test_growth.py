@@ -17,19 +17,20 @@ def features(count: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.T
     return torch.randn(count, 64, generator=generator) + means[targets], targets
 
 
-def samples(count: int, groups: int | None = None) -> list[Sample]:
-    return [
-        Sample(name=str(n), labels=("a",), group=None if groups is None else str(n % groups))
-        for n in range(count)
-    ]
+def samples(count: int) -> list[Sample]:
+    return [Sample(name=str(n), labels=("a",)) for n in range(count)]
+
+
+def growth(learnt, val):
+    probe = fit_probe(*learnt, 4)
+    drawn = samples(len(learnt[0]))
+    task = SINGLE_LABEL
+    return measure_growth(probe, drawn, learnt, val, num_classes=4, task=task, seed=0)
 
 
 def test_more_images_give_better_probes_and_an_interval_that_holds():
     learnt, val = features(200, 4, 1), features(400, 4, 2)
-    probe = fit_probe(*learnt, 4)
-    found = measure_growth(
-        probe, samples(200), learnt, val, num_classes=4, task=SINGLE_LABEL, seed=0
-    )
+    found = growth(learnt, val)
     assert found.images == (20, 40, 100, 200)
     means = [np.mean(each) for each in found.accuracy]
     assert means[0] < means[-1]
@@ -39,19 +40,11 @@ def test_more_images_give_better_probes_and_an_interval_that_holds():
     twice = features(400, 4, 3)
     right = fit_probe(*twice, 4).logits(val[0]).argmax(dim=1) == val[1]
     assert low - 0.03 <= float(right.double().mean()) - means[-1] <= high + 0.03
-    again = measure_growth(
-        probe, samples(200), learnt, val, num_classes=4, task=SINGLE_LABEL, seed=0
-    )
-    assert again == found
+    assert growth(learnt, val) == found
 
 
 def test_too_few_images_are_not_measured():
-    learnt, val = features(8, 4, 1), features(40, 4, 2)
-    probe = fit_probe(*learnt, 4)
-    assert (
-        measure_growth(probe, samples(8), learnt, val, num_classes=4, task=SINGLE_LABEL, seed=0)
-        is None
-    )
+    assert growth(features(8, 4, 1), features(40, 4, 2)) is None
 
 
 def test_a_curve_without_noise_is_found():

@@ -1,7 +1,6 @@
 """Many inputs through the real command line, in this process: none hangs, crashes or babbles."""
 
 import shutil
-import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,13 @@ from hypothesis import strategies as st
 
 import zoo
 from tests.conftest import TINY
+from tests.fuzz.images_support import SECONDS, within
 from zoo import plugins
 from zoo.cli import main
 from zoo.io.text import printable
 
-#: How long an answer may take.
-SECONDS = 5.0
-
 #: Characters of an answer.
 LONGEST = 20_000
-
-
-class Hang(BaseException):
-    """An answer takes too long; no `except Exception` may swallow it."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +37,8 @@ def run_cli(args: Iterable[object], seconds: float = SECONDS, longest: int = LON
     That is: exit code 0, or 2 with a message on stderr; no traceback; no more than `longest`
     characters; nothing that a terminal would obey.
     """
-
-    def stop(*_: object) -> None:
-        raise Hang(f"no answer in {seconds} s")
-
-    before = [signal.signal(signum, stop) for signum in (signal.SIGPROF, signal.SIGALRM)]
-    # Of the processor's time, for others may be using it; and what waits for ever uses none.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 12 * seconds)
-    try:
+    with within(seconds):
         result = CliRunner().invoke(main, [str(arg) for arg in args])
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for signum, handler in zip((signal.SIGPROF, signal.SIGALRM), before, strict=True):
-            signal.signal(signum, handler)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     output = result.stdout + result.stderr
@@ -100,10 +80,10 @@ def fuzz(
     assert calls >= examples
 
 
-def sizes(slow: int) -> Any:
-    """Parametrise `examples`: 3 of the inputs, and in the slow suite all of them."""
+def sizes(slow: int, few: int = 3) -> Any:
+    """Parametrise `examples`: a few of the inputs, and in the slow suite all of them."""
     return pytest.mark.parametrize(
-        "examples", [3, pytest.param(slow, marks=pytest.mark.slow)], ids=["few", "many"]
+        "examples", [few, pytest.param(slow, marks=pytest.mark.slow)], ids=["few", "many"]
     )
 
 

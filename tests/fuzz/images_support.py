@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 #: Seconds that any one file may take.
-SECONDS = 5
+SECONDS = 5.0
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

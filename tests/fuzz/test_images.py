@@ -4,27 +4,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
 
 import zoo
 from tests.conftest import COLOURS, save_photo
 from tests.data.reading import of_kind, read_splits
+from tests.fuzz.conftest import fuzz, sizes
 from tests.fuzz.images_support import damaged, seeds, within
 from zoo.cli import main
 from zoo.data.image import read_image
 from zoo.data.issue import describe
 from zoo.errors import DataError
-
-
-def examples(count):
-    """The same ones in each run; `count` of them."""
-    return settings(
-        max_examples=count,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 def is_named(message: str, path: Path) -> bool:
@@ -106,53 +95,21 @@ def test_whole_files_of_all_formats_are_read_or_named():
         check_reading(content)
 
 
-@examples(80)
-@given(damaged())
-def test_a_damaged_file_is_read_or_named(content):
-    check_reading(content)
+@sizes(15_000, few=80)
+def test_a_damaged_file_is_read_or_named(examples):
+    fuzz(check_reading, damaged(), examples)
 
 
-@examples(20)
-@given(content=damaged())
-def test_a_damaged_file_is_predicted_or_named(run, content):
-    check_prediction(run, content)
+@sizes(1500, few=20)
+def test_a_damaged_file_is_predicted_or_named(examples, run):
+    fuzz(lambda content: check_prediction(run, content), damaged(), examples)
 
 
-@examples(20)
-@given(damaged())
-def test_a_damaged_file_is_a_sample_or_named(content):
-    check_scan(content)
+@sizes(1500, few=20)
+def test_a_damaged_file_is_a_sample_or_named(examples):
+    fuzz(check_scan, damaged(), examples)
 
 
-@examples(5)
-@given(content=damaged())
-def test_predict_ends_well_with_a_damaged_file(run, content):
-    check_command(run, content)
-
-
-@pytest.mark.slow
-@examples(15_000)
-@given(damaged())
-def test_thousands_of_damaged_files_are_read_or_named(content):
-    check_reading(content)
-
-
-@pytest.mark.slow
-@examples(1500)
-@given(content=damaged())
-def test_hundreds_of_damaged_files_are_predicted_or_named(run, content):
-    check_prediction(run, content)
-
-
-@pytest.mark.slow
-@examples(1500)
-@given(damaged())
-def test_hundreds_of_damaged_files_are_samples_or_named(content):
-    check_scan(content)
-
-
-@pytest.mark.slow
-@examples(500)
-@given(content=damaged())
-def test_predict_ends_well_with_hundreds_of_damaged_files(run, content):
-    check_command(run, content)
+@sizes(500, few=5)
+def test_predict_ends_well_with_a_damaged_file(examples, run):
+    fuzz(lambda content: check_command(run, content), damaged(), examples)

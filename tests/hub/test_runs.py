@@ -6,24 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.runs.forging import copy, forge
-from zoo.cli import main
 from zoo.recipe import make_recipe, read_origins
 from zoo.runs.checkpoint_file import read_checkpoint, write_checkpoint
 
 
-def invoke(*args: object, code: int = 0) -> str:
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    assert result.exit_code == code, result.output
-    return result.output
-
-
 def listed(*args: object) -> list[dict]:
-    return json.loads(invoke("runs", *args, "--format", "json"))
+    return json.loads(zoo_("runs", *args, "--format", "json").stdout)
 
 
 @pytest.fixture
@@ -68,8 +60,8 @@ def test_the_folder_itself_may_be_a_run_and_list_may_be_left_out(run, runs):
     assert [row["name"] for row in listed()] == ["one"]
     assert [row["name"] for row in listed("list")] == ["one"]
     assert [row["name"] for row in listed("runs/one")] == ["one"]
-    assert "one" in invoke("runs")
-    invoke("runs", "nowhere", code=2)
+    assert "one" in zoo_("runs").stdout
+    zoo_("runs", "nowhere", code=2)
 
 
 def test_runs_are_sorted(run, runs):
@@ -86,7 +78,7 @@ def test_runs_are_sorted(run, runs):
 
 def test_the_csv_has_a_row_for_each_run_and_no_formulas(run, runs):
     shutil.move(runs / "finished", runs / "=1+1")
-    rows = list(csv.DictReader(invoke("runs", runs, "--format", "csv").splitlines()))
+    rows = list(csv.DictReader(zoo_("runs", runs, "--format", "csv").stdout.splitlines()))
     assert len(rows) == 4
     (row,) = [row for row in rows if row["state"] == "finished"]
     assert row["name"] == "'=1+1"
@@ -119,7 +111,7 @@ def pair(run, split_photos, tmp_path_factory) -> tuple[Path, Path]:
 
 
 def test_a_diff_names_settings_with_origins_data_and_figures(run, pair):
-    found = json.loads(invoke("runs", "diff", *pair, "--format", "json"))
+    found = json.loads(zoo_("runs", "diff", *pair, "--format", "json").stdout)
     config = {each["name"]: each for each in found["config"]}
     assert (config["lr"]["first"], config["lr"]["second"]) == (run.info.recipe.lr, 0.1)
     assert config["lr"]["first_origin"].startswith("decided: ")
@@ -134,30 +126,32 @@ def test_a_diff_names_settings_with_origins_data_and_figures(run, pair):
     (val,) = [r for r in found["results"] if (r["split"], r["metric"]) == ("val", "accuracy")]
     expected = run.info.figures["val"].metrics["accuracy"]
     assert val["first"] == {"value": expected.value, "low": expected.low, "high": expected.high}
-    shown = invoke("runs", "diff", *pair)
+    shown = zoo_("runs", "diff", *pair).stdout
     assert "pink" in shown
     assert "zoo compare" not in shown
 
 
 def test_a_diff_of_runs_on_the_same_images_refers_to_zoo_compare(run, tmp_path):
     other = copy(run, tmp_path)
-    assert json.loads(invoke("runs", "diff", run.path, other, "--format", "json"))["comparable"]
-    assert "zoo compare" in invoke("runs", "diff", run.path, other)
+    assert json.loads(zoo_("runs", "diff", run.path, other, "--format", "json").stdout)[
+        "comparable"
+    ]
+    assert "zoo compare" in zoo_("runs", "diff", run.path, other).stdout
     (other / "predictions.parquet").unlink()
-    assert "zoo compare" not in invoke("runs", "diff", run.path, other)
+    assert "zoo compare" not in zoo_("runs", "diff", run.path, other).stdout
 
 
 def test_a_diff_reads_runs_without_counts(run, tmp_path):
     """Those of earlier versions."""
     other = copy(run, tmp_path)
     forge(other / "model.safetensors", counts=None)
-    found = json.loads(invoke("runs", "diff", run.path, other, "--format", "json"))
+    found = json.loads(zoo_("runs", "diff", run.path, other, "--format", "json").stdout)
     assert found["data"]["images"] == {"train": [24, None], "val": [12, 12], "test": [0, None]}
     assert found["data"]["counts"] == []
-    invoke("runs", "diff", run.path, tmp_path / "nowhere", code=2)
+    zoo_("runs", "diff", run.path, tmp_path / "nowhere", code=2)
 
 
 def test_counts_of_other_classes_are_refused(run, tmp_path):
     other = copy(run, tmp_path)
     forge(other / "model.safetensors", counts=json.dumps({"train": [1, 2]}))
-    invoke("runs", "diff", run.path, other, code=2)
+    zoo_("runs", "diff", run.path, other, code=2)

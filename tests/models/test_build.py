@@ -10,47 +10,22 @@ from zoo.errors import PluginError, WeightsError
 from zoo.models.head import in_head
 from zoo.weights import read_state_dict
 
-TORCHVISION = [
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "vgg11",
-    "vgg11_bn",
-    "vgg16",
-    "vgg16_bn",
-    "alexnet",
-    "densenet121",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "squeezenet1_1",
-    "efficientnet_b0",
-    "convnext_tiny",
-    "vit_b_16",
-    "swin_t",
-    "googlenet",
-    "inception_v3",
-]
-TIMM = [
-    "resnet18",
-    "tf_efficientnet_lite0",
-    "test_vit",
-    "deit_tiny_distilled_patch16_224",
-    "crossvit_tiny_240",
-    "levit_128s",
-    "dpn48b",
-    "resnetv2_50",
-    "caformer_s18",
-    "efficientvit_b0",
-    "vit_small_patch14_dinov2",
-    "resnet50_clip",
-    "inception_next_tiny",
+FACTORIES = """
+torchvision: resnet18 resnet34 resnet50 vgg11 vgg11_bn vgg16 vgg16_bn alexnet densenet121
+torchvision: mobilenet_v2 mobilenet_v3_small mobilenet_v3_large squeezenet1_1 efficientnet_b0
+torchvision: convnext_tiny vit_b_16 swin_t googlenet inception_v3
+timm: resnet18 tf_efficientnet_lite0 test_vit deit_tiny_distilled_patch16_224 crossvit_tiny_240
+timm: levit_128s dpn48b resnetv2_50 caformer_s18 efficientvit_b0 vit_small_patch14_dinov2
+timm: resnet50_clip inception_next_tiny
+"""
+NAMES = [
+    f"{library}/{name}"
+    for library, names in (line.split(":") for line in FACTORIES.strip().splitlines())
+    for name in names.split()
 ]
 
 
-@pytest.mark.parametrize(
-    "name", [*(f"torchvision/{n}" for n in TORCHVISION), *(f"timm/{n}" for n in TIMM)]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_new_head_is_all_that_changes(name):
     """The head is what another class count changes, and nothing else is fresh."""
     backbone = plugins.get(name)
@@ -109,12 +84,8 @@ def test_a_convolutional_head_is_replaced_alike():
 
     model = zoo.build(backbone_of(build, head="0"), 4, weights="none")
     head = model[0]
-    assert (head.kernel_size, head.stride, head.padding, head.bias) == (
-        (3, 1),
-        (2, 2),
-        (1, 0),
-        None,
-    )
+    assert (head.kernel_size, head.stride, head.padding) == ((3, 1), (2, 2), (1, 0))
+    assert head.bias is None
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 4)
 
 
@@ -140,31 +111,6 @@ def test_an_odd_head_needs_the_plugins_own_replace():
     head = Head(paths=("2",), replace=lambda leaf, n: OddHead(n))
     model = zoo.build(backbone_of(odd_net, head=head), 4, weights="none")
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 4)
-
-
-def test_a_head_path_that_is_not_there_names_backbone_and_path():
-    with pytest.raises(PluginError, match=r"acme/net .*'fc'"):
-        zoo.build(backbone_of(tiny_net, head="fc"), 4, weights="none")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"stages": ("1", "9")}, "stage '9'"),
-        ({"head": Head(paths=("3",), neck=("8",))}, "neck '8'"),
-    ],
-)
-def test_stages_and_neck_that_are_not_there_are_named(options, message):
-    with pytest.raises(PluginError, match=message):
-        zoo.build(backbone_of(tiny_net, **options), 4, weights="none")
-
-
-def test_a_build_that_raises_names_the_backbone():
-    def build(num_classes, pretrained):
-        raise KeyError("boom")
-
-    with pytest.raises(PluginError, match=r"acme/net .*KeyError: 'boom'"):
-        zoo.build(backbone_of(build), 4, weights="none")
 
 
 def test_a_head_path_takes_whole_components_only():

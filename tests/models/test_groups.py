@@ -10,12 +10,7 @@ from zoo.models.depth import depths
 from zoo.models.freeze import freeze_parameters
 from zoo.models.optim import lr_factor, make_optimizer, set_learning_rates
 
-NAMES = [
-    TINY,
-    "timm/levit_128s",
-    "torchvision/squeezenet1_1",
-    "timm/deit_tiny_distilled_patch16_224",
-]
+DISTILLED = "timm/deit_tiny_distilled_patch16_224"
 
 
 def on_meta(name: str) -> nn.Module:
@@ -45,7 +40,7 @@ def chain(stages=("stem", "blocks.*"), **fields) -> zoo.Backbone:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [TINY, "timm/levit_128s", "torchvision/squeezenet1_1", DISTILLED])
 def test_each_parameter_is_in_exactly_one_group(name):
     model = zoo.build(name, 3, weights="none")
     groups = zoo.parameter_groups(model, name, lr=0.1, head_lr_mult=10, weight_decay=0.5)
@@ -60,8 +55,8 @@ def test_each_parameter_is_in_exactly_one_group(name):
 
 
 def test_the_head_group_is_the_head_alone():
-    model = zoo.build("timm/deit_tiny_distilled_patch16_224", 3, weights="none")
-    head = zoo.parameter_groups(model, "timm/deit_tiny_distilled_patch16_224", lr=1)[1]
+    model = zoo.build(DISTILLED, 3, weights="none")
+    head = zoo.parameter_groups(model, DISTILLED, lr=1)[1]
     assert {id(p) for p in head["params"]} == {
         id(p) for p in (*model.head.parameters(), *model.head_dist.parameters())
     }
@@ -140,13 +135,8 @@ def test_biases_norms_and_layer_scales_do_not_decay():
     backbone = chain(build=lambda n, p: Odd(), stages=())
     model = Odd()
     names = {id(p): name for name, p in model.named_parameters()}
-    for wd_on_norms, spared in (
-        (
-            False,
-            {"conv.bias", "wide_norm.weight", "wide_norm.bias", "layer_scale", "head.bias"},
-        ),
-        (True, set()),
-    ):
+    per_channel = {"conv.bias", "wide_norm.weight", "wide_norm.bias", "layer_scale", "head.bias"}
+    for wd_on_norms, spared in ((False, per_channel), (True, set())):
         groups = zoo.parameter_groups(
             model, backbone, lr=1, weight_decay=0.1, wd_on_norms=wd_on_norms
         )

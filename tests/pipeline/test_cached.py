@@ -141,7 +141,8 @@ def test_half_precision_takes_half_the_room_and_gives_nearly_the_same(photos):
     check_same(half, full, atol=5e-3)
 
 
-@pytest.mark.parametrize(
+#: What each kind of record is computed for.
+each_kind = pytest.mark.parametrize(
     ("kind", "case"),
     [
         ("features", {"train": "probe"}),
@@ -149,6 +150,9 @@ def test_half_precision_takes_half_the_room_and_gives_nearly_the_same(photos):
         pytest.param("images", {"train": "finetune"}, marks=pytest.mark.slow),
     ],
 )
+
+
+@each_kind
 def test_what_does_not_fit_or_can_not_be_written_is_said_and_changes_nothing(
     photos, monkeypatch, kind, case
 ):
@@ -165,14 +169,7 @@ def test_what_does_not_fit_or_can_not_be_written_is_said_and_changes_nothing(
     check_same(run, plain)
 
 
-@pytest.mark.parametrize(
-    ("kind", "case"),
-    [
-        ("features", {"train": "probe"}),
-        pytest.param("activations", {"train": "finetune", "freeze": 3}, marks=pytest.mark.slow),
-        pytest.param("images", {"train": "finetune"}, marks=pytest.mark.slow),
-    ],
-)
+@each_kind
 def test_a_damaged_record_is_computed_again(photos, kind, case):
     fields = start(**case)
     first, _, _ = hear(photos, "first", **fields)

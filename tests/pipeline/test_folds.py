@@ -9,11 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import COLOURS, IN_TWO, QUICK, save_photo
-from zoo.cli import main
+from tests.conftest import COLOURS, IN_TWO, QUICK, save_photo, zoo_
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import DataError, RecipeError, RunError
@@ -109,6 +107,13 @@ def test_a_fold_is_a_run_of_its_own(films, result, tmp_path):
         assert tensor.equal(alone.model.state_dict()[name])
 
 
+def check_same(run, result):
+    for name in ("figures", "confidence", "temperature"):
+        assert getattr(run.info, name) == getattr(result.info, name)
+    for name, tensor in run.model.state_dict().items():
+        assert tensor.equal(result.model.state_dict()[name])
+
+
 @pytest.mark.parametrize("after", [1, 2, 4])
 @pytest.mark.medium
 def test_interrupted_folds_go_on_to_the_same_result(films, result, tmp_path, after):
@@ -124,15 +129,9 @@ def test_interrupted_folds_go_on_to_the_same_result(films, result, tmp_path, aft
     with pytest.raises(KeyboardInterrupt):
         zoo.finetune(films, out=out, listen=stop, **FIELDS)
     command = ["finetune", "--resume", str(out)]
-    outcome = CliRunner().invoke(main, command)
-    assert outcome.exit_code == 0, outcome.output
-    again = zoo.load(out)
-    assert again.info.figures == result.info.figures
-    assert again.info.confidence == result.info.confidence
-    assert again.info.temperature == result.info.temperature
-    for name, tensor in again.model.state_dict().items():
-        assert tensor.equal(result.model.state_dict()[name])
-    assert CliRunner().invoke(main, command).exit_code == 0
+    zoo_(*command)
+    check_same(zoo.load(out), result)
+    zoo_(*command)
     with pytest.raises(RunError):
         zoo.resume(out, epochs=3)
 
@@ -180,12 +179,7 @@ def test_killed_folds_go_on_to_the_same_result(films, result, tmp_path, name, ca
     code = KILLED.replace("{fields}", repr(FIELDS))
     command = [sys.executable, "-c", code, name, str(calls), str(films), str(out)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    again = zoo.resume(out)
-    assert again.info.figures == result.info.figures
-    assert again.info.confidence == result.info.confidence
-    assert again.info.temperature == result.info.temperature
-    for tensor_name, tensor in again.model.state_dict().items():
-        assert tensor.equal(result.model.state_dict()[tensor_name])
+    check_same(zoo.resume(out), result)
 
 
 @pytest.mark.slow

@@ -92,14 +92,6 @@ def killed_again_and_again(begin, photos, kind, times, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[] if k == "full" else pytest.mark.slow) for k in KINDS]
-)
-def test_a_killed_run_goes_on_to_the_same_weights(begin, photos, kind):
-    assert killed_again_and_again(begin, photos, kind, 2, seed=1) >= 2
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_run_killed_a_dozen_times_goes_on_to_the_same_weights(begin, photos, kind, seed):

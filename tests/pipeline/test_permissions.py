@@ -5,14 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.pipeline.conftest import flags
 from tests.pipeline.crash import Crash, check_equal, check_whole, crash_at
 from tests.pipeline.faults import answering, begin, contents, end, standing_still, unprivileged
-from zoo.cli import main
 
 FIELDS = {**QUICK, "train": "finetune", "epochs": 12, "checkpoint_every": 1}
 
@@ -63,8 +61,7 @@ def test_permission_lost_in_mid_run_ends_it_with_a_line_and_given_back_it_comes_
     assert code == 2
     assert again in err.splitlines()[0]
     Path(folder).chmod(0o755)
-    verified = CliRunner().invoke(main, ["verify", "run"])
-    assert verified.exit_code == 0, verified.output
+    zoo_("verify", "run")
     check_equal(zoo.resume("run"), undisturbed)
     check_whole("run")
 

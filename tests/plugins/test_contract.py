@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import IN_TWO, QUICK, write_plugin
+from tests.conftest import IN_TWO, QUICK, write_plugin, zoo_
 from tests.pipeline.conftest import flags
 from tests.pipeline.crash import Crash, check_equal, crash_at
-from zoo.cli import main
 from zoo.events import StepEnd
 
 PLUGIN = """
@@ -94,8 +92,7 @@ def test_logits_are_taken_by_copies_compiled_and_exported_ones_too(acme, photos,
     assert torch.equal(copy.deepcopy(model)(images), logits)
     exported = torch.export.export(model, (images,)).module()
     assert torch.allclose(exported(images), logits, atol=1e-6)
-    found = CliRunner().invoke(main, ["bench", "acme/parts", "--seconds", "0.1", "--device", "cpu"])
-    assert found.exit_code == 0, found.output
+    zoo_("bench", "acme/parts", "--seconds", "0.1", "--device", "cpu")
 
 
 @pytest.mark.medium

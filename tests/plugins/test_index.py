@@ -8,10 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
 
+from tests.conftest import zoo_
 from zoo import plugins
-from zoo.cli import main
 
 SOURCE = """
 import zoo
@@ -41,8 +40,7 @@ def file(home, monkeypatch, fresh_plugins):
 
 
 def listed(*args: str) -> list[str]:
-    result = CliRunner().invoke(main, ["backbones", *args, "--format", "json"])
-    assert result.exit_code == 0, result.output
+    result = zoo_("backbones", *args, "--format", "json")
     return [entry["name"] for entry in json.loads(result.stdout)]
 
 
@@ -84,7 +82,7 @@ def test_a_damaged_index_is_built_again(file):
 def test_a_plugin_that_fails_is_named_each_time(file, install, fresh_plugins):
     install("zoo-broken", "broken", "zoo_broken", "import nothing_of_that_name")
     for _ in range(2):
-        result = CliRunner().invoke(main, ["backbones", "torchvision/resnet18"])
+        result = zoo_("backbones", "torchvision/resnet18")
         assert "! plugin broken (zoo-broken 1.2) " in result.stderr
         fresh_plugins()
     assert not file.exists()
@@ -97,9 +95,7 @@ def test_a_home_that_cannot_be_written_costs_nothing_but_time(monkeypatch, tmp_p
 
 
 def test_csv_has_a_line_for_each_of_the_published_weights(file):
-    result = CliRunner().invoke(
-        main, ["backbones", "--weights", "torchvision/resnet50", "--format", "csv"]
-    )
+    result = zoo_("backbones", "--weights", "torchvision/resnet50", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["name"].rpartition(".")[2] for row in rows] == ["IMAGENET1K_V1", "IMAGENET1K_V2"]
     assert [row["metrics ImageNet-1K acc@1"] for row in rows] == ["76.13", "80.858"]

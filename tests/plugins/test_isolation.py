@@ -10,13 +10,11 @@ import threading
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK, write_plugin
-from tests.plugins.conftest import GOOD, TRAINABLE
+from tests.conftest import QUICK, write_plugin, zoo_
+from tests.plugins.conftest import BROKEN, GOOD, TRAINABLE
 from zoo import plugins
-from zoo.cli import main
 from zoo.errors import PluginError
 
 ONLY_THIRD_PARTIES = "torchvision,timm,zoo"
@@ -36,7 +34,7 @@ def run_zoo(code: str, folder, **environment: str) -> subprocess.CompletedProces
 
 
 def listed(*arguments: str) -> dict[str, dict]:
-    result = CliRunner().invoke(main, ["plugins", "--format", "json", *arguments])
+    result = zoo_("plugins", "--format", "json", *arguments)
     return {p["name"]: p for p in json.loads(result.stdout)}
 
 
@@ -48,7 +46,7 @@ def test_what_plugins_print_while_loading_is_kept_off_stdout_and_shown(install, 
         "acme-one", "one", "acme_loud", code.format(print="print('HELLO')", good=good, hook=hook)
     )
     assert listed()["one"]["printed"] == "HELLO"
-    table = CliRunner().invoke(main, ["plugins"]).stdout
+    table = zoo_("plugins").stdout
     assert table.count("printed while loading: HELLO\n") == 1
 
 
@@ -167,61 +165,27 @@ def test_what_is_left_out_is_counted_and_listed_with_its_reason(install):
     )
     install("zoo-acme", "acme", "acme_left_out", code)
     assert (listed()["acme"]["backbones"], listed()["acme"]["left_out"]) == (1, 1)
-    table = CliRunner().invoke(main, ["plugins"]).stdout
+    table = zoo_("plugins").stdout
     assert re.search(r"zoo-acme 1\.2 +1 backbone, 1 left out", table)
     line = "- acme/net_encoder is not a backbone: a pure encoder, without a classifier\n"
     for form in ("table", "json"):
-        found = CliRunner().invoke(main, ["backbones", "acme/*", "--format", form])
+        found = zoo_("backbones", "acme/*", "--format", form)
         assert line in found.stderr
         assert "net_encoder" not in found.stdout
-    assert "encoder" not in CliRunner().invoke(main, ["backbones", "resnet18"]).stderr
+    assert "encoder" not in zoo_("backbones", "resnet18").stderr
     for name in ("acme/net_encoder", "net_encoder"):
-        shown = CliRunner().invoke(main, ["show", name])
-        assert shown.exit_code == 2
+        shown = zoo_("show", name, code=2)
         assert "acme/net_encoder is not a backbone: a pure encoder" in shown.stderr
-
-
-#: A dozen ways to be a bad neighbour: code, state, cause.
-FAULTS = {
-    "import": ("import nowhere_to_be_found", "missing dependency", "No module named 'nowhere"),
-    "raises": ("raise OSError('boom')", "broken", "OSError: boom"),
-    "exits": ("raise SystemExit(0)", "broken", "SystemExit: 0"),
-    "syntax": ("def zoo_backbones(:", "broken", "SyntaxError: invalid syntax"),
-    "hook": (
-        GOOD.format(name="a").replace("yield", "raise KeyError('hook'); yield"),
-        "broken",
-        "KeyError: 'hook'",
-    ),
-    "misspelt": (
-        GOOD.format(name="a").replace("zoo_backbones", "zoo_backbone"),
-        "broken",
-        "unknown hook 'zoo_backbone'",
-    ),
-    "stranger": (
-        GOOD.format(name="a").replace("yield", "yield 'resnet18'; yield"),
-        "broken",
-        "zoo_backbones gave 'resnet18', not a zoo.Backbone",
-    ),
-    "nothing": (
-        "import zoo\n@zoo.hookimpl\ndef zoo_backbones(): return 3",
-        "broken",
-        "TypeError: 'int' object is not iterable",
-    ),
-    "twice": (
-        GOOD.format(name="a") + "    yield zoo.LeftOut(name='a', reason='')\n",
-        "broken",
-        "backbone twice/a is declared twice",
-    ),
-    "badname": (GOOD.format(name="a/b"), "broken", "backbone name 'a/b': use letters"),
-    "wrongs": (GOOD.replace("zoo.Backbone(", "zoo.Backbone(colour=1,"), "broken", "'colour'"),
-    "prints": ("print('{')\n" + GOOD.format(name="a"), "ok", ""),
-    "badhead": (TRAINABLE.replace('head="5"', 'head="fc"'), "ok", ""),
-}
 
 
 @pytest.mark.slow
 def test_a_dozen_faulty_plugins_in_one_process_hurt_nobody(tmp_path, photos):
-    for name, (code, _, _) in FAULTS.items():
+    faults = {
+        **BROKEN,
+        "prints": ("print('{')\n" + GOOD.format(name="a"), "ok", ""),
+        "badhead": (TRAINABLE.replace('head="5"', 'head="fc"'), "ok", ""),
+    }
+    for name, (code, _, _) in faults.items():
         write_plugin(tmp_path, f"acme-{name}", name, f"acme_{name}", code)
     write_plugin(tmp_path, "acme-thief", "hook", "acme_thief", GOOD.format(name="net"))
     write_plugin(tmp_path, "acme-good", "fine", "acme_good", TRAINABLE)
@@ -242,7 +206,7 @@ def test_a_dozen_faulty_plugins_in_one_process_hurt_nobody(tmp_path, photos):
     assert found["fine", "acme-good"]["state"] == "ok"
     assert found["hook", "acme-thief"]["state"] == "duplicate"
     assert found["hook", "acme-hook"]["state"] == "duplicate"
-    for name, (_, state, cause) in FAULTS.items():
+    for name, (_, state, cause) in faults.items():
         if name != "hook":
             assert found[name, f"acme-{name}"]["state"] == state, found[name, f"acme-{name}"]
             assert cause in found[name, f"acme-{name}"]["cause"]

@@ -5,51 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
-from tests.plugins.conftest import GOOD, TRAINABLE
+from tests.conftest import QUICK, zoo_
+from tests.plugins.conftest import BROKEN, GOOD, TRAINABLE
 from zoo import cache, plugins
-from zoo.cli import main
 from zoo.errors import PluginError, UnknownBackboneError
 
 ACME = Path(__file__).parents[1] / "acme"
-
-BROKEN = {
-    "missing": ("import nowhere_to_be_found", "missing dependency", "No module named 'nowhere"),
-    "raising": ("raise OSError('boom at import')", "broken", "OSError: boom at import"),
-    "hookraises": (
-        "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n    raise KeyError('boom in hook')",
-        "broken",
-        "boom in hook",
-    ),
-    "misspelt": (
-        "import zoo\n@zoo.hookimpl\ndef zoo_backbone():\n    return []",
-        "broken",
-        "unknown hook 'zoo_backbone'",
-    ),
-    "stranger": (
-        "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n    yield 'resnet18'",
-        "broken",
-        "'resnet18', not a zoo.Backbone",
-    ),
-    "twice": (
-        (
-            "import zoo\n@zoo.hookimpl\ndef zoo_backbones():\n"
-            "    return 2 * [zoo.Backbone(name='net', build=None, head='fc',"
-            " preprocess=zoo.Preprocess(size=8))]"
-        ),
-        "broken",
-        "broken/net is declared twice",
-    ),
-    "badname": (GOOD.format(name="a/b"), "broken", "backbone name 'a/b'"),
-    "badsize": (
-        GOOD.format(name="a").replace("size=8", "size=0"),
-        "broken",
-        "whole numbers from 1 to 4096",
-    ),
-}
 
 
 @pytest.mark.parametrize("fault", BROKEN)
@@ -63,7 +26,7 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(install, fault):
     with pytest.raises(PluginError, match=r"plugin broken \(acme-broken 1\.2\)"):
         plugins.get("broken/net")
     assert plugins.get("resnet18").name == "torchvision/resnet18"
-    listing = CliRunner().invoke(main, ["backbones", "torchvision/resnet18"])
+    listing = zoo_("backbones", "torchvision/resnet18")
     assert listing.stdout.splitlines()[1].startswith("torchvision/resnet18 ")
     assert "! plugin broken (acme-broken 1.2) " in listing.stderr
 
@@ -71,10 +34,7 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(install, fault):
 @pytest.mark.usefixtures("_may_disable")
 def test_plugins_are_listed_with_package_state_and_cause(install):
     install("acme-broken", "broken", "acme_broken_listed", "raise OSError('boom')")
-    listed = {
-        p["name"]: p
-        for p in json.loads(CliRunner().invoke(main, ["plugins", "--format", "json"]).stdout)
-    }
+    listed = {p["name"]: p for p in json.loads(zoo_("plugins", "--format", "json").stdout)}
     assert listed["broken"] == {
         "name": "broken",
         "distribution": "acme-broken",
@@ -93,7 +53,7 @@ def test_plugins_are_listed_with_package_state_and_cause(install):
     }
     assert (listed["timm"]["state"], listed["timm"]["distribution"]) == ("ok", "zoo-finetune")
     assert listed["timm"]["backbones"] > 1300
-    table = CliRunner().invoke(main, ["plugins"]).stdout
+    table = zoo_("plugins").stdout
     assert re.search(r"^broken +acme-broken 1\.2 +broken: OSError: boom$", table, re.MULTILINE)
 
 
@@ -124,8 +84,8 @@ def zoo_resolve(name):
 
 def listed(name: str) -> tuple[dict, str]:
     """What `zoo plugins` says of a plugin, as JSON and in the table."""
-    found = json.loads(CliRunner().invoke(main, ["plugins", "--format", "json"]).stdout)
-    table = CliRunner().invoke(main, ["plugins"]).stdout
+    found = json.loads(zoo_("plugins", "--format", "json").stdout)
+    table = zoo_("plugins").stdout
     (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
     return next(p for p in found if p["name"] == name), line
 
@@ -159,7 +119,7 @@ def test_a_plugin_can_be_left_out_by_flag(install):
     install("acme-one", "one", "acme_one_flag", GOOD.format(name="mynet"))
     assert plugins.get("mynet").name == "one/mynet"
     plugins.load.cache_clear()
-    result = CliRunner().invoke(main, ["--no-plugin", "one", "plugins"])
+    result = zoo_("--no-plugin", "one", "plugins")
     assert re.search(
         r"^one +acme-one 1\.2 +disabled: by ZOO_DISABLE_PLUGINS or --no-plugin$",
         result.stdout,
@@ -167,8 +127,7 @@ def test_a_plugin_can_be_left_out_by_flag(install):
     )
     with pytest.raises(PluginError, match=r"plugin one .*disabled"):
         plugins.get("one/mynet")
-    result = CliRunner().invoke(main, ["--no-plugin", "nope", "plugins"])
-    assert result.exit_code == 2
+    result = zoo_("--no-plugin", "nope", "plugins", code=2)
     assert "no plugin 'nope' to leave out" in result.stderr
     assert {"one", "timm"} <= set(re.findall(r"\w+", result.stderr.partition("plugins: ")[2]))
 
@@ -213,7 +172,7 @@ def test_no_package_can_take_the_name_of_zoos_own_plugin(install):
     (thief,) = (p for p in plugins.load_all() if p.distribution == "acme-thief")
     assert thief.state == "duplicate"
     assert "acme-thief, zoo-finetune" in thief.cause
-    listed = CliRunner().invoke(main, ["plugins"]).stdout
+    listed = zoo_("plugins").stdout
     assert re.search(r"acme-thief 1\.2 +duplicate: ", listed)
 
 

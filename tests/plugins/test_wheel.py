@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from tests.conftest import QUICK
-from zoo.cli import main
+from tests.conftest import QUICK, zoo_
 
 ACME = Path(__file__).parents[1] / "acme"
 
@@ -115,6 +113,5 @@ def test_a_new_plugin_is_installed_tested_used_and_removed(environment, tmp_path
 
     environment.pip("uninstall", "--yes", "zoo-my-nets")
     assert "no plugin 'my-nets' is" in environment.zoo("show", "my-nets/smallnet", expect=2).stderr
-    old = CliRunner().invoke(main, ["predict", "run", str(photos / "red")])
-    assert old.exit_code == 2
+    old = zoo_("predict", "run", str(photos / "red"), code=2)
     assert "needs backbone my-nets/smallnet: no plugin 'my-nets' is installed" in old.stderr

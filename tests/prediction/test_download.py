@@ -7,9 +7,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from click.testing import CliRunner
 
-from zoo.cli import main
+from tests.conftest import zoo_
 from zoo.errors import DataError
 from zoo.prediction.download import download
 
@@ -65,11 +64,9 @@ def server(split_photos):
 
 def test_urls_are_predicted_only_if_allowed(run, server):
     arguments = ["predict", str(run.path), f"{server}/photo", f"{server}/once", f"{server}/text"]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 2
+    result = zoo_(*arguments, code=2)
     assert "--allow-network" in result.stderr
-    result = CliRunner().invoke(main, [*arguments, "--allow-network", "--format", "jsonl"])
-    assert result.exit_code == 0, result.output
+    result = zoo_(*arguments, "--allow-network", "--format", "jsonl")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["path"] for row in rows] == arguments[2:]
     assert rows[0]["label"] == rows[1]["label"] is not None

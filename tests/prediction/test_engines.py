@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
+from tests.conftest import zoo_
 from zoo import plugins
-from zoo.cli import main
 from zoo.engines import choice
 from zoo.errors import PluginError, RunError
 from zoo.io.files import home
@@ -124,10 +123,8 @@ def test_the_engine_of_an_unfinished_file_is_kept(run, images, exporters, monkey
     arguments = ["predict", str(run.path), *map(str, images), "--out", "a.jsonl"]
     with monkeypatch.context() as patch:
         patch.setattr(read, "read_image", interrupt)
-        begun = CliRunner().invoke(main, [*arguments, "--engine", "right"])
-    assert begun.exit_code == 130, begun.output
-    other = CliRunner().invoke(main, [*arguments, "--resume", "--engine", "torch"])
-    assert other.exit_code == 2
+        zoo_(*arguments, "--engine", "right", code=130)
+    other = zoo_(*arguments, "--resume", "--engine", "torch", code=2)
     assert "right" in other.stderr
-    assert CliRunner().invoke(main, [*arguments, "--resume"]).exit_code == 0
+    zoo_(*arguments, "--resume")
     assert Path("a.jsonl").read_bytes().count(b"\n") == len(images)

@@ -11,20 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from pyarrow import parquet
 
-from tests.conftest import IN_TWO, make_photos
-from zoo.cli import main
+from tests.conftest import IN_TWO, make_photos, zoo_
 from zoo.prediction.inputs import find_inputs
 
 FORMATS = ("jsonl", "csv", "parquet")
 
 
-def predict(run, *arguments, code=0, stdin=None):
-    result = CliRunner().invoke(main, ["predict", str(run.path), *map(str, arguments)], input=stdin)
-    assert result.exit_code == code, result.output
-    return result
+def predict(run, *arguments, **asked):
+    return zoo_("predict", run.path, *arguments, **asked)
 
 
 def left() -> set[str]:

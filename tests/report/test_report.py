@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import zoo
-from tests.conftest import QUICK
-from zoo.cli import main
+from tests.conftest import QUICK, zoo_
+from tests.pipeline.conftest import hear
 from zoo.data.sources import open_source
 from zoo.data.split import read_splits
 from zoo.errors import RunError
@@ -195,10 +194,7 @@ def test_images_that_have_changed_or_vanished_are_said_so(run, photos, tmp_path)
 
 def test_a_run_is_measured_on_other_images(run, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(
-        main, ["report", str(run), "--data", str(photos / "test"), "--split", "all"]
-    )
-    assert result.exit_code == 0, result.output
+    zoo_("report", str(run), "--data", str(photos / "test"), "--split", "all")
     page = Page(Path("test-report.html").read_text(encoding="utf-8"))
     assert any("Measured on other data" in text for text in page.text)
     assert page.all("img")
@@ -295,13 +291,7 @@ def test_the_table_of_classes_has_the_auroc_of_each(page):
 
 
 def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_path):
-    notes: list[str] = []
-    zoo.finetune(
-        photos,
-        out=tmp_path / "run",
-        listen=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
-        **{**QUICK, "train": "probe"},
-    )
+    _, notes, _ = hear(photos, tmp_path / "run", **{**QUICK, "train": "probe"})
     assert sum("val has 18 images" in text for text in notes) == 1
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert any("val has 18 images" in text for text in page.text)
@@ -310,13 +300,7 @@ def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_
 def test_classes_without_val_images_are_named_everywhere(photos, tmp_path):
     data = Path(shutil.copytree(photos, tmp_path / "photos"))
     shutil.rmtree(sorted((data / "val").iterdir())[0])
-    notes: list[str] = []
-    zoo.finetune(
-        data,
-        out=tmp_path / "run",
-        listen=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
-        **{**QUICK, "train": "probe"},
-    )
+    _, notes, _ = hear(data, tmp_path / "run", **{**QUICK, "train": "probe"})
     said = "without val images are not measured"
     assert said in notes[-1]
     assert said in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
@@ -330,10 +314,9 @@ def test_other_images_may_be_refused_if_some_are_unusable(run, photos, tmp_path,
     others = Path(shutil.copytree(photos / "test", tmp_path / "others"))
     next(others.glob("*/*")).write_bytes(b"no image")
     arguments = ["report", str(run), "--data", str(others), "--split", "all"]
-    assert CliRunner().invoke(main, arguments).exit_code == 0
-    assert CliRunner().invoke(main, [*arguments, "--strict"]).exit_code == 2
-    alone = CliRunner().invoke(main, ["report", str(run), "--strict"])
-    assert alone.exit_code == 2
+    zoo_(*arguments)
+    zoo_(*arguments, "--strict", code=2)
+    alone = zoo_("report", str(run), "--strict", code=2)
     assert "--data" in alone.output
 
 

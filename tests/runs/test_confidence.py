@@ -1,7 +1,6 @@
 """Calibrated probabilities, answers that may be unsure, prediction sets, unfamiliar images."""
 
 import csv
-import io
 import json
 import shutil
 from contextlib import suppress
@@ -10,13 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.runs.forging import MODEL, copy, forge
-from zoo.cli import main
 from zoo.errors import DataError, RunError
 from zoo.runs.confidence import (
     MOST_ROWS,
@@ -43,9 +40,8 @@ def drawn(images: int, scale: float, seed: int = 0) -> tuple[torch.Tensor, torch
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_the_scale_of_logits(scale):
     logits, labels = drawn(4000, scale)
-    assert fit_temperature(logits, labels, SINGLE_LABEL, probe=False) == pytest.approx(
-        scale, rel=0.1
-    )
+    found = fit_temperature(logits, labels, SINGLE_LABEL, probe=False)
+    assert found == pytest.approx(scale, rel=0.1)
 
 
 def test_one_temperature_scales_all_sigmoids():
@@ -207,40 +203,19 @@ def test_a_fine_tuned_run_without_held_out_images_says_so(split_photos, tmp_path
     assert "`folds`" in error.value.hint
 
 
-@pytest.mark.medium
-def test_concluding_again_changes_no_byte(split_photos, tmp_path):
-    files = []
-    for name in ("one", "other"):
-        run = zoo.finetune(split_photos, out=tmp_path / name, **{**QUICK, "train": "probe"})
-        files.append((run.path / MODEL).read_bytes())
-    assert files[0] == files[1]
-
-
-def called(*arguments: object) -> str:
-    result = CliRunner().invoke(main, [str(each) for each in arguments])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def test_unsure_images_have_no_label(run, split_photos):
     photos = split_photos / "val"
-    entries = json.loads(
-        called("predict", run.path, photos, "--format", "json", "--min-confidence", "99.9%")
-    )
+    predict = ["predict", run.path, photos, "--min-confidence"]
+    entries = json.loads(zoo_(*predict, "99.9%", "--format", "json").stdout)
     unsure = [entry for entry in entries if entry["unsure"]]
     assert unsure
     for entry in entries:
         assert (entry["label"] is None) is entry["unsure"] is (entry["probability"] < 0.999)
         assert entry["top"][0]["label"] in run.class_names
-    table = csv.DictReader(
-        io.StringIO(
-            called("predict", run.path, photos, "--format", "csv", "--min-confidence", "0.999")
-        )
-    )
-    rows = list(table)
+    rows = list(csv.DictReader(zoo_(*predict, "0.999", "--format", "csv").stdout.splitlines()))
     assert [row["unsure"] == "true" for row in rows] == [e["unsure"] for e in entries]
     assert all((row["label"] == "") is (row["unsure"] == "true") for row in rows)
-    assert "unsure" in called("predict", run.path, photos, "--min-confidence", "0.999")
+    assert "unsure" in zoo_(*predict, "0.999").stdout
     (prediction,) = run.predict(next(photos.rglob("*.png")), min_confidence=1.0)
     assert prediction.unsure
     assert prediction.labels == ()
@@ -248,8 +223,7 @@ def test_unsure_images_have_no_label(run, split_photos):
 
 def test_max_error_says_what_it_leaves_or_that_it_is_out_of_reach(run, split_photos):
     photos = split_photos / "val"
-    result = CliRunner().invoke(main, ["predict", str(run.path), str(photos), "--max-error", "1%"])
-    assert result.exit_code == 2
+    result = zoo_("predict", str(run.path), str(photos), "--max-error", "1%", code=2)
     assert "held-out images" in result.output
     known = run.info.confidence
     logits = torch.eye(3).repeat(100, 1) * 9
@@ -259,19 +233,17 @@ def test_max_error_says_what_it_leaves_or_that_it_is_out_of_reach(run, split_pho
 
 
 def test_prediction_sets_are_printed_and_hold_the_best_class(run, split_photos):
-    photos = split_photos / "val"
-    text = called("predict", run.path, photos, "--format", "json", "--set-coverage", "80%")
-    for entry in json.loads(text):
+    predict = ["predict", run.path, split_photos / "val", "--set-coverage", "80%"]
+    for entry in json.loads(zoo_(*predict, "--format", "json").stdout):
         assert entry["top"][0]["label"] == entry["label_set"][0]
-    header = called("predict", run.path, photos, "--format", "csv", "--set-coverage", "80%")
+    header = zoo_(*predict, "--format", "csv").stdout
     assert header.splitlines()[0].split(",")[-1] == "label_set"
-    called("predict", run.path, photos, "--set-coverage", "80%")
+    zoo_(*predict)
 
 
 @pytest.mark.parametrize("value", ["0", "100%", "-1", "nan", "much", "1e400"])
 def test_a_share_that_is_none_is_refused(run, split_photos, value):
-    arguments = ["predict", str(run.path), str(split_photos), "--max-error", value]
-    assert CliRunner().invoke(main, arguments).exit_code == 2
+    zoo_("predict", run.path, split_photos, "--max-error", value, code=2)
     with pytest.raises(DataError, match="max_error"):
         run.predict(split_photos / "val" / "red" / "0.png", max_error=0)
 
@@ -294,7 +266,7 @@ def test_a_run_of_an_older_zoo_predicts_as_before(run, split_photos, tmp_path):
     with pytest.raises(DataError) as error:
         old.predict(photo, max_error=0.05)
     assert "train it again" in error.value.hint
-    called("predict", folder, photo)
+    zoo_("predict", folder, photo)
 
 
 def test_an_array_of_noise_has_a_distance(run):

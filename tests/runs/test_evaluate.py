@@ -113,12 +113,3 @@ def test_classes_that_the_model_lacks_are_refused(run, photos, tmp_path):
     (root / "red").rename(root / "violet")
     with pytest.raises(DataError, match=": violet"):
         run.evaluate(root)
-
-
-def test_unreadable_images_are_left_out(run, photos, tmp_path):
-    root = shutil.copytree(photos, tmp_path / "data")
-    (root / "red" / "0.png").write_bytes(b"x")
-    evaluation = run.evaluate(root)
-    assert evaluation.images == 29
-    (issue,) = evaluation.issues
-    assert (issue.kind, issue.name) == ("unreadable", str(root / "red" / "0.png"))

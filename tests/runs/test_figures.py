@@ -110,21 +110,6 @@ def test_multi_label_values_are_scikit_learns():
     assert found.metrics["map"].low < found.metrics["map"].value < found.metrics["map"].high
 
 
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    # Newcombe 1998, table I, method 3.
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilson_intervals_are_those_of_newcombes_table(successes, trials, low, high):
-    found = wilson(successes, trials)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
-
-
 def test_the_calibration_error_is_the_mean_gap_of_equal_mass_bins():
     confidences = torch.linspace(0.55, 0.99, 30).double()
     logits = torch.stack([confidences.log(), (1 - confidences).log()], dim=1)

@@ -9,13 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
-from tests.conftest import QUICK
+from tests.conftest import QUICK, zoo_
 from tests.pipeline.crash import Crash, crash_at
 from tests.runs.forging import MODEL, copy, forge, forge_checkpoint, put_together, take_apart
-from zoo.cli import main
 from zoo.errors import RunError, WeightsError
 from zoo.events import EpochEnd
 from zoo.runs.checkpoint_file import read_checkpoint
@@ -184,7 +182,7 @@ def test_a_run_that_is_not_complete_is_said_to_be_so_and_is_not_wrong(photos, tm
         assert found[name][0] == "unchecked"
     assert found[KEPT[1]][0] == "ok"
     assert found[f"checkpoint/{left.name}"][0] == "unchecked"
-    assert CliRunner().invoke(main, ["verify", str(tmp_path / "run")]).exit_code == 0
+    zoo_("verify", str(tmp_path / "run"))
 
 
 def crashed(photos, out, listen, **fields):
@@ -283,15 +281,10 @@ def test_strangers_are_named_and_those_that_could_run_code_are_wrong(folder, tmp
 
 
 def test_the_command_prints_a_line_a_file_and_exits_with_2_if_one_is_wrong(run, folder):
-    def verify(*args):
-        return CliRunner().invoke(main, ["verify", *map(str, args)])
-
-    fine = verify(folder)
-    assert fine.exit_code == 0
+    fine = zoo_("verify", folder)
     assert [line.split()[:2] for line in fine.stdout.splitlines()] == [["ok", f] for f in FILES]
     (folder / "config.json").write_text("{}")
-    failed = verify(folder, run.path, "nowhere", "--format", "json")
-    assert failed.exit_code == 2
+    failed = zoo_("verify", folder, run.path, "nowhere", "--format", "json", code=2)
     assert failed.stderr.startswith("Error: 2 files ")
     found = {
         r["run"]: {f["file"]: f["state"] for f in r["findings"]} for r in json.loads(failed.stdout)

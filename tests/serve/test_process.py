@@ -10,10 +10,9 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from click.testing import CliRunner
 
+from tests.conftest import zoo_
 from tests.serve.process import served
-from zoo.cli import main
 
 
 def test_a_port_in_use_is_an_error(run):
@@ -21,32 +20,25 @@ def test_a_port_in_use_is_an_error(run):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        result = CliRunner().invoke(main, ["serve", str(run.path), f"--port={port}"])
-    assert result.exit_code == 2
+        result = zoo_("serve", run.path, f"--port={port}", code=2)
     assert str(port) in result.stderr
     assert "--port" in result.stderr
     assert "Traceback" not in result.output
 
 
 def test_an_unknown_host_is_an_error(run):
-    result = CliRunner().invoke(main, ["serve", str(run.path), "--host=host.invalid"])
-    assert result.exit_code == 2
-    assert "host.invalid" in result.stderr
+    assert "host.invalid" in zoo_("serve", run.path, "--host=host.invalid", code=2).stderr
 
 
 def test_a_missing_library_is_an_error_that_names_the_extra(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    result = CliRunner().invoke(main, ["serve", str(run.path), "--port=0"])
-    assert result.exit_code == 2
+    result = zoo_("serve", run.path, "--port=0", code=2)
     assert "pip install 'zoo-finetune[serve]'" in result.stderr
 
 
 def test_what_is_no_run_and_limits_that_exclude_each_other_are_errors(run, tmp_path):
-    result = CliRunner().invoke(main, ["serve", str(tmp_path), "--port=0"])
-    assert result.exit_code == 2
-    limits = ["--queue=2", "--max-images=3"]
-    result = CliRunner().invoke(main, ["serve", str(run.path), "--port=0", *limits])
-    assert result.exit_code == 2
+    zoo_("serve", tmp_path, "--port=0", code=2)
+    result = zoo_("serve", run.path, "--port=0", "--queue=2", "--max-images=3", code=2)
     assert "--queue" in result.stderr
 
 

@@ -191,42 +191,40 @@ def test_limits_that_exclude_each_other_are_an_error():
         Settings(queue=3, max_images=4)
 
 
-def test_images_of_several_requests_share_a_forward_pass(run, photo, monkeypatch):
-    sizes, begun = [], threading.Event()
+@pytest.fixture
+def slow(run, monkeypatch):
+    """Nothing is computed until this begins, which has the sizes of batches as it is."""
+    begun = threading.Event()
+    begun.sizes = []
     compute = type(run).predict_prepared
 
-    def slow(self, decoded, paths, asked):
-        sizes.append(len(decoded))
-        # The others arrive while the first is computed.
+    def wait(self, decoded, *given):
+        begun.sizes.append(len(decoded))
         begun.wait(30)
-        return compute(self, decoded, paths, asked)
+        return compute(self, decoded, *given)
 
-    monkeypatch.setattr(type(run), "predict_prepared", slow)
+    monkeypatch.setattr(type(run), "predict_prepared", wait)
+    return begun
+
+
+def test_images_of_several_requests_share_a_forward_pass(run, photo, slow):
     settings = Settings(batch_size=4, max_latency=5)
     with TestClient(create_app(run, settings)) as client, ThreadPoolExecutor(9) as pool:
         answers = [pool.submit(client.post, "/predict", content=photo) for _ in range(9)]
         while "zoo_images_in_progress 9.0" not in client.get("/metrics").text:
             pass
-        begun.set()
+        slow.set()
         found = [only(each.result()) for each in answers]
         text = client.get("/metrics").text
     assert len({each["label"] for each in found}) == 1
-    assert sum(sizes) == 9
-    assert max(sizes) == 4
+    assert sum(slow.sizes) == 9
+    assert max(slow.sizes) == 4
     assert "zoo_images_total 9.0" in text
     assert 'zoo_requests_total{path="/predict",status="200"} 9.0' in text
-    assert f"zoo_batch_images_count {len(sizes)}.0" in text
+    assert f"zoo_batch_images_count {len(slow.sizes)}.0" in text
 
 
-def test_a_full_queue_is_told_at_once(run, photo, monkeypatch):
-    begun = threading.Event()
-    compute = type(run).predict_prepared
-
-    def slow(self, *given):
-        begun.wait(30)
-        return compute(self, *given)
-
-    monkeypatch.setattr(type(run), "predict_prepared", slow)
+def test_a_full_queue_is_told_at_once(run, photo, slow):
     settings = Settings(queue=2, max_images=2)
     with TestClient(create_app(run, settings)) as client, ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(client.post, "/predict", content=photo) for _ in range(2)]
@@ -236,26 +234,18 @@ def test_a_full_queue_is_told_at_once(run, photo, monkeypatch):
         refused(full, 503)
         assert full.headers["retry-after"]
         assert client.get("/health").status_code == 200
-        begun.set()
+        slow.set()
         for each in answers:
             only(each.result())
         only(client.post("/predict", content=photo))
 
 
-def test_a_slow_answer_is_given_up(run, photo, monkeypatch):
-    begun = threading.Event()
-    compute = type(run).predict_prepared
-
-    def slow(self, *given):
-        begun.wait(30)
-        return compute(self, *given)
-
-    monkeypatch.setattr(type(run), "predict_prepared", slow)
+def test_a_slow_answer_is_given_up(run, photo, slow):
     with TestClient(create_app(run, Settings(timeout=2))) as client:
         late = client.post("/predict", content=photo)
         refused(late, 503)
         assert late.headers["retry-after"]
-        begun.set()
+        slow.set()
         # What nobody waits for any more gives its place back.
         while "zoo_images_in_progress 0.0" not in client.get("/metrics").text:
             pass

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import zoo
-from tests.conftest import write_plugin
+from tests.conftest import write_plugin, zoo_
 from zoo import plugins
-from zoo.cli import main
 from zoo.testing import (
     check_backbone,
     check_exporter,
@@ -83,16 +81,14 @@ def test_the_odd_plugin_starts_from_its_published_weights(twins):
 @pytest.mark.medium
 def test_the_odd_plugin_is_fine_tuned_and_predicts(size, twins, photos):
     words = ["--backbone", "twinnet", "--data", str(photos), "--epochs", "1", "--image-size", size]
-    done = CliRunner().invoke(main, ["finetune", *words, "--out", "run", "--device", "cpu"])
-    assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(main, ["predict", "run", str(photos / "red"), "--format", "json"])
+    done = zoo_("finetune", *words, "--out", "run", "--device", "cpu")
+    done = zoo_("predict", "run", str(photos / "red"), "--format", "json")
     assert len(json.loads(done.stdout)) == 10
 
 
 def test_a_size_that_the_odd_plugin_refuses_is_refused_with_its_reason(twins, photos):
     words = ["--backbone", "twinnet", "--data", str(photos), "--image-size", "100"]
-    done = CliRunner().invoke(main, ["finetune", *words])
-    assert done.exit_code == 2
+    done = zoo_("finetune", *words, code=2)
     assert "it cuts images into squares of 8 pixels" in done.stderr
 
 
@@ -113,11 +109,10 @@ def test_the_documented_source_passes_every_check(install, tmp_path):
         tar.add(write_images(tmp_path / "photos"), "")
     data = str(tmp_path / "photos.tar")
     assert unfit(check_source("tar", data)) == []
-    done = CliRunner().invoke(main, ["check", "--plugin", "zoo-tar", "--data", data])
-    assert done.exit_code == 0, done.output
+    done = zoo_("check", "--plugin", "zoo-tar", "--data", data)
     assert done.stdout.startswith("source tar  ")
     # Without images of it there is nothing to check, which is no success.
-    assert CliRunner().invoke(main, ["check", "--plugin", "zoo-tar"]).exit_code == 2
+    zoo_("check", "--plugin", "zoo-tar", code=2)
     with pytest.raises(zoo.ZooError, match=r"\btar .*\bdata\b"):
         conformance_suite(plugin="tar")
 

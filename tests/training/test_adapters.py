@@ -7,13 +7,11 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from click.testing import CliRunner
 from torch import nn
 
 import zoo
-from tests.conftest import uncalibrated
+from tests.conftest import uncalibrated, zoo_
 from tests.pipeline.conftest import flags, start
-from zoo.cli import main
 from zoo.events import Note, StepEnd
 from zoo.models.depth import depths
 from zoo.planning import Plan
@@ -245,10 +243,7 @@ def zoo_backbones():
 
 def refused(photos, **fields):
     """The one line in which a run is refused."""
-    result = CliRunner().invoke(
-        main, ["finetune", "--data", str(photos), "--out", "run", *flags(fields)]
-    )
-    assert result.exit_code == 2, result.output
+    result = zoo_("finetune", "--data", str(photos), "--out", "run", *flags(fields), code=2)
     assert not Path("run").exists()
     (line,) = [line for line in result.stderr.splitlines() if "lora" in line]
     return line

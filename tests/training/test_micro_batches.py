@@ -14,13 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from click.testing import CliRunner
 from torch.nn.functional import cross_entropy
 
 import zoo
-from tests.conftest import IN_TWO, QUICK, write_plugin
+from tests.conftest import IN_TWO, QUICK, write_plugin, zoo_
 from tests.pipeline.conftest import check_same, flags, hear, state
-from zoo.cli import main
 from zoo.machine.memory import is_out_of_memory
 from zoo.machine.processes import make_accelerator
 from zoo.tasks import SINGLE_LABEL
@@ -258,8 +256,7 @@ def test_where_not_even_one_image_fits_the_best_so_far_is_kept(
     monkeypatch.setenv("LIMIT", limit)
     given = {**FIELDS, "backbone": f"limited/{backbone}", "train": "probe+finetune"}
     command = ["finetune", "--data", str(split_photos), "--out", "run", *flags(given)]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 2
+    result = zoo_(*command, code=2)
     for name in ("cpu", *named, "run: the probe"):
         assert name in result.stderr
     assert "Traceback" not in result.output
@@ -292,8 +289,7 @@ def test_features_logits_and_predictions_are_computed_in_parts_too(
         again = [p.probability for p in whole.predict(split_photos.rglob("*.png"))]
     assert again == pytest.approx(probabilities, abs=1e-6)
     monkeypatch.setenv("EVAL_LIMIT", "0")
-    result = CliRunner().invoke(main, ["evaluate", "whole"])
-    assert result.exit_code == 2
+    result = zoo_("evaluate", "whole", code=2)
     assert "logits" in result.stderr
     assert "single image" in result.stderr
 
@@ -315,17 +311,9 @@ def launch(folder, data, out, **environment):
     fields = {**FIELDS, "backbone": "limited/normed", "batch_norm": "frozen", "batch_size": 8}
     paths = [str(folder), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     root = str(Path(__file__).parents[2])
+    command = [*IN_TWO, folder / "one_rank.py", "finetune", f"--data={data}", f"--out={out}"]
     return subprocess.run(
-        [
-            *IN_TWO,
-            folder / "one_rank.py",
-            "finetune",
-            "--data",
-            data,
-            "--out",
-            out,
-            *flags(fields),
-        ],
+        [*command, *flags(fields)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*paths, root]), **environment},
         capture_output=True,
         text=True,

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import zoo
+from tests.conftest import zoo_
 from tests.pipeline.conftest import flags, sha256, start
-from zoo.cli import main
 from zoo.errors import TrainingError
 from zoo.machine.processes import numeric_settings
 from zoo.runs.checkpoint_file import read_checkpoint
@@ -46,8 +45,7 @@ def test_what_accelerate_launch_always_writes_is_no_news(split_photos, monkeypat
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
     asked = flags({**start(train="probe"), "data": split_photos})
-    result = CliRunner().invoke(main, ["finetune", "--dry-run", *asked])
-    assert result.exit_code == 0, result.output
+    result = zoo_("finetune", "--dry-run", *asked)
     assert "ACCELERATE" not in result.output
 
 
@@ -55,8 +53,7 @@ def test_what_accelerate_launch_always_writes_is_no_news(split_photos, monkeypat
 def test_an_engine_that_zoo_does_not_support_is_refused(split_photos, monkeypatch, engine):
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
     asked = flags({**start(), "data": split_photos, "out": "run"})
-    result = CliRunner().invoke(main, ["finetune", *asked])
-    assert result.exit_code == 2
+    result = zoo_("finetune", *asked, code=2)
     assert f"ACCELERATE_USE_{engine}" in result.stderr
     assert not Path("run").exists()
 

@@ -20,12 +20,6 @@ def test_the_peak_is_reached_by_no_single_product():
     assert 2 * 384**3 / (time.perf_counter() - started) < 2 * peak
 
 
-def test_the_peak_takes_the_time_that_it_is_given():
-    started = time.perf_counter()
-    matmul_peak(CPU, seconds=0.1)
-    assert time.perf_counter() - started < 1
-
-
 @pytest.mark.skipif(platform.system() != "Linux", reason="elsewhere it has another name or none")
 def test_the_device_has_a_name():
     assert device_name(CPU) not in ("", platform.node())

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from tests.conftest import QUICK, TINY
+from tests.conftest import QUICK, TINY, zoo_
 from tests.weights.test_places import says, state_dict  # noqa: F401 - says is a fixture
 from zoo import plugins, weights
-from zoo.cli import main
 
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items() if k != "weights"]
 
@@ -30,12 +28,6 @@ def file(tmp_path):
     return tmp_path / "tiny.pth"
 
 
-def cli(*args, exit_code=0):
-    result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exit_code == exit_code, result.output
-    return result
-
-
 def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
@@ -45,20 +37,20 @@ def flip_a_byte(path):
 @pytest.mark.medium
 def test_what_is_put_in_is_used_offline_said_in_the_plan_and_comes_out(file, photos):
     path = weights.added_path(TINY)
-    added = cli("weights", "add", TINY, file)
+    added = zoo_("weights", "add", TINY, file)
     assert added.stdout.split() == [TINY, "1.44", "MB", str(path)]
-    shown = cli("finetune", "--data", photos, "--dry-run", "--weights=pretrained", *FLAGS).stdout
+    shown = zoo_("finetune", "--data", photos, "--dry-run", "--weights=pretrained", *FLAGS).stdout
     assert re.search(rf"^weights .*{file}.*{path}", shown, re.MULTILINE)
-    cli("finetune", "--data", photos, "--out=run", "--weights=pretrained", *FLAGS)
+    zoo_("finetune", "--data", photos, "--out=run", "--weights=pretrained", *FLAGS)
     assert "zoo weights add" in Path("run/README.md").read_text()
-    assert cli("weights", "remove", "test_efficientnet").stdout == f"deleted {path}\n"
+    assert zoo_("weights", "remove", "test_efficientnet").stdout == f"deleted {path}\n"
     assert not path.exists()
-    again = cli("weights", "remove", TINY, exit_code=2)
+    again = zoo_("weights", "remove", TINY, code=2)
     assert TINY in again.stderr
 
 
 def test_a_file_that_does_not_fit_is_refused_in_one_message(file):
-    refused = cli("weights", "add", "squeezenet1_1", file, exit_code=2)
+    refused = zoo_("weights", "add", "squeezenet1_1", file, code=2)
     assert str(file) in refused.stderr
     assert "torchvision/squeezenet1_1" in refused.stderr
     assert "Traceback" not in refused.output
@@ -66,7 +58,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_message(file):
 
 def test_where_shows_every_place_in_order_and_marks_the_first_to_be_used(says, file):  # noqa: F811
     says(f"yield from (zoo.Weights(path='/nowhere/a.pth'), zoo.Weights(path={str(file)!r}))")
-    shown = cli("weights", "where", TINY)
+    shown = zoo_("weights", "where", TINY)
     lines = [line for line in shown.stdout.splitlines() if not line.startswith("      ")]
     assert lines == [
         f"{TINY}: 3 sources",
@@ -76,13 +68,13 @@ def test_where_shows_every_place_in_order_and_marks_the_first_to_be_used(says, f
     ]
     assert "plugin acme (zoo-acme 1.2)" in shown.stdout
     assert str(weights.added_path(TINY)) in shown.stderr
-    cli("weights", "add", TINY, file)
-    assert f"-> 1  {weights.added_path(TINY)}" in cli("weights", "where", TINY).stdout
+    zoo_("weights", "add", TINY, file)
+    assert f"-> 1  {weights.added_path(TINY)}" in zoo_("weights", "where", TINY).stdout
 
 
 def test_the_list_has_name_size_and_place_of_what_is_here(file):
-    cli("weights", "add", TINY, file)
-    listed = json.loads(cli("weights", "list", "--format", "json").stdout)
+    zoo_("weights", "add", TINY, file)
+    listed = json.loads(zoo_("weights", "list", "--format", "json").stdout)
     by_name = {row["name"]: row for row in listed}
     packaged = {f"zoo/efficientnet_lite{n}" for n in range(3)}
     assert set(by_name) == {TINY, *packaged}
@@ -93,7 +85,7 @@ def test_the_list_has_name_size_and_place_of_what_is_here(file):
         "by": by_name[TINY]["by"],
     }
     assert "zoo weights add" in by_name[TINY]["by"]
-    table = cli("weights", "list", "test_eff")
+    table = zoo_("weights", "list", "test_eff")
     assert table.stdout.startswith(f"{TINY}  1.44 MB  {weights.added_path(TINY)}")
     assert table.stderr == "1 file, 1.44 MB in all\n"
 
@@ -102,16 +94,16 @@ def test_an_added_file_whose_plugin_is_gone_is_listed_and_can_be_removed(tmp_pat
     path = weights.added_path("gone/net.a1")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x")
-    assert "gone/net.a1" in cli("weights", "list").stdout
-    cli("weights", "remove", "gone/net.a1")
+    assert "gone/net.a1" in zoo_("weights", "list").stdout
+    zoo_("weights", "remove", "gone/net.a1")
     assert not path.exists()
 
 
 def test_verify_finds_a_flipped_byte_and_goes_on(file):
-    cli("weights", "add", TINY, file)
-    assert cli("weights", "verify", TINY).stdout.startswith(f"ok: {TINY} ")
+    zoo_("weights", "add", TINY, file)
+    assert zoo_("weights", "verify", TINY).stdout.startswith(f"ok: {TINY} ")
     flip_a_byte(weights.added_path(TINY))
-    shown = cli("weights", "verify", exit_code=2)
+    shown = zoo_("weights", "verify", code=2)
     assert f"damaged: {TINY} " in shown.stdout
     assert "ok: zoo/efficientnet_lite0 " in shown.stdout
     assert "1 of 4 " in shown.stderr
@@ -121,21 +113,21 @@ def test_verify_checks_the_digits_that_torchvision_publishes(monkeypatch):
     path = weights.cache_path(plugins.get("squeezenet1_1").weights)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not what was published")
-    shown = cli("weights", "verify", "squeezenet1_1", exit_code=2)
+    shown = zoo_("weights", "verify", "squeezenet1_1", code=2)
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     assert re.search(f"{actual}.* b8a52dc0", shown.stdout)
 
 
 def test_verify_says_what_has_nothing_to_check_against(says, file):  # noqa: F811
     says(f"yield zoo.Weights(path={str(file)!r})")
-    shown = cli("weights", "verify", TINY).stdout
+    shown = zoo_("weights", "verify", TINY).stdout
     assert f"{TINY}  {file}" in shown
     assert not shown.startswith(("ok", "damaged"))
 
 
 def test_fetch_goes_on_after_one_that_can_not_be_had(says, server, file):  # noqa: F811
     says(f"yield zoo.Weights(url='{server[0]}/tiny.pth')")
-    shown = cli("weights", "fetch", "resnet18", "nope", TINY, exit_code=2)
+    shown = zoo_("weights", "fetch", "resnet18", "nope", TINY, code=2)
     (line,) = shown.stdout.splitlines()
     name, _, unit, path = line.split()
     assert (name, unit) == (TINY, "MB")
@@ -154,7 +146,7 @@ def test_a_small_file_of_the_hub_has_no_sha256_to_check_against(tmp_path):
     (repository / "refs" / "main").write_text("a" * 40)
     (repository / "blobs" / ("b" * 40)).write_bytes(b"small")
     (snapshot / "pytorch_model.bin").symlink_to(repository / "blobs" / ("b" * 40))
-    shown = cli("weights", "verify", TINY).stdout
+    shown = zoo_("weights", "verify", TINY).stdout
     assert f"{TINY}  {snapshot}" in shown
     assert not shown.startswith(("ok", "damaged"))
 

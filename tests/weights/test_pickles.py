@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from tests.conftest import TINY
+from tests.conftest import TINY, zoo_
 from zoo import weights
-from zoo.cli import main
 from zoo.errors import WeightsError
 
 
@@ -90,8 +88,7 @@ def test_the_environment_and_torchs_own_list_open_no_way_around(tmp_path, monkey
 def test_the_command_line_says_it_in_one_line(tmp_path, photos):
     torch_zip(tmp_path / "evil.pth", SYSTEM)
     args = ["finetune", "--backbone", TINY, "--data", photos, "--weights", tmp_path / "evil.pth"]
-    result = CliRunner().invoke(main, [*map(str, args), "--dry-run"])
-    assert result.exit_code == 2
+    result = zoo_(*map(str, args), "--dry-run", code=2)
     assert "evil.pth" in result.stderr
     assert not Path("executed").exists()
 

@@ -103,8 +103,7 @@ def with_a_tensor_twice(folder: Path) -> None:
 def test_a_damaged_index_or_file_is_one_message(tmp_path, spoil, said):
     folder = split(publish(tmp_path / "mine"))
     spoil(folder)
-    result = dry_run(f"local-dir:{folder}")
-    assert result.exit_code == 2
+    result = dry_run(f"local-dir:{folder}", code=2)
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not Path("run").exists()

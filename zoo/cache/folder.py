@@ -50,13 +50,7 @@ class StoredEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Cleared:
-    """Result of `clear`.
-
-    Attributes:
-        stores: Number of deleted stores.
-        bytes: Their size on disk.
-        kept: Stores that could not be deleted: in use by another process, or no permission.
-    """
+    """What `clear` deleted, and the stores that it could not delete."""
 
     stores: int
     bytes: int
@@ -134,12 +128,7 @@ def stored() -> list[StoredEntry]:
 
 
 def clear(kind: Kind | None = None, *, older_than_days: float | None = None) -> Cleared:
-    """Delete stores, except those that another process uses.
-
-    Args:
-        kind: Delete only stores of this kind.
-        older_than_days: Delete only stores that have not been used for so many days.
-    """
+    """Delete stores that no process uses: all, or those of a kind, or unused for so many days."""
     now = datetime.now(UTC)
     deleted: list[StoredEntry] = []
     kept: list[StoredEntry] = []

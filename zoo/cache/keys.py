@@ -24,13 +24,6 @@ def image_key(content: bytes) -> bytes:
 def derived_key(key: bytes, *context: object) -> bytes:
     """Return the key of data derived from a record, as in `derived_key(key, "view", 3)`.
 
-    Args:
-        key: The key of the record, 16 bytes.
-        context: Distinguishes data derived from the same record: strings, numbers, booleans, None.
-
-    Returns:
-        16 bytes.
-
     Raises:
         TypeError: If the context is not JSON-serialisable.
     """

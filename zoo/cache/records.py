@@ -55,13 +55,7 @@ class Index(NamedTuple):
 
 
 def read_index(content: bytes, records_bytes: int, itemsize: int) -> Index:
-    """Read the valid entries of an index file.
-
-    Args:
-        content: All bytes of index.bin; arbitrary bytes are accepted.
-        records_bytes: Size of records.bin in bytes.
-        itemsize: Bytes per item of the arrays.
-    """
+    """Read the valid entries of an index file; its bytes may be any."""
     entries: dict[bytes, Entry] = {}
     end = records_end = 0
     view = memoryview(content)

@@ -153,10 +153,6 @@ class Store:
 
         Neither this store nor one that another process uses is deleted.
 
-        Args:
-            needed_bytes: Number of bytes that will be appended.
-            limit_bytes: Maximum total size of all stores on this machine.
-
         Returns:
             Whether they fit now in the limit and on the disk, of which 1 GiB (5 % of a small one)
             stays free. If not, or if this store isn't writable, nothing was deleted.

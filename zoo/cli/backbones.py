@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import operator
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.options import format_option
-from zoo.cli.tables import fitting, label, number, plain_console, print_table
-from zoo.cli.words import echo, echo_json
-from zoo.io.text import clip, count, spreadsheet_cell
+from zoo.cli.tables import label, number, print_fitting
+from zoo.cli.words import echo, echo_csv, echo_json
+from zoo.io.text import clip, count
 
 if TYPE_CHECKING:
     from zoo.plugins import Entry
@@ -146,7 +144,8 @@ def command(
     if form == "json":
         echo_json([_about(entry) for entry in found])
     elif form == "csv":
-        _print_csv(found)
+        rows = [_flat(_about(entry)) for entry in found]
+        echo_csv(rows, list(dict.fromkeys(key for row in rows for key in row)))
     else:
         _print_table(found)
         things = f"{count(len(found), 'set')} of weights" if tags else count(len(found), "backbone")
@@ -186,15 +185,7 @@ def _print_table(entries: Sequence[Entry]) -> None:
         label("trained on"),
         number("classes"),
     ]
-    rows = [_row(entry) for entry in entries]
-    console = plain_console()
-    shown = fitting(columns, rows, console.width)
-    print_table(
-        [columns[n] for n in shown], [[row[n] for n in shown] for row in rows], console=console
-    )
-    hidden = [c.name for n, c in enumerate(columns) if n not in shown and any(r[n] for r in rows)]
-    if hidden:
-        echo(f"in a wider terminal or with --format csv also: {', '.join(hidden)}", err=True)
+    print_fitting(columns, [_row(entry) for entry in entries])
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -214,16 +205,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _print_csv(entries: Sequence[Entry]) -> None:
-    rows = [_flat(_about(entry)) for entry in entries]
-    writer = csv.DictWriter(sys.stdout, list(dict.fromkeys(k for row in rows for k in row)))
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: spreadsheet_cell(str(value)) for key, value in row.items()})
-
-
 def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one value per cell: nested keys joined, lists as text with spaces, None empty."""
+    """Return one value per cell: nested keys joined, lists as text with spaces."""
     flat: dict[str, Any] = {}
     for key, value in about.items():
         if isinstance(value, dict):
@@ -231,7 +214,7 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, list | tuple):
             flat[key] = " ".join(map(str, value))
         else:
-            flat[key] = "" if value is None else value
+            flat[key] = value
     return flat
 
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from zoo.cli.options import allocator_option, device_option, format_option
+from zoo.cli.progress import ProgressListener
 from zoo.cli.start import starting
-from zoo.cli.tables import fitting, label, number, plain_console, print_facts, print_table, text
-from zoo.cli.words import echo, echo_json, human_size, with_flags
-from zoo.events import Note
-from zoo.events import Progress as Done
-from zoo.io.text import clip, count, spreadsheet_cell
+from zoo.cli.tables import label, number, print_facts, print_fitting, print_table, text
+from zoo.cli.words import echo, echo_csv, echo_json, human_size, with_flags
+from zoo.io.text import clip, count
 
 if TYPE_CHECKING:
     from zoo.pipeline.compare import Comparison, RunComparison, RunScore
@@ -139,7 +133,7 @@ def command(
         raise click.UsageError(
             "--split can only be used with two runs; backbones are compared on train and val"
         )
-    with _Listener() as listen:
+    with ProgressListener() as listen:
         result = compare(
             *names,
             data=data,
@@ -165,48 +159,6 @@ def command(
         raise SystemExit(2)
 
 
-class _Listener:
-    """Prints notes and a progress bar on stderr; a context manager, which removes the bar."""
-
-    def __init__(self) -> None:
-        console = plain_console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None, visible=False)
-
-    def __enter__(self) -> _Listener:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def __call__(self, event: object) -> None:
-        """Show an event."""
-        match event:
-            case Done():
-                self._bar.update(
-                    self._task,
-                    visible=event.done < event.total,
-                    description=event.what,
-                    completed=event.done,
-                    total=event.total,
-                )
-            case Note(detail=False):
-                echo(f"{'! ' if event.warning else ''}{with_flags(event.text)}", err=True)
-
-
 def _show_backbones(result: Comparison, form: str) -> None:
     rows = [_about(each) for each in result.candidates]
     if form == "json":
@@ -214,7 +166,7 @@ def _show_backbones(result: Comparison, form: str) -> None:
         best = None if result.best is None else result.best.name
         echo_json({**{k: getattr(result, k) for k in facts}, "best": best, "backbones": rows})
     elif form == "csv":
-        _print_csv(rows, list(rows[0]))
+        echo_csv(rows, list(rows[0]))
     else:
         _print_backbones(result)
 
@@ -239,12 +191,7 @@ def _print_backbones(result: Comparison) -> None:
         number("p"),
         number("features"),
     ]
-    rows = [_row(each) for each in result.candidates]
-    console = plain_console()
-    shown = fitting(columns, rows, console.width)
-    print_table(
-        [columns[n] for n in shown], [[row[n] for n in shown] for row in rows], console=console
-    )
+    print_fitting(columns, [_row(each) for each in result.candidates])
     for each in result.candidates:
         if each.reason is not None:
             # The first line: the others are what to do about it in a run.
@@ -264,9 +211,6 @@ def _print_backbones(result: Comparison) -> None:
             ("take", result.recommendation),
         ]
     )
-    hidden = [columns[n].name for n in range(len(columns)) if n not in shown]
-    if hidden:
-        echo(f"in a wider terminal or with --format csv also: {', '.join(hidden)}", err=True)
 
 
 def _row(candidate: Candidate) -> tuple[str, ...]:
@@ -299,7 +243,7 @@ def _show_runs(result: RunComparison, form: str) -> None:
             about[key]["path"] = str(about[key]["path"])
         echo_json(about)
     elif form == "csv":
-        _print_csv([asdict(each) for each in result.differing], list(Difference.__annotations__))
+        echo_csv([asdict(each) for each in result.differing], list(Difference.__annotations__))
     else:
         _print_runs(result)
 
@@ -342,16 +286,3 @@ def _scored(score: RunScore, images: int) -> str:
         f"{score.accuracy:.2%} ({score.correct} of {images}; 95 %: {interval}), {score.path}, "
         f"{score.backbone}"
     )
-
-
-def _print_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    writer = csv.DictWriter(sys.stdout, names)
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: spreadsheet_cell(_cell(value)) for key, value in row.items()})
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, tuple):
-        return " + ".join(map(str, value))
-    return "" if value is None else str(value)

@@ -7,11 +7,9 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from zoo.cli.progress import progress_bar
 from zoo.cli.tables import (
     Column,
     label,
@@ -87,28 +85,13 @@ class TrainingConsole:
         self._kind: Task = SINGLE_LABEL
         self._baseline = 0.0
         self._val_images = 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.out,
-            transient=True,
-            disable=not self.out.is_terminal,
-        )
+        self._progress = progress_bar(self.out)
         self._task = self._progress.add_task("", total=None, visible=False, rate="")
 
-    def __enter__(self) -> TrainingConsole:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def __call__(self, event: object) -> None:

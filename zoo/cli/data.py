@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import device_option, format_option
+from zoo.cli.progress import ProgressListener
 from zoo.cli.tables import label, number, print_facts, print_table, text
 from zoo.cli.words import echo, echo_json, with_flags
+from zoo.events import Progress
 from zoo.io.files import expand
 from zoo.io.text import count
 
@@ -140,8 +142,13 @@ def check(
         raise click.UsageError("--backbone is that of --labels")
     if fix_to is not None:
         check_target(folder, fix_to)
-    with _Bar() as bar:
-        found = checked(folder, follow_links=follow_links, group_by=group_by, progress=bar)
+    with ProgressListener() as listen:
+        found = checked(
+            folder,
+            follow_links=follow_links,
+            group_by=group_by,
+            progress=lambda done, total: listen(Progress(what="images", done=done, total=total)),
+        )
     by_features = None
     if labels:
         found, by_features = _by_features(found, backbone, device)
@@ -169,20 +176,12 @@ def _with_flags(report: Report) -> Report:
 def _by_features(
     found: Checked, backbone: str | None, device: str
 ) -> tuple[Checked, FeatureReport]:
-    from zoo.events import Note, Progress
     from zoo.features.checking import check_with_features
     from zoo.recipe import make_recipe
 
     given = {} if backbone is None else {"backbone": backbone}
     recipe: Recipe = make_recipe(None, device=device, **given)
-    with _Bar() as bar:
-
-        def listen(event: object) -> None:
-            if isinstance(event, Progress):
-                bar(event.done, event.total)
-            elif isinstance(event, Note) and not event.detail:
-                echo(f"! {with_flags(event.text)}", err=True)
-
+    with ProgressListener() as listen:
         return check_with_features(found, recipe, listen=listen)
 
 
@@ -249,28 +248,6 @@ def _print_suspects(found: FeatureReport) -> None:
         f"{count(len(found.copies), 'edited copy', 'edited copies')} by features of "
         f"{found.backbone} ({count(found.images, 'image')}, {found.seconds:.1f} s)"
     )
-
-
-class _Bar:
-    """A progress bar on a terminal's stderr; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("images", total=None)
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
 
 
 def _print_json(report: Report, by_features: FeatureReport | None, fixed: Fixed | None) -> None:

@@ -1,18 +1,67 @@
-"""Progress of a long computation on stderr: a bar on a terminal, a line a minute elsewhere."""
+"""Progress of a long computation: a bar on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
 import time
-from types import TracebackType
+from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.cli.tables import plain_console
-from zoo.cli.words import echo
+from zoo.cli.words import echo, with_flags
+from zoo.events import Note
+from zoo.events import Progress as Done
 from zoo.io.text import count
 
 #: Seconds between two lines.
 EVERY = 60.0
+
+
+def progress_bar(console: Console, *, with_rate: bool = True, disable: bool = False) -> Progress:
+    """Return a bar that counts images and is removed at its end; disabled outside a terminal.
+
+    With `with_rate`, it has the field `rate` and the remaining time.
+    """
+    rate = (TextColumn("{task.fields[rate]}"), TextColumn("left"), TimeRemainingColumn())
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        *(rate if with_rate else ()),
+        console=console,
+        transient=True,
+        disable=disable or not console.is_terminal,
+    )
+
+
+class ProgressListener:
+    """Prints notes and a progress bar on stderr; a context manager, which removes the bar."""
+
+    def __init__(self) -> None:
+        self._bar = progress_bar(plain_console(stderr=True), with_rate=False)
+        self._task = self._bar.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: object) -> None:
+        """Show an event."""
+        match event:
+            case Done():
+                self._bar.update(
+                    self._task,
+                    visible=event.done < event.total,
+                    description=event.what,
+                    completed=event.done,
+                    total=event.total,
+                )
+            case Note(detail=False):
+                echo(f"{'! ' if event.warning else ''}{with_flags(event.text)}", err=True)
 
 
 class ImageProgress:
@@ -29,29 +78,14 @@ class ImageProgress:
         console = plain_console(stderr=True)
         self._lines = not console.is_terminal
         self._started = self._said = time.monotonic()
-        self._bar = Progress(
-            TextColumn("predicting"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=self._lines or not bar,
-        )
-        self._task = self._bar.add_task("", total=total, completed=done, rate="")
+        self._bar = progress_bar(console, disable=not bar)
+        self._task = self._bar.add_task("predicting", total=total, completed=done, rate="")
 
-    def __enter__(self) -> ImageProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def advance(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +11,9 @@ import click
 
 from zoo.cli.options import format_option
 from zoo.cli.start import starting
-from zoo.cli.tables import fitting, label, number, plain_console, print_facts, print_table, text
-from zoo.cli.words import echo, echo_json, human_size
-from zoo.io.text import count, listed, spreadsheet_cell
+from zoo.cli.tables import label, number, print_facts, print_fitting, print_table, text
+from zoo.cli.words import echo, echo_csv, echo_json, human_size
+from zoo.io.text import count, listed
 
 if TYPE_CHECKING:
     from zoo.runs.difference import DataDifference, RunDifference, Setting
@@ -130,19 +128,10 @@ def _print_list(runs: Sequence[Listed]) -> None:
         )
         for run in runs
     ]
-    console = plain_console()
-    filled = [n for n in range(len(columns)) if n == 0 or any(row[n] for row in rows)]
-    columns = [columns[n] for n in filled]
-    rows = [tuple(row[n] for n in filled) for row in rows]
-    shown = fitting(columns, rows, console.width)
-    print_table(
-        [columns[n] for n in shown], [[row[n] for n in shown] for row in rows], console=console
-    )
+    print_fitting(columns, rows)
     for run in runs:
         if run.state == "damaged":
             echo(f"! {run.name}: {run.detail}", err=True)
-    if hidden := [columns[n].name for n in range(len(columns)) if n not in shown]:
-        echo(f"in a wider terminal or with --format csv also: {', '.join(hidden)}", err=True)
 
 
 def _measure(found: Measure | None) -> str:
@@ -156,15 +145,13 @@ def _measure(found: Measure | None) -> str:
 def _print_csv(runs: Sequence[Listed]) -> None:
     names = ["name", "path", "state", "date", "size", "backbone", "data", "classes", "metric"]
     ends = [f"{split}{end}" for split in _SPLITS for end in ("", "_low", "_high")]
-    writer = csv.DictWriter(sys.stdout, [*names, *ends, "detail"])
-    writer.writeheader()
+    rows = []
     for run in runs:
         row = {name: getattr(run, name) for name in (*names, "detail")}
         for split, found in run.figures.items():
             row |= {split: found.value, f"{split}_low": found.low, f"{split}_high": found.high}
-        writer.writerow(
-            {k: spreadsheet_cell("" if value is None else str(value)) for k, value in row.items()}
-        )
+        rows.append(row)
+    echo_csv(rows, [*names, *ends, "detail"])
 
 
 @command.command("diff", short_help="Show what differs between two runs.")

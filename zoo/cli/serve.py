@@ -89,10 +89,6 @@ def command(
     host: str,
     port: int,
     top_k: int,
-    threshold: float | None,
-    min_confidence: float | None,
-    max_error: float | None,
-    set_coverage: float | None,
     batch_size: int,
     max_latency: float,
     queue: int,
@@ -102,6 +98,7 @@ def command(
     timeout: float,
     device: str,
     allocator_tuning: bool,
+    **asked: float | None,
 ) -> None:
     """Serve RUN, a run folder or its model.safetensors, over HTTP.
 
@@ -138,15 +135,8 @@ def command(
     bound = server.listen(host, port)
     with bound:
         loaded = load(run, device=device)
-        asked = asked_of(
-            loaded,
-            top_k=top_k,
-            threshold=threshold,
-            min_confidence=min_confidence,
-            max_error=max_error,
-            set_coverage=set_coverage,
-        )
-        app = serve.create_app(loaded, settings, asked=asked)
+        wanted = asked_of(loaded, top_k=top_k, **asked)
+        app = serve.create_app(loaded, settings, asked=wanted)
         if not _is_loopback(host):
             echo(
                 f"! anybody who can reach {host} can use the service: it has no authentication",

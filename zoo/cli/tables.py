@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zoo.cli.words import echo
 from zoo.io.text import printable
 
 #: Spaces between two columns.
@@ -119,21 +120,26 @@ def print_table(
     console.print(table, soft_wrap=False, crop=False)
 
 
-def fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Return the numbers of the columns that are filled and fit side by side, from the left.
+def print_fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print the columns that fit side by side, from the left; name the others on stderr.
 
-    The first column is always among them. One that does not fit is skipped.
+    The first column is always printed. Columns without any text are left out.
     """
-    chosen, used = [0], 0
+    console = plain_console()
+    shown: list[int] = []
+    hidden: list[str] = []
+    used = -_GAP
     for n, column in enumerate(columns):
-        cells = [(row[n],) for row in rows]
-        needed = least_width([column], cells)
-        if n == 0:
-            used = needed
-        elif any(cell for (cell,) in cells) and used + _GAP + needed <= width:
-            chosen.append(n)
-            used += _GAP + needed
-    return chosen
+        needed = _GAP + least_width([column], [(row[n],) for row in rows])
+        if n == 0 or (any(row[n] for row in rows) and used + needed <= console.width):
+            shown.append(n)
+            used += needed
+        elif any(row[n] for row in rows):
+            hidden.append(column.name)
+    cells = [[row[n] for n in shown] for row in rows]
+    print_table([columns[n] for n in shown], cells, console=console)
+    if hidden:
+        echo(f"in a wider terminal or with --format csv also: {', '.join(hidden)}", err=True)
 
 
 def print_facts(

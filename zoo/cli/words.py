@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from zoo.io.text import printable
+from zoo.io.text import printable, spreadsheet_cell
 
 #: Characters that a terminal may interpret and that json does not escape itself.
 _INTERPRETED = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -59,6 +61,20 @@ def echo_json_lines(values: Iterable[object]) -> None:
     """Print a line of JSON for each value, as soon as it is available."""
     for value in values:
         click.echo(_json(value))
+
+
+def echo_csv(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Print rows as CSV that a spreadsheet shows as text; None is empty, a tuple joined by +."""
+    writer = csv.DictWriter(sys.stdout, columns)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: spreadsheet_cell(_cell(value)) for key, value in row.items()})
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, tuple):
+        return " + ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _json(value: object, *, indent: int | None = None) -> str:

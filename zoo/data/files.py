@@ -57,11 +57,7 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
-    """Read all bytes of a file.
-
-    Args:
-        path: File, or link to a file.
-        same: Fingerprint that the content must still match; None: no check.
+    """Read all bytes of a file; with `same`, its fingerprint must still be that.
 
     Raises:
         DataError: As `fingerprint`, or the content has changed.

@@ -55,11 +55,7 @@ def refuse_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
 
 
 def refuse_traps(content: bytes) -> None:
-    """Raise ValueError if decoding would take far more work than the file size justifies.
-
-    Args:
-        content: All bytes of the file, in any format.
-    """
+    """Raise ValueError if decoding would take far more work than the file size justifies."""
     if content.startswith(b"\xff\xd8"):
         scans = segments = 0
         for marker, at in _jpeg_markers(content):

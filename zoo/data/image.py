@@ -72,11 +72,7 @@ def read_image(
     """Read an image file, by default as RGB, upright according to its EXIF orientation.
 
     Its size and everything else that determines the decoding cost are checked before decoding.
-
-    Args:
-        path: Image file.
-        value_range: As `to_rgb`.
-        channels: As `to_channels`.
+    `value_range` and `channels` are as in `to_rgb` and `to_channels`.
 
     Raises:
         DataError: The path is not a file, or the image can't be decoded completely, has several
@@ -86,11 +82,7 @@ def read_image(
 
 
 def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.ImageFile:
-    """Open an image file without decoding it, so that size, mode and format are known.
-
-    Args:
-        path: Image file.
-        same: Fingerprint that the file must still match; None: no check.
+    """Open an image file without decoding it; with `same`, its fingerprint must still be that.
 
     Raises:
         DataError: As `read_image`, except for errors found only by decoding.

@@ -19,12 +19,7 @@ from zoo.io.text import printable
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Content of a usable file.
-
-    Attributes:
-        content: Fingerprint of the file when it was decoded.
-        format: Pillow's name of the format: JPEG, PNG ...
-    """
+    """Content of a usable file."""
 
     content: Fingerprint
     format: str
@@ -38,12 +33,7 @@ Scan = Callable[[Sequence[Path]], Mapping[Path, Verdict]]
 
 
 def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample], list[Issue]]:
-    """Return (readable samples with `content` set, issues of all samples).
-
-    Args:
-        samples: Samples to read.
-        scan: Examines the samples that are files.
-    """
+    """Return (readable samples with `content` set, issues of all samples)."""
     looked = scan([sample.file for sample in samples if sample.file is not None])
     loaded = [sample for sample in samples if sample.file is None]
     with ThreadPoolExecutor() as pool:

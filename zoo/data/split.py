@@ -154,13 +154,7 @@ def read_labelled(
     *,
     strict: bool = False,
 ) -> Splits:
-    """Read all images of some splits of a source as val, for an existing class map.
-
-    Args:
-        source: Source of the images.
-        splits: Splits of the source to read.
-        class_names: Class names of the map, in the order of its labels.
-        strict: As `read_splits`.
+    """Read all images of some splits of a source as val, for the class map of these names.
 
     Raises:
         DataError: No images, a class that the map lacks, or (strict) an issue of `STRICT_KINDS`.

@@ -18,9 +18,6 @@ def common_range(examined: Iterable[Examined]) -> ValueRange | None:
     black, and scaled individually they lose differences in brightness. The upper end is the largest
     value of as many bits as the dataset needs (1,023 for values up to 1,020), or 1 for floats up to
     1; for negative values and values beyond 16 bits it is the largest value.
-
-    Args:
-        examined: Examined train images.
     """
     deep = [each for each in examined if each.extremes is not None]
     extremes = [each.extremes for each in deep if each.extremes is not None]

@@ -62,12 +62,7 @@ def check_name(repository: str) -> None:
 
 @contextmanager
 def translating(repository: str, *, writing: bool = False) -> Iterator[None]:
-    """Raise errors of the Hub's client, and of the disk, as a `HubError`.
-
-    Args:
-        repository: `OWNER/NAME`.
-        writing: Whether the repository is being written, for the advice.
-    """
+    """Raise errors of the Hub's client, and of the disk, as a `HubError`."""
     try:
         yield
     except ZooError:

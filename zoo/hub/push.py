@@ -73,12 +73,7 @@ class Existing:
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """An upload that has succeeded.
-
-    Attributes:
-        url: Address of the repository.
-        commit: The commit.
-    """
+    """An upload that has succeeded."""
 
     url: str
     commit: str

@@ -80,13 +80,6 @@ def stage(
     Absolute paths in the recipe, the metadata and the card become names, the model card names the
     repository, and weights and figures stay as they are.
 
-    Args:
-        run: A finished run.
-        folder: The folder.
-        published: The repository, and what is stated of the model.
-        predictions: Whether predictions.parquet is published.
-        report: Whether report.html is.
-
     Returns:
         The licence that the card states, and why files of the run are left out, by name.
 

@@ -25,11 +25,6 @@ def matmul_peak(
     The result is the best of several sizes and repeats, with torch's current threads and settings.
     On an NVIDIA GPU, a float32 convolution may exceed it, because by default convolutions use
     TensorFloat-32 but matrix multiplications don't.
-
-    Args:
-        device: Device to measure.
-        dtype: Data type of the matrices.
-        seconds: Approximate time limit.
     """
     side, repeats = _SMALLEST_SIDE, 0
     best, fastest = 0.0, math.inf

@@ -18,6 +18,7 @@ from zoo.io.text import clip, listed
 from zoo.models.depth import depths
 from zoo.models.head import HeadInit, ensure_head, in_head, initialise_head
 from zoo.models.variant import variant
+from zoo.weights.reading import misfits
 
 #: Old files lack batch norm's step counter, which only momentum=None uses.
 _OPTIONAL = "num_batches_tracked"
@@ -108,11 +109,6 @@ def refuse_larger(
 
     It is built on the meta device, which allocates nothing, up to the first parameter too many.
 
-    Args:
-        backbone: A declaration of which parts come from an untrusted file.
-        num_classes: Number of classes.
-        shapes: Shapes of the tensors in the file.
-
     Raises:
         WeightsError: If the network has more parameters than the file has values, or more tensors.
         PluginError: If it can't be built.
@@ -164,20 +160,10 @@ def load_all_but_head(
     """
     own = {k: v for k, v in model.state_dict().items() if not in_head(k, backbone.head_paths)}
     given = {k: v for k, v in state_dict.items() if not in_head(k, backbone.head_paths)}
-    problems = {
-        "missing": [k for k in own if k not in given and not k.endswith(_OPTIONAL)],
-        "unexpected": [k for k in given if k not in own],
-        "of another shape": [
-            f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
-            for k, v in given.items()
-            if k in own and v.shape != own[k].shape
-        ],
-    }
-    if any(problems.values()):
-        lines = [f"  {what}: {listed(keys)}" for what, keys in problems.items() if keys]
+    if said := misfits(given, own, (_OPTIONAL,)):
         raise WeightsError(
             f"the weights ({source}) don't fit backbone {backbone.name}; outside its head "
-            f"({', '.join(backbone.head_paths)}) these tensors are\n" + "\n".join(lines)
+            f"({', '.join(backbone.head_paths)}) these tensors are\n{said}"
         )
     # The model's own dict carries the version metadata that some modules check while loading.
     complete = model.state_dict()

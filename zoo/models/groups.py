@@ -22,15 +22,7 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Training settings of one parameter, which may be frozen.
-
-    Attributes:
-        name: Name of the parameter; the first one if it is tied.
-        parameter: The parameter.
-        depth: Depth in the backbone (0 for the stem); None in the head.
-        lr: Learning rate.
-        decays: Whether weight decay applies to it.
-    """
+    """Training settings of one parameter, which may be frozen; `depth` is None in the head."""
 
     name: str
     parameter: nn.Parameter
@@ -107,13 +99,7 @@ def parameter_groups(
 def grouped(
     settings: Iterable[Setting], *, weight_decay: float, by_depth: bool
 ) -> list[dict[str, Any]]:
-    """Return parameter groups as `parameter_groups` does, from the settings of each parameter.
-
-    Args:
-        settings: From `parameter_settings`. Parameters that don't require gradients are left out.
-        weight_decay: Weight decay of parameters to which it applies.
-        by_depth: Whether depths have groups of their own.
-    """
+    """Return parameter groups as `parameter_groups` does, from settings of `parameter_settings`."""
     groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for setting in settings:
         if not setting.parameter.requires_grad:

@@ -10,12 +10,7 @@ from zoo.errors import SizeError
 
 
 def needs_resizing(backbone: Backbone, size: int | tuple[int, int] | None) -> bool:
-    """Return whether the backbone must be rebuilt for images of that size.
-
-    Args:
-        backbone: The backbone as declared, or already resized.
-        size: Side of the square input in pixels, or (height, width); None means its own.
-    """
+    """Return whether the backbone must be rebuilt for images of that size; None is its own."""
     own = backbone.preprocess
     wanted = (size, size) if isinstance(size, int) else size
     return own.fixed_size and wanted not in (None, own.height_width)
@@ -23,10 +18,6 @@ def needs_resizing(backbone: Backbone, size: int | tuple[int, int] | None) -> bo
 
 def resized(backbone: Backbone, size: int | tuple[int, int]) -> Backbone:
     """Return the backbone for another input size, with weights resampled as its library does.
-
-    Args:
-        backbone: A backbone of fixed size, as declared.
-        size: Side of the square input in pixels; (height, width) is refused.
 
     Raises:
         SizeError: If this is not possible; the message gives the reason.

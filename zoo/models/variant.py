@@ -26,11 +26,6 @@ def variant(
 ) -> Backbone:
     """Return a backbone for another input size, if it needs to be rebuilt for it, and options.
 
-    Args:
-        backbone: The backbone as declared.
-        size: Side of the square input in pixels, or (height, width); None means its own.
-        options: Values of its `options`, by name.
-
     Raises:
         OptionError: If it does not have such options, or can't be built with them.
         SizeError: If it can't be built for that size.

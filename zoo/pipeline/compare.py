@@ -305,13 +305,6 @@ def compare_runs(
 ) -> RunComparison:
     """Compare two runs on the same labelled images.
 
-    Args:
-        first: A run.
-        second: Another run, with the same classes.
-        data: Labelled folder or table; None: the data that the first run was trained on.
-        split: As in `Run.evaluate`, for the first run.
-        group_by: As in `compare`.
-
     Raises:
         RunError: The runs have different tasks or classes.
         DataError: As in `Run.evaluate`.

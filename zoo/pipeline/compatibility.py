@@ -54,12 +54,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class DataKeys:
-    """Content keys of the images of a run.
-
-    Attributes:
-        train: Key of the content of each train image, in order.
-        val: Key of the content of each val image, in order.
-    """
+    """Content keys of the images of a run."""
 
     train: Sequence[bytes]
     val: Sequence[bytes]
@@ -181,11 +176,6 @@ def changes_of_recipe(
 
 def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any]) -> None:
     """Refuse to change the settings of a complete run: it would have no effect.
-
-    Args:
-        folder: The run folder.
-        checkpoint: The checkpoint of the complete run.
-        fields: The recipe fields given now.
 
     Raises:
         RunError: One of the fields differs.

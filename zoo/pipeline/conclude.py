@@ -55,15 +55,7 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
     or the temperature on out-of-fold predictions if these are missing or too few.
     Writes predictions.parquet, writes the model's metadata and card again with the figures, and
     then the report. It may be repeated: the same model and images give the same files.
-
-    Args:
-        run: The run, as loaded from its folder.
-        prepared: How it was made, and its images. The test split is used nowhere else.
-        listen: Receives a `Measured` for each split.
-        report: Whether to write the report.
-
-    Returns:
-        The run with its new metadata.
+    `listen` receives a `Measured` for each split. The test split is used nowhere else.
 
     Raises:
         RunError: A file can't be written, or a score is not finite.
@@ -209,14 +201,7 @@ def _balanced(samples: Sequence[Sample], most: int) -> list[Sample]:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Scores images by the final model, from what the run has cached of them where it can.
-
-    Attributes:
-        run: The run.
-        prepared: How it was made.
-        stores: Opens the caches.
-        listen: Receives `Progress`.
-    """
+    """Scores images by the final model, from what the run has cached of them where it can."""
 
     run: Run
     prepared: Prepared

@@ -176,13 +176,6 @@ def execute(
 ) -> Run:
     """Train as planned, write the run folder, and return the run as read back and checked.
 
-    Args:
-        prepared: The prepared run.
-        listen: Called with each event.
-        checkpoint: The checkpoint to resume from; None for a new run.
-        allow_changed: As in `resume`.
-        report: Whether to write report.html at the end.
-
     Raises:
         ZooError, Stopped: As in `finetune` and `resume`.
     """

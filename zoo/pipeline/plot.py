@@ -17,11 +17,7 @@ _SIZE = (7.0, 4.5)
 def plot_comparison(comparison: Comparison, file: Path) -> None:
     """Write an SVG file with the metric of each backbone, its 95 % interval and its speed.
 
-    The same comparison gives the same file.
-
-    Args:
-        comparison: The comparison; backbones that were not measured are left out.
-        file: The file to write.
+    Those that were not measured are left out. The same comparison gives the same file.
 
     Raises:
         RunError: The file can't be written.

@@ -22,11 +22,7 @@ _NEEDED = "give a folder that all processes of a run see"
 
 
 def find_run(folder: Path, *, allow_new: bool = False) -> Checkpoint | None:
-    """Return the checkpoint that all processes resume from, as process 0 finds it.
-
-    Args:
-        folder: The run folder.
-        allow_new: Return None, for a new run, if the folder has no checkpoint.
+    """Return the checkpoint to resume from, as process 0 finds it; None if a new run is allowed.
 
     Raises:
         RunError: There is no checkpoint, it is damaged, or another process does not see it.

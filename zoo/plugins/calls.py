@@ -100,10 +100,6 @@ def convert(backbone: Backbone, state_dict: dict[str, Tensor]) -> dict[str, Tens
 def declared(plugin: Plugin, hook: str) -> Mapping[str, Any]:
     """Return what a plugin declares by name through a hook; empty if the plugin was left out.
 
-    Args:
-        plugin: A plugin from `connect`.
-        hook: Name of the hook: `zoo_loggers`, `zoo_sources` ...
-
     Raises:
         PluginError: If its hook fails.
     """
@@ -132,10 +128,6 @@ def declared_as(hook: str, name: str) -> Any:
     """What is declared by that name through a hook, by whatever plugin.
 
     A plugin whose hook fails is skipped, and named if no other one declares the name.
-
-    Args:
-        hook: `zoo_loggers`, `zoo_exporters` ...
-        name: As users give it.
 
     Raises:
         PluginError: No plugin declares it, or several do.

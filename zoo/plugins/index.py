@@ -8,13 +8,12 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from zoo.backbone import Backbone, LeftOut, Preprocess, Weights
 from zoo.io.files import home, replacing
-from zoo.plugins.loading import NAME, _entry_points, disabled, load_all
+from zoo.plugins.loading import _entry_points, disabled, load_all, required_versions
 from zoo.plugins.names import backbones, left_out, matcher, published
 
 
@@ -144,20 +143,11 @@ def _fingerprint() -> str:
             dist = claim.dist
             about = [name, claim.value, dist.name if dist else "", dist.version if dist else ""]
             if dist and dist.name not in versions:
-                versions[dist.name] = _required_versions(dist.name)
+                versions[dist.name] = required_versions(dist.name)
             decisive.append([*about, _code(claim.module.partition(".")[0])])
     # zoo's own code, which gives an index its form.
     decisive.append(_code("zoo"))
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-
-
-def _required_versions(distribution: str) -> dict[str, str]:
-    versions = {}
-    for requirement in sorted(metadata.requires(distribution) or ()):
-        if found := NAME.match(requirement):
-            with suppress(metadata.PackageNotFoundError):
-                versions[found[0]] = metadata.version(found[0])
-    return versions
 
 
 def _code(module: str) -> list[tuple[str, int, int]]:

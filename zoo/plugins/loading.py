@@ -129,17 +129,19 @@ def versions_behind(name: str) -> dict[str, str]:
     """Return versions of a third-party plugin's distribution and its installed requirements.
 
     For zoo's own plugins it is empty: `zoo.runs.write.versions` has those of their libraries.
-
-    Args:
-        name: Name of the plugin, or the part before the slash of a backbone's name.
     """
     if name not in _entry_points():
         return {}
     plugin = found(name)
     if _is_own(plugin):
         return {}
-    versions = {plugin.distribution: plugin.version}
-    for requirement in metadata.requires(plugin.distribution) or ():
+    return {plugin.distribution: plugin.version, **required_versions(plugin.distribution)}
+
+
+def required_versions(distribution: str) -> dict[str, str]:
+    """Return versions of what a distribution requires, as far as it is installed."""
+    versions = {}
+    for requirement in metadata.requires(distribution) or ():
         if required := NAME.match(requirement):
             with suppress(metadata.PackageNotFoundError):
                 versions[required[0]] = metadata.version(required[0])

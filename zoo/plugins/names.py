@@ -33,11 +33,7 @@ def backbones(pattern: str = "*") -> list[Backbone]:
 
 
 def left_out(pattern: str = "*") -> list[LeftOut]:
-    """Return all `LeftOut` networks whose full or bare name matches, sorted by full name.
-
-    Args:
-        pattern: As in `backbones`.
-    """
+    """Return all `LeftOut` networks whose full or bare name matches, sorted by full name."""
     return _matching(pattern, lambda plugin: plugin.left_out)
 
 
@@ -45,9 +41,6 @@ def published(pattern: str = "*") -> list[Backbone]:
     """Return the matching backbones with each of their published weights, sorted by full name.
 
     A backbone without tags is returned as it is.
-
-    Args:
-        pattern: As for `backbones`, compared with NAME.TAG.
 
     Raises:
         PluginError: If a plugin fails to declare a backbone with one of its tags.

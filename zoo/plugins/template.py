@@ -30,13 +30,7 @@ _FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class NewPackage:
-    """The package that was written.
-
-    Attributes:
-        folder: Its folder.
-        modules: Its modules, of which the first has the declaration.
-        use: Commands that use what it declares.
-    """
+    """The package that was written; the first of its modules has the declaration."""
 
     folder: Path
     modules: tuple[Path, ...]

@@ -30,12 +30,7 @@ def is_web_url(text: str) -> bool:
 
 
 def download(url: str, *, max_bytes: int = MAX_BYTES, seconds: float = SECONDS) -> bytes:
-    """Download a file by http or https.
-
-    Args:
-        url: Its address.
-        max_bytes: Maximum size, in bytes.
-        seconds: Maximum duration, redirects included.
+    """Download a file by http or https, of so many bytes and in so many seconds at most.
 
     Raises:
         DataError: It can't be downloaded, or exceeds a limit; the message names the URL.

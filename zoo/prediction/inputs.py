@@ -25,13 +25,7 @@ from zoo.prediction.download import download, is_web_url
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image to classify.
-
-    Attributes:
-        name: Its path or URL, or its name in a source.
-        sample: From a source; None: `name` is a path or a URL.
-        skipped: Why it is no image, so that it is not read; empty otherwise.
-    """
+    """An image of a path or URL, or of a source; `skipped` is why a file is no image."""
 
     name: str
     sample: Sample | None = None

@@ -47,14 +47,7 @@ _SHARE = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Suspected:
-    """A label that is probably wrong.
-
-    Attributes:
-        name: The image.
-        label: Given label.
-        suggested: Suggested label.
-        probability: Probability of the suggestion, 0..1.
-    """
+    """A label that is probably wrong."""
 
     name: str
     label: str

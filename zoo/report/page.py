@@ -29,17 +29,7 @@ MOST_CLASSES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """An image of the report with its caption.
-
-    Attributes:
-        name: The image.
-        split: Its split.
-        label: Its labels.
-        predicted: The predicted labels.
-        confidence: Probability of the prediction.
-        right: Whether the prediction is right.
-        thumbnail: What is shown of it.
-    """
+    """An image of the report with its caption."""
 
     name: str
     split: str
@@ -57,14 +47,7 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """A row of images.
-
-    Attributes:
-        id: Of its heading.
-        title: Heading.
-        text: What they have in common.
-        shots: The images.
-    """
+    """A row of images, and what they have in common."""
 
     id: str
     title: str

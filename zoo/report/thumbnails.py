@@ -96,12 +96,6 @@ def heat_maps(
 ) -> list[str]:
     """Return images in grey under their maps of evidence, as `data:` URLs.
 
-    Args:
-        run: The run.
-        decoded: Images as `Run.prepare` returns them.
-        classes: Class of each image whose evidence is shown.
-        side: Maximum pixels of the longer side.
-
     Returns:
         One URL an image, empty if the network has no such map.
     """

@@ -63,13 +63,6 @@ def write_card(
 ) -> None:
     """Write the model card.
 
-    Args:
-        folder: The run folder.
-        info: The metadata of model.safetensors.
-        backbone: The declaration of the run's backbone.
-        val_images: Total number of validation images.
-        classes: Figures by class, by split, in the order of the logits.
-
     Raises:
         RunError: If it can't be written.
     """
@@ -85,15 +78,7 @@ def card_text(
     val_images: int,
     classes: Mapping[str, Sequence[ClassFigures]] | None = None,
 ) -> str:
-    """Return the model card.
-
-    Args:
-        info: The metadata of model.safetensors.
-        backbone: The declaration of the run's backbone.
-        place: The run folder, or the repository that it is published in.
-        val_images: Total number of validation images.
-        classes: Figures by class, by split, in the order of the logits.
-    """
+    """Return the model card, of a run folder or of the repository in which the run is published."""
     names = ", ".join(map(markdown, info.class_names))
     metric = metric_label(info.score_name)
     doubts = [text for split, f in info.figures.items() if (text := doubt(f, split)) is not None]

@@ -43,12 +43,7 @@ ORPHANS = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Contents of a checkpoint file.
-
-    Attributes:
-        tensors: Tensors by name.
-        about: All other state, as parsed from JSON.
-    """
+    """Contents of a checkpoint file: tensors, and all other state as parsed from JSON."""
 
     tensors: Mapping[str, Tensor]
     about: Mapping[str, Any]
@@ -59,11 +54,7 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint to a temporary file, verify it, then replace the previous checkpoint.
 
-    Args:
-        folder: The run folder.
-        tensors: Tensors by name; some may share memory.
-        about: All other state, JSON-serializable.
-        name: File name, `LAST` or `DATA`.
+    Tensors may share memory; `about` is JSON-serializable.
 
     Raises:
         RunError: If writing fails (disk full, no permission). The previous checkpoint is intact.
@@ -105,11 +96,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 @contextmanager
 def holding(folder: Path, *, patience: float = 0) -> Iterator[None]:
-    """Lock the run folder, so that no other process writes to it at the same time.
-
-    Args:
-        folder: The run folder.
-        patience: Seconds to wait for another process to release the lock.
+    """Lock the run folder against other processes; wait so many seconds for one that has it.
 
     Raises:
         RunError: If another process holds the lock, or the lock file can't be created.

@@ -115,10 +115,6 @@ def error_threshold(confidence: Confidence, max_error: float) -> Threshold:
     order keeps the probability (Learn then Test, Angelopoulos et al., 2021); shares that are too
     small to reject it even without any mistake are left out beforehand.
 
-    Args:
-        confidence: Of a run.
-        max_error: Error rate, above 0 and below 1.
-
     Raises:
         DataError: The held-out images can't show such a rate for any threshold.
     """
@@ -164,10 +160,6 @@ def set_threshold(confidence: Confidence, coverage: float) -> float:
     Split conformal prediction with the least ambiguous sets (Sadinle, Lei and Wasserman, 2019):
     for images from the source of the held-out images, the set has the true class with at least that
     probability, on average over images and choices of held-out images, whatever the classifier is.
-
-    Args:
-        confidence: Of a run.
-        coverage: The probability, above 0 and below 1.
 
     Raises:
         DataError: There are too few held-out images for it.

@@ -11,7 +11,6 @@ from zoo.errors import RecipeError, RunError
 from zoo.io.files import expand, is_file
 from zoo.io.parsing import MAX_TOML, parse_toml, read_bounded
 from zoo.recipe import Recipe, checked_recipe, read_origins
-from zoo.runs.figures import Figure
 from zoo.runs.listing import Measure
 from zoo.runs.parse import read_head
 from zoo.runs.read import model_file
@@ -42,14 +41,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCount:
-    """Number of images of a class in a split, where it differs.
-
-    Attributes:
-        split: `train`, `val` or `test`.
-        name: The class.
-        first: Number in the first run; None if it lacks the class.
-        second: Number in the second run.
-    """
+    """Number of images of a class in a split, where it differs; None if a run lacks the class."""
 
     split: str
     name: str
@@ -83,14 +75,7 @@ class DataDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A metric of two runs on a split.
-
-    Attributes:
-        split: `val`, `test` or `folds`.
-        metric: Its name, with underscores.
-        first: Of the first run; None if not measured.
-        second: Of the second run.
-    """
+    """A metric of two runs on a split; None if it is not measured."""
 
     split: str
     metric: str
@@ -274,14 +259,10 @@ def _results(one: ModelInfo, other: ModelInfo) -> tuple[Result, ...]:
 
 def _figures(info: ModelInfo) -> dict[tuple[str, str], Measure]:
     found = {
-        (split, name): _measure(figure)
+        (split, name): Measure.of(figure)
         for split, of in info.figures.items()
         for name, figure in of.metrics.items()
     }
     if not found:
         found = {("val", name): Measure(value=value) for name, value in info.val_metrics.items()}
     return found
-
-
-def _measure(figure: Figure) -> Measure:
-    return Measure(value=figure.value, low=figure.low, high=figure.high)

@@ -199,10 +199,6 @@ def images_of(
 def splits_of(info: ModelInfo, *, scan: Scan = decode_all) -> Splits:
     """Read the images that a run was trained on, and split them as it did.
 
-    Args:
-        info: The run's metadata.
-        scan: Examines the files.
-
     Raises:
         DataError: They are no longer there, or have other classes.
     """

@@ -208,11 +208,6 @@ def unmeasured(class_names: Sequence[str], counts: Sequence[int], split: str = "
     """Return which classes have no images to be measured on, in a sentence.
 
     None if all have some, or none has.
-
-    Args:
-        class_names: Names of the classes.
-        counts: Number of images of each class.
-        split: Name of the images' split.
     """
     names = [name for name, count in zip(class_names, counts, strict=True) if not count]
     if not names or len(names) == len(class_names):

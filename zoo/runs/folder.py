@@ -74,11 +74,6 @@ def check_run_space(folder: Path, model: nn.Module, moments: int) -> None:
 def check_space(path: Path, what: str, needed: int) -> None:
     """Check the free space of the disk where a file or folder is to be written.
 
-    Args:
-        path: The file or folder; it need not exist.
-        what: Description of it, for the message.
-        needed: Bytes.
-
     Raises:
         RunError: If there is not enough free space.
     """

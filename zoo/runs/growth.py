@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 #: Maximum number of parts that are read.
 _MOST = 20
+
+_LARGE = 10**12
+
+_Number = Annotated[float, Field(le=_LARGE, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,38 +27,19 @@ class Growth:
             95 % interval; None with too few parts.
     """
 
-    images: tuple[int, ...]
-    accuracy: tuple[tuple[float, ...], ...]
-    curve: tuple[float, float, float] | None = None
-    gain: tuple[float, float, float] | None = None
+    images: Annotated[tuple[Annotated[int, Field(ge=1, le=_LARGE)], ...], Field(max_length=_MOST)]
+    accuracy: tuple[Annotated[tuple[_Number, ...], Field(min_length=1)], ...]
+    curve: tuple[_Number, _Number, _Number] | None = None
+    gain: tuple[_Number, _Number, _Number] | None = None
 
     @classmethod
-    def checked(cls, values: Any) -> Growth:
+    def checked(cls, values: object) -> Growth:
         """Create one from values of an untrusted source.
 
         Raises:
-            ValueError, TypeError: They are no growth of an accuracy.
+            ValueError: They are no growth of an accuracy.
         """
-        growth = cls(**values)
-        parts = len(growth.images)
-        numbers = [*growth.images, *(n for each in growth.accuracy for n in each)]
-        for optional in (growth.curve, growth.gain):
-            if optional is not None:
-                if len(optional) != 3:
-                    raise ValueError("a curve and a gain are three numbers")
-                numbers += optional
-        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
-            raise ValueError("not all are finite numbers")
-        if not 1 <= parts <= _MOST or len(growth.accuracy) != parts or not all(growth.accuracy):
+        growth = TypeAdapter(Growth).validate_python(values)
+        if not len(growth.images) == len(growth.accuracy) > 0:
             raise ValueError("there must be an accuracy for each number of images")
-        if not all(1 <= n <= 1e12 for n in growth.images) or max(numbers) > 1e12:
-            raise ValueError("a number is out of range")
         return growth
-
-    def __post_init__(self) -> None:
-        """Convert the lists that JSON has in place of tuples."""
-        object.__setattr__(self, "images", tuple(self.images))
-        object.__setattr__(self, "accuracy", tuple(tuple(each) for each in self.accuracy))
-        for name in ("curve", "gain"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))

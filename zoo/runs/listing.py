@@ -41,6 +41,11 @@ class Measure:
     low: float | None = None
     high: float | None = None
 
+    @classmethod
+    def of(cls, figure: Figure) -> Measure:
+        """Return the value and the interval of a figure."""
+        return cls(value=figure.value, low=figure.low, high=figure.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
@@ -198,7 +203,7 @@ def _of_recipe(path: Path) -> dict[str, Any]:
 
 
 def _of_info(info: ModelInfo) -> dict[str, Any]:
-    found = {split: _measure(of.metrics[of.main]) for split, of in info.figures.items()}
+    found = {split: Measure.of(of.metrics[of.main]) for split, of in info.figures.items()}
     if not found and info.score is not None:
         found["val"] = Measure(value=info.score)
     return {
@@ -208,7 +213,3 @@ def _of_info(info: ModelInfo) -> dict[str, Any]:
         "metric": info.score_name,
         "figures": found,
     }
-
-
-def _measure(figure: Figure) -> Measure:
-    return Measure(value=figure.value, low=figure.low, high=figure.high)

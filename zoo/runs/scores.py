@@ -152,11 +152,6 @@ def check_finite(logits: Tensor) -> None:
 def rows_of(scores: Scores, info: ModelInfo, task: Task) -> Columns:
     """Return the columns of predictions.parquet for a split.
 
-    Args:
-        scores: Of the images.
-        info: The classifier's metadata.
-        task: The task.
-
     Returns:
         N values by column: `name`, `split`, `group`, `label`, `predicted`, `correct`,
         `probability` (of the predicted class; multi-label: the highest), `distance` (from the
@@ -189,11 +184,7 @@ def rows_of(scores: Scores, info: ModelInfo, task: Task) -> Columns:
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
-    """Return the columns of several sets of images, those of the first set first.
-
-    Args:
-        parts: With the columns of the first one.
-    """
+    """Return the columns of several sets of images, those of the first set first."""
     found: dict[str, Sequence[Any] | NDArray[Any]] = {}
     for name in parts[0]:
         columns = [part[name] for part in parts]

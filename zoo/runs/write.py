@@ -240,10 +240,6 @@ def write_files(folder: Path, backbone: Backbone, info: ModelInfo) -> None:
 def files_of(backbone: Backbone, info: ModelInfo) -> dict[str, dict[str, Any]]:
     """Return the contents of a run's JSON files by name, config.json always among them.
 
-    Args:
-        backbone: Declaration of the backbone, for the run's input size.
-        info: The metadata of model.safetensors.
-
     Raises:
         PluginError: If the backbone's `files` fails.
     """
@@ -262,10 +258,7 @@ def files_of(backbone: Backbone, info: ModelInfo) -> dict[str, dict[str, Any]]:
 def write_recipe(folder: Path, recipe: Recipe, origins: Mapping[str, str]) -> None:
     """Write recipe.toml; training with it again gives the same weights on the same machine.
 
-    Args:
-        folder: The run folder.
-        recipe: The resolved recipe.
-        origins: Origin of each value, by field; written as a comment after the value.
+    Origins of values, by field, are comments after them.
     """
     heading = "All settings of this run. Run it again with:\n  zoo finetune --recipe recipe.toml"
     write_file(folder / RECIPE, dump_recipe(recipe, heading, origins).encode())

@@ -36,44 +36,32 @@ _LENGTH_DIGITS = 15
 #: Paths that metrics name; others are counted together, because anybody can ask for any.
 _PATHS = ("/", "/predict", "/health", "/metrics", "/openapi.json")
 
-_IMAGE = {"schema": {"type": "string", "format": "binary"}}
+_IMAGE = {"type": "string", "format": "binary"}
 _BASE64 = {"type": "string", "format": "byte"}
+
+
+def _object(name: str, schema: dict[str, object]) -> dict[str, object]:
+    return {"type": "object", "properties": {name: schema}, "required": [name]}
+
+
+def _list(items: dict[str, str]) -> dict[str, object]:
+    return {"type": "array", "items": items}
+
+
+_SCHEMAS = {
+    "multipart/form-data": {"type": "object", "properties": {"images": _list(_IMAGE)}},
+    "application/json": {
+        "oneOf": [_object("image", {**_BASE64}), _object("images", _list(_BASE64))]
+    },
+    "image/*": _IMAGE,
+    "application/octet-stream": _IMAGE,
+}
 
 #: The body of a prediction's request, for OpenAPI.
 _BODY = {
     "requestBody": {
         "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "oneOf": [
-                        {
-                            "type": "object",
-                            "properties": {"image": _BASE64},
-                            "required": ["image"],
-                        },
-                        {
-                            "type": "object",
-                            "properties": {"images": {"type": "array", "items": _BASE64}},
-                            "required": ["images"],
-                        },
-                    ]
-                }
-            },
-            "image/*": _IMAGE,
-            "application/octet-stream": _IMAGE,
-        },
+        "content": {kind: {"schema": schema} for kind, schema in _SCHEMAS.items()},
     }
 }
 

@@ -19,11 +19,7 @@ _CONNECTIONS = 512
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address.
-
-    Args:
-        host: Name or IP address.
-        port: Port; 0: any that is free.
+    """Return a socket that is bound to an address; port 0 is any that is free.
 
     Raises:
         OptionError: The port is in use, or there is no such address.
@@ -48,14 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: FastAPI, bound: socket.socket, *, timeout: float, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then answer the requests that were accepted, and return.
-
-    Args:
-        app: The application.
-        bound: Where to listen, as `listen` returns it.
-        timeout: Seconds until a request is answered, at most.
-        ready: Called when connections are accepted.
-    """
+    """Serve until SIGTERM or SIGINT, then answer the requests that were accepted, and return."""
     config = uvicorn.Config(
         app,
         http="h11",

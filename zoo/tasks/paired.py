@@ -38,12 +38,7 @@ def wilson_interval(right: float, images: float, confidence: float = 0.95) -> tu
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p-value of the exact test of McNemar (1947).
-
-    Args:
-        only_first: Number of images that only the first classifier predicts correctly.
-        only_second: Number of images that only the second predicts correctly.
-    """
+    """Return the two-sided p-value of the exact test of McNemar (1947)."""
     differing = only_first + only_second
     tail = sum(math.comb(differing, k) for k in range(min(only_first, only_second) + 1))
     # Integers until the last step: 2 ** differing may be too large for a float.

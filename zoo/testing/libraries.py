@@ -24,10 +24,6 @@ _DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 def check_missing_reported(libraries: Iterable[str], run: Callable[[], object]) -> None:
     """Check that a function raises ModuleNotFoundError for each library that is missing.
 
-    Args:
-        libraries: The libraries that it imports.
-        run: Calls it.
-
     Raises:
         CheckFailed: It raises another exception, or this one itself.
         CheckSkipped: All libraries come with zoo.

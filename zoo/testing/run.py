@@ -143,9 +143,6 @@ def check_logger(
 def declared_by(plugin: str) -> list[tuple[Kind, str]]:
     """Return kind and name of everything that can be checked of a plugin.
 
-    Args:
-        plugin: Entry-point or distribution name.
-
     Raises:
         PluginError: The plugin is not installed, can't be loaded, or declares nothing of these
             kinds.
@@ -166,14 +163,7 @@ def declared_by(plugin: str) -> list[tuple[Kind, str]]:
 def check_one(
     kind: Kind, name: str, data: str = "", expected_failures: Mapping[str, str] | None = None
 ) -> list[CheckResult]:
-    """Call the function above for that kind; checks of other kinds may be expected to fail.
-
-    Args:
-        kind: What it is.
-        name: Its name.
-        data: A value of `data`, for a source.
-        expected_failures: As in `check_backbone`.
-    """
+    """Call the function above for that kind; checks of other kinds may be expected to fail."""
     expected = {c: why for c, why in (expected_failures or {}).items() if c in check_names(kind)}
     if kind == "source":
         return check_source(name, data, expected_failures=expected)

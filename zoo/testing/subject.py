@@ -213,14 +213,9 @@ def closed_network() -> Iterator[list[str]]:
         raise OSError("network access is blocked while a backbone is checked")
 
     names = ("getaddrinfo", "create_connection", "gethostbyname")
-    saved = {name: getattr(socket, name) for name in names}
-    connect = socket.socket.connect
-    try:
-        for name in names:
-            setattr(socket, name, refuse)
-        socket.socket.connect = refuse  # type: ignore[method-assign]
+    refused = dict.fromkeys(names, refuse)
+    with (
+        mock.patch.multiple(socket, **refused),
+        mock.patch.object(socket.socket, "connect", refuse),
+    ):
         yield tried
-    finally:
-        for name, function in saved.items():
-            setattr(socket, name, function)
-        socket.socket.connect = connect  # type: ignore[method-assign]

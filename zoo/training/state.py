@@ -120,7 +120,7 @@ class TrainingState:
             self.transfer = Transfer(**transfer)
         growth: object = self.growth
         if isinstance(growth, dict):
-            self.growth = Growth(**growth)
+            self.growth = Growth.checked(growth)
         calibration: object = self.calibration
         if isinstance(calibration, dict):
             self.calibration = _CALIBRATION.validate_python(calibration)

@@ -24,12 +24,7 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def locate(weights: Weights, *, own: bool = False) -> Path | None:
-    """Return the file if it is on this machine, else None. Does not use the network.
-
-    Args:
-        weights: The declared weights.
-        own: As in `cache_path`.
-    """
+    """Return the file if it is on this machine, else None. Does not use the network."""
     try:
         if weights.url is not None:
             path = cache_path(weights, own=own)
@@ -77,10 +72,6 @@ def fetch(weights: Weights, *, own: bool = True) -> Path:
     """Return the file of weights with a URL, downloaded to torch.hub's cache if it isn't there.
 
     Its SHA-256, or the published leading digits (`weights.sha256`), is checked every time.
-
-    Args:
-        weights: The declared weights.
-        own: As in `cache_path`.
 
     Raises:
         WeightsUnavailableError: If it is not in the cache and could not be downloaded.

@@ -66,10 +66,6 @@ def is_here(name: str, weights: Weights | None) -> bool:
     """Return whether weights are on this machine: added, on a mounted mirror or in a cache.
 
     Plugins are not asked, so that this can be answered for all backbones at once.
-
-    Args:
-        name: Full name of the backbone.
-        weights: Its own weights; None if it has none.
     """
     if is_file(added_path(name)):
         return True

@@ -73,23 +73,26 @@ def fit(backbone: Backbone, state_dict: StateDict, *, source: str) -> StateDict:
     try:
         model.load_state_dict(given)
     except Exception as error:  # a module's own loading code can raise anything
-        own = model.state_dict()
-        problems = {
-            "missing": [k for k in own if k not in given],
-            "unexpected": [k for k in given if k not in own],
-            "of another shape": [
-                f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
-                for k, v in given.items()
-                if k in own and v.shape != own[k].shape
-            ],
-        }
-        lines = [f"  {what}: {listed(keys)}" for what, keys in problems.items() if keys]
-        said = "\n".join(lines) or f"  {str(error).splitlines()[0]}"
+        said = misfits(given, model.state_dict()) or f"  {str(error).splitlines()[0]}"
         raise WeightsError(
             f"the weights ({source}) don't fit backbone {backbone.name}, original head included; "
             f"these tensors are\n{said}"
         ) from error
     return dict(model.state_dict())
+
+
+def misfits(given: StateDict, own: StateDict, optional: tuple[str, ...] = ()) -> str:
+    """Return lines on tensors that are not those of the model; names may end with `optional`."""
+    problems = {
+        "missing": [k for k in own if k not in given and not k.endswith(optional)],
+        "unexpected": [k for k in given if k not in own],
+        "of another shape": [
+            f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+            for k, v in given.items()
+            if k in own and v.shape != own[k].shape
+        ],
+    }
+    return "\n".join(f"  {what}: {listed(keys)}" for what, keys in problems.items() if keys)
 
 
 def check_sha256(path: Path, expected: str) -> None:

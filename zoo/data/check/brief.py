@@ -32,13 +32,7 @@ _EXAMPLES = 3
 
 
 def warn_of(splits: Splits, examined: Mapping[Path, Examined], *, channels: int = 3) -> list[str]:
-    """Format a warning line with examples for each kind of finding that affects results.
-
-    Args:
-        splits: Splits that training will use.
-        examined: Examination results of their files.
-        channels: Number of channels that the network takes.
-    """
+    """Format a warning line with examples for each kind of finding that affects results."""
     photos = [
         Photo(
             path=sample.name,

@@ -59,15 +59,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A checked folder, with the data needed to make a clean copy of it.
-
-    Attributes:
-        report: The findings.
-        listing: Contents of the folder.
-        photos: Its images, in the order of the listing.
-        comparisons: Images that are the same or look the same, as of `compare_splits`.
-        copies: Pairs of positions of images of which one is known to be a copy of the other.
-    """
+    """A checked folder, with the data needed to make a clean copy of it."""
 
     report: Report
     listing: Listing

@@ -136,13 +136,7 @@ def compare_splits(photos: Sequence[Photo]) -> tuple[Comparison, ...]:
 def compare(
     photos: Sequence[Photo], *, held_out: str = "val", against: str = "train"
 ) -> Comparison:
-    """Find exact and near duplicates; unreadable images are skipped.
-
-    Args:
-        photos: Images of two splits, or of data that zoo will split.
-        held_out: As in `Comparison`.
-        against: As in `Comparison`.
-    """
+    """Find exact and near duplicates; unreadable images are skipped."""
     readable = sorted((p for p in photos if p.used), key=lambda p: p.path)
     conflicts: list[Group] = []
     leaks: list[Group] = []
@@ -178,12 +172,7 @@ def compare(
 def joined(
     found: Sequence[Comparison], pairs: Sequence[tuple[Photo, Photo]]
 ) -> tuple[Comparison, ...]:
-    """Add pairs of images that look the same, found by other means, to the near duplicates.
-
-    Args:
-        found: The comparisons of all splits.
-        pairs: The pairs, of any splits.
-    """
+    """Add pairs of images that look the same, found by other means, to the near duplicates."""
     return tuple(
         _joined(each, [pair for pair in pairs if _place(pair) == (each.held_out, each.against)])
         for each in found

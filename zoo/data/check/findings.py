@@ -141,12 +141,7 @@ def _separable(group: Group) -> bool:
 
 
 def of_images(photos: Sequence[Photo], *, channels: int = 3) -> list[Finding]:
-    """Return findings about single images and about class imbalance.
-
-    Args:
-        photos: The images.
-        channels: Number of channels that the network takes: with four, a fourth band is used.
-    """
+    """Return findings about single images and class imbalance; four channels take a fourth band."""
     more_bands = max(0, channels - 3)
     unreadable: list[Photo] = []
     wrong: list[Photo] = []

@@ -155,12 +155,7 @@ def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None)
 
 
 def decide(photos: Iterable[Photo], comparisons: Sequence[Comparison]) -> list[LeftOut]:
-    """Decide which images are left out, sorted by path.
-
-    Args:
-        photos: All images.
-        comparisons: Comparisons of their splits, as of `compare_splits`.
-    """
+    """Decide which images are left out, sorted by path."""
     left_out = {each.path: each for each in _unreadable(photos)}
     # A copy of a test image is not kept, even if train has it twice: that is the reason to give.
     for found in reversed(comparisons):

@@ -35,12 +35,7 @@ def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[s
 
 
 def of_classes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int]) -> list[Finding]:
-    """Return findings about the classes and the sizes of the splits.
-
-    Args:
-        counts: Usable images by split and class.
-        images: Usable images by split; an image may be in several classes.
-    """
+    """Return findings about the classes and the sizes of the splits, from usable images."""
     found: list[Finding] = []
     learnt = {name for name, images in _training(counts).items() if images}
     if len(learnt) < 2:
@@ -98,12 +93,7 @@ def of_classes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int
 
 
 def of_sizes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int]) -> list[Finding]:
-    """Return findings about classes, and val and test sets, with few images.
-
-    Args:
-        counts: Usable images by split and class.
-        images: Usable images by split.
-    """
+    """Return findings about classes, and val and test sets, with few usable images."""
     found = []
     if few := sorted(name for name, each in _training(counts).items() if 0 < each < FEW):
         found.append(

@@ -14,11 +14,7 @@ _EXAMPLES = 3
 
 
 def of_groups(photos: Sequence[Photo]) -> list[Finding]:
-    """Return findings about groups in two splits, and about images without a group.
-
-    Args:
-        photos: All images; if none has a group, there are no findings.
-    """
+    """Return findings about groups in two splits, and images without a group if others have one."""
     used = [photo for photo in photos if photo.used]
     members: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}, "test": {}}
     for photo in used:

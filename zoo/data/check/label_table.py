@@ -21,10 +21,6 @@ _YES, _NO = frozenset({"yes", "y", "true", "1", "x"}), frozenset({"", "no", "n",
 def write_label_table(file: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write the table as CSV in UTF-8, with an empty column `accept`.
 
-    Args:
-        file: The file, which must not exist.
-        rows: The other columns by name.
-
     Raises:
         DataError: The file exists or can't be written.
     """

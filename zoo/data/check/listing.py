@@ -80,11 +80,6 @@ def is_hidden(name: str) -> bool:
 def list_data(root: Path, *, follow_links: bool = False, group_by: str | None = None) -> Listing:
     """List a data folder, or a table of images, as `read_splits` reads it.
 
-    Args:
-        root: Data folder or table.
-        follow_links: Also follow links that lead out of the folder.
-        group_by: How to find the groups of images, as in the recipe.
-
     Raises:
         DataError: `root` is not a folder, has no images in class folders, or can't be listed, or
             `group_by` does not fit it.

@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Renamed:
-    """An image that is renamed in the copy.
-
-    Attributes:
-        path: Original path relative to the folder, with `/`.
-        name: Path in the copy, relative to it, with `/`.
-        reason: Reason as text.
-    """
+    """An image that is renamed in the copy; paths are relative to the folder, with `/`."""
 
     path: str
     name: str

@@ -58,15 +58,7 @@ p { margin: .4rem 0 0; overflow-wrap: anywhere; }
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """An image on the sheet.
-
-    Attributes:
-        sample: The image.
-        given: Its label.
-        suggested: The suggested label.
-        probability: Probability of the suggested label.
-        score: Probability of the given label.
-    """
+    """An image on the sheet; `score` is the probability of the given label."""
 
     sample: Sample
     given: str
@@ -84,13 +76,6 @@ def write_sheet(
     value_range: ValueRange | None = None,
 ) -> None:
     """Write a page with a thumbnail of each image, at most `MOST`.
-
-    Args:
-        file: The HTML file, which is replaced if it exists.
-        cards: The images, in order.
-        title: Heading.
-        summary: Text below the heading.
-        value_range: As in `Splits`.
 
     Raises:
         DataError: An image can't be read, or the file can't be written.
