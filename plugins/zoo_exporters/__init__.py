@@ -1,4 +1,4 @@
-"""Exporters to ONNX, OpenVINO and torch.export archives: `zoo export RUN --to onnx`."""
+"""Exporters to ONNX, OpenVINO, torch.export and ExecuTorch: `zoo export RUN --to onnx`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 import zoo
-from zoo_exporters import onnx_file, openvino_file, scripts, torch_archive
+from zoo_exporters import executorch_file, onnx_file, openvino_file, scripts, torch_archive
 
 
 @zoo.hookimpl
@@ -43,6 +43,14 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             options=("half", "with_resize"),
             script=scripts.TORCH_EXPORT,
             requires=("torch",),
+        ),
+        "executorch": zoo.Exporter(
+            suffix=".pte",
+            write=executorch_file.write,
+            open=executorch_file.load,
+            install="zoo-finetune[executorch]",
+            script=scripts.EXECUTORCH,
+            requires=("executorch", "torch"),
         ),
         "coreml": _unavailable(
             ".mlpackage",

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def program(model: nn.Module, example: Tensor, *, with_resize: bool = False) -> ExportedProgram:
-    """Trace a model for any number of images; with `with_resize`, of any height and width."""
+def program(
+    model: nn.Module, example: Tensor, *, with_resize: bool = False, max_batch: int | None = None
+) -> ExportedProgram:
+    """Trace a model for up to `max_batch` images; with `with_resize`, of any height and width."""
     import torch
 
-    dynamic: dict[int, Any] = {0: torch.export.Dim("batch")}
+    dynamic: dict[int, Any] = {0: torch.export.Dim("batch", max=max_batch)}
     if with_resize:
         dynamic |= {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
     with torch.no_grad():

@@ -24,6 +24,19 @@ def compute(images):
     return compiled([images])[0]
 """
 
+EXECUTORCH = """\
+import torch
+from executorch.runtime import Runtime
+
+program = Runtime.get().load_program(FILE)
+metadata = {"class_names": program.load_method("class_names").execute([])[0]}
+model = program.load_method("forward")
+
+
+def compute(images):
+    return model.execute([torch.from_numpy(images)])[0].numpy()
+"""
+
 TORCH_EXPORT = """\
 import torch
 

@@ -13,6 +13,7 @@ import pytest
 from tests.cache.conftest import ABOUT, features, filled, key, row
 from tests.conftest import zoo_
 from zoo.cache import Kind, clear, open_store, root, stored
+from zoo.io.files import home
 
 DAY = 86400
 
@@ -143,7 +144,7 @@ def test_the_list_says_what_how_much_when_and_for_what():
         "weights aaaaaaaaaaaa...",
     ]
     assert shown.stderr.startswith("2 stores, 1.2")
-    assert shown.stderr.endswith(f"kB in all, in {root()}\n")
+    assert shown.stderr.endswith(f"kB in all, in {root().parent}\n")
 
 
 def test_the_list_as_json_says_all():
@@ -161,7 +162,7 @@ def test_the_list_as_json_says_all():
 
 def test_an_empty_cache_is_listed_and_cleared_as_such():
     assert json.loads(zoo_("cache", "list", "--format", "json").stdout) == []
-    assert zoo_("cache", "list").stderr == f"0 stores, 0 B in all, in {root()}\n"
+    assert zoo_("cache", "list").stderr == f"0 stores, 0 B in all, in {root().parent}\n"
     assert zoo_("cache", "clear").stdout == "deleted 0 stores, freed 0 B\n"
     assert not root().exists()
 
@@ -175,6 +176,44 @@ def test_one_kind_can_be_cleared(kind):
     assert {store.kind for store in stored()} == {*get_args(Kind)} - {kind}
     assert zoo_("cache", "clear").stdout.startswith("deleted 3 stores")
     assert stored() == []
+
+
+@pytest.fixture
+def engines():
+    """A converted network, used two days ago, and a measurement, 40 days old."""
+    network, speeds = home() / "engines" / ("a" * 32), home() / "engines" / f"{'b' * 32}.json"
+    network.mkdir(parents=True)
+    (network / "network.onnx").write_bytes(bytes(3000))
+    speeds.write_text('{"torch": 122, "onnxruntime": 296}')
+    for path, days in ((network, 50), (network / "network.onnx", 2), (speeds, 40)):
+        then = time.time() - days * DAY
+        os.utime(path, (then, then))
+    return network, speeds
+
+
+def test_converted_networks_are_listed(engines):
+    filled(1)
+    network, speeds = engines
+    first, second, third = json.loads(zoo_("cache", "list", "--format", "json").stdout)
+    assert first["kind"] == "features"
+    assert (second["kind"], second["path"], second["bytes"]) == ("engines", str(network), 3000)
+    assert (third["kind"], third["path"]) == ("engines", str(speeds))
+    assert third["about"] == {"torch": 122, "onnxruntime": 296}
+    assert "onnxruntime 296" in zoo_("cache", "list").stdout
+
+
+def test_converted_networks_are_cleared_but_not_to_make_room(engines):
+    old = aged(1, old=1)
+    (home() / "engines" / "mine").mkdir()
+    network, speeds = engines
+    held = sum(store.bytes for store in stored() if store.kind != "engines")
+    with features(new=1) as store:
+        assert store.reserve(1, held)
+    assert [each.exists() for each in (old, network, speeds)] == [False, True, True]
+    zoo_("cache", "clear", "engines", "--older-than", "30")
+    assert (network.exists(), speeds.exists()) == (True, False)
+    assert zoo_("cache", "clear", "engines").stdout == "deleted 1 store, freed 3.0 kB\n"
+    assert [path.name for path in (home() / "engines").iterdir()] == ["mine"]
 
 
 def test_an_unknown_kind_is_refused():

@@ -23,7 +23,12 @@ from zoo.export import ExportOptions, ExportReport, export
 from zoo.export.card import with_export
 from zoo.tasks.paired import wilson_interval
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+SUFFIXES = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "torch-export": ".pt2",
+    "executorch": ".pte",
+}
 
 KEYS = (
     "class_names",
@@ -39,7 +44,14 @@ KEYS = (
 )
 
 
-@pytest.fixture(scope="module", params=SUFFIXES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        # Its lowering takes many seconds.
+        pytest.param(form, marks=pytest.mark.medium if form == "executorch" else ())
+        for form in SUFFIXES
+    ],
+)
 def exported(request, run, tmp_path_factory):
     """Format, file and report of an export of `run`."""
     file = tmp_path_factory.mktemp("exported") / f"model{SUFFIXES[request.param]}"
@@ -70,7 +82,21 @@ def open_openvino(file):
     return lambda images: compute([images])[0].copy(), found
 
 
-OPEN = {"onnx": open_onnx, "openvino": open_openvino, "torch-export": open_torch_export}
+def open_executorch(file):
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(file)
+    found = {name: program.load_method(name).execute([])[0] for name in KEYS}
+    model = program.load_method("forward")
+    return lambda images: model.execute([torch.from_numpy(images)])[0].numpy(), found
+
+
+OPEN = {
+    "onnx": open_onnx,
+    "openvino": open_openvino,
+    "torch-export": open_torch_export,
+    "executorch": open_executorch,
+}
 
 
 def pixels_of(files, preprocess):
@@ -176,8 +202,8 @@ def test_the_dockerfile_copies_and_runs_what_lies_beside_the_file(exported):
 
 
 def predict_by_script(file, images):
-    """The lines of the script beside a file; it imports neither zoo nor, but for pt2, torch."""
-    forbidden = ["zoo"] if file.suffix == ".pt2" else ["zoo", "torch"]
+    """The lines of the script beside a file; it imports no zoo; torch only for torch's formats."""
+    forbidden = ["zoo"] if file.suffix in (".pt2", ".pte") else ["zoo", "torch"]
     code = f"""
 import runpy, sys
 for name in {forbidden}:

@@ -1,7 +1,9 @@
 """`zoo push` uploads a run in one commit, and nothing that is private; `zoo pull` gets it back."""
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,23 @@ def test_a_dry_run_lists_what_would_be_uploaded_and_uploads_nothing(folder, hub)
 def test_without_a_terminal_or_yes_nothing_is_uploaded(folder, hub):
     assert "--yes" in zoo_("push", folder, NAME, code=2)
     assert hub.repositories == {}
+
+
+@pytest.mark.parametrize(("answer", "uploaded"), [("y", True), ("n", False), ("", False)])
+def test_on_a_terminal_the_upload_is_confirmed(folder, hub, monkeypatch, capsys, answer, uploaded):
+    pty = pytest.importorskip("pty")
+    terminal, typed_in = pty.openpty()
+    os.write(terminal, f"{answer}\n".encode())
+    with os.fdopen(typed_in) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(SystemExit) as end:
+            main(["push", str(folder), NAME])
+    os.close(terminal)
+    shown = capsys.readouterr()
+    assert end.value.code == (0 if uploaded else 2)
+    assert "Upload?" in shown.err
+    assert "model.safetensors" in shown.out
+    assert (hub.repositories.keys() == {NAME}) == uploaded
 
 
 @pytest.mark.usefixtures("hub")

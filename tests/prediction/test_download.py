@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,9 +21,10 @@ def server(split_photos):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             place = {"/loop": "/loop", "/once": "/photo", "/file": "file:///etc/passwd"}
-            if self.path in place:
+            target = self.path.partition("?to=")[2] or place.get(self.path)
+            if target:
                 self.send_response(302)
-                self.send_header("Location", place[self.path])
+                self.send_header("Location", target)
                 self.end_headers()
                 return
             self.send_response(404 if self.path == "/missing" else 200)
@@ -78,6 +80,58 @@ def test_what_is_not_downloaded_is_an_error_that_names_it(server, place):
     with pytest.raises(DataError) as error:
         download(f"{server}/{place}")
     assert server in str(error.value)
+
+
+#: Hosts, and their addresses.
+HOSTS = {
+    "public.test": "8.8.8.8",
+    "other.test": "2001:4860:4860::8888",
+    "intranet.test": "10.0.0.5",
+    "metadata.test": "169.254.169.254",
+    "mapped.test": "::ffff:127.0.0.1",
+}
+
+
+@pytest.fixture
+def hosts(server, monkeypatch):
+    """All hosts are reached by a proxy, which is the server."""
+    resolve = socket.getaddrinfo
+
+    def known(host, *args, **kwargs):
+        if host not in HOSTS:
+            return resolve(host, *args, **kwargs)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOSTS[host], 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+    monkeypatch.setenv("http_proxy", server)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("hosts")
+@pytest.mark.parametrize(
+    "target", ["intranet.test", "metadata.test", "mapped.test", "localhost", "127.0.0.1", "[::1]"]
+)
+@pytest.mark.parametrize("first", ["public.test", "unknown.test"])
+def test_the_internet_can_not_redirect_into_a_network(first, target):
+    assert download(f"http://{first}/photo")
+    with pytest.raises(DataError) as error:
+        download(f"http://{first}/?to=http://{target}/photo")
+    assert target in str(error.value)
+
+
+@pytest.mark.usefixtures("hosts")
+@pytest.mark.parametrize(
+    ("first", "target"),
+    [
+        ("public.test", "other.test"),
+        ("intranet.test", "public.test"),
+        ("intranet.test", "intranet.test"),
+        ("127.0.0.1", "intranet.test"),
+    ],
+)
+def test_other_redirects_are_followed(first, target):
+    assert download(f"http://{first}/?to=http://{target}/photo") == download("http://public.test/")
 
 
 def test_size_and_time_are_limited(server):

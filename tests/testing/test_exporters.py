@@ -131,7 +131,7 @@ def test_zoos_archive_passes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "executorch"])
 def test_zoos_formats_of_other_runtimes_pass(name):
     assert {r.check: r.status for r in check_exporter(name) if r.status != "passed"} == {}
 

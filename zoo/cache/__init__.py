@@ -1,6 +1,6 @@
 """Disk cache of arrays computed from images, by a hash of the image's content."""
 
-from zoo.cache.folder import Cleared, Kind, StoredEntry, clear, root, stored
+from zoo.cache.folder import Cleared, Kind, StoredEntry, StoredKind, clear, root, stored
 from zoo.cache.keys import derived_key, image_key
 from zoo.cache.store import Store, open_store
 
@@ -9,6 +9,7 @@ __all__ = [
     "Kind",
     "Store",
     "StoredEntry",
+    "StoredKind",
     "clear",
     "derived_key",
     "image_key",

@@ -24,23 +24,28 @@ from zoo.io.files import home, replacing
 #: (C, H, W), decoded and resized images (H, W, 3), results of examining an image file (JSON bytes).
 Kind = Literal["features", "activations", "images", "examined"]
 
+#: Kinds of what is listed and deleted: also networks that were converted for another engine, and
+#: the measurements of engines, which `zoo.prediction.engines` keeps.
+StoredKind = Literal[Kind, "engines"]
+
 ABOUT = "about.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredEntry:
-    """A store on this machine.
+    """A store on this machine, a converted network, or a measurement of engines.
 
     Attributes:
         kind: Kind of its records.
-        about: What the records depend on beside the image; empty if it can't be read.
-        path: Folder of the store.
+        about: What the records depend on beside the image, or the images/s of the engines that were
+            measured; empty if it can't be read.
+        path: Folder of the store or network, or file of the measurement.
         bytes: Total size of its files.
-        records: Number of arrays.
-        used: When it was last opened for use.
+        records: Number of arrays, networks or measurements.
+        used: When it was last opened for use, or measured.
     """
 
-    kind: Kind
+    kind: StoredKind
     about: Mapping[str, Any]
     path: Path
     bytes: int
@@ -118,7 +123,12 @@ def touch(path: Path, described: str, *, write: bool) -> None:
 
 
 def stored() -> list[StoredEntry]:
-    """Return all stores on this machine, the least recently used first."""
+    """Return all that is kept on this machine, the least recently used first."""
+    return sorted([*_stores(), *_engines()], key=lambda store: store.used)
+
+
+def _stores() -> list[StoredEntry]:
+    """Return all stores of records, the least recently used first."""
     found = []
     for kind in get_args(Kind):
         for path in (root() / kind).glob("*"):
@@ -127,8 +137,34 @@ def stored() -> list[StoredEntry]:
     return sorted(found, key=lambda store: store.used)
 
 
-def clear(kind: Kind | None = None, *, older_than_days: float | None = None) -> Cleared:
-    """Delete stores that no process uses: all, or those of a kind, or unused for so many days."""
+def _engines() -> list[StoredEntry]:
+    """Return the converted networks and the measurements of engines."""
+    found = []
+    for path in (home() / "engines").glob("*"):
+        if not re.fullmatch(r"[0-9a-f]{32}(\.json)?", path.name):
+            continue
+        # A network is touched at each use.
+        files = [path] if path.suffix else [path, *path.glob("*")]
+        found.append(
+            StoredEntry(
+                kind="engines",
+                about=_read(path) if path.suffix else {},
+                path=path,
+                bytes=sum(_size(file) for file in files if not file.is_dir()),
+                records=1,
+                used=max(map(_modified, files)),
+            )
+        )
+    return found
+
+
+def clear(kind: StoredKind | None = None, *, older_than_days: float | None = None) -> Cleared:
+    """Delete what `stored` returns, except stores that another process uses.
+
+    Args:
+        kind: Delete only what is of this kind.
+        older_than_days: Delete only what has not been used for so many days.
+    """
     now = datetime.now(UTC)
     deleted: list[StoredEntry] = []
     kept: list[StoredEntry] = []
@@ -157,7 +193,7 @@ def make_room(needed_bytes: int, limit_bytes: int, *, keep: Path) -> bool:
     Returns:
         Whether they fit now. If deleting stores can't achieve this, none is deleted.
     """
-    stores = stored()
+    stores = _stores()
     over = max(
         sum(store.bytes for store in stores) + needed_bytes - limit_bytes,
         needed_bytes - _free_bytes(),
@@ -177,17 +213,11 @@ def make_room(needed_bytes: int, limit_bytes: int, *, keep: Path) -> bool:
 
 
 def _look(kind: Kind, path: Path) -> StoredEntry:
-    about: Mapping[str, Any] = {}
-    try:
-        read = json.loads((path / ABOUT).read_bytes())["about"]
-        if isinstance(read, dict):
-            about = read
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        pass
+    about = _read(path / ABOUT).get("about")
     sizes = {file.name: _size(file) for file in path.glob("*")}
     return StoredEntry(
         kind=kind,
-        about=about,
+        about=about if isinstance(about, dict) else {},
         path=path,
         bytes=sum(sizes.values()),
         records=sizes.get(INDEX, 0) // ENTRY_BYTES,
@@ -195,14 +225,26 @@ def _look(kind: Kind, path: Path) -> StoredEntry:
     )
 
 
+def _read(file: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if it can't be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        read = json.loads(file.read_bytes())
+        if isinstance(read, dict):
+            return read
+    return {}
+
+
 def _used(path: Path) -> datetime:
     """Return the time of about.json, which is touched at each use, or of the folder without it."""
-    for each in (path / ABOUT, path):
-        try:
-            return datetime.fromtimestamp(each.stat().st_mtime, UTC)
-        except OSError:
-            continue
-    return datetime.now(UTC)
+    about = path / ABOUT
+    return _modified(about if about.exists() else path)
+
+
+def _modified(path: Path) -> datetime:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError:
+        return datetime.now(UTC)  # another process deleted it just now
 
 
 def _size(file: Path) -> int:
@@ -221,6 +263,8 @@ def _free_bytes() -> int:
 
 
 def _delete(store: StoredEntry) -> bool:
+    if store.kind == "engines":  # Nothing is appended to it, so that it needs no lock.
+        return _remove(store.path)
     held = _lock_to_delete(store)
     if held is None:
         return False
@@ -236,6 +280,10 @@ def _lock_to_delete(store: StoredEntry) -> FileLock | None:
 
 
 def _remove(path: Path) -> bool:
-    """Delete a folder; return whether it is gone, as Windows does not delete files in use."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Delete a path; return whether it is gone, as Windows does not delete files in use."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
     return not path.exists()

@@ -13,7 +13,7 @@ from zoo.cli.words import echo, echo_json, human_size
 from zoo.io.text import count
 
 if TYPE_CHECKING:
-    from zoo.cache import Kind
+    from zoo.cache import StoredKind
 
 #: Columns with minimum widths, because rows are printed store by store.
 _COLUMNS = (
@@ -23,15 +23,16 @@ _COLUMNS = (
     label("last used", least=16),
 )
 
-KINDS = ("features", "activations", "images", "examined")
+KINDS = ("features", "activations", "images", "examined", "engines")
 
 
-@click.group("cache", short_help="List or clear cached images, features and activations.")
+@click.group("cache", short_help="List or clear cached images, features, activations and networks.")
 def command() -> None:
     """List and delete what zoo has computed for images and cached.
 
     Deleting it costs only the time to compute it again. The folder is $ZOO_HOME/cache, by default
-    ~/.cache/zoo/cache.
+    ~/.cache/zoo/cache; networks that were converted for another engine of zoo predict, and how fast
+    engines were, are in $ZOO_HOME/engines.
     """
 
 
@@ -64,7 +65,7 @@ def list_(form: str) -> None:
         if about:
             print_facts([("  ", about)])
     total = human_size(sum(store.bytes for store in stores))
-    echo(f"{count(len(stores), 'store')}, {total} in all, in {cache.root()}", err=True)
+    echo(f"{count(len(stores), 'store')}, {total} in all, in {cache.root().parent}", err=True)
 
 
 @command.command("clear", short_help="Clear the cache, or one kind of it.")
@@ -72,7 +73,7 @@ def list_(form: str) -> None:
 @click.option(
     "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only if unused for DAYS."
 )
-def clear(kind: Kind | None, older_than: float | None) -> None:
+def clear(kind: StoredKind | None, older_than: float | None) -> None:
     """Delete what is cached, all of it or one KIND.
 
     Stores that another process is using are not deleted, but listed.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import time
 import urllib.error
 import urllib.request
 from http.client import HTTPException, HTTPResponse
 from typing import Any
+from urllib.parse import urlsplit
 
 from zoo.errors import DataError
 from zoo.io.text import printable
@@ -30,7 +33,15 @@ def is_web_url(text: str) -> bool:
 
 
 def download(url: str, *, max_bytes: int = MAX_BYTES, seconds: float = SECONDS) -> bytes:
-    """Download a file by http or https, of so many bytes and in so many seconds at most.
+    """Download a file by http or https.
+
+    A server may be on this machine or in a private network if `url` names it, but a server on the
+    internet can't redirect to one there.
+
+    Args:
+        url: Its address.
+        max_bytes: Maximum size, in bytes.
+        seconds: Maximum duration, redirects included.
 
     Raises:
         DataError: It can't be downloaded, or exceeds a limit; the message names the URL.
@@ -63,7 +74,7 @@ def _content(response: HTTPResponse, max_bytes: int, end: float) -> bytes:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows some redirects, to http and https only."""
+    """Follows some redirects, to http and https, but not from the internet to private networks."""
 
     max_redirections = REDIRECTS
 
@@ -73,7 +84,29 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not is_web_url(newurl):
             fp.close()
             raise ValueError(f"it redirects to {printable(newurl)}")
+        # Of an unknown host, reached by a proxy, nothing is known but that it is not trusted.
+        before, after = _addresses(req.full_url), _addresses(newurl)
+        trusted = bool(before) and not any(map(_is_public, before))
+        if not trusted and not all(map(_is_public, after)):
+            fp.close()
+            raise ValueError(f"it redirects to {printable(newurl)}, in a private network")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _addresses(url: str) -> list[str]:
+    """Return the IP addresses of a URL's host; none if its name is unknown here (proxies)."""
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [str(each[4][0]) for each in found]
+
+
+def _is_public(address: str) -> bool:
+    """Return whether an address is of the internet: not private, loopback or link-local."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_global
 
 
 def _opener() -> urllib.request.OpenerDirector:
