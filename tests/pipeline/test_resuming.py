@@ -48,6 +48,14 @@ KINDS = {
         "cutmix": 1.0,
         "ema_decay": 0.9,
     },
+    "augmented repeatedly": {
+        "train": "finetune",
+        "freeze": 4,
+        "epochs": 2,
+        "augment": "rand-augment",
+        "random_erasing": 0.25,
+        "repeated_augmentation": 3,
+    },
     "adapted": {"epochs": 2, "lora_rank": 2, "mixup": 0.2, "ema_decay": 0.9, "lr": 0.01},
 }
 

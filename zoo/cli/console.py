@@ -312,14 +312,19 @@ def _augmentation(recipe: Recipe) -> str:
     """Describe the augmentation of training images, as far as it is known before the probe."""
     if recipe.augment == "none":
         return "no augmentation"
+    augment = f"{recipe.augment} augmentation"
+    if recipe.random_erasing:
+        augment += f", random erasing {recipe.random_erasing:g}"
+    if recipe.repeated_augmentation > 1:
+        augment += f", {recipe.repeated_augmentation} views of each image in a batch"
     open_ones = [
         what
         for what, value in (("mirroring", recipe.hflip), ("small crops", recipe.crop_scale))
         if value is None and recipe.train != "finetune"
     ]
     if not open_ones:
-        return f"{recipe.augment} augmentation"
-    return f"{recipe.augment} augmentation; {' and '.join(open_ones)} if labels survive them"
+        return augment
+    return f"{augment}; {' and '.join(open_ones)} if labels survive them"
 
 
 def _settings(plan: Plan) -> list[tuple[str, ...]]:

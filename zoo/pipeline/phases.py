@@ -195,7 +195,11 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
     )
     seen = eval_transform(preprocess)
     augmented = train_transform(
-        preprocess, recipe.augment, recipe.hflip is not False, recipe.crop_scale
+        preprocess,
+        recipe.augment,
+        recipe.hflip is not False,
+        recipe.crop_scale,
+        recipe.random_erasing,
     )
     if recipe.cache_size and prepared.accelerator.is_main_process:
         with examined_store() as store:
@@ -208,6 +212,7 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
             augmented.augment,
             seed=recipe.seed,
             views=recipe.views or None,
+            repeats=recipe.repeated_augmentation,
         ),
         val=ImageDataset(DecodedImages(splits.val, seen.prepare, keys=keys.val), val_targets),
         seen=seen,
@@ -539,7 +544,8 @@ def _activation_loaders(
 ) -> Loaders | None:
     """Return loaders of cached activations of all train and val views; None if not cacheable."""
     accelerator, model = prepared.accelerator, prepared.model
-    views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
+    drawn = recipe.views or recipe.epochs * recipe.repeated_augmentation
+    views = views_of(images.views, range(1, drawn + 1))
     part = FrozenPart.of(model, prepared.backbone, boundary)
     kept: list[Store] = []
     for what, dataset, transform, indices, precision in (

@@ -11,7 +11,7 @@ import torch
 from zoo.backbone import Backbone
 from zoo.data.sources.demo import IMAGE_SIZE
 from zoo.data.split import Splits
-from zoo.data.transforms import MILD_CROP
+from zoo.data.transforms import ERASING, MILD_CROP
 from zoo.errors import RecipeError
 from zoo.events import Listener, Note
 from zoo.features.invariance import Change
@@ -48,6 +48,14 @@ _MOST_EPOCHS = 30
 
 #: Minimum number of steps per epoch with a larger batch.
 _FEWEST_STEPS = 32
+
+
+def decide_augmentation(resolver: Resolver) -> None:
+    """Decide the probability of random erasing, if it is left open."""
+    recipe = resolver.recipe
+    if recipe.random_erasing is None:
+        erasing = ERASING.get(recipe.augment, 0.0)
+        resolver.replace(f"with augment = {recipe.augment}", random_erasing=erasing)
 
 
 def decide_adapters(resolver: Resolver) -> None:
@@ -93,8 +101,8 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
         text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
         listen(Note(text=text))
     if recipe.train == "probe":
-        for name in ("mixup", "cutmix", "ema_decay"):
-            if getattr(recipe, name):
+        for name in ("mixup", "cutmix", "ema_decay", "repeated_augmentation"):
+            if getattr(recipe, name) != Recipe.model_fields[name].default:
                 listen(Note(text=f"{name} has no effect: only fine-tuning uses it"))
         resolver.replace(
             "a probe trains the head alone", freeze="backbone", lora_rank=None, lora_alpha=None

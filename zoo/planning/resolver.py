@@ -34,6 +34,7 @@ from zoo.planning.decisions import (
     choose_micro_batch,
     choose_workers,
     decide_adapters,
+    decide_augmentation,
     decide_epochs,
     decide_for_demo,
     decide_metric,
@@ -191,6 +192,7 @@ def _gather(
         backbone_options=check_options(backbone, recipe.backbone_options),
     )
     decide_adapters(resolver)
+    decide_augmentation(resolver)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = decide_on_main(
         accelerator, lambda: choose_folder(out, resolver.recipe, resuming=resuming)

@@ -97,7 +97,15 @@ SECTIONS = {
         "class_weights",
         "ema_decay",
     ),
-    "Augmentation": ("augment", "hflip", "crop_scale", "mixup", "cutmix"),
+    "Augmentation": (
+        "augment",
+        "hflip",
+        "crop_scale",
+        "random_erasing",
+        "repeated_augmentation",
+        "mixup",
+        "cutmix",
+    ),
     "Machine": ("device", "precision", "deterministic", "workers", "cache_size", "cache_dtype"),
 }
 
@@ -199,9 +207,10 @@ class Recipe(BaseModel):
         le=MAX_IMAGE_SIZE,
         description="Height and width of the input in pixels. Default: the backbone's.",
     )
-    augment: Literal["none", "light", "strong"] = Field(
+    augment: Literal["none", "light", "strong", "rand-augment", "auto-augment"] = Field(
         "light",
-        description="Augmentation of training images: random crops; strong adds TrivialAugment.",
+        description="Augmentation of training images: random crops; strong adds TrivialAugment "
+        "and random erasing, rand-augment and auto-augment the policies of these names.",
     )
     hflip: bool | None = Field(
         None,
@@ -213,8 +222,22 @@ class Recipe(BaseModel):
         gt=0,
         le=1,
         description="Smallest area of a random crop, as a fraction of the image. Default: 0.25 "
-        "(0.2 with strong augmentation), or 0.6 if cross-validation of the probe shows that "
-        "smaller crops lose the object.",
+        "(0.2 with anything stronger than light), or 0.6 if cross-validation of the probe shows "
+        "that smaller crops lose the object.",
+    )
+    random_erasing: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Probability with which a rectangle of a training image is replaced by the "
+        "mean colour. Default: 0.1 with strong augmentation, else 0.",
+    )
+    repeated_augmentation: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Views of each image in a batch of fine-tuning. An epoch has as many views as "
+        "without, of a random part of the images: with 3, of every third.",
     )
     mixup: float = Field(
         0.0,
@@ -439,6 +462,19 @@ class Recipe(BaseModel):
             raise ValueError(
                 f'train = "probe" fits the head alone, so freeze = {self.freeze!r} means nothing; '
                 f'leave it out, or use train = "probe+finetune"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _augments_what_is_augmented(self) -> Recipe:
+        given = {
+            f"random_erasing = {self.random_erasing or 0:g}": self.random_erasing,
+            f"repeated_augmentation = {self.repeated_augmentation}": self.repeated_augmentation > 1,
+        }
+        if self.augment == "none" and (useless := [text for text, on in given.items() if on]):
+            raise ValueError(
+                f'{useless[0]}: augment = "none" leaves all images as they are; leave it out, or '
+                f'use augment = "light"'
             )
         return self
 

@@ -50,7 +50,13 @@ def image_loaders(
     device: torch.device,
 ) -> Loaders:
     """Create loaders of images, which pass through the whole network."""
-    batches, sampler = train_loader(train, batch_size=batch_size, seed=train.seed, workers=workers)
+    batches, sampler = train_loader(
+        train,
+        batch_size=batch_size,
+        seed=train.seed,
+        workers=workers,
+        repeats=train.repeats,
+    )
 
     def outputs(forward: Forward, pixels: Tensor) -> Any:
         return forward(to_input(pixels, preprocess, device))
@@ -80,7 +86,11 @@ def activation_loaders(
     The order is that of `image_loaders`. No worker processes are used, as memory maps are read.
     """
     batches, sampler = train_loader(
-        CachedDataset(train, train_store), batch_size=batch_size, seed=train.seed, workers=0
+        CachedDataset(train, train_store),
+        batch_size=batch_size,
+        seed=train.seed,
+        workers=0,
+        repeats=train.repeats,
     )
 
     def outputs(forward: Forward, rows: Tensor) -> Any:
