@@ -19,7 +19,6 @@ from zoo.io.parsing import parse_json
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, change, make_recipe
 
 if TYPE_CHECKING:
-    from zoo.backbone import OptionValue
     from zoo.events import Listener
     from zoo.runs.read import Run
 
@@ -30,6 +29,7 @@ _METAVARS = {
     "checkpoint_every": "N|TIME",
     "group_by": "PATTERN|COLUMN|folder",
     "time": "TIME",
+    "optimizer": "[adamw|sgd|NAME]",
 }
 
 
@@ -37,7 +37,7 @@ def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each field of the recipe, in the order of the fields."""
     for name, field in reversed(Recipe.model_fields.items()):
         flag = flag_of(name)
-        if name == "backbone_options":
+        if name.endswith("_options"):
             command = click.option(
                 flag,
                 name,
@@ -86,20 +86,26 @@ def _numbers(value: str) -> int | tuple[int, ...]:
 
 def _options(
     ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
-) -> dict[str, OptionValue] | None:
-    options: dict[str, OptionValue] = {}
+) -> dict[str, object] | None:
+    options: dict[str, object] = {}
     for text in given:
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise click.BadParameter(f"{text!r} is not NAME=VALUE")
         if name in options:
             raise click.BadParameter(f"{name} is given twice")
-        options[name] = _option_value(value)
+        options[name] = _option_value(value, lists=param.name == "optimizer_options")
     return options or None
 
 
-def _option_value(text: str) -> OptionValue:
-    """Parse a boolean, a number or a text in quotes; anything else is a text as it stands."""
+def _option_value(text: str, *, lists: bool) -> object:
+    """Parse a boolean, a number or a text in quotes; anything else is a text as it stands.
+
+    With `lists`, `0.9,0.99` is a list of numbers.
+    """
+    if lists and "," in text:
+        with suppress(ValueError):
+            return tuple(float(part) for part in text.split(","))
     parsers: tuple[Callable[[str], object], ...] = (parse_json, float)
     for parse in parsers:
         with suppress(ValueError):

@@ -24,7 +24,7 @@ _OPTIONS = frozenset(
 )
 
 #: Flags that are not spelt as the field of the recipe: one sets a single entry of a table.
-_FLAGS = {"backbone_options": "--backbone-option"}
+_FLAGS = {"backbone_options": "--backbone-option", "optimizer_options": "--optimizer-option"}
 
 _SETTING = re.compile(r"`([a-z_]+)(?:=([^`]+))?`")
 

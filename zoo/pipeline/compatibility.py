@@ -41,7 +41,15 @@ FREE = frozenset(
 
 #: Fields that can never change, because the tensors of the checkpoint would no longer fit.
 _BOUND = frozenset(
-    {"backbone", "backbone_options", "image_size", "train", "optimizer", "lora_rank"}
+    {
+        "backbone",
+        "backbone_options",
+        "image_size",
+        "train",
+        "optimizer",
+        "optimizer_options",
+        "lora_rank",
+    }
 )
 
 #: Parts of `environment` that are not compared.

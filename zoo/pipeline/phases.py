@@ -524,7 +524,7 @@ def _image_loaders(
         images.views,
         images.val,
         prepared.plan.preprocess,
-        batch_size=prepared.plan.recipe.batch_size or 1,
+        batch_size=prepared.plan.recipe.step_images,
         workers=recipe.workers or 0,
         device=accelerator.device,
     )
@@ -590,6 +590,6 @@ def _activation_loaders(
         val_store=kept[1],
         model=model,
         boundary=boundary,
-        batch_size=prepared.plan.recipe.batch_size or 1,
+        batch_size=prepared.plan.recipe.step_images,
         device=accelerator.device,
     )

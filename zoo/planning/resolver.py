@@ -38,6 +38,7 @@ from zoo.planning.decisions import (
     decide_epochs,
     decide_for_demo,
     decide_metric,
+    decide_optimizer,
     decide_rates,
     decide_stages,
     decide_task,
@@ -192,6 +193,7 @@ def _gather(
         backbone_options=check_options(backbone, recipe.backbone_options),
     )
     decide_adapters(resolver)
+    decide_optimizer(resolver, listen)
     decide_augmentation(resolver)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = decide_on_main(
@@ -267,7 +269,7 @@ def _decide_by_network(
     recipe = resolver.recipe
     micro_batch, speed = choose_micro_batch(recipe, machine.device), None
     if recipe.time is not None:
-        batch_size = recipe.batch_size or 1
+        batch_size = recipe.step_images
         speed = measure_speed(
             network.model,
             (preprocess.channels, *preprocess.height_width),
