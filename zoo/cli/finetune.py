@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from zoo.cli.options import allocator_option
+from zoo.cli.options import allocator_option, complete_backbone
 from zoo.cli.start import starting
 from zoo.cli.words import echo, flag_of, with_flags
 from zoo.errors import Stopped
 from zoo.io.files import expand
 from zoo.io.parsing import parse_json
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, change, make_recipe
+from zoo.recipe.aliases import meant
 
 if TYPE_CHECKING:
     from zoo.events import Listener
@@ -56,6 +57,7 @@ def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             type=None if kind is bool else kind,
             default=None,
             metavar=_METAVARS.get(name),
+            shell_complete=complete_backbone if name == "backbone" else None,
             help=with_flags(f"{field.description}{default}"),
         )(command)
     return command
@@ -122,7 +124,19 @@ def _shown(default: object) -> str:
 
 
 class _Sectioned(click.Command):
-    """A command whose help lists the recipe's options by section, after all others."""
+    """A command with the recipe's options, which its help lists by section after all others."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; what other tools call an option is answered with zoo's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            text = meant(error.option_name, Recipe.model_fields)
+            if text is None:
+                raise
+            raise click.UsageError(
+                f"no option {error.option_name}; {with_flags(text)}", ctx
+            ) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections."""
