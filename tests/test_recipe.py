@@ -112,7 +112,7 @@ def test_what_cannot_be_together_is_refused_when_it_is_read(fields, named):
     assert len(str(error.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", ["article", "frozen", "quick"])
+@pytest.mark.parametrize("name", ["article", "frozen", "quick", "hf-guide", "timm-vit-inat21"])
 def test_a_name_finds_a_recipe_that_comes_with_zoo(name):
     assert make_recipe(name).model_fields_set
     assert make_recipe("quick", seed=3).seed == 3
