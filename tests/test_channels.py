@@ -204,15 +204,17 @@ def test_an_image_without_a_fourth_band_is_one_message(photos):
     assert "Traceback" not in done.stderr
 
 
-def test_strong_augmentation_of_four_bands_is_refused(four_bands):
-    with pytest.raises(RecipeError, match="`augment` = strong"):
-        zoo.finetune(four_bands, listen=ignore, **fields(4, augment="strong"))
+@pytest.mark.parametrize("augment", ["strong", "rand-augment", "auto-augment"])
+def test_strong_augmentation_of_four_bands_is_refused(four_bands, augment):
+    with pytest.raises(RecipeError, match=f"`augment` = {augment}"):
+        zoo.finetune(four_bands, listen=ignore, **fields(4, augment=augment))
     assert list(Path().iterdir()) == []
 
 
 @pytest.mark.slow
-def test_strong_augmentation_of_grey_images(photos):
-    run = zoo.finetune(photos, out="run", listen=ignore, **fields(1, augment="strong"))
+@pytest.mark.parametrize("augment", ["strong", "rand-augment", "auto-augment"])
+def test_strong_augmentation_of_grey_images(photos, augment):
+    run = zoo.finetune(photos, out="run", listen=ignore, **fields(1, augment=augment))
     assert run.info.preprocess.channels == 1
 
 

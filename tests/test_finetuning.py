@@ -189,10 +189,25 @@ def test_every_optimizer_setting_trains(photos):
             {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"},
             {"optimizer": "adamw", "label_smoothing": 0.1, "class_weights": "balanced"},
             {"augment": "strong", "warmup_epochs": 0.0, "head_init": "library"},
+            {"optimizer": "nadamw", "schedule": "exponential", "schedule_power": 1.0, "lr": 1e-3},
         )
     ):
         made = zoo.finetune(photos, out=f"run{n}", **{**QUICK, **fields})
         assert made.info.recipe.model_dump().items() >= fields.items()
+
+
+@pytest.mark.medium
+def test_accumulated_gradients_are_those_of_a_larger_batch(photos):
+    fields = {"train": "finetune", "augment": "none", "batch_norm": "frozen", "epochs": 2}
+    added = hear(photos, out="added", **fields, batch_size=2, grad_accumulation=4)
+    whole = hear(photos, out="whole", **fields, batch_size=8)
+    (plan,) = [e for e in added if isinstance(e, Plan)]
+    assert plan.micro_batch == 2
+    steps = [[e for e in events if isinstance(e, StepEnd)] for events in (added, whole)]
+    assert [e.images for e in steps[0]] == [e.images for e in steps[1]] == [8] * 6
+    for one, other in zip(*steps, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-3)
+        assert one.lr_head == other.lr_head
 
 
 def test_balanced_class_weights_count_rare_classes_more():

@@ -100,17 +100,19 @@ def test_freezing_reads_from_toml_and_back(toml, freeze, epochs):
         ({"freeze": 1, "unfreeze_epoch": [2, 2]}, r"unfreeze_epoch = \[2, 2\]: "),
         ({"freeze": 1, "unfreeze_epoch": []}, r"unfreeze_epoch = \[\]: "),
         ({"freeze": 1, "unfreeze_epoch": "2,4"}, "unfreeze_epoch = '2,4': "),
+        ({"augment": "none", "random_erasing": 0.1}, r"random_erasing = 0\.1: "),
+        ({"augment": "none", "repeated_augmentation": 2}, "repeated_augmentation = 2: "),
         ({"layer_decay": 0.0}, r"layer_decay = 0\.0: .*greater than 0"),
         ({"layer_decay": 1.1}, r"layer_decay = 1\.1: .*equal to 1"),
     ],
 )
-def test_freezing_that_cannot_be_is_refused_when_it_is_read(fields, named):
+def test_what_cannot_be_together_is_refused_when_it_is_read(fields, named):
     with pytest.raises(RecipeError, match=named) as error:
         make_recipe(**fields)
     assert len(str(error.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", ["article", "frozen", "quick"])
+@pytest.mark.parametrize("name", ["article", "frozen", "quick", "hf-guide", "timm-vit-inat21"])
 def test_a_name_finds_a_recipe_that_comes_with_zoo(name):
     assert make_recipe(name).model_fields_set
     assert make_recipe("quick", seed=3).seed == 3

@@ -245,7 +245,9 @@ def _training(bench: Bench, model: Model, images: Tensor) -> Step:
         head_lr_mult=recipe.head_lr_mult,
         weight_decay=recipe.weight_decay,
     )
-    optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
+    optimizer = make_optimizer(
+        recipe.optimizer, groups, momentum=recipe.momentum, options=recipe.optimizer_options
+    )
     labels = torch.arange(len(images), device=images.device) % CLASSES
     mixed = setup.precision != "fp32"
 

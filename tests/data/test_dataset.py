@@ -14,6 +14,9 @@ from zoo.data.transforms import train_transform
 PREPROCESS = plugins.get("timm/test_efficientnet").preprocess
 
 
+_PREPARE = train_transform(PREPROCESS, "none", False).prepare
+
+
 class Kept(dict):
     """A store: the simplest there is."""
 
@@ -37,6 +40,7 @@ def batches(
     drop=(),
     augment="strong",
     views=None,
+    repeats=1,
     store=None,
 ):
     samples = samples_of(photos, drop)
@@ -53,6 +57,7 @@ def batches(
         batch_size=batch_size,
         seed=seed,
         workers=workers,
+        repeats=repeats,
     )
     sampler.epoch = epoch
     images, labels = zip(*loader, strict=True)
@@ -76,7 +81,7 @@ def test_augmentation_does_not_depend_on_workers_or_batches(photos):
         assert torch.equal(labels, other[1])
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "strong"])
+@pytest.mark.parametrize("augment", ["none", "light", "strong", "rand-augment", "auto-augment"])
 def test_kept_bases_give_the_same_images_bit_for_bit(photos, augment):
     store = Kept()
     images, labels = batches(photos, augment=augment)
@@ -130,6 +135,35 @@ def test_views_come_again_in_turn(photos):
     assert seen(2, 2) == seen(4, 2)
     assert not seen(1, 2) & seen(2, 2)
     assert [view_of(epoch, 3) for epoch in range(1, 8)] == [1, 2, 3, 1, 2, 3, 1]
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+def test_repeated_augmentation_shows_an_image_in_views_that_never_come_again(photos, repeats):
+    _, plain_labels = batches(photos)
+    seen = set()
+    for epoch in (1, 2):
+        images, labels = batches(photos, epoch=epoch, repeats=repeats)
+        assert len(images) == len(plain_labels)
+        views = [image.numpy().tobytes() for image in images]
+        assert len(set(views)) == len(views)
+        assert not seen & set(views)
+        seen.update(views)
+        for n in range(0, len(labels), repeats):
+            assert len(set(labels[n : n + repeats].tolist())) == 1
+
+
+def test_repeated_augmentation_uses_other_images_in_another_epoch(photos):
+    def names(epoch):
+        dataset = ImageDataset(DecodedImages(samples_of(photos), _PREPARE), repeats=2)
+        _, sampler = train_loader(dataset, batch_size=4, seed=0, workers=0, repeats=2)
+        sampler.epoch = epoch
+        return [position for _, position in sampler]
+
+    first, second = names(1), names(2)
+    assert first[::2] == first[1::2]
+    assert len(set(first)) == len(first) / 2
+    assert set(first) != set(second)
+    assert first == names(1)
 
 
 def test_as_many_views_as_epochs_are_a_new_one_each_epoch(photos):

@@ -110,7 +110,7 @@ def test_normalising_a_batch_equals_normalising_each_image_bit_for_bit(size):
         assert batch.stride() == place_images(expected, cpu).stride()
 
 
-@pytest.mark.parametrize("augment", ["light", "strong"])
+@pytest.mark.parametrize("augment", ["light", "strong", "rand-augment", "auto-augment"])
 @pytest.mark.parametrize("size", [48, (64, 48)])
 def test_augmentation_changes_pictures_but_not_their_shape(augment, size):
     preprocess = Preprocess(size=size)
@@ -125,9 +125,10 @@ def test_augmentation_changes_pictures_but_not_their_shape(augment, size):
         assert len({view.tobytes() for view in views}) > 1 or image.size == (1, 1)
 
 
-def test_an_erased_part_is_nearly_zero_once_normalised():
+@pytest.mark.parametrize(("augment", "asked"), [("strong", None), ("light", 0.1)])
+def test_an_erased_part_is_nearly_zero_once_normalised(augment, asked):
     preprocess = Preprocess(size=48)
-    transform = train_transform(preprocess, "strong", False)
+    transform = train_transform(preprocess, augment, False, random_erasing=asked)
     white = np.full((60, 60, 3), 255, np.uint8)
     colour = [round(255 * m) for m in preprocess.mean]
     torch.manual_seed(0)
@@ -136,6 +137,39 @@ def test_an_erased_part_is_nearly_zero_once_normalised():
     assert 8 <= len(erased) <= 35
     pixels = torch.tensor(colour, dtype=torch.uint8).view(1, 3, 1, 1)
     assert to_input(pixels, preprocess, torch.device("cpu")).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("augment", "policy"),
+    [
+        ("strong", v2.TrivialAugmentWide),
+        ("rand-augment", v2.RandAugment),
+        ("auto-augment", v2.AutoAugment),
+    ],
+)
+def test_a_policy_is_torchvisions_own_after_the_crop_bit_for_bit(augment, policy):
+    preprocess = Preprocess(size=48)
+    with_policy = train_transform(preprocess, augment, False, random_erasing=0.0)
+    cropped = train_transform(preprocess, "light", False, with_policy.prepare.smallest_crop)
+    base = with_policy.prepare(PHOTOS[0])
+    for seed in range(20):
+        torch.manual_seed(seed)
+        view = with_policy.augment(base)
+        torch.manual_seed(seed)
+        expected = policy()(v2.functional.to_pil_image(cropped.augment(base)))
+        assert np.array_equal(view, np.asarray(expected))
+
+
+def test_erasing_is_drawn_as_often_as_asked():
+    white = np.full((60, 60, 3), 255, np.uint8)
+
+    def erased(probability):
+        transform = train_transform(Preprocess(size=48), "light", False, random_erasing=probability)
+        torch.manual_seed(0)
+        return sum(int((transform.augment(white) < 255).any()) for _ in range(100))
+
+    assert (erased(0.0), erased(1.0)) == (0, 100)
+    assert 35 <= erased(0.5) <= 65
 
 
 def test_no_augmentation_is_the_preprocessing_alone():

@@ -81,7 +81,7 @@ def test_rates_reach_the_optimizer_and_follow_the_schedule(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_layer_decay_holds_at_every_step_of_every_schedule(optimizer, schedule):
     backbone = chain()
     groups = zoo.parameter_groups(
@@ -220,3 +220,22 @@ def test_schedules():
     assert cosine[7] == pytest.approx(0.5)
     assert cosine[2:] == sorted(cosine[2:], reverse=True)
     assert 0 < cosine[-1] < 0.05
+    linear = factors("linear")
+    assert linear[2:] == [pytest.approx(1 - n / 10) for n in range(10)]
+
+
+def test_schedules_of_a_power_and_other_warm_ups():
+    def factors(schedule, **more):
+        return [
+            lr_factor(s, total_steps=12, warmup_steps=2, schedule=schedule, **more)
+            for s in range(13)
+        ]
+
+    assert factors("polynomial", power=2.0)[7] == pytest.approx(0.25)
+    exponential = factors("exponential", power=2.0)
+    assert (exponential[2], exponential[7]) == (1.0, pytest.approx(0.1))
+    assert exponential[12] == pytest.approx(0.01)
+    assert factors("linear", warmup_start=0.0)[:3] == [0.0, 0.5, 1.0]
+    assert factors("linear", warmup_start=0.2)[:2] == [pytest.approx(0.2), pytest.approx(0.6)]
+    whole = factors("linear", warmup_start=0.0, warmup_prefix=False)
+    assert whole[2:] == [pytest.approx(1 - n / 12) for n in range(2, 13)]

@@ -48,6 +48,25 @@ KINDS = {
         "cutmix": 1.0,
         "ema_decay": 0.9,
     },
+    "lion, gradients added up": {
+        "train": "finetune",
+        "epochs": 3,
+        "optimizer": "lion",
+        "optimizer_options": {"betas": (0.9, 0.98)},
+        "schedule": "linear",
+        "batch_size": 4,
+        "grad_accumulation": 2,
+    },
+    "lamb": {"train": "finetune", "freeze": 4, "unfreeze_epoch": 2, "epochs": 3, "lr": 0.01}
+    | {"optimizer": "lamb"},
+    "augmented repeatedly": {
+        "train": "finetune",
+        "freeze": 4,
+        "epochs": 2,
+        "augment": "rand-augment",
+        "random_erasing": 0.25,
+        "repeated_augmentation": 3,
+    },
     "adapted": {"epochs": 2, "lora_rank": 2, "mixup": 0.2, "ema_decay": 0.9, "lr": 0.01},
 }
 
@@ -56,6 +75,7 @@ KINDS = {
 SLOW_KINDS = {
     "sgd",
     "adamw",
+    "lion, gradients added up",
     "probe, then fine-tuned",
     "batch norm trains",
     "unfrozen on the way",

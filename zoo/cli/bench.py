@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.options import allocator_option, device_option, format_option
+from zoo.cli.options import allocator_option, complete_backbone, device_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import number, print_facts, print_table, text
 from zoo.cli.words import echo
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 
 @click.command("bench", short_help="Measure how fast a backbone predicts and trains here.")
-@click.argument("name", metavar="BACKBONE")
+@click.argument("name", metavar="BACKBONE", shell_complete=complete_backbone)
 @click.option(
     "--image-size", type=int, help="Side of the input in pixels. Without it: the backbone's own."
 )

@@ -309,14 +309,19 @@ def _augmentation(recipe: Recipe) -> str:
     """Describe the augmentation of training images, as far as it is known before the probe."""
     if recipe.augment == "none":
         return "no augmentation"
+    augment = f"{recipe.augment} augmentation"
+    if recipe.random_erasing:
+        augment += f", random erasing {recipe.random_erasing:g}"
+    if recipe.repeated_augmentation > 1:
+        augment += f", {recipe.repeated_augmentation} views of each image in a batch"
     open_ones = [
         what
         for what, value in (("mirroring", recipe.hflip), ("small crops", recipe.crop_scale))
         if value is None and recipe.train != "finetune"
     ]
     if not open_ones:
-        return f"{recipe.augment} augmentation"
-    return f"{recipe.augment} augmentation; {' and '.join(open_ones)} if labels survive them"
+        return augment
+    return f"{augment}; {' and '.join(open_ones)} if labels survive them"
 
 
 def _transfer(plan: Plan) -> str:
@@ -383,6 +388,10 @@ def _trains(group: GroupPlan) -> str:
 def _training(plan: Plan) -> str:
     recipe = plan.recipe
     each = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
+    batches = recipe.grad_accumulation
+    added = f", gradients of {batches} added up" if batches > 1 else ""
+    if added or each:
+        each += f"{added}: {recipe.step_images * plan.processes} images a step"
     if recipe.train == "probe":
         views = f" and {recipe.views} augmented views" if recipe.views else ""
         return f"a probe on features of each image{views}, seed {recipe.seed}"
@@ -390,6 +399,8 @@ def _training(plan: Plan) -> str:
     parts = f" ({plan.micro_batch} at a time)" if divided else ""
     probe = "a probe, then " if recipe.train == "probe+finetune" else ""
     momentum = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
+    if recipe.optimizer_options:
+        momentum += f" ({options_text(recipe.optimizer_options)})"
     fates = {group.frozen for group in plan.groups if group.part == "backbone"}
     trained = "trained where not frozen" if True in fates else "trained"
     learns = recipe.batch_norm == "train" and False in fates

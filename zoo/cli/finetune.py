@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from zoo.cli.options import allocator_option
+from zoo.cli.options import allocator_option, complete_backbone
 from zoo.cli.start import starting
 from zoo.cli.words import echo, flag_of, with_flags
 from zoo.errors import Stopped
 from zoo.io.files import expand
 from zoo.io.parsing import parse_json
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, change, make_recipe
+from zoo.recipe.aliases import meant
 
 if TYPE_CHECKING:
-    from zoo.backbone import OptionValue
     from zoo.events import Listener
     from zoo.runs.read import Run
 
@@ -30,6 +30,7 @@ _METAVARS = {
     "checkpoint_every": "N|TIME",
     "group_by": "PATTERN|COLUMN|folder",
     "time": "TIME",
+    "optimizer": "[adamw|sgd|NAME]",
 }
 
 
@@ -37,7 +38,7 @@ def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each field of the recipe, in the order of the fields."""
     for name, field in reversed(Recipe.model_fields.items()):
         flag = flag_of(name)
-        if name == "backbone_options":
+        if name.endswith("_options"):
             command = click.option(
                 flag,
                 name,
@@ -56,6 +57,7 @@ def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             type=None if kind is bool else kind,
             default=None,
             metavar=_METAVARS.get(name),
+            shell_complete=complete_backbone if name == "backbone" else None,
             help=with_flags(f"{field.description}{default}"),
         )(command)
     return command
@@ -86,20 +88,26 @@ def _numbers(value: str) -> int | tuple[int, ...]:
 
 def _options(
     ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
-) -> dict[str, OptionValue] | None:
-    options: dict[str, OptionValue] = {}
+) -> dict[str, object] | None:
+    options: dict[str, object] = {}
     for text in given:
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise click.BadParameter(f"{text!r} is not NAME=VALUE")
         if name in options:
             raise click.BadParameter(f"{name} is given twice")
-        options[name] = _option_value(value)
+        options[name] = _option_value(value, lists=param.name == "optimizer_options")
     return options or None
 
 
-def _option_value(text: str) -> OptionValue:
-    """Parse a boolean, a number or a text in quotes; anything else is a text as it stands."""
+def _option_value(text: str, *, lists: bool) -> object:
+    """Parse a boolean, a number or a text in quotes; anything else is a text as it stands.
+
+    With `lists`, `0.9,0.99` is a list of numbers.
+    """
+    if lists and "," in text:
+        with suppress(ValueError):
+            return tuple(float(part) for part in text.split(","))
     parsers: tuple[Callable[[str], object], ...] = (parse_json, float)
     for parse in parsers:
         with suppress(ValueError):
@@ -116,7 +124,19 @@ def _shown(default: object) -> str:
 
 
 class _Sectioned(click.Command):
-    """A command whose help lists the recipe's options by section, after all others."""
+    """A command with the recipe's options, which its help lists by section after all others."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; what other tools call an option is answered with zoo's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            text = meant(error.option_name, Recipe.model_fields)
+            if text is None:
+                raise
+            raise click.UsageError(
+                f"no option {error.option_name}; {with_flags(text)}", ctx
+            ) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections."""

@@ -26,6 +26,15 @@ device_option: Decorator = click.option(
 )
 
 
+def complete_backbone(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return full and bare names of backbones for the shell, from the index on disk if any."""
+    from zoo.plugins.index import indexed_names
+
+    full = indexed_names()
+    names = [*full, *dict.fromkeys(name.partition("/")[2] for name in full)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def format_option(*formats: str) -> Decorator:
     """Return an option for the output format: one of `formats`, by default the first."""
     return click.option(

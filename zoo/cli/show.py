@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo.cli.options import complete_backbone
 from zoo.cli.tables import number, print_facts, print_table, text
 from zoo.cli.words import echo
 from zoo.io.text import count
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(
     "show", short_help="Show one backbone: layers, head, groups, preprocessing, weights."
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete_backbone)
 @click.option(
     "--depth",
     type=click.IntRange(1),

@@ -20,13 +20,14 @@ _INTERPRETED = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u
 _OPTIONS = frozenset(
     {
         *("allow_changed", "allow_network", "compile", "engine", "fix_to", "host", "html"),
-        *("labels", "labels_from", "labels_to", "license", "max_images", "no_plugin", "out"),
-        *("port", "public", "queue", "resume", "split", "with_predictions", "with_report", "yes"),
+        *("labels", "labels_from", "labels_to", "license", "logger", "max_images", "no_plugin"),
+        *("out", "port", "public", "queue", "resume", "split", "with_predictions", "with_report"),
+        *("yes",),
     }
 )
 
 #: Flags that are not spelt as the field of the recipe: one sets a single entry of a table.
-_FLAGS = {"backbone_options": "--backbone-option"}
+_FLAGS = {"backbone_options": "--backbone-option", "optimizer_options": "--optimizer-option"}
 
 _SETTING = re.compile(r"`([a-z_]+)(?:=([^`]+))?`")
 

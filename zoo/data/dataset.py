@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class ImageDataset(Dataset[Any]):  # torch types a loader's batches by its datas
             random draws are a function of (seed, view, sample name).
         seed: Seed of the run.
         views: Number of distinct augmented views per image; None: a new one every epoch.
+        repeats: Views of an image in an epoch of training.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class ImageDataset(Dataset[Any]):  # torch types a loader's batches by its datas
         *,
         seed: int = 0,
         views: int | None = None,
+        repeats: int = 1,
     ) -> None:
         self.decoded = decoded
         self.targets = torch.zeros(len(decoded)) if targets is None else targets
         self.augment = augment
         self.seed = seed
         self.views = views
+        self.repeats = repeats
 
     def __len__(self) -> int:
         return len(self.decoded)
@@ -105,11 +109,21 @@ class Rows(Protocol):
 
 
 class EpochSampler(Sampler[Index]):
-    """Sampler of (epoch, index) pairs, in order or shuffled by (seed, epoch)."""
+    """Sampler of (epoch, index) pairs, in order or shuffled by (seed, epoch).
 
-    def __init__(self, indices: Sequence[int], *, seed: int | None = None) -> None:
+    Args:
+        indices: Indices of the images, as many as pairs in an epoch.
+        seed: Seed of the order; None: in order.
+        repeats: How often each image of an epoch follows itself, in views of their own; an epoch
+            then consists of the first `len(indices) / repeats` images of the shuffled order.
+    """
+
+    def __init__(
+        self, indices: Sequence[int], *, seed: int | None = None, repeats: int = 1
+    ) -> None:
         self.indices = indices
         self.seed = seed
+        self.repeats = repeats
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -120,19 +134,26 @@ class EpochSampler(Sampler[Index]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
             order = torch.randperm(len(self), generator=generator).tolist()
-        return ((self.epoch, self.indices[n]) for n in order)
+        found = (self.indices[n] for n in order)
+        if self.repeats == 1:
+            return ((self.epoch, index) for index in found)
+        # An epoch of views takes the place of `repeats` epochs, so that all views differ.
+        first = (self.epoch - 1) * self.repeats + 1
+        pairs = ((first + n, index) for index in found for n in range(self.repeats))
+        return itertools.islice(pairs, len(self))
 
 
 def train_loader(
-    dataset: Rows, *, batch_size: int, seed: int, workers: int
+    dataset: Rows, *, batch_size: int, seed: int, workers: int, repeats: int = 1
 ) -> tuple[Batches, EpochSampler]:
     """Return a loader of shuffled batches and its sampler; set the sampler's `epoch` each epoch.
 
+    Each image of an epoch is repeated `repeats` times, in successive views (Hoffer et al., 2020).
     Iterate with `raising`. A last batch of one image, too small for batch statistics, is dropped if
     there are others. `zoo.data.transforms.to_input` turns pixels into model input.
     """
     count = len(dataset)
-    sampler = EpochSampler(range(count), seed=seed)
+    sampler = EpochSampler(range(count), seed=seed, repeats=repeats)
     drop_last = count > batch_size and count % batch_size == 1
     return _loader(dataset, sampler, batch_size, workers, drop_last=drop_last), sampler
 

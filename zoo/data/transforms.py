@@ -17,10 +17,18 @@ from zoo.machine.device import place_images
 if TYPE_CHECKING:
     from torchvision.transforms import InterpolationMode, v2
 
-Augment = Literal["none", "light", "strong"]
+Augment = Literal["none", "light", "strong", "rand-augment", "auto-augment"]
 
 #: Fraction of the image area that the smallest random crop keeps.
-SMALLEST_CROP: dict[Augment, float] = {"light": 0.25, "strong": 0.2}
+SMALLEST_CROP: dict[Augment, float] = {
+    "light": 0.25,
+    "strong": 0.2,
+    "rand-augment": 0.2,
+    "auto-augment": 0.2,
+}
+
+#: Default probability of random erasing; 0 for the others.
+ERASING: dict[Augment, float] = {"strong": 0.1}
 
 #: The same for data in which smaller crops would cut off the subject.
 MILD_CROP = 0.6
@@ -60,30 +68,44 @@ def _mirrored(image: np.ndarray) -> np.ndarray:
 
 
 def train_transform(
-    preprocess: Preprocess, augment: Augment, hflip: bool, crop_scale: float | None = None
+    preprocess: Preprocess,
+    augment: Augment,
+    hflip: bool,
+    crop_scale: float | None = None,
+    random_erasing: float | None = None,
 ) -> Transform:
     """Return the training transform.
 
     Args:
         preprocess: Input size, interpolation and normalisation.
         augment: `none`: as `eval_transform`; `light`: a random crop, resized (Szegedy et al.,
-            2015); `strong`: also TrivialAugment (Müller and Hutter, 2021) and random erasing (Zhong
-            et al., 2020) with the mean colour, which normalises to 0 up to rounding.
+            2015); `strong`: also TrivialAugment (Müller and Hutter, 2021); `rand-augment`: also
+            RandAugment (Cubuk et al., 2020), 2 operations of magnitude 9 of 31; `auto-augment`:
+            also AutoAugment's policy for ImageNet (Cubuk et al., 2019).
         hflip: Flip horizontally with probability 0.5 (not for `none`).
         crop_scale: Fraction (0..1] of the image area that the smallest crop keeps; default:
             `SMALLEST_CROP`.
+        random_erasing: Probability (0..1) of random erasing (Zhong et al., 2020) with the mean
+            colour, which normalises to 0 up to rounding; default: `ERASING`.
     """
     if augment == "none":
         return eval_transform(preprocess)
     from torchvision.transforms import InterpolationMode, v2
 
     smallest = SMALLEST_CROP[augment] if crop_scale is None else crop_scale
+    erasing = ERASING.get(augment, 0.0) if random_erasing is None else random_erasing
+    policies: dict[str, Callable[[], Any]] = {
+        "strong": v2.TrivialAugmentWide,
+        "rand-augment": v2.RandAugment,
+        "auto-augment": v2.AutoAugment,
+    }
     steps: list[Callable[..., Any]] = []
-    if augment == "strong":
-        colour = tuple(round(255 * m) for m in preprocess.mean)
+    if augment in policies:
         # TrivialAugment is four times as fast on Pillow's images as on tensors.
-        steps = [v2.ToPILImage(), v2.TrivialAugmentWide(), v2.PILToTensor()]
-        steps += [v2.RandomErasing(p=0.1, value=colour)]
+        steps = [v2.ToPILImage(), policies[augment](), v2.PILToTensor()]
+    if erasing:
+        colour = tuple(round(255 * m) for m in preprocess.mean)
+        steps += [v2.RandomErasing(p=erasing, value=colour)]
     return Transform(
         prepare=Prepare(preprocess=preprocess, smallest_crop=smallest),
         augment=RandomView(
@@ -92,7 +114,7 @@ def train_transform(
             interpolation=InterpolationMode(preprocess.interpolation),
             steps=tuple(steps),
         ),
-        about=[augment, hflip, smallest],
+        about=[augment, hflip, smallest, erasing],
     )
 
 

@@ -2,45 +2,160 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 
-OptimizerName = Literal["sgd", "adamw"]
-Schedule = Literal["cosine", "constant"]
+from zoo.errors import RecipeError
+from zoo.io.text import clip
 
-#: Number of tensors of a parameter's size that an optimizer stores for it.
-MOMENTS: dict[OptimizerName, int] = {"sgd": 1, "adamw": 2}
+Schedule = Literal["cosine", "linear", "polynomial", "exponential", "constant"]
+
+#: Number of tensors of a parameter's size that an optimizer stores for it; the most of any other.
+_MOMENTS, _MOST_MOMENTS = {"sgd": 1, "adamw": 2}, 4
+
+#: Beginnings of the names of timm's optimizers that can't be used, and why.
+UNUSABLE = {
+    "adagrad": "its state exists before the first step",
+    "adahessian": "it needs second derivatives",
+    "bnb": "it needs bitsandbytes",
+    "fused": "it needs apex",
+    "kron": "it draws random numbers of which no checkpoint has the state",
+}
+
+#: Arguments of optimizers that other settings determine, or that change nothing but the speed.
+_NOT_OPTIONS = frozenset({"self", "params", "lr", "weight_decay", "momentum", "foreach", "fused"})
+
+
+def optimizer_names() -> list[str]:
+    """Return the names of all optimizers: zoo's adamw and sgd, then those of timm."""
+    from timm.optim import list_optimizers
+
+    names = [name for name in list_optimizers() if not name.startswith(tuple(UNUSABLE))]
+    return sorted(names, key=lambda name: (name not in ("adamw", "sgd"), name))
+
+
+def check_optimizer(name: str, options: Mapping[str, object], *, momentum: float) -> dict[str, Any]:
+    """Check that there is such an optimizer, and that it takes these options.
+
+    Args:
+        name: Name of the optimizer.
+        options: Values of its own arguments.
+        momentum: As in `make_optimizer`.
+
+    Returns:
+        The options, each as a value of its type.
+
+    Raises:
+        RecipeError: There is no such optimizer, or it can't be used, or not with these options.
+    """
+    if name not in optimizer_names():
+        raise _unknown(name)
+    known = _options_of(name)
+    wrong = [each for each in options if each not in known]
+    if wrong:
+        near = difflib.get_close_matches(wrong[0], known, n=1, cutoff=0.5)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(
+            f"`optimizer={name}` has no option {clip(repr(wrong[0]), 60)}{meant}",
+            hint=f"it has {', '.join(known) or 'none'}",
+        )
+    checked = {each: _typed(each, value, known[each]) for each, value in options.items()}
+    group = {"params": [torch.nn.Parameter(torch.zeros(2, 2))], "lr": 0.1, "weight_decay": 0.0}
+    try:
+        make_optimizer(name, [group], momentum=momentum, options=checked)
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        raise RecipeError(
+            f"`optimizer={name}` can't be created with these options: {clip(str(error), 200)}"
+        ) from error
+    return checked
 
 
 def make_optimizer(
-    name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float
+    name: str,
+    groups: list[dict[str, Any]],
+    *,
+    momentum: float,
+    options: Mapping[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """Create SGD (with `momentum`) or AdamW for groups with their own lr and weight decay.
+    """Create an optimizer for groups with their own lr and weight decay.
 
     AdamW is fused, which halves the time of a step. SGD's fused kernel is hardly faster, and fails
-    for parameters that are unfrozen later.
+    for parameters that are unfrozen later. Others are timm's, with timm's defaults.
 
     Each group's `initial_lr` is the rate that the schedule multiplies.
+
+    Args:
+        name: One of `optimizer_names`.
+        groups: Parameter groups.
+        momentum: Momentum of SGD and of other optimizers that timm gives this argument.
+        options: Values of the optimizer's own arguments, as `check_optimizer` returns them.
     """
     groups = [{**g, "initial_lr": g["lr"]} for g in groups]
+    options = options or {}
     if name == "sgd":
-        return torch.optim.SGD(groups, momentum=momentum)
-    return torch.optim.AdamW(groups, fused=True)
+        return torch.optim.SGD(groups, momentum=momentum, **options)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, fused=True, **options)
+    from timm.optim import create_optimizer_v2
+
+    # Weight decay that depends on the learning rate takes `lr` for the largest one.
+    largest = max(group["lr"] for group in groups)
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        groups, opt=name, lr=largest, weight_decay=0.0, momentum=momentum, **options
+    )
+    return optimizer
 
 
-def lr_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
+def moments(name: str) -> int:
+    """Return how many tensors of a parameter's size an optimizer stores for it, at most."""
+    return _MOMENTS.get(name, _MOST_MOMENTS)
+
+
+def lr_factor(
+    step: int,
+    *,
+    total_steps: int,
+    warmup_steps: int,
+    schedule: Schedule,
+    power: float = 1.0,
+    warmup_start: float | None = None,
+    warmup_prefix: bool = True,
+) -> float:
     """Return the factor of the learning rates at a step (counted from 0).
 
-    Linear warm-up, then constant or one cycle of a cosine to 0 (Loshchilov and Hutter, 2017).
-    It depends on the step alone, so that a resumed run needs no scheduler state.
+    Linear warm-up, then constant or one decay: half a cosine (Loshchilov and Hutter, 2017), linear,
+    polynomial or exponential. It depends on the step alone, so that a resumed run needs no
+    scheduler state.
+
+    Args:
+        step: The step.
+        total_steps: Steps of the whole run.
+        warmup_steps: Steps of warm-up.
+        schedule: What follows the warm-up.
+        power: Of `polynomial`, the exponent; of `exponential`, the final factor is 10 ** -power.
+        warmup_start: Factor at step 0; None: 1 / (`warmup_steps` + 1), as if the step before had 0.
+        warmup_prefix: Whether the decay starts after the warm-up instead of at step 0, of which the
+            warm-up then replaces the first steps.
     """
     if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
+        if warmup_start is None:
+            return (step + 1) / (warmup_steps + 1)
+        return warmup_start + (1 - warmup_start) * step / warmup_steps
+    before = warmup_steps if warmup_prefix else 0
+    progress = (step - before) / max(1, total_steps - before)
     if schedule == "constant":
         return 1.0
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule == "linear":
+        return 1.0 - progress
+    if schedule == "polynomial":
+        return float((1.0 - progress) ** power)
+    if schedule == "exponential":
+        return float(10.0 ** (-power * progress))
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
@@ -64,3 +179,57 @@ def describe_rates(optimizer: torch.optim.Optimizer) -> str:
     """Describe the learning rates of backbone and head."""
     rates = ", ".join(f"{part} {rate_of(optimizer, part):g}" for part in ("backbone", "head"))
     return f"learning rates: {rates}"
+
+
+def _unknown(name: str) -> RecipeError:
+    why = next((why for start, why in UNUSABLE.items() if name.startswith(start)), None)
+    names = optimizer_names()
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "adamw and sgd are two"
+    text = f"no `optimizer` {clip(repr(name), 60)}" if why is None else f"`optimizer={name}`: {why}"
+    return RecipeError(text, hint=f"{meant} docs/defaults.md lists all {len(names)}")
+
+
+def _options_of(name: str) -> dict[str, object]:
+    """Return the options of an optimizer, with their defaults."""
+    from timm.optim import get_optimizer_info
+
+    info = get_optimizer_info(name)
+    made = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}.get(name, info.opt_class)
+    own = {} if name in ("sgd", "adamw") else info.defaults or {}
+    # timm would drop these two without a word.
+    dropped = {key for key, has in (("eps", info.has_eps), ("betas", info.has_betas)) if not has}
+    arguments = inspect.signature(made).parameters
+    return {
+        key: own.get(key, argument.default)
+        for key, argument in arguments.items()
+        if key not in _NOT_OPTIONS | dropped
+    }
+
+
+def _typed(name: str, value: object, default: object) -> object:
+    """Return the value of an option as a value of its default's type.
+
+    Raises:
+        RecipeError: It has another type.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, tuple):
+        if isinstance(value, list | tuple) and len(value) == len(default):
+            return tuple(value)
+        wanted = f"{len(default)} numbers, such as {', '.join(map(str, default))}"
+    elif isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        wanted = "true or false"
+    elif isinstance(default, float):
+        if number:
+            return float(value)  # type: ignore[arg-type]
+        wanted = f"a number, such as {default:g}"
+    elif isinstance(default, int):
+        if number and isinstance(value, int):
+            return value
+        wanted = f"a whole number, such as {default}"
+    else:
+        return value
+    raise RecipeError(f"`optimizer_options`: {name} = {clip(repr(value), 60)} must be {wanted}")

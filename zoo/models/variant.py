@@ -84,12 +84,14 @@ def default_text(default: OptionValue | None) -> str:
     return "its library's" if default is None else value_text(default)
 
 
-def value_text(value: OptionValue) -> str:
-    """Return the value of an option as recipes have it."""
+def value_text(value: object) -> str:
+    """Return the value of an option as the command line takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def options_text(options: Mapping[str, OptionValue]) -> str:
+def options_text(options: Mapping[str, object]) -> str:
     """Return options in one line, as `drop_rate=0.1, drop_path_rate=0.2`."""
     return ", ".join(f"{name}={value_text(value)}" for name, value in options.items())
 

@@ -42,7 +42,16 @@ FREE = frozenset(
 #: Fields that can never change, because the tensors of the checkpoint would no longer fit, or
 #: because they have had their effect: the probe rests on features of one engine.
 _BOUND = frozenset(
-    {"backbone", "backbone_options", "image_size", "train", "optimizer", "lora_rank", "engine"}
+    {
+        "backbone",
+        "backbone_options",
+        "image_size",
+        "train",
+        "optimizer",
+        "optimizer_options",
+        "lora_rank",
+        "engine",
+    }
 )
 
 #: Parts of `environment` that are not compared.

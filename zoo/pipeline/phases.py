@@ -208,7 +208,11 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
     )
     seen = eval_transform(preprocess)
     augmented = train_transform(
-        preprocess, recipe.augment, recipe.hflip is not False, recipe.crop_scale
+        preprocess,
+        recipe.augment,
+        recipe.hflip is not False,
+        recipe.crop_scale,
+        recipe.random_erasing,
     )
     if recipe.cache_size and prepared.accelerator.is_main_process:
         with examined_store() as store:
@@ -221,6 +225,7 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
             augmented.augment,
             seed=recipe.seed,
             views=recipe.views or None,
+            repeats=recipe.repeated_augmentation,
         ),
         val=ImageDataset(DecodedImages(splits.val, seen.prepare, keys=keys.val), val_targets),
         seen=seen,
@@ -577,7 +582,7 @@ def _image_loaders(
         images.views,
         images.val,
         prepared.plan.preprocess,
-        batch_size=prepared.plan.recipe.batch_size or 1,
+        batch_size=prepared.plan.recipe.step_images,
         workers=recipe.workers or 0,
         accelerator=accelerator,
     )
@@ -597,7 +602,8 @@ def _activation_loaders(
 ) -> Loaders | None:
     """Return loaders of cached activations of all train and val views; None if not cacheable."""
     accelerator, model = prepared.accelerator, prepared.model
-    views = views_of(images.views, range(1, (recipe.views or recipe.epochs) + 1))
+    drawn = recipe.views or recipe.epochs * recipe.repeated_augmentation
+    views = views_of(images.views, range(1, drawn + 1))
     part = FrozenPart.of(model, prepared.backbone, boundary, recipe.backbone_options)
     kept: list[Store] = []
     for what, dataset, transform, indices, precision in (
@@ -642,6 +648,6 @@ def _activation_loaders(
         val_store=kept[1],
         model=model,
         boundary=boundary,
-        batch_size=prepared.plan.recipe.batch_size or 1,
+        batch_size=prepared.plan.recipe.step_images,
         device=accelerator.device,
     )

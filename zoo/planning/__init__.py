@@ -18,7 +18,7 @@ from zoo.models.depth import Depths
 from zoo.models.freeze import Freezing, plan_freezing
 from zoo.models.group_plan import GroupPlan
 from zoo.models.groups import Setting
-from zoo.models.optim import MOMENTS
+from zoo.models.optim import moments
 from zoo.models.replay import Boundary
 from zoo.planning.caching import plan_activations
 from zoo.planning.checks import plan_what_trains
@@ -185,8 +185,8 @@ def prepare(
         default_out=out is None,
         transfer=transfer,
     )
-    moments = 0 if recipe.train == "probe" else MOMENTS[recipe.optimizer] + bool(recipe.ema_decay)
-    decide_on_main(accelerator, lambda: check_run_space(inputs.folder, model, moments))
+    kept = 0 if recipe.train == "probe" else moments(recipe.optimizer) + bool(recipe.ema_decay)
+    decide_on_main(accelerator, lambda: check_run_space(inputs.folder, model, kept))
     listen(plan)
     return Prepared(
         started=machine.started,

@@ -85,7 +85,7 @@ def plan_what_trains(
             f"{'only one trains' if training else 'none ever trains'}; leave it out, or freeze less"
         )
     train_mode(model, backbone, layers, frozen=freezing.always, batch_norm=recipe.batch_norm)
-    if recipe.batch_size == 1 and learns_statistics(model):
+    if recipe.step_images == 1 and learns_statistics(model):
         raise TrainingError(
             "batch_size 1 gives batch norm no statistics to learn from",
             hint="use a larger `batch_size` or `batch_norm=frozen`",

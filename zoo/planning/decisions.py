@@ -11,11 +11,12 @@ import torch
 from zoo.backbone import Backbone
 from zoo.data.sources.demo import IMAGE_SIZE
 from zoo.data.split import Splits
-from zoo.data.transforms import MILD_CROP
+from zoo.data.transforms import ERASING, MILD_CROP
 from zoo.errors import RecipeError
 from zoo.events import Listener, Note
 from zoo.features.invariance import Change
 from zoo.io.text import count
+from zoo.models.optim import check_optimizer
 from zoo.planning.config import Resolver
 from zoo.recipe import Recipe
 from zoo.recipe.fields import seconds_of
@@ -48,6 +49,30 @@ _MOST_EPOCHS = 30
 
 #: Minimum number of steps per epoch with a larger batch.
 _FEWEST_STEPS = 32
+
+
+def decide_augmentation(resolver: Resolver) -> None:
+    """Decide the probability of random erasing, if it is left open."""
+    recipe = resolver.recipe
+    if recipe.random_erasing is None:
+        erasing = ERASING.get(recipe.augment, 0.0)
+        resolver.replace(f"with augment = {recipe.augment}", random_erasing=erasing)
+
+
+def decide_optimizer(resolver: Resolver, listen: Listener) -> None:
+    """Check the optimizer and its options, and say if the learning rate is another's default.
+
+    Raises:
+        RecipeError: There is no such optimizer, or it has no such options.
+    """
+    recipe = resolver.recipe
+    name = recipe.optimizer
+    if name not in ("adamw", "sgd") or recipe.optimizer_options:
+        options = check_optimizer(name, recipe.optimizer_options, momentum=recipe.momentum)
+        resolver.spell_out(optimizer_options=options)
+    if name not in ("adamw", "sgd") and not resolver.asked("lr") and recipe.train != "probe":
+        text = f"lr = {recipe.lr:g} was chosen for adamw; {name} may need another: set `lr`"
+        listen(Note(text=text, warning=True))
 
 
 def decide_adapters(resolver: Resolver) -> None:
@@ -93,8 +118,8 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
         text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
         listen(Note(text=text))
     if recipe.train == "probe":
-        for name in ("mixup", "cutmix", "ema_decay"):
-            if getattr(recipe, name):
+        for name in ("mixup", "cutmix", "ema_decay", "repeated_augmentation"):
+            if getattr(recipe, name) != Recipe.model_fields[name].default:
                 listen(Note(text=f"{name} has no effect: only fine-tuning uses it"))
         resolver.replace(
             "a probe trains the head alone", freeze="backbone", lora_rank=None, lora_alpha=None
@@ -265,10 +290,15 @@ def choose_batch_size(train_images: int, device: torch.device) -> int:
 def choose_micro_batch(recipe: Recipe, device: torch.device) -> int | None:
     """Return the number of images of a step that are computed at a time; None: all of them.
 
-    A CPU is as fast with 8 as with more, in less memory. Batch norms that update their statistics
+    A CPU is as fast with 8 as with more, in less memory. With gradient accumulation, the parts are
+    the batches. Batch norms that update their statistics
     take them from the images that are computed together, so they get the whole batch.
     """
-    return 8 if device.type == "cpu" and recipe.batch_norm == "frozen" else None
+    most = 8 if device.type == "cpu" and recipe.batch_norm == "frozen" else None
+    if recipe.grad_accumulation == 1:
+        return most
+    batch = recipe.batch_size or 1
+    return min(batch, most or batch)
 
 
 def warn_of_slow_precision(precision: str, device: torch.device, listen: Listener) -> None:

@@ -50,9 +50,9 @@ def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     except SizeError as error:
         raise SizeError(error.text, hint="try another `image_size`, or leave it out") from error
     own = backbone.preprocess
-    if own.channels == 4 and recipe.augment == "strong":
+    if own.channels == 4 and recipe.augment not in ("none", "light"):
         raise RecipeError(
-            "`augment` = strong changes colours, which a fourth band does not have",
+            f"`augment` = {recipe.augment} changes colours, which a fourth band does not have",
             hint="use light",
         )
     if not rebuilt:

@@ -41,9 +41,11 @@ from zoo.planning.decisions import (
     choose_micro_batch,
     choose_workers,
     decide_adapters,
+    decide_augmentation,
     decide_epochs,
     decide_for_demo,
     decide_metric,
+    decide_optimizer,
     decide_rates,
     decide_stages,
     decide_task,
@@ -199,6 +201,8 @@ def _gather(
         backbone_options=check_options(backbone, recipe.backbone_options),
     )
     decide_adapters(resolver)
+    decide_optimizer(resolver, listen)
+    decide_augmentation(resolver)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = decide_on_main(
         accelerator, lambda: choose_folder(out, resolver.recipe, resuming=resuming)
@@ -274,7 +278,7 @@ def _decide_by_network(
     recipe = resolver.recipe
     micro_batch, speed = choose_micro_batch(recipe, machine.device), None
     if recipe.time is not None:
-        batch_size = recipe.batch_size or 1
+        batch_size = recipe.step_images
         speed = measure_speed(
             network.model,
             (preprocess.channels, *preprocess.height_width),

@@ -101,6 +101,17 @@ def index() -> Index:
     return built
 
 
+def indexed_names() -> list[str]:
+    """Return the names of all backbones in the index on disk; none if it was never built.
+
+    It may be out of date: a shell that completes a name can't wait until it is built again.
+    """
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        stored = json.loads((home() / "backbones.json").read_bytes())
+        return [str(entry["name"]) for entry in stored["backbones"]]
+    return []
+
+
 def _entry(backbone: Backbone) -> Entry:
     return Entry(
         name=backbone.name,

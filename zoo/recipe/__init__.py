@@ -27,6 +27,7 @@ from zoo.recipe.fields import (
     check_backbone_options,
     check_checkpoint_every,
     check_freeze,
+    check_optimizer_options,
     check_time,
     check_unfreeze_epoch,
     seconds_of,
@@ -73,6 +74,7 @@ SECTIONS = {
         "epochs",
         "time",
         "batch_size",
+        "grad_accumulation",
         "views",
         "probe_scale",
         "interpolate",
@@ -86,18 +88,30 @@ SECTIONS = {
         "lr",
         "head_lr_mult",
         "optimizer",
+        "optimizer_options",
         "momentum",
         "layer_decay",
         "weight_decay",
         "wd_on_norms",
         "clip_grad",
         "schedule",
+        "schedule_power",
         "warmup_epochs",
+        "warmup_start",
+        "warmup_prefix",
         "label_smoothing",
         "class_weights",
         "ema_decay",
     ),
-    "Augmentation": ("augment", "hflip", "crop_scale", "mixup", "cutmix"),
+    "Augmentation": (
+        "augment",
+        "hflip",
+        "crop_scale",
+        "random_erasing",
+        "repeated_augmentation",
+        "mixup",
+        "cutmix",
+    ),
     "Machine": (
         "device",
         "precision",
@@ -207,9 +221,10 @@ class Recipe(BaseModel):
         le=MAX_IMAGE_SIZE,
         description="Height and width of the input in pixels. Default: the backbone's.",
     )
-    augment: Literal["none", "light", "strong"] = Field(
+    augment: Literal["none", "light", "strong", "rand-augment", "auto-augment"] = Field(
         "light",
-        description="Augmentation of training images: random crops; strong adds TrivialAugment.",
+        description="Augmentation of training images: random crops; strong adds TrivialAugment "
+        "and random erasing, rand-augment and auto-augment the policies of these names.",
     )
     hflip: bool | None = Field(
         None,
@@ -221,8 +236,22 @@ class Recipe(BaseModel):
         gt=0,
         le=1,
         description="Smallest area of a random crop, as a fraction of the image. Default: 0.25 "
-        "(0.2 with strong augmentation), or 0.6 if cross-validation of the probe shows that "
-        "smaller crops lose the object.",
+        "(0.2 with anything stronger than light), or 0.6 if cross-validation of the probe shows "
+        "that smaller crops lose the object.",
+    )
+    random_erasing: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Probability with which a rectangle of a training image is replaced by the "
+        "mean colour. Default: 0.1 with strong augmentation, else 0.",
+    )
+    repeated_augmentation: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Views of each image in a batch of fine-tuning. An epoch has as many views as "
+        "without, of a random part of the images: with 3, of every third.",
     )
     mixup: float = Field(
         0.0,
@@ -264,6 +293,13 @@ class Recipe(BaseModel):
         description="Images per step and process; split if memory is too small. Default: chosen "
         "for the machine.",
     )
+    grad_accumulation: int = Field(
+        1,
+        ge=1,
+        le=_MOST,
+        description="Batches whose gradients are added up to one step: the same as a batch that is "
+        "so many times as large, with the memory of one.",
+    )
     lr: float = Field(4e-4, gt=0, description="Learning rate of the backbone.")
     head_lr_mult: float = Field(
         10.0, gt=0, description="Learning rate of the head as a multiple of the backbone's."
@@ -275,8 +311,22 @@ class Recipe(BaseModel):
         description="Factor on the probe's weights at the start of fine-tuning. A probe that is "
         "certain about every training image leaves no loss to learn from.",
     )
-    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="Optimizer.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    optimizer: str = Field(
+        "adamw",
+        min_length=1,
+        description="Optimizer: adamw, sgd, or one of timm's, such as lamb, lion or nadamw, with "
+        "its own defaults (docs/defaults.md lists them).",
+    )
+    optimizer_options: Annotated[
+        Mapping[str, OptionValue | tuple[int | float, ...]],
+        BeforeValidator(check_optimizer_options),
+    ] = Field(
+        {},
+        description="Option of the optimizer, such as eps=1e-6 or betas=0.9,0.99.",
+    )
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="Momentum of SGD, and of other optimizers that have one."
+    )
     layer_decay: float = Field(
         1.0,
         gt=0,
@@ -289,10 +339,31 @@ class Recipe(BaseModel):
     )
     clip_grad: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
     wd_on_norms: bool = Field(False, description="Apply weight decay to biases and norms too.")
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="Learning-rate schedule: cosine decay to 0, or constant."
+    schedule: Literal["cosine", "linear", "polynomial", "exponential", "constant"] = Field(
+        "cosine",
+        description="Learning-rate schedule after warm-up: decay to 0 along a cosine, a line or a "
+        "power of one, exponential decay, or constant.",
+    )
+    schedule_power: float = Field(
+        2.0,
+        gt=0,
+        le=100,
+        description="Exponent of the polynomial schedule; of the exponential one, the powers of "
+        "ten by which the learning rate has decayed at the end.",
     )
     warmup_epochs: float = Field(1.0, ge=0, description="Epochs of linear learning-rate warm-up.")
+    warmup_start: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Learning rate of the first step of warm-up, as a fraction of the full one. "
+        "Default: that of one step of warm-up.",
+    )
+    warmup_prefix: bool = Field(
+        True,
+        description="Whether the schedule starts after warm-up; if not, it starts with the run, "
+        "and warm-up replaces its first steps.",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing, 0 to 1.")
     class_weights: Literal["auto", "none", "balanced"] = Field(
         "auto",
@@ -458,6 +529,19 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _augments_what_is_augmented(self) -> Recipe:
+        given = {
+            f"random_erasing = {self.random_erasing or 0:g}": self.random_erasing,
+            f"repeated_augmentation = {self.repeated_augmentation}": self.repeated_augmentation > 1,
+        }
+        if self.augment == "none" and (useless := [text for text, on in given.items() if on]):
+            raise ValueError(
+                f'{useless[0]}: augment = "none" leaves all images as they are; leave it out, or '
+                f'use augment = "light"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapts_what_is_finetuned(self) -> Recipe:
         if self.lora_rank is None and self.lora_alpha is not None:
             raise ValueError(
@@ -469,6 +553,11 @@ class Recipe(BaseModel):
                 f'the head alone; leave it out, or use train = "probe+finetune"'
             )
         return self
+
+    @property
+    def step_images(self) -> int:
+        """Images per step and process."""
+        return (self.batch_size or 1) * self.grad_accumulation
 
     @property
     def most_stale_epochs(self) -> int | None:
@@ -574,10 +663,12 @@ def read_origins(text: str, recipe: Recipe) -> dict[str, str]:
 
 
 def _line(name: str, value: object) -> str:
-    """Return a key and its value in one line of TOML: a table is written inline."""
+    """Return a key and its value in one line of TOML: tables and lists are written inline."""
     if isinstance(value, dict):
         entries = ", ".join(_line(each, inner) for each, inner in value.items())
         return f"{name} = {{ {entries} }}" if entries else f"{name} = {{}}"
+    if isinstance(value, tuple):
+        return f"{name} = [{', '.join(map(repr, value))}]"
     return tomli_w.dumps({name: value}).rstrip()
 
 

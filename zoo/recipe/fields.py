@@ -98,6 +98,33 @@ def check_backbone_options(value: Any) -> object:
     return dict(value)
 
 
+def check_optimizer_options(value: Any) -> object:
+    """Validate `optimizer_options`: a table of booleans, numbers, texts and lists of numbers.
+
+    Raises:
+        ValueError: The value is not such a table.
+    """
+
+    def is_number(each: object) -> bool:
+        return type(each) in (int, float) and math.isfinite(each)  # type: ignore[arg-type]
+
+    good = isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and (
+            isinstance(each, bool | str)
+            or is_number(each)
+            or (isinstance(each, list | tuple) and all(map(is_number, each)))
+        )
+        for name, each in value.items()
+    )
+    if not good:
+        raise ValueError(
+            f"optimizer_options = {value!r}: give a table of names with numbers, lists of numbers, "
+            f"texts, true or false, such as {{ eps = 1e-6, betas = [0.9, 0.99] }}"
+        )
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
+
 def seconds_of(time: str) -> float:
     """Convert a time such as 30s, 10m or 2h to seconds."""
     return float(time[:-1]) * _SECONDS[time[-1]]

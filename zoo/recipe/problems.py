@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.io.text import clip
+from zoo.recipe.aliases import meant
 
 
 def problem(error: Mapping[str, Any], keys: Sequence[str]) -> str:
@@ -20,6 +21,8 @@ def problem(error: Mapping[str, Any], keys: Sequence[str]) -> str:
         return clip(str(error["ctx"]["error"]), 400)
     key = clip(".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
+        if (text := meant(key, keys)) is not None:
+            return f"unknown key {key!r}; {text}".replace("`", "'")
         nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"keys: {', '.join(keys)}"
         return f"unknown key {key!r}; {hint}"

@@ -65,7 +65,13 @@ def image_loaders(
 
     Several processes share the val images.
     """
-    batches, sampler = train_loader(train, batch_size=batch_size, seed=train.seed, workers=workers)
+    batches, sampler = train_loader(
+        train,
+        batch_size=batch_size,
+        seed=train.seed,
+        workers=workers,
+        repeats=train.repeats,
+    )
     val_batch = eval_batch_size(preprocess)
     positions = share_of(len(val), val_batch, accelerator.process_index, accelerator.num_processes)
 
@@ -99,7 +105,11 @@ def activation_loaders(
     The order is that of `image_loaders`. No worker processes are used, as memory maps are read.
     """
     batches, sampler = train_loader(
-        CachedDataset(train, train_store), batch_size=batch_size, seed=train.seed, workers=0
+        CachedDataset(train, train_store),
+        batch_size=batch_size,
+        seed=train.seed,
+        workers=0,
+        repeats=train.repeats,
     )
 
     def outputs(forward: Forward, rows: Tensor) -> Any:

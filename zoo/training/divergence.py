@@ -7,7 +7,7 @@ from zoo.models.optim import describe_rates
 from zoo.tasks import Baseline
 from zoo.training.averaging import restore_average
 from zoo.training.setup import Loop
-from zoo.training.snapshot import Snapshot, load_state, restore
+from zoo.training.snapshot import Snapshot, forget, load_state, restore
 from zoo.training.state import LossCheck, Seen, TrainingState, begin_epoch
 
 #: Number of steps over which the loss is averaged.
@@ -125,7 +125,7 @@ def _restart(why: str, loop: Loop) -> None:
     """Restart fine-tuning from its initial weights, with smaller learning rates."""
     state = loop.state
     load_state(loop.setup.model, loop.setup.origin)
-    loop.optimizer.state.clear()
+    forget(loop.optimizer)
     scaler = getattr(loop.setup.accelerator, "scaler", None)
     if scaler is not None:
         scaler.load_state_dict({**scaler.state_dict(), "scale": scaler._init_scale})

@@ -61,6 +61,9 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
             total_steps=steps * recipe.epochs,
             warmup_steps=round(steps * recipe.warmup_epochs),
             schedule=recipe.schedule,
+            power=recipe.schedule_power,
+            warmup_start=recipe.warmup_start,
+            warmup_prefix=recipe.warmup_prefix,
         )
         set_learning_rates(loop.optimizer, factor * state.lr_scale)
 

@@ -154,7 +154,9 @@ class Loop:
         groups = grouped(
             setup.settings, weight_decay=recipe.weight_decay, by_depth=recipe.layer_decay != 1
         )
-        optimizer = make_optimizer(recipe.optimizer, groups, momentum=recipe.momentum)
+        optimizer = make_optimizer(
+            recipe.optimizer, groups, momentum=recipe.momentum, options=recipe.optimizer_options
+        )
         if resumed is not None:
             restore(resumed, model, state)
         frozen = setup.freezing.frozen(min(state.epoch + 1, recipe.epochs))

@@ -20,6 +20,13 @@ from zoo.training.state import TrainingState
 
 _MODEL, _OPTIMIZER, _ORIGIN, _AVERAGE = "model/", "optimizer/", "origin/", "average/"
 
+#: Step counts of optimizers that count for each parameter group; `group/NAME/step`.
+_GROUP, _STEP = "group/", "step"
+
+#: Ends of the names of values of an optimizer: a number of Python's, and a tensor that stays on the
+#: CPU although its parameter does not.
+_NUMBER, _ON_CPU = ":number", ":cpu"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -29,8 +36,9 @@ class Snapshot:
     (dropout), or of the epoch and the image (order, augmentation).
 
     Attributes:
-        tensors: `model/NAME` of the state dict, `optimizer/PARAMETER/KEY`, and `average/NAME` of
-            the moving average, if there is one. They are not copies.
+        tensors: `model/NAME` of the state dict, `optimizer/PARAMETER/KEY`, `group/NAME/step` of
+            optimizers that count steps in parameter groups, and `average/NAME` of the moving
+            average, if there is one. They are not copies.
         state: Progress of training.
         scaler: State of the gradient scaler in fp16 mixed precision; empty without.
         origin: Initial head of fine-tuning, by name, if it comes from a probe; else empty.
@@ -89,6 +97,8 @@ class Snapshot:
         }
 
 
+_CPU = torch.device("cpu")
+
 #: Saves a snapshot, with the `EpochEnd` if it ends an epoch; called in every process.
 Save = Callable[[Snapshot, EpochEnd | None], None]
 
@@ -107,7 +117,12 @@ def take(
         for name, parameter in model.named_parameters():
             for key, value in optimizer.state.get(parameter, {}).items():
                 if value is not None:
-                    tensors[f"{_OPTIMIZER}{name}/{key}"] = torch.as_tensor(value)
+                    full, tensor = _stored(f"{_OPTIMIZER}{name}/{key}", value, parameter.device)
+                    tensors[full] = tensor
+        for group in optimizer.param_groups:
+            if (count := group.get(_STEP)) is not None:
+                full, tensor = _stored(f"{_GROUP}{group['name']}/{_STEP}", count, _CPU)
+                tensors[full] = tensor
     scaler = getattr(accelerator, "scaler", None)
     return Snapshot(
         tensors=tensors, state=state, scaler={} if scaler is None else scaler.state_dict()
@@ -127,9 +142,12 @@ def check_fits(snapshot: Snapshot, model: nn.Module) -> None:
         differing |= {n for n, tensor in other.items() if own.get(n) != tensor.shape}
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, tensor in snapshot.tensors.items():
-        if not name.startswith((_MODEL, _AVERAGE)):
+        if name.startswith(_GROUP):
+            if tensor.shape != ():
+                differing.add(name)
+        elif not name.startswith((_MODEL, _AVERAGE)):
             parameter, _, _ = name.removeprefix(_OPTIMIZER).rpartition("/")
-            if parameter not in parameters or tensor.shape not in (parameters[parameter], ()):
+            if parameter not in parameters or not _fits(tensor.shape, parameters[parameter]):
                 differing.add(name)
     if differing:
         raise RunError(f"the checkpoint is another model's: {sorted(differing)[0]} differs")
@@ -157,14 +175,29 @@ def restore(
         state.micro_batch = state.micro_batches[accelerator.process_index]
     if optimizer is not None:
         parameters = dict(model.named_parameters())
-        optimizer.state.clear()
+        groups = {group["name"]: group for group in optimizer.param_groups}
+        forget(optimizer)
         for name, tensor in snapshot.tensors.items():
             if name.startswith(_OPTIMIZER):
                 parameter, _, key = name.removeprefix(_OPTIMIZER).rpartition("/")
-                optimizer.state[parameters[parameter]][key] = _like(parameters[parameter], tensor)
+                key, value = _restored(key, tensor, parameters[parameter])
+                optimizer.state[parameters[parameter]][key] = value
+            elif name.startswith(_GROUP):
+                group, _, key = name.removeprefix(_GROUP).rpartition("/")
+                if group not in groups:
+                    raise RunError(f"the checkpoint is another model's: {name} differs")
+                key, value = _restored(key, tensor, tensor)
+                groups[group][key] = value
     scaler = getattr(accelerator, "scaler", None)
     if scaler is not None and snapshot.scaler:
         scaler.load_state_dict(dict(snapshot.scaler))
+
+
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Reset an optimizer to its state before the first step."""
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        group.pop(_STEP, None)
 
 
 @torch.no_grad()
@@ -184,10 +217,40 @@ def is_finite(model: nn.Module) -> bool:
     return not floats or bool(torch.stack([t.isfinite().all() for t in floats]).all())
 
 
+def _fits(shape: torch.Size, parameter: torch.Size) -> bool:
+    """Return whether a state has the shape of its parameter, or lacks some of its dimensions."""
+    left = iter(parameter)
+    return all(side in left for side in shape if side != 1)
+
+
+def _stored(name: str, value: object, device: torch.device) -> tuple[str, Tensor]:
+    """Return the name and the tensor by which a value of an optimizer is saved.
+
+    Args:
+        name: Its name.
+        value: A tensor, or a number of Python's: with 64 bits, it gives other results than with 32.
+        device: Device of its parameter.
+    """
+    if not isinstance(value, Tensor):
+        kind = torch.float64 if isinstance(value, float) else None
+        return f"{name}{_NUMBER}", torch.tensor(value, dtype=kind)
+    stays = value.device.type == "cpu" != device.type
+    return (f"{name}{_ON_CPU}" if stays else name), value
+
+
+def _restored(key: str, tensor: Tensor, parameter: Tensor) -> tuple[str, object]:
+    """Return the key and the value that `_stored` has saved."""
+    if key.endswith(_NUMBER):
+        return key.removesuffix(_NUMBER), tensor.item()
+    if key.endswith(_ON_CPU):
+        return key.removesuffix(_ON_CPU), tensor.cpu().clone()
+    return key, _like(parameter, tensor)
+
+
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
     if tensor.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-    # A step count: fused kernels need it on the parameter's device.
+    # Such as a step count: fused kernels need it on the parameter's device.
     return tensor.to(parameter.device).clone()
 
 
