@@ -309,8 +309,8 @@ def _finish(out: Path, files: Sequence[Path], layout: Layout) -> None:
     """Turn the rows of one or several unfinished files into the file."""
     partials = [_partial(file) for file in files]
     if out.suffix == ".jsonl" and len(partials) == 1:
-        with partials[0].open("rb+") as file:
-            os.fsync(file.fileno())
+        with partials[0].open("rb+") as rows:
+            os.fsync(rows.fileno())
         partials[0].rename(out)
     else:
         with replacing(out) as beside:
