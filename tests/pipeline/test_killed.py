@@ -25,6 +25,15 @@ KINDS = {
     },
     "cached activations": {"train": "finetune", "freeze": 4, "epochs": 2},
     "of a checkpoint": {"train": "probe+finetune", "epochs": 2, "backbone": "local-dir:checkpoint"},
+    "lamb, augmented repeatedly": {
+        "train": "finetune",
+        "epochs": 2,
+        "optimizer": "lamb",
+        "augment": "rand-augment",
+        "repeated_augmentation": 2,
+        "batch_size": 4,
+        "grad_accumulation": 2,
+    },
     "adapted": {"train": "finetune", "freeze": 4, "epochs": 2, "lora_rank": 2, "lr": 0.01},
 }
 

@@ -35,7 +35,7 @@ def optimizer_names() -> list[str]:
     """Return the names of all optimizers: zoo's adamw and sgd, then those of timm."""
     from timm.optim import list_optimizers
 
-    names = [name for name in list_optimizers() if not name.startswith(tuple(UNUSABLE))]
+    names = [name for name in map(str, list_optimizers()) if not name.startswith(tuple(UNUSABLE))]
     return sorted(names, key=lambda name: (name not in ("adamw", "sgd"), name))
 
 
@@ -195,8 +195,8 @@ def _options_of(name: str) -> dict[str, object]:
     from timm.optim import get_optimizer_info
 
     info = get_optimizer_info(name)
-    made = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}.get(name, info.opt_class)
-    own = {} if name in ("sgd", "adamw") else info.defaults or {}
+    made: Any = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}.get(name) or info.opt_class
+    own: dict[str, Any] = {} if name in ("sgd", "adamw") else info.defaults or {}
     # timm would drop these two without a word.
     dropped = {key for key, has in (("eps", info.has_eps), ("betas", info.has_betas)) if not has}
     arguments = inspect.signature(made).parameters

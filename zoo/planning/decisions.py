@@ -59,8 +59,8 @@ def decide_augmentation(resolver: Resolver) -> None:
         resolver.replace(f"with augment = {recipe.augment}", random_erasing=erasing)
 
 
-def decide_optimizer(resolver: Resolver, listen: Listener) -> None:
-    """Check the optimizer and its options, and say if the learning rate is another's default.
+def decide_optimizer(resolver: Resolver) -> None:
+    """Check the optimizer, and its options, each of which becomes a value of its type.
 
     Raises:
         RecipeError: There is no such optimizer, or it has no such options.
@@ -70,9 +70,6 @@ def decide_optimizer(resolver: Resolver, listen: Listener) -> None:
     if name not in ("adamw", "sgd") or recipe.optimizer_options:
         options = check_optimizer(name, recipe.optimizer_options, momentum=recipe.momentum)
         resolver.spell_out(optimizer_options=options)
-    if name not in ("adamw", "sgd") and not resolver.asked("lr") and recipe.train != "probe":
-        text = f"lr = {recipe.lr:g} was chosen for adamw; {name} may need another: set `lr`"
-        listen(Note(text=text, warning=True))
 
 
 def decide_adapters(resolver: Resolver) -> None:
@@ -128,8 +125,11 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
         resolver.decide("after a probe", **PROBED)
 
 
-def decide_rates(resolver: Resolver) -> None:
-    """Decide learning rates, weight decay and batch norm, for random weights and for SGD."""
+def decide_rates(resolver: Resolver, listen: Listener) -> None:
+    """Decide learning rates, weight decay and batch norm, for random weights and for SGD.
+
+    For other optimizers, the learning rate is AdamW's; a warning says so.
+    """
     recipe = resolver.recipe
     if recipe.optimizer == "sgd" and recipe.weights == "none":
         resolver.decide("from random weights, with SGD", **{**SGD, **FROM_SCRATCH_SGD})
@@ -137,6 +137,10 @@ def decide_rates(resolver: Resolver) -> None:
         resolver.decide("with SGD", **(SGD if recipe.train == "finetune" else SGD_AFTER_PROBE))
     elif recipe.weights == "none":
         resolver.decide("from random weights", **FROM_SCRATCH)
+    other = recipe.optimizer not in ("adamw", "sgd") and recipe.train != "probe"
+    if other and not resolver.asked("lr"):
+        default = f"lr = {resolver.recipe.lr:g} was chosen for adamw"
+        listen(Note(text=f"{default}: set `lr` for {recipe.optimizer}", warning=True))
 
 
 def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:

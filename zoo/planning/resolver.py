@@ -201,7 +201,7 @@ def _gather(
         backbone_options=check_options(backbone, recipe.backbone_options),
     )
     decide_adapters(resolver)
-    decide_optimizer(resolver, listen)
+    decide_optimizer(resolver)
     decide_augmentation(resolver)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = decide_on_main(
@@ -226,7 +226,7 @@ def _decide_by_images(
     resolver: Resolver, splits: Splits, machine: Machine, listen: Listener
 ) -> None:
     """Decide learning rates, task, metric and batch size."""
-    decide_rates(resolver)
+    decide_rates(resolver, listen)
     decide_task(resolver, splits, listen)
     decide_metric(resolver, splits.counts(splits.train), listen)
     decide_unmeasured(resolver, splits.class_names, splits.counts(splits.val), listen)

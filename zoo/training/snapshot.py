@@ -175,7 +175,7 @@ def restore(
         state.micro_batch = state.micro_batches[accelerator.process_index]
     if optimizer is not None:
         parameters = dict(model.named_parameters())
-        groups = {group["name"]: group for group in optimizer.param_groups}
+        groups = {group.get("name"): group for group in optimizer.param_groups}
         forget(optimizer)
         for name, tensor in snapshot.tensors.items():
             if name.startswith(_OPTIMIZER):
