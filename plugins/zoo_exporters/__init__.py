@@ -30,7 +30,7 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             write=openvino_file.write,
             open=openvino_file.load,
             install="zoo-finetune[openvino]",
-            options=("half", "with_resize"),
+            options=("half", "int8", "with_resize"),
             script=scripts.OPENVINO,
             requires=("openvino",),
             runtime="openvino",

@@ -504,6 +504,7 @@ def test_a_file_with_options_predicts_what_the_run_predicts(run, split_photos, f
     assert report.largest_difference < most
     files = sorted((split_photos / "val").rglob("*.png"))
     found = predict_by_script(file, files)
+    ("openvino", {"int8": True}, 5.0),
     if "int8" not in options:
         assert report.agreement == 1
         assert [each["label"] for each in found] == [each.label for each in run.predict(files)]
@@ -546,13 +547,33 @@ def test_an_opset_is_kept_or_refused(run):
     assert not list(Path().glob("b.onnx*"))
 
 
+@pytest.mark.medium
+def test_8_bit_weights_of_openvino_are_per_channel(run):
+    import openvino
+
+    export(run, "openvino", "a.xml", options=ExportOptions(int8=True), min_agreement=0)
+    constants = [
+        op
+        for op in openvino.Core().read_model("a.xml").get_ops()
+        if op.get_type_name() == "Constant"
+    ]
+    weights = [op for op in constants if op.get_element_type() == openvino.Type.i8]
+    assert weights
+    for weight in weights:
+        # Each is converted to float and multiplied by its scales.
+        (convert,) = (each.get_node() for each in weight.output(0).get_target_inputs())
+        (multiply,) = (each.get_node() for each in convert.output(0).get_target_inputs())
+        scales = multiply.input_value(1).get_node()
+        assert np.prod(scales.get_output_shape(0)) == weight.get_output_shape(0)[0] > 1
+
+
 @pytest.mark.usefixtures("formats")
 @pytest.mark.parametrize(
     "words",
     [
         ["--to", "kept", "--half"],
         ["--to", "kept", "--with-resize"],
-        ["--to", "openvino", "--int8"],
+        ["--to", "torch-export", "--int8"],
         ["--to", "openvino", "--opset", 18],
         ["--to", "onnx", "--half", "--int8"],
         ["--to", "coreml"],
