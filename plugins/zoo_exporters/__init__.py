@@ -22,7 +22,7 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             script=scripts.ONNX,
             requires=("onnxruntime",),
             runtime="onnxruntime",
-            libraries=("onnx", "onnxruntime", "onnxscript"),
+            libraries=("onnx", "onnxscript"),
         ),
         "openvino": zoo.Exporter(
             suffix=".xml",
@@ -34,7 +34,7 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             script=scripts.OPENVINO,
             requires=("openvino",),
             runtime="openvino",
-            libraries=("openvino",),
+            libraries=("nncf",),
         ),
         "torch-export": zoo.Exporter(
             suffix=".pt2",

@@ -32,6 +32,14 @@ SUFFIXES = {
     "executorch": ".pte",
 }
 
+#: What writes and runs a file, beside torch.
+LIBRARIES = {
+    "onnx": {"onnx", "onnxruntime", "onnxscript"},
+    "openvino": {"nncf", "openvino"},
+    "torch-export": set(),
+    "executorch": {"executorch"},
+}
+
 KEYS = (
     "class_names",
     "preprocess",
@@ -143,7 +151,9 @@ def test_an_exported_file_says_which_run_it_is_of(exported, run):
     with safe_open(run.path / "model.safetensors", framework="pt") as model:
         assert found["sha256"] == model.metadata()["sha256"]
     assert json.loads(found["mean"]) == list(run.info.preprocess.mean)
-    assert json.loads(found["versions"])["run"] == dict(run.info.versions)
+    versions = json.loads(found["versions"])
+    assert versions.pop("run") == dict(run.info.versions)
+    assert versions.keys() == {"python", "zoo", "torch"} | LIBRARIES[form]
     assert (found["backbone"], found["task"]) == (run.info.backbone, "single-label")
     assert json.loads(found["class_names"]) == list(run.class_names)
     assert json.loads(found["temperature"]) == run.info.temperature

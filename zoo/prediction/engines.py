@@ -309,7 +309,7 @@ def _folder() -> Path:
 
 def _network_key(run: Run, name: str, exporter: Exporter) -> str:
     """Return what a converted network depends on, as a hash."""
-    libraries = ("torch", DISTRIBUTION, *exporter.libraries)
+    libraries = ("torch", DISTRIBUTION, *exporter.requires, *exporter.libraries)
     about = {
         "format": name,
         "weights": tensors_sha256(run.model.state_dict()),
