@@ -37,7 +37,8 @@ class Exporter:
             - `half=True`: weights are stored as float16; `model.half()` converts the classifier,
               and leaves input and output as they are.
             - `int8=images`: quantise weights per channel, and activations, calibrated on an
-              iterable of batches of images, NumPy arrays like `example`.
+              iterable of batches of images, NumPy arrays like `example`, which can be iterated over
+              repeatedly.
             - `opset=N`: the version of the operators.
             - `with_resize=True`: `model` and `example` take images (N, H, W, C) uint8, and the file
               must accept any H and W >= 2.
@@ -51,12 +52,14 @@ class Exporter:
             `class_names`, and `compute(images)`, as `open` returns it. None: there is no script.
         companions: Suffixes of further files that `write` writes and `open` reads, named like
             `path` with that suffix in place of `suffix`, such as ".bin".
-        requires: The packages that `script` needs, for pip.
+        requires: Distributions that running a file needs, for pip: those of `open` and `script`.
+            predict.py and its Dockerfile install them.
+        libraries: Further distributions that determine what `write` writes; those who run a file
+            need not install them. The versions of both and of torch are part of the metadata, and
+            after an upgrade of one, `zoo predict` converts a network again.
         unavailable: Reason why this format can't be written here, with a remedy; None if it can.
         runtime: Name of what `open` computes with, such as "onnxruntime", by which it can be chosen
             as the engine of predictions and features. Default: it is no engine.
-        libraries: Distributions whose versions determine what is written and computed; a network
-            that was converted by others is converted again.
     """
 
     suffix: str
@@ -67,15 +70,9 @@ class Exporter:
     script: str | None = None
     companions: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
-    unavailable: str | None = None
-
-    def files(self, path: Path) -> list[Path]:
-        """Return `path`, a file of this format, and its companions."""
-        stem = path.name.removesuffix(self.suffix)
-        return [path, *(path.with_name(stem + suffix) for suffix in self.companions)]
-
-    runtime: str | None = None
     libraries: tuple[str, ...] = ()
+    unavailable: str | None = None
+    runtime: str | None = None
 
     def __post_init__(self) -> None:
         if not self.suffix.startswith(".") or "/" in self.suffix:
@@ -84,3 +81,8 @@ class Exporter:
             raise PluginError(
                 f"Exporter: unknown option {unknown[0]!r}; options are {', '.join(OPTIONS)}"
             )
+
+    def files(self, path: Path) -> list[Path]:
+        """Return `path`, a file of this format, and its companions."""
+        stem = path.name.removesuffix(self.suffix)
+        return [path, *(path.with_name(stem + suffix) for suffix in self.companions)]

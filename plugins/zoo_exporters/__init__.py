@@ -22,7 +22,7 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             script=scripts.ONNX,
             requires=("onnxruntime",),
             runtime="onnxruntime",
-            libraries=("onnx", "onnxruntime", "onnxscript"),
+            libraries=("onnx", "onnxscript"),
         ),
         "openvino": zoo.Exporter(
             suffix=".xml",
@@ -30,11 +30,11 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             write=openvino_file.write,
             open=openvino_file.load,
             install="zoo-finetune[openvino]",
-            options=("half", "with_resize"),
+            options=("half", "int8", "with_resize"),
             script=scripts.OPENVINO,
             requires=("openvino",),
             runtime="openvino",
-            libraries=("openvino",),
+            libraries=("nncf",),
         ),
         "torch-export": zoo.Exporter(
             suffix=".pt2",

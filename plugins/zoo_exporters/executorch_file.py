@@ -46,7 +46,7 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     largest = method.metadata.input_tensor_meta(0).sizes()[0]
 
     def compute(images: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(images).split(largest)
+        parts = torch.split(torch.from_numpy(images), largest)
         return np.concatenate([method.execute([part])[0].numpy() for part in parts])
 
     return compute

@@ -30,6 +30,14 @@ SUFFIXES = {
     "executorch": ".pte",
 }
 
+#: What writes and runs a file, beside torch.
+LIBRARIES = {
+    "onnx": {"onnx", "onnxruntime", "onnxscript"},
+    "openvino": {"nncf", "openvino"},
+    "torch-export": set(),
+    "executorch": {"executorch"},
+}
+
 KEYS = (
     "class_names",
     "preprocess",
@@ -141,7 +149,9 @@ def test_an_exported_file_says_which_run_it_is_of(exported, run):
     with safe_open(run.path / "model.safetensors", framework="pt") as model:
         assert found["sha256"] == model.metadata()["sha256"]
     assert json.loads(found["mean"]) == list(run.info.preprocess.mean)
-    assert json.loads(found["versions"])["run"] == dict(run.info.versions)
+    versions = json.loads(found["versions"])
+    assert versions.pop("run") == dict(run.info.versions)
+    assert versions.keys() == {"python", "zoo", "torch"} | LIBRARIES[form]
     assert (found["backbone"], found["task"]) == (run.info.backbone, "single-label")
     assert json.loads(found["class_names"]) == list(run.class_names)
     assert json.loads(found["temperature"]) == run.info.temperature
@@ -183,6 +193,8 @@ def test_the_card_lists_each_export_once(exported, run):
 @pytest.mark.medium
 def test_the_script_beside_a_file_predicts_what_the_run_predicts(exported, run, split_photos):
     _, file, _ = exported
+    lines = Path(f"{file}.predict.py").read_text().splitlines()
+    assert len([line for line in lines if line]) <= 36
     files = sorted((split_photos / "val").rglob("*.png"))
     found = predict_by_script(file, files)
     expected = run.predict(files)
@@ -481,6 +493,7 @@ ASKED = [
     ("torch-export", {"with_resize": True}, 0.05),
     ("onnx", {"probabilities": True}, 1e-5),
     ("onnx", {"int8": True}, 5.0),
+    ("openvino", {"int8": True}, 5.0),
 ]
 
 
@@ -524,6 +537,26 @@ def test_half_and_8_bit_files_are_smaller(run):
 
 
 @pytest.mark.medium
+def test_8_bit_weights_of_openvino_are_per_channel(run):
+    import openvino
+
+    export(run, "openvino", "a.xml", options=ExportOptions(int8=True), min_agreement=0)
+    constants = [
+        op
+        for op in openvino.Core().read_model("a.xml").get_ops()
+        if op.get_type_name() == "Constant"
+    ]
+    weights = [op for op in constants if op.get_element_type() == openvino.Type.i8]
+    assert weights
+    for weight in weights:
+        # Each is converted to float and multiplied by its scales.
+        (convert,) = (each.get_node() for each in weight.output(0).get_target_inputs())
+        (multiply,) = (each.get_node() for each in convert.output(0).get_target_inputs())
+        scales = multiply.input_value(1).get_node()
+        assert np.prod(scales.get_output_shape(0)) == weight.get_output_shape(0)[0] > 1
+
+
+@pytest.mark.medium
 def test_an_opset_is_kept_or_refused(run):
     import onnx
 
@@ -541,7 +574,7 @@ def test_an_opset_is_kept_or_refused(run):
     [
         ["--to", "kept", "--half"],
         ["--to", "kept", "--with-resize"],
-        ["--to", "openvino", "--int8"],
+        ["--to", "torch-export", "--int8"],
         ["--to", "openvino", "--opset", 18],
         ["--to", "onnx", "--half", "--int8"],
         ["--to", "coreml"],

@@ -21,13 +21,19 @@ MODELS = []
 
 @zoo.hookimpl
 def zoo_exporters():
-    return {"kept": zoo.Exporter(suffix=".kept", write=write, open=load)}
+    options = ("half", "int8", "opset", "with_resize")
+    return {"kept": zoo.Exporter(suffix=".kept", write=write, open=load, options=options)}
 
 
-def write(model, example, path, metadata):
+def write(
+    model, example, path, metadata, *, half=False, int8=(), opset=20, with_resize=False
+):
     import a_runtime
 
-    MODELS.append(model)
+    MODELS.append(model.half() if half else model)
+    assert all(batch.shape[1:] == example.shape[1:] for batch in int8)
+    if opset > 20:
+        raise ValueError(opset)
     path.write_text(json.dumps({"model": len(MODELS) - 1, **metadata}))
 
 
@@ -41,15 +47,15 @@ def load(path):
 #: Fault -> (text of the sound plugin, its mutation, the check that catches it).
 FAULTS = {
     "a function": (
-        'zoo.Exporter(suffix=".kept", write=write, open=load)',
+        'zoo.Exporter(suffix=".kept", write=write, open=load, options=options)',
         "write",
         "check_exporter_is_declared",
     ),
     "no function": ("open=load", "open=None", "check_exporter_is_declared"),
     "does not write": ("path.write_text(", "str(", "check_one_file_is_written"),
     "two files": (
-        "    MODELS.append(model)",
-        "    MODELS.append(model)\n    (path.parent / 'weights').touch()",
+        "    MODELS.append(",
+        "    (path.parent / 'weights').touch()\n    MODELS.append(",
         "check_one_file_is_written",
     ),
     "does not open": (
@@ -78,6 +84,18 @@ FAULTS = {
         "from_numpy(images)[:2]",
         "check_other_batch_sizes",
     ),
+    "an option that is not taken": (
+        "    if opset",
+        "    if int8:\n        raise TypeError('int8')\n    if opset",
+        "check_declared_options_are_taken",
+    ),
+    "an option that is not declared": ('"half", ', "", "check_declared_options_are_taken"),
+    "an option that changes logits": (
+        "model.half() if half",
+        "torch.nn.Sequential(model, torch.nn.ReLU()) if half",
+        "check_declared_options_are_taken",
+    ),
+    "any opset": ("opset > 20", "opset < 0", "check_declared_options_are_taken"),
     "no metadata": (", **metadata", "", "check_metadata_is_kept"),
     "another error": (
         "    import a_runtime\n\n    MODELS",
@@ -124,6 +142,7 @@ def test_without_its_library_an_exporter_fails_its_checks_and_names_it(install):
     assert "needs a_runtime, which is not installed" in result.message
 
 
+@pytest.mark.medium
 def test_zoos_archive_passes():
     results = {r.check: r.status for r in check_exporter("torch-export")}
     skipped = {c for c, status in results.items() if status != "passed"}

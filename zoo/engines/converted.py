@@ -93,7 +93,7 @@ def network_key(network: Network, name: str, exporter: Exporter) -> str:
 
 def versions_of(exporter: Exporter) -> dict[str, str | None]:
     """Return the versions of the libraries that convert and compute; None: not installed."""
-    return {each: _version(each) for each in ("torch", *exporter.libraries)}
+    return {each: _version(each) for each in ("torch", *exporter.requires, *exporter.libraries)}
 
 
 def hash_of(about: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 
@@ -57,7 +57,7 @@ def metadata_of(run: Run, options: ExportOptions, exporter: Exporter) -> Mapping
         **_input(run.info.preprocess, options),
         **_output(run, options),
         "thresholds": json.dumps(_thresholds(run)),
-        "versions": json.dumps({**_versions(exporter.requires), "run": dict(run.info.versions)}),
+        "versions": json.dumps({**_versions(exporter), "run": dict(run.info.versions)}),
         **({} if licence is None else {"license": licence}),
         "sha256": tensors_sha256(run.model.state_dict()),
         "zoo_version": metadata.version(DISTRIBUTION),
@@ -109,10 +109,10 @@ def _thresholds(run: Run) -> dict[str, object]:
     return {"max_error": found} if found else {}
 
 
-def _versions(libraries: Sequence[str]) -> dict[str, str]:
-    """Return the versions of Python and of the libraries that write the file."""
+def _versions(exporter: Exporter) -> dict[str, str]:
+    """Return the versions of Python and of the libraries that write and run the file."""
     found = {"python": sys.version.partition(" ")[0], "zoo": metadata.version(DISTRIBUTION)}
-    for name in ("torch", *libraries):
+    for name in ("torch", *exporter.requires, *exporter.libraries):
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -16,9 +16,9 @@ from zoo.runs.read import Run
 from zoo.tasks.multi_label import THRESHOLD
 
 _SCRIPT = Template('''\
-"""Classify images by the exported model beside this script, without zoo.
+"""Classify images without zoo: python SCRIPT IMAGE... prints a line of JSON for each.
 
-python SCRIPT IMAGE... writes a line of JSON for each image. Needs: pip install $requires
+pip install $requires
 """
 
 import json
@@ -32,14 +32,11 @@ FILE = Path(__file__).with_name($file)
 
 $runtime
 
-def prepare(path):
-    image = ImageOps.exif_transpose(Image.open(path))
-$decode$resize    return $pixels
-
-
 names = json.loads(metadata["class_names"])
 for path in sys.argv[1:]:
-    (scores,) = compute(prepare(path)[None])
+    image = ImageOps.exif_transpose(Image.open(path))
+$decode$resize    pixels = $pixels
+    (scores,) = compute(pixels[None])
 $probabilities
     found = {"path": path, "label": names[p.argmax()], "probability": float(p.max())}
 $labels    print(json.dumps(found, ensure_ascii=False))
@@ -117,11 +114,11 @@ def _decode(preprocess: Preprocess) -> str:
     grey = '\nimage = image.convert("L")' if preprocess.channels == 1 else ""
     return f"""
 if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits
-    levels = (np.asarray(image).astype(np.float64) - {low}) / {high - low} * 255
+    levels = (np.asarray(image, np.float64) - {low}) / {high - low} * 255
     image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
 if image.has_transparency_data:
-    image = image.convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    white = Image.new("RGBA", image.size, "white")
+    image = Image.alpha_composite(white, image.convert("RGBA"))
 image = image.convert("RGB"){grey}"""
 
 
@@ -133,8 +130,7 @@ def _resize(preprocess: Preprocess) -> str:
     if mode == "squash":
         size = f"({wide}, {high})"
     elif mode == "center" and high == wide:
-        lines = ["short = min(image.size)"]
-        size = f"[int({high} * side / short) for side in image.size]"
+        size = f"[int({high} * side / min(image.size)) for side in image.size]"
     else:
         extreme = "max" if mode == "border" else "min"
         lines = [f"shrink = {extreme}(image.height / {high}, image.width / {wide})"]
@@ -148,11 +144,15 @@ def _resize(preprocess: Preprocess) -> str:
             f"x, y = max(0, {width} - image.width), max(0, {height} - image.height)",
             f"image = ImageOps.expand(image, (x // 2, y // 2, x - x // 2, y - y // 2), {colour})",
         ]
-    lines += [
-        f"edges = [(image.width, {width}), (image.height, {height})]",
-        "left, top = (round((s - c) / 2) if s >= c else -((c - s) // 2) for s, c in edges)",
-        f"image = image.crop((left, top, left + {width}, top + {height}))",
-    ]
+    if high >= height and wide >= width and mode != "border":
+        sides = f"(image.width - {width}, image.height - {height})"
+        lines.append(f"left, top = (round(rest / 2) for rest in {sides})")
+    else:
+        lines += [
+            f"edges = [(image.width, {width}), (image.height, {height})]",
+            "left, top = (round((s - c) / 2) if s >= c else -((c - s) // 2) for s, c in edges)",
+        ]
+    lines.append(f"image = image.crop((left, top, left + {width}, top + {height}))")
     return "\n".join(lines)
 
 

@@ -130,6 +130,7 @@ EXPORTER_CHECKS: tuple[Check[ExporterSubject], ...] = (
     Check(function=exporters.check_metadata_is_kept, after=_WRITTEN),
     Check(function=exporters.check_logits_are_those_of_the_model, after=_WRITTEN),
     Check(function=exporters.check_other_batch_sizes, after=_COMPUTES),
+    Check(function=exporters.check_declared_options_are_taken, after=_COMPUTES),
     Check(function=exporters.check_missing_libraries_are_reported, after=_COMPUTES),
 )
 

@@ -1,23 +1,24 @@
-"""Checks of an exporter, with a small model: its file, the file's logits and metadata."""
+"""Checks of an exporter, with a small model: its file, the file's logits, metadata and options."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import zipfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.backbone import Preprocess
 from zoo.engines.model import ExportableModel
 from zoo.engines.runtime import Compute, calling, load_exported
 from zoo.errors import PluginError
-from zoo.exporter import Exporter
+from zoo.exporter import OPTIONS, Exporter
 from zoo.testing.libraries import check_missing_reported, imports_of
 from zoo.testing.subject import CLASSES, CheckFailed, CheckSkipped, Kind
 
@@ -29,6 +30,12 @@ METADATA = {"zoo_testing_key": "zoo-testing-value", "class_names": '["ant", "bee
 
 #: Tolerance of a logit, relative to the largest one.
 TOLERANCE = 1e-3
+
+#: The same of a file with an option.
+TOLERANCES = {"half": 0.02, "int8": 0.5, "with_resize": 0.05}
+
+#: A version of operators that no format has.
+NO_OPSET = 10**6
 
 
 @dataclass
@@ -53,8 +60,7 @@ class ExporterSubject:
     @cached_property
     def file(self) -> Path:
         """The model as a file that was moved to another folder after it was written."""
-        if self.exporter.unavailable is not None:
-            raise CheckSkipped(f"it can't be written here: {self.exporter.unavailable}")
+        self.skip_if_unavailable()
         written = self.folder / "written" / f"a{self.exporter.suffix}"
         written.parent.mkdir()
         with calling(self.name, self.exporter), imports_of(self.exporter.write, self.libraries):
@@ -78,6 +84,11 @@ class ExporterSubject:
         file = self.file
         with imports_of(self.exporter.open, self.libraries):
             return load_exported(self.name, self.exporter, file, CLASSES)
+
+    def skip_if_unavailable(self) -> None:
+        """Skip the running check if the format can't be written here."""
+        if self.exporter.unavailable is not None:
+            raise CheckSkipped(f"it can't be written here: {self.exporter.unavailable}")
 
     def write(self, path: Path) -> None:
         """Write the model to that path."""
@@ -129,10 +140,32 @@ def check_metadata_is_kept(subject: ExporterSubject) -> None:
         )
 
 
+def check_declared_options_are_taken(subject: ExporterSubject) -> None:
+    """`write` takes each option of `options`, and no other; the file gives the model's logits."""
+    subject.skip_if_unavailable()
+    exporter = subject.exporter
+    parameters = inspect.signature(exporter.write).parameters
+    undeclared = [o for o in OPTIONS if o in parameters and o not in exporter.options]
+    if undeclared:
+        raise CheckFailed(
+            f"`write` has a parameter {undeclared[0]}, but zoo refuses this option: add it to "
+            f"`options`"
+        )
+    for option in exporter.options:
+        try:
+            if option == "opset":
+                _check_opset(subject)
+            else:
+                _check_option(subject, option)
+        except PluginError as error:
+            raise CheckFailed(
+                f"with `{option}`: {error}; support it, or don't declare it"
+            ) from error
+
+
 def check_missing_libraries_are_reported(subject: ExporterSubject) -> None:
     """Where a library is missing, `write` or `open` raises the ModuleNotFoundError."""
-    if subject.exporter.unavailable is not None:
-        raise CheckSkipped(f"it can't be written here: {subject.exporter.unavailable}")
+    subject.skip_if_unavailable()
     paths = (subject.folder / f"{n}{subject.exporter.suffix}" for n in itertools.count())
 
     def run() -> None:
@@ -143,7 +176,7 @@ def check_missing_libraries_are_reported(subject: ExporterSubject) -> None:
     check_missing_reported(subject.libraries, run)
 
 
-def small_model() -> ExportableModel:
+def small_model(*, with_resize: bool = False) -> ExportableModel:
     """Return a small convolutional network with batch norm, always the same, as zoo exports it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -155,22 +188,64 @@ def small_model() -> ExportableModel:
             nn.Flatten(),
             nn.Linear(32, CLASSES),
         )
-    return ExportableModel(network, Preprocess(size=SIZE))
+    return ExportableModel(network, Preprocess(size=SIZE), with_resize=with_resize)
 
 
 def _compare(subject: ExporterSubject, images: int) -> None:
-    generator = torch.Generator().manual_seed(images)
-    pixels = torch.randint(0, 256, (images, 3, *SIZE), dtype=torch.uint8, generator=generator)
-    with torch.no_grad():
-        expected = small_model()(pixels).numpy()
-    found = subject.compute(pixels.numpy())
-    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    difference = _difference(subject.compute, small_model(), _pixels(images, 3, *SIZE))
     if difference > TOLERANCE:
         raise CheckFailed(
             f"for {images} images its file gives other logits than the model: they differ by "
             f"{difference:.2g} of the largest; write all weights, and don't normalise images, "
             f"which the model does itself"
         )
+
+
+def _check_option(subject: ExporterSubject, option: str) -> None:
+    """Write the model with an option, open the file, and compare it with the model."""
+    exporter = subject.exporter
+    path = subject.folder / option / f"a{exporter.suffix}"
+    path.parent.mkdir()
+    resize = option == "with_resize"
+    shapes = [(70, 50, 3), (45, 90, 3)] if resize else [(3, *SIZE)]
+    value = [_pixels(4, *shapes[0]).numpy() for _ in range(2)] if option == "int8" else True
+    with calling(subject.name, exporter):
+        model = small_model(with_resize=resize)
+        options: dict[str, Any] = {option: value}
+        exporter.write(model, model.example(), path, METADATA, **options)
+    compute = load_exported(subject.name, exporter, path, CLASSES)
+    for shape in shapes:
+        difference = _difference(compute, small_model(with_resize=resize), _pixels(2, *shape))
+        if difference > TOLERANCES[option]:
+            raise CheckFailed(
+                f"with `{option}` its file gives other logits than the model: they differ by "
+                f"{difference:.2g} of the largest, more than {TOLERANCES[option]:g}"
+            )
+
+
+def _check_opset(subject: ExporterSubject) -> None:
+    """Check that a version that does not exist is refused."""
+    model, path = small_model(), subject.folder / f"opset{subject.exporter.suffix}"
+    try:
+        with calling(subject.name, subject.exporter):
+            subject.exporter.write(model, model.example(), path, METADATA, opset=NO_OPSET)
+    except PluginError as error:
+        if isinstance(error.__cause__, ValueError):
+            return
+        raise
+    raise CheckFailed(f"`write` takes opset {NO_OPSET}: raise ValueError if there is no such one")
+
+
+def _pixels(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(shape[0])
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def _difference(compute: Compute, model: nn.Module, pixels: Tensor) -> float:
+    """Return the largest difference of a logit, relative to the largest one."""
+    with torch.no_grad():
+        expected = model(pixels).numpy()
+    return float(np.abs(compute(pixels.numpy()) - expected).max() / np.abs(expected).max())
 
 
 def _content(file: Path) -> bytes:
