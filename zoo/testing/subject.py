@@ -7,7 +7,7 @@ import dataclasses
 import socket
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import ClassVar, Literal, NoReturn, Protocol, cast
+from typing import Any, ClassVar, Literal, NoReturn, Protocol, cast
 from unittest import mock
 
 import torch
@@ -213,7 +213,7 @@ def closed_network() -> Iterator[list[str]]:
         raise OSError("network access is blocked while a backbone is checked")
 
     names = ("getaddrinfo", "create_connection", "gethostbyname")
-    refused = dict.fromkeys(names, refuse)
+    refused: dict[str, Any] = dict.fromkeys(names, refuse)
     with (
         mock.patch.multiple(socket, **refused),
         mock.patch.object(socket.socket, "connect", refuse),
