@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from zoo.data.check.compare import Photo, compare_splits
 from zoo.data.check.examine import Examined
@@ -31,12 +30,12 @@ _KINDS = frozenset(
 _EXAMPLES = 3
 
 
-def warn_of(splits: Splits, examined: Mapping[Path, Examined], *, channels: int = 3) -> list[str]:
+def warn_of(splits: Splits, examined: Mapping[bytes, Examined], *, channels: int = 3) -> list[str]:
     """Format a warning line with examples for each kind of finding that affects results.
 
     Args:
         splits: Splits that training will use.
-        examined: Examination results of their files.
+        examined: Examination results by the key of the content; images without are not judged.
         channels: Number of channels that the network takes.
     """
     photos = [
@@ -44,12 +43,12 @@ def warn_of(splits: Splits, examined: Mapping[Path, Examined], *, channels: int 
             path=sample.name,
             labels=sample.labels,
             split=split,
-            examined=examined[sample.file],
+            examined=examined[sample.content.key],
             group=sample.group,
         )
         for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test))
         for sample in samples
-        if sample.file is not None
+        if sample.content is not None and sample.content.key in examined
     ]
     findings = [
         *of_comparisons(compare_splits(photos)),

@@ -22,6 +22,7 @@ __all__ = [
     "Part",
     "Source",
     "TableSource",
+    "is_image_folder",
     "issues_of",
     "open_source",
     "plugin_source",
@@ -93,7 +94,7 @@ def _open(
         return source
     if group_by != FOLDER:
         return GroupedSource(source, group_by, by_pattern(group_by))
-    own = isinstance(source, FolderSource)
+    own = getattr(source, "own_groups", False)
     return GroupedSource(source, group_by, own_group if own else folder_of)
 
 
@@ -108,6 +109,11 @@ def _without_groups(
         if source is not None:
             return source
     return FolderSource(path, follow_links=follow_links, subfolders=subfolders)
+
+
+def is_image_folder(data: str | Path) -> bool:
+    """Whether `data` is a folder of images, not a table, an archive or a plugin's."""
+    return expand(data).is_dir()
 
 
 def plugin_source(data: str) -> Source | None:
