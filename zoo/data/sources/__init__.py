@@ -1,4 +1,4 @@
-"""Sources of labelled images: folders, tables, the demo, and those of plugins."""
+"""Sources of labelled images: folders, archives, tables, the demo, and those of plugins."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from pathlib import Path
 
 from zoo import plugins
 from zoo.data.files import extension
+from zoo.data.sample import Sample
+from zoo.data.sources.archive import ArchiveSource, all_images
 from zoo.data.sources.demo import DemoSource
 from zoo.data.sources.folder import FolderSource
 from zoo.data.sources.grouped import FOLDER, GroupedSource, by_pattern, folder_of, own_group
 from zoo.data.sources.joined import JoinedSource
 from zoo.data.sources.source import Part, Source, issues_of
 from zoo.data.sources.table import TABLES, TableSource
+from zoo.data.sources.zipped import read_zip
 from zoo.errors import PluginError
 from zoo.io.files import exists, expand, is_file
 from zoo.recipe import Recipe
 
 __all__ = [
+    "ArchiveSource",
     "DemoSource",
     "FolderSource",
     "Part",
@@ -27,6 +31,7 @@ __all__ = [
     "open_source",
     "plugin_source",
     "source_of",
+    "unlabelled",
 ]
 
 
@@ -43,8 +48,8 @@ def open_source(
     """Open the data source for `data`.
 
     Args:
-        data: A folder, a CSV, TSV or Parquet file, or a string that a plugin's source accepts; None
-            for the demo.
+        data: A folder, a ZIP archive, a CSV, TSV or Parquet file, or a string that a plugin's
+            source accepts; None for the demo.
         task: As in the recipe; `single-label`: each label cell of a table is one label.
         follow_links: Also follow links that lead out of the folder.
         group_by: As in the recipe: a column of the table; `folder`; or a regular expression that
@@ -108,12 +113,40 @@ def _without_groups(
         source = plugin_source(str(data))
         if source is not None:
             return source
+    if _is_zip(path):
+        return ArchiveSource(read_zip(path), subfolders=subfolders)
     return FolderSource(path, follow_links=follow_links, subfolders=subfolders)
 
 
 def is_image_folder(data: str | Path) -> bool:
     """Whether `data` is a folder of images, not a table, an archive or a plugin's."""
     return expand(data).is_dir()
+
+
+def unlabelled(data: str) -> tuple[list[Sample], list[str]] | None:
+    """List the images of a source other than a folder or a table of paths, as prediction reads it.
+
+    Args:
+        data: As for `open_source`.
+
+    Returns:
+        (images, names of other files); None if `data` is for no such source.
+
+    Raises:
+        DataError: As `open_source`.
+        PluginError: A plugin's source fails.
+    """
+    source = plugin_source(data)
+    if source is not None:
+        return [each for split in source.splits for each in source.read(split).samples], []
+    path = expand(data)
+    if _is_zip(path):
+        return all_images(read_zip(path))
+    return None
+
+
+def _is_zip(path: Path) -> bool:
+    return extension(path) == ".zip" and is_file(path)
 
 
 def plugin_source(data: str) -> Source | None:

@@ -20,6 +20,13 @@ TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
 
+#: Splits by their accepted names.
+SPLIT_OF = {
+    name: split
+    for split, names in (("train", TRAIN), ("val", VAL), ("test", TEST))
+    for name in names
+}
+
 #: Text of the note on a folder with a train folder, but without a val folder.
 NO_VAL = "no val folder: a part of the train folder is held out"
 
