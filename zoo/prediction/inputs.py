@@ -107,8 +107,7 @@ def _of(text: str) -> list[Item]:
     if path.is_dir():
         return _of_folder(path)
     if extension(path) in TABLES:
-        cells = images_of_table(path)
-        return [Item(each if is_web_url(each) else str(path.parent / each)) for each in cells]
+        return [_of_cell(path, each) for each in images_of_table(path)]
     if path.is_file() and not is_image_name(path):
         samples = _of_source(text)
         if samples is not None:
@@ -137,6 +136,12 @@ def _matching(pattern: str) -> list[Item]:
         elif not recursive:
             found += _of_folder(path)
     return found
+
+
+def _of_cell(table: Path, image: str | Sample) -> Item:
+    if isinstance(image, Sample):
+        return Item(image.name, sample=image)
+    return Item(image if is_web_url(image) else str(table.parent / image))
 
 
 def _of_source(text: str) -> list[Item] | None:
