@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from zoo import plugins
+from zoo.data.sources import located
 from zoo.errors import RunError
 from zoo.events import Listener, Note
-from zoo.io.files import exists, expand
 from zoo.pipeline.compatibility import FREE
 from zoo.pipeline.finetune import execute, is_complete, prepare_again
 from zoo.pipeline.shared_folder import find_run
@@ -64,7 +64,7 @@ def finetune_folds(
     """
     _refuse_processes()
     folder = choose_folder(out, change(recipe, backbone=plugins.get(recipe.backbone).name))
-    recipe = change(recipe, **{name: _absolute(getattr(recipe, name)) for name in _places(recipe)})
+    recipe = change(recipe, **{name: located(getattr(recipe, name)) for name in _places(recipe)})
     listen(Note(text=f"fold 1 of {recipe.folds}"))
     # Whatever is wrong with the recipe or the data is found before anything is written.
     first = prepare(change(recipe, fold=1), given=given, out=_fold(folder, 1), listen=listen)
@@ -233,13 +233,8 @@ def _fold(folder: Path, number: int) -> Path:
 
 
 def _places(recipe: Recipe) -> list[str]:
-    """Return the fields of a recipe that name files or folders which exist."""
-    given = [name for name in ("data", "val", "test") if getattr(recipe, name) is not None]
-    return [name for name in given if exists(expand(getattr(recipe, name)))]
-
-
-def _absolute(place: str) -> str:
-    return os.path.realpath(expand(place))
+    """Return the fields of a recipe that name data."""
+    return [name for name in ("data", "val", "test") if getattr(recipe, name) is not None]
 
 
 def _refuse_processes() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path, PurePath
 
 from zoo.data.files import extension, is_url
 from zoo.data.sample import Sample
-from zoo.data.sources import unlabelled
+from zoo.data.sources import is_image_folder, unlabelled
 from zoo.data.sources.extensions import is_image_name, reason_of
 from zoo.data.sources.layout import files_in
+from zoo.data.sources.shards import is_pattern
 from zoo.data.sources.table import TABLES, images_of_table
 from zoo.errors import DataError
 from zoo.io.files import exists
@@ -52,9 +53,9 @@ def find_inputs(
 
     Args:
         given: Image files; folders, which are searched with their subfolders; patterns such as
-            `photos/**/*.jpg`; ZIP archives; tables (CSV, TSV, Parquet) with a column of paths;
-            `@FILE`, a list of images, folders and URLs, one a line, or `-` for such a list on
-            stdin; URLs; and what the sources of plugins accept.
+            `photos/**/*.jpg`; ZIP archives, tar files and datasets; tables with a column of paths
+            or images; `@FILE`, a list of images, folders and URLs, one a line, or `-` for such a
+            list on stdin; URLs; and what the sources of plugins accept.
         allow_network: Whether URLs are downloaded.
         stdin: Lines of the list `-`; default: those of this process.
 
@@ -95,7 +96,7 @@ def _of(text: str) -> list[Item]:
     try:
         path.stat()
     except FileNotFoundError:
-        if found := _matching(text):
+        if not is_pattern(path) and (found := _matching(text)):
             return found
         if (samples := _of_source(text)) is not None:
             return samples
@@ -105,7 +106,7 @@ def _of(text: str) -> list[Item]:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"can't read {printable(path)}: {reason}") from error
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path) if is_image_folder(path) else _of_source(text) or []
     if extension(path) in TABLES:
         return [_of_cell(path, each) for each in images_of_table(path)]
     if path.is_file() and not is_image_name(path):
