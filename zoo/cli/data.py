@@ -191,7 +191,6 @@ def _write(
     """Write the table and the page of suspected labels."""
     from zoo.data.check.label_table import write_label_table
     from zoo.data.check.sheet import Card, write_sheet
-    from zoo.data.sample import Sample
 
     suspects = by_features.suspects
     if labels_to is not None:
@@ -207,10 +206,10 @@ def _write(
         ]
         write_label_table(expand(labels_to), rows)
     if html is not None:
-        files = {image.path: image.file for image in found.listing.images}
+        samples = {image.path: image.sample for image in found.listing.images}
         cards = [
             Card(
-                sample=Sample(name=each.path, labels=(), file=files[each.path]),
+                sample=samples[each.path],
                 given=each.given,
                 suggested=each.suggested,
                 probability=each.probability,

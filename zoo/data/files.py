@@ -6,18 +6,23 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from zoo.cache.keys import KEY_BYTES
+from zoo.cache.keys import KEY_BYTES, derived_key, image_key
 from zoo.errors import DataError
 from zoo.io.text import printable
 
 #: Largest file that is read, in bytes: more than the largest allowed image takes uncompressed.
 MAX_BYTES = 2**29
+
+#: Age in nanoseconds below which a file may change again with the same modification time: file
+#: systems store times in milliseconds, those of memory cards in steps of two seconds.
+_SETTLED_NS = 2_000_000_000
 
 #: Folders created by operating systems and NAS devices, besides names that begin with a dot.
 _NOT_OURS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
@@ -72,6 +77,19 @@ def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
             )
         file.seek(0)
         return file.read(now.st_size)
+
+
+def file_key(path: Path) -> bytes:
+    """Return a key for absolute path, size and modification time; empty if it is unreliable."""
+    try:
+        state = path.stat()
+    except OSError:
+        return b""
+    if abs(time.time_ns() - state.st_mtime_ns) < _SETTLED_NS:
+        return b""
+    # Not resolved, which takes longer than the rest; a file reached by two paths has two keys.
+    name = image_key(os.fsencode(path.absolute()))
+    return derived_key(name, state.st_size, state.st_mtime_ns)
 
 
 def is_url(path: str | Path) -> bool:

@@ -87,7 +87,7 @@ def open_image(path: Path, *, same: Fingerprint | None = None) -> ImageFile.Imag
     Raises:
         DataError: As `read_image`, except for errors found only by decoding.
     """
-    return _opened_content(read_file(path, same=same), path)
+    return open_content(read_file(path, same=same), path)
 
 
 def image_from_bytes(
@@ -112,12 +112,7 @@ def image_from_bytes(
     Raises:
         DataError: As `read_image`.
     """
-    if len(content) > MAX_BYTES:
-        raise DataError(
-            f"unreadable image {printable(name)}: it has {len(content):,} bytes; zoo reads up to "
-            f"{MAX_BYTES:,}"
-        )
-    image = _opened_content(content, name, max_pixels)
+    image = open_content(content, name, max_pixels)
     return decoded(image, name, decode_at=decode_at, value_range=value_range, channels=channels)
 
 
@@ -248,10 +243,15 @@ def formats() -> tuple[str, ...]:
     return tuple(sorted(Image.OPEN.keys() - _NOT_DECODED))
 
 
-def _opened_content(
-    content: bytes, name: object, max_pixels: int = MAX_PIXELS
-) -> ImageFile.ImageFile:
+def open_content(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
+    """Open an encoded image in memory without decoding it, as `open_image` does for a file.
+
+    Raises:
+        DataError: As `open_image`.
+    """
     with _named(name):
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it has {len(content):,} bytes; zoo reads up to {MAX_BYTES:,}")
         refuse_traps(content)
         image = _opened(content)
         _refuse(image, content, max_pixels)

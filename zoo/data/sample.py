@@ -24,6 +24,9 @@ class Sample:
             data loader workers are spawned (macOS, Windows).
         group: Group, such as a patient or a film, that is never split between train and val.
         content: Fingerprint of the image when it was first read; None before that.
+        stamp: Key of what `load` reads, by path, size and modification time of the file that holds
+            the image, and its place there. Results of examining the image are stored under it;
+            empty: they are not stored.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Sample:
     load: Callable[[], bytes] | None = None
     group: str | None = None
     content: Fingerprint | None = None
+    stamp: bytes = b""
 
     @property
     def where(self) -> str | Path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+
+from PIL import ImageFile
 
 from zoo.cache.keys import image_key
 from zoo.data.files import Fingerprint, fingerprint
-from zoo.data.image import decoded, image_from_bytes, open_image
+from zoo.data.image import decoded, open_content, open_image
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
 from zoo.data.sources import extensions
@@ -19,65 +20,69 @@ from zoo.io.text import printable
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Content of a usable file."""
+    """Content of a usable image."""
 
     content: Fingerprint
     format: str
 
 
-#: Content of a file, or the reason why it can't be used.
+#: Content of an image, or the reason why it can't be used.
 Verdict = Found | str
 
-#: Function that examines files.
-Scan = Callable[[Sequence[Path]], Mapping[Path, Verdict]]
+#: Function that examines samples, and returns a verdict for each.
+Scan = Callable[[Sequence[Sample]], Sequence[Verdict]]
 
 
 def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample], list[Issue]]:
     """Return (readable samples with `content` set, issues of all samples)."""
-    looked = scan([sample.file for sample in samples if sample.file is not None])
-    loaded = [sample for sample in samples if sample.file is None]
-    with ThreadPoolExecutor() as pool:
-        verdicts = dict(
-            zip((s.name for s in loaded), pool.map(_look_at_bytes, loaded), strict=True)
-        )
     readable: list[Sample] = []
     issues: list[Issue] = []
-    for sample in samples:
-        verdict = verdicts[sample.name] if sample.file is None else looked[sample.file]
+    for sample, verdict in zip(samples, scan(samples), strict=True):
         name = str(sample.where)
         if isinstance(verdict, str):
             reason = verdict.removeprefix(f"unreadable image {printable(name)}: ")
             issues.append(Issue(kind="unreadable", name=name, reason=reason))
             continue
         readable.append(replace(sample, content=verdict.content))
-        if sample.file is not None and extensions.is_wrong(sample.file, verdict.format):
+        named = sample.file is not None or extensions.is_image_name(sample.name)
+        if named and extensions.is_wrong(name, verdict.format):
             reason = f"it holds {verdict.format}"
             issues.append(Issue(kind="wrong-extension", name=name, reason=reason))
     return readable, issues
 
 
-def decode_all(files: Sequence[Path]) -> dict[Path, Verdict]:
-    """Scan files by decoding every one, in threads."""
+def decode_all(samples: Sequence[Sample]) -> list[Verdict]:
+    """Scan samples by decoding every one, in threads."""
     with ThreadPoolExecutor() as pool:
-        return dict(zip(files, pool.map(_look, files), strict=True))
+        return list(pool.map(_look, samples))
 
 
-def _look(path: Path) -> Verdict:
+def opened(sample: Sample) -> tuple[Fingerprint, ImageFile.ImageFile]:
+    """Return the fingerprint of a sample's image, and the image opened without decoding it.
+
+    Raises:
+        DataError: It can't be read or opened.
+    """
+    if sample.file is not None:
+        content = fingerprint(sample.file)
+        return content, open_image(sample.file, same=content)
     try:
-        content = fingerprint(path)
-        image = open_image(path, same=content)
-        decoded(image, path)
+        data = sample.read()
+    except DataError:
+        raise
+    except Exception as error:
+        # A plugin's source raises anything.
+        raise DataError(
+            f"unreadable image {printable(sample.name)}: {type(error).__name__}: {error}"
+        ) from error
+    content = Fingerprint(key=image_key(data), size=len(data), mtime_ns=0)
+    return content, open_content(data, sample.name)
+
+
+def _look(sample: Sample) -> Verdict:
+    try:
+        content, image = opened(sample)
+        decoded(image, sample.where)
     except DataError as error:
         return str(error)
     return Found(content=content, format=image.format or "")
-
-
-def _look_at_bytes(sample: Sample) -> Verdict:
-    try:
-        data = sample.read()
-        image_from_bytes(data, sample.name)
-    except DataError as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001 - a plugin's source raises anything
-        return f"unreadable image {printable(sample.name)}: {type(error).__name__}: {error}"
-    return Found(content=Fingerprint(key=image_key(data), size=len(data), mtime_ns=0), format="")

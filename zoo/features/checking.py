@@ -116,11 +116,9 @@ def check_with_features(
     used = [n for n, photo in enumerate(checked.photos) if photo.used]
     photos = [checked.photos[n] for n in used]
     samples = [
-        Sample(
-            name=photo.path,
+        replace(
+            checked.listing.images[n].sample,
             labels=photo.labels,
-            file=checked.listing.images[n].file,
-            group=checked.listing.images[n].group,
             content=photo.examined.fingerprint,
         )
         for n, photo in zip(used, photos, strict=True)

@@ -8,7 +8,6 @@ all of them, and the main one does what is between the runs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,9 @@ import torch
 from torch import Tensor
 
 from zoo import plugins
+from zoo.data.sources import located
 from zoo.errors import RunError
 from zoo.events import Listener, Note, ignore
-from zoo.io.files import exists, expand
 from zoo.machine.processes import decide_early, is_main
 from zoo.pipeline.compatibility import FREE
 from zoo.pipeline.finetune import execute, is_complete, prepare_again
@@ -68,7 +67,7 @@ def finetune_folds(
     named = change(recipe, backbone=plugins.get(recipe.backbone).name)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
     folder = Path(decide_early(lambda: str(choose_folder(out, named))))
-    recipe = change(recipe, **{name: _absolute(getattr(recipe, name)) for name in _places(recipe)})
+    recipe = change(recipe, **{name: located(getattr(recipe, name)) for name in _places(recipe)})
     listen(Note(text=f"fold 1 of {recipe.folds}"))
     # Whatever is wrong with the recipe or the data is found before anything is written.
     first = prepare(change(recipe, fold=1), given=given, out=_fold(folder, 1), listen=listen)
@@ -247,10 +246,5 @@ def _fold(folder: Path, number: int) -> Path:
 
 
 def _places(recipe: Recipe) -> list[str]:
-    """Return the fields of a recipe that name files or folders which exist."""
-    given = [name for name in ("data", "val", "test") if getattr(recipe, name) is not None]
-    return [name for name in given if exists(expand(getattr(recipe, name)))]
-
-
-def _absolute(place: str) -> str:
-    return os.path.realpath(expand(place))
+    """Return the fields of a recipe that name data."""
+    return [name for name in ("data", "val", "test") if getattr(recipe, name) is not None]

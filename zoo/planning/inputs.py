@@ -6,20 +6,21 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.check import (
     Examined,
-    examine_files,
+    by_content,
+    examine_samples,
     examined_store,
     remember,
     sizes_of,
     warn_of,
 )
 from zoo.data.issue import describe
-from zoo.data.scan import Verdict
+from zoo.data.sample import Sample
+from zoo.data.scan import Verdict, decode_all
 from zoo.data.sources import source_of
 from zoo.data.split import Splits, group_indices, read_splits
 from zoo.data.value_range import common_range
@@ -83,15 +84,16 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
     if "val" in source.splits and recipe.val_split != Recipe.model_fields["val_split"].default:
         text = f"val_split = {recipe.val_split:g} has no effect: the data has val images"
         listen(Note(text=text, warning=True))
-    examined: dict[Path, Examined] = {}
+    examined: list[Examined] = []
     with examined_store() as known:
 
-        def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
+        def scan(samples: Sequence[Sample]) -> list[Verdict]:
             remembered = known if recipe.cache_size else None
-            examined.update(examine_files(files, remembered))
+            found = examine_samples(samples, remembered)
             if remembered is not None and rank_and_count()[1] > 1:
-                remember(remembered, examined.values())
-            return {file: examined[file].verdict for file in files}
+                remember(remembered, found)
+            examined.extend(found)
+            return [each.verdict for each in found]
 
         splits = read_splits(
             source,
@@ -99,10 +101,11 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
             seed=recipe.seed,
             fold=recipe.held_out_fold,
             strict=recipe.strict,
-            scan=scan,
+            scan=decode_all if recipe.data is None else scan,
         )
+    results = by_content(examined)
     # The main process speaks for all, and comparing all images takes a while.
-    warned = warn_of(splits, examined, channels=channels) if is_main() else []
+    warned = warn_of(splits, results, channels=channels) if is_main() else []
     advice = []
     if warned:
         same = "" if recipe.group_by is None else " (with the same `group_by`)"
@@ -114,7 +117,8 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
     for text in sizes:
         listen(Note(text=text))
     _note_groups(splits, listen)
-    of_train = [examined[s.file] for s in splits.train if s.file is not None]
+    keys = [sample.content.key for sample in splits.train if sample.content is not None]
+    of_train = [results[key] for key in keys if key in results]
     value_range = common_range(of_train)
     if value_range is not None:
         low, high = value_range
@@ -125,7 +129,7 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
     return replace(
         splits,
         findings=(*warned, *sizes),
-        examined=tuple(examined.values()),
+        examined=tuple(examined),
         value_range=value_range,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +14,11 @@ from torch import nn
 from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.dataset import derive_seed
+from zoo.data.sources import located
 from zoo.data.split import Splits
 from zoo.errors import TrainingError
 from zoo.events import Listener, Note
 from zoo.features.engine import check_engine
-from zoo.io.files import exists, expand
 from zoo.machine.device import choose_device, choose_precision, place
 from zoo.machine.processes import (
     decide_on_main,
@@ -166,9 +165,9 @@ def resolve(
     decide_stages(resolver, len(inputs.splits.train), listen)
     recipe, size = resolver.recipe, network.preprocess.size
     resolver.spell_out(
-        data=_absolute(recipe.data),
-        val=_absolute(recipe.val),
-        test=_absolute(recipe.test),
+        data=_located(recipe.data),
+        val=_located(recipe.val),
+        test=_located(recipe.test),
         image_size=size if isinstance(size, int) else None,
     )
     resolver.replace(
@@ -300,8 +299,5 @@ def _decide_by_network(
     return replace(network, probe=probe, micro_batch=micro_batch, speed=speed)
 
 
-def _absolute(data: str | None) -> str | None:
-    """Return the absolute path of the data, or `data` itself if there is no such file or folder."""
-    if data is None or not exists(expand(data)):
-        return data
-    return os.path.realpath(expand(data))
+def _located(data: str | None) -> str | None:
+    return None if data is None else located(data)

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from zoo.data.files import extension, is_url
 from zoo.data.sample import Sample
-from zoo.data.sources import plugin_source
+from zoo.data.sources import is_image_folder, unlabelled
 from zoo.data.sources.extensions import is_image_name, reason_of
 from zoo.data.sources.layout import files_in
+from zoo.data.sources.shards import is_pattern
 from zoo.data.sources.table import TABLES, images_of_table
 from zoo.errors import DataError
 from zoo.io.files import exists
@@ -46,9 +47,9 @@ def find_inputs(
 
     Args:
         given: Image files; folders, which are searched with their subfolders; patterns such as
-            `photos/**/*.jpg`; tables (CSV, TSV, Parquet) with a column of paths; `@FILE`, a list of
-            images, folders and URLs, one a line, or `-` for such a list on stdin; URLs; and what
-            the sources of plugins accept.
+            `photos/**/*.jpg`; ZIP archives, tar files and datasets; tables with a column of paths
+            or images; `@FILE`, a list of images, folders and URLs, one a line, or `-` for such a
+            list on stdin; URLs; and what the sources of plugins accept.
         allow_network: Whether URLs are downloaded.
         stdin: Lines of the list `-`; default: those of this process.
 
@@ -89,9 +90,9 @@ def _of(text: str) -> list[Item]:
     try:
         path.stat()
     except FileNotFoundError:
-        if found := _matching(text):
+        if not is_pattern(path) and (found := _matching(text)):
             return found
-        if (samples := _of_plugin(text)) is not None:
+        if (samples := _of_source(text)) is not None:
             return samples
         url = "; it is a URL: download it first" if is_url(path) else ""
         raise DataError(f"no such image or folder: {printable(path)}{url}") from None
@@ -99,12 +100,11 @@ def _of(text: str) -> list[Item]:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"can't read {printable(path)}: {reason}") from error
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path) if is_image_folder(path) else _of_source(text) or []
     if extension(path) in TABLES:
-        cells = images_of_table(path)
-        return [Item(each if is_web_url(each) else str(path.parent / each)) for each in cells]
+        return [_of_cell(path, each) for each in images_of_table(path)]
     if path.is_file() and not is_image_name(path):
-        samples = _of_plugin(text)
+        samples = _of_source(text)
         if samples is not None:
             return samples
     return [Item(str(path))]
@@ -133,15 +133,19 @@ def _matching(pattern: str) -> list[Item]:
     return found
 
 
-def _of_plugin(text: str) -> list[Item] | None:
-    source = plugin_source(text)
-    if source is None:
+def _of_cell(table: Path, image: str | Sample) -> Item:
+    if isinstance(image, Sample):
+        return Item(image.name, sample=image)
+    return Item(image if is_web_url(image) else str(table.parent / image))
+
+
+def _of_source(text: str) -> list[Item] | None:
+    found = unlabelled(text)
+    if found is None:
         return None
-    return [
-        Item(str(sample.where), sample=sample)
-        for split in source.splits
-        for sample in source.read(split).samples
-    ]
+    images, others = found
+    skipped = (Item(name, skipped=f"skipped: {reason_of(PurePath(name))}") for name in others)
+    return [*(Item(str(sample.where), sample=sample) for sample in images), *skipped]
 
 
 def _of_file(path: Path) -> list[Item]:

@@ -158,9 +158,10 @@ class Recipe(BaseModel):
     data: str | None = Field(
         None,
         min_length=1,
-        description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE; or a CSV "
-        "or Parquet table with path and label. If omitted: the demo, scikit-learn's handwritten "
-        "digits.",
+        description="Folder with CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE, which may "
+        "be in a ZIP archive; tar shards; a CSV, JSON Lines or Parquet table with path (or image) "
+        "and label; or hf:NAME[@REVISION][:CONFIG], a dataset of the Hugging Face Hub. If omitted: "
+        "the demo, scikit-learn's handwritten digits.",
     )
     val: str | None = Field(
         None,

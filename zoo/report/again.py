@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from zoo.data.check import Examined, examine_files, examined_store, sizes_of, warn_of
+from zoo.data.check import (
+    Examined,
+    by_content,
+    examine_samples,
+    examined_store,
+    sizes_of,
+    warn_of,
+)
 from zoo.data.decoded import DecodedImages
-from zoo.data.scan import Verdict
+from zoo.data.sample import Sample
+from zoo.data.scan import Verdict, decode_all
 from zoo.data.split import Splits
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, RunError
@@ -87,17 +95,18 @@ def _images(run: Run) -> Splits:
     Raises:
         DataError: They are no longer there, or are others.
     """
-    examined: dict[Path, Examined] = {}
+    examined: list[Examined] = []
     with examined_store() as known:
 
-        def scan(files: Sequence[Path]) -> dict[Path, Verdict]:
-            remembered = known if run.info.recipe.cache_size else None
-            examined.update(examine_files(files, remembered))
-            return {file: examined[file].verdict for file in files}
+        def scan(samples: Sequence[Sample]) -> list[Verdict]:
+            found = examine_samples(samples, known if run.info.recipe.cache_size else None)
+            examined.extend(found)
+            return [each.verdict for each in found]
 
-        splits = splits_of(run.info, scan=scan)
+        demo = run.info.recipe.data is None
+        splits = splits_of(run.info, scan=decode_all if demo else scan)
     sizes = sizes_of(splits) if run.info.recipe.held_out_fold is None else []
-    warned = warn_of(splits, examined, channels=run.info.preprocess.channels)
+    warned = warn_of(splits, by_content(examined), channels=run.info.preprocess.channels)
     return replace(splits, findings=(*warned, *sizes))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from zoo.errors import RunError
-from zoo.io.files import expand, is_file
+from zoo.io.files import exists, expand, is_file
 from zoo.recipe import Recipe
 from zoo.runs.checkpoint_file import (
     CHECKPOINT,
@@ -139,6 +139,8 @@ def _default_folders(recipe: Recipe) -> Iterator[Path]:
     if recipe.data is not None:
         path = Path(os.path.realpath(expand(recipe.data)))
         data = path.stem if is_file(path) else path.name
+        if not exists(path):  # A name such as hf:OWNER/NAME@REVISION, or a pattern.
+            data = re.sub(r"[^\w.-]+", "-", data).strip("-")
     name = re.sub(r"[^\w.-]+", "-", recipe.backbone.partition("/")[2])
     stem = f"{data or 'data'}-{name}"
     return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in itertools.count(1))

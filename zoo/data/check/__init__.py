@@ -2,7 +2,7 @@
 
 from zoo.data.check.brief import sizes_of, warn_of
 from zoo.data.check.checking import Report, check_data
-from zoo.data.check.examine import Examined, examine_files
+from zoo.data.check.examine import Examined, by_content, examine_samples
 from zoo.data.check.findings import Finding
 from zoo.data.check.memory import examined_store, remember
 
@@ -10,8 +10,9 @@ __all__ = [
     "Examined",
     "Finding",
     "Report",
+    "by_content",
     "check_data",
-    "examine_files",
+    "examine_samples",
     "examined_store",
     "remember",
     "sizes_of",

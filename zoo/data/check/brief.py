@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from zoo.data.check.compare import Photo, compare_splits
 from zoo.data.check.examine import Examined
@@ -31,19 +30,22 @@ _KINDS = frozenset(
 _EXAMPLES = 3
 
 
-def warn_of(splits: Splits, examined: Mapping[Path, Examined], *, channels: int = 3) -> list[str]:
-    """Format a warning line with examples for each kind of finding that affects results."""
+def warn_of(splits: Splits, examined: Mapping[bytes, Examined], *, channels: int = 3) -> list[str]:
+    """Format a warning line with examples for each kind of finding that affects results.
+
+    `examined` is by the key of the content; images without a result are not judged.
+    """
     photos = [
         Photo(
             path=sample.name,
             labels=sample.labels,
             split=split,
-            examined=examined[sample.file],
+            examined=examined[sample.content.key],
             group=sample.group,
         )
         for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test))
         for sample in samples
-        if sample.file is not None
+        if sample.content is not None and sample.content.key in examined
     ]
     findings = [
         *of_comparisons(compare_splits(photos)),

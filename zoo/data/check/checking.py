@@ -1,4 +1,4 @@
-"""Check a data folder and report the findings."""
+"""Check a dataset and report the findings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from zoo.data.check.compare import Comparison, Photo, compare_splits, joined
-from zoo.data.check.examine import Examined, examine_files
+from zoo.data.check.examine import Examined, examine_samples
 from zoo.data.check.findings import Finding, of_comparisons, of_images
 from zoo.data.check.folders import count_classes, of_classes, of_listing
 from zoo.data.check.groups import of_groups
 from zoo.data.check.listing import Listing, list_data
 from zoo.data.check.memory import examined_store, remember
 from zoo.data.check.names import of_all_names
+from zoo.data.sample import Sample
 
-#: Files examined between two writes to the store, so that an interrupt loses little.
+#: Images examined between two writes to the store, so that an interrupt loses little.
 _BATCH = 1024
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -78,38 +79,37 @@ def check_data(
     """Check a data folder for problems before training.
 
     Args:
-        path: A folder as for `zoo finetune --data`.
+        path: A folder, or another source, as for `zoo finetune --data`.
         follow_links: Also follow links that lead out of the folder.
         group_by: How to find the groups of images, as in the recipe.
-        progress: Called with (examined, total) numbers of image files.
+        progress: Called with (examined, total) numbers of images.
 
     Raises:
         DataError: The folder can't be listed, no class folder contains an image by extension, or
             `group_by` does not fit it.
     """
-    root = Path(path).expanduser()
-    return checked(root, follow_links=follow_links, group_by=group_by, progress=progress).report
+    return checked(path, follow_links=follow_links, group_by=group_by, progress=progress).report
 
 
 def checked(
-    root: Path,
+    data: str | Path,
     *,
     follow_links: bool = False,
     group_by: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
     """Check like `check_data`, and also return the data that the report is based on."""
-    listing = list_data(root, follow_links=follow_links, group_by=group_by)
-    examined, not_remembered = _examined([image.file for image in listing.images], progress)
+    listing = list_data(data, follow_links=follow_links, group_by=group_by)
+    examined, not_remembered = _examined([image.sample for image in listing.images], progress)
     photos = tuple(
         Photo(
             path=image.path,
             labels=image.labels,
             split=image.split,
-            examined=examined[image.file],
-            group=image.group,
+            examined=each,
+            group=image.sample.group,
         )
-        for image in listing.images
+        for image, each in zip(listing.images, examined, strict=True)
     )
     return _reported(listing, photos, not_remembered)
 
@@ -169,16 +169,16 @@ def sorted_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _examined(
-    files: Sequence[Path], progress: Callable[[int, int], None] | None
-) -> tuple[dict[Path, Examined], str]:
-    examined: dict[Path, Examined] = {}
+    samples: Sequence[Sample], progress: Callable[[int, int], None] | None
+) -> tuple[list[Examined], str]:
+    examined: list[Examined] = []
     not_remembered = ""
     with examined_store() as store:
-        for start in range(0, len(files), _BATCH):
-            batch = files[start : start + _BATCH]
-            found = examine_files(batch, store, partial(_report, progress, start, len(files)))
-            not_remembered = not_remembered or remember(store, found.values())
-            examined.update(found)
+        for start in range(0, len(samples), _BATCH):
+            batch = samples[start : start + _BATCH]
+            found = examine_samples(batch, store, partial(_report, progress, start, len(samples)))
+            not_remembered = not_remembered or remember(store, found)
+            examined += found
     return examined, not_remembered
 
 

@@ -1,29 +1,28 @@
-"""Examination of single image files."""
+"""Examination of single images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import imagehash
 import numpy as np
 from PIL import Image
 
 from zoo.cache import Store
-from zoo.data.check.memory import file_key, recall
-from zoo.data.files import Fingerprint, fingerprint
+from zoo.data.check.memory import recall
+from zoo.data.files import Fingerprint, file_key
 from zoo.data.image import (
     ValueRange,
     decoded,
     dropped_bands,
     extremes,
     is_deep,
-    open_image,
     to_rgb,
 )
-from zoo.data.scan import Found, Verdict
+from zoo.data.sample import Sample
+from zoo.data.scan import Found, Verdict, opened
 from zoo.errors import DataError
 
 #: Rows and columns of bits of a perceptual hash.
@@ -38,15 +37,16 @@ _PLAIN = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """Examination result of an image file.
+    """Examination result of an image.
 
     Attributes:
         problem: Why it can't be used, with defaults in all other fields; empty if usable.
-        key: Key from path, size and modification time; empty if the file changed too recently.
+        key: Key from path, size and modification time of its file, or the `stamp` of its sample;
+            empty if the file changed too recently, or there is none.
         content: BLAKE2b (16 bytes) of its bytes, `zoo.cache.image_key`, in hexadecimal.
         looks: Perceptual hash in hexadecimal; empty for a plain image, which has none.
-        size: File size in bytes.
-        mtime_ns: Modification time in nanoseconds.
+        size: Size of the encoded image in bytes.
+        mtime_ns: Modification time of its file in nanoseconds; 0 if it has no file of its own.
         width: Width in pixels as stored, before EXIF orientation is applied.
         height: Height in pixels as stored.
         mode: Pillow's mode: RGB, L (grey), P (palette), RGBA, CMYK, I;16 (16 bits) ...
@@ -70,49 +70,53 @@ class Examined:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Fingerprint of the file, if it is usable."""
+        """Fingerprint of the image, if it is usable."""
         return Fingerprint(key=bytes.fromhex(self.content), size=self.size, mtime_ns=self.mtime_ns)
 
     @property
     def verdict(self) -> Verdict:
-        """Content of the file, or why it can't be used."""
+        """Content of the image, or why it can't be used."""
         return self.problem or Found(content=self.fingerprint, format=self.format)
 
 
-def examine_files(
-    files: Sequence[Path],
+def examine_samples(
+    samples: Sequence[Sample],
     known: Store | None = None,
     progress: Callable[[int], None] | None = None,
-) -> dict[Path, Examined]:
-    """Examine each file; files without a stored result are decoded, in threads.
+) -> list[Examined]:
+    """Examine the image of each sample; those without a stored result are decoded, in threads.
 
     Args:
-        files: Files with image extensions.
+        samples: Samples of a source.
         known: Store of earlier results (`zoo.data.check.memory`).
-        progress: Called with the number of files examined so far.
+        progress: Called with the number of images examined so far.
     """
-    keys = {file: file_key(file) for file in files}
-    found: dict[Path, Examined] = {}
+    keys = [s.stamp if s.file is None else file_key(s.file) for s in samples]
+    found: dict[int, Examined] = {}
     if known is not None:
-        for file in keys:
-            if (fields := recall(known, keys[file])) is not None:
-                found[file] = Examined(key=keys[file], **fields)
-    rest = [file for file in keys if file not in found]
+        for n, key in enumerate(keys):
+            if (fields := recall(known, key)) is not None:
+                found[n] = Examined(key=key, **fields)
+    rest = [n for n in range(len(samples)) if n not in found]
     with ThreadPoolExecutor() as pool:
-        examined = pool.map(_examine, rest, [keys[file] for file in rest])
-        for file, each in zip(rest, examined, strict=True):
-            found[file] = each
+        examined = pool.map(_examine, [samples[n] for n in rest], [keys[n] for n in rest])
+        for n, each in zip(rest, examined, strict=True):
+            found[n] = each
             if progress:
                 progress(len(found))
-    return {file: found[file] for file in keys}
+    return [found[n] for n in range(len(samples))]
 
 
-def _examine(path: Path, key: bytes) -> Examined:
+def by_content(examined: Iterable[Examined]) -> dict[bytes, Examined]:
+    """Return the results of usable images by the key of their content."""
+    return {bytes.fromhex(each.content): each for each in examined if not each.problem}
+
+
+def _examine(sample: Sample, key: bytes) -> Examined:
     try:
-        content = fingerprint(path)
-        image = open_image(path, same=content)
+        content, image = opened(sample)
         width, height, mode, form = *image.size, image.mode, image.format or ""
-        picture = decoded(image, path, decode_at=_DECODE_AT)
+        picture = decoded(image, sample.where, decode_at=_DECODE_AT)
         deep = extremes(image) if is_deep(image) else None
         # A deep image is hashed by its own range, often a small part of its data type's range.
         looks = _looks(picture if deep is None else to_rgb(image, value_range=deep))

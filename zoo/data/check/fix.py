@@ -15,6 +15,7 @@ from zoo.data.check.checking import Checked
 from zoo.data.check.compare import Comparison, Group, Photo
 from zoo.data.check.listing import LEFT_OUT
 from zoo.data.check.rename import Renamed, move, rename
+from zoo.data.sources import is_image_folder
 from zoo.data.sources.links import refused_link
 from zoo.errors import DataError
 
@@ -64,12 +65,12 @@ def check_target(root: Path, target: Path) -> Path:
     """Return the resolved path for the copy of `root`.
 
     Raises:
-        DataError: `root` is not a folder, or `target` is inside `root`, is a file, is not empty, or
-            has no parent folder.
+        DataError: `root` is not a folder of images, or `target` is inside `root`, is a file, is not
+            empty, or has no parent folder.
     """
-    if not root.is_dir():
+    if not is_image_folder(root):
         raise DataError(
-            f"`fix_to` copies folders, and {root} is none", hint="correct the table itself"
+            f"`fix_to` copies folders of images, and {root} is none", hint="correct the data itself"
         )
     resolved = target.expanduser().resolve()
     if resolved.is_relative_to(root.resolve()):

@@ -1,4 +1,4 @@
-"""Listing of a data folder: images that training would use, and all other files."""
+"""Listing of a dataset: images that training would use; of a folder, all other files too."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zoo.data.files import extension
 from zoo.data.files import is_hidden as is_hidden_by_zoo
 from zoo.data.issue import STRICT_KINDS, Kind
-from zoo.data.sources import open_source
+from zoo.data.sample import Sample
+from zoo.data.sources import is_image_folder, open_source
 from zoo.data.sources.extensions import is_image_name
-from zoo.data.sources.layout import (
-    existing,
-    normal_name,
-    split_folders,
-    visible_folders,
-)
+from zoo.data.sources.layout import normal_name, split_folders
 from zoo.data.sources.links import Reach, reach_of
-from zoo.data.sources.table import TABLES
+from zoo.data.sources.tree import Tree, on_disk
 from zoo.errors import DataError
-from zoo.io.files import is_file
+from zoo.io.files import expand
 from zoo.io.text import printable
 
 #: File in a clean copy that lists what was left out, and why.
@@ -33,13 +28,20 @@ _SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """An image file that training would use; `group` as in `Sample`, other fields as in `Photo`."""
+    """An image that training would use; `split` as in `Photo`."""
 
-    file: Path
-    path: str
-    labels: tuple[str, ...]
+    sample: Sample
     split: str
-    group: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Its name in the source: for a folder, its path there."""
+        return self.sample.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its classes."""
+        return self.sample.labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +49,10 @@ class Listing:
     """Contents of a data folder; paths are relative to it, with `/`.
 
     Attributes:
-        root: Data folder.
+        root: Data folder, or what else `data` is.
         reach: Allowed link targets.
-        images: Images in class folders.
-        folders: Class folders by split, including empty ones (`""`: zoo will split).
+        images: Images in class folders, or of the source.
+        folders: Classes by split, including empty class folders (`""`: zoo will split).
         depth: Number of names in the path of a class folder: 2 for `train/CLASS`, else 1.
         nested: Images in subfolders of class folders, which are not searched.
         loose: Images next to the class folders.
@@ -77,35 +79,34 @@ def is_hidden(name: str) -> bool:
     return is_hidden_by_zoo(name) or name.lower() in _SYSTEM
 
 
-def list_data(root: Path, *, follow_links: bool = False, group_by: str | None = None) -> Listing:
-    """List a data folder, or a table of images, as `read_splits` reads it.
+def list_data(
+    data: str | Path, *, follow_links: bool = False, group_by: str | None = None
+) -> Listing:
+    """List a data folder, or the images of another source, as `read_splits` reads it.
+
+    Args:
+        data: As for `open_source`.
+        follow_links: Also follow links that lead out of the folder.
+        group_by: How to find the groups of images, as in the recipe.
 
     Raises:
-        DataError: `root` is not a folder, has no images in class folders, or can't be listed, or
+        DataError: `data` does not exist, has no images in class folders, or can't be listed, or
             `group_by` does not fit it.
+        PluginError: A plugin's source fails.
     """
-    is_table = is_file(root) and extension(root) in TABLES
-    source = open_source(
-        root if is_table else existing(root), follow_links=follow_links, group_by=group_by
-    )
+    root = expand(data)
+    source = open_source(data, follow_links=follow_links, group_by=group_by)
     if "train" not in source.splits:
         raise DataError(f"{source.name} has no images to learn from")
     parts = {split: source.read(split) for split in source.splits}
     if "val" not in parts:
         parts = {"": parts.pop("train"), **parts}
     images = tuple(
-        Listed(
-            file=sample.file,
-            path=sample.name,
-            labels=sample.labels,
-            split=split,
-            group=sample.group,
-        )
+        Listed(sample=sample, split=split)
         for split, part in parts.items()
         for sample in part.samples
-        if sample.file is not None
     )
-    if is_table:
+    if not is_image_folder(data):
         return Listing(
             root=root,
             reach=reach_of(root.parent, follow_links=True),
@@ -116,18 +117,16 @@ def list_data(root: Path, *, follow_links: bool = False, group_by: str | None = 
             },
         )
     reach = reach_of(root, follow_links=follow_links)
-    layout = split_folders(root, reach)
-    found = {"train": layout.train, "val": layout.val, "test": layout.test}
-    split_dirs = {
-        split: folder for split in parts if (folder := found[split or "train"]) is not None
-    }
+    tree = on_disk(reach)
+    layout = split_folders(root, tree)
+    split_dirs = {split: layout.folders[split or "train"] for split in parts}
     issues = [*layout.issues, *(issue for part in parts.values() for issue in part.issues)]
     links = {i.name: i.kind for i in issues if i.kind in STRICT_KINDS and i.name is not None}
     listing = Listing(
         root=root,
         reach=reach,
         images=images,
-        folders={split: _class_names(folder, links) for split, folder in split_dirs.items()},
+        folders={split: _class_names(folder, tree, links) for split, folder in split_dirs.items()},
         depth=len(layout.train.relative_to(root).parts) + 1,
         links={_below(root, Path(name)): kind for name, kind in links.items()},
     )
@@ -135,9 +134,9 @@ def list_data(root: Path, *, follow_links: bool = False, group_by: str | None = 
     return listing
 
 
-def _class_names(split_dir: Path, refused: Collection[str]) -> tuple[str, ...]:
+def _class_names(split_dir: Path, tree: Tree, refused: Collection[str]) -> tuple[str, ...]:
     """Return the names of the class folders of a split, without the links in `refused`."""
-    folders = [folder for folder in visible_folders(split_dir) if str(folder) not in refused]
+    folders = [folder for folder in tree.folders(split_dir) if str(folder) not in refused]
     return tuple(dict.fromkeys(normal_name(folder.name) for folder in folders))
 
 

@@ -49,14 +49,15 @@ def is_image_name(path: str | Path) -> bool:
 
 
 def is_wrong(path: str | Path, form: str) -> bool:
-    """Whether an image file has the extension of another format.
+    """Whether an image has the extension of another format; without any, it has not.
 
     Args:
         path: Image file.
         form: Pillow's name of its actual format.
     """
-    named = Image.registered_extensions().get(extension(path), "")
-    return _FAMILY.get(named, named) != _FAMILY.get(form, form)
+    suffix = extension(path)
+    named = Image.registered_extensions().get(suffix, "")
+    return bool(suffix) and _FAMILY.get(named, named) != _FAMILY.get(form, form)
 
 
 def extension_of(form: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from zoo.data.sample import Sample
-from zoo.data.sources.layout import class_images, names_below, normal_name, split_folders
+from zoo.data.sources.layout import existing, labelled_files, split_folders
 from zoo.data.sources.links import reach_of
 from zoo.data.sources.source import Part
+from zoo.data.sources.tree import on_disk
 
 
 class FolderSource:
@@ -27,12 +28,13 @@ class FolderSource:
         DataError: `root` is not a folder, can't be listed, or train is a link that leads out of it.
     """
 
+    own_groups = True
+
     def __init__(self, root: Path, *, follow_links: bool = False, subfolders: bool = False) -> None:
-        self._root, self._subfolders = root, subfolders
-        self._reach = reach_of(root, follow_links=follow_links)
-        layout = split_folders(root, self._reach)
-        folders = {"train": layout.train, "val": layout.val, "test": layout.test}
-        self._folders = {split: folder for split, folder in folders.items() if folder is not None}
+        self._root, self._subfolders = existing(root), subfolders
+        self._tree = on_disk(reach_of(root, follow_links=follow_links))
+        layout = split_folders(root, self._tree)
+        self._folders = layout.folders
         self.name = str(root)
         self.splits = tuple(self._folders)
         self.issues = layout.issues
@@ -40,16 +42,9 @@ class FolderSource:
     def read(self, split: str) -> Part:
         """Read a split's class folders; sample names are paths relative to the root, with `/`."""
         folder = self._folders[split]
-        found = class_images(folder, self._reach, subfolders=self._subfolders)
-        depth = len(folder.parts) + 1
+        files, issues = labelled_files(self._root, folder, self._tree, subfolders=self._subfolders)
         samples = [
-            Sample(name=name, labels=(label,), file=file, group=_group(file, depth))
-            for label, files in found.images.items()
-            for file, name in zip(files, names_below(self._root, files), strict=True)
+            Sample(name=each.name, labels=(each.label,), file=each.file, group=each.group)
+            for each in files
         ]
-        return Part(name=str(folder), samples=samples, issues=found.issues)
-
-
-def _group(file: Path, depth: int) -> str | None:
-    """Return the name of the folder directly in the class folder that a file is below."""
-    return normal_name(file.parts[depth]) if len(file.parts) > depth + 1 else None
+        return Part(name=str(folder), samples=samples, issues=issues)

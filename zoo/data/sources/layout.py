@@ -1,4 +1,4 @@
-"""Layout of a data folder: split folders, class folders and their files."""
+"""Layout of a data folder or archive: split folders, class folders and their files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from zoo.data.files import is_hidden, is_url
 from zoo.data.issue import Issue, because
 from zoo.data.sources.extensions import NO_IMAGE, is_image_name, reason_of, skipped
-from zoo.data.sources.links import Reach, refused_link
+from zoo.data.sources.tree import Tree, is_folder
 from zoo.errors import DataError
 from zoo.io.text import count, printable
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
+
+#: Splits by their accepted names.
+SPLIT_OF = {
+    name: split
+    for split, names in (("train", TRAIN), ("val", VAL), ("test", TEST))
+    for name in names
+}
 
 #: Text of the note on a folder with a train folder, but without a val folder.
 NO_VAL = "no val folder: a part of the train folder is held out"
@@ -39,6 +47,29 @@ class Layout:
     test: Path | None = None
     issues: tuple[Issue, ...] = ()
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders by split."""
+        found = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: folder for split, folder in found.items() if folder is not None}
+
+
+class LabelledFile(NamedTuple):
+    """An image file in a class folder.
+
+    Attributes:
+        file: Its path.
+        name: Its path relative to the data folder, with `/`.
+        label: Class name.
+        group: Name of the folder directly in the class folder that it is below; None if there is
+            none.
+    """
+
+    file: Path
+    name: str
+    label: str
+    group: str | None
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFolders:
@@ -53,21 +84,20 @@ class ClassFolders:
     issues: tuple[Issue, ...]
 
 
-def split_folders(root: Path, reach: Reach) -> Layout:
+def split_folders(root: Path, tree: Tree) -> Layout:
     """Find the split folders of `root`.
 
     Without a subfolder train that contains class folders, `root` itself is the train folder, and
     val and test folders are not recognised. Names are compared case-insensitively.
 
     Raises:
-        DataError: `root` is not a folder, can't be listed, or train is a link that leads out of it.
+        DataError: `root` can't be listed, or train is a link that leads out of it.
     """
-    existing(root)
-    refused = _refused_below(root, reach)
+    refused = _refused_below(root, tree)
     circles = {path for path, issue in refused.items() if issue.kind == "circular-link"}
-    folders = {f.name.lower(): f for f in visible_folders(root) if f not in circles}
+    folders = {f.name.lower(): f for f in tree.folders(root) if f not in circles}
     train = next((folders[n] for n in TRAIN if n in folders), None)
-    if train is None or not visible_folders(train):
+    if train is None or not tree.folders(train):
         return Layout(train=root, val=None)
     val = next((folders[n] for n in VAL if n in folders), None)
     test = next((folders[n] for n in TEST if n in folders), None)
@@ -84,13 +114,13 @@ def split_folders(root: Path, reach: Reach) -> Layout:
     if others:
         reason = f"not used beside {train.name}: {', '.join(others)}"
         issues.append(Issue(kind="skipped", name=str(root), reason=reason))
-    if test is not None and test not in refused and not visible_folders(test):
+    if test is not None and test not in refused and not tree.folders(test):
         reason = "not used: it has no class folders"
         issues.append(Issue(kind="skipped", name=str(test), reason=reason))
         test = None
     if test in refused:
         test = None
-    if test is not None and not _class_names(test) & _class_names(train):
+    if test is not None and not _class_names(test, tree) & _class_names(train, tree):
         reason = f"not used: none of its folders is a class of {train.name}"
         issues.append(Issue(kind="skipped", name=str(test), reason=reason))
         test = None
@@ -100,12 +130,12 @@ def split_folders(root: Path, reach: Reach) -> Layout:
     return Layout(train=train, val=val, test=test, issues=tuple(issues))
 
 
-def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> ClassFolders:
+def class_images(folder: Path, tree: Tree, *, subfolders: bool = False) -> ClassFolders:
     """List the image files of each class.
 
     Args:
         folder: The folder with the class folders.
-        reach: Allowed link targets.
+        tree: What it is in.
         subfolders: Also list images in subfolders of class folders.
 
     Raises:
@@ -114,13 +144,13 @@ def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> Cla
     by_class: dict[str, list[Path]] = {}
     folders: dict[str, list[Path]] = {}
     passed_over: list[Path] = []
-    refused = _refused_below(folder, reach)
-    class_dirs = visible_folders(folder)
+    refused = _refused_below(folder, tree)
+    class_dirs = tree.folders(folder)
     issues = [i for path, i in refused.items() if i.kind != "outside-link" or path in class_dirs]
     for class_dir in class_dirs:
         if class_dir in refused:
             continue
-        images, others, nested, out = _sorted_out(class_dir, reach, subfolders=subfolders)
+        images, others, nested, out = _sorted_out(class_dir, tree, subfolders=subfolders)
         issues += out
         passed_over += [class_dir / name for name in others]
         deeper = (
@@ -147,13 +177,42 @@ def class_images(folder: Path, reach: Reach, *, subfolders: bool = False) -> Cla
         for line in skipped(passed_over)
     ]
     if not by_class:
-        loose = sum(is_image_name(e.name) and not _is_folder(e) for e in _visible(folder))
+        loose = sum(is_image_name(e.name) and not is_folder(e) for e in tree.entries(folder))
         found = f"it has {count(loose, 'image')} itself" if loose else "found none"
         raise DataError(
             f"no images in class folders below {folder} ({found}); "
             f"zoo expects {folder.name}/CLASS/IMAGE{because(issues)}"
         )
     return ClassFolders(images=dict(sorted(by_class.items())), issues=tuple(issues))
+
+
+def labelled_files(
+    root: Path, folder: Path, tree: Tree, *, subfolders: bool = False
+) -> tuple[list[LabelledFile], tuple[Issue, ...]]:
+    """List the images of a split with their labels, and the issues.
+
+    Args:
+        root: Data folder, which names are relative to.
+        folder: The folder with the split's class folders.
+        tree: What it is in.
+        subfolders: As in `class_images`.
+
+    Raises:
+        DataError: As `class_images`.
+    """
+    found = class_images(folder, tree, subfolders=subfolders)
+    depth = len(folder.parts) + 1
+    listed = [
+        LabelledFile(file, name, label, _group(file, depth))
+        for label, files in found.images.items()
+        for file, name in zip(files, names_below(root, files), strict=True)
+    ]
+    return listed, found.issues
+
+
+def _group(file: Path, depth: int) -> str | None:
+    """Return the name of the folder directly in the class folder that a file is below."""
+    return normal_name(file.parts[depth]) if len(file.parts) > depth + 1 else None
 
 
 def is_val_name(path: str) -> bool:
@@ -223,44 +282,29 @@ def existing(root: Path) -> Path:
     return root
 
 
-def visible_folders(folder: Path) -> list[Path]:
-    """List the subfolders that are not hidden, sorted.
-
-    Raises:
-        DataError: The folder can't be listed.
-    """
-    return [folder / entry.name for entry in _visible(folder) if _is_folder(entry)]
+def _class_names(folder: Path, tree: Tree) -> set[str]:
+    return {normal_name(each.name) for each in tree.folders(folder)}
 
 
-def _class_names(folder: Path) -> set[str]:
-    return {normal_name(each.name) for each in visible_folders(folder)}
-
-
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """List the entries of a folder that are not hidden, sorted, without a stat call per file."""
-    try:
-        with os.scandir(folder) as entries:
-            seen = [entry for entry in entries if not is_hidden(entry.name)]
-    except OSError as error:
-        raise DataError(f"can't list {printable(folder)}: {error.strerror}") from error
-    return sorted(seen, key=lambda entry: os.path.normcase(entry.name))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # An inaccessible entry is not a folder; as an image it is reported later.
-        return False
-
-
-def _refused_below(folder: Path, reach: Reach) -> dict[Path, Issue]:
+def _refused_below(folder: Path, tree: Tree) -> dict[Path, Issue]:
     """Find the links directly in a folder that are not followed."""
-    paths = [folder / entry.name for entry in _visible(folder) if entry.is_symlink()]
-    return {path: issue for path in paths if (issue := refused_link(path, reach))}
+    paths = [folder / entry.name for entry in tree.entries(folder) if entry.is_symlink()]
+    return {path: issue for path in paths if (issue := tree.refused(path))}
+
+
+def _images_below(folder: Path, tree: Tree) -> int:
+    """Count the images below a folder; links to folders are not searched."""
+    images = 0
+    for entry in tree.entries(folder):
+        if is_folder(entry) and not entry.is_symlink():
+            images += _images_below(folder / entry.name, tree)
+        else:
+            images += is_image_name(entry.name) and not is_folder(entry)
+    return images
 
 
 def _sorted_out(
-    class_dir: Path, reach: Reach, *, subfolders: bool
+    class_dir: Path, tree: Tree, *, subfolders: bool
 ) -> tuple[list[Path], list[str], int, list[Issue]]:
     """Return a class folder's images, other names, number of unused nested images, and issues.
 
@@ -269,30 +313,30 @@ def _sorted_out(
     images: list[Path] = []
     others: list[str] = []
     nested, out = 0, []
-    for entry in _visible(class_dir):
-        is_folder = _is_folder(entry)
-        if is_folder and subfolders:
+    for entry in tree.entries(class_dir):
+        inner = is_folder(entry)
+        if inner and subfolders:
             folder = class_dir / entry.name
             if entry.is_symlink():
                 reason = "a link to a folder in a class folder is not followed"
                 out.append(Issue(kind="skipped", name=str(folder), reason=reason))
                 continue
-            deeper, names, _, links = _sorted_out(folder, reach, subfolders=True)
+            deeper, names, _, links = _sorted_out(folder, tree, subfolders=True)
             images += deeper
             others += [f"{entry.name}/{name}" for name in names]
             out += links
             continue
-        if is_folder and not entry.is_symlink():
-            nested += len(images_in(class_dir / entry.name))
+        if inner and not entry.is_symlink():
+            nested += _images_below(class_dir / entry.name, tree)
         # Everything with an image extension is listed, so that it is reported if unreadable.
         if not is_image_name(entry.name):
-            others += [] if is_folder else [entry.name]
+            others += [] if inner else [entry.name]
             continue
         path = class_dir / entry.name
         # A broken link is listed as an image and reported when it is opened.
         link = None
-        if entry.is_symlink() and not reach.anywhere:
-            link = refused_link(path, reach)
+        if entry.is_symlink() and not tree.anywhere:
+            link = tree.refused(path)
         if link is not None and link.kind == "outside-link":
             out.append(link)
         else:

@@ -1,10 +1,10 @@
-"""CSV or Parquet tables of image paths and labels."""
+"""Tables of image paths, or images, and labels: CSV, JSON Lines or Parquet."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from typing import Any
 from zoo.data.files import extension
 from zoo.data.issue import Issue, Kind
 from zoo.data.sample import Sample
-from zoo.data.sources.layout import TEST, TRAIN, VAL, normal_name
+from zoo.data.sources.inline import Inline, class_names, find_inline
+from zoo.data.sources.layout import SPLIT_OF, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
+from zoo.io.parsing import parse_json
 from zoo.io.text import count, listed, printable
 
 #: Extensions of table files.
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 #: Accepted names of the columns for image path, labels, split and group.
 PATH = ("path", "file", "filename", "file_name", "image", "image_path")
@@ -29,14 +31,10 @@ GROUP = ("group",)
 #: Separators of several labels in a cell; the first one found in any cell applies.
 SEPARATORS = ("|", ";", ",")
 
+_EXAMPLE = '{"path": "a.jpg", "label": "cat"}'
+
 #: Accepted values in a column for a single label.
 _YES, _NO = frozenset({"1", "1.0", "true", "yes"}), frozenset({"", "0", "0.0", "false", "no"})
-
-_SPLITS = {
-    name: split
-    for split, names in (("train", TRAIN), ("val", VAL), ("test", TEST))
-    for name in names
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +56,23 @@ class _Columns:
     each: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """Contents of a table.
+
+    Attributes:
+        header: Column names.
+        rows: (location, cells by column) of each row; cells are stripped text.
+        inline: The column that holds the images; None if they are files.
+        whole: Columns whose cells are a single label each, whatever they contain.
+    """
+
+    header: list[str]
+    rows: list[tuple[str, dict[str, str]]]
+    inline: Inline | None = None
+    whole: tuple[str, ...] = ()
+
+
 class TableSource:
     """Rows of `path,label[,split][,group]`, or of `path` and a column of 0 and 1 for each label.
 
@@ -67,7 +82,8 @@ class TableSource:
     each column is a label, or another image has several labels; otherwise its row is skipped.
 
     Args:
-        file: CSV (or TSV) in UTF-8 with a header, or Parquet.
+        file: CSV (or TSV) in UTF-8 with a header, JSON Lines, or Parquet, which may hold the images
+            themselves (`zoo.data.sources.inline`).
         task: As in the recipe; `single-label`: a cell is always one label, never split.
         group_by: The column of groups, if there is one of this name; else the column `group`.
 
@@ -82,13 +98,14 @@ class TableSource:
     def __init__(self, file: Path, *, task: str = "auto", group_by: str | None = None) -> None:
         self.name = str(file)
         self._issues: list[Issue] = []
-        header, rows = _read(file)
-        columns = _columns(file, header, group_by)
+        table = _read(file)
+        header, inline = table.header, table.inline
+        columns = _columns(file, header, group_by, inline and inline.column)
         self.columns = tuple(header)
         self.grouped = group_by is not None and columns.group in _named(group_by, header)
         if columns.label is not None and columns.each:
             self._add("skipped", f"columns that are not used: {listed(columns.each)}")
-        samples = self._samples(file, columns, rows, task)
+        samples = self._samples(file, columns, table, task)
         self._by_split = {
             split: [sample for sample, of in samples if of == split]
             for split in ("train", "val", "test")
@@ -110,22 +127,25 @@ class TableSource:
         self,
         file: Path,
         columns: _Columns,
-        rows: Iterable[tuple[str, Mapping[str, str]]],
+        table: _Table,
         task: str,
     ) -> list[tuple[Sample, str]]:
-        rows = list(rows)
-        separator = _separator(columns, rows) if task != "single-label" else None
+        whole = task == "single-label" or columns.label in table.whole
+        separator = None if whole else _separator(columns, table.rows)
         if separator and separator != SEPARATORS[0]:  # it might be part of a class name
             self._add("note", f"labels of a cell are separated by {separator!r}")
         by_name: dict[str, tuple[Sample, str]] = {}
         repeated = 0
-        for where, row in rows:
+        stamp = table.inline.stamps() if table.inline else lambda n: b""
+        for n, (where, row) in enumerate(table.rows):
             if not (path := row[columns.path]):
                 raise DataError(f"{file}, {where}: no {columns.path}")
             sample = Sample(
                 name=Path(path).as_posix(),
                 labels=_labels(file, where, columns, row, separator),
-                file=file.parent / path,
+                file=None if table.inline else file.parent / path,
+                load=table.inline.load(n) if table.inline else None,
+                stamp=stamp(n),
                 group=(columns.group and row[columns.group]) or None,
             )
             split = _split(file, where, columns, row)
@@ -154,13 +174,23 @@ class TableSource:
         return found
 
 
-def images_of_table(file: Path) -> list[str]:
-    """Return the paths of images as a table has them, row by row; other columns are ignored.
+def images_of_table(file: Path) -> list[str] | list[Sample]:
+    """Return the images of a table, row by row; other columns are ignored.
+
+    Returns:
+        Their paths as the table has them, or samples without labels if it holds the images.
 
     Raises:
         DataError: The file can't be read, or has no column of paths.
     """
-    header, rows = _read(file)
+    table = _read(file)
+    if table.inline is not None:
+        inline, stamp = table.inline, table.inline.stamps()
+        return [
+            Sample(name=f"{file}/{name}", labels=(), load=inline.load(n), stamp=stamp(n))
+            for n, name in enumerate(inline.names)
+        ]
+    header, rows = table.header, table.rows
     folded = {name.lower(): name for name in header}
     column = next((folded[name] for name in PATH if name in folded), None)
     if column is None:
@@ -170,23 +200,19 @@ def images_of_table(file: Path) -> list[str]:
     return [row[column] for _, row in rows if row[column]]
 
 
-def _read(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Read (header, (location, cells by column) of each row); cells are stripped text."""
+def _read(file: Path) -> _Table:
+    read = {".parquet": _read_parquet, ".jsonl": _read_jsonl}.get(extension(file), _read_csv)
     try:
-        if extension(file) == ".parquet":
-            header, rows = _read_parquet(file)
-        else:
-            header, rows = _read_csv(file)
+        return read(file)
     except OSError as error:
         raise DataError(f"can't read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"can't read {file}: it is not in UTF-8 ({error.reason})") from error
     except csv.Error as error:
         raise DataError(f"can't read {file}: {error}") from error
-    return header, rows
 
 
-def _read_csv(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+def _read_csv(file: Path) -> _Table:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         first = lines.readline()
         delimiter = max(",;\t", key=first.count)
@@ -201,27 +227,72 @@ def _read_csv(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
             if len(cells) != len(header):
                 raise DataError(f"{file}, {where}: {len(cells)} cells, {len(header)} in the header")
             rows.append((where, dict(zip(header, map(str.strip, cells), strict=True))))
-    return header, rows
+    return _Table(header=header, rows=rows)
 
 
-def _read_parquet(file: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+def _read_jsonl(file: Path) -> _Table:
+    found: list[tuple[str, dict[str, Any]]] = []
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"line {number}"
+            try:
+                row = parse_json(line.strip())
+            except ValueError as error:
+                raise DataError(f"{file}, {where}: {printable(error)}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{file}, {where}: it is not an object, such as {_EXAMPLE}")
+            nested = [name for name, value in row.items() if isinstance(value, dict)]
+            if nested:
+                raise DataError(f"{file}, {where}: {printable(nested[0])} is an object")
+            found.append((where, row))
+    header = [*dict.fromkeys(name for _, row in found for name in row)]
+    rows = [(where, {name: _text(row.get(name)) for name in header}) for where, row in found]
+    return _Table(header=header, rows=rows)
+
+
+def _read_parquet(file: Path) -> _Table:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(file)
+        inline = find_inline(file)
+        with parquet.ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+            columns = [name for name in schema.names if inline is None or name != inline.column]
+            table = opened.read(columns=columns)
     except pyarrow.ArrowException as error:
         raise DataError(f"can't read {file}: {str(error).partition(chr(10))[0]}") from error
-    header = [str(name) for name in table.column_names]
-    rows = [
-        (f"row {n}", {name: _text(row[name]) for name in header})
-        for n, row in enumerate(table.to_pylist(), 1)
-    ]
-    return header, rows
+    names = class_names(schema.metadata)
+    whole = tuple(n for n in names if pyarrow.types.is_integer(schema.field(n).type))
+    rows = []
+    for n, row in enumerate(table.to_pylist()):
+        where = f"row {n + 1}"
+        cells = {name: _text(_named_class(file, where, row[name], names.get(name))) for name in row}
+        if inline is not None:
+            cells[inline.column] = inline.names[n]
+        rows.append((where, cells))
+    return _Table(header=[*map(str, schema.names)], rows=rows, inline=inline, whole=whole)
+
+
+def _named_class(file: Path, where: str, value: Any, names: Sequence[str] | None) -> Any:
+    """Return the name of a class in place of its number; -1 stands for no label."""
+    if names is None or value is None or value == -1:
+        return value if names is None else None
+    if isinstance(value, list):
+        return [_named_class(file, where, each, names) for each in value]
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise DataError(
+            f"{file}, {where}: its class is {value!r}; the file names {len(names)} classes"
+        )
+    return names[value]
 
 
 def _text(value: Any) -> str:
-    """Convert a Parquet cell to the text that CSV would have; lists of labels are joined."""
+    """Convert a value to the text that CSV would have; lists of labels are joined."""
+    if isinstance(value, dict):  # An image of Hugging Face datasets that is not embedded.
+        value = value.get("path")
     if isinstance(value, list):
         return SEPARATORS[0].join(map(str, value))
     return "" if value is None else str(value).strip()
@@ -231,7 +302,9 @@ def _named(name: str, header: Sequence[str]) -> list[str]:
     return [each for each in header if each.lower() == name.lower()]
 
 
-def _columns(file: Path, header: Sequence[str], group_by: str | None) -> _Columns:
+def _columns(
+    file: Path, header: Sequence[str], group_by: str | None, images: str | None
+) -> _Columns:
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise DataError(f"{file} has two columns {twice[0]!r}")
@@ -241,6 +314,7 @@ def _columns(file: Path, header: Sequence[str], group_by: str | None) -> _Column
         return next((folded[name] for name in names if name in folded), None)
 
     path, label, split, group = map(column, (PATH, LABEL, SPLIT, GROUP))
+    path = images or path
     each = tuple(name for name in header if name not in (path, label, split, group))
     for asked in _named(group_by or "", each):
         group, each = asked, tuple(name for name in each if name != asked)
@@ -283,6 +357,6 @@ def _split(file: Path, where: str, columns: _Columns, row: Mapping[str, str]) ->
     if columns.split is None:
         return "train"
     value = row[columns.split]
-    if value.lower() not in _SPLITS:
+    if value.lower() not in SPLIT_OF:
         raise DataError(f"{file}, {where}: split is {value!r}, not train, val or test")
-    return _SPLITS[value.lower()]
+    return SPLIT_OF[value.lower()]
