@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zoo
-from zoo_timm.building import convert, create
+from zoo_timm.models import convert, create
 from zoo_timm.options import OPTIONS, configured
 from zoo_timm.sizes import resized
 from zoo_timm.stages import stages

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import zoo
 import zoo.backbone
 import zoo_timm
-from zoo_timm.building import convert, create
+from zoo_timm.models import convert, create
 from zoo_timm.sizes import resized
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import zoo
 import zoo_timm
-from zoo_timm.building import create
+from zoo_timm.models import create
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

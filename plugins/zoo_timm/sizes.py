@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import zoo
-from zoo_timm.building import convert, create, quiet_resampling
+from zoo_timm.models import convert, create, quiet_resampling
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zoo
-from zoo_transformers.building import build, configured, convert, quiet
 from zoo_transformers.files import files
+from zoo_transformers.models import build, configured, convert, quiet
 from zoo_transformers.options import options_of
 from zoo_transformers.preprocessing import preprocess_of, with_channels, with_image_size
 from zoo_transformers.stages import stages

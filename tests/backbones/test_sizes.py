@@ -22,7 +22,7 @@ from zoo.errors import RunError, SizeError
 from zoo.models.build import build
 from zoo.models.head import in_head
 from zoo.models.size import resized
-from zoo_timm.building import quiet_resampling
+from zoo_timm.models import quiet_resampling
 
 
 def own_weights(name, file):

@@ -11,7 +11,7 @@ import pytest
 
 import zoo
 from tests.data.scenes import findings_of, make_scenes, make_split_scenes, save, scene
-from zoo.data.check.checking import checked, relabelled
+from zoo.data.check.dataset import checked, relabelled
 from zoo.data.check.fix import fix
 from zoo.errors import DataError
 

@@ -20,7 +20,7 @@ from tests.data.sources import (
     write_shard,
     write_source,
 )
-from zoo.data.check.checking import check_data
+from zoo.data.check.dataset import check_data
 from zoo.data.sources import is_image_folder, located, open_source, unlabelled
 from zoo.data.sources.inline import MAX_GROUP
 from zoo.data.split import read_splits

@@ -18,7 +18,7 @@ from zoo.planning import Plan
 from zoo.recipe import Recipe
 from zoo.runs.checkpoint_file import read_checkpoint
 from zoo.training.adapters import attached, make_adapters, merged, merged_state
-from zoo.training.averaging import copied
+from zoo.training.ema import copied
 from zoo.training.snapshot import load_state
 from zoo.weights import read_state_dict
 

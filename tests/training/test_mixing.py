@@ -12,7 +12,7 @@ from zoo.events import EpochEnd, Note, StepEnd
 from zoo.recipe import Recipe
 from zoo.runs.checkpoint_file import read_checkpoint
 from zoo.tasks import MULTI_LABEL, SINGLE_LABEL
-from zoo.training.mixing import batch_transform
+from zoo.training.batch_transform import batch_transform
 from zoo.weights import read_state_dict
 
 #: Images of one value each, by class, and their labels.

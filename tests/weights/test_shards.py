@@ -14,8 +14,8 @@ from tests.weights.test_checkpoints import dry_run, publish
 from zoo import plugins
 from zoo.errors import WeightsError
 from zoo.weights import load, read_state_dict
-from zoo.weights.getting import locate
-from zoo.weights.verifying import verify
+from zoo.weights.fetch import locate
+from zoo.weights.verification import verify
 
 INDEX = "model.safetensors.index.json"
 

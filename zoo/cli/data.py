@@ -18,9 +18,9 @@ from zoo.io.text import count
 
 if TYPE_CHECKING:
     from zoo.data.check import Report
-    from zoo.data.check.checking import Checked
+    from zoo.data.check.dataset import Checked
     from zoo.data.check.fix import Fixed
-    from zoo.features.checking import FeatureReport
+    from zoo.features.data_check import FeatureReport
     from zoo.recipe import Recipe
 
 #: Maximum number of classes in the table, and of examples of a finding; the rest is counted.
@@ -128,7 +128,7 @@ def check(
       zoo data check photos --labels-to labels.csv --html labels.html
       zoo data check photos --labels-from labels.csv --fix-to clean
     """
-    from zoo.data.check.checking import checked, relabelled
+    from zoo.data.check.dataset import checked, relabelled
     from zoo.data.check.fix import check_target, fix
     from zoo.data.check.label_table import read_label_table
 
@@ -176,7 +176,7 @@ def _with_flags(report: Report) -> Report:
 def _by_features(
     found: Checked, backbone: str | None, device: str
 ) -> tuple[Checked, FeatureReport]:
-    from zoo.features.checking import check_with_features
+    from zoo.features.data_check import check_with_features
     from zoo.recipe import make_recipe
 
     given = {} if backbone is None else {"backbone": backbone}
@@ -297,7 +297,7 @@ def _print_classes(report: Report) -> None:
 
 
 def _print_fixed(fixed: Fixed) -> None:
-    from zoo.data.check.listing import LEFT_OUT
+    from zoo.data.check.files import LEFT_OUT
 
     kinds: dict[str, int] = {}
     for each in fixed.left_out:

@@ -15,7 +15,7 @@ from zoo.cli.start import starting
 from zoo.cli.words import echo, flag_of, with_flags
 from zoo.errors import Stopped
 from zoo.io.files import expand
-from zoo.io.parsing import parse_json
+from zoo.io.parse import parse_json
 from zoo.recipe import PACKAGED, SECTIONS, Recipe, change, make_recipe
 from zoo.recipe.aliases import meant
 

@@ -17,7 +17,7 @@ from zoo.io.text import count, listed
 
 if TYPE_CHECKING:
     from zoo.runs.difference import DataDifference, RunDifference, Setting
-    from zoo.runs.listing import Listed, Measure
+    from zoo.runs.overview import Listed, Measure
 
 #: The keys of `--sort`; those that measure or date runs put the highest or latest first.
 _SORTS = ("name", "date", "backbone", "val", "test", "size")
@@ -71,7 +71,7 @@ def list_command(folder: Path, sort: str, form: str) -> None:
       zoo runs list --format csv
     """
     with starting(allocator_tuning=False):
-        from zoo.runs.listing import list_runs
+        from zoo.runs.overview import list_runs
 
     runs = sorted(list_runs(folder), key=_key(sort))
     if form == "json":

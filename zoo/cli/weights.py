@@ -78,7 +78,7 @@ def where(name: str) -> None:
     """
     from zoo import plugins
     from zoo.weights.added import added_path
-    from zoo.weights.getting import looked_in
+    from zoo.weights.fetch import looked_in
     from zoo.weights.place import find_places
 
     backbone = plugins.get(name)
@@ -145,7 +145,7 @@ def verify(names: tuple[str, ...]) -> None:
     """
     from zoo import plugins
     from zoo.errors import WeightsError
-    from zoo.weights.verifying import verify_place
+    from zoo.weights.verification import verify_place
 
     backbones = [plugins.get(name) for name in names] if names else _matching("*")
     checked = damaged = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zoo.export.proof import ExportReport
 from zoo.io.files import is_file
-from zoo.io.parsing import read_bounded
+from zoo.io.parse import read_bounded
 from zoo.io.text import markdown
 from zoo.runs.read import Run
 from zoo.runs.write import CARD

@@ -16,7 +16,7 @@ from zoo.errors import HubError, RunError, ZooError
 from zoo.hub.client import check_name, client, translating
 from zoo.integrity import verify
 from zoo.io.files import expand
-from zoo.io.parsing import MAX_JSON, MAX_TOML
+from zoo.io.parse import MAX_JSON, MAX_TOML
 from zoo.runs.folder import check_space
 from zoo.runs.parse import read_head
 from zoo.runs.read import variant_of

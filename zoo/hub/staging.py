@@ -12,7 +12,7 @@ from typing import Any
 from zoo.errors import RunError
 from zoo.integrity import verify
 from zoo.io.files import is_file
-from zoo.io.parsing import MAX_TOML, read_bounded
+from zoo.io.parse import MAX_TOML, read_bounded
 from zoo.io.text import listed
 from zoo.recipe import Recipe, change, read_origins
 from zoo.report.measured import measured
@@ -20,7 +20,7 @@ from zoo.runs.card import Published, card_text, license_of_weights
 from zoo.runs.checkpoint_file import CHECKPOINT
 from zoo.runs.figures import ClassFigures
 from zoo.runs.folder import FOLDS, FOLDS_MARK, FOLDS_PREDICTIONS
-from zoo.runs.listing import state_of
+from zoo.runs.overview import state_of
 from zoo.runs.parse import read_head
 from zoo.runs.read import backbone_of, model_file, read_tensors
 from zoo.runs.scores import read_columns

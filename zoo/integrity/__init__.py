@@ -15,7 +15,7 @@ from zoo.integrity.finding import Finding, State, suspicious
 from zoo.integrity.page import check_harmless
 from zoo.integrity.untrusted import others
 from zoo.io.files import expand, is_file
-from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
+from zoo.io.parse import MAX_JSON, parse_json, read_bounded
 from zoo.io.text import clip, count, listed
 from zoo.pipeline.compatibility import read_data_keys, read_run
 from zoo.recipe import checked_recipe, make_recipe
@@ -39,8 +39,8 @@ from zoo.runs.write import (
     metrics_text,
     versions,
 )
+from zoo.weights.files import leads_out
 from zoo.weights.header import read_header
-from zoo.weights.reading import leads_out
 
 #: Contents of a run's checkpoint besides its tensors.
 About = Mapping[str, Any]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from zoo.io.files import is_file
-from zoo.weights.reading import leads_out
+from zoo.weights.files import leads_out
 
 State = Literal["ok", "unchecked", "wrong"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zoo.integrity.finding import Finding, State
 from zoo.runs.checkpoint_file import CHECKPOINT, LOCK, is_unfinished
-from zoo.weights.reading import leads_out
+from zoo.weights.files import leads_out
 
 #: Suffixes of programs, and of formats that are pickles or may contain them.
 _RUNS_CODE = re.compile(

@@ -18,7 +18,7 @@ from zoo.io.text import clip, listed
 from zoo.models.depth import depths
 from zoo.models.head import HeadInit, ensure_head, in_head, initialise_head
 from zoo.models.variant import variant
-from zoo.weights.reading import misfits
+from zoo.weights.files import misfits
 
 #: Old files lack batch norm's step counter, which only momentum=None uses.
 _OPTIONAL = "num_batches_tracked"

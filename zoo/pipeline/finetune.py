@@ -31,9 +31,9 @@ from zoo.runs.folder import open_folder
 from zoo.runs.folds import has_folds
 from zoo.runs.read import Run, load
 from zoo.training.setup import Control
+from zoo.training.signals import stoppable
 from zoo.training.snapshot import Snapshot
 from zoo.training.state import TrainingState
-from zoo.training.stopping import stoppable
 
 
 def finetune(

@@ -49,12 +49,12 @@ from zoo.runs.temperature import FEW, Calibration, calibrate
 from zoo.runs.transfer import Transfer, why_not_measured
 from zoo.tasks import TASKS, UNMEASURED, Metrics
 from zoo.training.adapters import attached
+from zoo.training.batch_transform import batch_transform
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
-from zoo.training.mixing import batch_transform
 from zoo.training.setup import Control, Setup
+from zoo.training.signals import deferring
 from zoo.training.snapshot import Snapshot, take
 from zoo.training.state import TrainingState
-from zoo.training.stopping import deferring
 from zoo.training.train import train
 from zoo.weights import LoadedWeights
 

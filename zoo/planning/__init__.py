@@ -20,7 +20,7 @@ from zoo.models.group_plan import GroupPlan
 from zoo.models.groups import Setting
 from zoo.models.optim import moments
 from zoo.models.replay import Boundary
-from zoo.planning.caching import plan_activations
+from zoo.planning.caches import plan_activations
 from zoo.planning.checks import plan_what_trains
 from zoo.planning.config import Config, Resolver
 from zoo.planning.resolver import resolve, set_up_machine

@@ -32,7 +32,7 @@ from zoo.models.depth import Depths, depths
 from zoo.models.replay import Boundary
 from zoo.models.variant import check_options
 from zoo.planning.auto import AUTO, choose_backbone
-from zoo.planning.caching import plan_probe
+from zoo.planning.caches import plan_probe
 from zoo.planning.checks import check_forward
 from zoo.planning.config import Config, Resolver
 from zoo.planning.decisions import (

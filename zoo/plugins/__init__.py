@@ -10,9 +10,7 @@ from zoo.plugins.calls import (
     files,
     implements,
 )
-from zoo.plugins.foreign import explain, off_stdout
-from zoo.plugins.index import Entry, Index, index
-from zoo.plugins.loading import (
+from zoo.plugins.discovery import (
     DISABLE,
     NAME,
     TAG,
@@ -28,8 +26,10 @@ from zoo.plugins.loading import (
     of,
     versions_behind,
 )
-from zoo.plugins.loading import _entry_points as _entry_points
-from zoo.plugins.loading import _imported as _imported
+from zoo.plugins.discovery import _entry_points as _entry_points
+from zoo.plugins.discovery import _imported as _imported
+from zoo.plugins.foreign import explain, off_stdout
+from zoo.plugins.index import Entry, Index, index
 from zoo.plugins.names import (
     PREFERRED,
     backbones,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.backbone import Backbone, Preprocess
 from zoo.errors import PluginError, ZooError
+from zoo.plugins.discovery import Plugin, connect_all, found, installed
 from zoo.plugins.foreign import explain, off_stdout
-from zoo.plugins.loading import Plugin, connect_all, found, installed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

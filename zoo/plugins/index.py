@@ -13,7 +13,7 @@ from typing import Any
 
 from zoo.backbone import Backbone, LeftOut, Preprocess, Weights
 from zoo.io.files import home, replacing
-from zoo.plugins.loading import _entry_points, disabled, load_all, required_versions
+from zoo.plugins.discovery import _entry_points, disabled, load_all, required_versions
 from zoo.plugins.names import backbones, left_out, matcher, published
 
 

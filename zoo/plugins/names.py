@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from zoo.backbone import Backbone, LeftOut
 from zoo.errors import PluginError, UnknownBackboneError, ZooError
 from zoo.plugins.calls import blame
+from zoo.plugins.discovery import Plugin, installed, load, load_all
 from zoo.plugins.foreign import explain, off_stdout
-from zoo.plugins.loading import Plugin, installed, load, load_all
 
 #: A bare name refers to the first of these that declares it, else to the only plugin that does.
 PREFERRED = ("torchvision", "zoo")

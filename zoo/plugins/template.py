@@ -15,7 +15,7 @@ from string import Template
 
 from zoo.errors import PluginError
 from zoo.hookspecs import DISTRIBUTION
-from zoo.plugins.loading import found, installed
+from zoo.plugins.discovery import found, installed
 
 _VALID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
 

@@ -21,7 +21,7 @@ from pydantic import (
 from zoo.backbone import MAX_IMAGE_SIZE, OptionValue
 from zoo.errors import RecipeError
 from zoo.io.files import is_file
-from zoo.io.parsing import MAX_TOML, parse_toml, read_bounded
+from zoo.io.parse import MAX_TOML, parse_toml, read_bounded
 from zoo.io.text import clip, count, printable
 from zoo.recipe.fields import (
     check_backbone_options,

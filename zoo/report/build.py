@@ -13,7 +13,7 @@ from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.events import Listener, Note
 from zoo.io.files import is_file
-from zoo.io.parsing import parse_json
+from zoo.io.parse import parse_json
 from zoo.io.text import clip, listed
 from zoo.models.variant import options_text
 from zoo.recipe import Recipe

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo.errors import RunError
 from zoo.io.files import is_file, replacing
-from zoo.io.parsing import parse_json
+from zoo.io.parse import parse_json
 from zoo.io.text import clip
 from zoo.weights import tensors_sha256
 from zoo.weights.header import read_header

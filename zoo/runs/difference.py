@@ -9,9 +9,9 @@ from typing import Any
 
 from zoo.errors import RecipeError, RunError
 from zoo.io.files import expand, is_file
-from zoo.io.parsing import MAX_TOML, parse_toml, read_bounded
+from zoo.io.parse import MAX_TOML, parse_toml, read_bounded
 from zoo.recipe import Recipe, checked_recipe, read_origins
-from zoo.runs.listing import Measure
+from zoo.runs.overview import Measure
 from zoo.runs.parse import read_head
 from zoo.runs.read import model_file
 from zoo.runs.scores import read_columns

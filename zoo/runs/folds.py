@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from zoo.errors import RecipeError, RunError
 from zoo.io.files import is_file
-from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
+from zoo.io.parse import MAX_JSON, parse_json, read_bounded
 from zoo.io.text import clip
 from zoo.recipe import Recipe, checked_recipe
 from zoo.runs.figures import Figures

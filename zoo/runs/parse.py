@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from zoo.backbone import Preprocess
 from zoo.errors import PluginError, RecipeError, RunError
 from zoo.io.files import is_file
-from zoo.io.parsing import parse_json, parse_toml
+from zoo.io.parse import parse_json, parse_toml
 from zoo.io.text import clip
 from zoo.recipe import checked_recipe
 from zoo.runs.write import FORMAT, FORMATS, ModelInfo

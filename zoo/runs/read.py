@@ -45,8 +45,8 @@ from zoo.runs.write import MODEL, ModelInfo
 from zoo.tasks import TASKS, Task
 from zoo.tasks.multi_label import THRESHOLD
 from zoo.weights import tensors_sha256
+from zoo.weights.files import leads_out
 from zoo.weights.header import Header
-from zoo.weights.reading import leads_out
 
 AnyImage = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Sample
 

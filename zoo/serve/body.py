@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from zoo.errors import ZooError
-from zoo.io.parsing import MAX_JSON, parse_json
+from zoo.io.parse import MAX_JSON, parse_json
 from zoo.io.text import printable
 
 #: Media types whose body is one encoded image, besides `image/...`.

@@ -19,7 +19,7 @@ from zoo.models.depth import Depths
 from zoo.models.head import in_head
 from zoo.models.replay import keep_modes
 from zoo.recipe import Recipe
-from zoo.training.averaging import copied, weights_of
+from zoo.training.ema import copied, weights_of
 
 
 @dataclass(frozen=True, kw_only=True)

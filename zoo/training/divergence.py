@@ -5,7 +5,7 @@ from __future__ import annotations
 from zoo.errors import DivergenceError, NonFiniteError
 from zoo.models.optim import describe_rates
 from zoo.tasks import Baseline
-from zoo.training.averaging import restore_average
+from zoo.training.ema import restore_average
 from zoo.training.setup import Loop
 from zoo.training.snapshot import Snapshot, forget, load_state, restore
 from zoo.training.state import LossCheck, Seen, TrainingState, begin_epoch

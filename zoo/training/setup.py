@@ -24,12 +24,12 @@ from zoo.models.replay import forward_as
 from zoo.recipe import Recipe
 from zoo.tasks import Baseline, Task
 from zoo.training.adapters import Adapters
-from zoo.training.averaging import copied, restore_average, update_average
+from zoo.training.batch_transform import BatchTransform
 from zoo.training.batches import Loaders
-from zoo.training.mixing import BatchTransform
+from zoo.training.ema import copied, restore_average, update_average
+from zoo.training.signals import StopRequest
 from zoo.training.snapshot import Clock, Save, Snapshot, restore, take
 from zoo.training.state import Seen, TrainingState, count_steps_again, seen_so_far
-from zoo.training.stopping import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from zoo.models.freeze import train_mode
 from zoo.models.head import scale_head
 from zoo.tasks import Metrics
 from zoo.training.adapters import merged
-from zoo.training.averaging import weights_of
 from zoo.training.divergence import (
     diverged,
     diverged_loss,
@@ -27,12 +26,13 @@ from zoo.training.divergence import (
     recover,
     window_loss,
 )
+from zoo.training.ema import weights_of
 from zoo.training.epoch import train_epoch
 from zoo.training.interpolation import best_interpolation
 from zoo.training.setup import Control, Loop, Setup
+from zoo.training.signals import deferring
 from zoo.training.snapshot import Snapshot, is_finite
 from zoo.training.state import Seen, TrainingState, close_epoch, out_of_patience, seen_so_far
-from zoo.training.stopping import deferring
 from zoo.training.validation import validate
 
 #: Steps between two checks of the loss, on devices where a check costs time.

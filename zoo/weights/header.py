@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.io.parsing import MAX_JSON, parse_json
+from zoo.io.parse import MAX_JSON, parse_json
 
 #: Metadata key of the SHA-256 over all other metadata.
 METADATA_SHA256 = "metadata_sha256"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zoo.errors import WeightsError
 from zoo.io.files import is_file
-from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
+from zoo.io.parse import MAX_JSON, parse_json, read_bounded
 from zoo.io.text import clip
 
 #: Name of the index in a Hub repository.

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from zoo.data.check.checking import Checked
 from zoo.data.check.compare import Comparison, Group, Photo
-from zoo.data.check.listing import LEFT_OUT
+from zoo.data.check.dataset import Checked
+from zoo.data.check.files import LEFT_OUT
 from zoo.data.check.rename import Renamed, move, rename
 from zoo.data.sources import is_image_folder
 from zoo.data.sources.links import refused_link

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from zoo.data.check.compare import Photo
+from zoo.data.check.files import Listing
 from zoo.data.check.findings import Finding, Severity
-from zoo.data.check.listing import Listing
 from zoo.io.text import count
 
 #: Number of train images of a class below which hardly anything can be said about it.

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from zoo.data.check.checking import Checked
+from zoo.data.check.dataset import Checked
 from zoo.errors import DataError
 from zoo.io.text import listed, printable
 

@@ -12,7 +12,7 @@ from zoo.data.check.compare import Photo
 from zoo.data.sources.extensions import extension_of
 
 if TYPE_CHECKING:
-    from zoo.data.check.checking import Checked
+    from zoo.data.check.dataset import Checked
 
 
 @dataclass(frozen=True, kw_only=True)

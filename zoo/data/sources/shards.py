@@ -24,7 +24,7 @@ from zoo.data.sources.layout import SPLIT_OF, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import CacheError, DataError
 from zoo.io.files import expand, is_file
-from zoo.io.parsing import MAX_JSON, parse_json, read_bounded
+from zoo.io.parse import MAX_JSON, parse_json, read_bounded
 from zoo.io.text import printable
 
 TAR = ".tar"
@@ -431,7 +431,7 @@ def _scanned(path: Path) -> list[Row]:
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # It keeps all of them otherwise.
+                    tar.members.clear()  # type: ignore[attr-defined]  # It keeps all of them otherwise.
                     if member.isdir():
                         continue
                     name = member_name(path, member.name)

@@ -16,7 +16,7 @@ from zoo.data.sources.inline import Inline, class_names, find_inline
 from zoo.data.sources.layout import SPLIT_OF, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
-from zoo.io.parsing import parse_json
+from zoo.io.parse import parse_json
 from zoo.io.text import count, listed, printable
 
 #: Extensions of table files.
@@ -100,7 +100,7 @@ class TableSource:
         self._issues: list[Issue] = []
         table = _read(file)
         header, inline = table.header, table.inline
-        columns = _columns(file, header, group_by, inline and inline.column)
+        columns = _columns(file, header, group_by, inline.column if inline else None)
         self.columns = tuple(header)
         self.grouped = group_by is not None and columns.group in _named(group_by, header)
         if columns.label is not None and columns.each:

@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 from zoo.errors import RunError
 from zoo.io.files import expand, is_file
-from zoo.io.parsing import parse_json
+from zoo.io.parse import parse_json
 from zoo.io.text import clip
 from zoo.recipe import checked_recipe
 from zoo.runs.checkpoint_file import CHECKPOINT, LAST
 from zoo.runs.figures import Figure
 from zoo.runs.parse import read_head
 from zoo.runs.write import MODEL, RECIPE, ModelInfo
+from zoo.weights.files import leads_out
 from zoo.weights.header import read_header
-from zoo.weights.reading import leads_out
 
 State = Literal["finished", "resumable", "damaged"]
 

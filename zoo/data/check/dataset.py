@@ -10,10 +10,10 @@ from pathlib import Path
 
 from zoo.data.check.compare import Comparison, Photo, compare_splits, joined
 from zoo.data.check.examine import Examined, examine_samples
+from zoo.data.check.files import Listing, list_data
 from zoo.data.check.findings import Finding, of_comparisons, of_images
 from zoo.data.check.folders import count_classes, of_classes, of_listing
 from zoo.data.check.groups import of_groups
-from zoo.data.check.listing import Listing, list_data
 from zoo.data.check.memory import examined_store, remember
 from zoo.data.check.names import of_all_names
 from zoo.data.sample import Sample

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from zoo.backbone import Weights
 from zoo.errors import WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
+from zoo.weights.files import check_sha256
 from zoo.weights.hub import hub_file, hub_folder, in_hub_cache, is_reachable, split_id
-from zoo.weights.reading import check_sha256
 from zoo.weights.shards import INDEX, is_complete, is_index, read_index
 
 #: Names of weights files in a Hub repository, the safe format first.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from zoo import plugins
 from zoo.data.check.alignment import small_images
-from zoo.data.check.checking import Checked, sorted_findings, with_copies
 from zoo.data.check.compare import components
+from zoo.data.check.dataset import Checked, sorted_findings, with_copies
 from zoo.data.check.findings import Finding
 from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform, mirrored_transform

@@ -10,8 +10,8 @@ from typing import Literal
 from zoo.backbone import Backbone
 from zoo.errors import WeightsError
 from zoo.weights.added import is_recorded, read_added
+from zoo.weights.files import check_sha256, file_sha256
 from zoo.weights.place import Place, places
-from zoo.weights.reading import check_sha256, file_sha256
 from zoo.weights.shards import parts
 
 
