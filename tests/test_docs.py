@@ -24,6 +24,13 @@ ROOT = Path(__file__).parents[1]
 #: What a reader has imported, beside what a block itself imports.
 LIBRARIES = ("safetensors.torch", "timm", "torch", "torchvision", "transformers", "zoo")
 
+#: Checkpoints of the Hub in the code of the pages, and the backbone of their architecture, which
+#: takes their place because tests have no network.
+CHECKPOINTS = {"hf-hub:google/mobilenet_v2_1.0_224": "transformers/mobilenet_v2"}
+
+#: Words in names of backbones that stand for what the reader puts there.
+PLACEHOLDERS = {"BACKBONE", "NAME", "OWNER", "PATH", "TAG", "TEXT"}
+
 RECIPES = sorted((ROOT / "zoo" / "recipe" / "packaged").glob("*.toml"))
 
 
@@ -96,7 +103,15 @@ def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
     shutil.rmtree(make_photos(Path("photos"), 6) / "green")
     shutil.copy("photos/red/0.png", "photo.jpg")
     finetune, build = zoo.finetune, zoo.build
-    monkeypatch.setattr(zoo, "finetune", lambda *a, **fields: finetune(*a, **fields | QUICK))
+
+    def finetune_quickly(*args, **fields):
+        name = fields.get("backbone", Recipe().backbone)
+        if name.startswith("hf-hub:"):
+            return finetune(*args, **fields | QUICK | {"backbone": CHECKPOINTS[name]})
+        plugins.get(name)  # raises if it is unknown
+        return finetune(*args, **fields | QUICK)
+
+    monkeypatch.setattr(zoo, "finetune", finetune_quickly)
     monkeypatch.setattr(zoo, "build", functools.partial(build, weights="none"))
     for plugin, module in (("acme", "zoo_acme"), ("twins", "zoo_twins")):
         code = ROOT / "tests" / plugin / f"{module}.py"
@@ -197,6 +212,44 @@ def test_links_between_the_pages_lead_somewhere():
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             built = page.parent == docs and target == "backbones.md"
             assert built or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def backbones_in(markdown: str) -> set[str]:
+    """The backbones of options, commands and arguments, and those in text with their plugin."""
+    patterns = (
+        r"--backbone[ =]([\w./:@-]+)",
+        r"(?m)^zoo (?:show|bench|weights (?:where|fetch|add)) (\w[\w./:@-]+)",
+        r'backbone="([^"]+)"',
+        r"`((?:timm|torchvision|transformers|zoo)/[\w.-]+)`",
+        r"`(hf-hub:[\w./@-]+)`",
+    )
+    found = {name for pattern in patterns for name in re.findall(pattern, markdown)}
+    names = {name.removesuffix("@REVISION") for name in found} - {"auto"}
+    return {name for name in names if not PLACEHOLDERS & set(re.split(r"\W", name))}
+
+
+def check_checkpoint(name: str) -> None:
+    """OWNER/NAME is a repository from which timm or transformers says it has weights."""
+    if name.startswith("timm/"):
+        assert plugins.get(name).weights.hub == name
+        return
+    (folder,) = importlib.util.find_spec("transformers").submodule_search_locations
+    files = Path(folder, "models").glob("*/configuration_*.py")
+    assert any(f'checkpoint="{name}"' in file.read_text() for file in files), name
+
+
+@pytest.mark.parametrize(
+    "page",
+    # The plugins of plugins.md declare its backbones, and its code is run.
+    [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if p.stem != "plugins"],
+    ids=lambda page: page.stem,
+)
+def test_the_backbones_that_a_page_names_exist(page):
+    for name in backbones_in(page.read_text()):
+        if name.startswith("hf-hub:"):
+            check_checkpoint(name.removeprefix("hf-hub:"))
+        else:
+            plugins.get(name)
 
 
 def test_the_backbones_page_lists_every_backbone_and_every_network_left_out():
