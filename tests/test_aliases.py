@@ -85,7 +85,7 @@ def completed(*words, **environment):
     set_ = {"_ZOO_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(("zoo", *words))}
     set_ |= {"COMP_CWORD": str(len(words))}
     done = CliRunner().invoke(main, [], prog_name="zoo", env={**set_, **environment})
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_what_was_given_is_known_apart_from_defaults():
 
 def test_all_wrong_keys_are_reported_at_once_each_with_the_nearest_right_one():
     file = write(
-        'epoch = 3\nhead_lr_multi = 2.0\nlr = "3e-4"\noptimizer = "sdg"\nval_split = 2.0\n'
+        'epoch = 3\nhead_lr_multi = 2.0\nlr = "3e-4"\nschedule = "cosin"\nval_split = 2.0\n'
     )
     with pytest.raises(RecipeError) as error:
         make_recipe(file)
@@ -34,7 +34,7 @@ def test_all_wrong_keys_are_reported_at_once_each_with_the_nearest_right_one():
         ("'epoch'", "'epochs'"),
         ("'head_lr_multi'", "'head_lr_mult'"),
         ("lr = '3e-4'", "number"),
-        ("optimizer = 'sdg'", "'sgd'"),
+        ("schedule = 'cosin'", "'cosine'"),
         ("val_split = 2.0", " 1"),
     ):
         assert [meant in line for line in message.splitlines() if given in line] == [True]
@@ -128,13 +128,13 @@ def test_a_file_of_a_packaged_recipes_name_is_not_passed_over_silently(file):
 
 
 def test_an_unknown_name_lists_the_known_ones_and_a_file_that_may_be_meant():
-    with pytest.raises(RecipeError, match=r"'quik'.*article, frozen, quick$"):
+    with pytest.raises(RecipeError, match=r"'quik'.*article, frozen, .*quick, "):
         make_recipe("quik")
     Path("mine").write_text("seed = 7\n")
     with pytest.raises(RecipeError, match=r"article, .* \./mine"):
         make_recipe("mine")
     for name in ("x" * 300, ""):
-        with pytest.raises(RecipeError, match="article, frozen, quick"):
+        with pytest.raises(RecipeError, match="article, frozen, "):
             make_recipe(name)
 
 

@@ -128,7 +128,7 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
 def decide_rates(resolver: Resolver, listen: Listener) -> None:
     """Decide learning rates, weight decay and batch norm, for random weights and for SGD.
 
-    For other optimizers, the learning rate is AdamW's; a warning says so.
+    For other optimizers, the learning rate is AdamW's; a note says so.
     """
     recipe = resolver.recipe
     if recipe.optimizer == "sgd" and recipe.weights == "none":
@@ -140,7 +140,7 @@ def decide_rates(resolver: Resolver, listen: Listener) -> None:
     other = recipe.optimizer not in ("adamw", "sgd") and recipe.train != "probe"
     if other and not resolver.asked("lr"):
         default = f"lr = {resolver.recipe.lr:g} was chosen for adamw"
-        listen(Note(text=f"{default}: set `lr` for {recipe.optimizer}", warning=True))
+        listen(Note(text=f"{default}: set `lr` for {recipe.optimizer}"))
 
 
 def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
