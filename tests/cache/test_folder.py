@@ -219,7 +219,7 @@ def test_converted_networks_are_cleared_but_not_to_make_room(engines):
     assert [each.exists() for each in (old, network, speeds)] == [False, True, True]
     cli("clear", "engines", "--older-than", "30")
     assert (network.exists(), speeds.exists()) == (True, False)
-    assert cli("clear", "engines").stdout == "deleted 1 store, freed 3.0 kB\n"
+    assert cli("clear", "engines").stdout == "deleted 1 store, freed 3 kB\n"
     assert [path.name for path in _folder().iterdir()] == ["mine"]
 
 
