@@ -79,7 +79,7 @@ def test_an_error_reaches_another_process_whole():
 
 
 def test_an_error_of_one_process_is_raised_in_all_with_its_hint(monkeypatch):
-    monkeypatch.setattr(processes, "exchange", lambda told: [None, told])
+    monkeypatch.setattr(processes, "exchange", lambda told, **waiting: [None, told])
 
     def fail():
         raise DataError("a.png has changed", hint="start again")

@@ -37,8 +37,7 @@ class Exporter:
             - `half=True`: weights are stored as float16; `model.half()` converts the classifier,
               and leaves input and output as they are.
             - `int8=images`: quantise weights per channel, and activations, calibrated on an
-              iterable of batches of images, NumPy arrays like `example`, which can be iterated over
-              repeatedly.
+              iterable of batches of images, NumPy arrays like `example`.
             - `opset=N`: the version of the operators.
             - `with_resize=True`: `model` and `example` take images (N, H, W, C) uint8, and the file
               must accept any H and W >= 2.

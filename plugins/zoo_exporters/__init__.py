@@ -30,11 +30,10 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             write=openvino_file.write,
             open=openvino_file.load,
             install="zoo-finetune[openvino]",
-            options=("half", "int8", "with_resize"),
+            options=("half", "with_resize"),
             script=scripts.OPENVINO,
             requires=("openvino",),
             runtime="openvino",
-            libraries=("nncf",),
         ),
         "torch-export": zoo.Exporter(
             suffix=".pt2",

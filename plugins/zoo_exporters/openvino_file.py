@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo_exporters.program import program, quiet
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import openvino
     from torch import Tensor, nn
 
-#: The package with which OpenVINO's converter and NNCF report their use.
+#: The package with which OpenVINO's converter reports its use.
 _TELEMETRY = "openvino_telemetry"
 
 
@@ -27,7 +27,6 @@ def write(
     metadata: Mapping[str, str],
     *,
     half: bool = False,
-    int8: Iterable[np.ndarray] | None = None,
     with_resize: bool = False,
 ) -> None:
     """Write an OpenVINO model, with the metadata as runtime information in the section `zoo`."""
@@ -35,8 +34,6 @@ def write(
         import openvino
 
         converted = openvino.convert_model(program(model, example, with_resize=with_resize))
-        if int8 is not None:
-            converted = _quantised(converted, int8)
         converted.inputs[0].get_tensor().set_names({"images"})
         converted.outputs[0].get_tensor().set_names({metadata.get("output_name", "logits")})
         for name, value in metadata.items():
@@ -58,20 +55,6 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return compute
 
 
-def _quantised(model: Any, batches: Iterable[np.ndarray]) -> Any:
-    """Quantise a model to 8-bit weights, per channel, and activations.
-
-    Weights use half of their range, because processors without VNNI instructions add two products
-    of 8 bits in 16 and would saturate.
-    """
-    import nncf
-
-    exact = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
-    # Symmetric weights, asymmetric activations.
-    mixed = nncf.QuantizationPreset.MIXED
-    return nncf.quantize(model, nncf.Dataset(batches), preset=mixed, advanced_parameters=exact)
-
-
 @cache
 def _core() -> openvino.Core:
     """Return the one core of this process, which lives as long as the process.
@@ -89,8 +72,8 @@ def _core() -> openvino.Core:
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Import OpenVINO and NNCF without what sends usage data to Google Analytics unasked."""
-    if _TELEMETRY in sys.modules:
+    """Import OpenVINO without the package that sends usage data to Google Analytics unasked."""
+    if "openvino" in sys.modules or _TELEMETRY in sys.modules:
         yield
         return
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]

@@ -212,7 +212,7 @@ def test_converted_networks_are_cleared_but_not_to_make_room(engines):
     assert [each.exists() for each in (old, network, speeds)] == [False, True, True]
     zoo_("cache", "clear", "engines", "--older-than", "30")
     assert (network.exists(), speeds.exists()) == (True, False)
-    assert zoo_("cache", "clear", "engines").stdout == "deleted 1 store, freed 3.0 kB\n"
+    assert zoo_("cache", "clear", "engines").stdout == "deleted 1 store, freed 3 kB\n"
     assert [path.name for path in (home() / "engines").iterdir()] == ["mine"]
 
 

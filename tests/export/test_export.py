@@ -33,7 +33,7 @@ SUFFIXES = {
 #: What writes and runs a file, beside torch.
 LIBRARIES = {
     "onnx": {"onnx", "onnxruntime", "onnxscript"},
-    "openvino": {"nncf", "openvino"},
+    "openvino": {"openvino"},
     "torch-export": set(),
     "executorch": {"executorch"},
 }
@@ -537,26 +537,6 @@ def test_half_and_8_bit_files_are_smaller(run):
 
 
 @pytest.mark.medium
-def test_8_bit_weights_of_openvino_are_per_channel(run):
-    import openvino
-
-    export(run, "openvino", "a.xml", options=ExportOptions(int8=True), min_agreement=0)
-    constants = [
-        op
-        for op in openvino.Core().read_model("a.xml").get_ops()
-        if op.get_type_name() == "Constant"
-    ]
-    weights = [op for op in constants if op.get_element_type() == openvino.Type.i8]
-    assert weights
-    for weight in weights:
-        # Each is converted to float and multiplied by its scales.
-        (convert,) = (each.get_node() for each in weight.output(0).get_target_inputs())
-        (multiply,) = (each.get_node() for each in convert.output(0).get_target_inputs())
-        scales = multiply.input_value(1).get_node()
-        assert np.prod(scales.get_output_shape(0)) == weight.get_output_shape(0)[0] > 1
-
-
-@pytest.mark.medium
 def test_an_opset_is_kept_or_refused(run):
     import onnx
 
@@ -574,7 +554,7 @@ def test_an_opset_is_kept_or_refused(run):
     [
         ["--to", "kept", "--half"],
         ["--to", "kept", "--with-resize"],
-        ["--to", "torch-export", "--int8"],
+        ["--to", "openvino", "--int8"],
         ["--to", "openvino", "--opset", 18],
         ["--to", "onnx", "--half", "--int8"],
         ["--to", "coreml"],

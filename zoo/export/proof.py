@@ -131,24 +131,10 @@ def images_for(run: Run, data: Path | None, *, with_resize: bool = False) -> Ima
     )
 
 
-@dataclass(frozen=True)
-class _Batches:
-    """Batches that are decoded anew each time they are iterated over, in constant memory."""
-
-    run: Run
-    samples: Sequence[Sample]
-    with_resize: bool
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return _batches(self.run, self.samples, self.with_resize)
-
-
 def calibration_images(
     run: Run, data: Path | None, *, with_resize: bool = False
 ) -> Iterable[np.ndarray]:
     """Return batches of train images, evenly spread over those of the run, or of `data`.
-
-    They can be iterated over repeatedly.
 
     Raises:
         DataError: If there are none.
@@ -161,7 +147,7 @@ def calibration_images(
             hint="name labelled images with train and val folders by `data`",
         ) from error
     every = max(1, len(splits.val) // _CALIBRATION)
-    return _Batches(run, splits.val[::every][:_CALIBRATION], with_resize)
+    return _batches(run, splits.val[::every][:_CALIBRATION], with_resize)
 
 
 def _batches(run: Run, samples: Sequence[Sample], with_resize: bool) -> Iterator[np.ndarray]:
