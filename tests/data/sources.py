@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from zoo.testing import write_images
+from tests.conftest import make_photos
 
 CLASSES = ("blue", "green", "red")
 
@@ -59,8 +59,8 @@ def dataset_of(files, names=CLASSES):
 
 
 def write_source(kind, folder):
-    """The 24 images of `write_images` as a source of a kind; what names it as data."""
-    photos = write_images(Path(folder) / "photos")
+    """The 24 images of `make_photos` as a source of a kind; what names it as data."""
+    photos = make_photos(Path(folder) / "photos", 8)
     files = sorted(photos.rglob("*.png"))
     if kind == "zip":
         return shutil.make_archive(str(photos), "zip", photos)
