@@ -3,9 +3,12 @@
 import functools
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +71,25 @@ def test_the_readmes_commands_run_in_their_order():
             continue
         quick = ["--image-size", "32", "--epochs", "1"] if words[0] == "finetune" else []
         zoo_(*words, *quick)
+
+
+@pytest.mark.medium
+def test_what_the_readme_ships_predicts_without_zoo(run, split_photos):
+    """The section's commands, with a finished run; each file's script runs."""
+    shutil.copytree(run.path, "bugs")
+    section = (ROOT / "README.md").read_text().partition("\n## Ship it\n")[2].partition("\n## ")[0]
+    commands = commands_in(section)
+    assert len(commands) >= 3
+    for command in commands:
+        zoo_(*shlex.split(command)[1:])
+    scripts = sorted(Path().glob("*.predict.py"))
+    assert len(scripts) == len(commands)
+    photo = next((split_photos / "val" / "red").glob("*.png"))
+    expected = run.predict(photo)[0].label
+    for script in scripts:
+        words = [sys.executable, str(script), str(photo)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["label"] == expected
 
 
 @pytest.mark.slow

@@ -39,14 +39,16 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Load an ExecuTorch program with its Python runtime; large batches are computed in parts."""
     import numpy as np
     import torch
-    from executorch.runtime import Runtime
 
-    with _without_native_stderr():
+    with quiet(), _without_native_stderr():
+        from executorch.runtime import Runtime
+
         method = Runtime.get().load_program(path).load_method("forward")
     largest = method.metadata.input_tensor_meta(0).sizes()[0]
 
     def compute(images: np.ndarray) -> np.ndarray:
-        parts = torch.split(torch.from_numpy(images), largest)
+        starts = range(0, len(images), largest)
+        parts = [torch.from_numpy(images[n : n + largest]) for n in starts]
         return np.concatenate([method.execute([part])[0].numpy() for part in parts])
 
     return compute
