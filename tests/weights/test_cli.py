@@ -192,7 +192,7 @@ def test_the_hubs_files_are_fetched_found_and_verified(hub):
 @pytest.mark.medium
 def test_a_plugins_hub_repository_is_fetched_with_the_hubs_client(hub):
     code = (
-        "import zoo, sys; from zoo.weights.fetch import obtain\n"
+        "import zoo, sys; from zoo.weights.retrieval import obtain\n"
         "w = zoo.Weights(hub='timm/test_efficientnet.r160_in1k')\n"
         "print(obtain(w))"
     )

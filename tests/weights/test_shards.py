@@ -14,7 +14,7 @@ from tests.weights.test_checkpoints import dry_run, publish
 from zoo import plugins
 from zoo.errors import WeightsError
 from zoo.weights import load, read_state_dict
-from zoo.weights.fetch import locate
+from zoo.weights.retrieval import locate
 from zoo.weights.verification import verify
 
 INDEX = "model.safetensors.index.json"

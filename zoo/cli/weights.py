@@ -78,7 +78,7 @@ def where(name: str) -> None:
     """
     from zoo import plugins
     from zoo.weights.added import added_path
-    from zoo.weights.fetch import looked_in
+    from zoo.weights.retrieval import looked_in
     from zoo.weights.place import find_places
 
     backbone = plugins.get(name)

@@ -11,7 +11,7 @@ from zoo.backbone import Backbone, Weights
 from zoo.errors import PluginError, WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
 from zoo.weights.added import read_added
-from zoo.weights.fetch import locate, looked_in, obtain
+from zoo.weights.retrieval import locate, looked_in, obtain
 from zoo.weights.files import fit, leads_out, read_state_dict
 from zoo.weights.place import Place, find_places
 

@@ -15,7 +15,7 @@ from zoo.errors import PluginError
 from zoo.io.files import expand, is_file
 from zoo.plugins import Plugin
 from zoo.weights.added import ADDED, added_path, origin
-from zoo.weights.fetch import HUB_FILES, locate
+from zoo.weights.retrieval import HUB_FILES, locate
 
 Kind = Literal["added", "plugin", "mirror", "own"]
 
