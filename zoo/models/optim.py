@@ -33,7 +33,7 @@ _NOT_OPTIONS = frozenset({"self", "params", "lr", "weight_decay", "momentum", "f
 
 def optimizer_names() -> list[str]:
     """Return the names of all optimizers: zoo's adamw and sgd, then those of timm."""
-    from timm.optim import list_optimizers
+    from timm.optim import list_optimizers  # type: ignore[attr-defined]
 
     names = [name for name in map(str, list_optimizers()) if not name.startswith(tuple(UNUSABLE))]
     return sorted(names, key=lambda name: (name not in ("adamw", "sgd"), name))
@@ -101,7 +101,7 @@ def make_optimizer(
         return torch.optim.SGD(groups, momentum=momentum, **options)
     if name == "adamw":
         return torch.optim.AdamW(groups, fused=True, **options)
-    from timm.optim import create_optimizer_v2
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
     # Weight decay that depends on the learning rate takes `lr` for the largest one.
     largest = max(group["lr"] for group in groups)
@@ -192,7 +192,7 @@ def _unknown(name: str) -> RecipeError:
 
 def _options_of(name: str) -> dict[str, object]:
     """Return the options of an optimizer, with their defaults."""
-    from timm.optim import get_optimizer_info
+    from timm.optim import get_optimizer_info  # type: ignore[attr-defined]
 
     info = get_optimizer_info(name)
     made: Any = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}.get(name) or info.opt_class
