@@ -100,7 +100,7 @@ class TableSource:
         self._issues: list[Issue] = []
         table = _read(file)
         header, inline = table.header, table.inline
-        columns = _columns(file, header, group_by, inline and inline.column)
+        columns = _columns(file, header, group_by, inline.column if inline else None)
         self.columns = tuple(header)
         self.grouped = group_by is not None and columns.group in _named(group_by, header)
         if columns.label is not None and columns.each:
