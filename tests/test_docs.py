@@ -32,7 +32,7 @@ LIBRARIES = ("safetensors.torch", "timm", "torch", "torchvision", "transformers"
 CHECKPOINTS = {"hf-hub:google/mobilenet_v2_1.0_224": "transformers/mobilenet_v2"}
 
 #: Words in names of backbones that stand for what the reader puts there.
-PLACEHOLDERS = {"BACKBONE", "NAME", "OWNER", "PATH", "TAG", "TEXT"}
+PLACEHOLDERS = {"CHECKPOINT", "BACKBONE", "NAME", "OWNER", "PATH", "TAG", "TEXT"}
 
 RECIPES = sorted((ROOT / "zoo" / "recipe" / "packaged").glob("*.toml"))
 

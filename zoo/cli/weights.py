@@ -78,8 +78,8 @@ def where(name: str) -> None:
     """
     from zoo import plugins
     from zoo.weights.added import added_path
-    from zoo.weights.retrieval import looked_in
     from zoo.weights.place import find_places
+    from zoo.weights.retrieval import looked_in
 
     backbone = plugins.get(name)
     found, notes = find_places(backbone)

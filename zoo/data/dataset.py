@@ -115,32 +115,37 @@ class EpochSampler(Sampler[Index]):
         indices: Indices of the images, as many as pairs in an epoch.
         seed: Seed of the order; None: in order.
         repeats: How often each image of an epoch follows itself, in views of their own; an epoch
-            then consists of the first `len(indices) / repeats` images of the shuffled order.
+            then consists of the first images of the shuffled order.
+        pairs: Number of pairs in an epoch. Default: as many as indices.
     """
 
     def __init__(
-        self, indices: Sequence[int], *, seed: int | None = None, repeats: int = 1
+        self,
+        indices: Sequence[int],
+        *,
+        seed: int | None = None,
+        repeats: int = 1,
+        pairs: int | None = None,
     ) -> None:
         self.indices = indices
         self.seed = seed
         self.repeats = repeats
+        self.pairs = len(indices) if pairs is None else pairs
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return self.pairs
 
     def __iter__(self) -> Iterator[Index]:
-        order: Iterable[int] = range(len(self))
+        order: Iterable[int] = range(len(self.indices))
         if self.seed is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
-            order = torch.randperm(len(self), generator=generator).tolist()
-        found = (self.indices[n] for n in order)
-        if self.repeats == 1:
-            return ((self.epoch, index) for index in found)
+            order = torch.randperm(len(self.indices), generator=generator).tolist()
         # An epoch of views takes the place of `repeats` epochs, so that all views differ.
-        first = (self.epoch - 1) * self.repeats + 1
-        pairs = ((first + n, index) for index in found for n in range(self.repeats))
-        return itertools.islice(pairs, len(self))
+        first = self.epoch if self.repeats == 1 else (self.epoch - 1) * self.repeats + 1
+        views = range(first, first + self.repeats)
+        pairs = ((view, self.indices[n]) for n in order for view in views)
+        return itertools.islice(pairs, self.pairs)
 
 
 def train_loader(
@@ -149,13 +154,13 @@ def train_loader(
     """Return a loader of shuffled batches and its sampler; set the sampler's `epoch` each epoch.
 
     Each image of an epoch is repeated `repeats` times, in successive views (Hoffer et al., 2020).
-    Iterate with `raising`. A last batch of one image, too small for batch statistics, is dropped if
+    Iterate with `raising`. A last batch of one image, too small for batch statistics, is left out if
     there are others. `zoo.data.transforms.to_input` turns pixels into model input.
     """
     count = len(dataset)
-    sampler = EpochSampler(range(count), seed=seed, repeats=repeats)
-    drop_last = count > batch_size and count % batch_size == 1
-    return _loader(dataset, sampler, batch_size, workers, drop_last=drop_last), sampler
+    left_out = count > batch_size and count % batch_size == 1
+    sampler = EpochSampler(range(count), seed=seed, repeats=repeats, pairs=count - left_out)
+    return _loader(dataset, sampler, batch_size, workers), sampler
 
 
 def eval_loader(
@@ -182,9 +187,7 @@ def share_of(count: int, batch_size: int, rank: int, processes: int) -> list[int
     return [n for n in range(count) if n // batch_size % processes == rank]
 
 
-def _loader(
-    dataset: Rows, sampler: EpochSampler, batch_size: int, workers: int, *, drop_last: bool = False
-) -> Batches:
+def _loader(dataset: Rows, sampler: EpochSampler, batch_size: int, workers: int) -> Batches:
     return DataLoader(
         _ReturningErrors(dataset),
         batch_size=batch_size,
@@ -194,7 +197,6 @@ def _loader(
         generator=torch.Generator(),
         num_workers=workers,
         persistent_workers=workers > 0,
-        drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
     )
 

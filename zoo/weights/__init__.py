@@ -3,11 +3,11 @@
 from zoo.io.files import is_file
 from zoo.weights.added import add, added, added_path, remove
 from zoo.weights.checkpoint import Checkpoint, open_checkpoint
-from zoo.weights.retrieval import cache_path, fetch, obtain
 from zoo.weights.files import check_sha256, read_state_dict, tensors_sha256
 from zoo.weights.hub import is_reachable
 from zoo.weights.initial import LoadedWeights, describe, load
 from zoo.weights.place import Place, places
+from zoo.weights.retrieval import cache_path, fetch, obtain
 from zoo.weights.verification import Verdict, verify
 
 __all__ = [

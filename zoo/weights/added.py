@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from zoo.backbone import Backbone, Weights
 from zoo.errors import WeightsError
 from zoo.io.files import expand, home, is_file, replacing
-from zoo.weights.retrieval import locate
 from zoo.weights.files import file_sha256, fit, read_state_dict, tensors_sha256
+from zoo.weights.retrieval import locate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,8 @@ from zoo.backbone import Weights
 from zoo.errors import WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
 from zoo.io.parse import MAX_JSON, parse_json, read_bounded
-from zoo.weights.retrieval import HUB_FILES
 from zoo.weights.hub import hub_file, split_id
+from zoo.weights.retrieval import HUB_FILES
 
 #: Prefixes of the names of checkpoints, the same as timm's.
 HUB, LOCAL = "hf-hub:", "local-dir:"

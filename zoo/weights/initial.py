@@ -11,9 +11,9 @@ from zoo.backbone import Backbone, Weights
 from zoo.errors import PluginError, WeightsError, WeightsUnavailableError
 from zoo.io.files import expand, is_file
 from zoo.weights.added import read_added
-from zoo.weights.retrieval import locate, looked_in, obtain
 from zoo.weights.files import fit, leads_out, read_state_dict
 from zoo.weights.place import Place, find_places
+from zoo.weights.retrieval import locate, looked_in, obtain
 
 if TYPE_CHECKING:
     from torch import Tensor

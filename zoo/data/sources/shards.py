@@ -431,7 +431,8 @@ def _scanned(path: Path) -> list[Row]:
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # It keeps all of them otherwise.
+                    # It keeps all of them otherwise.
+                    tar.members.clear()  # type: ignore[attr-defined]
                     if member.isdir():
                         continue
                     name = member_name(path, member.name)
