@@ -3,6 +3,7 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
 
 from tests.data.reading import read_splits
@@ -189,3 +190,28 @@ def test_drawing_images_leaves_the_global_generator_alone(photos):
 
 def test_a_last_batch_of_one_image_is_left_out(photos):
     assert len(batches(photos, batch_size=23)[0]) == 23
+
+
+class Numbers:
+    """Rows that are their own positions."""
+
+    stack = staticmethod(torch.tensor)
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return index[1], torch.tensor(0)
+
+
+@pytest.mark.parametrize(("images", "steps"), [(17, 1), (33, 1), (49, 2), (50, 2)])
+def test_processes_lose_no_batch_to_a_single_image_that_is_left(images, steps):
+    loader, _ = train_loader(Numbers(images), batch_size=16, seed=0, workers=0)
+    shards = [BatchSamplerShard(loader.batch_sampler, 2, rank) for rank in (0, 1)]
+    batches = [list(shard) for shard in shards]
+    assert [len(each) for each in batches] == [steps, steps]
+    seen = {index for each in batches for batch in each for index in batch}
+    assert len(seen) == images - (images % 16 == 1)

@@ -154,8 +154,8 @@ def train_loader(
     """Return a loader of shuffled batches and its sampler; set the sampler's `epoch` each epoch.
 
     Each image of an epoch is repeated `repeats` times, in successive views (Hoffer et al., 2020).
-    Iterate with `raising`. A last batch of one image, too small for batch statistics, is left out if
-    there are others. `zoo.data.transforms.to_input` turns pixels into model input.
+    Iterate with `raising`. A last batch of one image, too small for batch statistics, is left out
+    if there are others. `zoo.data.transforms.to_input` turns pixels into model input.
     """
     count = len(dataset)
     left_out = count > batch_size and count % batch_size == 1
