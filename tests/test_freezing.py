@@ -239,7 +239,7 @@ def test_freezing_is_told_by_flags(photos):
     result = zoo_(*command, "--freeze", "2", "--unfreeze-epoch", "2,3")
     assert "epoch 3: " in result.stdout
     text = Path("run/recipe.toml").read_text()
-    assert {"freeze = 2  # given", "unfreeze_epoch = ["} <= set(text.splitlines())
+    assert {"freeze = 2  # given", "unfreeze_epoch = [2, 3]  # given"} <= set(text.splitlines())
 
 
 def plan_table(photos, *flags: str) -> list[list[str]]:

@@ -493,7 +493,6 @@ ASKED = [
     ("torch-export", {"with_resize": True}, 0.05),
     ("onnx", {"probabilities": True}, 1e-5),
     ("onnx", {"int8": True}, 5.0),
-    ("openvino", {"int8": True}, 5.0),
 ]
 
 
