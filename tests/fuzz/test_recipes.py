@@ -60,6 +60,7 @@ def refused_or_without_data(text: str | bytes) -> None:
             "run folder",
             "image_size",
             "options of backbone",
+            "--optimizer",
         )
     )
     assert about_recipe or understood or lacking, answer.err

@@ -185,7 +185,7 @@ def _unknown(name: str) -> RecipeError:
     why = next((why for start, why in UNUSABLE.items() if name.startswith(start)), None)
     names = optimizer_names()
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "adamw and sgd are two"
+    meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "adamw and sgd are two;"
     text = f"no `optimizer` {clip(repr(name), 60)}" if why is None else f"`optimizer={name}`: {why}"
     return RecipeError(text, hint=f"{meant} docs/defaults.md lists all {len(names)}")
 
