@@ -61,6 +61,8 @@ def refused_or_without_data(text: str | bytes) -> None:
             "image_size",
             "options of backbone",
             "--optimizer",
+            "no engine",
+            "engine ",
         )
     )
     assert about_recipe or understood or lacking, answer.err
