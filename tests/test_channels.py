@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tests.runs.forging import MODEL, copy, forge
 from zoo import plugins, testing
 from zoo.data.image import image_from_bytes
 from zoo.errors import DataError, OptionError, PluginError, RecipeError, RunError
-from zoo.events import StepEnd, ignore
+from zoo.events import Note, StepEnd, ignore
 from zoo.models.channels import adapt
 from zoo.models.variant import variant
 from zoo.weights import load
@@ -202,6 +204,21 @@ def test_an_image_without_a_fourth_band_is_one_message(photos):
     done = zoo_(*words, "--out", "run", code=2)
     assert "its mode is RGB, and four channels are needed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_images_without_a_fourth_band_are_left_out(four_bands, photos, tmp_path):
+    data = tmp_path / "mixed"
+    shutil.copytree(four_bands, data)
+    shutil.copy(photos / "red" / "0.png", data / "low" / "red.png")
+    asked = fields(4, train="probe")
+    notes = []
+    zoo.finetune(data, out="run", listen=notes.append, **asked)
+    warned = [each.text for each in notes if isinstance(each, Note) and each.warning]
+    assert any("low/red.png" in text and "four channels" in text for text in warned)
+    rows = json.loads(zoo_("evaluate", "run", "--split", "all", "--format", "json").stdout)
+    assert rows["images"] == 20
+    with pytest.raises(DataError, match=re.escape("red.png")):
+        zoo.finetune(data, strict=True, listen=ignore, **asked)
 
 
 @pytest.mark.parametrize("augment", ["strong", "rand-augment", "auto-augment"])

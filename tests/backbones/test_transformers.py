@@ -18,6 +18,7 @@ from tests.conftest import QUICK, eval_input, zoo_
 from tests.pipeline.crash import Crash, check_equal, crash_at
 from tests.runs.test_round_trip import our_logits
 from zoo import plugins
+from zoo.data.transforms import to_input
 from zoo.errors import OptionError, SizeError
 from zoo.events import StepEnd
 from zoo.testing import check_backbone
@@ -129,6 +130,20 @@ def test_rates_of_the_configuration_are_options(acme, photos):
     assert theirs.config.drop_path_rate == zoo.load("run").model.config.drop_path_rate == 0.5
     with pytest.raises(OptionError, match="hidden_dropout_prob"):
         zoo.build("acme/convnext", 2, weights="none", options={"hidden_dropout_prob": 0.5})
+
+
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+def test_a_run_of_grey_images_is_loaded_by_transformers(name, acme, photos):
+    fields = {**QUICK, "backbone": f"acme/{name}", "image_size": 32, "train": "probe"}
+    run = zoo.finetune(photos, out="run", backbone_options={"in_chans": 1}, **fields)
+    theirs = AutoModelForImageClassification.from_pretrained(run.path).eval()
+    assert theirs.config.num_channels == 1
+    photo = photos / "red" / "0.png"
+    pixels = torch.from_numpy(run.prepare(photo).copy()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        logits = theirs(to_input(pixels, run.info.preprocess, torch.device("cpu"))).logits
+    scores = logits.softmax(dim=1)[0].numpy()
+    assert np.allclose(scores, our_logits(run, Image.open(photo)), atol=1e-5)
 
 
 def test_without_transformers_each_network_says_what_to_install(monkeypatch, fresh_plugins):

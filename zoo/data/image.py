@@ -154,6 +154,20 @@ def dropped_bands(image: ImageFile.ImageFile) -> int:
     return max(0, int(stored) - len(image.getbands()))
 
 
+def has_fourth_band(image: ImageFile.ImageFile) -> bool:
+    """Whether an image that has been decoded, with any number of channels, has four of them."""
+    four = image.mode == "RGB" and dropped_bands(image) == 1
+    return four or image.mode == _FOUR or image.has_transparency_data
+
+
+def without_fourth_band(mode: str) -> str:
+    """Say that an image of that mode can't be used where four channels are needed."""
+    return (
+        f"its mode is {mode}, and four channels are needed: red, green, blue and a fourth band, "
+        f"such as transparency"
+    )
+
+
 def to_channels(
     image: Image.Image, channels: int, *, value_range: ValueRange | None = None
 ) -> Image.Image:
@@ -209,10 +223,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _four_bands(image: Image.Image) -> Image.Image:
     if image.mode != _FOUR and not image.has_transparency_data:
-        raise ValueError(
-            f"its mode is {image.mode}, and four channels are needed: red, green, blue and a "
-            f"fourth band, such as transparency"
-        )
+        raise ValueError(without_fourth_band(image.mode))
     image = _upright(image)
     return image if image.mode == _FOUR else Image.merge(_FOUR, image.convert("RGBA").split())
 

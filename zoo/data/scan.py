@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from PIL import ImageFile
 
@@ -51,10 +52,10 @@ def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample]
     return readable, issues
 
 
-def decode_all(samples: Sequence[Sample]) -> list[Verdict]:
-    """Scan samples by decoding every one, in threads."""
+def decode_all(samples: Sequence[Sample], *, channels: int = 3) -> list[Verdict]:
+    """Scan samples by decoding every one for a network of that many channels, in threads."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_look, samples))
+        return list(pool.map(partial(_look, channels=channels), samples))
 
 
 def opened(sample: Sample) -> tuple[Fingerprint, ImageFile.ImageFile]:
@@ -79,10 +80,10 @@ def opened(sample: Sample) -> tuple[Fingerprint, ImageFile.ImageFile]:
     return content, open_content(data, sample.name)
 
 
-def _look(sample: Sample) -> Verdict:
+def _look(sample: Sample, *, channels: int) -> Verdict:
     try:
         content, image = opened(sample)
-        decoded(image, sample.where)
+        decoded(image, sample.where, channels=channels)
     except DataError as error:
         return str(error)
     return Found(content=content, format=image.format or "")

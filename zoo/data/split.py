@@ -153,6 +153,7 @@ def read_labelled(
     class_names: Sequence[str],
     *,
     strict: bool = False,
+    scan: Scan = decode_all,
 ) -> Splits:
     """Read all images of some splits of a source as val, for the class map of these names.
 
@@ -173,7 +174,7 @@ def read_labelled(
                 f"{part.name} has classes that the model lacks: "
                 f"{_beside(sorted(unknown), class_names)}; the model's are {', '.join(class_names)}"
             )
-        samples += _readable(part, decode_all, issues, strict=strict)
+        samples += _readable(part, scan, issues, strict=strict)
     if not samples:
         names = ", ".join(part.name for part in parts)
         raise DataError(f"no readable images in {names}{because(issues)}")

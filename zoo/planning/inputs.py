@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, Preprocess
@@ -93,7 +94,7 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
             if remembered is not None and rank_and_count()[1] > 1:
                 remember(remembered, found)
             examined.extend(found)
-            return [each.verdict for each in found]
+            return [each.verdict(channels) for each in found]
 
         splits = read_splits(
             source,
@@ -101,7 +102,7 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
             seed=recipe.seed,
             fold=recipe.held_out_fold,
             strict=recipe.strict,
-            scan=decode_all if recipe.data is None else scan,
+            scan=partial(decode_all, channels=channels) if recipe.data is None else scan,
         )
     results = by_content(examined)
     # The main process speaks for all, and comparing all images takes a while.

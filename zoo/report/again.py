@@ -16,7 +16,7 @@ from zoo.data.check import (
 )
 from zoo.data.decoded import DecodedImages
 from zoo.data.sample import Sample
-from zoo.data.scan import Verdict, decode_all
+from zoo.data.scan import Verdict
 from zoo.data.split import Splits
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, RunError
@@ -96,17 +96,18 @@ def _images(run: Run) -> Splits:
         DataError: They are no longer there, or are others.
     """
     examined: list[Examined] = []
+    channels = run.info.preprocess.channels
     with examined_store() as known:
 
         def scan(samples: Sequence[Sample]) -> list[Verdict]:
             found = examine_samples(samples, known if run.info.recipe.cache_size else None)
             examined.extend(found)
-            return [each.verdict for each in found]
+            return [each.verdict(channels) for each in found]
 
         demo = run.info.recipe.data is None
-        splits = splits_of(run.info, scan=decode_all if demo else scan)
+        splits = splits_of(run.info, scan=None if demo else scan)
     sizes = sizes_of(splits) if run.info.recipe.held_out_fold is None else []
-    warned = warn_of(splits, by_content(examined), channels=run.info.preprocess.channels)
+    warned = warn_of(splits, by_content(examined), channels=channels)
     return replace(splits, findings=(*warned, *sizes))
 
 

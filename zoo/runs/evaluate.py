@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -188,7 +189,7 @@ def images_of(
     if own and split in ("val", "train"):
         return _of_training(info, source, split, strict=strict)
     wanted = _wanted(source, split)
-    splits = read_labelled(source, wanted, info.class_names, strict=strict)
+    splits = read_labelled(source, wanted, info.class_names, strict=strict, scan=_scan(info))
     if own and "train" in wanted:
         splits = _with_note(splits, f"{_LEARNT} some of these images: {_LOWER}")
     if wanted == list(source.splits):
@@ -196,7 +197,7 @@ def images_of(
     return splits, f"{source.name}, {' and '.join(wanted)} images"
 
 
-def splits_of(info: ModelInfo, *, scan: Scan = decode_all) -> Splits:
+def splits_of(info: ModelInfo, *, scan: Scan | None = None) -> Splits:
     """Read the images that a run was trained on, and split them as it did.
 
     Raises:
@@ -205,8 +206,12 @@ def splits_of(info: ModelInfo, *, scan: Scan = decode_all) -> Splits:
     return _split_again(info, source_of(info.recipe), scan=scan)
 
 
+def _scan(info: ModelInfo) -> Scan:
+    return partial(decode_all, channels=info.preprocess.channels)
+
+
 def _split_again(
-    info: ModelInfo, source: Source, *, strict: bool = False, scan: Scan = decode_all
+    info: ModelInfo, source: Source, *, strict: bool = False, scan: Scan | None = None
 ) -> Splits:
     recipe = info.recipe
     splits = read_splits(
@@ -215,7 +220,7 @@ def _split_again(
         seed=recipe.seed,
         fold=recipe.held_out_fold,
         strict=strict,
-        scan=scan,
+        scan=scan or _scan(info),
     )
     if splits.class_names != tuple(map(normal_name, info.class_names)):
         raise DataError(

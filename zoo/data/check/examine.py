@@ -18,8 +18,10 @@ from zoo.data.image import (
     decoded,
     dropped_bands,
     extremes,
+    has_fourth_band,
     is_deep,
     to_rgb,
+    without_fourth_band,
 )
 from zoo.data.sample import Sample
 from zoo.data.scan import Found, Verdict, opened
@@ -53,6 +55,7 @@ class Examined:
         format: Pillow's format: JPEG, PNG ...
         extremes: Smallest and largest value of an image with more than 8 bits per channel.
         dropped: Number of bands in the file that Pillow drops because the mode lacks them.
+        fourth: Whether it has a fourth band, for networks of four channels.
     """
 
     problem: str = ""
@@ -67,15 +70,17 @@ class Examined:
     format: str = ""
     extremes: ValueRange | None = None
     dropped: int = 0
+    fourth: bool = False
 
     @property
     def fingerprint(self) -> Fingerprint:
         """Fingerprint of the image, if it is usable."""
         return Fingerprint(key=bytes.fromhex(self.content), size=self.size, mtime_ns=self.mtime_ns)
 
-    @property
-    def verdict(self) -> Verdict:
-        """Content of the image, or why it can't be used."""
+    def verdict(self, channels: int = 3) -> Verdict:
+        """Return the content of the image, or why a network of that many channels can't use it."""
+        if channels == 4 and not self.problem and not self.fourth:
+            return without_fourth_band(self.mode)
         return self.problem or Found(content=self.fingerprint, format=self.format)
 
 
@@ -134,6 +139,7 @@ def _examine(sample: Sample, key: bytes) -> Examined:
         format=form,
         extremes=deep,
         dropped=dropped_bands(image),
+        fourth=has_fourth_band(image),
     )
 
 

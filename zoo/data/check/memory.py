@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zoo.data.check.examine import Examined
 
 #: Version of the stored fields; increase it when they change.
-_NOTED = 2
+_NOTED = 3
 
 
 def examined_store() -> Store:
