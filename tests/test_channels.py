@@ -80,6 +80,7 @@ def fields(channels: int, **changes: object) -> dict:
     return {**QUICK, "epochs": 2, "backbone_options": {"in_chans": channels}, **changes}
 
 
+@pytest.mark.medium
 def test_a_run_of_other_channels_from_end_to_end(channels, data, tmp_path):
     quick = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
     option = f"--backbone-option=in_chans={channels}"

@@ -106,15 +106,19 @@ def code_in(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
+#: Marks of the pages whose code takes long.
+LENGTHS = {"README": "medium", "compare": "slow", "exports": "slow", "python": "slow"}
+
 PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if code_in(p)]
 
 
 @pytest.mark.parametrize(
     "page",
-    # These take ten seconds each; other tests show the same.
+    # These take many seconds each.
     [
         pytest.param(
-            p, marks=[pytest.mark.slow] if p.stem in ("compare", "exports", "python") else []
+            p,
+            marks=[getattr(pytest.mark, LENGTHS[p.stem])] if p.stem in LENGTHS else [],
         )
         for p in PAGES
     ],

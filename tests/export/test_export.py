@@ -55,8 +55,8 @@ KEYS = (
 @pytest.fixture(
     scope="module",
     params=[
-        # Its lowering takes many seconds.
-        pytest.param(form, marks=pytest.mark.medium if form == "executorch" else ())
+        # Converting takes seconds.
+        pytest.param(form, marks=pytest.mark.medium if form != "torch-export" else ())
         for form in SUFFIXES
     ],
 )

@@ -48,6 +48,7 @@ def test_a_probe_by_a_runtime_is_that_by_torch_and_converts_once(
     torch.testing.assert_close(state(again), state(run), rtol=0, atol=1e-4)
 
 
+@pytest.mark.medium
 def test_few_images_are_computed_by_torch_and_apart_from_those_of_other_engines(
     split_photos, exporters
 ):

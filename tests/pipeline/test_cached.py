@@ -55,7 +55,11 @@ def test_training_from_cached_activations_equals_training_from_images(photos, dr
 
 
 @pytest.mark.parametrize(
-    "name", [DROPPING[0], *(pytest.param(n, marks=pytest.mark.slow) for n in DROPPING[1:])]
+    "name",
+    [
+        pytest.param(DROPPING[0], marks=pytest.mark.medium),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in DROPPING[1:]),
+    ],
 )
 def test_a_probe_on_cached_features_equals_one_without(photos, drops, name):
     check_probe_from_cache(photos, start(name, train="probe"))
@@ -145,7 +149,7 @@ def test_half_precision_takes_half_the_room_and_gives_nearly_the_same(photos):
 each_kind = pytest.mark.parametrize(
     ("kind", "case"),
     [
-        ("features", {"train": "probe"}),
+        pytest.param("features", {"train": "probe"}, marks=pytest.mark.medium),
         pytest.param("activations", {"train": "finetune", "freeze": 3}, marks=pytest.mark.slow),
         pytest.param("images", {"train": "finetune"}, marks=pytest.mark.slow),
     ],

@@ -82,6 +82,12 @@ SLOW_KINDS = {
     "stopped by patience",
 }
 
+MEDIUM_KINDS = {"adapted", "adamw, mixed and averaged", "augmented repeatedly"}
+
+MARKS = dict.fromkeys(SLOW_KINDS, pytest.mark.slow) | dict.fromkeys(
+    MEDIUM_KINDS, pytest.mark.medium
+)
+
 
 @dataclass(frozen=True)
 class Twice:
@@ -115,9 +121,7 @@ def crashed(twice):
     return twice.fields
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=pytest.mark.slow if k in SLOW_KINDS else []) for k in KINDS]
-)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS.get(kind, ())) for kind in KINDS])
 def test_a_run_that_crashed_at_any_step_comes_to_the_same_weights(photos, kind):
     fields = {**start(**KINDS[kind]), "data": photos, "checkpoint_every": 1}
     undisturbed = zoo.finetune(out="undisturbed", **fields)

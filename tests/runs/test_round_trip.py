@@ -15,7 +15,12 @@ from tests.conftest import QUICK, eval_input
 
 
 @pytest.fixture(
-    scope="module", params=["zoo/efficientnet_lite0", "timm/test_vit", "timm/test_efficientnet"]
+    scope="module",
+    params=[
+        pytest.param("zoo/efficientnet_lite0", marks=pytest.mark.medium),
+        "timm/test_vit",
+        "timm/test_efficientnet",
+    ],
 )
 def timm_run(request, photos, tmp_path_factory) -> zoo.Run:
     fields = {**QUICK, "backbone": request.param}
