@@ -171,12 +171,6 @@ def set_up(recipe: Recipe) -> Bench:
 def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) -> list[Speed]:
     """Measure prediction, with and without folded batch norms, and training, in alternation.
 
-    Args:
-        bench: From `set_up`.
-        batch_size: Images per batch.
-        seconds: Approximate duration of each measurement.
-        compiled: Also measure with torch.compile, which takes minutes.
-
     Raises:
         TrainingError: The device has too little memory, or torch.compile fails on this machine.
     """

@@ -115,15 +115,7 @@ def declare(
     weights: zoo.Weights | None,
     name: str | None = None,
 ) -> zoo.Backbone:
-    """Declare a backbone from timm's own description of the architecture.
-
-    Args:
-        architecture: timm's name of the architecture, with or without a tag.
-        cfg: timm's description: head, input size, normalisation.
-        build: As in `zoo.Backbone`.
-        weights: As in `zoo.Backbone`.
-        name: Name of the backbone, by default that of the architecture.
-    """
+    """Declare a backbone from timm's own description of the architecture."""
     _, height, width = cfg.input_size
     bare_name = architecture.partition(".")[0]
     classifier: Any = CLASSIFIERS.get(bare_name, cfg.classifier)

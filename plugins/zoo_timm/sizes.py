@@ -32,12 +32,6 @@ def resized(
 ) -> zoo.Backbone:
     """Return the same network for another size, with weights resampled by timm's own loading.
 
-    Args:
-        architecture: timm's name of the architecture.
-        declared: The backbone as declared, for its own size.
-        image_size: Side of the square input, in pixels.
-        options: Other arguments with which the network is built.
-
     Raises:
         ValueError: If timm can't build it or resample its weights, or its forward pass fails at
             that size.

@@ -31,9 +31,6 @@ class Tracker:
     `WANDB_MODE` ...); the experiment or project is called `zoo`. A resumed run continues the
     tracker's run: steps after its checkpoint are logged again by MLflow, and ignored by W&B.
 
-    Args:
-        library: `mlflow` or `wandb`.
-
     Raises:
         ModuleNotFoundError: If the library is not installed.
     """

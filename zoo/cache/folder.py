@@ -102,11 +102,6 @@ def lock(path: Path) -> FileLock | None:
 def touch(path: Path, described: str, *, write: bool) -> None:
     """Record that the store in that folder is used now, as the modification time of about.json.
 
-    Args:
-        path: Folder of the store.
-        described: Contents of about.json.
-        write: Whether to write the file if it is missing or damaged.
-
     Raises:
         OSError: If it can't be written.
     """
@@ -184,11 +179,6 @@ def make_room(needed_bytes: int, limit_bytes: int, *, keep: Path) -> bool:
 
     They must also fit on the disk, of which 1 GiB, or 5 % of a small one, stays free. Stores that
     another process uses are never deleted.
-
-    Args:
-        needed_bytes: Number of bytes that will be written.
-        limit_bytes: Maximum total size of all stores.
-        keep: The store that will be written, which is not deleted.
 
     Returns:
         Whether they fit now. If deleting stores can't achieve this, none is deleted.

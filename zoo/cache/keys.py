@@ -10,14 +10,7 @@ KEY_BYTES = 16
 
 
 def image_key(content: bytes) -> bytes:
-    """Return an image's key: BLAKE2b of its file's bytes, so a renamed photo keeps its records.
-
-    Args:
-        content: All bytes of the file.
-
-    Returns:
-        16 bytes.
-    """
+    """Return an image's key: BLAKE2b of its file's bytes, so a renamed photo keeps its records."""
     return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 

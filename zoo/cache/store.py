@@ -57,10 +57,6 @@ class Store:
     process closes it or ends. They see the records that existed when they opened it, and no process
     waits for another. The CRC-32 of a record is checked at its first use; a damaged record counts
     as absent. Unpickling opens the store again; after a fork it is read-only. Not thread-safe.
-
-    Attributes:
-        path: Folder of the store.
-        dtype: Data type of the arrays.
     """
 
     def __init__(self, path: Path, described: str, dtype: DTypeLike) -> None:

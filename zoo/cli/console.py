@@ -68,11 +68,7 @@ _MOST_ROWS = 8
 
 
 class TrainingConsole:
-    """A listener that prints events; a context manager, which removes the progress bar at its end.
-
-    Args:
-        verbose: Also print details.
-    """
+    """A listener that prints events; a context manager, which removes its progress bar."""
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose

@@ -48,11 +48,7 @@ def format_option(*formats: str) -> Decorator:
 
 
 def images_options(default: str) -> Decorator:
-    """Return the options that name the labelled images to measure a run on.
-
-    Args:
-        default: What is measured without `--data`.
-    """
+    """Return the options for labelled images; `default` is what is measured without `--data`."""
     options: list[Decorator] = [
         click.option(
             "--data",

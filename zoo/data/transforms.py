@@ -144,14 +144,7 @@ def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Te
 
 @dataclass(frozen=True, kw_only=True)
 class RandomView:
-    """Augmentation: random resized crop, optional horizontal flip, further steps.
-
-    Attributes:
-        box: Draws the crop; its size is the input size.
-        hflip: Flip horizontally with probability 0.5.
-        interpolation: Interpolation of the resize.
-        steps: Further augmentations of pixels (C, H, W) uint8.
-    """
+    """Augmentation: random resized crop, optional horizontal flip, further steps."""
 
     box: v2.RandomResizedCrop
     hflip: bool

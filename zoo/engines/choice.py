@@ -76,12 +76,6 @@ def measure(
 ) -> dict[str, float]:
     """Measure the images/s of torch and of each engine that can be used, and remember them.
 
-    Args:
-        network: The network, which is converted for each engine.
-        own: How torch computes it.
-        batch_size: Images per call.
-        say: Called with the reason why an engine can't be used.
-
     Returns:
         The images/s by engine; empty, and not remembered, if there is none but torch.
     """

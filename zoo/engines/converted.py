@@ -51,11 +51,6 @@ class Network:
 def load_converted(network: Network, name: str, exporter: Exporter) -> Rows:
     """Load a network with the runtime of a format; it is converted unless it is kept.
 
-    Args:
-        network: The network.
-        name: Name of the format.
-        exporter: Its exporter.
-
     Raises:
         PluginError: The exporter or the runtime fails.
         RunError: The converted network can't be kept.

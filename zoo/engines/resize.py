@@ -28,9 +28,6 @@ class Resize(nn.Module):
     by more at sharp edges where Pillow 13 begins with the columns, which it does for some images
     whose height is reduced: those about three times as high as wide, or reduced much more in height
     than in width.
-
-    Args:
-        preprocess: Input size, interpolation and crop.
     """
 
     fill: Tensor

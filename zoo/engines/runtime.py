@@ -41,12 +41,6 @@ def calling(name: str, exporter: Exporter) -> Iterator[None]:
 def load_exported(name: str, exporter: Exporter, file: Path, classes: int) -> Compute:
     """Load an exported file with the format's runtime, as a function from images to logits.
 
-    Args:
-        name: Name of the format.
-        exporter: Exporter of the format.
-        file: The exported file.
-        classes: Number of classes.
-
     Returns:
         A function that raises PluginError if the runtime fails, or returns anything but finite
         logits (N, classes).

@@ -201,13 +201,6 @@ def _publish(
 ) -> None:
     """Move files to their final paths, and write texts and the report, all or nothing.
 
-    Args:
-        moved: The files that are moved, by their final path.
-        texts: The contents of further files, by path.
-        out: The exported file.
-        report: The comparison.
-        card: Path and text of the run's model card.
-
     Raises:
         RunError: If a file can't be written; then none is left behind.
     """

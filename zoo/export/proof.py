@@ -197,13 +197,6 @@ def compare(
 ) -> ExportReport:
     """Run images through an exported file and through the run.
 
-    Args:
-        run: The run.
-        compute: The exported file, loaded by `load_exported`.
-        images: The images to compare on.
-        options: What was asked of the file.
-        exported: Format, path and size in bytes of the file.
-
     Raises:
         PluginError: If the file's runtime fails.
         DataError: If an image can no longer be read.

@@ -101,11 +101,6 @@ def check_with_features(
 ) -> tuple[Checked, FeatureReport]:
     """Find suspected labels, crops and mirrored copies by the features of a backbone.
 
-    Args:
-        checked: The checked data.
-        recipe: Names the backbone and its weights, as in `load_pretrained`.
-        listen: Receives `Progress` and `Note` events.
-
     Returns:
         The check with further findings, and what they are based on.
 

@@ -70,17 +70,7 @@ def choose_engine(
     """Return the part with the engine that computes its features.
 
     Its features of some images are compared with torch's, which is used instead, with a warning, if
-    they differ by more than `TOLERANCE`.
-
-    Args:
-        wanted: As in the recipe: the engine, or `auto`.
-        model: The network, on its device.
-        part: The part of it that gives the features.
-        preprocess: Preprocessing of the images.
-        accelerator: With several processes, `auto` means torch.
-        images: Number of features that will be needed.
-        sample: Returns the pixels (N, C, H, W) uint8 of some of the images.
-        listen: Receives a `Note` on the choice.
+    they differ by more than `TOLERANCE`. With several processes, `auto` means torch.
 
     Raises:
         PluginError: There is no such engine, it is not installed, or it fails.
@@ -187,12 +177,7 @@ def _network(model: nn.Module, part: FrozenPart, preprocess: Preprocess) -> Netw
 
 
 class _Features(nn.Module):
-    """Model input (N, C, H, W) float32 to features (N, F) float32.
-
-    Args:
-        classifier: The classifier, which is not copied.
-        boundary: From `probe_boundary`: the input of the head's only leaf.
-    """
+    """Model input (N, C, H, W) float32 to features (N, F) float32."""
 
     def __init__(self, classifier: nn.Module, boundary: Boundary) -> None:
         super().__init__()

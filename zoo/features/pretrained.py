@@ -48,17 +48,7 @@ class Embedded:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A backbone with its initial weights, placed on a device, whose features can be computed.
-
-    Attributes:
-        model: The network, with a head that is not used.
-        backbone: As built: for the recipe's image size and options.
-        boundary: Where features are read.
-        preprocess: Preprocessing of the images.
-        recipe: The recipe, with the device that was chosen.
-        accelerator: Computes on that device.
-        source: Where the weights came from.
-    """
+    """A backbone with its initial weights, placed on a device, whose features can be computed."""
 
     model: nn.Module
     backbone: Backbone

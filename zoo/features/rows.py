@@ -31,12 +31,7 @@ Compute = Callable[[Tensor], Tensor]
 
 
 class CachedDataset(Dataset[Any]):  # torch types a loader's batches as dataset items
-    """Dataset of cached rows in place of images: (row, target) of the view used in an epoch.
-
-    Args:
-        images: The images that the rows belong to.
-        store: Contains all of the rows.
-    """
+    """Dataset of cached rows in place of images: (row, target) of the view used in an epoch."""
 
     def __init__(self, images: ImageDataset, store: Store) -> None:
         self.images = images

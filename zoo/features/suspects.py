@@ -37,13 +37,7 @@ class Suspect:
 
 @dataclass(frozen=True, kw_only=True)
 class Suspects:
-    """The suspected labels of a dataset.
-
-    Attributes:
-        ranked: The suspects, the most suspicious first.
-        probabilities: (N, classes) held-out probabilities.
-        not_judged: Class indices with too few images to judge their labels.
-    """
+    """The suspected labels of a dataset."""
 
     ranked: tuple[Suspect, ...]
     probabilities: Tensor

@@ -54,15 +54,7 @@ class Upload:
 
 @dataclass(frozen=True, kw_only=True)
 class Existing:
-    """A repository that exists.
-
-    Attributes:
-        commit: Its newest commit.
-        public: Whether everybody can read it.
-        files: Names of its files.
-        replaced: Those that are replaced.
-        removed: Those that are removed, since they belong to the earlier weights.
-    """
+    """A repository that exists."""
 
     commit: str | None
     public: bool

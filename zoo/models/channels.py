@@ -24,11 +24,6 @@ _RGB = 3
 def with_channels(backbone: Backbone, other: Backbone, channels: int) -> Backbone:
     """Return a backbone for another number of channels, its pretrained weights adapted by `adapt`.
 
-    Args:
-        backbone: The backbone for RGB images.
-        other: The same backbone, whose `build` makes the network for `channels`.
-        channels: A number of channels other than that of `backbone`.
-
     Returns:
         `other`, with mean and std as often as there are channels, in turn, and with weights, also
         those of files, converted to `channels` unless they are for them already.

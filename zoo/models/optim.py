@@ -42,11 +42,6 @@ def optimizer_names() -> list[str]:
 def check_optimizer(name: str, options: Mapping[str, object], *, momentum: float) -> dict[str, Any]:
     """Check that there is such an optimizer, and that it takes these options.
 
-    Args:
-        name: Name of the optimizer.
-        options: Values of its own arguments.
-        momentum: As in `make_optimizer`.
-
     Returns:
         The options, each as a value of its type.
 

@@ -58,12 +58,7 @@ MOST_IMAGES = 2_000
 
 
 class MachineFields(TypedDict, total=False):
-    """Fields of a recipe that say what computes.
-
-    Attributes:
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        engine: What computes the features of backbones, as in the recipe.
-    """
+    """Fields of a recipe that say what computes."""
 
     device: str
     engine: str

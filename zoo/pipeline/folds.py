@@ -50,13 +50,6 @@ def finetune_folds(
 ) -> Run:
     """Start runs on all folds of a recipe's `folds`, and refit on all images.
 
-    Args:
-        recipe: As given by the user, with `folds`.
-        out: The run folder; None for a new one below `runs/`.
-        given: Fields that were given as options or arguments.
-        listen: As in `finetune`.
-        report: Whether to write the report of the refit; the runs on folds have none.
-
     Returns:
         The run that was refitted on all images.
 

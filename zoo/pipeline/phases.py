@@ -79,14 +79,6 @@ def run_stages(
 ) -> None:
     """Run the probe and fine-tuning, as the recipe says.
 
-    Args:
-        prepared: The prepared run.
-        keys: Content keys of the images.
-        state: The training state: a new one, or that of `resumed`. Updated in place.
-        control: Where events and snapshots go, and when to stop.
-        origin: State dict from which fine-tuning starts; saving writes the probe's head into it.
-        resumed: The snapshot to resume from; None to start from the beginning.
-
     Raises:
         ZooError, Stopped: As in `train_probe` and `train`.
     """
@@ -183,15 +175,7 @@ def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Li
 
 @dataclass(frozen=True, kw_only=True)
 class _Images:
-    """The datasets of a run and their transforms.
-
-    Attributes:
-        plain: Train images with the eval transform.
-        views: Train images with augmentation.
-        val: Val images with the eval transform.
-        seen: The eval transform, as for prediction.
-        augmented: The train transform.
-    """
+    """The datasets of a run and their transforms."""
 
     plain: ImageDataset
     views: ImageDataset

@@ -45,12 +45,6 @@ def choose_backbone(
     They are compared by cross-validated probes on train images, smaller networks first. With
     `time`, those that would exceed a quarter of it are left out, with a `Note`.
 
-    Args:
-        resolver: Its recipe's backbone is replaced, with the reason.
-        accelerator: That of the run.
-        started: When planning began, by `time.perf_counter`.
-        listen: Receives the result of the comparison.
-
     Raises:
         RecipeError: The recipe names other weights than pretrained ones.
         WeightsUnavailableError: No backbone's weights are on this machine, or none can be used.

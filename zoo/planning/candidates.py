@@ -57,18 +57,7 @@ _OF_ONE = (
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """The images that backbones are compared on.
-
-    Attributes:
-        samples: The images.
-        class_names: Class names in label order.
-        targets: (N, ...) as defined by the task.
-        groups: (N,) int64, from `group_indices`.
-        task: The task.
-        metric: The metric by which backbones are compared, with underscores.
-        value_range: As in `Splits`.
-        seed: Determines folds.
-    """
+    """The images that backbones are compared on."""
 
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...]
@@ -141,12 +130,6 @@ def images_to_compare(
 ) -> LabelledImages:
     """Return at most `most` of the samples, or five of each class, with the same share of each.
 
-    Args:
-        recipe: Task, metric and seed are used, as decided.
-        splits: The samples' classes and range of values.
-        samples: Images of `splits`.
-        most: Maximum number of images, if it is five or more for each class.
-
     Raises:
         DataError: All images are of one group, so that none could be held out.
     """
@@ -180,13 +163,6 @@ def measure_candidates(
     listen: Listener,
 ) -> Iterator[Candidate]:
     """Measure one backbone after the other; one that can't be measured has a reason instead.
-
-    Args:
-        names: Names of the backbones.
-        images: The images.
-        recipe: As in `load_pretrained`.
-        accelerator: Computes features.
-        listen: Receives `Progress` and `Note` events.
 
     Raises:
         DataError: An image can't be read, or has changed since it was first read.

@@ -38,9 +38,6 @@ class Resolver:
             the recipe.
         origins: Origins of the values of a resumed run, by field.
         listen: Called with a `Note` on each decision.
-
-    Attributes:
-        recipe: The recipe as resolved so far.
     """
 
     def __init__(
@@ -65,12 +62,7 @@ class Resolver:
         return name in self._asked
 
     def decide(self, why: str, **values: Any) -> None:
-        """Set those of these fields that are still open, and report the values.
-
-        Args:
-            why: The reason, such as "with SGD".
-            **values: New values by field.
-        """
+        """Set those of these fields that are still open, and report the values."""
         open_ones = {k: v for k, v in values.items() if k not in self.recipe.model_fields_set}
         if open_ones:
             listed = ", ".join(f"{key} = {value}" for key, value in open_ones.items())

@@ -223,17 +223,7 @@ def decide_epochs(
     probed: bool = False,
     listen: Listener,
 ) -> int:
-    """Return the number of epochs that fit into the rest of the recipe's `time`; 0 if none does.
-
-    Args:
-        recipe: As resolved; `epochs` is the maximum, if it is set.
-        speed: The measured speed.
-        train_images: Number of train images.
-        val_images: Number of val images.
-        spent: Seconds since the start of the run.
-        probed: Whether the probe is done.
-        listen: Called with a `Note` on the decision.
-    """
+    """Return the number of epochs that fit into the rest of the recipe's `time`; 0 if none does."""
     budget = seconds_of(str(recipe.time))
     changes = (recipe.hflip is None) + (recipe.crop_scale is None)
     passes = 0 if probed or recipe.train == "finetune" else 1 + changes + (recipe.views or 0)

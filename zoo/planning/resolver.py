@@ -61,13 +61,7 @@ from zoo.weights import LoadedWeights
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a run computes with.
-
-    Attributes:
-        started: When planning began, by `time.perf_counter`.
-        accelerator: Devices and processes.
-        precision: The precision that it computes in.
-    """
+    """What a run computes with."""
 
     started: float
     accelerator: Accelerator
@@ -82,16 +76,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run starts from.
-
-    Attributes:
-        folder: The run folder.
-        backbone: As built for the recipe's image size and options.
-        preprocess: Preprocessing for that size.
-        size_given: Whether the user gave the size.
-        splits: The images.
-        loaded: The initial weights.
-    """
+    """What a run starts from."""
 
     folder: Path
     backbone: Backbone
@@ -150,13 +135,6 @@ def resolve(
     Later decisions depend on what earlier ones give: which images and weights are read on the
     backbone, the task on the images, the network on both, and whether there is a probe, and time to
     fine-tune, on the network.
-
-    Args:
-        resolver: Of the recipe.
-        machine: What the run computes with.
-        out: The run folder; None for a new one.
-        resuming: Whether the run folder is that of a run.
-        listen: Called with a `Note` on each decision.
     """
     inputs = _gather(resolver, machine, out=out, resuming=resuming, listen=listen)
     _decide_by_images(resolver, inputs.splits, machine, listen)

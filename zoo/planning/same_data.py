@@ -19,15 +19,7 @@ from zoo.machine.processes import exchange, together
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """The data as one process sees it.
-
-    Attributes:
-        host: Name of the machine.
-        classes: Class names in label order.
-        images: Number of images in train and in val.
-        names: Digest of the names and labels of the images of both splits, in order.
-        contents: Digest of the contents of the same images.
-    """
+    """The data as one process sees it."""
 
     host: str
     classes: tuple[str, ...]

@@ -19,17 +19,7 @@ from zoo.plugins.names import backbones, left_out, matcher, published
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the index says about a backbone, with its default weights or those of a tag.
-
-    Attributes:
-        name: Full name; of the weights of a tag NAME.TAG.
-        head: Paths of the head's leaves.
-        preprocess: Preprocessing for these weights.
-        weights: The weights; None if there are none.
-        parameters: As in `Backbone`.
-        macs: As in `Backbone`.
-        tags: Tags of all published weights of the backbone.
-    """
+    """What the index says about a backbone, with its default weights or those of a tag."""
 
     name: str
     head: tuple[str, ...]
@@ -42,14 +32,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """All backbones that the installed plugins declare, sorted by name.
-
-    Attributes:
-        backbones: With their default weights.
-        published: With each of their published weights.
-        left_out: What plugins declare to be no backbone.
-        failures: Which plugins could not be loaded, and why, a line each.
-    """
+    """All backbones that the installed plugins declare, sorted by name."""
 
     backbones: tuple[Entry, ...]
     published: tuple[Entry, ...]

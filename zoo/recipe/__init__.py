@@ -647,12 +647,7 @@ def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | 
 
 
 def read_origins(text: str, recipe: Recipe) -> dict[str, str]:
-    """Return the origins of values that `dump_recipe` has written as comments, by field.
-
-    Args:
-        text: The file's content.
-        recipe: The recipe in it. A value that differs has no known origin.
-    """
+    """Return the origins, by field, of values that are still those `dump_recipe` has written."""
     lines = text.splitlines()
     found = {}
     for name, value in recipe.model_dump(exclude_none=True).items():

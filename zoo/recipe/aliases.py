@@ -90,10 +90,6 @@ _ADVICE = {
 def meant(name: str, fields: Collection[str]) -> str | None:
     """Return what to use instead of a setting that zoo does not have by this name; None: unknown.
 
-    Args:
-        name: As given, with hyphens or underscores.
-        fields: All fields of the recipe.
-
     Returns:
         A clause that names zoo's settings as recipes do, in backquotes.
     """

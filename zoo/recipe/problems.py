@@ -11,12 +11,7 @@ from zoo.recipe.aliases import meant
 
 
 def problem(error: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Describe an error, and suggest what was probably meant.
-
-    Args:
-        error: One of the errors of a pydantic ValidationError.
-        keys: All valid keys.
-    """
+    """Describe an error, and suggest what was probably meant."""
     if error["type"] == "value_error":  # Raised by Recipe's own validators, with a complete text.
         return clip(str(error["ctx"]["error"]), 400)
     key = clip(".".join(str(part) for part in error["loc"]))

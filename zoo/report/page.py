@@ -66,32 +66,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """All that the report shows.
-
-    Attributes:
-        title: Name of the run.
-        subtitle: What was trained, and on what.
-        source: Description of other data than the run's, if it is measured on such; else empty.
-        model: SHA-256 of the weights, by which the report is known to be that of the run.
-        parts: Measured splits.
-        warnings: Reasons not to trust the classifier.
-        chosen: What the images of each split were used for, a sentence each.
-        transfer: Whether pretrained features help, or why it is not measured, in a sentence.
-        counts: Train images of each class; empty if not known.
-        class_names: Names of the classes.
-        galleries: Images.
-        training: Plots of training.
-        training_text: Why there are none; empty if there are.
-        trust: Plots on confidence.
-        more: Plot of growth, if measured.
-        more_text: What it says, or why it is not there.
-        data: Notes on the data, one line each.
-        data_text: What is said of it beside or instead; may be empty.
-        settings: Field, value, origin of those that are not defaults.
-        defaults: The other fields and their values.
-        environment: Names and values.
-        omissions: What the report leaves out, and why.
-    """
+    """All that the report shows; `..._text` says what is not there, and why."""
 
     title: str
     subtitle: str

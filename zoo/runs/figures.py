@@ -185,12 +185,7 @@ def figures(
 
 
 def doubt(found: Figures, split: str = "") -> str | None:
-    """Return why a model may be no better than its baseline, in a sentence; None if it is better.
-
-    Args:
-        found: The figures.
-        split: Name of the split, to begin the sentence with.
-    """
+    """Return why a model may be no better than its baseline, in a sentence; None: it is better."""
     if found.better_than_baseline:
         return None
     main = found.metrics[found.main]

@@ -59,10 +59,7 @@ def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = Fa
 def check_run_space(folder: Path, model: nn.Module, moments: int) -> None:
     """Check that the disk has space for two models and two checkpoints: previous and new.
 
-    Args:
-        folder: The run folder.
-        model: The model to be saved.
-        moments: Tensors per parameter in a checkpoint besides its value (optimizer state, EMA).
+    `moments` is the number of tensors per parameter in a checkpoint besides its value.
 
     Raises:
         RunError: If there is not enough free space.

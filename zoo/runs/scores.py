@@ -103,10 +103,6 @@ class FeaturesAndLogits(nn.Module):
     """Model input (N, C, H, W) float32 to features and logits, (N, F + classes) float32.
 
     The features are those of `features_and_logits`.
-
-    Args:
-        classifier: The classifier, which is not copied.
-        backbone: Declares where the head is.
     """
 
     def __init__(self, classifier: nn.Module, backbone: Backbone) -> None:

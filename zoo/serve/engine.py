@@ -45,12 +45,6 @@ class Engine:
 
     Each image has a place from `reserve` until it is answered or given back, and places are
     limited, so that memory is.
-
-    Args:
-        run: The run.
-        asked: What is asked of predictions.
-        settings: Limits.
-        batch_done: Called with the number of images after each forward pass.
     """
 
     def __init__(

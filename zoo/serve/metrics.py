@@ -8,17 +8,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters of a service, from its start.
-
-    Attributes:
-        requests: Responses by path and status.
-        seconds: Duration of requests with images.
-        images: Classified images.
-        unsure: Those whose label is unsure.
-        unfamiliar: Those that are unlike the training images.
-        batches: Images per forward pass.
-        in_progress: Images that have a place in the engine.
-    """
+    """Counters of a service, from its start."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()

@@ -40,14 +40,7 @@ NO_OPSET = 10**6
 
 @dataclass
 class ExporterSubject:
-    """An exporter under test.
-
-    Attributes:
-        name: Name of the format.
-        exporter: What its plugin declares.
-        folder: An empty folder.
-        libraries: The libraries that it has imported.
-    """
+    """An exporter under test."""
 
     kind: ClassVar[Kind] = "exporter"
     shapes_only: ClassVar[bool] = False

@@ -28,13 +28,7 @@ class OtherEvent:
 
 @dataclass
 class Outcome:
-    """What a logger did with the events of a run.
-
-    Attributes:
-        error: The event at which it raised, and its exception, in words; None if it did not.
-        printed: What it printed.
-        changed: Kinds of the events that it changed.
-    """
+    """What a logger did with the events of a run."""
 
     error: str | None = None
     printed: list[str] = field(default_factory=list)
@@ -43,14 +37,7 @@ class Outcome:
 
 @dataclass
 class LoggerSubject:
-    """A logger under test.
-
-    Attributes:
-        name: The name of the logger.
-        make: The function that its plugin declares.
-        folder: An empty folder.
-        libraries: The libraries that it has imported.
-    """
+    """A logger under test."""
 
     kind: ClassVar[Kind] = "logger"
     shapes_only: ClassVar[bool] = False

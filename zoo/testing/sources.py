@@ -52,13 +52,7 @@ print(json.dumps(found))
 
 @dataclass
 class SourceSubject:
-    """A data source under test.
-
-    Attributes:
-        name: The name of the source.
-        opener: The function that its plugin declares.
-        data: A value of `data` that is for it.
-    """
+    """A data source under test."""
 
     kind: ClassVar[Kind] = "source"
     shapes_only: ClassVar[bool] = False

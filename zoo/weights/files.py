@@ -56,11 +56,6 @@ def read_state_dict(path: Path) -> StateDict:
 def fit(backbone: Backbone, state_dict: StateDict, *, source: str) -> StateDict:
     """Load tensors strictly into the backbone's original model and return its state dict.
 
-    Args:
-        backbone: The backbone; its `convert` is called first.
-        state_dict: State dict as read from a file.
-        source: Description of the source, for messages.
-
     Raises:
         WeightsError: If tensors are missing, unexpected or of another shape (see the message).
         PluginError: If the plugin can't convert them or build the model.

@@ -89,13 +89,7 @@ def examine_samples(
     known: Store | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Examined]:
-    """Examine the image of each sample; those without a stored result are decoded, in threads.
-
-    Args:
-        samples: Samples of a source.
-        known: Store of earlier results (`zoo.data.check.memory`).
-        progress: Called with the number of images examined so far.
-    """
+    """Examine the image of each sample; those without a stored result are decoded, in threads."""
     keys = [s.stamp if s.file is None else file_key(s.file) for s in samples]
     found: dict[int, Examined] = {}
     if known is not None:

@@ -44,15 +44,7 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
-    """Result of making a clean copy.
-
-    Attributes:
-        path: Folder of the copy.
-        files: Number of copied files, without `left-out.json`.
-        left_out: Files that were left out.
-        renamed: Images renamed to the extension of their format.
-        relabelled: Images moved to the folder of another class.
-    """
+    """Result of making a clean copy."""
 
     path: Path
     files: int

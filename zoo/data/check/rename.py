@@ -45,13 +45,7 @@ def rename(photos: Sequence[Photo], taken: Iterable[str]) -> list[Renamed]:
 
 
 def move(checked: Checked, labels: Mapping[str, str], names: Mapping[str, str]) -> list[Renamed]:
-    """Move images to the folder of another class in their split.
-
-    Args:
-        checked: The checked folder.
-        labels: New label of each moved image, by path.
-        names: Paths in the copy of images that are renamed, by path.
-    """
+    """Move images to the folder of another class in their split."""
     split_of = {photo.path: photo.split for photo in checked.photos}
     depth = checked.listing.depth
     folders: dict[tuple[str, str], PurePosixPath] = {}
