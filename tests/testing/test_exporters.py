@@ -97,14 +97,6 @@ FAULTS = {
     ),
     "any opset": ("opset > 20", "opset < 0", "check_declared_options_are_taken"),
     "no metadata": (", **metadata", "", "check_metadata_is_kept"),
-    "another error": (
-        "    import a_runtime\n\n    MODELS",
-        (
-            "    try:\n        import a_runtime\n    except ImportError as error:\n"
-            '        raise RuntimeError("no runtime") from error\n    MODELS'
-        ),
-        "check_missing_libraries_are_reported",
-    ),
 }
 
 
@@ -142,16 +134,16 @@ def test_without_its_library_an_exporter_fails_its_checks_and_names_it(install):
     assert "needs a_runtime, which is not installed" in result.message
 
 
-@pytest.mark.medium
-def test_zoos_archive_passes():
-    results = {r.check: r.status for r in check_exporter("torch-export")}
-    skipped = {c for c, status in results.items() if status != "passed"}
-    assert skipped == {"check_missing_libraries_are_reported"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnx", "openvino", "executorch"])
-def test_zoos_formats_of_other_runtimes_pass(name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("torch-export", marks=pytest.mark.medium),
+        pytest.param("onnx", marks=pytest.mark.slow),
+        pytest.param("openvino", marks=pytest.mark.slow),
+        pytest.param("executorch", marks=pytest.mark.slow),
+    ],
+)
+def test_zoos_formats_pass(name):
     assert {r.check: r.status for r in check_exporter(name) if r.status != "passed"} == {}
 
 

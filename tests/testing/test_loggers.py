@@ -67,19 +67,6 @@ FAULTS = {
         'event.metrics.pop("val_loss")',
         "check_events_are_not_changed",
     ),
-    "another error": (
-        "        import a_tracker\n",
-        (
-            "        try:\n            import a_tracker\n        except ImportError as error:\n"
-            "            raise RuntimeError('no tracker') from error\n"
-        ),
-        "check_missing_libraries_are_reported",
-    ),
-    "imported too late": (
-        "        import a_tracker\n\n    def __call__(self, event):\n",
-        "        pass\n\n    def __call__(self, event):\n        import a_tracker\n",
-        "check_missing_libraries_are_reported",
-    ),
 }
 
 
@@ -118,8 +105,7 @@ def test_a_logger_whose_library_is_not_installed_is_skipped(install):
 
 
 def test_zoos_tensorboard_passes():
-    skipped = [r.check for r in check_logger("tensorboard") if r.status != "passed"]
-    assert skipped == ["check_missing_libraries_are_reported"]
+    assert {r.message for r in check_logger("tensorboard") if r.status != "passed"} == set()
 
 
 @pytest.mark.slow

@@ -131,7 +131,6 @@ EXPORTER_CHECKS: tuple[Check[ExporterSubject], ...] = (
     Check(function=exporters.check_logits_are_those_of_the_model, after=_WRITTEN),
     Check(function=exporters.check_other_batch_sizes, after=_COMPUTES),
     Check(function=exporters.check_declared_options_are_taken, after=_COMPUTES),
-    Check(function=exporters.check_missing_libraries_are_reported, after=_COMPUTES),
 )
 
 _MADE = ("check_logger_is_made", "check_events_are_taken")
@@ -146,7 +145,6 @@ LOGGER_CHECKS: tuple[Check[LoggerSubject], ...] = (
             loggers.check_other_events_are_ignored,
             loggers.check_nothing_is_printed,
             loggers.check_events_are_not_changed,
-            loggers.check_missing_libraries_are_reported,
         )
     ),
 )

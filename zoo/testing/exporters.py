@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,6 @@ from zoo.engines.model import ExportableModel
 from zoo.engines.runtime import Compute, calling, load_exported
 from zoo.errors import PluginError
 from zoo.exporter import OPTIONS, Exporter
-from zoo.testing.libraries import check_missing_reported, imports_of
 from zoo.testing.subject import CLASSES, CheckFailed, CheckSkipped, Kind
 
 #: Height and width of the model's images; they differ, so that swapped sides are found.
@@ -48,7 +46,6 @@ class ExporterSubject:
     name: str
     exporter: Exporter
     folder: Path
-    libraries: set[str] = field(default_factory=set)
 
     @cached_property
     def file(self) -> Path:
@@ -56,7 +53,7 @@ class ExporterSubject:
         self.skip_if_unavailable()
         written = self.folder / "written" / f"a{self.exporter.suffix}"
         written.parent.mkdir()
-        with calling(self.name, self.exporter), imports_of(self.exporter.write, self.libraries):
+        with calling(self.name, self.exporter):
             self.write(written)
         found = sorted(path.name for path in written.parent.iterdir())
         files = self.exporter.files(written)
@@ -74,9 +71,7 @@ class ExporterSubject:
     @cached_property
     def compute(self) -> Compute:
         """The file, opened."""
-        file = self.file
-        with imports_of(self.exporter.open, self.libraries):
-            return load_exported(self.name, self.exporter, file, CLASSES)
+        return load_exported(self.name, self.exporter, self.file, CLASSES)
 
     def skip_if_unavailable(self) -> None:
         """Skip the running check if the format can't be written here."""
@@ -154,19 +149,6 @@ def check_declared_options_are_taken(subject: ExporterSubject) -> None:
             raise CheckFailed(
                 f"with `{option}`: {error}; support it, or don't declare it"
             ) from error
-
-
-def check_missing_libraries_are_reported(subject: ExporterSubject) -> None:
-    """Where a library is missing, `write` or `open` raises the ModuleNotFoundError."""
-    subject.skip_if_unavailable()
-    paths = (subject.folder / f"{n}{subject.exporter.suffix}" for n in itertools.count())
-
-    def run() -> None:
-        path = next(paths)
-        subject.write(path)
-        subject.exporter.open(path)
-
-    check_missing_reported(subject.libraries, run)
 
 
 def small_model(*, with_resize: bool = False) -> ExportableModel:

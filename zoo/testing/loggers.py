@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from zoo.events import EpochEnd, Listener, Measured, Note, Progress, RunEnd, RunStart, StepEnd
 from zoo.plugins import explain, off_stdout
-from zoo.testing.libraries import check_missing_reported, imports_of
 from zoo.testing.subject import CheckFailed, CheckSkipped, Kind
 
 #: Steps of an epoch.
@@ -45,7 +44,6 @@ class LoggerSubject:
     name: str
     make: Callable[[], Listener]
     folder: Path
-    libraries: set[str] = field(default_factory=set)
 
     @cached_property
     def interrupted(self) -> Outcome:
@@ -70,7 +68,7 @@ class LoggerSubject:
     def outcome_of(self, events: Iterable[object]) -> Outcome:
         """Make a logger and pass it the events, until it raises."""
         outcome = Outcome()
-        with off_stdout(outcome.printed), imports_of(self.make, self.libraries):
+        with off_stdout(outcome.printed):
             try:
                 logger = self.make()
             except ModuleNotFoundError as error:
@@ -132,26 +130,6 @@ def check_events_are_not_changed(subject: LoggerSubject) -> None:
     changed = [*subject.interrupted.changed, *subject.resumed.changed]
     if changed:
         raise CheckFailed(f"it changes a {changed[0]}: copy what it changes, as by dict(...)")
-
-
-def check_missing_libraries_are_reported(subject: LoggerSubject) -> None:
-    """Where a library is missing, making the logger raises the ModuleNotFoundError."""
-    _ = subject.interrupted, subject.resumed
-    folder = subject.folder / "missing"
-    folder.mkdir()
-
-    def run() -> None:
-        logger = subject.make()
-        try:
-            for event in _events(folder, SINGLE_LABEL, epochs=(0, 1)):
-                logger(event)
-        except ImportError as error:
-            raise CheckFailed(
-                f"without {error.name} it is made, and fails at an event ({explain(error)}): "
-                f"import its library where it is made, before the run begins"
-            ) from error
-
-    check_missing_reported(subject.libraries, run)
 
 
 def _events(
