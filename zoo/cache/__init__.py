@@ -3,17 +3,3 @@
 from zoo.cache.folder import Cleared, Kind, StoredEntry, StoredKind, clear, root, stored
 from zoo.cache.keys import derived_key, image_key
 from zoo.cache.store import Store, open_store
-
-__all__ = [
-    "Cleared",
-    "Kind",
-    "Store",
-    "StoredEntry",
-    "StoredKind",
-    "clear",
-    "derived_key",
-    "image_key",
-    "open_store",
-    "root",
-    "stored",
-]

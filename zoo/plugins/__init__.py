@@ -16,6 +16,8 @@ from zoo.plugins.discovery import (
     TAG,
     Plugin,
     State,
+    _entry_points,
+    _imported,
     connect,
     connect_all,
     disable,
@@ -26,12 +28,11 @@ from zoo.plugins.discovery import (
     of,
     versions_behind,
 )
-from zoo.plugins.discovery import _entry_points as _entry_points
-from zoo.plugins.discovery import _imported as _imported
 from zoo.plugins.foreign import explain, off_stdout
 from zoo.plugins.index import Entry, Index, index
 from zoo.plugins.names import (
     PREFERRED,
+    _with_tag,
     backbones,
     get,
     left_out,
@@ -40,42 +41,3 @@ from zoo.plugins.names import (
     published,
     with_tag,
 )
-from zoo.plugins.names import _with_tag as _with_tag
-
-__all__ = [
-    "DISABLE",
-    "NAME",
-    "PREFERRED",
-    "TAG",
-    "Entry",
-    "Index",
-    "Plugin",
-    "State",
-    "backbones",
-    "blame",
-    "build",
-    "connect",
-    "connect_all",
-    "convert",
-    "declared",
-    "declared_as",
-    "describe",
-    "disable",
-    "disabled",
-    "explain",
-    "files",
-    "get",
-    "implements",
-    "index",
-    "installed",
-    "left_out",
-    "load",
-    "load_all",
-    "matcher",
-    "matching",
-    "of",
-    "off_stdout",
-    "published",
-    "versions_behind",
-    "with_tag",
-]

@@ -5,16 +5,3 @@ from zoo.data.check.dataset import Report, check_data
 from zoo.data.check.examine import Examined, by_content, examine_samples
 from zoo.data.check.findings import Finding
 from zoo.data.check.memory import examined_store, remember
-
-__all__ = [
-    "Examined",
-    "Finding",
-    "Report",
-    "by_content",
-    "check_data",
-    "examine_samples",
-    "examined_store",
-    "remember",
-    "sizes_of",
-    "warn_of",
-]
