@@ -19,7 +19,7 @@ from zoo.backbone import Backbone
 from zoo.errors import TrainingError
 from zoo.events import ignore
 from zoo.machine.device import choose_device, choose_precision, place, place_images
-from zoo.machine.memory import is_out_of_memory
+from zoo.machine.memory import out_of_memory_as
 from zoo.machine.speed import device_name, matmul_peak, synchronise
 from zoo.models.build import build_from
 from zoo.models.depth import depths
@@ -46,22 +46,8 @@ _ROUNDS = 5
 class Setup:
     """What is measured, and on which machine.
 
-    Attributes:
-        device: `cpu`, `cuda` or `mps`.
-        device_name: Model name of the device.
-        threads: Number of threads that torch uses on a CPU.
-        torch: Version of torch.
-        allocator: How memory is allocated on a CPU.
-        precision: Precision of training, `fp32`, `bf16` or `fp16`; prediction is in `fp32`.
-        peak: FLOP/s of float32 matrix multiplication.
-        training_peak: FLOP/s of matrix multiplication in the precision of training.
-        backbone: Full name of the backbone.
-        height: Height of the images, in pixels.
-        width: Width of the images, in pixels.
-        parameters: Number of parameters, with a head for ten classes.
-        folded: Number of batch norms that can be folded into convolutions.
-        forward_flops: Floating-point operations per image; a multiply-add counts as two.
-        training_flops: The same for a training step.
+    Peaks are in FLOP/s, and FLOP are those of an image, where a multiply-add counts as two. Of the
+    batch norms, `folded` can be folded into convolutions.
     """
 
     device: str
@@ -83,17 +69,7 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Measured speed of one kind of step.
-
-    Attributes:
-        what: Description of the step.
-        batch_size: Images per batch.
-        images_per_second: From the median of all steps.
-        flops_per_second: Floating-point operations per second.
-        share_of_peak: `flops_per_second` divided by the peak of matrix multiplication.
-        first_call_seconds: Duration of compilation; None if it was not compiled.
-        pays_after_images: Number of images after which compilation saves time; None if never.
-    """
+    """Measured speed of one kind of step; None without compilation, or if that never pays."""
 
     what: str
     batch_size: int
@@ -118,9 +94,6 @@ class Bench:
 
 def set_up(recipe: Recipe) -> Bench:
     """Build the recipe's backbone, with random weights, and measure the machine (0.5 s).
-
-    Args:
-        recipe: Specifies backbone, image size, device, precision, and how to train.
 
     Raises:
         ZooError: The backbone, the device or the image size is not available.
@@ -177,7 +150,10 @@ def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) ->
     setup, device = bench.setup, torch.device(bench.setup.device)
     shape = (bench.backbone.preprocess.channels, setup.height, setup.width)
     first_calls = {}
-    try:
+    with out_of_memory_as(
+        f"{device} has too little memory for a batch of {batch_size}",
+        hint="try a smaller `batch_size` or `image_size`",
+    ):
         images = place_images(torch.randn(batch_size, *shape), device)
         steps = {"forward": _forward(bench.model, images)}
         if setup.folded:
@@ -194,13 +170,6 @@ def measure(bench: Bench, batch_size: int, *, seconds: float, compiled: bool) ->
             steps[training] = _training(bench, torch.compile(bench.trainee, dynamic=False), images)
             first_calls = {name: _first_call(steps[name], device) for name in (forward, training)}
         rates = {name: batch_size / t for name, t in _times(steps, device, seconds).items()}
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"{device} has too little memory for a batch of {batch_size}",
-            hint="try a smaller `batch_size` or `image_size`",
-        ) from error
     speeds = []
     for name, rate in rates.items():
         trains = name.startswith("training")

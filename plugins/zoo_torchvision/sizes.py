@@ -31,13 +31,7 @@ def check(name: str, build: Callable[[int | None, bool], nn.Module], image_size:
 
 
 def resample(name: str, image_size: int, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Resample the position embeddings of a vision transformer as torchvision does.
-
-    Args:
-        name: torchvision's name of the model.
-        image_size: New side of the square input, in pixels.
-        state_dict: Weights for any size; those for this size are returned unchanged.
-    """
+    """Resample position embeddings as torchvision does; weights for this size are unchanged."""
     from torchvision.models.vision_transformer import interpolate_embeddings
 
     if "encoder.pos_embedding" not in state_dict:

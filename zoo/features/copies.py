@@ -22,15 +22,7 @@ _ROWS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """Two images of which one is an edited copy of the other.
-
-    Attributes:
-        one: Position of an image.
-        other: Position of the other image, a larger number.
-        mirrored: Whether one of them is mirrored.
-        similarity: Cosine similarity of their features.
-        correlation: Correlation of their pixels where one shows a part of the other.
-    """
+    """Positions, in order, of two images of which one is an edited copy of the other."""
 
     one: int
     other: int

@@ -73,18 +73,7 @@ class EditedCopy:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureReport:
-    """What features say about the labels and copies of a dataset.
-
-    Attributes:
-        backbone: Name of the backbone.
-        weights: Where its weights came from.
-        images: Number of images that were compared.
-        suspects: The suspected labels, the most suspicious first.
-        copies: Edited copies, beside exact ones.
-        not_judged: Names of classes with too few images to judge their labels.
-        computed: Number of images whose features were not cached.
-        seconds: Time spent.
-    """
+    """What features say about the labels and copies of a dataset."""
 
     backbone: str
     weights: str

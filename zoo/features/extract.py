@@ -67,13 +67,6 @@ def probe_boundary(
 class Features:
     """Extraction of features (N, C) float32 from images by a frozen backbone.
 
-    Args:
-        model: The model on its device, in the memory format of `zoo.machine.device.place`.
-        part: The part that gives them, with the boundary from `probe_boundary`, and the engine.
-        preprocess: Preprocessing of the images.
-        accelerator: With several processes, each computes a share.
-        listen: Receives `Progress` events.
-
     Attributes:
         computed: Number of rows that were in no store.
         rows: Number of all rows.

@@ -84,11 +84,6 @@ def list_data(
 ) -> Listing:
     """List a data folder, or the images of another source, as `read_splits` reads it.
 
-    Args:
-        data: As for `open_source`.
-        follow_links: Also follow links that lead out of the folder.
-        group_by: How to find the groups of images, as in the recipe.
-
     Raises:
         DataError: `data` does not exist, has no images in class folders, or can't be listed, or
             `group_by` does not fit it.
