@@ -15,7 +15,7 @@ from zoo import plugins
 from zoo.data.check.alignment import small_images
 from zoo.data.check.compare import components
 from zoo.data.check.dataset import Checked, sorted_findings, with_copies
-from zoo.data.check.findings import Finding
+from zoo.data.check.findings import Finding, of_each
 from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform, mirrored_transform
 from zoo.data.value_range import common_range
@@ -215,23 +215,21 @@ def _findings(report: FeatureReport) -> Iterable[Finding]:
     if paths:
         pairs = Counter((s.given, s.suggested) for s in report.suspects).most_common(1)
         ((given, suggested), number) = pairs[0]
-        yield Finding(
-            kind="suspected-labels",
-            severity="warning",
-            text=f"{count(len(paths), 'label')} probably wrong, most often {given} instead of "
+        yield of_each(
+            "suspected-labels",
+            "warning",
+            f"{count(len(paths), 'label')} probably wrong, most often {given} instead of "
             f"{suggested or 'no label'} ({number})",
-            count=len(paths),
-            groups=tuple((path,) for path in paths),
-            advice="look at them: `html` shows them, `labels_to` writes a table to accept or "
-            "change, `labels_from` applies it",
+            paths,
+            "look at them: `html` shows them, `labels_to` writes a table to accept or change, "
+            "`labels_from` applies it",
         )
     if report.not_judged:
-        yield Finding(
-            kind="labels-not-judged",
-            severity="note",
-            text=f"classes whose labels are not judged, with fewer than {LEAST} images: "
+        yield of_each(
+            "labels-not-judged",
+            "note",
+            f"classes whose labels are not judged, with fewer than {LEAST} images: "
             f"{len(report.not_judged)}",
-            count=len(report.not_judged),
-            groups=tuple((name,) for name in report.not_judged),
-            advice="look at these images yourself",
+            report.not_judged,
+            "look at these images yourself",
         )

@@ -210,6 +210,18 @@ def imbalance(photos: Iterable[Photo]) -> Finding | None:
     )
 
 
+def of_each(kind: str, severity: Severity, text: str, names: Sequence[str], advice: str) -> Finding:
+    """Return a finding about classes or files, each of which is a group of its own."""
+    return Finding(
+        kind=kind,
+        severity=severity,
+        text=text,
+        count=len(names),
+        groups=tuple((name,) for name in names),
+        advice=advice,
+    )
+
+
 def examples(finding: Finding, at_most: int) -> list[str]:
     """Format at most `at_most` groups of a finding as text, and the number of the others."""
     shown = []

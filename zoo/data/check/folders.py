@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from zoo.data.check.compare import Photo
 from zoo.data.check.files import Listing
-from zoo.data.check.findings import Finding, Severity
+from zoo.data.check.findings import Finding, Severity, of_each
 from zoo.io.text import count
 
 #: Number of train images of a class below which hardly anything can be said about it.
@@ -34,45 +34,40 @@ def count_classes(listing: Listing, photos: Sequence[Photo]) -> dict[str, dict[s
     return {split: dict(sorted(of_split.items())) for split, of_split in counts.items()}
 
 
-def of_classes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int]) -> list[Finding]:
-    """Return findings about the classes and the sizes of the splits, from usable images."""
-    found: list[Finding] = []
+def of_classes(
+    counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Yield findings about the classes and the sizes of the splits, from usable images."""
     learnt = {name for name, images in _training(counts).items() if images}
     if len(learnt) < 2:
-        found.append(
-            _names(
-                "too-few-classes",
-                "error",
-                f"there {'is one class only' if learnt else 'is no class'} to learn",
-                sorted(learnt),
-                "a classifier needs two at least: one folder per class",
-            )
+        yield of_each(
+            "too-few-classes",
+            "error",
+            f"there {'is one class only' if learnt else 'is no class'} to learn",
+            sorted(learnt),
+            "a classifier needs two at least: one folder per class",
         )
     for split in HELD_OUT:
         if split not in counts:
             continue
         held_out = {name for name, images in counts[split].items() if images}
         if unknown := sorted(held_out - learnt):
-            found.append(
-                _names(
-                    "unknown-classes",
-                    "error",
-                    f"{_classes(len(unknown))} of {split} not in train",
-                    unknown,
-                    "training refuses them; name the folders alike in both, or take these away",
-                )
+            yield of_each(
+                "unknown-classes",
+                "error",
+                f"{_classes(len(unknown))} of {split} not in train",
+                unknown,
+                "training refuses them; name the folders alike in both, or take these away",
             )
         if missing := sorted(learnt - held_out):
-            found.append(
-                _names(
-                    f"classes-without-{split}",
-                    "warning",
-                    f"{_classes(len(missing))} of train without an image in {split}",
-                    missing,
-                    f"no metric can be computed for them; move some of their images to {split}",
-                )
+            yield of_each(
+                f"classes-without-{split}",
+                "warning",
+                f"{_classes(len(missing))} of train without an image in {split}",
+                missing,
+                f"no metric can be computed for them; move some of their images to {split}",
             )
-    found += of_sizes(counts, images)
+    yield from of_sizes(counts, images)
     empty = sorted(
         f"{split}/{name}" if split else name
         for split, of_split in counts.items()
@@ -80,36 +75,33 @@ def of_classes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int
         if not images
     )
     if empty:
-        found.append(
-            _names(
-                "empty-classes",
-                "warning",
-                f"{count(len(empty), 'folder')} without a usable image",
-                empty,
-                "no classes to zoo; fill or delete them",
-            )
+        yield of_each(
+            "empty-classes",
+            "warning",
+            f"{count(len(empty), 'folder')} without a usable image",
+            empty,
+            "no classes to zoo; fill or delete them",
         )
-    return found + _of_names({name for of_split in counts.values() for name in of_split})
+    yield from _of_names({name for of_split in counts.values() for name in of_split})
 
 
-def of_sizes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int]) -> list[Finding]:
-    """Return findings about classes, and val and test sets, with few usable images."""
-    found = []
+def of_sizes(
+    counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Yield findings about classes, and val and test sets, with few usable images."""
     if few := sorted(name for name, each in _training(counts).items() if 0 < each < FEW):
-        found.append(
-            _names(
-                "few-images",
-                "warning",
-                f"{_classes(len(few))} with fewer than {FEW} images to learn from",
-                few,
-                "take more photos of these first; until then, neither their figures nor their "
-                "labels can be judged",
-            )
+        yield of_each(
+            "few-images",
+            "warning",
+            f"{_classes(len(few))} with fewer than {FEW} images to learn from",
+            few,
+            "take more photos of these first; until then, neither their figures nor their "
+            "labels can be judged",
         )
     for split in HELD_OUT:
         held_out = images.get(split, 0)
         if 0 < held_out < FEW_VAL:
-            finding = Finding(
+            yield Finding(
                 kind=f"few-{split}-images",
                 severity="warning",
                 text=f"{split} has {count(held_out, 'image')}: its accuracy is only known within "
@@ -117,8 +109,6 @@ def of_sizes(counts: Mapping[str, Mapping[str, int]], images: Mapping[str, int])
                 count=held_out,
                 advice=f"differences between runs are mostly chance; use {FEW_VAL} or more",
             )
-            found.append(finding)
-    return found
 
 
 def of_listing(listing: Listing) -> list[Finding]:
@@ -172,23 +162,20 @@ def of_listing(listing: Listing) -> list[Finding]:
         ),
     )
     return [
-        _names(kind, severity, text, paths, advice)
+        of_each(kind, severity, text, paths, advice)
         for kind, severity, text, paths, advice in kinds
         if paths
     ]
 
 
-def _of_names(names: set[str]) -> list[Finding]:
+def _of_names(names: set[str]) -> Iterator[Finding]:
     by_core: dict[str, list[str]] = {}
     for name in sorted(names):
         core = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
         by_core.setdefault(core, []).append(name)
-    alike = [tuple(group) for group in by_core.values() if len(group) > 1]
-    if not alike:
-        return []
-    number = sum(map(len, alike))
-    return [
-        Finding(
+    if alike := [tuple(group) for group in by_core.values() if len(group) > 1]:
+        number = sum(map(len, alike))
+        yield Finding(
             kind="alike-class-names",
             severity="warning",
             text=f"{_classes(number)} named alike but for case, blanks or the way letters are "
@@ -197,7 +184,6 @@ def _of_names(names: set[str]) -> list[Finding]:
             groups=tuple(alike),
             advice="are these one class? On many file systems their folders are the same",
         )
-    ]
 
 
 def _training(counts: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
@@ -215,14 +201,3 @@ def _links(number: int) -> str:
 
 def _classes(number: int) -> str:
     return count(number, "class", "classes")
-
-
-def _names(kind: str, severity: Severity, text: str, names: Sequence[str], advice: str) -> Finding:
-    return Finding(
-        kind=kind,
-        severity=severity,
-        text=text,
-        count=len(names),
-        groups=tuple((name,) for name in names),
-        advice=advice,
-    )
