@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from zoo.export.proof import ExportReport, calibration_images, compare, images_f
 from zoo.export.script import docker_file, script_file, scripts
 from zoo.exporter import Exporter
 from zoo.io.files import expand, is_file, replacing
-from zoo.runs.folder import check_space
+from zoo.runs.folder import check_space, folder_beside
 from zoo.runs.read import Run
 
 __all__ = ["MAX_LOSS", "MIN_AGREEMENT", "ExportOptions", "ExportReport", "export"]
@@ -93,7 +91,7 @@ def export(
     model = exportable(run, options)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     check_space(out, str(out), size + 2**20)
-    with _folder_beside(out) as folder:
+    with folder_beside(out) as folder:
         file = folder / out.name
         with calling(to, exporter):
             exporter.write(
@@ -177,19 +175,6 @@ def _free_place(run: Run, exporter: Exporter, out: str | Path | None) -> Path:
 
 def _report_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
-
-
-@contextmanager
-def _folder_beside(out: Path) -> Iterator[Path]:
-    """Create a temporary folder beside `out`; it is removed on exit."""
-    try:
-        folder = tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.")
-    except OSError as error:
-        raise RunError(f"can't write {out}: {error.strerror}") from error
-    try:
-        yield Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +14,7 @@ from zoo.hub.client import check_name, client, translating
 from zoo.integrity import verify
 from zoo.io.files import expand
 from zoo.io.parse import MAX_JSON, MAX_TOML
-from zoo.runs.folder import check_space
+from zoo.runs.folder import check_space, folder_beside
 from zoo.runs.parse import read_head
 from zoo.runs.read import variant_of
 from zoo.runs.write import CARD, CONFIG, METRICS, MODEL, PREDICTIONS, RECIPE, REPORT, files_of
@@ -80,7 +77,7 @@ def pull(hub_id: str, out: str | Path | None = None) -> Pulled:
     with translating(name):
         repository = api.model_info(name, revision=revision, files_metadata=True)
     sizes = _sizes(name, repository)
-    with _folder_beside(place) as temporary:
+    with folder_beside(place) as temporary:
         folder = temporary / "run"
         folder.mkdir()
         source = _Source(api=api, name=name, commit=str(repository.sha), folder=temporary)
@@ -193,30 +190,6 @@ def _free_place(name: str, out: str | Path | None) -> Path:
             hint="give a folder that doesn't exist yet",
         )
     return place
-
-
-@contextmanager
-def _folder_beside(place: Path) -> Iterator[Path]:
-    """Create a temporary folder beside `place`, and the folders above it; removed on exit.
-
-    Folders above it that are still empty are removed too.
-
-    Raises:
-        RunError: If it can't be created.
-    """
-    made = [folder for folder in place.parents if not folder.exists()]
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.")
-    except OSError as error:
-        raise RunError(f"can't write {place}: {error.strerror}") from error
-    try:
-        yield Path(temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def _move(folder: Path, place: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -81,6 +82,30 @@ def check_space(path: Path, what: str, needed: int) -> None:
             f"no space for {what}: it needs {needed / 1e6:.0f} MB, "
             f"{existing} has {free / 1e6:.0f} MB free"
         )
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Create a temporary folder beside `path`, and the folders above it; removed on exit.
+
+    Folders above it that are still empty are removed too.
+
+    Raises:
+        RunError: If it can't be created.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise RunError(f"can't write {path}: {error.strerror}") from error
+    try:
+        yield Path(temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @contextmanager
