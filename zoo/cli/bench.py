@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +9,7 @@ import click
 from zoo.cli.options import allocator_option, complete_backbone, device_option, format_option
 from zoo.cli.start import starting
 from zoo.cli.tables import number, print_facts, print_table, text
-from zoo.cli.words import echo
+from zoo.cli.words import echo, echo_json
 from zoo.io.text import count
 from zoo.recipe import make_recipe
 
@@ -113,12 +111,7 @@ def command(
         held = "not known" if memory is None else f"{memory / 1e9:.2f} GB, all of this together"
         echo(f"\npeak memory  {held}")
     else:
-        result = {
-            **asdict(setup),
-            "speeds": [asdict(speed) for speed in speeds],
-            "peak_memory_bytes": memory,
-        }
-        echo(json.dumps(result, indent=2))
+        echo_json({**vars(setup), "speeds": speeds, "peak_memory_bytes": memory})
 
 
 def _print_setup(setup: Setup) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -74,7 +73,7 @@ def command(
         if form == "table":
             _print(name if kind == "backbone" else f"{kind} {name}", own, verbose)
     if form == "json":
-        echo_json([asdict(r) for r in results])
+        echo_json(results)
     failed = {(r.kind, r.name) for r in results if r.status == "failed"}
     if form == "table" and len(wanted) > 1:
         echo(f"{len(wanted)} checked, {len(failed)} with failures", err=True)

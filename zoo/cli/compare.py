@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,12 +237,9 @@ def _show_runs(result: RunComparison, form: str) -> None:
     for warning in result.warnings:
         echo(f"! {warning}", err=True)
     if form == "json":
-        about = asdict(result)
-        for key in ("first", "second"):
-            about[key]["path"] = str(about[key]["path"])
-        echo_json(about)
+        echo_json(result)
     elif form == "csv":
-        echo_csv([asdict(each) for each in result.differing], list(Difference.__annotations__))
+        echo_csv(map(vars, result.differing), list(Difference.__annotations__))
     else:
         _print_runs(result)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,7 +161,9 @@ def check(
     if report.not_remembered:
         echo(f"! not remembered for the next time: {report.not_remembered}", err=True)
     if form == "json":
-        _print_json(report, by_features, fixed)
+        whole = {**vars(report), "images": report.images, "serious": report.serious}
+        parts = {"features": by_features, "fixed": fixed}
+        echo_json(whole | {name: part for name, part in parts.items() if part is not None})
     else:
         _print(report, by_features, fixed)
     if report.serious or (strict and any(f.severity == "warning" for f in report.findings)):
@@ -196,9 +198,7 @@ def _write(
     if labels_to is not None:
         rows = [
             {
-                "path": each.path,
-                "given": each.given,
-                "suggested": each.suggested,
+                **vars(each),
                 "probability": f"{each.probability:.4f}",
                 "score": f"{each.score:.4f}",
             }
@@ -247,15 +247,6 @@ def _print_suspects(found: FeatureReport) -> None:
         f"{count(len(found.copies), 'edited copy', 'edited copies')} by features of "
         f"{found.backbone} ({count(found.images, 'image')}, {found.seconds:.1f} s)"
     )
-
-
-def _print_json(report: Report, by_features: FeatureReport | None, fixed: Fixed | None) -> None:
-    whole = {**asdict(report), "images": report.images, "serious": report.serious}
-    if by_features is not None:
-        whole["features"] = asdict(by_features)
-    if fixed is not None:
-        whole["fixed"] = {**asdict(fixed), "path": str(fixed.path)}
-    echo_json(whole)
 
 
 def _print(report: Report, by_features: FeatureReport | None, fixed: Fixed | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,7 +116,7 @@ def command(
     for note in report.notes:
         echo(f"! {with_flags(note)}", err=True)
     if form == "json":
-        echo_json(asdict(report))
+        echo_json(report)
     else:
         _print(report)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +74,7 @@ def list_command(folder: Path, sort: str, form: str) -> None:
 
     runs = sorted(list_runs(folder), key=_key(sort))
     if form == "json":
-        echo_json([{**asdict(run), "path": str(run.path)} for run in runs])
+        echo_json(runs)
     elif form == "csv":
         _print_csv(runs)
     elif runs:
@@ -173,7 +172,7 @@ def diff_command(first: Path, second: Path, form: str) -> None:
 
     found = diff_runs(first, second)
     if form == "json":
-        echo_json({**asdict(found), "first": str(found.first), "second": str(found.second)})
+        echo_json(found)
     else:
         _print_difference(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,12 +44,7 @@ def command(runs: tuple[Path, ...], form: str) -> None:
         if form == "text":
             _print(run, found[run], titled=len(runs) > 1)
     if form == "json":
-        echo_json(
-            [
-                {"run": str(run), "findings": [asdict(finding) for finding in findings]}
-                for run, findings in found.items()
-            ]
-        )
+        echo_json([{"run": run, "findings": findings} for run, findings in found.items()])
     wrong = [f for findings in found.values() for f in findings if f.state == "wrong"]
     if wrong:
         raise RunError(f"{count(len(wrong), 'file')} wrong; the lines above give the reasons")

@@ -8,6 +8,9 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import Any
 
 import click
 
@@ -38,7 +41,7 @@ def echo(text: str = "", *, err: bool = False) -> None:
 
 
 def echo_json(value: object) -> None:
-    """Print a value as JSON that is exact when parsed and safe for a terminal."""
+    """Print a value, also of paths and data classes, as JSON that is safe for a terminal."""
     click.echo(json_text(value))
 
 
@@ -79,8 +82,13 @@ def _cell(value: object) -> str:
 
 
 def _json(value: object, *, indent: int | None = None) -> str:
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
     return _INTERPRETED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _plain(value: Any) -> object:
+    """Return a path as text, and a data class as a dictionary."""
+    return str(value) if isinstance(value, PurePath) else asdict(value)
 
 
 def with_flags(text: str) -> str:
