@@ -17,7 +17,7 @@ from zoo.data.dataset import Batches, Loaded, derive_seed, raising
 from zoo.errors import DataError, PluginError
 from zoo.events import StepEnd
 from zoo.machine.processes import in_any, together
-from zoo.models.optim import lr_factor, rate_of, set_learning_rates
+from zoo.models.optim import rate_of, set_learning_rates
 from zoo.tasks import Task
 from zoo.training.gradients import Objective, step_gradients
 from zoo.training.setup import Loop
@@ -56,16 +56,7 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
     )
 
     def set_rates(step: int) -> None:
-        factor = lr_factor(
-            step,
-            total_steps=steps * recipe.epochs,
-            warmup_steps=round(steps * recipe.warmup_epochs),
-            schedule=recipe.schedule,
-            power=recipe.schedule_power,
-            warmup_start=recipe.warmup_start,
-            warmup_prefix=recipe.warmup_prefix,
-        )
-        set_learning_rates(loop.optimizer, factor * state.lr_scale)
+        set_learning_rates(loop.optimizer, loop.schedule(step) * state.lr_scale)
 
     if state.epoch_step:
         set_rates(state.step - 1)  # Otherwise an epoch with no steps left would report other rates.

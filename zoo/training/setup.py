@@ -19,7 +19,7 @@ from zoo.machine.processes import of_each
 from zoo.models.depth import Depths
 from zoo.models.freeze import Freezing, freeze_parameters
 from zoo.models.groups import Setting, grouped
-from zoo.models.optim import make_optimizer
+from zoo.models.optim import lr_factor, make_optimizer
 from zoo.models.replay import forward_as
 from zoo.recipe import Recipe
 from zoo.tasks import Baseline, Task
@@ -102,6 +102,7 @@ class Loop:
         validated: The model's forward pass in full precision.
         optimizer: Contains all parameters that will ever be trained.
         batches: Batches (inputs, targets (N, ...)) of one epoch.
+        schedule: Returns the factor of the learning rates at a step, counted from 0.
         class_weights: Those of the setup, on the device.
         trainable: (name, parameter) of all parameters that will ever be trained.
         average: Moving average of the model's state dict, on the device; None without one.
@@ -120,6 +121,7 @@ class Loop:
     validated: Callable[..., object]
     optimizer: torch.optim.Optimizer
     batches: Batches
+    schedule: Callable[[int], float]
     class_weights: Tensor | None
     trainable: Sequence[tuple[str, nn.Parameter]]
     average: dict[str, Tensor] | None
@@ -178,6 +180,7 @@ class Loop:
             validated=validated,
             optimizer=optimizer,
             batches=batches,
+            schedule=_schedule(recipe, len(batches)),
             class_weights=None if weights is None else weights.to(accelerator.device),
             trainable=trainable,
             average=_average(model, recipe, resumed),
@@ -247,6 +250,19 @@ class Loop:
             # it is created. The mixed-precision wrapper is removed, or it would be wrapped again.
             bare = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.model = accelerator.prepare_model(bare)
+
+
+def _schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """Return the recipe's schedule for epochs of so many steps."""
+    return partial(
+        lr_factor,
+        total_steps=steps * recipe.epochs,
+        warmup_steps=round(steps * recipe.warmup_epochs),
+        schedule=recipe.schedule,
+        power=recipe.schedule_power,
+        warmup_start=recipe.warmup_start,
+        warmup_prefix=recipe.warmup_prefix,
+    )
 
 
 def _call(model: nn.Module, forward: Callable[..., object], *inputs: Tensor) -> object:
