@@ -13,6 +13,7 @@ from .models.build import build
 from .models.groups import parameter_groups
 from .pipeline.compare import Comparison, RunComparison, compare
 from .pipeline.finetune import finetune, resume
+from .pipeline.lr_find import RangeTest, lr_find
 from .planning import Plan
 from .plugins import backbones
 from .recipe import Recipe
@@ -33,6 +34,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "Preprocess",
+    "RangeTest",
     "Recipe",
     "Run",
     "RunComparison",
@@ -52,6 +54,7 @@ __all__ = [
     "hookimpl",
     "hub",
     "load",
+    "lr_find",
     "parameter_groups",
     "resume",
     "serve",

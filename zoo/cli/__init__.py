@@ -16,6 +16,7 @@ from zoo.io.text import printable
 #: Names of the commands; each has a module in zoo.cli, with '_' for '-'.
 COMMANDS = (
     "finetune",
+    "lr-find",
     "predict",
     "evaluate",
     "compare",

@@ -34,7 +34,7 @@ _METAVARS = {
 }
 
 
-def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each field of the recipe, in the order of the fields."""
     for name, field in reversed(Recipe.model_fields.items()):
         flag = flag_of(name)
@@ -123,7 +123,7 @@ def _shown(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-class _Sectioned(click.Command):
+class Sectioned(click.Command):
     """A command with the recipe's options, which its help lists by section after all others."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -147,7 +147,7 @@ class _Sectioned(click.Command):
                 formatter.write_dl([record for name in names if (record := records[name])])
 
 
-@click.command("finetune", cls=_Sectioned, short_help="Train a classifier on your images.")
+@click.command("finetune", cls=Sectioned, short_help="Train a classifier on your images.")
 @click.option(
     "--recipe",
     metavar="FILE|NAME",
@@ -190,7 +190,7 @@ class _Sectioned(click.Command):
     is_flag=True,
     help="Also print the memory allocator, cache use and the fit of the probe.",
 )
-@_recipe_options
+@recipe_options
 @allocator_option
 def command(
     recipe: str | None,

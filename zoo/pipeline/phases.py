@@ -76,8 +76,9 @@ def run_stages(
     *,
     origin: Mapping[str, Tensor],
     resumed: Snapshot | None,
+    fit: Callable[[Setup, TrainingState, Control, Snapshot | None], None] = train,
 ) -> None:
-    """Run the probe and fine-tuning, as the recipe says.
+    """Run the probe and fine-tuning, as the recipe says; `fit` trains with the setup.
 
     Raises:
         ZooError, Stopped: As in `train_probe` and `train`.
@@ -139,7 +140,7 @@ def run_stages(
             deadline=deadline,
         )
         with attached(prepared.adapters):
-            train(setup, state, control, resumed)
+            fit(setup, state, control, resumed)
 
 
 def _check_engine(prepared: Prepared, boundary: Boundary, state: TrainingState) -> None:

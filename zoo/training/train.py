@@ -63,10 +63,10 @@ def train(
     """
     loop = Loop.begin(setup, state, control, resumed)
     while state.epoch < setup.recipe.epochs and not out_of_patience(state, setup.recipe):
-        _begin_epoch(loop)
+        start_epoch(loop)
         try:
-            with _interruptible(loop):
-                with deferring(control.stop), _out_of_memory(loop):
+            with interruptible(loop):
+                with deferring(control.stop), out_of_memory(loop):
                     train_epoch(loop, _after_step)
                     loop.add_up()
                 result = _validate(loop)
@@ -98,7 +98,8 @@ class _Result:
     late: bool
 
 
-def _begin_epoch(loop: Loop) -> None:
+def start_epoch(loop: Loop) -> None:
+    """Freeze or unfreeze what the epoch needs, and set the modes and totals for its steps."""
     setup, state = loop.setup, loop.state
     loop.last_checkpoint_step = state.step
     if state.probed and not state.step:
@@ -224,7 +225,7 @@ def _end_epoch(loop: Loop, result: _Result) -> None:
 
 
 @contextmanager
-def _interruptible(loop: Loop) -> Iterator[None]:
+def interruptible(loop: Loop) -> Iterator[None]:
     """Save a checkpoint if a signal ends training, and translate errors of torch."""
     stop = loop.control.stop
     try:
@@ -247,7 +248,8 @@ def _interruptible(loop: Loop) -> Iterator[None]:
         raise
 
 
-def _out_of_memory(loop: Loop) -> AbstractContextManager[None]:
+def out_of_memory(loop: Loop) -> AbstractContextManager[None]:
+    """Return a context that raises a `TrainingError` if the device's memory is too small."""
     return out_of_memory_as(
         f"{loop.setup.accelerator.device} has too little memory for a training step",
         hint="try a smaller `batch_size`, `image_size` or backbone",
