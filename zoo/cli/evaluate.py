@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.options import allocator_option, device_option, format_option, images_options
+from zoo.cli.options import (
+    allocator_option,
+    device_option,
+    format_option,
+    images_options,
+    tta_option,
+)
 from zoo.cli.start import starting
 from zoo.cli.tables import (
     Column,
+    label,
     least_width,
     number,
     plain_console,
@@ -29,7 +36,8 @@ from zoo.io.text import count, spreadsheet_cell
 
 if TYPE_CHECKING:
     from zoo.runs.evaluate import Evaluation, Split
-    from zoo.runs.figures import ClassFigures, Figure
+    from zoo.runs.figures import ClassFigures, Figure, Figures
+    from zoo.runs.tta import Tta, TtaGain
 
 #: Maximum number of classes for which the confusion matrix is printed.
 WIDEST_MATRIX = 20
@@ -44,6 +52,7 @@ ROWS = 1000
 @click.command("evaluate", short_help="Measure a run on labelled images.")
 @click.argument("run", type=click.Path(path_type=Path))
 @images_options("the data it was trained on")
+@tta_option
 @format_option("table", "json", "csv", "parquet")
 @click.option(
     "--output",
@@ -60,6 +69,7 @@ def command(
     output: Path | None,
     strict: bool,
     follow_links: bool,
+    tta: Tta | None,
     device: str,
     allocator_tuning: bool,
 ) -> None:
@@ -70,6 +80,9 @@ def command(
     a row for each image: its label, the prediction, and the probabilities of all classes. json has
     both. In csv, labels of a multi-label run are separated by |, and names are escaped as by
     zoo predict.
+
+    With --tta, everything is measured with test-time augmentation, and the metrics also without it,
+    on the same images; the gain is tested as zoo compare tests the difference of two runs.
     """
     if output is not None and form == "table":
         raise click.UsageError("--output can only be used with --format json, csv or parquet")
@@ -82,7 +95,7 @@ def command(
         from zoo.runs.write import write_file
 
     result = load(run, device=device).evaluate(
-        data, split=split, strict=strict, follow_links=follow_links
+        data, split=split, strict=strict, follow_links=follow_links, tta=tta
     )
     for line in describe(result.issues):
         echo(f"! {with_flags(line)}", err=True)
@@ -138,8 +151,8 @@ def _print(result: Evaluation) -> None:
     for name, figure in found.metrics.items():
         value = f"{figure.value:.2%} ({interval(figure)})"
         if name == "accuracy":
-            label = "accuracy" if result.confusion else "exact matches"
-            facts.append((label, f"{value}, {correct} of {result.images}"))
+            what = "accuracy" if result.confusion else "exact matches"
+            facts.append((what, f"{value}, {correct} of {result.images}"))
         elif name == "log_loss":
             bounds = f"{figure.low:.4f}-{figure.high:.4f}"
             facts.append((metric_label(name), f"{figure.value:.4f} ({bounds})"))
@@ -151,6 +164,9 @@ def _print(result: Evaluation) -> None:
     print_facts(facts)
     if (reason := doubt(found)) is not None:
         plain_console().print(reason, style="bold red")
+    if result.tta is not None:
+        echo()
+        _print_gain(result.tta, found)
     echo()
     columns, rows = _class_table(found.classes)
     print_table(columns, rows)
@@ -159,6 +175,42 @@ def _print(result: Evaluation) -> None:
     echo()
     if len(result.classes) > WIDEST_MATRIX or not _print_matrix(result):
         _print_confusions(result)
+
+
+def _print_gain(gain: TtaGain, found: Figures) -> None:
+    """Print the metrics with and without test-time augmentation, and the test of their difference.
+
+    Args:
+        gain: What it changes.
+        found: The figures with it.
+    """
+    from zoo.runs.figures import interval
+    from zoo.tasks import metric_label
+    from zoo.tasks.paired import SIGNIFICANT
+
+    def shown(name: str, figure: Figure) -> str:
+        if name == "log_loss":
+            return f"{figure.value:.4f} ({figure.low:.4f}-{figure.high:.4f})"
+        return f"{figure.value:.2%} ({interval(figure)})"
+
+    print_table(
+        [text("metric"), label(f"with {gain.tta}"), label("without")],
+        [
+            (metric_label(name), shown(name, figure), shown(name, gain.without.metrics[name]))
+            for name, figure in found.metrics.items()
+            if name in gain.without.metrics
+        ],
+    )
+    difference = gain.only_with - gain.only_without
+    what = "more accurate" if difference > 0 else "less accurate" if difference else "as accurate"
+    chance = "" if gain.p < SIGNIFICANT or not difference else ", but that may be chance"
+    print_facts(
+        [
+            ("gained", f"{count(gain.only_with, 'image')} right only with {gain.tta}"),
+            ("lost", f"{count(gain.only_without, 'image')} right only without"),
+            ("verdict", f"{gain.tta} is {what}{chance} (p = {gain.p:.2g})"),
+        ]
+    )
 
 
 def _class_table(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.words import echo
+from zoo.cli.words import echo, with_flags
 
 if TYPE_CHECKING:
     from zoo.runs.read import Asked, Run
+    from zoo.runs.tta import Tta
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -107,6 +108,15 @@ def share(text: str) -> float:
     return value
 
 
+#: Test-time augmentation.
+tta_option: Decorator = click.option(
+    "--tta",
+    type=click.Choice(["hflip", "five-crop"]),
+    help="Test-time augmentation: average over each image and its mirror image, or over each "
+    "image, its four corners and its centre.  [default: none]",
+)
+
+
 def answer_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for what is asked of predictions, which `asked_of` takes."""
     options = (
@@ -152,13 +162,16 @@ def asked_of(
     min_confidence: float | None,
     max_error: float | None,
     set_coverage: float | None,
+    tta: Tta | None = None,
 ) -> Asked:
-    """Return what the options ask of a run's predictions; print what `max_error` means for it.
+    """Return what the options ask of a run's predictions; print what they mean for it, on stderr.
 
     Raises:
         click.UsageError: An option does not apply to the run's task.
         DataError: The run does not know, or its held-out images can't show, what is asked.
     """
+    from zoo.runs.tta import doubt_of_tta
+
     if threshold is not None and run.task.exclusive:
         raise click.UsageError(
             f"--threshold applies to multi-label runs; this one is {run.task.name}"
@@ -169,7 +182,9 @@ def asked_of(
         "max_error": max_error,
         "set_coverage": set_coverage,
     }
-    asked = run.asked(top_k=top_k, **{k: v for k, v in given.items() if v is not None})
+    asked = run.asked(top_k=top_k, tta=tta, **{k: v for k, v in given.items() if v is not None})
+    if (doubt := doubt_of_tta(tta, run.info.recipe)) is not None:
+        echo(f"! {with_flags(doubt)}", err=True)
     if max_error is not None:
         found = run.error_threshold(max_error)
         echo(

@@ -20,6 +20,7 @@ from zoo.cli.options import (
     asked_of,
     device_option,
     format_option,
+    tta_option,
 )
 from zoo.cli.progress import ImageProgress
 from zoo.cli.start import starting
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from zoo.prediction.rows import Layout
     from zoo.runs.read import Asked, Prediction, Run
     from zoo.runs.stream import Engine, Precision, Unreadable
+    from zoo.runs.tta import Tta
 
 
 @click.command("predict", short_help="Classify images with a run.")
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     help="Classes to name per image, at most.  [default: 5; csv: the best; --out: all]",
 )
 @answer_options
+@tta_option
 @click.option(
     "--allow-network",
     is_flag=True,
@@ -87,6 +90,7 @@ def command(
     out: Path | None,
     resume: bool,
     top_k: int | None,
+    tta: Tta | None,
     allow_network: bool,
     workers: int | None,
     batch_size: int | None,
@@ -139,7 +143,12 @@ def command(
     several, sets = not loaded.task.exclusive, asked["set_coverage"] is not None
     # A table shows the whole set, which may have more classes than are shown without it.
     every = out is not None or (sets and form == "table")
-    wanted = asked_of(loaded, top_k=top_k or (len(loaded.class_names) if every else 5), **asked)
+    wanted = asked_of(
+        loaded,
+        top_k=top_k or (len(loaded.class_names) if every else 5),
+        tta=tta,
+        **asked,
+    )
     items = find_inputs(images, allow_network=allow_network)
     readable = sum(not item.skipped for item in items)
     rank, processes = rank_and_count()
@@ -161,6 +170,7 @@ def command(
         several=several,
         sets=sets,
         top_k=top_k if out is not None else wanted.top_k,
+        tta=tta,
     )
     work = _Work(
         run=loaded,
@@ -174,7 +184,8 @@ def command(
         if out is None:
             _WRITERS[form](work)
         elif readable:
-            options = {**asked, "top_k": top_k, "precision": precision, "format": out.suffix}
+            options = {**asked, "top_k": top_k, "tta": tta, "precision": precision}
+            options["format"] = out.suffix
             _write_file(work, out, options, resume=resume)
     except KeyboardInterrupt:
         echo(f"! interrupted: {work.done} of {readable} images are done", err=True)
@@ -334,15 +345,17 @@ def _write_jsonl(work: _Work) -> None:
 
 
 def _write_csv(work: _Work) -> None:
-    several, sets = work.layout.several, work.layout.sets
+    several, sets, tta = work.layout.several, work.layout.sets, work.layout.tta
     writer = csv.writer(sys.stdout, lineterminator="\n")
     columns = ["labels"] if several else ["label", "probability", "unsure"]
-    writer.writerow(["path", *columns, "unfamiliar", *(["label_set"] if sets else [])])
+    last = [*(["label_set"] if sets else []), *(["tta"] if tta else [])]
+    writer.writerow(["path", *columns, "unfamiliar", *last])
     for name, p in work.predicted():
         names = [name, "|".join(p.labels), *(["|".join(p.label_set or ())] if sets else [])]
         path, label, *label_set = map(spreadsheet_cell, names)
         numbers = [] if several else [f"{p.probability:.6f}", _yes_no(p.unsure)]
-        writer.writerow([path, label, *numbers, _yes_no(_unfamiliar(p)), *label_set])
+        last = [*label_set, *([tta] if tta else [])]
+        writer.writerow([path, label, *numbers, _yes_no(_unfamiliar(p)), *last])
 
 
 def _yes_no(value: bool | None) -> str:

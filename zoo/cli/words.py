@@ -24,8 +24,8 @@ _OPTIONS = frozenset(
     {
         *("allow_changed", "allow_network", "compile", "engine", "fix_to", "host", "html"),
         *("labels", "labels_from", "labels_to", "license", "logger", "max_images", "no_plugin"),
-        *("out", "port", "public", "queue", "resume", "split", "with_predictions", "with_report"),
-        *("yes",),
+        *("out", "port", "public", "queue", "resume", "split", "tta", "with_predictions"),
+        *("with_report", "yes"),
     }
 )
 

@@ -31,12 +31,14 @@ class Layout:
         sets: Whether predictions have a `label_set`.
         top_k: The number of classes whose probabilities rows have; None: all, in the order of
             `class_names`.
+        tta: The test-time augmentation, which rows then name; None: not used.
     """
 
     class_names: tuple[str, ...]
     several: bool
     sets: bool
     top_k: int | None
+    tta: str | None = None
 
     @property
     def shown(self) -> int:
@@ -50,6 +52,8 @@ def as_row(name: str, found: Prediction | Unreadable, layout: Layout) -> dict[st
     if isinstance(found, Unreadable):
         return {"path": name, named: None, "error": found.error}
     row = {"path": name, **answer(found, several=layout.several, sets=layout.sets)}
+    if layout.tta is not None:
+        row["tta"] = layout.tta
     if layout.top_k is None:
         del row["top"]
         known = dict(found.top)
@@ -70,6 +74,7 @@ def columns_of(layout: Layout) -> list[str]:
         *(["labels"] if layout.several else ["label", "probability", "unsure"]),
         *(["label_set"] if layout.sets else []),
         *("unfamiliar", "distance", "error"),
+        *(["tta"] if layout.tta is not None else []),
         *of_all,
     ]
 
@@ -112,7 +117,7 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], layout: Layout, path: Path)
         "labels": pyarrow.list_(pyarrow.string()),
         "label_set": pyarrow.list_(pyarrow.string()),
         **dict.fromkeys(("unsure", "unfamiliar"), pyarrow.bool_()),
-        **dict.fromkeys(("path", "label", "error"), pyarrow.string()),
+        **dict.fromkeys(("path", "label", "error", "tta"), pyarrow.string()),
         "distance": pyarrow.float32(),
     }
     names = columns_of(layout)

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zoo.backbone import Backbone
 from zoo.data.decoded import DecodedImages
@@ -18,15 +19,17 @@ from zoo.data.scan import Scan, decode_all
 from zoo.data.sources import Source, issues_of, open_source, source_of
 from zoo.data.sources.grouped import FOLDER
 from zoo.data.sources.layout import is_val_name, normal_name
-from zoo.data.split import Splits, names_sha256, read_labelled, read_splits
+from zoo.data.split import Splits, group_indices, names_sha256, read_labelled, read_splits
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.io.text import listed
 from zoo.runs.figures import Figures, figures, unmeasured
 from zoo.runs.inference import eval_batches
-from zoo.runs.scores import Columns, Scores, features_and_logits, rows_of
+from zoo.runs.scores import Columns, Scores, rows_of, without_and_with
+from zoo.runs.tta import Tta, TtaGain, check_tta, doubt_of_tta
 from zoo.runs.write import ModelInfo
-from zoo.tasks import TASKS
+from zoo.tasks import TASKS, Task
+from zoo.tasks.paired import paired_p
 
 Split = Literal["val", "train", "test", "all"]
 
@@ -61,7 +64,9 @@ class Evaluation:
         issues: Skipped files and notes on the data, without duplicates.
         figures: Metrics in all and by class with their confidence intervals, and the baseline.
         rows: The columns of predictions.parquet, N values each, of numbers in
-            an array; `split` is the one asked for.
+            an array; `split` is the one asked for. With test-time augmentation, `tta` too.
+        tta: What test-time augmentation changes; None if it was not asked for. All other
+            attributes are those with it.
     """
 
     source: str
@@ -74,6 +79,7 @@ class Evaluation:
     issues: tuple[Issue, ...]
     figures: Figures
     rows: Columns = field(repr=False, compare=False)
+    tta: TtaGain | None = None
 
 
 def evaluate(
@@ -85,6 +91,7 @@ def evaluate(
     split: Split = "val",
     strict: bool = False,
     follow_links: bool = False,
+    tta: Tta | None = None,
 ) -> Evaluation:
     """Evaluate a classifier.
 
@@ -100,20 +107,28 @@ def evaluate(
         strict: Raise an error for unreadable images, wrong extensions and links out of the folder.
         follow_links: Also follow links that lead out of the data folder. For the training data they
             are followed anyway if training followed them.
+        tta: Test-time augmentation, as in `Run.predict`, which is compared with none.
 
     Raises:
         DataError: If there is no such folder, it has no images, or the model lacks a class.
     """
+    check_tta(tta)
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     splits, source = images_of(info, data, split, strict=strict, follow_links=follow_links)
     task, indices = TASKS[info.task], list(range(len(info.class_names)))
     targets = task.targets(splits.indices(splits.val), len(indices))
     decoded = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
-    features, logits = features_and_logits(model, backbone, eval_batches(decoded), info.preprocess)
+    found = without_and_with(model, backbone, eval_batches(decoded), info.preprocess, tta)
+    features, logits = found[-1]
     scores = Scores(
         split=split, samples=splits.val, targets=targets, logits=logits, features=features
     )
+    rows = rows_of(scores, info, task)
+    gain = None
+    if tta is not None:
+        rows = {**rows, "tta": [tta] * len(targets)}
+        gain = _gain(tta, found[0][1] / info.temperature, scores, info, task)
     logits = logits / info.temperature
     predicted = task.decide(logits)
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -124,7 +139,8 @@ def evaluate(
         confusion = confusion_matrix(targets.numpy(), predicted.numpy(), labels=indices).tolist()
     metrics = dict(task.measure(logits, targets).values)
     missing = unmeasured(info.class_names, support)
-    notes = [] if missing is None else [Issue(kind="note", reason=missing)]
+    reasons = (missing, doubt_of_tta(tta, info.recipe))
+    notes = [Issue(kind="note", reason=reason) for reason in reasons if reason is not None]
     return Evaluation(
         source=source,
         images=len(targets),
@@ -144,7 +160,21 @@ def evaluate(
         confusion=tuple(map(tuple, confusion)),
         issues=(*splits.issues, *notes),
         figures=figures(logits, targets, info.class_names, task, scores.groups),
-        rows=rows_of(scores, info, task),
+        rows=rows,
+        tta=gain,
+    )
+
+
+def _gain(tta: Tta, plain: Tensor, scores: Scores, info: ModelInfo, task: Task) -> TtaGain:
+    """Compare predictions with an augmentation and without; `plain` are the logits without it."""
+    better, worse = (task.correct(each, scores.targets) for each in (scores.logits, plain))
+    groups = group_indices(scores.samples)
+    return TtaGain(
+        tta=tta,
+        without=figures(plain, scores.targets, info.class_names, task, scores.groups),
+        only_with=int((better & ~worse).sum()),
+        only_without=int((worse & ~better).sum()),
+        p=paired_p(better.double(), worse.double(), groups=torch.tensor(groups)),
     )
 
 

@@ -37,10 +37,11 @@ from zoo.runs.confidence import (
     set_threshold,
 )
 from zoo.runs.evaluate import Evaluation, Split, evaluate
-from zoo.runs.inference import eval_batch_size
+from zoo.runs.inference import eval_batch_size, warn
 from zoo.runs.parse import read_head
 from zoo.runs.scores import features_and_logits
 from zoo.runs.stream import Engine, Precision, Unreadable, forward, predictions, torch_engine
+from zoo.runs.tta import Tta, check_tta, doubt_of_tta
 from zoo.runs.write import MODEL, ModelInfo
 from zoo.tasks import TASKS, Task
 from zoo.tasks.multi_label import THRESHOLD
@@ -94,12 +95,14 @@ class Asked:
         threshold: Multi-label: minimum probability of a predicted class.
         least: Probability below which a prediction is unsure.
         least_in_set: Probability from which on a class is in `Prediction.label_set`; None for none.
+        tta: Test-time augmentation; None for none.
     """
 
     top_k: int = 5
     threshold: float = THRESHOLD
     least: float = 0.0
     least_in_set: float | None = None
+    tta: Tta | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +162,7 @@ class Run:
         min_confidence: float | None = None,
         max_error: float | None = None,
         set_coverage: float | None = None,
+        tta: Tta | None = None,
     ) -> list[Prediction]:
         """Classify images.
 
@@ -174,6 +178,8 @@ class Run:
                 the threshold for it comes from held-out images, see `error_threshold`.
             set_coverage: Single-label: probability, above 0 and below 1, with which `label_set` has
                 the right class, see `zoo.runs.confidence.set_threshold`.
+            tta: Test-time augmentation: logits and features are averaged over the image and its
+                mirror image (`hflip`), or over the image, its corners and its centre (`five-crop`).
 
         Returns:
             One prediction for each image, in the order of `images`.
@@ -188,7 +194,9 @@ class Run:
             min_confidence=min_confidence,
             max_error=max_error,
             set_coverage=set_coverage,
+            tta=tta,
         )
+        self._doubt(tta)
         given = _as_list(images)
         paths = [_path_of(each) for each in given]
         decoded = [self.prepare(each) for each in given]
@@ -202,6 +210,7 @@ class Run:
         min_confidence: float | None = None,
         max_error: float | None = None,
         set_coverage: float | None = None,
+        tta: Tta | None = None,
     ) -> Asked:
         """Return what `predict` is asked for, with the thresholds of this run.
 
@@ -222,6 +231,12 @@ class Run:
                 f"{used[0]} is for single-label runs; this one is {self.task.name}",
                 hint="set the probability from which on a label is predicted by `threshold`",
             )
+        check_tta(tta)
+        if tta is not None and (used := [n for n, v in shares.items() if v is not None]):
+            raise DataError(
+                f"{used[0]} rests on predictions of held-out images without test-time augmentation",
+                hint="leave out `tta`, or set `min_confidence` instead",
+            )
         least = min_confidence or 0.0
         if max_error is not None:
             least = max(least, self.error_threshold(max_error).probability)
@@ -232,7 +247,12 @@ class Run:
             least_in_set=None
             if set_coverage is None
             else set_threshold(self._confidence(), set_coverage),
+            tta=tta,
         )
+
+    def _doubt(self, tta: Tta | None) -> None:
+        if (text := doubt_of_tta(tta, self.info.recipe)) is not None:
+            warn(text)
 
     def error_threshold(self, max_error: float) -> Threshold:
         """Return the threshold of probabilities for a share of wrong answers, above 0 and below 1.
@@ -286,6 +306,7 @@ class Run:
             TrainingError: The device does not support the precision, or has too little memory.
         """
         wanted = self.asked(**asked)
+        self._doubt(wanted.tta)
         engine = engine or torch_engine(self, precision=precision)
         pairs = ((_path_of(image), image) for image in _as_iterable(images))
         for found in predictions(
@@ -354,7 +375,9 @@ class Run:
         size = eval_batch_size(preprocess)
         starts = range(0, len(decoded), size)
         batches = ((ImageDataset.stack(decoded[n : n + size]), torch.empty(0)) for n in starts)
-        features, logits = features_and_logits(self.model, self.backbone, batches, preprocess)
+        features, logits = features_and_logits(
+            self.model, self.backbone, batches, preprocess, tta=asked.tta
+        )
         return self.predictions_of(features, logits, paths, asked)
 
     def predictions_of(
@@ -413,6 +436,7 @@ class Run:
         split: Split = "val",
         strict: bool = False,
         follow_links: bool = False,
+        tta: Tta | None = None,
     ) -> Evaluation:
         """Evaluate on labelled images; see `zoo.runs.evaluate.evaluate`."""
         where = None if data is None else expand(data)
@@ -424,6 +448,7 @@ class Run:
             split=split,
             strict=strict,
             follow_links=follow_links,
+            tta=tta,
         )
 
 

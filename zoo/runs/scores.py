@@ -23,6 +23,7 @@ from zoo.io.text import clip
 from zoo.models.head import head_leaves
 from zoo.models.replay import tensors_in
 from zoo.runs.inference import all_logits, warn
+from zoo.runs.tta import Tta, averaged, views_of
 from zoo.runs.write import PREDICTIONS, ModelInfo, write_file
 from zoo.tasks import Task
 
@@ -66,6 +67,8 @@ def features_and_logits(
     batches: Iterable[Loaded],
     preprocess: Preprocess,
     say: Callable[[str], None] = warn,
+    *,
+    tta: Tta | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute features (N, C) and logits (N, classes) of all batches, float32 on the CPU.
 
@@ -78,10 +81,30 @@ def features_and_logits(
         batches: Tuples (pixels (N, C, H, W) uint8, ignored), as of `eval_batches`.
         preprocess: Preprocessing of the backbone, for the normalisation.
         say: Called with a warning if the batch size had to be reduced for lack of memory.
+        tta: Test-time augmentation: averages over the views of each image; None: not used.
 
     Raises:
         RunError: A logit is NaN or infinite.
         TrainingError: Memory is too small for one image.
+    """
+    return without_and_with(model, backbone, batches, preprocess, tta, say)[-1]
+
+
+def without_and_with(
+    model: nn.Module,
+    backbone: Backbone,
+    batches: Iterable[Loaded],
+    preprocess: Preprocess,
+    tta: Tta | None,
+    say: Callable[[str], None] = warn,
+) -> list[tuple[Tensor, Tensor]]:
+    """Compute features and logits without and, in the same pass, with test-time augmentation.
+
+    Arguments and errors are those of `features_and_logits`.
+
+    Returns:
+        Features (N, C) and logits (N, classes) of the images alone; then, with `tta`, those that
+        are averaged over views.
     """
     device = next(model.parameters()).device
     both = FeaturesAndLogits(model, backbone)
@@ -89,14 +112,19 @@ def features_and_logits(
 
     def compute(pixels: Tensor) -> Tensor:
         nonlocal width
-        features, logits = both.pair(to_input(pixels, preprocess, device))
-        width = features.shape[1]
-        return torch.cat([features, logits], dim=1)
+        views = []
+        for view in views_of(pixels, tta):
+            features, logits = both.pair(to_input(view, preprocess, device))
+            width = features.shape[1]
+            views.append(torch.cat([features, logits], dim=1))
+        return views[0] if tta is None else torch.cat([views[0], averaged(views)], dim=1)
 
     rows = all_logits(model, batches, compute, say)
-    features, logits = rows[:, :width], rows[:, width:]
-    check_finite(logits)
-    return features.contiguous(), logits.contiguous()
+    found = []
+    for part in rows.chunk(1 if tta is None else 2, dim=1):
+        check_finite(part[:, width:])
+        found.append((part[:, :width].contiguous(), part[:, width:].contiguous()))
+    return found
 
 
 class FeaturesAndLogits(nn.Module):

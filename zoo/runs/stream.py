@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from zoo.machine.memory import in_parts
 from zoo.models.fuse import fuse_batch_norms
 from zoo.runs.inference import eval_batch_size, warn
 from zoo.runs.scores import FeaturesAndLogits, check_finite
+from zoo.runs.tta import Tta, averaged, views_of
 
 if TYPE_CHECKING:
     from zoo.runs.read import Asked, Prediction, Run
@@ -184,12 +185,25 @@ def predictions(
     batch_size: int | None = None,
 ) -> Iterator[Prediction | Unreadable]:
     """Classify images; the keys are their paths. Arguments and errors are those of `forward`."""
+    engine = _augmented(engine, asked.tta)
     for batch in forward(run, images, engine, workers=workers, batch_size=batch_size):
         read = [path for n, path in enumerate(batch.keys) if n not in batch.errors]
         made = iter(run.predictions_of(batch.features, batch.logits, read, asked) if read else ())
         for n, path in enumerate(batch.keys):
             error = batch.errors.get(n)
             yield next(made) if error is None else Unreadable(path=path, error=str(error))
+
+
+def _augmented(engine: Engine, tta: Tta | None) -> Engine:
+    """Return an engine whose features and logits are averaged over the views of each image."""
+    if tta is None:
+        return engine
+
+    def compute(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = zip(*map(engine.compute, views_of(pixels, tta)), strict=True)
+        return averaged(features), averaged(logits)
+
+    return replace(engine, compute=compute)
 
 
 def cores() -> int:
