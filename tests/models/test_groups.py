@@ -5,10 +5,11 @@ from torch import nn
 import zoo
 from tests.conftest import TINY
 from zoo import plugins
-from zoo.errors import PluginError
+from zoo.errors import PluginError, RecipeError
 from zoo.models.depth import depths
 from zoo.models.freeze import freeze_parameters
 from zoo.models.optim import lr_factor, make_optimizer, set_learning_rates
+from zoo.recipe import make_recipe
 
 DISTILLED = "timm/deit_tiny_distilled_patch16_224"
 
@@ -222,6 +223,50 @@ def test_schedules():
     assert 0 < cosine[-1] < 0.05
     linear = factors("linear")
     assert linear[2:] == [pytest.approx(1 - n / 10) for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "start"), [(12, 3, None), (40, 12, None), (17, 5, 0.1), (10, 10, None)]
+)
+def test_one_cycle_is_that_of_torch(total, warmup, start):
+    rates = [0.4, 0.004]
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in rates]
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters, rates, strict=True)]
+    optimizer = torch.optim.SGD(groups)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=rates,
+        total_steps=total,
+        pct_start=warmup / total,
+        div_factor=1 / (start or 1 / 25),
+        cycle_momentum=False,
+    )
+    for step in range(total):
+        factor = lr_factor(
+            step,
+            total_steps=total,
+            warmup_steps=warmup,
+            schedule="one-cycle",
+            warmup_start=start,
+        )
+        assert [factor * lr for lr in rates] == pytest.approx(scheduler.get_last_lr(), abs=1e-12)
+        if step < total - 1:
+            optimizer.step()
+            scheduler.step()
+
+
+def test_one_cycle_without_a_warm_up_starts_at_the_full_rate():
+    for warmup in (0, 1):
+        found = [
+            lr_factor(step, total_steps=9, warmup_steps=warmup, schedule="one-cycle")
+            for step in range(9)
+        ]
+        assert found[0] == 1.0
+        assert found == sorted(found, reverse=True)
+        assert found[-1] == pytest.approx(1e-4 / 25)
+    assert lr_factor(0, total_steps=1, warmup_steps=1, schedule="one-cycle") == 1.0
+    with pytest.raises(RecipeError):
+        make_recipe(schedule="one-cycle", warmup_prefix=False)
 
 
 def test_schedules_of_a_power_and_other_warm_ups():

@@ -13,7 +13,11 @@ import torch
 from zoo.errors import RecipeError
 from zoo.io.text import clip
 
-Schedule = Literal["cosine", "linear", "polynomial", "exponential", "constant"]
+Schedule = Literal["cosine", "linear", "polynomial", "exponential", "one-cycle", "constant"]
+
+#: Of the one-cycle schedule, as in torch: the factor of the first step, and the last one as a
+#: fraction of the first.
+_ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1e-4
 
 #: Number of tensors of a parameter's size that an optimizer stores for it; the most of any other.
 _MOMENTS, _MOST_MOMENTS = {"sgd": 1, "adamw": 2}, 4
@@ -124,7 +128,8 @@ def lr_factor(
     """Return the factor of the learning rates at a step (counted from 0).
 
     Linear warm-up, then constant or one decay: half a cosine (Loshchilov and Hutter, 2017), linear,
-    polynomial or exponential. It depends on the step alone, so that a resumed run needs no
+    polynomial or exponential. The one-cycle schedule (Smith and Topin, 2018) rises along half a
+    cosine and decays along another. It depends on the step alone, so that a resumed run needs no
     scheduler state.
 
     Args:
@@ -133,10 +138,14 @@ def lr_factor(
         warmup_steps: Steps of warm-up.
         schedule: What follows the warm-up.
         power: Of `polynomial`, the exponent; of `exponential`, the final factor is 10 ** -power.
-        warmup_start: Factor at step 0; None: 1 / (`warmup_steps` + 1), as if the step before had 0.
+        warmup_start: Factor at step 0; None: 1 / (`warmup_steps` + 1), as if the step before had 0;
+            of `one-cycle`, 1 / 25.
         warmup_prefix: Whether the decay starts after the warm-up instead of at step 0, of which the
             warm-up then replaces the first steps.
     """
+    if schedule == "one-cycle":
+        start = _ONE_CYCLE_START if warmup_start is None else warmup_start
+        return _one_cycle(step, total_steps, warmup_steps, start)
     if step < warmup_steps:
         if warmup_start is None:
             return (step + 1) / (warmup_steps + 1)
@@ -151,6 +160,20 @@ def lr_factor(
         return float((1.0 - progress) ** power)
     if schedule == "exponential":
         return float(10.0 ** (-power * progress))
+    return _half_cosine(progress)
+
+
+def _one_cycle(step: int, total_steps: int, warmup_steps: int, start: float) -> float:
+    """Return the factor of torch's OneCycleLR, whose last step of warm-up has the full rate."""
+    top = max(0, warmup_steps - 1)
+    if step < top:
+        return 1.0 + (start - 1.0) * _half_cosine(step / top)
+    end = start * _ONE_CYCLE_END
+    return end + (1.0 - end) * _half_cosine((step - top) / max(1, total_steps - 1 - top))
+
+
+def _half_cosine(progress: float) -> float:
+    """Return half a cosine, from 1 at 0 to 0 at 1."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

@@ -340,10 +340,13 @@ class Recipe(BaseModel):
     )
     clip_grad: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
     wd_on_norms: bool = Field(False, description="Apply weight decay to biases and norms too.")
-    schedule: Literal["cosine", "linear", "polynomial", "exponential", "constant"] = Field(
-        "cosine",
-        description="Learning-rate schedule after warm-up: decay to 0 along a cosine, a line or a "
-        "power of one, exponential decay, or constant.",
+    schedule: Literal["cosine", "linear", "polynomial", "exponential", "one-cycle", "constant"] = (
+        Field(
+            "cosine",
+            description="Learning-rate schedule after warm-up: decay to 0 along a cosine, a line or a "
+            "power of one, exponential decay, or constant; one-cycle: along a cosine up and down, the "
+            "warm-up being the way up.",
+        )
     )
     schedule_power: float = Field(
         2.0,
@@ -358,7 +361,7 @@ class Recipe(BaseModel):
         ge=0,
         le=1,
         description="Learning rate of the first step of warm-up, as a fraction of the full one. "
-        "Default: that of one step of warm-up.",
+        "Default: that of one step of warm-up; with one-cycle, 1/25.",
     )
     warmup_prefix: bool = Field(
         True,
@@ -539,6 +542,15 @@ class Recipe(BaseModel):
             raise ValueError(
                 f'{useless[0]}: augment = "none" leaves all images as they are; leave it out, or '
                 f'use augment = "light"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up_one_cycle(self) -> Recipe:
+        if self.schedule == "one-cycle" and not self.warmup_prefix:
+            raise ValueError(
+                'warmup_prefix = false: schedule = "one-cycle" decays after its warm-up; leave it '
+                "out, or use another schedule"
             )
         return self
 
