@@ -386,12 +386,15 @@ def _training(plan: Plan) -> str:
     each = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
     batches = recipe.grad_accumulation
     added = f", gradients of {batches} added up" if batches > 1 else ""
+    batch = recipe.batch_images(plan.processes)
     if added or each:
-        each += f"{added}: {recipe.step_images * plan.processes} images a step"
+        kept = "" if recipe.global_batch is None else ", kept with other numbers of processes"
+        images = recipe.step_images(plan.processes) * plan.processes
+        each += f"{added}: {images} images a step{kept}"
     if recipe.train == "probe":
         views = f" and {recipe.views} augmented views" if recipe.views else ""
         return f"a probe on features of each image{views}, seed {recipe.seed}"
-    divided = plan.micro_batch is not None and plan.micro_batch < (recipe.batch_size or 1)
+    divided = plan.micro_batch is not None and plan.micro_batch < batch
     parts = f" ({plan.micro_batch} at a time)" if divided else ""
     probe = "a probe, then " if recipe.train == "probe+finetune" else ""
     momentum = f" (momentum {recipe.momentum:g})" if recipe.optimizer == "sgd" else ""
@@ -401,7 +404,7 @@ def _training(plan: Plan) -> str:
     trained = "trained where not frozen" if True in fates else "trained"
     learns = recipe.batch_norm == "train" and False in fates
     return (
-        f"{probe}{count(recipe.epochs, 'epoch')}, batch {recipe.batch_size}{parts}{each}, "
+        f"{probe}{count(recipe.epochs, 'epoch')}, batch {batch}{parts}{each}, "
         f"{recipe.optimizer}{momentum}, {recipe.schedule} schedule, batch-norm statistics "
         f"{trained if learns else 'frozen'}, "
         f"seed {recipe.seed}"

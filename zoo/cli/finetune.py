@@ -30,6 +30,7 @@ _METAVARS = {
     "checkpoint_every": "N|TIME",
     "group_by": "PATTERN|COLUMN|folder",
     "time": "TIME",
+    "collective_timeout": "TIME",
     "optimizer": "[adamw|sgd|NAME]",
 }
 

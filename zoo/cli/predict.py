@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -218,9 +217,6 @@ def _check_usage(form: str, out: Path | None, resume: bool, top_k: int | None) -
         raise click.UsageError("several processes write one file: name it with --out")
 
 
-#: How long a process waits for others, whose images may take longer.
-_PATIENCE = timedelta(days=7)
-
 Entry = tuple[str, "Prediction | Unreadable"]
 
 
@@ -317,11 +313,11 @@ def _write_file(work: _Work, out: Path, options: Mapping[str, object], *, resume
                 write(name, found)
 
     try:
-        together(write_rows, patience=_PATIENCE)
+        together(write_rows)
     finally:
         work.done, work.unreadable = share.done, share.unreadable
     if processes > 1:
-        counts = exchange([share.done, share.unreadable], patience=_PATIENCE)
+        counts = exchange([share.done, share.unreadable])
         work.done, work.unreadable = map(sum, zip(*counts, strict=True))
         if rank == 0:
             join_shares(out, processes, work.layout)

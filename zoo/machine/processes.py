@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -17,16 +17,26 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
     TorchDynamoPlugin,
-    broadcast_object_list,
 )
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from zoo import errors
 from zoo.errors import TrainingError, ZooError
 
 T = TypeVar("T")
+
+#: How long a process waits for another one between steps, such as for the first one of a machine to
+#: scan and decode all images. One that has ended closes its connections, so this is not the limit
+#: for noticing it.
+_PATIENCE = timedelta(days=7)
+
+#: How long it waits within a step, unless the recipe has another limit: the default of NCCL.
+_STEP_PATIENCE = timedelta(minutes=10)
 
 #: Numbers the exchanges through the store, because each needs its own keys.
 _TURNS = itertools.count()
@@ -85,11 +95,13 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
             decided = decide()
         except ZooError as error:
             decided = error
-    shared: list[T | ZooError] = broadcast_object_list([decided])
+    shared: list[Any] = [decided]
+    if accelerator.num_processes > 1:
+        dist.broadcast_object_list(shared, group=_patient())
     if isinstance(shared[0], ZooError):
         shared[0].shared = accelerator.num_processes > 1
         raise shared[0]
-    return shared[0]
+    return cast(T, shared[0])
 
 
 def decide_early(decide: Callable[[], T]) -> T:
@@ -110,25 +122,24 @@ def decide_early(decide: Callable[[], T]) -> T:
     return cast(T, decided)
 
 
-def exchange(value: T, *, patience: timedelta | None = None) -> list[T]:
+def exchange(value: T) -> list[T]:
     """Return the values of all processes, by rank; every process must call this.
 
-    Before there is an accelerator, values must be JSON-serialisable, and a process waits for the
-    others for as long as `patience` says; default: that of torch's store, five minutes.
+    Before there is an accelerator, values must be JSON-serialisable.
     """
     if dist.is_available() and dist.is_initialized():
         values: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=_patient())
         return values
     launched = _launched()
     if launched is None:
         return [value]
     store, rank, processes = launched
     turn = next(_TURNS)
-    store.set(f"zoo/{turn}/{rank}", json.dumps(value))
-    if patience is not None:
-        store.wait([f"zoo/{turn}/{each}" for each in range(processes)], patience)
-    return [json.loads(store.get(f"zoo/{turn}/{each}")) for each in range(processes)]
+    keys = [f"zoo/{_attempt()}/{turn}/{each}" for each in range(processes)]
+    store.set(keys[rank], json.dumps(value))
+    store.wait(keys, _PATIENCE)
+    return [json.loads(store.get(key)) for key in keys]
 
 
 def is_main() -> bool:
@@ -144,10 +155,10 @@ def rank_and_count() -> tuple[int, int]:
     return (0, 1) if launched is None else launched[1:]
 
 
-def together(do: Callable[[], T], *, patience: timedelta | None = None) -> T:
+def together(do: Callable[[], T]) -> T:
     """Return the result of `do` in this process; a ZooError in any process is raised in all.
 
-    Otherwise the other processes would wait for one that has ended. `patience` is as in `exchange`.
+    Otherwise the other processes would wait for one that has ended.
     """
     done: T | None = None
     failure: ZooError | None = None
@@ -155,7 +166,7 @@ def together(do: Callable[[], T], *, patience: timedelta | None = None) -> T:
         done = do()
     except ZooError as error:
         failure = error
-    everywhere = exchange(_shareable(failure), patience=patience)
+    everywhere = exchange(_shareable(failure))
     if len(everywhere) == 1 and failure is not None:
         raise failure
     failed = {str(rank): each for rank, each in enumerate(everywhere) if each is not None}
@@ -175,14 +186,15 @@ def together(do: Callable[[], T], *, patience: timedelta | None = None) -> T:
     raise _shared(kind, text, "; ".join(hints) or None) from failure
 
 
-def local_main_first(accelerator: Accelerator, do: Callable[[], T]) -> T:
+def local_main_first(do: Callable[[], T]) -> T:
     """Like `together`, but one process of each machine does it before the others begin.
 
-    These then find what it has cached.
+    These then find what it has cached. Works before there is an accelerator.
     """
     done: T | None = None
     failure: ZooError | None = None
-    if accelerator.is_local_main_process:
+    first = int(os.environ.get("LOCAL_RANK", 0)) <= 0
+    if first:
         try:
             done = do()
         except ZooError as error:
@@ -192,7 +204,7 @@ def local_main_first(accelerator: Accelerator, do: Callable[[], T]) -> T:
     def rest() -> T:
         if failure is not None:
             raise failure
-        return cast(T, done) if accelerator.is_local_main_process else do()
+        return cast(T, done) if first else do()
 
     return together(rest)
 
@@ -200,8 +212,13 @@ def local_main_first(accelerator: Accelerator, do: Callable[[], T]) -> T:
 def in_any(flag: bool) -> bool:
     """Return whether the flag is True in any process, without synchronising GPUs."""
     raised = torch.tensor(int(flag))
-    dist.all_reduce(raised, dist.ReduceOp.MAX, group=_without_gpus())
+    dist.all_reduce(raised, dist.ReduceOp.MAX, group=_patient())
     return bool(raised)
+
+
+def is_disconnected(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that another process has ended or can't be reached."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def report_once(report: Callable[[], None]) -> None:
@@ -219,14 +236,78 @@ def _launched() -> tuple[Any, int, int] | None:
     """
     if int(os.environ.get("LOCAL_RANK", -1)) < 0 or int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return None
+    if not _on_one_machine() and _shares_store() and _number("TORCHELASTIC_MAX_RESTARTS"):
+        raise TrainingError(
+            "torchrun would give restarted processes of several machines the store of the attempt "
+            "before, with its contents",
+            hint="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all machines",
+        )
     store, rank, processes = next(rendezvous("env://"))
     return store, rank, processes
 
 
+def _attempt() -> int:
+    """Return how often torchrun has restarted the processes, which may then share a store.
+
+    Launchers of several machines may count differently, but their store is always new.
+    """
+    return _number("TORCHELASTIC_RESTART_COUNT") if _on_one_machine() else 0
+
+
+def _on_one_machine() -> bool:
+    return _number("LOCAL_WORLD_SIZE") == _number("WORLD_SIZE")
+
+
+def _shares_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _number(name: str) -> int:
+    return int(os.environ.get(name, 0))
+
+
+def join_processes() -> None:
+    """Connect the processes of a launcher without an accelerator, to exchange tensors."""
+    if _launched() is not None and not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+
+
+def rows_on_main(rows: Tensor, positions_of: Callable[[int], Sequence[int]]) -> Tensor | None:
+    """Return the rows of all processes in the main one, in order; None in the others.
+
+    Only the main process needs memory for all of them.
+
+    Args:
+        rows: (n, ...) float32 on the CPU, of this process; without rows, the other dimensions do
+            not matter.
+        positions_of: Maps a rank to the positions of its rows among all.
+    """
+    rank, processes = rank_and_count()
+    if processes == 1:
+        return rows
+    shapes = exchange(tuple(rows.shape[1:]) if len(rows) else None)
+    shape = next((each for each in shapes if each is not None), (0,))
+    if rank > 0:
+        if len(rows):
+            dist.send(rows.contiguous(), 0, group=_patient())
+        return None
+    shares = [positions_of(each) for each in range(processes)]
+    found = torch.empty(sum(map(len, shares)), *shape)
+    for each, positions in enumerate(shares):
+        if not len(positions):
+            continue
+        part = rows
+        if each > 0:
+            part = torch.empty(len(positions), *shape)
+            dist.recv(part, each, group=_patient())
+        found[list(positions)] = part
+    return found
+
+
 @functools.cache
-def _without_gpus() -> Any:  # torch's type declaration includes a number
-    """Return a gloo group of all processes; None means torch's default group."""
-    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+def _patient() -> Any:  # torch's type declaration includes a number
+    """Return a group of all processes that waits for long, and needs no GPU."""
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def _shareable(error: ZooError | None) -> tuple[str, str, str | None] | None:
@@ -265,7 +346,11 @@ def of_each(accelerator: Accelerator, value: int | None) -> list[int | None]:
 
 
 def make_accelerator(
-    device: torch.device, precision: str, *, deterministic: bool = False
+    device: torch.device,
+    precision: str,
+    *,
+    deterministic: bool = False,
+    patience: timedelta = _STEP_PATIENCE,
 ) -> Accelerator:
     """Create the accelerator, which places models and batches on a device.
 
@@ -276,6 +361,7 @@ def make_accelerator(
         precision: `fp32`, `bf16` or `fp16`.
         deterministic: Call `torch.use_deterministic_algorithms`, for the whole process, unless the
             device is a CPU: an operation without a deterministic variant raises a RuntimeError.
+        patience: How long a process waits for the others within a training step.
 
     Raises:
         TrainingError: If the environment selects an unsupported engine or another device type.
@@ -294,6 +380,7 @@ def make_accelerator(
         ),
         # A GPU continues to compute while the next batch is copied from pinned memory.
         "dataloader_config": DataLoaderConfiguration(non_blocking=True),
+        "kwargs_handlers": [InitProcessGroupKwargs(timeout=patience)],
     }
     with _without_settings():
         try:
@@ -307,7 +394,17 @@ def make_accelerator(
             f"accelerate computes on {accelerator.device} here, not on {device.type} as asked for; "
             f"uninstall torch_xla or set USE_TORCH_XLA=0 if that is what takes its place"
         )
+    if accelerator.num_processes > 1:
+        _patient()  # All processes must create it, and none is late here.
     return accelerator
+
+
+def find_unused_parameters(accelerator: Accelerator) -> None:
+    """Have models that are prepared from now on find parameters without a gradient in each step.
+
+    Otherwise the processes of a step would wait for these gradients.
+    """
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
 
 
 def overruled_settings(device: torch.device, precision: str) -> list[str]:
@@ -348,8 +445,10 @@ def _refuse_engines() -> None:
         if _is_on(name):
             raise TrainingError(
                 f"{name}={os.environ[name]} asks for {engine}, which zoo does not support: each of "
-                f"its processes trains the whole model on its share of the images; unset {name}, "
-                f"or launch zoo with torchrun"
+                f"its processes trains the whole model on its share of the images",
+                hint=f"unset {name}, or launch zoo with torchrun; a backbone that does not fit "
+                f"into the memory of a device may with `lora_rank`, `freeze` or `train=probe`, "
+                f"which need no gradients and optimizer state for all of it",
             )
 
 

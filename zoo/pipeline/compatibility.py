@@ -17,7 +17,7 @@ from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.errors import RecipeError, RunError
 from zoo.events import EpochEnd, Listener, Note
-from zoo.io.text import clip, listed
+from zoo.io.text import clip, count, listed
 from zoo.machine.processes import numeric_settings
 from zoo.machine.speed import device_name
 from zoo.recipe import Recipe, checked_recipe, make_recipe
@@ -33,6 +33,7 @@ FREE = frozenset(
         "test",
         "workers",
         "cache_size",
+        "collective_timeout",
         "checkpoint_every",
         "strict",
         "follow_links",
@@ -170,17 +171,44 @@ def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
 def changes_of_recipe(
     checkpoint: Checkpoint, recipe: Recipe, processes: int
 ) -> tuple[list[str], list[str]]:
-    """Describe how the recipe differs from that of the run: (allowable changes, others)."""
+    """Describe how the recipe differs from that of the run: (allowable changes, others).
+
+    How the images of a step are divided is no change if they stay the same.
+    """
     before = checked_recipe(checkpoint.about["recipe"])
+    free = FREE
+    same_processes = checkpoint.about["processes"] == processes
+    same_step = _images_a_step(checkpoint) == processes * recipe.step_images(processes)
+    if same_step:
+        free |= {"batch_size", "global_batch", *(() if same_processes else ("grad_accumulation",))}
     changes: list[str] = []
     clashes: list[str] = []
     for name in Recipe.model_fields:
         old, new = getattr(before, name), getattr(recipe, name)
-        if name not in FREE and old != new:
+        if name not in free and old != new:
             (clashes if name in _BOUND else changes).append(f"{name} = {new!r}, was {old!r}")
-    if checkpoint.about["processes"] != processes:
+    if not same_processes and not same_step:
         changes.append(f"{processes} processes, were {checkpoint.about['processes']}")
     return changes, clashes
+
+
+def change_of_processes(checkpoint: Checkpoint, processes: int) -> str | None:
+    """Describe what another number of processes means for a run that keeps its images per step."""
+    before = checkpoint.about["processes"]
+    if before == processes:
+        return None
+    return (
+        f"{count(processes, 'process', 'processes')}, were {before}, with the same "
+        f"{count(_images_a_step(checkpoint), 'image')} a step: results are the same up to the "
+        f"order of sums, and to what each process draws or averages by itself (dropout, mixup, "
+        f"class weights, trained batch-norm statistics)"
+    )
+
+
+def _images_a_step(checkpoint: Checkpoint) -> int:
+    """Return the images per step of a run over all of its processes."""
+    processes: int = checkpoint.about["processes"]
+    return processes * checked_recipe(checkpoint.about["recipe"]).step_images(processes)
 
 
 def refuse_more(folder: Path, checkpoint: Checkpoint, fields: Mapping[str, Any]) -> None:

@@ -567,7 +567,7 @@ def _image_loaders(
         images.views,
         images.val,
         prepared.plan.preprocess,
-        batch_size=prepared.plan.recipe.step_images,
+        batch_size=prepared.plan.recipe.step_images(prepared.plan.processes),
         workers=recipe.workers or 0,
         accelerator=accelerator,
     )
@@ -633,6 +633,6 @@ def _activation_loaders(
         val_store=kept[1],
         model=model,
         boundary=boundary,
-        batch_size=prepared.plan.recipe.step_images,
+        batch_size=prepared.plan.recipe.step_images(prepared.plan.processes),
         device=accelerator.device,
     )

@@ -19,6 +19,7 @@ from zoo.features.stores import backbone_sha256
 from zoo.models.head import in_head
 from zoo.pipeline.compatibility import (
     DataKeys,
+    change_of_processes,
     changes_of_data,
     changes_of_recipe,
     environment,
@@ -122,6 +123,8 @@ class RunWriter:
         warn_of_environment(checkpoint, listen)
         remove_unfinished(self._folder)
         listen(Note(text=f"resuming {self._folder} {self._where()}"))
+        if not changes and (divided := change_of_processes(checkpoint, plan.processes)):
+            changes = [divided]
         if changes:
             line = f"{self._where()}: {'; '.join(changes)}"
             self.state.history = [*self.state.history, line]

@@ -156,7 +156,10 @@ def prepare(
         frozen=freezing.always,
         image_size=preprocess.height_width,
     )
-    groups, settings = plan_what_trains(model, backbone, recipe, layers, freezing, adapters, listen)
+    processes = accelerator.num_processes
+    groups, settings = plan_what_trains(
+        model, backbone, recipe, layers, freezing, adapters, processes, listen
+    )
     activations = plan_activations(
         model,
         backbone,
@@ -164,7 +167,7 @@ def prepare(
         layers,
         freezing,
         preprocess,
-        accelerator.num_processes,
+        processes,
         listen,
     )
     plan = Plan(
@@ -179,7 +182,7 @@ def prepare(
         preprocess=preprocess,
         device=str(machine.device),
         micro_batch=network.micro_batch,
-        processes=accelerator.num_processes,
+        processes=processes,
         allocator=allocator.state(),
         out=inputs.folder,
         default_out=out is None,

@@ -48,6 +48,7 @@ def plan_what_trains(
     layers: Depths,
     freezing: Freezing,
     adapters: Adapters | None,
+    processes: int,
     listen: Listener,
 ) -> tuple[tuple[GroupPlan, ...], list[Setting]]:
     """Plan the parameter groups; the model is put into the train mode of the last epoch.
@@ -85,9 +86,9 @@ def plan_what_trains(
             f"{'only one trains' if training else 'none ever trains'}; leave it out, or freeze less"
         )
     train_mode(model, backbone, layers, frozen=freezing.always, batch_norm=recipe.batch_norm)
-    if recipe.step_images == 1 and learns_statistics(model):
+    if recipe.step_images(processes) == 1 and learns_statistics(model):
         raise TrainingError(
-            "batch_size 1 gives batch norm no statistics to learn from",
-            hint="use a larger `batch_size` or `batch_norm=frozen`",
+            "one image per step and process gives batch norm no statistics to learn from",
+            hint="use a larger `batch_size` (or `global_batch`), or `batch_norm=frozen`",
         )
     return groups, settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 
@@ -49,6 +50,9 @@ _MOST_EPOCHS = 30
 
 #: Minimum number of steps per epoch with a larger batch.
 _FEWEST_STEPS = 32
+
+#: Smallest and largest default number of images per step, for which the default rates are chosen.
+_LEAST_BATCH, _MOST_BATCH = 16, 64
 
 
 def decide_augmentation(resolver: Resolver) -> None:
@@ -141,6 +145,28 @@ def decide_rates(resolver: Resolver, listen: Listener) -> None:
     if other and not resolver.asked("lr"):
         default = f"lr = {resolver.recipe.lr:g} was chosen for adamw"
         listen(Note(text=f"{default}: set `lr` for {recipe.optimizer}"))
+    _scale_rates(resolver, listen)
+
+
+def _scale_rates(resolver: Resolver, listen: Listener) -> None:
+    """Scale the learning rate by the global batch, if that is given and the rate is not.
+
+    With SGD linearly (Goyal et al., 2017), with adaptive optimizers by the square root (Malladi et
+    al., 2022), beyond the range of batch sizes for which the default rate was chosen.
+    """
+    recipe = resolver.recipe
+    if recipe.global_batch is None or resolver.asked("lr"):
+        return
+    usual = min(max(recipe.global_batch, _LEAST_BATCH), _MOST_BATCH)
+    ratio = recipe.global_batch / usual
+    linear = recipe.optimizer == "sgd"
+    scaled = recipe.lr * (ratio if linear else math.sqrt(ratio))
+    if ratio == 1 or recipe.train == "probe":
+        return
+    rule = "linearly" if linear else "by the square root"
+    why = f"scaled {rule} from {usual} to {recipe.global_batch} images a step"
+    listen(Note(text=f"lr = {scaled:.3g} instead of {recipe.lr:g}: {why} (unless set explicitly)"))
+    resolver.replace(why, lr=scaled)
 
 
 def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
@@ -269,19 +295,44 @@ def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[bool
     )
 
 
+def decide_batch(
+    resolver: Resolver, train_images: int, device: torch.device, processes: int
+) -> None:
+    """Decide the number of images per step and process, or check that it can be divided.
+
+    Raises:
+        RecipeError: The global batch can't be divided evenly.
+    """
+    recipe = resolver.recipe
+    if recipe.global_batch is None:
+        size = recipe.batch_size or choose_batch_size(train_images, device)
+        resolver.replace("for the machine and the number of images", batch_size=size)
+        return
+    parts = processes * recipe.grad_accumulation
+    if recipe.global_batch % parts:
+        named = count(processes, "process", "processes")
+        if recipe.grad_accumulation > 1:
+            named += f" with `grad_accumulation={recipe.grad_accumulation}`"
+        nearest = max(1, round(recipe.global_batch / parts)) * parts
+        raise RecipeError(
+            f"global_batch = {recipe.global_batch} can't be divided evenly among {named}",
+            hint=f"give a multiple of {parts}, such as `global_batch={nearest}`",
+        )
+
+
 def choose_batch_size(train_images: int, device: torch.device) -> int:
     """Return the number of images per step: 16 on a CPU, up to 64 on a GPU.
 
     A CPU is as fast with 16 as with more, in half the memory. A GPU gets more than 16 only if an
     epoch still has enough steps.
     """
-    largest = 16 if device.type == "cpu" else 64
-    while largest > 16 and train_images < largest * _FEWEST_STEPS:
+    largest = _LEAST_BATCH if device.type == "cpu" else _MOST_BATCH
+    while largest > _LEAST_BATCH and train_images < largest * _FEWEST_STEPS:
         largest //= 2
     return largest
 
 
-def choose_micro_batch(recipe: Recipe, device: torch.device) -> int | None:
+def choose_micro_batch(recipe: Recipe, device: torch.device, processes: int) -> int | None:
     """Return the number of images of a step that are computed at a time; None: all of them.
 
     A CPU is as fast with 8 as with more, in less memory. With gradient accumulation, the parts are
@@ -291,7 +342,7 @@ def choose_micro_batch(recipe: Recipe, device: torch.device) -> int | None:
     most = 8 if device.type == "cpu" and recipe.batch_norm == "frozen" else None
     if recipe.grad_accumulation == 1:
         return most
-    batch = recipe.batch_size or 1
+    batch = recipe.batch_images(processes)
     return min(batch, most or batch)
 
 

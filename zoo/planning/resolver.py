@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -36,11 +37,11 @@ from zoo.planning.caches import plan_probe
 from zoo.planning.checks import check_forward
 from zoo.planning.config import Config, Resolver
 from zoo.planning.decisions import (
-    choose_batch_size,
     choose_micro_batch,
     choose_workers,
     decide_adapters,
     decide_augmentation,
+    decide_batch,
     decide_epochs,
     decide_for_demo,
     decide_metric,
@@ -54,6 +55,7 @@ from zoo.planning.decisions import (
 from zoo.planning.inputs import as_asked, load_weights, read_data
 from zoo.planning.same_data import check_same_data
 from zoo.recipe import Recipe
+from zoo.recipe.fields import seconds_of
 from zoo.runs.folder import choose_folder
 from zoo.training.budget import Speed, measure_speed
 from zoo.weights import LoadedWeights
@@ -112,7 +114,12 @@ def set_up_machine(recipe: Recipe, listen: Listener) -> Machine:
     started = time.perf_counter()
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
-    accelerator = make_accelerator(device, precision, deterministic=recipe.deterministic)
+    accelerator = make_accelerator(
+        device,
+        precision,
+        deterministic=recipe.deterministic,
+        patience=timedelta(seconds=seconds_of(recipe.collective_timeout)),
+    )
     check_engine(recipe.engine, accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process:
         warn_of_slow_precision(precision, device, listen)
@@ -187,7 +194,7 @@ def _gather(
     decide_for_demo(resolver, backbone, listen)
     backbone, preprocess = as_asked(backbone, resolver.recipe, listen)
     read = partial(read_data, resolver.recipe, listen, channels=preprocess.channels)
-    splits = local_main_first(accelerator, read)
+    splits = local_main_first(read)
     check_same_data(accelerator, splits)
     return Inputs(
         folder=folder,
@@ -207,8 +214,7 @@ def _decide_by_images(
     decide_task(resolver, splits, listen)
     decide_metric(resolver, splits.counts(splits.train), listen)
     decide_unmeasured(resolver, splits.class_names, splits.counts(splits.val), listen)
-    size = resolver.recipe.batch_size or choose_batch_size(len(splits.train), machine.device)
-    resolver.replace("for the machine and the number of images", batch_size=size)
+    decide_batch(resolver, len(splits.train), machine.device, machine.accelerator.num_processes)
 
 
 def _build(recipe: Recipe, inputs: Inputs, machine: Machine, listen: Listener) -> Network:
@@ -253,9 +259,10 @@ def _decide_by_network(
     preprocess, splits = network.preprocess, inputs.splits
     probe = plan_probe(network.model, inputs.backbone, resolver, network.depths, preprocess, listen)
     recipe = resolver.recipe
-    micro_batch, speed = choose_micro_batch(recipe, machine.device), None
+    processes = machine.accelerator.num_processes
+    micro_batch, speed = choose_micro_batch(recipe, machine.device, processes), None
     if recipe.time is not None:
-        batch_size = recipe.step_images
+        batch_size = recipe.step_images(processes)
         speed = measure_speed(
             network.model,
             (preprocess.channels, *preprocess.height_width),

@@ -74,6 +74,7 @@ SECTIONS = {
         "epochs",
         "time",
         "batch_size",
+        "global_batch",
         "grad_accumulation",
         "views",
         "probe_scale",
@@ -120,6 +121,7 @@ SECTIONS = {
         "workers",
         "cache_size",
         "cache_dtype",
+        "collective_timeout",
     ),
 }
 
@@ -293,6 +295,13 @@ class Recipe(BaseModel):
         le=_MOST,
         description="Images per step and process; split if memory is too small. Default: chosen "
         "for the machine.",
+    )
+    global_batch: int | None = Field(
+        None,
+        ge=1,
+        le=_MOST,
+        description="Images per step over all processes, instead of `batch_size`: divided among "
+        "them, and kept if their number changes. Scales the default learning rates.",
     )
     grad_accumulation: int = Field(
         1,
@@ -482,6 +491,11 @@ class Recipe(BaseModel):
     cache_dtype: Literal["fp32", "fp16"] = Field(
         "fp32", description="Precision of cached activations; fp16 halves their size."
     )
+    collective_timeout: Annotated[str, BeforeValidator(check_time)] = Field(
+        "10m",
+        description="With several processes: time after which one that waits for others in a "
+        "training step gives up, such as 90s. Scans, caches and probes may take longer.",
+    )
 
     @field_validator("backbone", "weights", "data", "val", "test", "group_by")
     @classmethod
@@ -555,6 +569,15 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _has_one_batch_size(self) -> Recipe:
+        if self.global_batch is not None and self.batch_size is not None:
+            raise ValueError(
+                f"global_batch = {self.global_batch}: batch_size = {self.batch_size} is given too; "
+                f"leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapts_what_is_finetuned(self) -> Recipe:
         if self.lora_rank is None and self.lora_alpha is not None:
             raise ValueError(
@@ -567,10 +590,15 @@ class Recipe(BaseModel):
             )
         return self
 
-    @property
-    def step_images(self) -> int:
-        """Images per step and process."""
-        return (self.batch_size or 1) * self.grad_accumulation
+    def batch_images(self, processes: int) -> int:
+        """Return the images per batch and process, of which a step may accumulate several."""
+        if self.global_batch is None:
+            return self.batch_size or 1
+        return self.global_batch // (processes * self.grad_accumulation)
+
+    def step_images(self, processes: int) -> int:
+        """Return the images per step and process."""
+        return self.batch_images(processes) * self.grad_accumulation
 
     @property
     def most_stale_epochs(self) -> int | None:
@@ -614,6 +642,9 @@ def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) ->
     if isinstance(base, Recipe):
         values = base.model_dump(exclude_unset=True)
     paths_to_text = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
+    for one, other in (("batch_size", "global_batch"), ("global_batch", "batch_size")):
+        if overrides.get(one) is not None and other not in overrides:
+            values.pop(other, None)
     values = {**values, **paths_to_text}
     return checked_recipe(values, where=f"recipe {file}" if file else "recipe")
 

@@ -18,6 +18,7 @@ _NAMES = {
     "ema_decay": "model_ema_decay",
     "epochs": "epoch n_epochs n_epoch num_epochs num_train_epochs",
     "folds": "cv k_folds n_splits",
+    "global_batch": "global_batch_size total_batch_size",
     "grad_accumulation": "accumulate_grad_batches grad_accum grad_accum_steps "
     "gradient_accumulation_steps",
     "image_size": "image_height img_size imgsz input_size",

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from pydantic import ValidationInfo
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DURATION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?[smh]", re.ASCII)
 
@@ -64,8 +66,8 @@ def check_checkpoint_every(value: object) -> object:
     return value
 
 
-def check_time(value: object) -> object:
-    """Validate `time`: a time such as 30s, 10m or 2h, or None.
+def check_time(value: object, about: ValidationInfo) -> object:
+    """Validate a time such as 30s, 10m or 2h, or None.
 
     Raises:
         ValueError: The value is neither.
@@ -74,7 +76,7 @@ def check_time(value: object) -> object:
         isinstance(value, str) and _DURATION.fullmatch(value) and seconds_of(value) > 0
     ):
         return value
-    raise ValueError(f"time = {value!r}: give a time such as 30s, 10m or 2h")
+    raise ValueError(f"{about.field_name} = {value!r}: give a time such as 30s, 10m or 2h")
 
 
 def check_backbone_options(value: Any) -> object:

@@ -168,7 +168,8 @@ def count_steps_again(
     """Convert the progress to the current step size, if the batches or images have changed."""
     if state.step == state.epoch * steps + state.epoch_step:
         return
-    step_images = recipe.step_images * accelerator.num_processes
+    processes = accelerator.num_processes
+    step_images = recipe.step_images(processes) * processes
     state.epoch_step = min(steps, round(state.seen.images / step_images))
     state.step = state.epoch * steps + state.epoch_step
 
