@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 import zoo
 from tests.conftest import IN_TWO
@@ -15,6 +16,7 @@ from tests.pipeline.faults import contents
 from zoo.errors import Stopped
 from zoo.events import EpochEnd
 from zoo.recipe import dump_recipe, make_recipe
+from zoo.runs.scores import read_columns
 
 #: Counts what each process does with images during a run, and writes it to RANK.json.
 COUNTED = """
@@ -49,6 +51,53 @@ counting(phases, "train", of=lambda *args: done.update(before=done["_made"]) or 
 counting(validation, "all_logits", of=lambda model, loader, *_: len(loader.sampler))
 zoo.finetune(sys.argv[1], out="run", recipe="launched.toml")
 Path(os.environ["RANK"] + ".json").write_text(json.dumps(done))
+"""
+
+#: Trains and evaluates; notes which images each process computes in the last step and afterwards.
+LAST = """
+import json, os, sys
+from pathlib import Path
+
+import zoo
+from zoo.cli import main
+from zoo.runs import scores
+
+scores.eval_batch_size = lambda preprocess: 1  # So that both processes have some.
+noted = {"last": [], "evaluated": []}
+now = "last"
+loader = scores.eval_loader
+
+
+def noting(dataset, **options):
+    samples = dataset.decoded.samples
+    noted[now] += [str(samples[n].file or samples[n].name) for n in options["positions"]]
+    return loader(dataset, **options)
+
+
+scores.eval_loader = noting
+zoo.finetune(sys.argv[1], out="run", recipe="launched.toml")
+now = "evaluated"
+main(["evaluate", "run", "--format", "json", "--output", "divided.json"], standalone_mode=False)
+Path(os.environ["RANK"] + ".json").write_text(json.dumps(noted))
+"""
+
+#: The first process fits the probe for longer than processes wait for each other within a step.
+LATE = """
+import sys, time
+
+import zoo
+from zoo.pipeline import phases
+
+train_probe = phases.train_probe
+
+
+def late(*args, **options):
+    time.sleep(40)
+    return train_probe(*args, **options)
+
+
+phases.train_probe = late
+zoo.finetune(sys.argv[1], out="run", recipe="launched.toml")
 """
 
 #: Runs command lines one after the other: of each process its own. Leaves of each how it ended and
@@ -221,3 +270,50 @@ def test_processes_divide_what_is_done_with_images(split_photos):
     assert second["_made"] == second["before"], "training reads what the first has decoded"
     assert first["all_logits"] == second["all_logits"] == 2 * images["val"] / 2
     assert zoo.load("run").evaluate().accuracy == zoo.load("run").info.val_accuracy
+
+
+@pytest.mark.slow
+def test_the_last_step_and_an_evaluation_are_divided_and_give_the_same(split_photos, monkeypatch):
+    """Each image is computed once, and the files and figures are those of one process."""
+    fields = start(train="finetune", epochs=1, global_batch=8, batch_size=None, lr=1e-3)
+    Path("launched.toml").write_text(dump_recipe(make_recipe(**fields)))
+    Path("counted.py").write_text(LAST)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*IN_TWO, "counted.py", str(split_photos)], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    shares = [json.loads(Path(f"{rank}.json").read_text()) for rank in "01"]
+    for split in ("train", "val"):
+        images = {path.name for path in (split_photos / split).rglob("*.png")}
+        found = [name for share in shares for name in share["last"] if f"{split}/" in name]
+        assert len(found) == len(set(found)) == len(list((split_photos / split).rglob("*.png")))
+        assert {Path(name).name for name in found} == images
+    assert all(share["last"] and share["evaluated"] for share in shares)
+    assert sum(len(share["evaluated"]) for share in shares) == 12
+    # Rounding depends on the images and threads that compute together.
+    monkeypatch.setattr("zoo.runs.inference.eval_batch_size", lambda preprocess: 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = zoo.load("run").evaluate()
+    torch.set_num_threads(threads)
+    divided = json.loads(Path("divided.json").read_text())
+    assert divided["accuracy"] == alone.accuracy
+    assert divided["loss"] == alone.loss
+    columns = read_columns(Path("run/predictions.parquet"))
+    assert list(columns["name"]) == list(alone.rows["name"])
+    for name in ("p_red", "p_blue", "probability"):
+        assert columns[name].tolist() == alone.rows[name].tolist()
+        assert [row[name] for row in divided["rows"]] == alone.rows[name].tolist()
+
+
+@pytest.mark.slow
+def test_processes_wait_longer_for_the_first_one_than_within_a_step(split_photos):
+    fields = start(train="probe+finetune", collective_timeout="30s")
+    Path("launched.toml").write_text(dump_recipe(make_recipe(**fields)))
+    Path("late.py").write_text(LATE)
+    done = subprocess.run(
+        [*IN_TWO, "late.py", str(split_photos)], capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert zoo.load("run").info.recipe.collective_timeout == "30s"

@@ -83,6 +83,8 @@ def command(
 
     With --tta, everything is measured with test-time augmentation, and the metrics also without it,
     on the same images; the gain is tested as zoo compare tests the difference of two runs.
+
+    Several processes divide the images: torchrun --nproc-per-node=4 -m zoo evaluate RUN.
     """
     if output is not None and form == "table":
         raise click.UsageError("--output can only be used with --format json, csv or parquet")
@@ -90,13 +92,28 @@ def command(
         raise click.UsageError("--format parquet needs --output, the file to write")
     with starting(allocator_tuning=allocator_tuning):
         from zoo.data.issue import describe
+        from zoo.machine.device import own_gpu
+        from zoo.machine.processes import join_processes, together
+        from zoo.runs.evaluate import evaluate_together
         from zoo.runs.read import load
         from zoo.runs.scores import parquet_bytes
         from zoo.runs.write import write_file
 
-    result = load(run, device=device).evaluate(
-        data, split=split, strict=strict, follow_links=follow_links, tta=tta
+    own_gpu()
+    loaded = together(lambda: load(run, device=device))
+    join_processes()
+    result = evaluate_together(
+        loaded.model,
+        loaded.backbone,
+        loaded.info,
+        None if data is None else expand(data),
+        split=split,
+        strict=strict,
+        follow_links=follow_links,
+        tta=tta,
     )
+    if result is None:
+        return  # The first process speaks for all.
     for line in describe(result.issues):
         echo(f"! {with_flags(line)}", err=True)
     if form == "table":

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from zoo.features.extract import Features
 from zoo.features.rows import views_of
 from zoo.features.shift import LEAST_IMAGES, measure_shift
 from zoo.features.stores import FrozenPart, Stores, row_store
+from zoo.machine.processes import together
 from zoo.models.head import head_leaves
 from zoo.models.replay import Boundary
 from zoo.planning import Prepared
@@ -30,14 +32,13 @@ from zoo.runs.card import write_card
 from zoo.runs.familiarity import fit_familiarity, most_images
 from zoo.runs.figures import Figures, doubt, figures
 from zoo.runs.folds import Folds, has_folds, read_folds
-from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import (
     COLUMNS,
     Columns,
     Scores,
     check_finite,
-    features_and_logits,
+    divided_scores,
     joined,
     rows_of,
     write_predictions,
@@ -48,7 +49,50 @@ from zoo.runs.write import ModelInfo, write_model
 from zoo.weights.header import read_header
 
 
-def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = True) -> Run:
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Scores of a run's images by its final model.
+
+    Attributes:
+        train: Of some of the train images, of as many of each label as possible.
+        held_out: Of the val images, if there are any, and then of the test images.
+    """
+
+    train: Scores
+    held_out: tuple[Scores, ...]
+
+
+def score_splits(run: Run, prepared: Prepared, listen: Listener) -> Scored | None:
+    """Score a run's images by its final model; several processes divide them.
+
+    Returns:
+        The scores in the main process; None in the others.
+
+    Raises:
+        DataError: A photo can no longer be read, or has changed.
+        RunError: A score is not finite.
+    """
+    splits = prepared.splits
+    some = _balanced(splits.train, most_images(len(run.class_names)))
+    with Stores() as stores:
+        scorer = _Scorer(run, prepared, stores, listen)
+        found = [
+            scorer.score(split, samples)
+            for split, samples in (("val", splits.val), ("train", some), ("test", splits.test))
+            if samples
+        ]
+    scores = [each for each in found if each is not None]
+    if not scores:
+        return None
+    return Scored(
+        train=next(each for each in scores if each.split == "train"),
+        held_out=tuple(each for each in scores if each.split != "train"),
+    )
+
+
+def conclude(
+    run: Run, prepared: Prepared, scored: Scored, listen: Listener, *, report: bool = True
+) -> Run:
     """Measure a run's final model on its val and test images, and complete the run folder.
 
     Fits the temperature of its probabilities and the limit of what is familiar on the val images,
@@ -58,15 +102,9 @@ def conclude(run: Run, prepared: Prepared, listen: Listener, *, report: bool = T
     `listen` receives a `Measured` for each split. The test split is used nowhere else.
 
     Raises:
-        RunError: A file can't be written, or a score is not finite.
+        RunError: A file can't be written.
     """
-    splits = prepared.splits
-    with Stores() as stores:
-        scorer = _Scorer(run, prepared, stores, listen)
-        measured = [scorer.score("val", splits.val)] if splits.val else []
-        train = scorer.score("train", _balanced(splits.train, most_images(len(run.class_names))))
-        if splits.test:
-            measured.append(scorer.score("test", splits.test))
+    splits, train, measured = prepared.splits, scored.train, scored.held_out
     task, folder = run.task, run.path
     folds = read_folds(folder) if has_folds(folder) else None
     run = _calibrated(run, train, measured[0] if splits.val else None, folds, listen)
@@ -208,16 +246,19 @@ class _Scorer:
     stores: Stores
     listen: Listener
 
-    def score(self, split: str, samples: Sequence[Sample]) -> Scores:
-        """Return the scores of images of a split."""
+    def score(self, split: str, samples: Sequence[Sample]) -> Scores | None:
+        """Return the scores of images of a split in the main process; None in the others."""
         run, splits = self.run, self.prepared.splits
         boundary = self.prepared.probe
-        # Only this process is here: computing features together would wait for the others.
-        alone = self.prepared.accelerator.num_processes == 1
-        if run.info.epoch == 0 and boundary is not None and alone:
+        if run.info.epoch == 0 and boundary is not None:
             features, logits = self._of_probe(split, samples, boundary)
         else:
-            features, logits = self._of_network(samples)
+            found = self._of_network(samples)
+            if found is None:
+                return None
+            features, logits = found
+        if not self.prepared.accelerator.is_main_process:
+            return None
         return Scores(
             split=split,
             samples=samples,
@@ -241,35 +282,39 @@ class _Scorer:
         )
         transform = eval_transform(run.info.preprocess)
         images = ImageDataset(DecodedImages(samples, transform.prepare, keys=content_keys(samples)))
-        store = row_store(
-            "features",
-            part,
-            transform,
-            [(images, views_of(images))],
-            recipe=self.prepared.plan.recipe,
-            stores=self.stores,
-            listen=self.listen,
-        )
+        store = None
+        if self.prepared.accelerator.is_main_process:
+            store = row_store(
+                "features",
+                part,
+                transform,
+                [(images, views_of(images))],
+                recipe=self.prepared.plan.recipe,
+                stores=self.stores,
+                listen=self.listen,
+            )
         rows = Features(
             run.model, part, run.info.preprocess, self.prepared.accelerator, self.listen
         ).of(images, 0, store, f"{split} features")
         (leaf,) = head_leaves(run.model, run.backbone).values()
         weight, bias = leaf.get_parameter("weight"), leaf.get_parameter("bias")
         logits = linear(rows, weight.detach().flatten(1), bias.detach()).cpu()
-        check_finite(logits)
+        together(partial(check_finite, logits))
         return rows.cpu(), logits
 
-    def _of_network(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    def _of_network(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor] | None:
+        """Return features and logits in the main process; each process computes a share."""
         run = self.run
         prepare = eval_transform(run.info.preprocess).prepare
         decoded = DecodedImages(samples, prepare, keys=content_keys(samples))
         if self.prepared.plan.recipe.cache_size:
             # The val images are there if the run has decoded them.
             decoded.store = self.stores.open("images", prepare.about(), np.uint8)
-        return features_and_logits(
+        found = divided_scores(
             run.model,
             run.backbone,
-            eval_batches(decoded),
-            run.info.preprocess,
+            decoded,
+            len(run.class_names),
             lambda text: self.listen(Note(text=text, warning=True)),
         )
+        return None if found is None else found[-1]

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from zoo.errors import Stopped, ZooError
 from zoo.events import Listener, Measured, Note, RunEnd, RunStart, ignore
 from zoo.io.files import expand
 from zoo.io.text import listed
-from zoo.machine.processes import decide_on_main, together
+from zoo.machine.processes import decide_on_main, exchange, together
 from zoo.pipeline.compatibility import DataKeys, refuse_more
-from zoo.pipeline.conclude import conclude
+from zoo.pipeline.conclude import conclude, score_splits
 from zoo.pipeline.loggers import open_loggers, with_loggers
 from zoo.pipeline.phases import run_stages
 from zoo.pipeline.shared_folder import check_shared, find_run
@@ -215,10 +216,11 @@ def execute(
                     origin=writer.origin,
                     resumed=writer.resumed,
                 )
-                accelerator.wait_for_everyone()
-                run = load(folder, device=plan.recipe.device)
-                if accelerator.is_main_process:
-                    run = conclude(run, prepared, listen, report=report)
+                exchange(None)  # The others must not read what the first one still writes.
+                run = together(partial(load, folder, device=plan.recipe.device))
+                scored = score_splits(run, prepared, listen)
+                if scored is not None:
+                    run = conclude(run, prepared, scored, listen, report=report)
                 writer.finish()
                 if (text := unpredicted(writer.state, plan)) is not None:
                     listen(Note(text=text, warning=True))

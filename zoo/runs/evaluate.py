@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone
@@ -23,9 +23,10 @@ from zoo.data.split import Splits, group_indices, names_sha256, read_labelled, r
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError
 from zoo.io.text import listed
+from zoo.machine.processes import exchange, local_main_first
 from zoo.runs.figures import Figures, figures, unmeasured
 from zoo.runs.inference import eval_batches
-from zoo.runs.scores import Columns, Scores, rows_of, without_and_with
+from zoo.runs.scores import Columns, Scores, divided_scores, rows_of, without_and_with
 from zoo.runs.tta import Tta, TtaGain, check_tta, doubt_of_tta
 from zoo.runs.write import ModelInfo
 from zoo.tasks import TASKS, Task
@@ -113,14 +114,66 @@ def evaluate(
         DataError: If there is no such folder, it has no images, or the model lacks a class.
     """
     check_tta(tta)
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
     splits, source = images_of(info, data, split, strict=strict, follow_links=follow_links)
-    task, indices = TASKS[info.task], list(range(len(info.class_names)))
-    targets = task.targets(splits.indices(splits.val), len(indices))
     decoded = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
     found = without_and_with(model, backbone, eval_batches(decoded), info.preprocess, tta)
+    return _evaluation(info, splits, source, split, found, tta)
+
+
+def evaluate_together(
+    model: nn.Module,
+    backbone: Backbone,
+    info: ModelInfo,
+    data: Path | None,
+    *,
+    split: Split = "val",
+    strict: bool = False,
+    follow_links: bool = False,
+    tta: Tta | None = None,
+) -> Evaluation | None:
+    """Evaluate like `evaluate` in several processes, each of which computes a share.
+
+    One process of each machine reads and checks the images before the others.
+
+    Returns:
+        The same as from one process, in the main one; None in the others.
+
+    Raises:
+        DataError: As in `evaluate`, or the processes see other images; raised in every process.
+    """
+    check_tta(tta)
+    splits, source = local_main_first(
+        partial(images_of, info, data, split, strict=strict, follow_links=follow_links)
+    )
+    order = "\0".join(sample.name for sample in splits.val)
+    names = exchange(sha256(os.fsencode(order)).hexdigest())
+    if len(set(names)) > 1:
+        other = ", ".join(str(n) for n, each in enumerate(names) if each != names[0])
+        error = DataError(
+            f"process {other} of {len(names)} sees other images than process 0",
+            hint="give all of them the same files, or one folder that all of them see",
+        )
+        error.shared = True
+        raise error
+    decoded = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
+    found = divided_scores(model, backbone, decoded, len(info.class_names), tta=tta)
+    return None if found is None else _evaluation(info, splits, source, split, found, tta)
+
+
+def _evaluation(
+    info: ModelInfo,
+    splits: Splits,
+    source: str,
+    split: Split,
+    found: Sequence[tuple[Tensor, Tensor]],
+    tta: Tta | None,
+) -> Evaluation:
+    """Return the evaluation of the val split, from what `without_and_with` computed of it."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     features, logits = found[-1]
+    task, indices = TASKS[info.task], list(range(len(info.class_names)))
+    targets = task.targets(splits.indices(splits.val), len(indices))
     scores = Scores(
         split=split, samples=splits.val, targets=targets, logits=logits, features=features
     )

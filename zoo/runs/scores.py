@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Preprocess
-from zoo.data.dataset import Loaded
+from zoo.data.dataset import ImageDataset, Loaded, eval_loader, share_of
+from zoo.data.decoded import DecodedImages
 from zoo.data.sample import Sample
 from zoo.data.transforms import to_input
 from zoo.errors import RunError
 from zoo.io.text import clip
+from zoo.machine.processes import rank_and_count, rows_on_main, together
 from zoo.models.head import head_leaves
 from zoo.models.replay import tensors_in
-from zoo.runs.inference import all_logits, warn
+from zoo.runs.inference import all_logits, eval_batch_size, warn
 from zoo.runs.tta import Tta, averaged, views_of
 from zoo.runs.write import PREDICTIONS, ModelInfo, write_file
 from zoo.tasks import Task
@@ -125,6 +128,47 @@ def without_and_with(
         check_finite(part[:, width:])
         found.append((part[:, :width].contiguous(), part[:, width:].contiguous()))
     return found
+
+
+def divided_scores(
+    model: nn.Module,
+    backbone: Backbone,
+    decoded: DecodedImages,
+    classes: int,
+    say: Callable[[str], None] = warn,
+    *,
+    tta: Tta | None = None,
+) -> list[tuple[Tensor, Tensor]] | None:
+    """Compute features and logits of images like `without_and_with`.
+
+    Several processes divide the batches; each is the one that a single process would compute, so
+    that results are equal.
+
+    Args:
+        model: As in `features_and_logits`.
+        backbone: As in `features_and_logits`.
+        decoded: The images, the same ones in every process.
+        classes: Number of classes.
+        say: As in `features_and_logits`.
+        tta: As in `without_and_with`.
+
+    Returns:
+        What `without_and_with` returns of all images, in the main process; None in the others.
+
+    Raises:
+        DataError: A photo can no longer be read, or has changed; raised in every process, as are
+            the errors of `features_and_logits`.
+    """
+    preprocess = decoded.prepare.preprocess
+    size, (rank, processes) = eval_batch_size(preprocess), rank_and_count()
+    share = partial(share_of, len(decoded), size, processes=processes)
+    batches = eval_loader(ImageDataset(decoded), batch_size=size, positions=share(rank))
+    found = together(lambda: without_and_with(model, backbone, batches, preprocess, tta, say))
+    rows = rows_on_main(torch.cat([each for pair in found for each in pair], dim=1), share)
+    if rows is None:
+        return None
+    parts = rows.chunk(len(found), dim=1)
+    return [(each[:, :-classes].contiguous(), each[:, -classes:].contiguous()) for each in parts]
 
 
 class FeaturesAndLogits(nn.Module):
