@@ -61,6 +61,12 @@ UNUSED = PLUGIN.replace(
     "self.fc = ", "self.mask = nn.Parameter(torch.zeros(8))\n            self.fc = "
 ).replace("logits=", 'unused=("mask",), logits=')
 
+#: The same with a parameter in a stage that is not used, and not declared.
+SPARE = PLUGIN.replace(
+    "self.fc = ",
+    'self.stem.register_parameter("spare", nn.Parameter(torch.ones(8)))\n            self.fc = ',
+)
+
 FIELDS = {**QUICK, "backbone": "acme/parts", "image_size": None}
 
 
@@ -120,8 +126,9 @@ def test_a_part_that_is_not_used_keeps_its_values(install, photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_beside_a_part_that_is_not_used(photos, tmp_path):
-    write_plugin(tmp_path, "acme-parts", "acme", "acme_unused", UNUSED)
+@pytest.mark.parametrize(("code", "said"), [(UNUSED, "mask"), (SPARE, "stem.spare")])
+def test_two_processes_train_beside_a_part_that_is_not_used(code, said, photos, tmp_path):
+    write_plugin(tmp_path, "acme-parts", "acme", "acme_unused", code)
     paths = [str(tmp_path), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     paths.append(str(Path(__file__).parents[2]))
     fields = {**FIELDS, "data": photos, "out": "run", "train": "finetune", "epochs": 2}
@@ -134,3 +141,5 @@ def test_two_processes_train_beside_a_part_that_is_not_used(photos, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert Path("run/model.safetensors").is_file()
+    # Declared, it does not train, and need not be found.
+    assert (said in done.stdout) == (code == SPARE)

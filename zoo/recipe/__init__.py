@@ -352,9 +352,9 @@ class Recipe(BaseModel):
     schedule: Literal["cosine", "linear", "polynomial", "exponential", "one-cycle", "constant"] = (
         Field(
             "cosine",
-            description="Learning-rate schedule after warm-up: decay to 0 along a cosine, a line or a "
-            "power of one, exponential decay, or constant; one-cycle: along a cosine up and down, the "
-            "warm-up being the way up.",
+            description="Learning-rate schedule after warm-up: decay to 0 along a cosine, a line "
+            "or a power of one, exponential decay, or constant; one-cycle: along a cosine up and "
+            "down, the warm-up being the way up.",
         )
     )
     schedule_power: float = Field(

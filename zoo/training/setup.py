@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone
 from zoo.data.dataset import Batches
 from zoo.events import Listener, Note
-from zoo.machine.device import place
-from zoo.machine.processes import of_each
+from zoo.io.text import listed
+from zoo.machine.device import place, place_images
+from zoo.machine.processes import find_unused_parameters, of_each
 from zoo.models.depth import Depths
-from zoo.models.freeze import Freezing, freeze_parameters
+from zoo.models.freeze import Freezing, freeze_parameters, train_mode
 from zoo.models.groups import Setting, grouped
 from zoo.models.optim import lr_factor, make_optimizer
-from zoo.models.replay import forward_as
+from zoo.models.replay import forward_as, keep_modes
 from zoo.recipe import Recipe
 from zoo.tasks import Baseline, Task
 from zoo.training.adapters import Adapters
@@ -30,6 +31,7 @@ from zoo.training.ema import copied, restore_average, update_average
 from zoo.training.signals import StopRequest
 from zoo.training.snapshot import Clock, Save, Snapshot, restore, take
 from zoo.training.state import Seen, TrainingState, count_steps_again, seen_so_far
+from zoo.training.unused import without_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +153,8 @@ class Loop:
         place(model, accelerator.device)
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         freeze_parameters(trainable, setup.depths, setup.freezing.always)
+        if accelerator.num_processes > 1:
+            _find_unused(setup, [each for each in trainable if each[1].requires_grad], control)
         # The optimizer contains all parameters that will ever be trained. Those still frozen have
         # no gradient, so it skips them and stores no state for them.
         groups = grouped(
@@ -263,6 +267,37 @@ def _schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
         warmup_start=recipe.warmup_start,
         warmup_prefix=recipe.warmup_prefix,
     )
+
+
+def _find_unused(
+    setup: Setup, trainable: Sequence[tuple[str, nn.Parameter]], control: Control
+) -> None:
+    """Have processes not wait for gradients of parameters that the network does not use.
+
+    torch's search for them costs time in each step, so it is done only if there are some.
+    """
+    backbone, accelerator = setup.backbone, setup.accelerator
+    if setup.loaders.image_size is None:
+        return
+    with keep_modes(setup.model):
+        train_mode(
+            setup.model,
+            backbone,
+            setup.depths,
+            frozen=setup.freezing.always,
+            batch_norm=setup.recipe.batch_norm,
+        )
+        shape = (2, backbone.preprocess.channels, *setup.loaders.image_size)
+        images = place_images(torch.zeros(shape), accelerator.device)
+        with accelerator.autocast():
+            unused = without_gradient(setup.model, trainable, images)
+    if unused:
+        find_unused_parameters(accelerator)
+        text = (
+            f"the forward pass of {backbone.name} does not use {listed(unused, 3)}: torch looks "
+            f"for parameters without a gradient in each step, which costs time"
+        )
+        control.listen(Note(text=text))
 
 
 def _call(model: nn.Module, forward: Callable[..., object], *inputs: Tensor) -> object:

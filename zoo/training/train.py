@@ -13,7 +13,7 @@ from functools import partial
 from zoo.errors import DivergenceError, Stopped, TrainingError
 from zoo.events import Note
 from zoo.machine.memory import out_of_memory_as
-from zoo.machine.processes import agree
+from zoo.machine.processes import agree, is_disconnected
 from zoo.models.freeze import train_mode
 from zoo.models.head import scale_head
 from zoo.tasks import Metrics
@@ -234,6 +234,17 @@ def interruptible(loop: Loop) -> Iterator[None]:
         if "deterministic" in str(error):
             raise TrainingError(
                 str(error).splitlines()[0], hint="leave out `deterministic`"
+            ) from error
+        if "Expected to have finished reduction" in str(error):
+            raise TrainingError(
+                "the network used other parameters in this step than before training: processes "
+                "can't average the gradients of a part that some steps leave out",
+                hint="train in one process, or `freeze` that part",
+            ) from error
+        if is_disconnected(error):
+            raise TrainingError(
+                "the connection to another process of the run was lost",
+                hint="see what that process said; `resume=auto` goes on from the last checkpoint",
             ) from error
         # A signal to all processes of the run ends the data loader's workers at once.
         if stop.signum is None or "DataLoader worker" not in str(error):
