@@ -25,12 +25,13 @@ def agent(name, port, arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1"]
     command += ["--max-restarts=3", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
     command += ["--rdzv-id=run", f"--rdzv-conf={CONF}", "--local-addr=127.0.0.1"]
-    return subprocess.Popen(
-        [*command, "-m", "zoo", "finetune", *arguments],
-        stdout=Path(f"{name}.log").open("w"),
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"},
-    )
+    with Path(f"{name}.log").open("w") as log:
+        return subprocess.Popen(
+            [*command, "-m", "zoo", "finetune", *arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"},
+        )
 
 
 def lose(process):

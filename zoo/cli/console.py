@@ -387,7 +387,7 @@ def _training(plan: Plan) -> str:
     batches = recipe.grad_accumulation
     added = f", gradients of {batches} added up" if batches > 1 else ""
     batch = recipe.batch_images(plan.processes)
-    if added or each:
+    if added or each or recipe.global_batch is not None:
         kept = "" if recipe.global_batch is None else ", kept with other numbers of processes"
         images = recipe.step_images(plan.processes) * plan.processes
         each += f"{added}: {images} images a step{kept}"
