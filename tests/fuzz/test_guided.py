@@ -39,6 +39,7 @@ def test_no_input_that_finds_a_new_branch_hangs_or_crashes(target, run, tmp_path
     corpus.mkdir()
     faults.mkdir()
     examples(target, run.path, corpus)
+    given = len(list(corpus.iterdir()))
     limits = [f"-runs={RUNS}", "-timeout=5", "-rss_limit_mb=4096", "-seed=1", "-max_len=40000"]
     found = subprocess.run(
         [sys.executable, SCRIPT, target, *limits, f"-artifact_prefix={faults}/", corpus],
@@ -50,4 +51,5 @@ def test_no_input_that_finds_a_new_branch_hangs_or_crashes(target, run, tmp_path
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
     assert list(faults.iterdir()) == []
     assert int(re.search(r"Done (\d+) runs", found.stderr)[1]) >= RUNS
-    assert len(list(corpus.iterdir())) > 20
+    # Inputs are kept if they reach new branches: without coverage to guide it, there were none.
+    assert len(list(corpus.iterdir())) >= given + 10
