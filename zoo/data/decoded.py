@@ -12,6 +12,7 @@ from zoo.data.files import fingerprint
 from zoo.data.image import image_from_bytes
 from zoo.data.prepare import Prepare
 from zoo.data.sample import Sample
+from zoo.errors import DataError
 
 #: Images decoded between two writes to the store.
 _BATCH = 64
@@ -95,27 +96,38 @@ class DecodedImages:
     def _made(self, position: int) -> np.ndarray:
         sample = self.samples[position]
         preprocess = self.prepare.preprocess
-        image = image_from_bytes(
-            sample.read(),
-            sample.where,
-            decode_at=self.prepare.decode_at,
-            value_range=preprocess.value_range,
-            channels=preprocess.channels,
-        )
+        try:
+            image = image_from_bytes(
+                sample.read(),
+                sample.where,
+                decode_at=self.prepare.decode_at,
+                value_range=preprocess.value_range,
+                channels=preprocess.channels,
+            )
+        except DataError as error:
+            if error.hint is not None or sample.content is None or sample.content.hashed:
+                raise
+            raise DataError(
+                error.text,
+                hint="`scan=full` finds such images before training, and leaves them out",
+            ) from error
         return self.prepare(image)
 
 
 def content_keys(samples: Sequence[Sample]) -> list[bytes]:
     """Return the content key of each sample: BLAKE2b (16 bytes) of its image file.
 
+    Of images that have only been listed, it is the key of what was listed (`Fingerprint.hashed`).
+
     Raises:
         DataError: A file can't be read.
     """
+    # A task of a pool costs a hundred times as much as a known key.
+    unknown = [sample for sample in samples if sample.content is None]
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_content_key, samples))
+        read = pool.map(_content_key, unknown)
+        return [next(read) if s.content is None else s.content.key for s in samples]
 
 
 def _content_key(sample: Sample) -> bytes:
-    if sample.content is not None:
-        return sample.content.key
     return fingerprint(sample.file).key if sample.file else image_key(sample.read())

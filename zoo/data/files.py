@@ -8,7 +8,8 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -24,6 +25,11 @@ MAX_BYTES = 2**29
 #: systems store times in milliseconds, those of memory cards in steps of two seconds.
 _SETTLED_NS = 2_000_000_000
 
+#: How often a file is waited for that keeps changing.
+_MOST_WAITS = 5
+
+_WAITS: ContextVar[bool] = ContextVar("_WAITS", default=False)
+
 #: Folders created by operating systems and NAS devices, besides names that begin with a dot.
 _NOT_OURS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
@@ -36,19 +42,22 @@ _KINDS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Fingerprint:
-    """Content hash, size and modification time of a file when it was read.
+    """Content hash, size and modification time of a file when it was read or listed.
 
     Attributes:
         key: BLAKE2b (16 bytes) of its content: `zoo.cache.image_key`.
         size: File size in bytes.
         mtime_ns: Modification time in nanoseconds.
+        hashed: Whether `key` is of the content; if not, it stands for the path, size and
+            modification time of a file that has only been listed.
     """
 
     key: bytes
     size: int
     mtime_ns: int
+    hashed: bool = True
 
 
 def fingerprint(path: Path) -> Fingerprint:
@@ -61,6 +70,34 @@ def fingerprint(path: Path) -> Fingerprint:
         return _fingerprint(file)
 
 
+def listed(path: Path) -> Fingerprint:
+    """Return the fingerprint of a file by path, size and modification time, without reading it.
+
+    A file whose modification time is unreliable is read after all.
+
+    Raises:
+        DataError: As `fingerprint`.
+    """
+    key = file_key(path)
+    with suppress(OSError, ValueError):
+        state = path.stat()
+        _refuse(state)
+        if key:
+            size, mtime_ns = state.st_size, state.st_mtime_ns
+            return Fingerprint(key=key, size=size, mtime_ns=mtime_ns, hashed=False)
+    return fingerprint(path)
+
+
+@contextmanager
+def waiting_for_fresh_files() -> Iterator[None]:
+    """Within it, `file_key` waits until a file is old enough for a reliable key."""
+    token = _WAITS.set(True)
+    try:
+        yield
+    finally:
+        _WAITS.reset(token)
+
+
 def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
     """Read all bytes of a file; with `same`, its fingerprint must still be that.
 
@@ -70,8 +107,7 @@ def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
     with _opened(path) as file:
         now = os.fstat(file.fileno())
         # Compare the content before failing, because the file may only have been touched.
-        touched = same is not None and (same.size, same.mtime_ns) != (now.st_size, now.st_mtime_ns)
-        if same is not None and touched and _fingerprint(file).key != same.key:
+        if same is not None and _differs(same, now, file):
             raise DataError(
                 f"{printable(path)} has changed since it was first read", hint="start again"
             )
@@ -81,12 +117,16 @@ def read_file(path: Path, *, same: Fingerprint | None = None) -> bytes:
 
 def file_key(path: Path) -> bytes:
     """Return a key for absolute path, size and modification time; empty if it is unreliable."""
-    try:
-        state = path.stat()
-    except OSError:
-        return b""
-    if abs(time.time_ns() - state.st_mtime_ns) < _SETTLED_NS:
-        return b""
+    for waited in range(_MOST_WAITS + 1):
+        try:
+            state = path.stat()
+        except (OSError, ValueError):
+            return b""
+        if (age := abs(time.time_ns() - state.st_mtime_ns)) >= _SETTLED_NS:
+            break
+        if not _WAITS.get() or waited == _MOST_WAITS:
+            return b""
+        time.sleep((_SETTLED_NS - age) / 1e9)
     # Not resolved, which takes longer than the rest; a file reached by two paths has two keys.
     name = image_key(os.fsencode(path.absolute()))
     return derived_key(name, state.st_size, state.st_mtime_ns)
@@ -106,6 +146,12 @@ def extension(path: str | Path) -> str:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder name is hidden or belongs to the operating system."""
     return name.startswith(".") or name in _NOT_OURS
+
+
+def _differs(same: Fingerprint, now: os.stat_result, file: BufferedReader) -> bool:
+    if (same.size, same.mtime_ns) == (now.st_size, now.st_mtime_ns):
+        return False
+    return not same.hashed or _fingerprint(file).key != same.key
 
 
 @contextmanager

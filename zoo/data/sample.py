@@ -24,6 +24,7 @@ class Sample:
             data loader workers are spawned (macOS, Windows).
         group: Group, such as a patient or a film, that is never split between train and val.
         content: Fingerprint of the image when it was first read; None before that.
+        holder: The file that `load` reads; None if there is none, or several.
         stamp: Key of what `load` reads, by path, size and modification time of the file that holds
             the image, and its place there. Results of examining the image are stored under it;
             empty: they are not stored.
@@ -35,6 +36,7 @@ class Sample:
     load: Callable[[], bytes] | None = None
     group: str | None = None
     content: Fingerprint | None = None
+    holder: Path | None = None
     stamp: bytes = b""
 
     @property
@@ -55,14 +57,35 @@ class Sample:
         """
         if self.file is not None:
             return read_file(self.file, same=self.content)
+        if self.content is not None and not self.content.hashed:
+            self._check_holder(self.content)
         data = self.load() if self.load is not None else b""
         if not isinstance(data, bytes):
             raise DataError(
                 f"unreadable image {printable(self.name)}: its source gives {type(data).__name__}, "
                 f"not bytes"
             )
-        if self.content is not None and image_key(data) != self.content.key:
+        hashed = self.content is not None and self.content.hashed
+        if self.content is not None and hashed and image_key(data) != self.content.key:
             raise DataError(
                 f"{printable(self.name)} has changed since it was first read", hint="start again"
             )
         return data
+
+    def _check_holder(self, content: Fingerprint) -> None:
+        """Check that the file that holds the image is as it was when it was listed.
+
+        Raises:
+            DataError: It has changed, or is gone.
+        """
+        if self.holder is None:
+            return
+        try:
+            state = self.holder.stat()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DataError(f"unreadable image {printable(self.name)}: {reason}") from error
+        if (content.size, content.mtime_ns) != (state.st_size, state.st_mtime_ns):
+            raise DataError(
+                f"{printable(self.holder)} has changed since it was listed", hint="start again"
+            )

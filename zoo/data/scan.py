@@ -1,16 +1,22 @@
-"""Scan for readable images: each sample is decoded once before training."""
+"""Scan for readable images: all samples are decoded once before training, some, or none."""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Literal
 
 from PIL import ImageFile
 
 from zoo.cache.keys import image_key
-from zoo.data.files import Fingerprint, fingerprint
+from zoo.data.files import Fingerprint, fingerprint, listed
 from zoo.data.image import decoded, open_content, open_image
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
@@ -18,12 +24,23 @@ from zoo.data.sources import extensions
 from zoo.errors import DataError
 from zoo.io.text import printable
 
+#: Which images are decoded before training: the recipe's `scan`.
+Mode = Literal["full", "sample", "none"]
 
-@dataclass(frozen=True, kw_only=True)
+#: Images of each class that are decoded with `scan=sample`, and the most of a split.
+SAMPLED, MOST_SAMPLED = 10, 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """Content of a usable image."""
+    """Content of a usable image.
 
-    content: Fingerprint
+    Attributes:
+        content: Its fingerprint; None if the image has not been read, and has no stamp.
+        format: Pillow's format; empty if the image has not been read.
+    """
+
+    content: Fingerprint | None
     format: str
 
 
@@ -46,7 +63,7 @@ def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample]
             continue
         readable.append(replace(sample, content=verdict.content))
         named = sample.file is not None or extensions.is_image_name(sample.name)
-        if named and extensions.is_wrong(name, verdict.format):
+        if named and verdict.format and extensions.is_wrong(name, verdict.format):
             reason = f"it holds {verdict.format}"
             issues.append(Issue(kind="wrong-extension", name=name, reason=reason))
     return readable, issues
@@ -56,6 +73,74 @@ def decode_all(samples: Sequence[Sample], *, channels: int = 3) -> list[Verdict]
     """Scan samples by decoding every one for a network of that many channels, in threads."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(partial(_look, channels=channels), samples))
+
+
+def partial_scan(mode: Mode, scan: Scan) -> Scan:
+    """Return a scan of all images, some or none; the others are identified without reading them.
+
+    Of each class, `SAMPLED` images are scanned with `sample`, but no more than `MOST_SAMPLED`
+    altogether: those of the smallest hashes of their names, so that a resumed run scans the same.
+    An image that is not read counts as readable, and its stamp, or the path, size and modification
+    time of its file, stand for its content.
+
+    Args:
+        mode: As in the recipe.
+        scan: Scans those that are read.
+    """
+
+    def some(samples: Sequence[Sample]) -> Sequence[Verdict]:
+        read = _chosen(samples) if mode == "sample" else []
+        known = dict(zip(read, scan([samples[n] for n in read]), strict=True))
+        holders: dict[Path, os.stat_result] = {}
+        return [
+            known[n] if n in known else _unread(sample, holders) for n, sample in enumerate(samples)
+        ]
+
+    return scan if mode == "full" else some
+
+
+def _chosen(samples: Sequence[Sample]) -> list[int]:
+    """Return the positions of the samples that are scanned with `sample`."""
+    ranks = [
+        hashlib.blake2b(os.fsencode(f"scan/{sample.name}"), digest_size=8).digest()
+        for sample in samples
+    ]
+    by_class: dict[str, list[int]] = defaultdict(list)
+    for n, sample in enumerate(samples):
+        for label in sample.labels or ("",):
+            by_class[label].append(n)
+    chosen = {
+        n
+        for members in by_class.values()
+        for n in heapq.nsmallest(SAMPLED, members, key=ranks.__getitem__)
+    }
+    return sorted(heapq.nsmallest(MOST_SAMPLED, chosen, key=ranks.__getitem__))
+
+
+def _unread(sample: Sample, holders: dict[Path, os.stat_result]) -> Verdict:
+    """Identify an image that is not read; `holders` keeps what is known of files with several."""
+    try:
+        if sample.file is not None:
+            return Found(content=listed(sample.file), format="")
+    except DataError as error:
+        return str(error)
+    if not sample.stamp:
+        return Found(content=None, format="")
+    size = mtime_ns = 0
+    if (holder := sample.holder) is not None:
+        try:
+            if holder not in holders:
+                holders[holder] = holder.stat()
+        except OSError as error:
+            return f"{printable(holder)}: {error.strerror or error}"
+        size, mtime_ns = holders[holder].st_size, holders[holder].st_mtime_ns
+    content = Fingerprint(key=sample.stamp, size=size, mtime_ns=mtime_ns, hashed=False)
+    return Found(content=content, format="")
+
+
+def is_read(sample: Sample) -> bool:
+    """Whether an image has been read before training, so that its content is known."""
+    return sample.content is not None and sample.content.hashed
 
 
 def opened(sample: Sample) -> tuple[Fingerprint, ImageFile.ImageFile]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from zoo.data.issue import STRICT_KINDS, Issue, because, refuse
 from zoo.data.sample import Sample
-from zoo.data.scan import Scan, decode_all, readable_images
+from zoo.data.scan import Mode, Scan, decode_all, is_read, readable_images
 from zoo.data.sources import Part, Source, issues_of
 from zoo.data.sources.layout import NO_VAL, normal_name
 from zoo.errors import DataError
@@ -41,6 +41,7 @@ class Splits:
         findings: What the checks of the data found in images and splits, one line each.
         examined: Examination results of the files, to be stored when training starts.
         value_range: Range of train images with more than 8 bits per channel; None without any.
+        scan: Which images were read before training.
     """
 
     class_names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Splits:
     findings: tuple[str, ...] = ()
     examined: tuple[Examined, ...] = ()
     value_range: ValueRange | None = None
+    scan: Mode = "full"
 
     def counts(self, split: Sequence[Sample]) -> list[int]:
         """Count images per class, in the order of `class_names`."""
@@ -138,6 +140,7 @@ def read_splits(
     if len(set(group_indices(train))) < 2:
         raise DataError(f"all train images of {source.name} are in one group{because(issues)}")
     issues += _across(source.name, {"train": train, "val": val, "test": test})
+    issues += _unread(source.name, [*train, *val, *test])
     return Splits(
         class_names=class_names,
         train=tuple(train),
@@ -216,6 +219,20 @@ def _across(name: str, splits: Mapping[str, Sequence[Sample]]) -> list[Issue]:
             )
             issues.append(Issue(kind="note", name=name, reason=reason))
     return issues
+
+
+def _unread(name: str, samples: Sequence[Sample]) -> list[Issue]:
+    """Return a note on what is not known of images that have not been read; none if all have."""
+    unread = sum(not is_read(sample) for sample in samples)
+    if not unread:
+        return []
+    images = count(len(samples), "image")
+    reason = (
+        f"{unread:,} of {images} are not read before training (`scan`): it is not known which are "
+        f"unreadable, have a wrong extension, are in two splits, look the same, or have more than "
+        f"8 bits"
+    )
+    return [Issue(kind="note", name=name, reason=reason)]
 
 
 def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> list[Sample]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -19,10 +20,11 @@ from zoo.data.check import (
     sizes_of,
     warn_of,
 )
+from zoo.data.files import waiting_for_fresh_files
 from zoo.data.issue import describe
 from zoo.data.sample import Sample
-from zoo.data.scan import Verdict, decode_all
-from zoo.data.sources import source_of
+from zoo.data.scan import Mode, Verdict, decode_all, partial_scan
+from zoo.data.sources import Source, is_remote, source_of
 from zoo.data.split import Splits, group_indices, read_splits
 from zoo.data.value_range import common_range
 from zoo.errors import RecipeError, SizeError, WeightsUnavailableError
@@ -81,7 +83,18 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
     """
     if recipe.data is not None:
         listen(Note(text=f"reading the images of {recipe.data}"))
+    with nullcontext() if recipe.scan == "full" else waiting_for_fresh_files():
+        return _read(recipe, listen, channels)
+
+
+def mode_of(recipe: Recipe, source: Source) -> Mode:
+    """Return which images are read before training; of remote ones some, unless `scan` is set."""
+    return "sample" if is_remote(source) and "scan" not in recipe.model_fields_set else recipe.scan
+
+
+def _read(recipe: Recipe, listen: Listener, channels: int) -> Splits:
     source = source_of(recipe)
+    mode = mode_of(recipe, source)
     if "val" in source.splits and recipe.val_split != Recipe.model_fields["val_split"].default:
         text = f"val_split = {recipe.val_split:g} has no effect: the data has val images"
         listen(Note(text=text, warning=True))
@@ -96,13 +109,14 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
             examined.extend(found)
             return [each.verdict(channels) for each in found]
 
+        demo = partial(decode_all, channels=channels)
         splits = read_splits(
             source,
             val_split=recipe.val_split,
             seed=recipe.seed,
             fold=recipe.held_out_fold,
             strict=recipe.strict,
-            scan=partial(decode_all, channels=channels) if recipe.data is None else scan,
+            scan=partial_scan(mode, demo if recipe.data is None else scan),
         )
     results = by_content(examined)
     # The main process speaks for all, and comparing all images takes a while.
@@ -132,6 +146,7 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
         findings=(*warned, *sizes),
         examined=tuple(examined),
         value_range=value_range,
+        scan=mode,
     )
 
 

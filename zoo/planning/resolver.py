@@ -196,6 +196,7 @@ def _gather(
     read = partial(read_data, resolver.recipe, listen, channels=preprocess.channels)
     splits = local_main_first(read)
     check_same_data(accelerator, splits)
+    resolver.replace("the images are remote", scan=splits.scan)
     return Inputs(
         folder=folder,
         backbone=backbone,

@@ -54,6 +54,7 @@ SECTIONS = {
         "folds",
         "fold",
         "group_by",
+        "scan",
         "strict",
         "follow_links",
         "image_size",
@@ -209,6 +210,12 @@ class Recipe(BaseModel):
         "train and val: a column of the table; folder, for subfolders of class folders; or a "
         "regular expression with the group in parentheses, searched in the path of each image, "
         "such as '(patient[0-9]+)_'. Default: the source's own groups.",
+    )
+    scan: Literal["full", "sample", "none"] = Field(
+        "full",
+        description="Images that are read before training: full: all; sample: 10 of each class and "
+        "split, at most 2,000 of a split; none: no image. Others are listed, and an unreadable one "
+        "ends training. Data that is remote: sample, unless set.",
     )
     strict: bool = Field(
         False,

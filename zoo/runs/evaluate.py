@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone
 from zoo.data.decoded import DecodedImages
 from zoo.data.issue import STRICT_KINDS, Issue, because
-from zoo.data.scan import Scan, decode_all
+from zoo.data.scan import Scan, decode_all, partial_scan
 from zoo.data.sources import Source, issues_of, open_source, source_of
 from zoo.data.sources.grouped import FOLDER
 from zoo.data.sources.layout import is_val_name, normal_name
@@ -304,7 +304,7 @@ def _split_again(
         seed=recipe.seed,
         fold=recipe.held_out_fold,
         strict=strict,
-        scan=scan or _scan(info),
+        scan=partial_scan(recipe.scan, scan or _scan(info)),
     )
     if splits.class_names != tuple(map(normal_name, info.class_names)):
         raise DataError(

@@ -30,7 +30,7 @@ from zoo.data.sources.shards import (
     read_shards,
     shards_of,
 )
-from zoo.data.sources.source import Part, Source, issues_of
+from zoo.data.sources.source import Part, Source, is_remote, issues_of
 from zoo.data.sources.table import TABLES, TableSource
 from zoo.data.sources.zipped import read_zip
 from zoo.errors import PluginError
@@ -47,6 +47,7 @@ __all__ = [
     "Source",
     "TableSource",
     "is_image_folder",
+    "is_remote",
     "issues_of",
     "located",
     "open_source",

@@ -26,6 +26,7 @@ class Archive:
         names: Names of its files, relative and with `/`.
         load: Returns the function that reads the file of a name.
         stamp: Returns the `stamp` of a sample that reads it.
+        holder: Returns the file on disk that holds the file of a name.
         issues: Members that are left out.
     """
 
@@ -33,6 +34,7 @@ class Archive:
     names: Sequence[str]
     load: Callable[[str], Callable[[], bytes]]
     stamp: Callable[[str], bytes]
+    holder: Callable[[str], Path]
     issues: tuple[Issue, ...] = ()
 
 
@@ -75,6 +77,7 @@ class ArchiveSource:
                 labels=(each.label,),
                 load=self._archive.load(prefix + each.name),
                 stamp=self._archive.stamp(prefix + each.name),
+                holder=self._archive.holder(prefix + each.name),
                 group=each.group,
             )
             for each in files

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
-from zoo.data.sources.source import Part, Source, issues_of
+from zoo.data.sources.source import Part, Source, is_remote, issues_of
 from zoo.errors import DataError
 from zoo.io.text import clip, listed
 
@@ -33,6 +33,7 @@ class GroupedSource:
         self.name = source.name
         self.splits: Sequence[str] = tuple(source.splits)
         self.issues = tuple(issues_of(source))
+        self.remote = is_remote(source)
 
     def read(self, split: str) -> Part:
         """Read a split; images without a group are an issue.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from zoo.data.issue import Issue
 from zoo.data.sources.layout import NO_VAL
-from zoo.data.sources.source import Part, Source, issues_of
+from zoo.data.sources.source import Part, Source, is_remote, issues_of
 from zoo.errors import DataError
 
 
@@ -45,6 +45,7 @@ class JoinedSource:
                 reason = f"its {split} split is not used: `{split}` is {other.name}"
                 issues.append(Issue(kind="skipped", name=source.name, reason=reason))
         self.issues = tuple(issues)
+        self.remote = any(map(is_remote, (source, *others.values())))
 
     def read(self, split: str) -> Part:
         """Read a split from the source that has it.

@@ -180,6 +180,7 @@ class ShardSource:
                     labels=tuple(self._class(shard, row, label) for label in row.labels),
                     load=partial(read_range, shard, row.name, row.offset, row.size),
                     stamp=derived_key(key, row.offset, row.size) if key else b"",
+                    holder=shard,
                 )
 
     def _class(self, shard: Path, row: Row, label: str) -> str:
@@ -246,6 +247,7 @@ def archive_of(
         names=tuple(places),
         load=load,
         stamp=stamp,
+        holder=lambda name: places[name][0],
         issues=tuple(left_out(path, unread, _LINK)),
     )
 

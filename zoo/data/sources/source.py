@@ -28,7 +28,10 @@ class Part:
 class Source(Protocol):
     """Labelled images by split.
 
-    Optional attribute `issues`: a sequence of `Issue` for items skipped before any split is read.
+    Optional attributes:
+        issues: A sequence of `Issue` for items skipped before any split is read.
+        remote: True if reading an image is slow or costs money, so that by default only some images
+            are read before training (`scan=sample`).
     """
 
     @property
@@ -51,3 +54,8 @@ def issues_of(source: Source) -> Sequence[Issue]:
     """Return the issues of a source that are known before any split is read."""
     issues: Sequence[Issue] = getattr(source, "issues", ())
     return issues
+
+
+def is_remote(source: Source) -> bool:
+    """Whether reading the images of a source is slow or costs money."""
+    return bool(getattr(source, "remote", False))

@@ -146,6 +146,7 @@ class TableSource:
                 file=None if table.inline else file.parent / path,
                 load=table.inline.load(n) if table.inline else None,
                 stamp=stamp(n),
+                holder=file if table.inline else None,
                 group=(columns.group and row[columns.group]) or None,
             )
             split = _split(file, where, columns, row)

@@ -65,6 +65,7 @@ def read_zip(path: Path) -> Archive:
         names=tuple(names),
         load=lambda name: partial(_member, path, names[name]),
         stamp=lambda name: derived_key(key, "zip", name, crcs[name]) if key else b"",
+        holder=lambda name: path,
         issues=issues,
     )
 
