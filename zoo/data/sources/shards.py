@@ -517,7 +517,9 @@ def _label(path: Path, name: str, kind: str, content: bytes) -> tuple[str, ...] 
         found = found[keys[0]]
     values = found if isinstance(found, list) else [found]
     texts = tuple(dict.fromkeys(str(value).strip() for value in values))
-    if any(isinstance(value, dict | list) for value in values) or "" in texts:
+    wrong = any(isinstance(value, dict | list) for value in values) or "" in texts
+    # JSON may have half of a character, which UTF-8 can't encode.
+    if wrong or "".join(texts).encode(errors="ignore").decode() != "".join(texts):
         raise DataError(f"{where}: its label is {clip_label(found)}, not a name or a number")
     return texts
 

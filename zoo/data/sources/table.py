@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,9 @@ GROUP = ("group",)
 
 #: Separators of several labels in a cell; the first one found in any cell applies.
 SEPARATORS = ("|", ";", ",")
+
+#: Most rows of a Parquet file for each of its bytes: each row names another image.
+_MOST_ROWS = 8
 
 _EXAMPLE = '{"path": "a.jpg", "label": "cat"}'
 
@@ -135,14 +139,17 @@ class TableSource:
         if separator and separator != SEPARATORS[0]:  # it might be part of a class name
             self._add("note", f"labels of a cell are separated by {separator!r}")
         by_name: dict[str, tuple[Sample, str]] = {}
+        # Images of a class share its name.
+        shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         repeated = 0
         stamp = table.inline.stamps() if table.inline else lambda n: b""
         for n, (where, row) in enumerate(table.rows):
             if not (path := row[columns.path]):
                 raise DataError(f"{file}, {where}: no {columns.path}")
+            labels = _labels(file, where, columns, row, separator)
             sample = Sample(
                 name=Path(path).as_posix(),
-                labels=_labels(file, where, columns, row, separator),
+                labels=shared.setdefault(labels, labels),
                 file=None if table.inline else file.parent / path,
                 load=table.inline.load(n) if table.inline else None,
                 stamp=stamp(n),
@@ -247,10 +254,27 @@ def _read_jsonl(file: Path) -> _Table:
             nested = [name for name, value in row.items() if isinstance(value, dict)]
             if nested:
                 raise DataError(f"{file}, {where}: {printable(nested[0])} is an object")
-            found.append((where, row))
+            found.append((where, _cells(file, where, row)))
     header = [*dict.fromkeys(name for _, row in found for name in row)]
-    rows = [(where, {name: _text(row.get(name)) for name in header}) for where, row in found]
+    rows = [(where, {name: row.get(name, "") for name in header}) for where, row in found]
     return _Table(header=header, rows=rows)
+
+
+def _cells(file: Path, where: str, row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of a row by column.
+
+    Raises:
+        DataError: One is a list of lists or objects, or has characters that UTF-8 can't encode.
+    """
+    cells = {}
+    for name, value in row.items():
+        try:
+            cells[name] = _text(value)
+            f"{name}{cells[name]}".encode()
+        except ValueError as error:
+            reason = error.reason if isinstance(error, UnicodeEncodeError) else error
+            raise DataError(f"{file}, {where}: {printable(name)}: {reason}") from error
+    return cells
 
 
 def _read_parquet(file: Path) -> _Table:
@@ -260,17 +284,27 @@ def _read_parquet(file: Path) -> _Table:
     try:
         inline = find_inline(file)
         with parquet.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
+            schema, number = opened.schema_arrow, opened.metadata.num_rows
+            # A few bytes can stand for any number of equal rows, which then fill the memory.
+            if number > _MOST_ROWS * file.stat().st_size:
+                raise ValueError(f"{number:,} rows in a file of {file.stat().st_size:,} bytes")
             columns = [name for name in schema.names if inline is None or name != inline.column]
             table = opened.read(columns=columns)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"can't read {file}: {str(error).partition(chr(10))[0]}") from error
-    names = class_names(schema.metadata)
-    whole = tuple(n for n in names if pyarrow.types.is_integer(schema.field(n).type))
+        names = class_names(schema.metadata)
+        whole = tuple(n for n in names if pyarrow.types.is_integer(schema.field(n).type))
+        found = table.to_pylist()
+        if inline is not None and len(inline.names) != len(found):
+            raise ValueError(f"{len(found):,} rows instead of {len(inline.names):,}")
+    except (DataError, OSError):
+        raise
+    except Exception as error:  # pyarrow raises any type of exception on invalid data
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"can't read {file}: {printable(reason)}") from error
     rows = []
-    for n, row in enumerate(table.to_pylist()):
+    for n, row in enumerate(found):
         where = f"row {n + 1}"
-        cells = {name: _text(_named_class(file, where, row[name], names.get(name))) for name in row}
+        named = {name: _named_class(file, where, row[name], names.get(name)) for name in row}
+        cells = _cells(file, where, named)
         if inline is not None:
             cells[inline.column] = inline.names[n]
         rows.append((where, cells))
@@ -291,12 +325,19 @@ def _named_class(file: Path, where: str, value: Any, names: Sequence[str] | None
 
 
 def _text(value: Any) -> str:
-    """Convert a value to the text that CSV would have; lists of labels are joined."""
+    """Convert a value to the text that CSV would have; lists of labels are joined.
+
+    Raises:
+        ValueError: A list has lists or objects in it.
+    """
     if isinstance(value, dict):  # An image of Hugging Face datasets that is not embedded.
         value = value.get("path")
     if isinstance(value, list):
-        return SEPARATORS[0].join(map(str, value))
-    return "" if value is None else str(value).strip()
+        if any(isinstance(each, list | dict) for each in value):
+            raise ValueError("it is a list of lists or objects")
+        return SEPARATORS[0].join(filter(None, map(_text, value)))
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else str(value).strip()
 
 
 def _named(name: str, header: Sequence[str]) -> list[str]:
@@ -316,7 +357,8 @@ def _columns(
 
     path, label, split, group = map(column, (PATH, LABEL, SPLIT, GROUP))
     path = images or path
-    each = tuple(name for name in header if name not in (path, label, split, group))
+    # pandas writes the numbers of rows into a column without a name.
+    each = tuple(name for name in header if name and name not in (path, label, split, group))
     for asked in _named(group_by or "", each):
         group, each = asked, tuple(name for name in each if name != asked)
     if path is None or not (label or each):
