@@ -50,6 +50,7 @@ SECTIONS = {
         "val",
         "test",
         "task",
+        "min_count",
         "val_split",
         "folds",
         "fold",
@@ -182,6 +183,13 @@ class Recipe(BaseModel):
         "auto",
         description="single-label: each image has one label; multi-label: any number of labels; "
         "auto: multi-label if some image has several labels or none.",
+    )
+    min_count: int = Field(
+        1,
+        ge=1,
+        le=_MOST,
+        description="Train images that a class needs; classes with fewer are left out, with their "
+        "images, or, if images have several labels, without them.",
     )
     val_split: float = Field(
         0.2,

@@ -269,6 +269,7 @@ def images_of(
         subfolders=recipe.group_by == FOLDER,
         val=recipe.val if own else None,
         test=recipe.test if own else None,
+        min_count=recipe.min_count if own else 1,
     )
     if own and split in ("val", "train"):
         return _of_training(info, source, split, strict=strict)

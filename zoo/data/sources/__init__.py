@@ -11,6 +11,7 @@ from zoo.data.sample import Sample
 from zoo.data.sources.archive import ArchiveSource, all_images
 from zoo.data.sources.demo import DemoSource
 from zoo.data.sources.folder import FolderSource
+from zoo.data.sources.frequent import FrequentSource
 from zoo.data.sources.grouped import FOLDER, GroupedSource, by_pattern, folder_of, own_group
 from zoo.data.sources.hf import (
     PREFIX,
@@ -66,6 +67,7 @@ def open_source(
     subfolders: bool = False,
     val: str | None = None,
     test: str | None = None,
+    min_count: int = 1,
 ) -> Source:
     """Open the data source for `data`.
 
@@ -80,9 +82,11 @@ def open_source(
         subfolders: Also read images in subfolders of class folders, as with `group_by=folder`.
         val: Where the val split is, as for `data`; None: in `data`.
         test: Where the test split is, as for `data`; None: in `data`.
+        min_count: Classes with fewer train images are left out of all splits.
 
     Raises:
-        DataError: If the source does not exist or can't be read, or `group_by` does not fit it.
+        DataError: If the source does not exist or can't be read, or `group_by` does not fit it, or
+            `min_count` leaves fewer than two classes.
         PluginError: A plugin's source fails.
     """
 
@@ -95,7 +99,8 @@ def open_source(
     others = {
         split: opened(place) for split, place in (("val", val), ("test", test)) if place is not None
     }
-    return JoinedSource(source, others) if others else source
+    source = JoinedSource(source, others) if others else source
+    return FrequentSource(source, min_count) if min_count > 1 else source
 
 
 def _open(
@@ -250,4 +255,5 @@ def source_of(recipe: Recipe) -> Source:
         group_by=recipe.group_by,
         val=recipe.val,
         test=recipe.test,
+        min_count=recipe.min_count,
     )
