@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from zoo.cache import Store, image_key
+from zoo.data.columns import Columns
 from zoo.data.files import fingerprint
 from zoo.data.image import image_from_bytes
 from zoo.data.prepare import Prepare
@@ -114,7 +115,7 @@ class DecodedImages:
         return self.prepare(image)
 
 
-def content_keys(samples: Sequence[Sample]) -> list[bytes]:
+def content_keys(samples: Sequence[Sample]) -> Sequence[bytes]:
     """Return the content key of each sample: BLAKE2b (16 bytes) of its image file.
 
     Of images that have only been listed, it is the key of what was listed (`Fingerprint.hashed`).
@@ -122,6 +123,8 @@ def content_keys(samples: Sequence[Sample]) -> list[bytes]:
     Raises:
         DataError: A file can't be read.
     """
+    if isinstance(samples, Columns) and samples.keys is not None:
+        return samples.keys
     # A task of a pool costs a hundred times as much as a known key.
     unknown = [sample for sample in samples if sample.content is None]
     with ThreadPoolExecutor() as pool:

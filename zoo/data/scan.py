@@ -16,6 +16,7 @@ from typing import Literal
 from PIL import ImageFile
 
 from zoo.cache.keys import image_key
+from zoo.data.columns import Columns
 from zoo.data.files import Fingerprint, fingerprint, listed
 from zoo.data.image import decoded, open_content, open_image
 from zoo.data.issue import Issue
@@ -51,8 +52,13 @@ Verdict = Found | str
 Scan = Callable[[Sequence[Sample]], Sequence[Verdict]]
 
 
-def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[list[Sample], list[Issue]]:
+def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[Sequence[Sample], list[Issue]]:
     """Return (readable samples with `content` set, issues of all samples)."""
+    if scan is list_alone and isinstance(samples, Columns):
+        columns = samples.listed()
+        if columns is not None:
+            return columns, []
+    samples = [*samples]
     readable: list[Sample] = []
     issues: list[Issue] = []
     for sample, verdict in zip(samples, scan(samples), strict=True):
@@ -89,14 +95,20 @@ def partial_scan(mode: Mode, scan: Scan) -> Scan:
     """
 
     def some(samples: Sequence[Sample]) -> Sequence[Verdict]:
-        read = _chosen(samples) if mode == "sample" else []
+        read = _chosen(samples)
         known = dict(zip(read, scan([samples[n] for n in read]), strict=True))
         holders: dict[Path, os.stat_result] = {}
         return [
             known[n] if n in known else _unread(sample, holders) for n, sample in enumerate(samples)
         ]
 
-    return scan if mode == "full" else some
+    return {"full": scan, "sample": some, "none": list_alone}[mode]
+
+
+def list_alone(samples: Sequence[Sample]) -> list[Verdict]:
+    """Scan samples without reading any."""
+    holders: dict[Path, os.stat_result] = {}
+    return [_unread(sample, holders) for sample in samples]
 
 
 def _chosen(samples: Sequence[Sample]) -> list[int]:

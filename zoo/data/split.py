@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
+from zoo.data.columns import Columns, has_groups, label_counts
 from zoo.data.issue import STRICT_KINDS, Issue, because, refuse
 from zoo.data.sample import Sample
 from zoo.data.scan import Mode, Scan, decode_all, is_read, readable_images
@@ -45,9 +48,9 @@ class Splits:
     """
 
     class_names: tuple[str, ...]
-    train: tuple[Sample, ...]
-    val: tuple[Sample, ...]
-    test: tuple[Sample, ...] = ()
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+    test: Sequence[Sample] = ()
     issues: tuple[Issue, ...] = ()
     findings: tuple[str, ...] = ()
     examined: tuple[Examined, ...] = ()
@@ -56,12 +59,16 @@ class Splits:
 
     def counts(self, split: Sequence[Sample]) -> list[int]:
         """Count images per class, in the order of `class_names`."""
-        by_name = Counter(name for sample in split for name in sample.labels)
+        by_name = class_counts(split)
         return [by_name[name] for name in self.class_names]
 
     def indices(self, split: Sequence[Sample]) -> list[tuple[int, ...]]:
         """Return the labels of each sample as indices into `class_names`."""
         index = {name: n for n, name in enumerate(self.class_names)}
+        if isinstance(split, Columns):
+            # Samples of all splits have the label sets of the table, whose names may be of others.
+            known = [tuple(index.get(name, -1) for name in names) for names in split.label_sets]
+            return [known[code] for code in split.label_codes().tolist()]
         return [tuple(index[name] for name in sample.labels) for sample in split]
 
 
@@ -105,47 +112,45 @@ def read_splits(
     )
     issues += [issue for each in (part, of_val, of_test) if each for issue in each.issues]
     samples = _readable(part, scan, issues, strict=strict)
-    class_names = tuple(sorted({name for sample in samples for name in sample.labels}))
+    class_names = tuple(sorted(class_counts(samples)))
     if len(class_names) < 2:
         raise _too_few_classes(part.name, class_names, because(issues))
-    val: list[Sample] = []
+    train: Sequence[Sample] = samples
+    val: Sequence[Sample] = []
     if fold is not None:
         train, val = split_fold(samples, fold, seed)
-        lacking = {*class_names} - {name for sample in train for name in sample.labels}
+        lacking = {*class_names} - class_counts(train).keys()
         if lacking or len(set(group_indices(samples))) < fold[1]:
             raise DataError(
                 f"{source.name}: too few images, or groups of them, for {fold[1]} folds"
                 f"{because(issues)}"
             )
-    elif of_val is None and not val_split:
-        train = samples
-    elif of_val is None:
+    elif of_val is None and val_split:
         train, val = stratified_split(samples, val_split, seed)
-        learnt = {name for sample in train for name in sample.labels}
-        if not val or len(learnt) < len(class_names):
-            what = "images" if all(s.group is None for s in samples) else "groups of images"
+        if not val or len(class_counts(train)) < len(class_names):
+            what = "groups of images" if has_groups(samples) else "images"
             raise DataError(
                 f"{source.name}: too few {what} to hold out {val_split:g} of each class"
                 f"{because(issues)}"
             )
-    else:
+    elif of_val is not None:
         _refuse_unknown(of_val, part, class_names, issues)
-        train, val = samples, _readable(of_val, scan, issues, strict=strict)
+        val = _readable(of_val, scan, issues, strict=strict)
         if not val:
             raise DataError(f"no readable images in {of_val.name}{because(issues)}")
-    test: list[Sample] = []
+    test: Sequence[Sample] = []
     if of_test is not None:
         _refuse_unknown(of_test, part, class_names, issues)
         test = _readable(of_test, scan, issues, strict=strict)
-    if len(set(group_indices(train))) < 2:
+    if len(train) < 2 or (has_groups(train) and len(set(group_indices(train))) < 2):
         raise DataError(f"all train images of {source.name} are in one group{because(issues)}")
     issues += _across(source.name, {"train": train, "val": val, "test": test})
-    issues += _unread(source.name, [*train, *val, *test])
+    issues += _unread(source.name, (train, val, test))
     return Splits(
         class_names=class_names,
-        train=tuple(train),
-        val=tuple(val),
-        test=tuple(test),
+        train=_kept(train),
+        val=_kept(val),
+        test=_kept(test),
         issues=tuple(dict.fromkeys(issues)),
     )
 
@@ -195,7 +200,7 @@ def read_labelled(
 def _refuse_unknown(
     part: Part, train: Part, class_names: Sequence[str], issues: Sequence[Issue]
 ) -> None:
-    unknown = {name for sample in part.samples for name in sample.labels} - {*class_names}
+    unknown = class_counts(part.samples).keys() - {*class_names}
     if unknown:
         raise DataError(
             f"{part.name} has classes that {train.name} lacks: "
@@ -209,6 +214,7 @@ def _across(name: str, splits: Mapping[str, Sequence[Sample]]) -> list[Issue]:
     groups = {
         split: {sample.group for sample in samples if sample.group is not None}
         for split, samples in splits.items()
+        if has_groups(samples)
     }
     issues = []
     for (split, of_split), (other, of_other) in combinations(groups.items(), 2):
@@ -221,12 +227,29 @@ def _across(name: str, splits: Mapping[str, Sequence[Sample]]) -> list[Issue]:
     return issues
 
 
-def _unread(name: str, samples: Sequence[Sample]) -> list[Issue]:
+def _kept(samples: Sequence[Sample]) -> Sequence[Sample]:
+    return samples if isinstance(samples, Columns) else tuple(samples)
+
+
+def class_counts(samples: Sequence[Sample]) -> Counter[str]:
+    """Count the samples of each class."""
+    counts: Counter[str] = Counter()
+    for labels, number in label_counts(samples).items():
+        for name in labels:
+            counts[name] += number
+    return counts
+
+
+def _unread(name: str, splits: Sequence[Sequence[Sample]]) -> list[Issue]:
     """Return a note on what is not known of images that have not been read; none if all have."""
-    unread = sum(not is_read(sample) for sample in samples)
+    # Columns are kept only of images that have not been read.
+    unread = sum(
+        len(samples) if isinstance(samples, Columns) else sum(not is_read(s) for s in samples)
+        for samples in splits
+    )
     if not unread:
         return []
-    images = count(len(samples), "image")
+    images = count(sum(map(len, splits)), "image")
     reason = (
         f"{unread:,} of {images} are not read before training (`scan`): it is not known which are "
         f"unreadable, have a wrong extension, are in two splits, look the same, or have more than "
@@ -235,7 +258,7 @@ def _unread(name: str, samples: Sequence[Sample]) -> list[Issue]:
     return [Issue(kind="note", name=name, reason=reason)]
 
 
-def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> list[Sample]:
+def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> Sequence[Sample]:
     """Return the readable samples of a part and append issues of its samples to `issues`."""
     if strict:
         refuse(issues)  # Fail before decoding all images.
@@ -248,13 +271,15 @@ def _readable(part: Part, scan: Scan, issues: list[Issue], *, strict: bool) -> l
 
 def stratified_split(
     samples: Sequence[Sample], val_split: float, seed: int
-) -> tuple[list[Sample], list[Sample]]:
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Split samples into (train, val), holding out `val_split` of each class, at least one image.
 
     Images are ranked by a hash of seed and name, so that the split does not depend on the file
     order, and little on which other images there are. Groups stay together. A group or an image
     with several labels is stratified by its rarest label.
     """
+    if isinstance(samples, Columns) and not samples.grouped:
+        return _split_columns(samples, val_split, seed)
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(_group(sample), []).append(sample)
@@ -283,6 +308,32 @@ def stratified_split(
         [s for s in samples if s.name not in held_out],
         [s for s in samples if s.name in held_out],
     )
+
+
+def _split_columns(columns: Columns, val_split: float, seed: int) -> tuple[Columns, Columns]:
+    """Split as `stratified_split` splits samples without groups."""
+    ranks = np.fromiter(
+        (int.from_bytes(_hash(f"split/{seed}/{name}"), "big") for name in columns.names()),
+        np.uint64,
+        len(columns),
+    )
+    counts = class_counts(columns)
+    rarest = [
+        min(labels, key=lambda name: (counts[name], name), default=None)
+        for labels in columns.label_sets
+    ]
+    numbers: dict[str | None, int] = {}
+    of_set = np.array([numbers.setdefault(name, len(numbers)) for name in rarest], np.int32)
+    strata = of_set[columns.label_codes()]
+    # By stratum, then by rank; images of the same rank stay in order.
+    order = np.lexsort((ranks, strata))
+    starts = np.searchsorted(strata[order], np.arange(len(numbers) + 1))
+    held_out = np.zeros(len(columns), bool)
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        images = end - start
+        wanted = max(1, round(images * val_split)) if images > 1 else 0
+        held_out[order[start : start + min(wanted, max(images - 1, 0))]] = True
+    return columns.take(~held_out), columns.take(held_out)
 
 
 def split_fold(
@@ -320,6 +371,8 @@ def rarest_labels(labels: Sequence[tuple[Label, ...]]) -> list[Label | None]:
 
 def group_indices(samples: Sequence[Sample]) -> list[int]:
     """Return the index of the group of each sample; a sample without a group is one of its own."""
+    if isinstance(samples, Columns) and not samples.grouped:
+        return list(range(len(samples)))
     numbers: dict[str, int] = {}
     return [numbers.setdefault(_group(sample), len(numbers)) for sample in samples]
 
@@ -353,7 +406,8 @@ def deal_folds(groups: Sequence[Sequence[Label]], folds: int) -> list[int]:
 
 def names_sha256(samples: Sequence[Sample]) -> str:
     """Return the SHA-256 of the sample names, independent of their order."""
-    joined = "\n".join(sorted(sample.name for sample in samples))
+    names = samples.names() if isinstance(samples, Columns) else (s.name for s in samples)
+    joined = "\n".join(sorted(names))
     return hashlib.sha256(os.fsencode(joined)).hexdigest()
 
 

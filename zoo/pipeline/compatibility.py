@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def write_data_keys(folder: Path, splits: Splits, keys: DataKeys) -> None:
     Raises:
         RunError: The file can't be written.
     """
-    samples = [*splits.train, *splits.val]
+    samples = chain(splits.train, splits.val)
     # NUL is the only character that no path contains.
     names = "\0".join(_name(sample) for sample in samples).encode(errors="surrogateescape")
     tensors = {

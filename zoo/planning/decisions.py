@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
 from zoo.backbone import Backbone
+from zoo.data.columns import label_counts
 from zoo.data.sources.demo import IMAGE_SIZE
 from zoo.data.split import Splits
 from zoo.data.transforms import ERASING, MILD_CROP
@@ -175,8 +177,12 @@ def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
     Raises:
         RecipeError: The task is single-label, but an image has several labels or none.
     """
-    labels = [len(sample.labels) for sample in (*splits.train, *splits.val)]
-    several, none = sum(n > 1 for n in labels), labels.count(0)
+    sizes: Counter[int] = Counter()
+    for split in (splits.train, splits.val):
+        for labels, number in label_counts(split).items():
+            sizes[len(labels)] += number
+    none = sizes[0]
+    several = sizes.total() - none - sizes[1]
     recipe = resolver.recipe
     found = f"{count(several, 'image')} with several labels, {none:,} without a label"
     if recipe.task != "auto":
@@ -186,7 +192,7 @@ def decide_task(resolver: Resolver, splits: Splits, listen: Listener) -> None:
                 hint="leave `task` out, or correct them",
             )
         return
-    task = fitting_task(labels).name
+    task = fitting_task([*sizes]).name
     if several + none:
         listen(Note(text=f"{found}: task = {task}"))
     resolver.replace(found if several + none else "each image has one label", task=task)

@@ -20,6 +20,7 @@ from zoo.data.check import (
     sizes_of,
     warn_of,
 )
+from zoo.data.columns import has_groups
 from zoo.data.files import waiting_for_fresh_files
 from zoo.data.issue import describe
 from zoo.data.sample import Sample
@@ -120,7 +121,7 @@ def _read(recipe: Recipe, listen: Listener, channels: int) -> Splits:
         )
     results = by_content(examined)
     # The main process speaks for all, and comparing all images takes a while.
-    warned = warn_of(splits, results, channels=channels) if is_main() else []
+    warned = warn_of(splits, results, channels=channels) if results and is_main() else []
     advice = []
     if warned:
         same = "" if recipe.group_by is None else " (with the same `group_by`)"
@@ -132,7 +133,9 @@ def _read(recipe: Recipe, listen: Listener, channels: int) -> Splits:
     for text in sizes:
         listen(Note(text=text))
     _note_groups(splits, listen)
-    keys = [sample.content.key for sample in splits.train if sample.content is not None]
+    # Without results, samples need not be made of columns.
+    read = splits.train if results else ()
+    keys = [sample.content.key for sample in read if sample.content is not None]
     of_train = [results[key] for key in keys if key in results]
     value_range = common_range(of_train)
     if value_range is not None:
@@ -151,9 +154,9 @@ def _read(recipe: Recipe, listen: Listener, channels: int) -> Splits:
 
 
 def _note_groups(splits: Splits, listen: Listener) -> None:
-    samples = [*splits.train, *splits.val]
-    if all(sample.group is None for sample in samples):
+    if not any(map(has_groups, (splits.train, splits.val))):
         return
+    samples = [*splits.train, *splits.val]
     sizes = Counter(group_indices(samples)).values()
     if max(sizes) == 1:
         listen(Note(text="groups have no effect: each is of one image", warning=True))

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.data.files import extension
+from zoo.cache.keys import derived_key
+from zoo.data.columns import store_columns, stored_columns
+from zoo.data.files import extension, file_key
 from zoo.data.issue import Issue, Kind
 from zoo.data.sample import Sample
 from zoo.data.sources.inline import Inline, class_names, find_inline
@@ -102,6 +104,40 @@ class TableSource:
     def __init__(self, file: Path, *, task: str = "auto", group_by: str | None = None) -> None:
         self.name = str(file)
         self._issues: list[Issue] = []
+        self._by_split: Mapping[str, Sequence[Sample]] = {}
+        state = file_key(file)
+        key = derived_key(state, "table", task, group_by) if state else b""
+        if not self._recall(file, key):
+            self._parse(file, task, group_by)
+            self._remember(file, key)
+        self.splits = tuple(split for split, found in self._by_split.items() if found)
+
+    def _recall(self, file: Path, key: bytes) -> bool:
+        """Take everything from the cache; return whether it is there."""
+        known = stored_columns(key, file.parent) if key else None
+        if known is None:
+            return False
+        self._by_split, about = known
+        self.columns = tuple(about["columns"])
+        self.grouped = bool(about["grouped"])
+        self._issues.clear()
+        for kind, reason in about["issues"]:
+            self._add(kind, reason)
+        return True
+
+    def _remember(self, file: Path, key: bytes) -> None:
+        """Keep in the cache what has been parsed, and take its place, if images are files."""
+        files = (s.load is None and s.file for each in self._by_split.values() for s in each)
+        if key and all(files):
+            about = {
+                "columns": self.columns,
+                "grouped": self.grouped,
+                "issues": [(issue.kind, issue.reason) for issue in self._issues],
+            }
+            store_columns(key, self._by_split, about)
+            self._recall(file, key)
+
+    def _parse(self, file: Path, task: str, group_by: str | None) -> None:
         table = _read(file)
         header, inline = table.header, table.inline
         columns = _columns(file, header, group_by, inline.column if inline else None)
@@ -114,8 +150,7 @@ class TableSource:
             split: [sample for sample, of in samples if of == split]
             for split in ("train", "val", "test")
         }
-        self.splits = tuple(split for split, found in self._by_split.items() if found)
-        if not self.splits:
+        if not samples:
             raise DataError(f"{file} has no rows with a path and a label")
 
     def read(self, split: str) -> Part:

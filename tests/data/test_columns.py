@@ -1,0 +1,174 @@
+"""Tables that are indexed once: samples in columns, which processes share, equal those of rows."""
+
+import csv
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import COLOURS, save_photo
+from zoo import cache
+from zoo.data.columns import Columns, label_counts
+from zoo.data.decoded import content_keys
+from zoo.data.sources import open_source
+from zoo.data.split import Splits, group_indices, names_sha256, read_splits, stratified_split
+from zoo.errors import DataError
+from zoo.planning.inputs import read_data
+from zoo.recipe import make_recipe
+
+ROWS = 60
+
+
+def aged(file: Path, seconds: float = 1e9) -> Path:
+    os.utime(file, (seconds, seconds))
+    return file
+
+
+def write(folder: Path, rows, header=("path", "label")) -> Path:
+    table = folder / "table.csv"
+    with table.open("w", newline="") as lines:
+        csv.writer(lines).writerows([header, *rows])
+    return aged(table)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Files that are no images."""
+    for n in range(ROWS):
+        file = tmp_path / "img" / f"{n}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x" * (n + 1))
+        aged(file)
+    return tmp_path
+
+
+def single(n):
+    return (f"img/{n}.png", ("red", "green", "blue", "red")[n % 4])
+
+
+def several(n):
+    return (f"img/{n}.png", ("red|green", "green", "", "blue|red")[n % 4])
+
+
+def read(table, scan="none", **fields) -> Splits:
+    recipe = make_recipe(None, data=str(table), scan=scan, **fields)
+    return read_data(recipe, lambda event: None)
+
+
+def stores() -> list[cache.StoredEntry]:
+    return [each for each in cache.stored() if each.about.get("index") == "columns"]
+
+
+@pytest.mark.parametrize("row", [single, several])
+@pytest.mark.parametrize("val_split", [0.01, 0.2, 0.5, 0.97])
+def test_columns_are_split_counted_and_keyed_as_samples_are(files, row, val_split):
+    table = write(files, map(row, range(ROWS)))
+    (part,) = [open_source(table).read("train")]
+    assert isinstance(part.samples, Columns)
+    columns = part.samples.listed()
+    samples = [*columns]
+    assert columns == samples
+    assert [columns[n] for n in range(-3, ROWS)] == [samples[n] for n in range(-3, ROWS)]
+    assert [*columns[5:9]] == samples[5:9]
+    for seed in range(3):
+        found = stratified_split(columns, val_split, seed)
+        expected = stratified_split(samples, val_split, seed)
+        assert [[*each] for each in found] == [[*each] for each in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert label_counts(one) == label_counts(other)
+            assert group_indices(one) == group_indices(other)
+            assert names_sha256(one) == names_sha256(other)
+            assert [*content_keys(one)] == content_keys(other)
+            splits = Splits(class_names=("blue", "green", "red"), train=one, val=other)
+            assert splits.counts(one) == splits.counts(other)
+            assert splits.indices(one) == splits.indices(other)
+
+
+def test_a_table_is_read_once_while_it_does_not_change(files):
+    table = write(files, map(single, range(ROWS)))
+    first = read(table)
+    assert isinstance(first.train, Columns)
+    content = table.read_bytes()
+    table.write_bytes(b"x" * len(content))
+    aged(table)
+    second = read(table)
+    assert (second.train, second.val, second.issues) == (first.train, first.val, first.issues)
+    table.write_bytes(content.replace(b"green", b"white"))
+    aged(table, 1.1e9)
+    assert read(table).class_names == ("blue", "red", "white")
+
+
+def test_what_the_table_says_beside_its_samples_is_kept(files):
+    rows = [
+        (*single(n), ("train", "val", "test")[n % 3], f"film {n // 2}", "7") for n in range(ROWS)
+    ]
+    table = write(files, rows, ("path", "label", "split", "film", "width"))
+    for _ in range(2):
+        splits = read(table, group_by="film")
+        assert [len(each) for each in (splits.train, splits.val, splits.test)] == [20, 20, 20]
+        assert splits.train[0].group == "film 0"
+        assert any("width" in issue.reason for issue in splits.issues)
+        assert {type(s.group) for s in read(table).train} == {type(None)}
+
+
+def test_files_that_change_or_are_missing_are_noticed(files):
+    table = write(files, map(single, range(ROWS)))
+    first = read(table)
+    (files / "img" / "0.png").write_bytes(b"changed")
+    aged(files / "img" / "0.png", 1.1e9)
+    second = read(table)
+    assert first.class_names == second.class_names
+    keys = [{s.name: s.content.key for s in (*each.train, *each.val)} for each in (first, second)]
+    assert [n for n in keys[0] if keys[0][n] != keys[1][n]] == ["img/0.png"]
+    (files / "img" / "1.png").unlink()
+    third = read(table)
+    assert [Path(i.name).name for i in third.issues if i.kind == "unreadable"] == ["1.png"]
+    assert len(third.train) + len(third.val) == ROWS - 1
+
+
+def test_a_damaged_index_is_made_again(files):
+    table = write(files, map(single, range(ROWS)))
+    splits = read(table)
+    before = [[*splits.train], [*splits.val]]
+    del splits  # It maps the files that are changed.
+    (store,) = stores()
+    for file in store.path.glob("*.bin"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    splits = read(table)
+    assert [[*splits.train], [*splits.val]] == before
+
+
+def test_an_image_takes_less_than_100_bytes_which_are_shared(tmp_path):
+    """Names as long as those of ImageNet; the table alone, for the files would take minutes."""
+    rows = ((f"n{n % 1000:08}/n{n % 1000:08}_{n}.JPEG", f"class {n % 1000}") for n in range(20_000))
+    part = open_source(write(tmp_path, rows)).read("train")
+    assert isinstance(part.samples, Columns)
+    (store,) = stores()
+    # What listing them gives: a key, a size and a time.
+    assert store.bytes / 20_000 + 16 + 8 + 8 < 100
+
+
+def test_columns_are_sent_to_other_processes(files):
+    splits = read(write(files, map(single, range(ROWS))))
+    assert [*pickle.loads(pickle.dumps(splits.train))] == [*splits.train]
+
+
+def test_images_are_read_from_columns(tmp_path):
+    for n in range(8):
+        aged(save_photo(tmp_path / "img" / f"{n}.png", COLOURS["red" if n % 2 else "blue"], n))
+    table = write(tmp_path, [(f"img/{n}.png", "red" if n % 2 else "blue") for n in range(8)])
+    full, none = (
+        read_splits(open_source(table), val_split=0.25, seed=0),
+        read(table, val_split=0.25),
+    )
+    names = [[s.name for s in each.train] for each in (full, none)]
+    assert names[0] == names[1]
+    assert [s.read() for s in full.train] == [s.read() for s in none.train]
+    os.utime(tmp_path / none.train[0].name, (1.2e9, 1.2e9))
+    with pytest.raises(DataError):
+        none.train[0].read()
+    assert np.array_equal([len(s.labels) for s in none.train], [1] * len(none.train))
