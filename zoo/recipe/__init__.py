@@ -127,6 +127,8 @@ SECTIONS = {
     ),
 }
 
+_Schedule = Literal["cosine", "linear", "polynomial", "exponential", "one-cycle", "constant"]
+
 #: Fields by the name of their table in a recipe file.
 _FIELDS_OF = {title.split()[0].lower(): fields for title, fields in SECTIONS.items()}
 
@@ -364,13 +366,11 @@ class Recipe(BaseModel):
     )
     clip_grad: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
     wd_on_norms: bool = Field(False, description="Apply weight decay to biases and norms too.")
-    schedule: Literal["cosine", "linear", "polynomial", "exponential", "one-cycle", "constant"] = (
-        Field(
-            "cosine",
-            description="Learning-rate schedule after warm-up: decay to 0 along a cosine, a line "
-            "or a power of one, exponential decay, or constant; one-cycle: along a cosine up and "
-            "down, the warm-up being the way up.",
-        )
+    schedule: _Schedule = Field(
+        "cosine",
+        description="Learning-rate schedule after warm-up: decay to 0 along a cosine, a line or a "
+        "power of one, exponential decay, or constant; one-cycle: along a cosine up and down, the "
+        "warm-up being the way up.",
     )
     schedule_power: float = Field(
         2.0,
