@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.finetune import Sectioned, recipe_options
 from zoo.cli.options import allocator_option, format_option
 from zoo.cli.progress import ProgressListener
+from zoo.cli.recipe_options import SectionedCommand, recipe_options
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, print_facts, print_table
 from zoo.cli.words import echo, echo_json, flag_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SHOWN = 12
 
 
-@click.command("lr-find", cls=Sectioned, short_help="Find a learning rate before training.")
+@click.command("lr-find", cls=SectionedCommand, short_help="Find a learning rate before training.")
 @click.option("--recipe", metavar="FILE|NAME", help="As in zoo finetune.")
 @click.option(
     "--min",
@@ -62,7 +62,7 @@ _SHOWN = 12
     help="Also write learning rates and losses of all steps.",
 )
 @format_option("table", "json")
-@recipe_options
+@recipe_options()
 @allocator_option
 def command(
     recipe: str | None,
