@@ -78,6 +78,7 @@ def read_splits(
     val_split: float,
     seed: int,
     fold: tuple[int, int] | None = None,
+    with_test: bool = True,
     strict: bool = False,
     scan: Scan = decode_all,
 ) -> Splits:
@@ -93,6 +94,7 @@ def read_splits(
         seed: Decides which images are held out.
         fold: Number of the fold, from 1, to hold out instead, and the number of folds. The test
             split is not read then.
+        with_test: Whether to read the test split, if there is one.
         strict: Raise an error for issues of `STRICT_KINDS`.
         scan: Examines the files.
 
@@ -107,8 +109,8 @@ def read_splits(
         raise DataError(f"{source.name} has no images to learn from{because(issues)}")
     part = source.read("train")
     of_val, of_test = (
-        source.read(split) if split in source.splits and not fold else None
-        for split in ("val", "test")
+        source.read(split) if split in source.splits and not fold and wanted else None
+        for split, wanted in (("val", True), ("test", with_test))
     )
     issues += [issue for each in (part, of_val, of_test) if each for issue in each.issues]
     samples = _readable(part, scan, issues, strict=strict)

@@ -121,6 +121,7 @@ def prepare(
     out: str | Path | None = None,
     resumed: Mapping[str, str] | None = None,
     transfer: Transfer | None = None,
+    with_test: bool = True,
     listen: Listener = ignore,
 ) -> Prepared:
     """Prepare a run up to the first step, as a dry run does, without writing anything.
@@ -131,6 +132,8 @@ def prepare(
         out: The run folder; None for a new one below `runs/`.
         resumed: Origins of the values of a resumed run, by field; None for a new run.
         transfer: What a resumed run has measured of pretrained features, for the plan.
+        with_test: Whether to read the test images, if there are any; without them, the final model
+            is not measured on them.
         listen: Called with a `Note` on each decision, and with the plan.
 
     Raises:
@@ -141,7 +144,12 @@ def prepare(
     listen = listen if accelerator.is_main_process else ignore
     resolver = Resolver(recipe, given, resumed, listen=listen)
     config, inputs, network = resolve(
-        resolver, machine, out=out, resuming=resumed is not None, listen=listen
+        resolver,
+        machine,
+        out=out,
+        resuming=resumed is not None,
+        with_test=with_test,
+        listen=listen,
     )
     recipe, backbone, model = config.recipe, inputs.backbone, network.model
     layers, preprocess, splits = network.depths, network.preprocess, inputs.splits

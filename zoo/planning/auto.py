@@ -94,7 +94,7 @@ def choose_backbone(
 
 def _images(recipe: Recipe) -> LabelledImages:
     """Return the train images to compare backbones on; what their data is like is noted later."""
-    splits = read_data(recipe, ignore)
+    splits = read_data(recipe, ignore, with_test=False)
     decided = Resolver(recipe, listen=ignore)
     decide_task(decided, splits, ignore)
     decide_metric(decided, splits.counts(splits.train), ignore)

@@ -257,9 +257,7 @@ def decide_epochs(
 ) -> int:
     """Return the number of epochs that fit into the rest of the recipe's `time`; 0 if none does."""
     budget = seconds_of(str(recipe.time))
-    changes = (recipe.hflip is None) + (recipe.crop_scale is None)
-    passes = 0 if probed or recipe.train == "finetune" else 1 + changes + (recipe.views or 0)
-    probe = speed.forward * (passes * train_images + (val_images if passes else 0))
+    probe = 0.0 if probed else probe_seconds(recipe, speed, train_images, val_images)
     if recipe.train == "probe":
         listen(Note(text=f"time {recipe.time}: about {spent + probe:.0f} s for a probe"))
         return 0
@@ -276,6 +274,14 @@ def decide_epochs(
         )
     )
     return epochs
+
+
+def probe_seconds(recipe: Recipe, speed: Speed, train_images: int, val_images: int) -> float:
+    """Return the estimated duration of the recipe's probe; 0 without one."""
+    if recipe.train == "finetune":
+        return 0.0
+    passes = 1 + (recipe.hflip is None) + (recipe.crop_scale is None) + (recipe.views or 0)
+    return speed.forward * (passes * train_images + val_images)
 
 
 def decide_change(name: str, change: Change, smallest_crop: float) -> tuple[bool | float, str]:

@@ -69,7 +69,9 @@ def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Back
     return backbone, own
 
 
-def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
+def read_data(
+    recipe: Recipe, listen: Listener, *, channels: int = 3, with_test: bool = True
+) -> Splits:
     """Read and split the recipe's images; without `data`, the demo's.
 
     With several processes, what it learns of each file is cached for the others.
@@ -78,6 +80,7 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
         recipe: Says where the images are, and how to split them.
         listen: Called with a `Note` on each problem of the data.
         channels: Number of channels that the network takes.
+        with_test: Whether to read the test images, if there are any.
 
     Raises:
         DataError: The folder does not exist, or has no images or too few classes.
@@ -85,7 +88,7 @@ def read_data(recipe: Recipe, listen: Listener, *, channels: int = 3) -> Splits:
     if recipe.data is not None:
         listen(Note(text=f"reading the images of {recipe.data}"))
     with nullcontext() if recipe.scan == "full" else waiting_for_fresh_files():
-        return _read(recipe, listen, channels)
+        return _read(recipe, listen, channels, with_test=with_test)
 
 
 def mode_of(recipe: Recipe, source: Source) -> Mode:
@@ -93,7 +96,7 @@ def mode_of(recipe: Recipe, source: Source) -> Mode:
     return "sample" if is_remote(source) and "scan" not in recipe.model_fields_set else recipe.scan
 
 
-def _read(recipe: Recipe, listen: Listener, channels: int) -> Splits:
+def _read(recipe: Recipe, listen: Listener, channels: int, *, with_test: bool) -> Splits:
     source = source_of(recipe)
     mode = mode_of(recipe, source)
     if "val" in source.splits and recipe.val_split != Recipe.model_fields["val_split"].default:
@@ -116,6 +119,7 @@ def _read(recipe: Recipe, listen: Listener, channels: int) -> Splits:
             val_split=recipe.val_split,
             seed=recipe.seed,
             fold=recipe.held_out_fold,
+            with_test=with_test,
             strict=recipe.strict,
             scan=partial_scan(mode, demo if recipe.data is None else scan),
         )

@@ -135,6 +135,7 @@ def resolve(
     *,
     out: str | Path | None,
     resuming: bool,
+    with_test: bool,
     listen: Listener,
 ) -> tuple[Config, Inputs, Network]:
     """Decide everything that the recipe leaves open.
@@ -143,7 +144,9 @@ def resolve(
     backbone, the task on the images, the network on both, and whether there is a probe, and time to
     fine-tune, on the network.
     """
-    inputs = _gather(resolver, machine, out=out, resuming=resuming, listen=listen)
+    inputs = _gather(
+        resolver, machine, out=out, resuming=resuming, with_test=with_test, listen=listen
+    )
     _decide_by_images(resolver, inputs.splits, machine, listen)
     network = _build(resolver.recipe, inputs, machine, listen)
     network = _decide_by_network(resolver, network, inputs, machine, listen)
@@ -170,6 +173,7 @@ def _gather(
     *,
     out: str | Path | None,
     resuming: bool,
+    with_test: bool,
     listen: Listener,
 ) -> Inputs:
     """Decide on the backbone and its size, and read images and weights."""
@@ -193,7 +197,9 @@ def _gather(
     )
     decide_for_demo(resolver, backbone, listen)
     backbone, preprocess = as_asked(backbone, resolver.recipe, listen)
-    read = partial(read_data, resolver.recipe, listen, channels=preprocess.channels)
+    read = partial(
+        read_data, resolver.recipe, listen, channels=preprocess.channels, with_test=with_test
+    )
     splits = local_main_first(read)
     check_same_data(accelerator, splits)
     resolver.replace("the images are remote", scan=splits.scan)
