@@ -135,8 +135,47 @@ def is_complete(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.about["complete"])
 
 
+def start_or_resume(
+    folder: Path,
+    recipe: Recipe,
+    listen: Listener,
+    allow_changed: bool = False,
+    *,
+    report: bool = True,
+    with_test: bool = True,
+    prepared: Prepared | None = None,
+) -> Run:
+    """Start, resume or load the run of a folder, whichever is left to do.
+
+    Args:
+        folder: The run folder.
+        recipe: Of a new run.
+        listen: As in `finetune`.
+        allow_changed: As in `resume`.
+        report: As in `finetune`.
+        with_test: Whether to read test images, if there are any, and measure the model on them.
+        prepared: A new run, if it is prepared already.
+
+    Raises:
+        ZooError, Stopped: As in `finetune` and `resume`.
+    """
+    checkpoint = find_run(folder, allow_new=True)
+    if checkpoint is None:
+        prepared = prepared or prepare(recipe, out=folder, with_test=with_test, listen=listen)
+        return execute(prepared, listen, report=report)
+    if is_complete(checkpoint):
+        return load(folder)
+    prepared = prepare_again(folder, checkpoint, listen, with_test=with_test)
+    return execute(prepared, listen, checkpoint, allow_changed, report=report)
+
+
 def prepare_again(
-    run: str | Path, checkpoint: Checkpoint, listen: Listener, **fields: Any
+    run: str | Path,
+    checkpoint: Checkpoint,
+    listen: Listener,
+    *,
+    with_test: bool = True,
+    **fields: Any,
 ) -> Prepared:
     """Prepare an interrupted run up to its next step.
 
@@ -153,6 +192,7 @@ def prepare_again(
         out=run,
         resumed=checkpoint.about.get("origins", {}),
         transfer=Snapshot.from_parts(checkpoint.tensors, checkpoint.about).state.transfer,
+        with_test=with_test,
         listen=listen,
     )
     # The original text may mention sources that were not tried again.

@@ -23,14 +23,13 @@ from zoo.errors import RunError
 from zoo.events import Listener, Note, ignore
 from zoo.machine.processes import decide_early, is_main
 from zoo.pipeline.compatibility import FREE
-from zoo.pipeline.finetune import execute, is_complete, prepare_again
-from zoo.pipeline.shared_folder import find_run
+from zoo.pipeline.finetune import start_or_resume
 from zoo.planning import Prepared, prepare
 from zoo.recipe import Recipe, change, make_recipe
 from zoo.runs.figures import figures, interval
 from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS, choose_folder
 from zoo.runs.folds import Folds, read_folds, write_folds
-from zoo.runs.read import Run, load, read_info
+from zoo.runs.read import Run, read_info
 from zoo.runs.scores import Columns, joined, read_columns, values_of, write_predictions
 from zoo.runs.temperature import calibrate, fit_temperature
 from zoo.runs.write import MODEL, PREDICTIONS
@@ -109,10 +108,10 @@ def _go_on(
             listen(Note(text=f"fold {number} of {count}"))
         fold = change(recipe, fold=number)
         place = _fold(folder, number)
-        _complete(place, fold, listen, allow_changed, report=False, prepared=first)
+        start_or_resume(place, fold, listen, allow_changed, report=False, prepared=first)
         first = None
     epochs = decide_early(lambda: _conclude(folder, recipe, listen))
-    return _complete(folder, _refit(recipe, epochs), listen, allow_changed, report=report)
+    return start_or_resume(folder, _refit(recipe, epochs), listen, allow_changed, report=report)
 
 
 def _begin(folder: Path, recipe: Recipe) -> None:
@@ -134,26 +133,6 @@ def _conclude(folder: Path, recipe: Recipe, listen: Listener) -> list[int]:
         )
     )
     return epochs
-
-
-def _complete(
-    folder: Path,
-    recipe: Recipe,
-    listen: Listener,
-    allow_changed: bool,
-    *,
-    report: bool,
-    prepared: Prepared | None = None,
-) -> Run:
-    """Start, resume or load the run of a folder."""
-    checkpoint = find_run(folder, allow_new=True)
-    if checkpoint is None:
-        prepared = prepared or prepare(recipe, out=folder, listen=listen)
-        return execute(prepared, listen, report=report)
-    if is_complete(checkpoint):
-        return load(folder)
-    prepared = prepare_again(folder, checkpoint, listen)
-    return execute(prepared, listen, checkpoint, allow_changed, report=report)
 
 
 def _refit(recipe: Recipe, best: Sequence[int]) -> Recipe:
