@@ -12,7 +12,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z]")
 
 #: A whole command, which can be pasted into a shell.
 COMMAND = re.compile(
-    r"zoo (finetune|evaluate|export|data check)( ([A-Z_]+|\{\}|--[a-z-]+|recipe\.toml))*"
+    r"zoo (finetune|tune|evaluate|export|data check)( ([A-Z_]+|\{\}|--[a-z-]+|recipe\.toml))*"
 )
 
 

@@ -107,7 +107,7 @@ def code_in(page: Path) -> list[str]:
 
 
 #: Marks of the pages whose code takes long.
-LENGTHS = {"README": "medium", "compare": "slow", "exports": "slow", "python": "slow"}
+LENGTHS = {"README": "medium"} | dict.fromkeys(("compare", "exports", "python", "tune"), "slow")
 
 PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if code_in(p)]
 
@@ -128,7 +128,7 @@ def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
     """Block after block, as it stands, but with a tiny network of random weights."""
     shutil.rmtree(make_photos(Path("photos"), 6) / "green")
     shutil.copy("photos/red/0.png", "photo.jpg")
-    finetune, build = zoo.finetune, zoo.build
+    finetune, build, tune = zoo.finetune, zoo.build, zoo.tune
 
     def finetune_quickly(*args, **fields):
         name = fields.get("backbone", Recipe().backbone)
@@ -137,7 +137,11 @@ def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
         plugins.get(name)  # raises if it is unknown
         return finetune(*args, **fields | QUICK)
 
+    def tune_quickly(*args, **fields):
+        return tune(*args, **fields | QUICK | {"trials": 2})
+
     monkeypatch.setattr(zoo, "finetune", finetune_quickly)
+    monkeypatch.setattr(zoo, "tune", tune_quickly)
     monkeypatch.setattr(zoo, "build", functools.partial(build, weights="none"))
     for plugin, module in (("acme", "zoo_acme"), ("twins", "zoo_twins")):
         code = ROOT / "tests" / plugin / f"{module}.py"

@@ -14,11 +14,13 @@ from .models.groups import parameter_groups
 from .pipeline.compare import Comparison, RunComparison, compare
 from .pipeline.finetune import finetune, resume
 from .pipeline.lr_find import RangeTest, lr_find
+from .pipeline.tune import tune
 from .planning import Plan
 from .plugins import backbones
 from .recipe import Recipe
 from .report.again import write_report
 from .runs.read import Prediction, Run, load
+from .runs.search import Search, Trial
 from .runs.transfer import Transfer
 
 __all__ = [
@@ -39,8 +41,10 @@ __all__ = [
     "Run",
     "RunComparison",
     "Sample",
+    "Search",
     "Stopped",
     "Transfer",
+    "Trial",
     "Weights",
     "ZooError",
     "allocator",
@@ -59,6 +63,7 @@ __all__ = [
     "resume",
     "serve",
     "testing",
+    "tune",
     "verify",
     "weights",
     "write_report",

@@ -1,5 +1,7 @@
 """Events of a run, passed to `zoo.finetune(..., listen=...)` in the order in which they happen.
 
+`zoo.tune` passes the events of the run of each trial, between a `TrialStart` and a `TrialEnd`.
+
 `zoo.Plan` is an event too: what is known before training, passed once, before `RunStart`. So is
 `zoo.Transfer`, which completes it: whether pretrained features help, as a new run measures after
 `RunStart` and before it trains, unless it has no probe or starts from random weights.
@@ -136,6 +138,46 @@ class EpochEnd:
     images_per_second: float
     data_seconds: float
     best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialStart:
+    """A trial of `zoo.tune` starts or is resumed; the events of its run follow.
+
+    Attributes:
+        number: Number of the trial, from 0 on.
+        params: Values of the searched fields.
+    """
+
+    number: int
+    params: Mapping[str, bool | int | float | str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnd:
+    """A trial of `zoo.tune` has ended.
+
+    Attributes:
+        number: Number of the trial, from 0 on.
+        params: Values of the searched fields.
+        state: `complete`, `pruned` (stopped early, because it was worse than others), `failed`, or
+            `running` (stopped because the time is up; it is resumed with the search).
+        value: The deciding metric on val: of the best epoch of a complete trial, else of the last
+            epoch; higher is better. None if no epoch has ended.
+        epochs: Number of epochs that were trained.
+        seconds: Duration.
+        best: Whether it is the best complete trial so far.
+        reason: Why it failed; else empty.
+    """
+
+    number: int
+    params: Mapping[str, bool | int | float | str]
+    state: str
+    value: float | None
+    epochs: int
+    seconds: float
+    best: bool
+    reason: str = ""
 
 
 def epoch_metrics(train: Mapping[str, float], val: Mapping[str, float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from zoo.io.text import printable
 COMMANDS = (
     "finetune",
     "lr-find",
+    "tune",
     "predict",
     "evaluate",
     "compare",

@@ -1,23 +1,35 @@
-"""Plots of compared backbones, accuracy against speed, and of learning-rate range tests."""
+"""Plots of compared backbones, of learning-rate range tests and of searches."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import RunError
 from zoo.io.files import replacing
 from zoo.io.text import printable
 from zoo.pipeline.compare import Comparison
 from zoo.pipeline.lr_find import RangeTest
+from zoo.recipe.search import Choices, value_text
+from zoo.runs.search import Search, Trial
 from zoo.tasks import metric_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Size of the figure in inches.
 _SIZE = (7.0, 4.5)
 
 #: Formats of `plot_range_test`, by the file's extension.
 FORMATS = (".svg", ".png")
+
+#: Size of each panel of the plot of a search, in inches, and panels side by side.
+_PANEL, _SIDE_BY_SIDE = (3.6, 2.8), 3
+
+#: Colour of trials by state; the best is drawn over the others.
+_COLOURS = {"complete": "tab:blue", "pruned": "0.65", "running": "tab:orange"}
+_BEST = "tab:red"
 
 
 def plot_comparison(comparison: Comparison, file: Path) -> None:
@@ -103,6 +115,73 @@ def plot_range_test(test: RangeTest, file: Path) -> None:
     axes.legend(fontsize=8)
     axes.grid(visible=True, alpha=0.25)
     _save(figure, file, file.suffix[1:])
+
+
+def plot_search(search: Search, file: Path) -> None:
+    """Write an SVG file with the metric of each trial, by epoch and by each searched field.
+
+    Trials that failed, or have no epoch or result, are left out. The same search gives the same
+    file.
+
+    Raises:
+        RunError: The file can't be written.
+    """
+    from matplotlib.figure import Figure
+
+    panels = 1 + len(search.ranges)
+    columns = min(panels, _SIDE_BY_SIDE)
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    # The best last, over the others.
+    shown = [t for t in search.trials if t.state != "failed" and t.shown_value is not None]
+    shown.sort(key=lambda trial: trial == search.best)
+    for trial in shown:
+        epochs = range(1, len(trial.values) + 1)
+        style = {"color": _colour(search, trial), "linewidth": 1.0, "marker": ".", "markersize": 4}
+        axes[0].plot(list(epochs), _shown(search, trial.values), **style)
+        for each, name in zip(axes[1:], search.ranges, strict=False):
+            _point(each, search, trial, name)
+    axes[0].set_xlabel("epoch")
+    for each, (name, among) in zip(axes[1:], search.ranges.items(), strict=False):
+        each.set_xlabel(name)
+        if isinstance(among, Choices):
+            each.set_xticks(range(len(among.values)))
+            each.set_xticklabels(
+                [printable(value_text(v)).replace("$", r"\$") for v in among.values], fontsize=8
+            )
+            each.set_xlim(-0.5, len(among.values) - 0.5)
+        else:
+            each.set_xscale("log" if among.log else "linear")
+            each.set_xlim(among.low, among.high)
+    for each in axes[:panels]:
+        each.set_ylabel(f"val {metric_label(search.metric)}{_unit(search)}", fontsize=8)
+        each.tick_params(labelsize=8)
+        each.grid(visible=True, alpha=0.25)
+    for each in axes[panels:]:
+        each.remove()
+    figure.suptitle("red: the best; blue: complete; grey: stopped early", fontsize=9)
+    _save(figure, file, "svg")
+
+
+def _point(axes: Axes, search: Search, trial: Trial, name: str) -> None:
+    among, value = search.ranges[name], trial.params[name]
+    at: Any = among.values.index(value) if isinstance(among, Choices) else value
+    height = _shown(search, (trial.shown_value or 0.0,))
+    axes.plot([at], height, "o", color=_colour(search, trial), markersize=5)
+
+
+def _colour(search: Search, trial: Trial) -> str:
+    return _BEST if trial == search.best else _COLOURS[trial.state]
+
+
+def _shown(search: Search, values: tuple[float, ...]) -> list[float]:
+    """Return values of the metric in per cent, or losses."""
+    return [-value if search.metric == "log-loss" else 100 * value for value in values]
+
+
+def _unit(search: Search) -> str:
+    return "" if search.metric == "log-loss" else ", %"
 
 
 def check_format(file: Path) -> None:

@@ -650,18 +650,31 @@ def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) ->
         RecipeError: There is no such recipe, the file can't be read, or keys or values are invalid.
             The message lists all that are.
     """
-    file = _packaged(base) if isinstance(base, str) and _is_name(base) else None
-    if file is None and isinstance(base, str | Path):
-        file = Path(base)
-    values = _flat(_read(file), where=f"recipe {file}") if file else {}
-    if isinstance(base, Recipe):
-        values = base.model_dump(exclude_unset=True)
+    values, where = read_values(base)
     paths_to_text = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
     for one, other in (("batch_size", "global_batch"), ("global_batch", "batch_size")):
         if overrides.get(one) is not None and other not in overrides:
             values.pop(other, None)
-    values = {**values, **paths_to_text}
-    return checked_recipe(values, where=f"recipe {file}" if file else "recipe")
+    return checked_recipe({**values, **paths_to_text}, where=where)
+
+
+def read_values(base: str | Path | Recipe | None) -> tuple[dict[str, object], str]:
+    """Return the values that a recipe sets, by field and not yet checked, and its name.
+
+    Args:
+        base: As in `make_recipe`.
+
+    Raises:
+        RecipeError: There is no such recipe, or the file can't be read.
+    """
+    if base is None:
+        return {}, "recipe"
+    if isinstance(base, Recipe):
+        return base.model_dump(exclude_unset=True), "recipe"
+    name = isinstance(base, str) and _is_name(base)
+    file = _packaged(str(base)) if name else Path(base)
+    where = f"recipe {file}"
+    return _flat(_read(file), where=where), where
 
 
 def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Recipe:
@@ -684,17 +697,26 @@ def checked_recipe(values: Mapping[str, object], *, where: str = "recipe") -> Re
         raise RecipeError("\n".join([f"{where}:", *problems])) from error
 
 
-def dump_recipe(recipe: Recipe, heading: str = "", origins: Mapping[str, str] | None = None) -> str:
+def dump_recipe(
+    recipe: Recipe,
+    heading: str = "",
+    origins: Mapping[str, str] | None = None,
+    *,
+    only_set: bool = False,
+) -> str:
     """Return the recipe as TOML in sections, which `make_recipe` reads back.
 
     Args:
         recipe: The recipe; fields that are None are not written.
         heading: Comment at the top of the file.
         origins: Origin of each value, by field, for a comment after it; none for `default`.
+        only_set: Write only the fields that are set; zoo decides the others again.
     """
     lines = [f"# {line}" for line in heading.splitlines()]
-    values = recipe.model_dump(exclude_none=True)
+    values = recipe.model_dump(exclude_none=True, exclude_unset=only_set)
     for section, fields in _FIELDS_OF.items():
+        if only_set and not values.keys() & set(fields):
+            continue
         lines += ["", f"[{section}]"]
         for name in fields:
             if name in values:

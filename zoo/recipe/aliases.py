@@ -82,6 +82,7 @@ _ADVICE = {
     "report_to": _LOG,
     "resume_from_checkpoint": "use `resume` with the run folder",
     "save_dir": _OUT,
+    "search": "ranges are read by zoo tune alone",
     "warmup_lr": "give it as a fraction of `lr`: `warmup_start`",
     "warmup_ratio": "give it in epochs: `warmup_epochs`, this ratio times `epochs`",
     "warmup_steps": "give it in epochs: `warmup_epochs`, which may be a fraction",

@@ -35,15 +35,19 @@ FOLDS, FOLDS_MARK = "folds", "folds.json"
 FOLDS_PREDICTIONS = "folds.parquet"
 
 
-def choose_folder(out: str | Path | None, recipe: Recipe, *, resuming: bool = False) -> Path:
+def choose_folder(
+    out: str | Path | None, recipe: Recipe, *, resuming: bool = False, prefix: str = ""
+) -> Path:
     """Return the run folder: `out`, or a new one in `runs/`. It must be empty unless resuming.
+
+    The name of a new one begins with `prefix`.
 
     Raises:
         RunError: If `out` is a file, is not empty, or can't be written.
     """
     try:
         if out is None:
-            folder = next(c for c in _default_folders(recipe) if not c.exists())
+            folder = next(c for c in _default_folders(recipe, prefix) if not c.exists())
         else:
             folder = expand(out)
             if not resuming:
@@ -156,7 +160,7 @@ def remove_traces(folder: Path) -> None:
                 place.rmdir()
 
 
-def _default_folders(recipe: Recipe) -> Iterator[Path]:
+def _default_folders(recipe: Recipe, prefix: str = "") -> Iterator[Path]:
     data = "demo"
     if recipe.data is not None:
         path = Path(os.path.realpath(expand(recipe.data)))
@@ -164,7 +168,7 @@ def _default_folders(recipe: Recipe) -> Iterator[Path]:
         if not exists(path):  # A name such as hf:OWNER/NAME@REVISION, or a pattern.
             data = re.sub(r"[^\w.-]+", "-", data).strip("-")
     name = re.sub(r"[^\w.-]+", "-", recipe.backbone.partition("/")[2])
-    stem = f"{data or 'data'}-{name}"
+    stem = f"{prefix}{data or 'data'}-{name}"
     return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in itertools.count(1))
 
 
