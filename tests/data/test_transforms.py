@@ -108,6 +108,9 @@ def test_normalising_a_batch_equals_normalising_each_image_bit_for_bit(size):
         batch = to_input(pixels.contiguous(memory_format=layout), preprocess, cpu)
         assert torch.equal(batch, expected)
         assert batch.stride() == place_images(expected, cpu).stride()
+        mixed = pixels.to(torch.float32).contiguous(memory_format=layout)
+        assert torch.equal(to_input(mixed, preprocess, cpu), expected)
+        assert torch.equal(mixed, pixels.to(torch.float32)), "the given images have changed"
 
 
 @pytest.mark.parametrize("augment", ["light", "strong", "rand-augment", "auto-augment"])

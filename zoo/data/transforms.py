@@ -122,7 +122,8 @@ def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Te
     """Convert a batch of pixels to model input: move to the device, scale to 0..1, normalise.
 
     Args:
-        images: (N, C, H, W) uint8, moved as such: a quarter of the bytes of float32.
+        images: (N, C, H, W) uint8, moved as such: a quarter of the bytes of float32; or float32
+            from 0 to 255. They are not changed.
         preprocess: Mean and std.
         device: Device of the model.
 
@@ -138,7 +139,7 @@ def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Te
         torch.tensor(values).repeat(width).to(device, non_blocking=True)
         for values in (preprocess.mean, preprocess.std)
     )
-    rows = rows.to(torch.float32).mul_(1 / 255).sub_(mean).div_(std)
+    rows = rows.to(torch.float32, copy=True).mul_(1 / 255).sub_(mean).div_(std)
     return place_images(rows.view(count, height, width, channels).permute(0, 3, 1, 2), device)
 
 
