@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from zoo.tasks.distillation import Distillation, with_unlabelled
 from zoo.tasks.multi_label import MULTI_LABEL
 from zoo.tasks.single_label import SINGLE_LABEL
-from zoo.tasks.task import UNMEASURED, Baseline, Metrics, Task, metric_label
+from zoo.tasks.task import UNMEASURED, Baseline, Criterion, Metrics, Task, metric_label
 
 #: Tasks by name, as in `Recipe.task`.
 TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL)}
@@ -21,8 +22,11 @@ __all__ = [
     "TASKS",
     "UNMEASURED",
     "Baseline",
+    "Criterion",
+    "Distillation",
     "Metrics",
     "Task",
     "fitting_task",
     "metric_label",
+    "with_unlabelled",
 ]

@@ -64,11 +64,26 @@ class MultiLabel:
         label_smoothing: float = 0.0,
     ) -> Tensor:
         """Compute the mean binary cross entropy () over rows and classes."""
-        return self.losses(logits, targets, class_weights, label_smoothing).mean() / logits.shape[1]
+        each = self.losses(logits, targets, class_weights, label_smoothing)
+        return each.mean() / self.terms(logits.shape[1])
 
     def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
         """Return 1 for each row, because class weights apply to positive targets."""
         return torch.ones(len(targets), device=targets.device)
+
+    def distill_losses(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Compute the sum of binary cross entropies with softened sigmoids, times T squared."""
+        taught = (teacher.to(logits) / temperature).sigmoid()
+        each = binary_cross_entropy_with_logits(logits / temperature, taught, reduction="none")
+        return each.sum(dim=1) * temperature**2
+
+    def terms(self, num_classes: int) -> int:
+        """Return the number of classes."""
+        return num_classes
+
+    def shares(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Return the targets as they are."""
+        return targets
 
     def class_weights(self, counts: Sequence[int], images: int) -> Tensor:
         """Return negatives / positives of each class, the weight of its positive targets."""

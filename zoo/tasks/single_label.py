@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from zoo.tasks.task import Baseline, Metrics
 
@@ -68,6 +68,22 @@ class SingleLabel:
         if class_weights is None or targets.ndim == 2:
             return torch.ones(len(targets), device=targets.device)
         return class_weights[targets]
+
+    def distill_losses(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Compute the Kullback-Leibler divergence of softened softmax outputs, times T squared."""
+        student, taught = (
+            (each / temperature).log_softmax(dim=1) for each in (logits, teacher.to(logits))
+        )
+        each = kl_div(student, taught, reduction="none", log_target=True)
+        return each.sum(dim=1) * temperature**2
+
+    def terms(self, num_classes: int) -> int:
+        """Return 1."""
+        return 1
+
+    def shares(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Return 1 for the class of each image; mixed targets as they are."""
+        return targets if targets.ndim == 2 else one_hot(targets, num_classes).to(torch.float32)
 
     def class_weights(self, counts: Sequence[int], images: int) -> Tensor:
         """Return inverse frequencies, with mean 1 over the images (scikit-learn's `balanced`)."""

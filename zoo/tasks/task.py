@@ -63,7 +63,33 @@ def metric_label(name: str) -> str:
     )
 
 
-class Task(Protocol):
+class Criterion(Protocol):
+    """What a training step minimises and counts."""
+
+    def loss(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Compute the training loss (), a mean weighted by `weights`.
+
+        Args:
+            logits: (N, classes) float32.
+            targets: (N, ...).
+            class_weights: (classes,), or None.
+            label_smoothing: 0..1.
+        """
+
+    def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+        """Return the weight (N,) of each row in `loss`."""
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return whether each row is predicted correctly, (N,) bool."""
+
+
+class Task(Criterion, Protocol):
     """Interface of a task: targets, loss, metrics and predictions."""
 
     @property
@@ -123,17 +149,23 @@ class Task(Protocol):
             label_smoothing: 0..1.
         """
 
-    def loss(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        class_weights: Tensor | None = None,
-        label_smoothing: float = 0.0,
-    ) -> Tensor:
-        """Compute the training loss (), a mean weighted by `weights`; arguments as in `losses`."""
+    def distill_losses(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Compute the distillation loss (N,) of each row (Hinton et al., 2015), in nats.
 
-    def weights(self, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-        """Return the weight (N,) of each row in `loss`."""
+        It is multiplied by the square of the temperature, because the gradients of softened targets
+        are smaller by this factor.
+
+        Args:
+            logits: (N, classes) float32.
+            teacher: Logits (N, classes) float32 of another network for the same images.
+            temperature: Above 0; divides both logits.
+        """
+
+    def terms(self, num_classes: int) -> int:
+        """Return the number of terms whose sum each of `losses` is, and `loss` the mean."""
+
+    def shares(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Return targets, which may be mixed, as shares of classes (N, classes) float32."""
 
     def class_weights(self, counts: Sequence[int], images: int) -> Tensor:
         """Compute weights (classes,) that compensate for class imbalance.
@@ -151,9 +183,6 @@ class Task(Protocol):
 
     def decide(self, logits: Tensor) -> Tensor:
         """Return predictions, in the form of targets."""
-
-    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return whether each row is predicted correctly, (N,) bool."""
 
     def answers(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return what calibration is measured on: A answers for each image, 1 or one by class.
