@@ -119,14 +119,15 @@ class EpochEnd:
     """An epoch has ended; the fields are the columns of metrics.csv. Epoch 0 is the probe.
 
     `metrics` has keys such as `train_loss` and `val_accuracy`. Losses are means in nats (on train
-    with label smoothing and class weights, if any); all others are in 0..1 (on train with augmented
-    images, while the model changes). The task determines them: `val_accuracy`,
-    `val_balanced_accuracy` and `val_f1` for single-label; `val_map`, `val_f1` and `val_accuracy`
-    (all labels correct) for multi-label. `interpolation` is the position of the measured weights
-    between the initial ones of fine-tuning (0) and those at the end of the epoch (1). Learning
-    rates are those of the last step (`lr_backbone` at the deepest depth, 0 while all of the
-    backbone is frozen). `images_per_second` is that of training alone (for the probe, of feature
-    extraction), and `data_seconds` is the time that training spent waiting for images.
+    with label smoothing and class weights, if any; with a teacher, that of distillation); all
+    others are in 0..1 (on train with augmented images, while the model changes; of unlabelled
+    images, the share that is predicted as by the teacher). The task determines them:
+    `val_accuracy`, `val_balanced_accuracy` and `val_f1` for single-label; `val_map`, `val_f1` and
+    `val_accuracy` (all labels correct) for multi-label. `interpolation` is the position of the
+    measured weights between the initial ones of fine-tuning (0) and those at the end of the epoch
+    (1). Learning rates are those of the last step (`lr_backbone` at the deepest depth, 0 while all
+    of the backbone is frozen). `images_per_second` is that of training alone (for the probe, of
+    feature extraction), and `data_seconds` is the time that training spent waiting for images.
     """
 
     epoch: int

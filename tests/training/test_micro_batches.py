@@ -218,7 +218,7 @@ def test_an_attempt_that_failed_leaves_no_trace(limited, monkeypatch):
             Objective(
                 outputs_of=model,
                 loss_of=lambda logits, truth: (logits, cross_entropy(logits, truth)),
-                task=SINGLE_LABEL,
+                criterion=SINGLE_LABEL,
             ),
             batch,
             labels,

@@ -33,7 +33,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Labelled images of the train, val and test splits.
+    """Labelled images of the train, val and test splits, and unlabelled ones to train on.
 
     Attributes:
         class_names: Sorted names of the classes in train.
@@ -45,6 +45,8 @@ class Splits:
         examined: Examination results of the files, to be stored when training starts.
         value_range: Range of train images with more than 8 bits per channel; None without any.
         scan: Which images were read before training.
+        unlabelled: Images without labels, which fine-tuning with a teacher learns from; none of
+            them is in a split.
     """
 
     class_names: tuple[str, ...]
@@ -56,6 +58,7 @@ class Splits:
     examined: tuple[Examined, ...] = ()
     value_range: ValueRange | None = None
     scan: Mode = "full"
+    unlabelled: tuple[Sample, ...] = ()
 
     def counts(self, split: Sequence[Sample]) -> list[int]:
         """Count images per class, in the order of `class_names`."""

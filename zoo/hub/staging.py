@@ -151,6 +151,7 @@ def _paths_of(info: ModelInfo) -> dict[str, str]:
     """
     recipe = info.recipe
     given = [recipe.data, recipe.val, recipe.test, recipe.weights]
+    given += [recipe.teacher, recipe.unlabelled]
     if info.backbone.startswith(LOCAL):
         given.append(info.backbone)
     found = {str(Path.home()): "~"}

@@ -157,8 +157,9 @@ def _checkpoint(run: Path) -> tuple[list[Finding], About | None]:
     about: About | None = None
 
     def data() -> str:
-        train, val = read_data_keys(run)
-        return f"what the run learns from: {len(train)} train images, {len(val)} val"
+        train, val, unlabelled = map(len, read_data_keys(run).values())
+        more = f", {unlabelled} unlabelled" if unlabelled else ""
+        return f"what the run learns from: {train} train images, {val} val{more}"
 
     def last() -> str:
         nonlocal about

@@ -26,12 +26,15 @@ from zoo.runs.checkpoint_file import CHECKPOINT, DATA, Checkpoint, read_checkpoi
 from zoo.runs.write import versions
 from zoo.training.state import TrainingState
 
-#: Fields that don't affect the weights, and places of images, which are compared themselves.
+#: Fields that don't affect the weights, and places of images and of the teacher, which are compared
+#: themselves.
 FREE = frozenset(
     {
         "data",
         "val",
         "test",
+        "teacher",
+        "unlabelled",
         "workers",
         "cache_size",
         "collective_timeout",
@@ -69,6 +72,7 @@ class DataKeys:
 
     train: Sequence[bytes]
     val: Sequence[bytes]
+    unlabelled: Sequence[bytes] = ()
 
 
 class _About(BaseModel):
@@ -80,6 +84,7 @@ class _About(BaseModel):
     origins: dict[str, str] = {}
     weights_source: str
     weights_sha256: str
+    teacher_sha256: str = ""
     processes: int
     environment: dict[str, str]
     training: TrainingState
@@ -129,20 +134,24 @@ def write_data_keys(folder: Path, splits: Splits, keys: DataKeys) -> None:
     Raises:
         RunError: The file can't be written.
     """
-    samples = chain(splits.train, splits.val)
+    samples = chain(splits.train, splits.val, splits.unlabelled)
     # NUL is the only character that no path contains.
     names = "\0".join(_name(sample) for sample in samples).encode(errors="surrogateescape")
     tensors = {
         "names": torch.from_numpy(np.frombuffer(names, np.uint8).copy()),
         "keys": torch.from_numpy(
-            np.frombuffer(b"".join([*keys.train, *keys.val]), np.uint8).copy()
+            np.frombuffer(b"".join([*keys.train, *keys.val, *keys.unlabelled]), np.uint8).copy()
         ),
     }
-    write_checkpoint(folder, tensors, {"train": len(splits.train)}, name=DATA)
+    about = {"train": len(splits.train), "unlabelled": len(splits.unlabelled)}
+    write_checkpoint(folder, tensors, about, name=DATA)
 
 
-def read_data_keys(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Read what `write_data_keys` saved: content keys of train and val images by CLASS/NAME.
+def read_data_keys(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Read what `write_data_keys` saved.
+
+    Returns:
+        Content keys of images by CLASS/NAME; of `train`, `val` and `unlabelled`.
 
     Raises:
         RunError: The file is missing, damaged, or has other contents.
@@ -153,20 +162,28 @@ def read_data_keys(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
         names = text.decode(errors="surrogateescape").split("\0")
         flat = noted.tensors["keys"].numpy().tobytes()
         train = int(noted.about["train"])
+        # Runs of earlier versions have none.
+        val = len(names) - int(noted.about.get("unlabelled", 0))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / CHECKPOINT / DATA} can't be understood: {error}") from error
     size = len(flat) // len(names)
     keyed = [(name, flat[n * size : (n + 1) * size]) for n, name in enumerate(names)]
-    return dict(keyed[:train]), dict(keyed[train:])
+    return {
+        "train": dict(keyed[:train]),
+        "val": dict(keyed[train:val]),
+        "unlabelled": dict(keyed[val:]),
+    }
 
 
 def changes_of_data(folder: Path, splits: Splits, keys: DataKeys) -> list[str]:
     """Describe how the images differ from those at the start of the run, one line per kind."""
-    train, val = read_data_keys(folder)
-    return [
-        *_differences("train", train, _keyed(splits.train, keys.train)),
-        *_differences("val", val, _keyed(splits.val, keys.val)),
-    ]
+    before = read_data_keys(folder)
+    now = {
+        "train": _keyed(splits.train, keys.train),
+        "val": _keyed(splits.val, keys.val),
+        "unlabelled": _keyed(splits.unlabelled, keys.unlabelled),
+    }
+    return [line for part in now for line in _differences(part, before[part], now[part])]
 
 
 def changes_of_recipe(

@@ -228,7 +228,9 @@ def execute(
         )
         keys = together(
             lambda: DataKeys(
-                train=content_keys(prepared.splits.train), val=content_keys(prepared.splits.val)
+                train=content_keys(prepared.splits.train),
+                val=content_keys(prepared.splits.val),
+                unlabelled=content_keys(prepared.splits.unlabelled),
             )
         )
         writer = RunWriter(prepared, folder, checkpoint)

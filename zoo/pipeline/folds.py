@@ -218,5 +218,6 @@ def _fold(folder: Path, number: int) -> Path:
 
 
 def _places(recipe: Recipe) -> list[str]:
-    """Return the fields of a recipe that name data."""
-    return [name for name in ("data", "val", "test") if getattr(recipe, name) is not None]
+    """Return the fields of a recipe that name data, or the run of a teacher."""
+    places = ("data", "val", "test", "teacher", "unlabelled")
+    return [name for name in places if getattr(recipe, name) is not None]

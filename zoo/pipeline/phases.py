@@ -40,14 +40,14 @@ from zoo.machine.processes import decide_on_main, together
 from zoo.models.build import build_from
 from zoo.models.replay import Boundary, activations
 from zoo.pipeline.compatibility import DataKeys
-from zoo.planning import Prepared
+from zoo.planning import Plan, Prepared
 from zoo.planning.decisions import decide_change, decide_epochs
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 from zoo.runs.growth import Growth
 from zoo.runs.temperature import FEW, Calibration, calibrate
 from zoo.runs.transfer import Transfer, why_not_measured
-from zoo.tasks import TASKS, UNMEASURED, Metrics
+from zoo.tasks import TASKS, UNMEASURED, Metrics, with_unlabelled
 from zoo.training.adapters import attached
 from zoo.training.batch_transform import batch_transform
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
@@ -104,7 +104,7 @@ def run_stages(
     recipe = change(plan.recipe, **state.decided)
     if recipe.train == "probe":
         return
-    images = _images(prepared, recipe, keys)
+    images = _with_unlabelled(_images(prepared, recipe, keys), prepared, recipe, keys)
     with Stores() as stores:
         loaders, deadline = None, None
         if prepared.activations is None:
@@ -135,7 +135,8 @@ def run_stages(
             task=task,
             baseline=plan.baseline,
             class_weights=class_weights,
-            batch_transform=batch_transform(recipe, len(plan.class_names)),
+            batch_transform=batch_transform(recipe, _width(images.views, plan)),
+            teacher=prepared.teacher,
             adapters=prepared.adapters,
             deadline=deadline,
         )
@@ -168,6 +169,7 @@ def _epochs(prepared: Prepared, recipe: Recipe, state: TrainingState, listen: Li
         prepared.speed,
         train_images=len(prepared.splits.train),
         val_images=len(prepared.splits.val),
+        unlabelled=len(prepared.splits.unlabelled),
         spent=time.perf_counter() - prepared.started,
         probed=state.probed,
         listen=listen,
@@ -216,6 +218,37 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
         seen=seen,
         augmented=augmented,
     )
+
+
+def _with_unlabelled(
+    images: _Images, prepared: Prepared, recipe: Recipe, keys: DataKeys
+) -> _Images:
+    """Return the datasets with unlabelled images, if there are any, among the train views."""
+    splits, views = prepared.splits, images.views
+    if not splits.unlabelled:
+        return images
+    decoded = DecodedImages(
+        [*splits.train, *splits.unlabelled],
+        images.augmented.prepare,
+        keys=[*keys.train, *keys.unlabelled],
+    )
+    targets = with_unlabelled(
+        TASKS[recipe.task], views.targets, len(splits.unlabelled), len(splits.class_names)
+    )
+    joined = ImageDataset(
+        decoded,
+        targets,
+        views.augment,
+        seed=views.seed,
+        views=views.views,
+        repeats=views.repeats,
+    )
+    return replace(images, views=joined)
+
+
+def _width(views: ImageDataset, plan: Plan) -> int:
+    """Return the width of targets as shares of classes, to which unlabelled images add a column."""
+    return views.targets.shape[1] if views.targets.ndim == 2 else len(plan.class_names)
 
 
 class _Probing:

@@ -81,6 +81,7 @@ class RunWriter:
             "origins": dict(prepared.plan.config.origins),
             "weights_source": prepared.plan.weights_source,
             "weights_sha256": backbone_sha256(prepared.model, prepared.backbone),
+            "teacher_sha256": "" if prepared.teacher is None else prepared.teacher.sha256,
             "processes": prepared.plan.processes,
             "environment": environment(prepared.accelerator.device),
         }
@@ -119,6 +120,8 @@ class RunWriter:
         changes += changes_of_data(self._folder, self._prepared.splits, keys)
         if checkpoint.about["weights_sha256"] != self._start["weights_sha256"]:
             changes.append(f"the initial weights ({plan.weights_source}) differ")
+        if checkpoint.about.get("teacher_sha256", "") != self._start["teacher_sha256"]:
+            changes.append(f"the teacher ({plan.recipe.teacher or 'none'}) is another one")
         refuse(self._folder, changes, clashes, allowed=allow_changed)
         warn_of_environment(checkpoint, listen)
         remove_unfinished(self._folder)
@@ -261,6 +264,7 @@ class RunWriter:
             versions=versions(),
             history=tuple(self.state.history),
             transfer=self.state.transfer,
+            teacher={} if self._prepared.teacher is None else self._prepared.teacher.about,
             temperature=1.0 if calibration is None else calibration.temperature,
             calibrated="" if calibration is None else "probe",
             confidence=None if calibration is None else calibration.confidence,

@@ -30,6 +30,7 @@ from zoo.runs.transfer import Transfer
 from zoo.tasks import TASKS, Baseline
 from zoo.training.adapters import Adapters, make_adapters
 from zoo.training.budget import Speed
+from zoo.training.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ class Prepared:
         depths: Depths of the model, also by the names it has with adapters.
         settings: Training settings of each parameter, as planned.
         adapters: Adapters for fine-tuning, not yet in the model; None: not used.
+        teacher: The teacher of distillation; None without one.
     """
 
     started: float
@@ -112,6 +114,7 @@ class Prepared:
     probe: Boundary | None
     activations: Boundary | None
     adapters: Adapters | None
+    teacher: Teacher | None
 
 
 def prepare(
@@ -213,4 +216,5 @@ def prepare(
         probe=network.probe,
         activations=activations,
         adapters=adapters,
+        teacher=network.teacher,
     )

@@ -51,7 +51,7 @@ def choose_backbone(
         DataError: As in `read_data`.
     """
     # Converting each of the networks would take longer than computing features of few images.
-    recipe = change(resolver.recipe, engine="torch")
+    recipe = change(resolver.recipe, engine="torch", unlabelled=None)
     if recipe.weights != "pretrained":
         raise RecipeError(
             f"`backbone=auto` compares pretrained backbones, but weights = {recipe.weights!r}",

@@ -60,6 +60,9 @@ def plan_activations(
     if recipe.mixup or recipe.cutmix:
         listen(Note(text="activations are not cached: each batch of images is mixed"))
         return None
+    if recipe.teacher is not None:
+        listen(Note(text="activations are not cached: the teacher sees the images"))
+        return None
     frozen = freezing.always
     with temporarily_frozen(model, backbone, depths, frozen=frozen, batch_norm=recipe.batch_norm):
         try:

@@ -37,6 +37,9 @@ SGD_AFTER_PROBE = {**SGD, "lr": 5e-4}
 #: Defaults that differ after a probe, which has already trained the head.
 PROBED = {"head_lr_mult": 1.0}
 
+#: Weight and temperature of distillation (docs/distillation.md).
+DISTILLED = {"distill_weight": 0.5, "distill_temperature": 2.0}
+
 #: Number of images from which a probe needs no augmented views; maximum number of views.
 _ROWS_ENOUGH, _MOST_VIEWS = 200, 4
 
@@ -96,6 +99,14 @@ def decide_adapters(resolver: Resolver) -> None:
         resolver.replace("twice the rank", lora_alpha=2.0 * rank)
 
 
+def decide_distillation(resolver: Resolver) -> None:
+    """Decide weight and temperature of distillation, if there is a teacher."""
+    recipe = resolver.recipe
+    if recipe.teacher is not None:
+        left_open = {k: v for k, v in DISTILLED.items() if getattr(recipe, k) is None}
+        resolver.replace("with a teacher", **left_open)
+
+
 def decide_for_demo(resolver: Resolver, backbone: Backbone, listen: Listener) -> None:
     """Decide the demo's settings, if no data is given."""
     if resolver.recipe.data is not None:
@@ -124,8 +135,9 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
         for name in ("mixup", "cutmix", "ema_decay", "repeated_augmentation"):
             if getattr(recipe, name) != Recipe.model_fields[name].default:
                 listen(Note(text=f"{name} has no effect: only fine-tuning uses it"))
+        fields = ("lora_rank", "lora_alpha", "teacher", *DISTILLED, "unlabelled")
         resolver.replace(
-            "a probe trains the head alone", freeze="backbone", lora_rank=None, lora_alpha=None
+            "a probe trains the head alone", freeze="backbone", **dict.fromkeys(fields)
         )
     else:
         resolver.decide("after a probe", **PROBED)
@@ -252,6 +264,7 @@ def decide_epochs(
     train_images: int,
     val_images: int,
     spent: float,
+    unlabelled: int = 0,
     probed: bool = False,
     listen: Listener,
 ) -> int:
@@ -263,8 +276,9 @@ def decide_epochs(
         return 0
     most = recipe.epochs if "epochs" in recipe.model_fields_set else _MOST_EPOCHS
     left = budget - spent - probe
-    epochs = affordable_epochs(left, speed, train_images, val_images, most)
-    each = speed.epoch(train_images, val_images)
+    trained = train_images + unlabelled
+    epochs = affordable_epochs(left, speed, trained, val_images, most)
+    each = speed.epoch(trained, val_images)
     known = f"{spent:.0f} s so far, " if probed else f"probe {probe:.0f} s, "
     total = spent + probe + epochs * each
     listen(

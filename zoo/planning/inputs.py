@@ -21,14 +21,15 @@ from zoo.data.check import (
     warn_of,
 )
 from zoo.data.columns import has_groups
+from zoo.data.decoded import content_keys
 from zoo.data.files import waiting_for_fresh_files
-from zoo.data.issue import describe
+from zoo.data.issue import Issue, because, describe, refuse
 from zoo.data.sample import Sample
-from zoo.data.scan import Mode, Verdict, decode_all, partial_scan
-from zoo.data.sources import Source, is_remote, source_of
+from zoo.data.scan import Mode, Scan, Verdict, decode_all, partial_scan, readable_images
+from zoo.data.sources import Source, is_remote, source_of, unlabelled_images
 from zoo.data.split import Splits, group_indices, read_splits
 from zoo.data.value_range import common_range
-from zoo.errors import RecipeError, SizeError, WeightsUnavailableError
+from zoo.errors import DataError, RecipeError, SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
 from zoo.io.files import expand
 from zoo.io.text import count
@@ -83,7 +84,8 @@ def read_data(
         with_test: Whether to read the test images, if there are any.
 
     Raises:
-        DataError: The folder does not exist, or has no images or too few classes.
+        DataError: The folder does not exist, or has no images or too few classes; or there are no
+            unlabelled images where the recipe says.
     """
     if recipe.data is not None:
         listen(Note(text=f"reading the images of {recipe.data}"))
@@ -123,6 +125,14 @@ def _read(recipe: Recipe, listen: Listener, channels: int, *, with_test: bool) -
             strict=recipe.strict,
             scan=partial_scan(mode, demo if recipe.data is None else scan),
         )
+        if recipe.unlabelled is not None:
+            if mode != "full":
+                raise RecipeError(
+                    f"`unlabelled` needs `scan` = full, and it is {mode}: images that val or test "
+                    f"have are left out by their content",
+                    hint="set `scan` to full",
+                )
+            splits = _with_unlabelled(splits, recipe.unlabelled, scan, strict=recipe.strict)
     results = by_content(examined)
     # The main process speaks for all, and comparing all images takes a while.
     warned = warn_of(splits, results, channels=channels) if results and is_main() else []
@@ -136,6 +146,9 @@ def _read(recipe: Recipe, listen: Listener, channels: int, *, with_test: bool) -
     sizes = sizes_of(splits) if recipe.held_out_fold is None else []
     for text in sizes:
         listen(Note(text=text))
+    if recipe.unlabelled is not None:
+        unlabelled = f"{count(len(splits.unlabelled), 'image')} without labels"
+        listen(Note(text=f"{unlabelled} from {recipe.unlabelled}, for the teacher alone"))
     _note_groups(splits, listen)
     # Without results, samples need not be made of columns.
     read = splits.train if results else ()
@@ -154,6 +167,47 @@ def _read(recipe: Recipe, listen: Listener, channels: int, *, with_test: bool) -
         examined=tuple(examined),
         value_range=value_range,
         scan=mode,
+    )
+
+
+def _with_unlabelled(splits: Splits, place: str, scan: Scan, *, strict: bool) -> Splits:
+    """Add the unlabelled images of a place; those that a split has are left out.
+
+    Otherwise val and test images would be learnt from, if only by what the teacher says of them.
+
+    Raises:
+        DataError: It can't be read, none of its images is left, or (strict) one can't be read.
+    """
+    samples, issues = readable_images(unlabelled_images(place), scan)
+    if strict:
+        refuse(issues)
+    known = {
+        key: split
+        for split, images in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+        for key in content_keys(images)
+    }
+    found: dict[bytes, Sample] = {}
+    in_split: Counter[str] = Counter()
+    for sample, key in zip(samples, content_keys(samples), strict=True):
+        if key in known:
+            in_split[known[key]] += 1
+        else:
+            found.setdefault(key, sample)
+    twice = len(samples) - len(found) - in_split.total()
+    left_out = [f"{count(n, 'image')} that {split} has" for split, n in in_split.items()]
+    left_out += [f"{count(twice, 'image')} that it has twice"] if twice else []
+    if left_out:
+        reason = f"left out of the unlabelled images: {', '.join(left_out)}"
+        issues.append(Issue(kind="note", name=place, reason=reason))
+    if not found:
+        raise DataError(
+            f"no unlabelled images in {place}{because(issues)}",
+            hint="leave `unlabelled` out, or give other images",
+        )
+    return replace(
+        splits,
+        unlabelled=tuple(found.values()),
+        issues=tuple(dict.fromkeys((*splits.issues, *issues))),
     )
 
 

@@ -42,6 +42,7 @@ from zoo.planning.decisions import (
     decide_adapters,
     decide_augmentation,
     decide_batch,
+    decide_distillation,
     decide_epochs,
     decide_for_demo,
     decide_metric,
@@ -54,10 +55,12 @@ from zoo.planning.decisions import (
 )
 from zoo.planning.inputs import as_asked, load_weights, read_data
 from zoo.planning.same_data import check_same_data
+from zoo.planning.teacher import load_teacher
 from zoo.recipe import Recipe
 from zoo.recipe.fields import seconds_of
 from zoo.runs.folder import choose_folder
-from zoo.training.budget import Speed, measure_speed
+from zoo.training.budget import Speed, forward_seconds, measure_speed
+from zoo.training.teacher import Teacher
 from zoo.weights import LoadedWeights
 
 
@@ -96,6 +99,7 @@ class Network:
         model: On its final device.
         depths: Its depths.
         preprocess: Preprocessing that it supports.
+        teacher: The teacher of distillation; None without one.
         probe: The boundary that gives the probe's features; None without a probe.
         micro_batch: Images of a batch that are computed at a time; None: all.
         speed: The measured speed, if the recipe limits the time of the run; else None.
@@ -104,6 +108,7 @@ class Network:
     model: nn.Module
     depths: Depths
     preprocess: Preprocess
+    teacher: Teacher | None = None
     probe: Boundary | None = None
     micro_batch: int | None = None
     speed: Speed | None = None
@@ -149,6 +154,8 @@ def resolve(
     )
     _decide_by_images(resolver, inputs.splits, machine, listen)
     network = _build(resolver.recipe, inputs, machine, listen)
+    teacher = load_teacher(resolver, inputs.splits, network.preprocess, machine.accelerator, listen)
+    network = replace(network, teacher=teacher)
     network = _decide_by_network(resolver, network, inputs, machine, listen)
     decide_stages(resolver, len(inputs.splits.train), listen)
     recipe, size = resolver.recipe, network.preprocess.size
@@ -156,6 +163,7 @@ def resolve(
         data=_located(recipe.data),
         val=_located(recipe.val),
         test=_located(recipe.test),
+        unlabelled=_located(recipe.unlabelled),
         image_size=size if isinstance(size, int) else None,
     )
     resolver.replace(
@@ -189,6 +197,7 @@ def _gather(
         backbone_options=check_options(backbone, recipe.backbone_options),
     )
     decide_adapters(resolver)
+    decide_distillation(resolver)
     decide_optimizer(resolver)
     decide_augmentation(resolver)
     # Chosen by one process: a slower one would find the folder that a faster one has created.
@@ -276,11 +285,13 @@ def _decide_by_network(
             min(batch_size, micro_batch or batch_size),
             machine.device,
         )
+        speed = _with_teacher(speed, network.teacher, micro_batch or batch_size, machine.device)
         epochs = decide_epochs(
             recipe,
             speed,
             train_images=len(splits.train),
             val_images=len(splits.val),
+            unlabelled=len(splits.unlabelled),
             spent=time.perf_counter() - machine.started,
             listen=listen,
         )
@@ -288,7 +299,20 @@ def _decide_by_network(
         if not epochs and recipe.train == "probe+finetune":
             listen(Note(text="no time for fine-tuning: train = probe"))
             resolver.replace("no time for fine-tuning", train="probe")
-    return replace(network, probe=probe, micro_batch=micro_batch, speed=speed)
+    teacher = None if resolver.recipe.train == "probe" else network.teacher
+    return replace(network, teacher=teacher, probe=probe, micro_batch=micro_batch, speed=speed)
+
+
+def _with_teacher(
+    speed: Speed, teacher: Teacher | None, batch_size: int, device: torch.device
+) -> Speed:
+    """Add the time of the teacher's forward pass to that of a training step."""
+    if teacher is None:
+        return speed
+    preprocess = teacher.preprocess
+    shape = (preprocess.channels, *preprocess.height_width)
+    seconds = forward_seconds(teacher.model, shape, batch_size, device)
+    return replace(speed, train=speed.train + seconds)
 
 
 def _located(data: str | None) -> str | None:

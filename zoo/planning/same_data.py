@@ -24,7 +24,7 @@ class _Seen:
 
     host: str
     classes: tuple[str, ...]
-    images: tuple[int, int]
+    images: tuple[int, int, int]
     names: str
     contents: str
 
@@ -41,10 +41,11 @@ class _Seen:
             named += [f"lacks {listed(missing)}"] if missing else []
             found.append(f"classes ({', '.join(named) or 'in another order'})")
         if self.images != main.images:
-            (train, val), (main_train, main_val) = self.images, main.images
+            (train, val, rest), (main_train, main_val, main_rest) = self.images, main.images
+            more, main_more = (f", {n} unlabelled" if n else "" for n in (rest, main_rest))
             found.append(
-                f"number of images ({train} train and {val} val instead of {main_train} and "
-                f"{main_val})"
+                f"number of images ({train} train and {val} val{more} instead of {main_train} and "
+                f"{main_val}{main_more})"
             )
         if not found and self.names != main.names:
             found.append("names of images")
@@ -78,15 +79,15 @@ def check_same_data(accelerator: Accelerator, splits: Splits) -> None:
 
 
 def _seen(splits: Splits) -> _Seen:
-    both = [splits.train, splits.val]
+    parts = [splits.train, splits.val, splits.unlabelled]
     return _Seen(
         host=platform.node(),
         classes=splits.class_names,
-        images=(len(splits.train), len(splits.val)),
+        images=(len(splits.train), len(splits.val), len(splits.unlabelled)),
         names=_digest(
-            [os.fsencode(f"{sample.label}/{sample.name}") for sample in split] for split in both
+            [os.fsencode(f"{sample.label}/{sample.name}") for sample in part] for part in parts
         ),
-        contents=_digest(_contents(split) for split in both),
+        contents=_digest(_contents(part) for part in parts),
     )
 
 

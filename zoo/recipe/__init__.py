@@ -106,6 +106,12 @@ SECTIONS = {
         "class_weights",
         "ema_decay",
     ),
+    "Distillation": (
+        "teacher",
+        "distill_weight",
+        "distill_temperature",
+        "unlabelled",
+    ),
     "Augmentation": (
         "augment",
         "hflip",
@@ -437,6 +443,33 @@ class Recipe(BaseModel):
         description="LoRA: adapters are scaled by this divided by their rank. Default: twice the "
         "rank.",
     )
+    teacher: str | None = Field(
+        None,
+        min_length=1,
+        description="Distillation: run folder of a model, usually a larger one, whose outputs the "
+        "run learns to match in fine-tuning, beside the labels. Its classes must be the same.",
+    )
+    distill_weight: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Distillation: weight of the teacher's part of the loss, that of the labels "
+        "has the rest; 1: the teacher alone. Default: 0.5.",
+    )
+    distill_temperature: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="Distillation: both networks' logits are divided by this temperature. "
+        "Default: 2.",
+    )
+    unlabelled: str | None = Field(
+        None,
+        min_length=1,
+        description="Distillation: images without labels (a folder, or any other source), from "
+        "which fine-tuning learns the teacher's outputs. Those that are also val or test images "
+        "are left out.",
+    )
     head_init: Literal["normal", "xavier_uniform", "library"] = Field(
         "normal",
         description="Initialization of the new head; library: as the backbone's library does it.",
@@ -512,7 +545,9 @@ class Recipe(BaseModel):
         "training step gives up, such as 90s. Scans, caches and probes may take longer.",
     )
 
-    @field_validator("backbone", "weights", "data", "val", "test", "group_by")
+    @field_validator(
+        "backbone", "weights", "data", "val", "test", "group_by", "teacher", "unlabelled"
+    )
     @classmethod
     def _has_no_nul(cls, value: str | None, about: ValidationInfo) -> str | None:
         if value is not None and "\0" in value:
@@ -602,6 +637,23 @@ class Recipe(BaseModel):
             raise ValueError(
                 f'lora_rank = {self.lora_rank}: there is nothing to adapt, as train = "probe" fits '
                 f'the head alone; leave it out, or use train = "probe+finetune"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _distils_in_finetuning(self) -> Recipe:
+        useless = {
+            "distill_weight": self.distill_weight,
+            "distill_temperature": self.distill_temperature,
+            "unlabelled": self.unlabelled,
+        }
+        given = [f"{name} = {value!r}" for name, value in useless.items() if value is not None]
+        if self.teacher is None and given:
+            raise ValueError(f"{given[0]}: there is no teacher; set teacher too")
+        if self.teacher is not None and self.train == "probe":
+            raise ValueError(
+                f'teacher = {self.teacher!r}: only fine-tuning learns from it, and train = "probe" '
+                f'fits the head alone; leave it out, or use train = "probe+finetune"'
             )
         return self
 

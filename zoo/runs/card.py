@@ -112,7 +112,7 @@ def card_text(
 {measured}
 {_calibration(info, val_images)}| backbone | {backbone.name} |
 {_options(info)}| started from | {markdown(info.weights_source)} |
-{_licence(info, backbone)}| input | {colours}, {height} x {width} pixels |
+{_teacher(info)}{_licence(info, backbone)}| input | {colours}, {height} x {width} pixels |
 {_transfer(info)}| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
 {"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
 {chosen}
@@ -430,6 +430,14 @@ def _out_of_fold(info: ModelInfo) -> str:
 def _options(info: ModelInfo) -> str:
     options = info.recipe.backbone_options
     return f"| its options | {markdown(options_text(options))} |\n" if options else ""
+
+
+def _teacher(info: ModelInfo) -> str:
+    if not info.teacher:
+        return ""
+    parts = [info.teacher.get(name, "") for name in ("backbone", "score")]
+    about = markdown(", ".join(filter(None, parts)))
+    return f"| distilled from | {about}, sha256 {markdown(info.teacher.get('sha256', ''))} |\n"
 
 
 def _transfer(info: ModelInfo) -> str:

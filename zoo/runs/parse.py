@@ -35,6 +35,7 @@ _JSON = frozenset(
         "confidence",
         "familiarity",
         "shift",
+        "teacher",
         "counts",
     }
 )

@@ -88,6 +88,8 @@ class ModelInfo:
             cross-validation, and of val images if there are any. Empty: none, or not known.
         confidence: How sure and how right the model is on held-out images; None if unknown.
         familiarity: What is needed to flag images unlike the training images; None if unknown.
+        teacher: Of a run with distillation, its teacher's `backbone`, the `sha256` of its tensors,
+            and its `score` as text; else empty.
         shift: Whether the test images are from another source; None if not measured.
         counts: Number of images of each class, in the order of the logits, by split; empty if not
             known.
@@ -117,6 +119,7 @@ class ModelInfo:
     confidence: Confidence | None = None
     familiarity: Familiarity | None = None
     shift: Shift | None = None
+    teacher: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[
         Annotated[str, Field(pattern="^(train|val|test)$")],
         Annotated[tuple[Annotated[int, Field(ge=0)], ...], FailFast()],
@@ -164,6 +167,7 @@ class ModelInfo:
             "confidence": None if self.confidence is None else asdict(self.confidence),
             "familiarity": None if self.familiarity is None else asdict(self.familiarity),
             "shift": None if self.shift is None else asdict(self.shift),
+            "teacher": dict(self.teacher),
             "counts": {split: list(of_class) for split, of_class in self.counts.items()},
         }
         return {

@@ -61,6 +61,22 @@ def measure_speed(
     return Speed(train=train, forward=forward)
 
 
+def forward_seconds(
+    model: nn.Module, shape: tuple[int, int, int], batch_size: int, device: torch.device
+) -> float:
+    """Return the seconds per image of a forward pass of a model in eval mode; see `measure_speed`.
+
+    Args:
+        model: The model on its device.
+        shape: (channels, height, width) of an image.
+        batch_size: Images per batch.
+        device: Device of the model.
+    """
+    images = place_images(torch.zeros(batch_size, *shape), device)
+    with torch.no_grad():
+        return median_seconds(lambda: model(images), device) / batch_size
+
+
 def affordable_epochs(
     seconds: float, speed: Speed, train_images: int, val_images: int, most: int
 ) -> int:

@@ -18,9 +18,10 @@ from zoo.errors import DataError, PluginError
 from zoo.events import StepEnd
 from zoo.machine.processes import in_any, together
 from zoo.models.optim import rate_of, set_learning_rates
-from zoo.tasks import Task
+from zoo.tasks import Criterion
 from zoo.training.gradients import Objective, step_gradients
 from zoo.training.setup import Loop
+from zoo.training.teacher import teach
 
 
 def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
@@ -46,12 +47,12 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
         outputs_of=partial(setup.loaders.outputs, loop.model),
         loss_of=partial(
             _loss,
-            task=setup.task,
+            criterion=setup.criterion,
             backbone=setup.backbone,
             label_smoothing=recipe.label_smoothing,
             class_weights=loop.class_weights,
         ),
-        task=setup.task,
+        criterion=setup.criterion,
         class_weights=loop.class_weights,
     )
 
@@ -66,6 +67,15 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
         if setup.batch_transform is not None:
             seed = derive_seed(recipe.seed, "mix", state.step, accelerator.process_index)
             loaded, targets = setup.batch_transform(loaded, targets, seed)
+        if setup.teacher is not None:
+            targets, state.micro_batch = teach(
+                setup.teacher,
+                loaded,
+                targets,
+                micro_batch=state.micro_batch,
+                accelerator=accelerator,
+                listen=listen,
+            )
         sums = step_gradients(
             loop.model,
             objective,
@@ -114,7 +124,7 @@ def _left(batches: Batches, done: int) -> Batches:
 def _loss(
     outputs: Any,
     targets: Tensor,
-    task: Task,
+    criterion: Criterion,
     backbone: Backbone,
     label_smoothing: float,
     class_weights: Tensor | None,
@@ -130,7 +140,7 @@ def _loss(
         )
     shares = (1.0, *backbone.aux)
     losses = [
-        share * task.loss(each.float(), targets, class_weights, label_smoothing)
+        share * criterion.loss(each.float(), targets, class_weights, label_smoothing)
         for share, each in zip(shares, (logits, *auxiliary), strict=bool(auxiliary))
     ]
     return logits, torch.stack(losses).sum()

@@ -21,7 +21,7 @@ from zoo.events import Listener, Note
 from zoo.io.text import count
 from zoo.machine.memory import disable_onednn_after, free_memory, is_out_of_memory, out_of_memory_as
 from zoo.models.freeze import learns_statistics
-from zoo.tasks import Task
+from zoo.tasks import Criterion
 
 #: Maps (output of the network, targets) to (logits of the main head, mean loss of all heads); the
 #: mean is weighted by the class weights, if any.
@@ -35,13 +35,13 @@ class Objective:
     Attributes:
         outputs_of: Maps inputs (n, ...) to the model's output.
         loss_of: Maps that output and targets to logits and loss.
-        task: Defines the weight of each sample, and which predictions are correct.
+        criterion: Defines the weight of each sample, and which predictions are correct.
         class_weights: (classes,) on the device, as used by `loss_of`; or None.
     """
 
     outputs_of: Callable[[Tensor], Any]
     loss_of: LossOf
-    task: Task
+    criterion: Criterion
     class_weights: Tensor | None = None
 
 
@@ -139,7 +139,7 @@ def _shares(targets: Tensor, objective: Objective, parts: int) -> list[Tensor | 
     """Return the share of each part in the mean over the batch."""
     if objective.class_weights is None or parts == 1:
         return [len(piece) / len(targets) for piece in targets.tensor_split(parts)]
-    weights = objective.task.weights(targets, objective.class_weights)
+    weights = objective.criterion.weights(targets, objective.class_weights)
     return [piece.sum() / weights.sum() for piece in weights.tensor_split(parts)]
 
 
@@ -169,7 +169,7 @@ def _accumulate(
                     loss = loss * share
                 accelerator.backward(loss)
         losses.append(loss.detach())
-        correct.append(objective.task.correct(logits.detach(), piece_targets).sum())
+        correct.append(objective.criterion.correct(logits.detach(), piece_targets).sum())
         # Otherwise they would occupy memory during the next part.
         del outputs, logits, loss
     return torch.stack(losses).sum(), torch.stack(correct).sum()

@@ -23,7 +23,7 @@ from zoo.models.groups import Setting, grouped
 from zoo.models.optim import lr_factor, make_optimizer
 from zoo.models.replay import forward_as, keep_modes
 from zoo.recipe import Recipe
-from zoo.tasks import Baseline, Task
+from zoo.tasks import Baseline, Criterion, Task
 from zoo.training.adapters import Adapters
 from zoo.training.batch_transform import BatchTransform
 from zoo.training.batches import Loaders
@@ -31,6 +31,7 @@ from zoo.training.ema import copied, restore_average, update_average
 from zoo.training.signals import StopRequest
 from zoo.training.snapshot import Clock, Save, Snapshot, restore, take
 from zoo.training.state import Seen, TrainingState, count_steps_again, seen_so_far
+from zoo.training.teacher import Teacher
 from zoo.training.unused import without_gradient
 
 
@@ -52,6 +53,8 @@ class Setup:
         baseline: Performance on val of a model that ignores the images.
         class_weights: Weight of each class in the loss (C,), or None.
         batch_transform: Applied to each training batch of images; None: not used.
+        teacher: Its logits become a part of the targets of each batch of images, as the last step
+            before the loss; None: not used.
         adapters: Adapters, which are in the model while it trains; None: not used.
         deadline: No epoch starts that would end later, by `time.perf_counter`; None: the recipe's
             number of epochs is the only limit.
@@ -70,8 +73,14 @@ class Setup:
     baseline: Baseline
     class_weights: Tensor | None
     batch_transform: BatchTransform | None
+    teacher: Teacher | None
     adapters: Adapters | None
     deadline: float | None
+
+    @property
+    def criterion(self) -> Criterion:
+        """What a training step minimises and counts."""
+        return self.task if self.teacher is None else self.teacher.criterion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from zoo import plugins
@@ -22,6 +23,7 @@ from zoo.data.sources.hf import (
     unlabelled_rows,
 )
 from zoo.data.sources.joined import JoinedSource
+from zoo.data.sources.layout import files_in
 from zoo.data.sources.shards import (
     ShardSource,
     archive_of,
@@ -32,10 +34,11 @@ from zoo.data.sources.shards import (
     shards_of,
 )
 from zoo.data.sources.source import Part, Source, is_remote, issues_of
-from zoo.data.sources.table import TABLES, TableSource
+from zoo.data.sources.table import TABLES, TableSource, images_of_table
 from zoo.data.sources.zipped import read_zip
-from zoo.errors import PluginError
+from zoo.errors import DataError, PluginError
 from zoo.io.files import exists, expand, is_file
+from zoo.io.text import printable
 from zoo.recipe import Recipe
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "plugin_source",
     "source_of",
     "unlabelled",
+    "unlabelled_images",
 ]
 
 
@@ -212,6 +216,35 @@ def unlabelled(data: str) -> tuple[list[Sample], list[str]] | None:
     if (shards := shards_of(path)) is not None:
         return images_of_shards(read_shards(path, shards)[0])
     return None
+
+
+def unlabelled_images(data: str) -> list[Sample]:
+    """List the images of a source, of which labels and splits don't count.
+
+    Args:
+        data: As for `open_source`. Folders are searched with their subfolders.
+
+    Raises:
+        DataError: As `open_source`.
+        PluginError: A plugin's source fails.
+    """
+    path = expand(data)
+    if is_file(path) and extension(path) in TABLES:
+        rows = images_of_table(path)
+        return [
+            row if isinstance(row, Sample) else Sample(name=row, labels=(), file=path.parent / row)
+            for row in rows
+        ]
+    found = unlabelled(data)
+    if found is not None:
+        return [replace(sample, labels=(), group=None) for sample in found[0]]
+    if not path.is_dir():
+        raise DataError(f"no such folder of images: {printable(data)}")
+    files = files_in(path)[0]
+    names = [file.relative_to(path).as_posix() for file in files]
+    return [
+        Sample(name=name, labels=(), file=file) for name, file in zip(names, files, strict=True)
+    ]
 
 
 def _is_dataset(data: str, path: Path) -> bool:
