@@ -125,9 +125,10 @@ class EpochEnd:
     `val_accuracy`, `val_balanced_accuracy` and `val_f1` for single-label; `val_map`, `val_f1` and
     `val_accuracy` (all labels correct) for multi-label. `interpolation` is the position of the
     measured weights between the initial ones of fine-tuning (0) and those at the end of the epoch
-    (1). Learning rates are those of the last step (`lr_backbone` at the deepest depth, 0 while all
-    of the backbone is frozen). `images_per_second` is that of training alone (for the probe, of
-    feature extraction), and `data_seconds` is the time that training spent waiting for images.
+    (1); if they are an average of the last epochs, `averaged` is the number of these. Learning
+    rates are those of the last step (`lr_backbone` at the deepest depth, 0 while all of the
+    backbone is frozen). `images_per_second` is that of training alone (for the probe, of feature
+    extraction), and `data_seconds` is the time that training spent waiting for images.
     """
 
     epoch: int
@@ -139,6 +140,7 @@ class EpochEnd:
     images_per_second: float
     data_seconds: float
     best: bool
+    averaged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

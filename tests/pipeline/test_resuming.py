@@ -57,6 +57,13 @@ KINDS = {
         "batch_size": 4,
         "grad_accumulation": 2,
     },
+    "last epochs averaged": {
+        "train": "finetune",
+        "epochs": 3,
+        "average_epochs": 2,
+        "batch_norm": "train",
+        "val_split": 0.0,
+    },
     "lamb": {"train": "finetune", "freeze": 4, "unfreeze_epoch": 2, "epochs": 3, "lr": 0.01}
     | {"optimizer": "lamb"},
     "augmented repeatedly": {
@@ -67,7 +74,8 @@ KINDS = {
         "random_erasing": 0.25,
         "repeated_augmentation": 3,
     },
-    "adapted": {"epochs": 2, "lora_rank": 2, "mixup": 0.2, "ema_decay": 0.9, "lr": 0.01},
+    "adapted": {"epochs": 2, "lora_rank": 2, "mixup": 0.2, "ema_decay": 0.9, "lr": 0.01}
+    | {"average_epochs": 2},
 }
 
 

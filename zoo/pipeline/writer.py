@@ -88,7 +88,8 @@ class RunWriter:
         if checkpoint is not None:
             snapshot = Snapshot.from_parts(checkpoint.tensors, checkpoint.about)
             self.state = dataclasses.replace(snapshot.state)
-            self._rows = list(checkpoint.about["rows"])
+            # Those of earlier versions have fewer columns.
+            self._rows = [dict(vars(EpochEnd(**row))) for row in checkpoint.about["rows"]]
             self.kept = bool(checkpoint.tensors)
             self.resumed = snapshot if checkpoint.tensors else None
             self.origin.update(snapshot.origin)
@@ -244,8 +245,11 @@ class RunWriter:
 
     def _write_best(self, snapshot: Snapshot, end: EpochEnd) -> None:
         plan, backbone = self._prepared.plan, self._prepared.backbone
-        last = merged_state(self._prepared.adapters, snapshot.validated)
-        kept = interpolate(self.origin, last, end.interpolation)
+        if end.averaged:
+            kept = snapshot.epoch_average
+        else:
+            last = merged_state(self._prepared.adapters, snapshot.validated)
+            kept = interpolate(self.origin, last, end.interpolation)
         calibration = self.state.calibration if end.epoch == 0 else None
         info = ModelInfo(
             backbone=plan.recipe.backbone,
@@ -254,6 +258,7 @@ class RunWriter:
             recipe=self._config.recipe,
             weights_source=plan.weights_source,
             epoch=end.epoch,
+            averaged=end.averaged,
             task=plan.recipe.task,
             val_metrics={
                 name.removeprefix("val_"): value

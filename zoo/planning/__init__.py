@@ -199,7 +199,10 @@ def prepare(
         default_out=out is None,
         transfer=transfer,
     )
-    kept = 0 if recipe.train == "probe" else moments(recipe.optimizer) + bool(recipe.ema_decay)
+    kept = 0
+    if recipe.train != "probe":
+        averages = bool(recipe.ema_decay) + bool(recipe.average_epochs)
+        kept = moments(recipe.optimizer) + averages
     decide_on_main(accelerator, lambda: check_run_space(inputs.folder, model, kept))
     listen(plan)
     return Prepared(

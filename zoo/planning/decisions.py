@@ -132,7 +132,13 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
         text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
         listen(Note(text=text))
     if recipe.train == "probe":
-        for name in ("mixup", "cutmix", "ema_decay", "repeated_augmentation"):
+        for name in (
+            "mixup",
+            "cutmix",
+            "ema_decay",
+            "average_epochs",
+            "repeated_augmentation",
+        ):
             if getattr(recipe, name) != Recipe.model_fields[name].default:
                 listen(Note(text=f"{name} has no effect: only fine-tuning uses it"))
         fields = ("lora_rank", "lora_alpha", "teacher", *DISTILLED, "unlabelled")

@@ -105,6 +105,7 @@ SECTIONS = {
         "label_smoothing",
         "class_weights",
         "ema_decay",
+        "average_epochs",
     ),
     "Distillation": (
         "teacher",
@@ -412,6 +413,13 @@ class Recipe(BaseModel):
         description="Decay per step of an exponential moving average of the weights, which is "
         "validated and kept instead of the last weights, such as 0.99; 0: off.",
     )
+    average_epochs: int = Field(
+        0,
+        ge=0,
+        le=_MOST,
+        description="Average the weights after the last N epochs (SWA), 2 or more; the average is "
+        "kept if it is better on val than the best epoch. 0: off.",
+    )
     freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
         "none",
         description="Part of the backbone that is frozen, buffers included: its first N depths, "
@@ -654,6 +662,14 @@ class Recipe(BaseModel):
             raise ValueError(
                 f'teacher = {self.teacher!r}: only fine-tuning learns from it, and train = "probe" '
                 f'fits the head alone; leave it out, or use train = "probe+finetune"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averages_several_epochs(self) -> Recipe:
+        if self.average_epochs == 1:
+            raise ValueError(
+                "average_epochs = 1: the average of one epoch is that epoch; give 2 or more, or 0"
             )
         return self
 

@@ -52,6 +52,7 @@ _DROP = "it is an option of the network: `backbone_options`, such as drop_path_r
 _MIXED = "mixed precision is `precision=bf16` or `precision=fp16`; auto uses it where it is fast"
 _LOG = "use `logger`, such as `logger=tensorboard`"
 _OUT = "the run folder is `out`"
+_AVERAGED = "give a number of epochs, such as `average_epochs=3`"
 _OPTION = "it is an option of the optimizer: `optimizer_options`, such as eps=1e-6"
 
 #: What is no field by another name, and what to do instead.
@@ -87,6 +88,9 @@ _ADVICE = {
     "resume_from_checkpoint": "use `resume` with the run folder",
     "save_dir": _OUT,
     "search": "ranges are read by zoo tune alone",
+    "swa": _AVERAGED,
+    "swa_epoch_start": _AVERAGED,
+    "swa_start": _AVERAGED,
     "warmup_lr": "give it as a fraction of `lr`: `warmup_start`",
     "warmup_ratio": "give it in epochs: `warmup_epochs`, this ratio times `epochs`",
     "warmup_steps": "give it in epochs: `warmup_epochs`, which may be a fraction",

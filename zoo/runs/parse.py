@@ -36,6 +36,7 @@ _JSON = frozenset(
         "familiarity",
         "shift",
         "teacher",
+        "averaged",
         "counts",
     }
 )

@@ -70,6 +70,8 @@ class ModelInfo:
         recipe: The resolved recipe.
         weights_source: Description of where the initial weights came from.
         epoch: Epoch of these weights, from 1; 0 for the linear probe.
+        averaged: Number of epochs, the last of which is `epoch`, whose average these weights are;
+            0: they are of one epoch.
         val_metrics: Metrics on the validation images, by name as in metrics.csv without `val_`;
             empty without any.
         test_metrics: Metrics on the test images, measured once, by name; empty without any.
@@ -120,6 +122,7 @@ class ModelInfo:
     familiarity: Familiarity | None = None
     shift: Shift | None = None
     teacher: Mapping[str, str] = field(default_factory=dict)
+    averaged: Annotated[int, Field(ge=0)] = 0
     counts: Mapping[
         Annotated[str, Field(pattern="^(train|val|test)$")],
         Annotated[tuple[Annotated[int, Field(ge=0)], ...], FailFast()],
@@ -127,7 +130,9 @@ class ModelInfo:
 
     @property
     def stage(self) -> str:
-        """Training stage of these weights: `epoch N` or `the probe`."""
+        """Training stage of these weights: `epoch N`, an average of epochs, or `the probe`."""
+        if self.averaged:
+            return f"the average of epochs {self.epoch - self.averaged + 1} to {self.epoch}"
         return stage(self.epoch)
 
     @property
@@ -168,6 +173,7 @@ class ModelInfo:
             "familiarity": None if self.familiarity is None else asdict(self.familiarity),
             "shift": None if self.shift is None else asdict(self.shift),
             "teacher": dict(self.teacher),
+            "averaged": self.averaged,
             "counts": {split: list(of_class) for split, of_class in self.counts.items()},
         }
         return {

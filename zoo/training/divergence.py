@@ -131,7 +131,8 @@ def _restart(why: str, loop: Loop) -> None:
         scaler.load_state_dict({**scaler.state_dict(), "scale": scaler._init_scale})
     state.lr_scale *= _SMALLER
     state.restarts += 1
-    state.epoch = state.step = state.stale_epochs = state.at_chance = 0
+    state.epoch = state.step = state.stale_epochs = state.at_chance = state.averaged = 0
+    loop.epoch_average = {}
     begin_epoch(state)
     loop.record(f"{why}: fine-tuning restarts with learning rates multiplied by {state.lr_scale:g}")
 
@@ -143,6 +144,7 @@ def _rewind(snapshot: Snapshot, why: str, loop: Loop) -> None:
     restore(snapshot, loop.setup.model, state, loop.optimizer, loop.setup.accelerator)
     if loop.average is not None:
         restore_average(loop.average, snapshot.average)
+    loop.epoch_average = snapshot.epoch_average
     state.lr_scale, state.rewinds, state.micro_batch = scale, rewinds, micro_batch
     place = f"epoch {loop.epoch}, step {state.epoch_step}"
     loop.record(

@@ -99,7 +99,7 @@ def step_gradients(
     statistics = learns_statistics(model)
     # A failed attempt may already have updated them.
     before = [buffer.clone() for buffer in model.buffers()] if statistics else []
-    parts = _how_many(images, micro_batch or images, statistics)
+    parts = number_of_parts(images, micro_batch or images, statistics)
     while True:
         shares = _shares(targets, objective, parts)
         try:
@@ -109,7 +109,7 @@ def step_gradients(
                 raise
             tried = -(-images // parts)
             micro_batch = (tried + 1) // 2
-            more = _how_many(images, micro_batch, statistics)
+            more = number_of_parts(images, micro_batch, statistics)
             if more == parts:
                 raise _too_small(device, tried, statistics) from error
             left = disable_onednn_after(error)
@@ -130,7 +130,7 @@ def step_gradients(
             warnings.warn(text, stacklevel=2)
 
 
-def _how_many(images: int, micro_batch: int, statistics: bool) -> int:
+def number_of_parts(images: int, micro_batch: int, statistics: bool) -> int:
     """Return the number of parts of a batch; batch statistics need two images in each."""
     return max(1, min(-(-images // micro_batch), images // 2 if statistics else images))
 

@@ -117,6 +117,8 @@ class Loop:
         class_weights: Those of the setup, on the device.
         trainable: (name, parameter) of all parameters that will ever be trained.
         average: Moving average of the model's state dict, on the device; None without one.
+        epoch_average: Average of the last epochs' state dicts, of the network without adapters;
+            empty without one.
         totals: (3,) on the device: totals of the epoch in this process, as in `Seen`.
         clock: When the next checkpoint within an epoch is due.
         frozen: Number of depths that are frozen now.
@@ -136,6 +138,7 @@ class Loop:
     class_weights: Tensor | None
     trainable: Sequence[tuple[str, nn.Parameter]]
     average: dict[str, Tensor] | None
+    epoch_average: Mapping[str, Tensor]
     totals: Tensor
     clock: Clock
     frozen: int
@@ -197,6 +200,7 @@ class Loop:
             class_weights=None if weights is None else weights.to(accelerator.device),
             trainable=trainable,
             average=_average(model, recipe, resumed),
+            epoch_average={} if resumed is None else resumed.epoch_average,
             totals=seen_so_far(state, accelerator),
             clock=Clock.of(recipe),
             frozen=frozen,
@@ -228,7 +232,12 @@ class Loop:
     def snapshot(self) -> Snapshot:
         """Create a snapshot of the current state; its tensors are not copied."""
         return take(
-            self.setup.model, self.state, self.optimizer, self.setup.accelerator, self.average
+            self.setup.model,
+            self.state,
+            self.optimizer,
+            self.setup.accelerator,
+            self.average,
+            self.epoch_average,
         )
 
     def restart_average(self) -> None:

@@ -20,6 +20,9 @@ from zoo.training.state import TrainingState
 
 _MODEL, _OPTIMIZER, _ORIGIN, _AVERAGE = "model/", "optimizer/", "origin/", "average/"
 
+#: Average of the last epochs, by names without adapters.
+_EPOCHS = "epochs/"
+
 #: Step counts of optimizers that count for each parameter group; `group/NAME/step`.
 _GROUP, _STEP = "group/", "step"
 
@@ -37,8 +40,9 @@ class Snapshot:
 
     Attributes:
         tensors: `model/NAME` of the state dict, `optimizer/PARAMETER/KEY`, `group/NAME/step` of
-            optimizers that count steps in parameter groups, and `average/NAME` of the moving
-            average, if there is one. They are not copies.
+            optimizers that count steps in parameter groups, `average/NAME` of the moving average
+            and `epochs/NAME` of the average of the last epochs, if there are any. They are not
+            copies.
         state: Progress of training.
         scaler: State of the gradient scaler in fp16 mixed precision; empty without.
         origin: Initial head of fine-tuning, by name, if it comes from a probe; else empty.
@@ -85,6 +89,11 @@ class Snapshot:
         return self._named(_AVERAGE)
 
     @property
+    def epoch_average(self) -> dict[str, Tensor]:
+        """Average of the last epochs, of the network without adapters; empty without one."""
+        return self._named(_EPOCHS)
+
+    @property
     def validated(self) -> dict[str, Tensor]:
         """State dict that is validated: the average if there is one, else the model's."""
         return self.average or self.model
@@ -109,10 +118,12 @@ def take(
     optimizer: torch.optim.Optimizer | None = None,
     accelerator: Accelerator | None = None,
     average: Mapping[str, Tensor] | None = None,
+    epoch_average: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
     """Create a snapshot of a bare model and, if given, of its optimizer (bare or prepared)."""
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
     tensors.update({f"{_AVERAGE}{name}": tensor for name, tensor in (average or {}).items()})
+    tensors.update({f"{_EPOCHS}{name}": tensor for name, tensor in (epoch_average or {}).items()})
     if optimizer is not None:
         for name, parameter in model.named_parameters():
             for key, value in optimizer.state.get(parameter, {}).items():
@@ -140,12 +151,16 @@ def check_fits(snapshot: Snapshot, model: nn.Module) -> None:
     differing = {name for name, _ in own.items() ^ given.items()}
     for other in (snapshot.origin, snapshot.average):
         differing |= {n for n, tensor in other.items() if own.get(n) != tensor.shape}
+    for name, tensor in snapshot.epoch_average.items():
+        path, _, leaf = name.rpartition(".")
+        if tensor.shape not in (own.get(name), own.get(f"{path}.base_layer.{leaf}")):
+            differing.add(name)
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, tensor in snapshot.tensors.items():
         if name.startswith(_GROUP):
             if tensor.shape != ():
                 differing.add(name)
-        elif not name.startswith((_MODEL, _AVERAGE)):
+        elif not name.startswith((_MODEL, _AVERAGE, _EPOCHS)):
             parameter, _, _ = name.removeprefix(_OPTIMIZER).rpartition("/")
             if parameter not in parameters or not _fits(tensor.shape, parameters[parameter]):
                 differing.add(name)

@@ -64,6 +64,7 @@ class TrainingState:
         best_score: Its main val metric, 0..1.
         best_loss: Its val loss.
         never_predicted: Indices of classes that have val images, but that it never predicts.
+        averaged: Number of last epochs that are in the average of their weights.
         stale_epochs: Epochs since the deciding metric last improved.
         lr_scale: Factor of the learning rates, in addition to the schedule.
         rewinds: How often training returned to a checkpoint because a value was not finite.
@@ -96,6 +97,7 @@ class TrainingState:
     best_score: float = 0.0
     best_loss: float = 0.0
     never_predicted: list[int] = field(default_factory=list)
+    averaged: int = 0
     stale_epochs: int = 0
     lr_scale: float = 1.0
     rewinds: int = 0
@@ -199,15 +201,17 @@ def close_epoch(
     optimizer: torch.optim.Optimizer,
     *,
     interpolation: float,
+    averaged: int,
     seconds: float,
 ) -> EpochEnd:
-    """Close the epoch in the state, and return its event."""
+    """Close the epoch in the state, and return its event; arguments as in `EpochEnd`."""
     seen = state.seen
     state.epoch += 1
     end = EpochEnd(
         epoch=state.epoch,
         metrics=epoch_metrics({"loss": seen.loss, "accuracy": seen.accuracy}, val.values),
         interpolation=interpolation,
+        averaged=averaged,
         lr_backbone=rate_of(optimizer, "backbone"),
         lr_head=rate_of(optimizer, "head"),
         seconds=seconds,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+
+from torch import Tensor
 
 from zoo.errors import DivergenceError, Stopped, TrainingError
 from zoo.events import Note
@@ -16,7 +18,7 @@ from zoo.machine.memory import out_of_memory_as
 from zoo.machine.processes import agree, is_disconnected
 from zoo.models.freeze import train_mode
 from zoo.models.head import scale_head
-from zoo.tasks import Metrics
+from zoo.tasks import Metrics, metric_label
 from zoo.training.adapters import merged
 from zoo.training.divergence import (
     diverged,
@@ -28,6 +30,7 @@ from zoo.training.divergence import (
 )
 from zoo.training.ema import weights_of
 from zoo.training.epoch import train_epoch
+from zoo.training.epoch_average import is_averaged, with_epoch, with_statistics
 from zoo.training.interpolation import best_interpolation
 from zoo.training.setup import Control, Loop, Setup
 from zoo.training.signals import deferring
@@ -90,11 +93,17 @@ class _Result:
     Attributes:
         val: Metrics of the resulting weights.
         share: Position of these weights between the initial (0) and the last ones (1).
+        averaged: Number of last epochs whose average these weights are; 0: they are of this epoch.
+        epochs: Number of last epochs in the average of their weights, with this one.
+        average: That average; empty without one.
         late: Whether no further epoch can end in time.
     """
 
     val: Metrics
     share: float
+    averaged: int
+    epochs: int
+    average: Mapping[str, Tensor]
     late: bool
 
 
@@ -170,7 +179,7 @@ def _after_step(loop: Loop) -> bool:
 
 
 def _validate(loop: Loop) -> _Result:
-    """Measure the weights after an epoch; after the last one, interpolated weights too.
+    """Measure the weights after an epoch; after the last one, interpolated and averaged ones too.
 
     Raises:
         DivergenceError: The loss or the weights are not finite, or the metric is at chance.
@@ -205,17 +214,53 @@ def _measure(loop: Loop) -> _Result:
     ends = loop.epoch == recipe.epochs or late or out_of_patience(state, recipe, val)
     if ends and recipe.interpolate and state.probed:
         val, share = best_interpolation(setup.model, setup.origin, val, measure, recipe.metric)
-    return _Result(val, share, late)
+    epochs, average = _epoch_average(loop)
+    averaged = 0
+    if ends and epochs > 1:
+        average = with_statistics(loop, average)
+        with weights_of(setup.model, average):
+            found = measure()
+        if _is_better(found, val, recipe.metric):
+            val, share, averaged = found, 1.0, epochs
+        _say_average(loop, found, epochs, chosen=bool(averaged))
+    return _Result(val, share, averaged, epochs, average, late)
+
+
+def _epoch_average(loop: Loop) -> tuple[int, Mapping[str, Tensor]]:
+    """Return the average of the last epochs with the current one, and the number of these."""
+    if not is_averaged(loop.epoch, loop.setup.recipe):
+        return 0, {}
+    epochs = loop.state.averaged + 1
+    return epochs, with_epoch(loop.epoch_average, loop.setup.model, epochs)
+
+
+def _is_better(one: Metrics, other: Metrics, metric: str) -> bool:
+    """Return whether one has the better metric, or a lower loss if equal; True if unmeasured."""
+    if not one.images:
+        return True
+    return (one.value(metric), -one.loss) > (other.value(metric), -other.loss)
+
+
+def _say_average(loop: Loop, found: Metrics, epochs: int, *, chosen: bool) -> None:
+    main = loop.setup.task.main
+    measured = f": val {metric_label(main)} {found.values[main]:.2%}" if found.images else ""
+    text = (
+        f"average of the weights after epochs {loop.epoch - epochs + 1} to {loop.epoch}{measured}; "
+        f"{'better than' if chosen else 'no better than'} those of epoch {loop.epoch}"
+    )
+    loop.control.listen(Note(text=text if found.images else text.partition(";")[0]))
 
 
 def _end_epoch(loop: Loop, result: _Result) -> None:
     """Close the epoch, save a snapshot and send the event."""
+    loop.state.averaged, loop.epoch_average = result.epochs, result.average
     end = close_epoch(
         loop.state,
         result.val,
         loop.setup.recipe,
         loop.optimizer,
         interpolation=result.share,
+        averaged=result.averaged,
         seconds=loop.seconds(),
     )
     with deferring(loop.control.stop):
