@@ -13,11 +13,12 @@ import zoo
 from tests.conftest import QUICK, make_photos, save_photo, zoo_
 from tests.pipeline.conftest import hear, rows, start
 from tests.pipeline.crash import Crash, check_equal, crash_at, crashed_and_resumed
+from tests.pipeline.test_resuming import LAUNCHED, launch
 from zoo.data.dataset import ImageDataset
 from zoo.data.transforms import eval_transform, to_input
 from zoo.errors import DataError, RecipeError, RunError
 from zoo.events import EpochEnd, Note, StepEnd
-from zoo.recipe import make_recipe
+from zoo.recipe import dump_recipe, make_recipe
 from zoo.runs.checkpoint_file import read_checkpoint
 from zoo.tasks import SINGLE_LABEL, Distillation
 from zoo.training.teacher import Teacher
@@ -242,3 +243,23 @@ def test_a_teacher_of_other_classes_or_another_task_is_refused(teacher, split_ph
 def test_settings_that_would_have_no_effect_are_refused(fields):
     with pytest.raises(RecipeError):
         make_recipe(None, **fields)
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_come_to_the_same_weights(teacher, split_photos, tmp_path):
+    """With an average of epochs whose batch-norm statistics both processes need."""
+    fields = {
+        **start(train="finetune", epochs=2, average_epochs=2, batch_norm="train", mixup=0.4),
+        "batch_size": 4,
+        "checkpoint_every": 1,
+        "teacher": str(teacher.path),
+        "unlabelled": str(make_photos(tmp_path / "loose", 3, first_seed=300)),
+    }
+    Path("launched.toml").write_text(dump_recipe(make_recipe(None, data=split_photos, **fields)))
+    Path("launched.py").write_text(LAUNCHED)
+    whole = launch(2, "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert launch(2, "killed").returncode != 0
+    resumed = launch(2, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    check_equal(zoo.load("run"), zoo.load("whole"))
