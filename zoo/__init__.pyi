@@ -4,6 +4,7 @@ from .data.check import check_data
 from .data.issue import Issue
 from .data.sample import Sample
 from .data.sources import Part
+from .data.transforms import albumentations
 from .errors import Stopped, ZooError
 from .exporter import Exporter
 from .hookspecs import hookimpl
@@ -47,6 +48,7 @@ __all__ = [
     "Trial",
     "Weights",
     "ZooError",
+    "albumentations",
     "allocator",
     "backbones",
     "build",

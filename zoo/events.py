@@ -98,8 +98,8 @@ class StepEnd:
 
     Attributes:
         images: Number of images in the batch of this process.
-        loss: Mean over the batch, in nats. On a GPU None except in every 16th step, because reading
-            it waits for the device.
+        loss: Mean over the batch, in nats or as the caller's loss gives it. On a GPU None except in
+            every 16th step, because reading it waits for the device.
         lr_backbone: Learning rate of the backbone's deepest depth; 0 while all of it is frozen.
         lr_head: Learning rate of the head.
     """

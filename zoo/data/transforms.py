@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,12 +13,18 @@ from torch import Tensor
 
 from zoo.backbone import Preprocess
 from zoo.data.prepare import Prepare
+from zoo.errors import DataError
+from zoo.io.text import clip
 from zoo.machine.device import place_images
 
 if TYPE_CHECKING:
     from torchvision.transforms import InterpolationMode, v2
 
 Augment = Literal["none", "light", "strong", "rand-augment", "auto-augment"]
+
+#: A custom transform: pixels (C, H, W) uint8 to pixels of the same shape and type, such as one of
+#: torchvision's. Random draws are from torch's global generator.
+PixelTransform = Callable[[Tensor], Tensor]
 
 #: Fraction of the image area that the smallest random crop keeps.
 SMALLEST_CROP: dict[Augment, float] = {
@@ -116,6 +123,76 @@ def train_transform(
         ),
         about=[augment, hflip, smallest, erasing],
     )
+
+
+def followed_by(transform: Transform, step: PixelTransform, name: str) -> Transform:
+    """Return the transform with a custom step after its own.
+
+    Args:
+        transform: The transform.
+        step: Custom transform of pixels.
+        name: Name of `step`. What is computed of its views is cached for this process only, since
+            its code may change while its name does not.
+    """
+    return replace(
+        transform,
+        augment=_Followed(before=transform.augment, step=step, name=name),
+        about=[transform.about, name, uuid.uuid4().hex],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Followed:
+    """Augmentation by a custom step, after zoo's own."""
+
+    before: Callable[[np.ndarray], np.ndarray] | None
+    step: PixelTransform
+    name: str
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        pixels = image if self.before is None else self.before(image)
+        given = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        found: object = self.step(given)
+        if not isinstance(found, Tensor) or (found.shape, found.dtype) != (
+            given.shape,
+            torch.uint8,
+        ):
+            what = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else found
+            raise DataError(
+                f"the transform {self.name} gave {clip(str(what))}, not a tensor of "
+                f"{tuple(given.shape)} torch.uint8",
+                hint="let it keep size and type of the image",
+            )
+        view: np.ndarray = found.permute(1, 2, 0).numpy()
+        return view
+
+
+def albumentations(transform: Callable[..., Mapping[str, Any]]) -> PixelTransform:
+    """Adapt a transform of albumentations, such as a `Compose`, for `zoo.finetune(transform=...)`.
+
+    Each call seeds it from torch's global generator, so that a view of an image depends on the
+    run's seed, the epoch and the image alone.
+
+    Args:
+        transform: Called with `image=`, (H, W, C) uint8; gives a mapping with `image`, of the same
+            size and type. Its `set_random_seed` is called, if it has one.
+    """
+    return _Albumentations(transform)
+
+
+@dataclass(frozen=True)
+class _Albumentations:
+    """A transform of albumentations, as one of pixels (C, H, W)."""
+
+    transform: Callable[..., Mapping[str, Any]]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        seed = int(torch.randint(2**31, ()))
+        if (reseed := getattr(self.transform, "set_random_seed", None)) is not None:
+            reseed(seed)
+        image = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+        found = np.ascontiguousarray(self.transform(image=image)["image"])
+        return torch.from_numpy(found).permute(2, 0, 1)
 
 
 def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:

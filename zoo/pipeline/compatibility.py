@@ -82,6 +82,7 @@ class _About(BaseModel):
 
     recipe: dict[str, Any]
     origins: dict[str, str] = {}
+    custom: dict[str, str] = {}
     weights_source: str
     weights_sha256: str
     teacher_sha256: str = ""

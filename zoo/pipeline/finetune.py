@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.decoded import content_keys
+from zoo.data.transforms import PixelTransform
 from zoo.errors import Stopped, ZooError
 from zoo.events import Listener, Measured, Note, RunEnd, RunStart, ignore
 from zoo.io.files import expand
@@ -31,6 +32,7 @@ from zoo.runs.figures import unmeasured
 from zoo.runs.folder import open_folder
 from zoo.runs.folds import has_folds
 from zoo.runs.read import Run, load
+from zoo.training.custom import NO_CUSTOM, Custom, Loss
 from zoo.training.setup import Control
 from zoo.training.signals import stoppable
 from zoo.training.snapshot import Snapshot
@@ -45,6 +47,8 @@ def finetune(
     listen: Listener | None = None,
     loggers: Sequence[str] = (),
     report: bool = True,
+    loss: Loss | None = None,
+    transform: PixelTransform | None = None,
     **fields: Any,
 ) -> Run:
     """Fine-tune a backbone and write a run folder.
@@ -61,6 +65,14 @@ def finetune(
             default, warnings are passed to `warnings.warn` and other events are ignored.
         loggers: Names of loggers declared by plugins, such as `tensorboard`.
         report: Whether to write report.html at the end.
+        loss: Loss of fine-tuning in place of the task's: maps (logits (N, classes) float32,
+            targets (N, ...) of the task) to their mean loss (). With mixup or CutMix, targets are
+            (N, classes) float32. It is called on parts of a batch (`micro_batch`). The probe is
+            fitted with the task's loss, and val metrics are the task's.
+        transform: Applied to each augmented train image: pixels (C, H, W) uint8 to pixels of the
+            same shape and type, such as one of torchvision.transforms.v2, or what
+            `zoo.albumentations` returns. It must draw from torch's global generator, and be
+            picklable if `workers` is above 0. The run records the names of loss and transform.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:
@@ -77,11 +89,14 @@ def finetune(
     if data is not None:
         fields["data"] = data
     made = make_recipe(recipe, **fields)
+    custom = Custom(loss=loss, transform=transform)
     if made.needs_folds:
         from zoo.pipeline.folds import finetune_folds
 
-        return finetune_folds(made, out=out, given=fields, listen=listen, report=report)
-    prepared = prepare(made, given=fields, out=out, listen=listen)
+        return finetune_folds(
+            made, out=out, given=fields, custom=custom, listen=listen, report=report
+        )
+    prepared = prepare(made, given=fields, out=out, custom=custom, listen=listen)
     return execute(prepared, listen, report=report)
 
 
@@ -92,6 +107,8 @@ def resume(
     listen: Listener | None = None,
     loggers: Sequence[str] = (),
     report: bool = True,
+    loss: Loss | None = None,
+    transform: PixelTransform | None = None,
     **fields: Any,
 ) -> Run:
     """Resume an interrupted run; the weights equal those of an uninterrupted run.
@@ -104,6 +121,8 @@ def resume(
         listen: As in `finetune`.
         loggers: As in `finetune`.
         report: As in `finetune`.
+        loss: The loss that `finetune` was given. Only its name is compared with the run's.
+        transform: The transform that `finetune` was given; as for `loss`.
         **fields: Fields of `zoo.Recipe` to change from now on.
 
     Returns:
@@ -114,11 +133,17 @@ def resume(
         zoo.Stopped: As in `finetune`.
     """
     listen = with_loggers(listen or warn, open_loggers(loggers))
+    custom = Custom(loss=loss, transform=transform)
     if has_folds(expand(run)):
         from zoo.pipeline.folds import resume_folds
 
         return resume_folds(
-            expand(run), allow_changed=allow_changed, listen=listen, report=report, **fields
+            expand(run),
+            allow_changed=allow_changed,
+            custom=custom,
+            listen=listen,
+            report=report,
+            **fields,
         )
     checkpoint = find_run(expand(run))
     if checkpoint is None:
@@ -126,7 +151,7 @@ def resume(
     if is_complete(checkpoint):
         refuse_more(expand(run), checkpoint, fields)
         return load(run)
-    prepared = prepare_again(run, checkpoint, listen, **fields)
+    prepared = prepare_again(run, checkpoint, listen, custom, **fields)
     return execute(prepared, listen, checkpoint, allow_changed, report=report)
 
 
@@ -143,6 +168,7 @@ def start_or_resume(
     *,
     report: bool = True,
     with_test: bool = True,
+    custom: Custom = NO_CUSTOM,
     prepared: Prepared | None = None,
 ) -> Run:
     """Start, resume or load the run of a folder, whichever is left to do.
@@ -154,6 +180,7 @@ def start_or_resume(
         allow_changed: As in `resume`.
         report: As in `finetune`.
         with_test: Whether to read test images, if there are any, and measure the model on them.
+        custom: Code of the caller that takes part.
         prepared: A new run, if it is prepared already.
 
     Raises:
@@ -161,11 +188,13 @@ def start_or_resume(
     """
     checkpoint = find_run(folder, allow_new=True)
     if checkpoint is None:
-        prepared = prepared or prepare(recipe, out=folder, with_test=with_test, listen=listen)
+        prepared = prepared or prepare(
+            recipe, out=folder, with_test=with_test, custom=custom, listen=listen
+        )
         return execute(prepared, listen, report=report)
     if is_complete(checkpoint):
         return load(folder)
-    prepared = prepare_again(folder, checkpoint, listen, with_test=with_test)
+    prepared = prepare_again(folder, checkpoint, listen, custom, with_test=with_test)
     return execute(prepared, listen, checkpoint, allow_changed, report=report)
 
 
@@ -173,6 +202,7 @@ def prepare_again(
     run: str | Path,
     checkpoint: Checkpoint,
     listen: Listener,
+    custom: Custom = NO_CUSTOM,
     *,
     with_test: bool = True,
     **fields: Any,
@@ -193,6 +223,7 @@ def prepare_again(
         resumed=checkpoint.about.get("origins", {}),
         transfer=Snapshot.from_parts(checkpoint.tensors, checkpoint.about).state.transfer,
         with_test=with_test,
+        custom=custom,
         listen=listen,
     )
     # The original text may mention sources that were not tried again.
@@ -214,8 +245,11 @@ def execute(
     allow_changed: bool = False,
     *,
     report: bool = True,
+    stages: Callable[..., None] = run_stages,
 ) -> Run:
     """Train as planned, write the run folder, and return the run as read back and checked.
+
+    `stages` trains the model and saves it; its arguments are those of `run_stages`.
 
     Raises:
         ZooError, Stopped: As in `finetune` and `resume`.
@@ -250,7 +284,7 @@ def execute(
                 )
             )
             with stoppable() as stop:
-                run_stages(
+                stages(
                     prepared,
                     keys,
                     writer.state,

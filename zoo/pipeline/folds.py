@@ -34,6 +34,7 @@ from zoo.runs.scores import Columns, joined, read_columns, values_of, write_pred
 from zoo.runs.temperature import calibrate, fit_temperature
 from zoo.runs.write import MODEL, PREDICTIONS
 from zoo.tasks import TASKS, Task, metric_label
+from zoo.training.custom import NO_CUSTOM, Custom
 
 #: Smallest probability whose logarithm is taken; a softmax in float32 may give 0.
 _LEAST = 1e-30
@@ -44,6 +45,7 @@ def finetune_folds(
     *,
     out: str | Path | None,
     given: Collection[str] = (),
+    custom: Custom = NO_CUSTOM,
     listen: Listener,
     report: bool = True,
 ) -> Run:
@@ -62,15 +64,18 @@ def finetune_folds(
     recipe = change(recipe, **{name: located(getattr(recipe, name)) for name in _places(recipe)})
     listen(Note(text=f"fold 1 of {recipe.folds}"))
     # Whatever is wrong with the recipe or the data is found before anything is written.
-    first = prepare(change(recipe, fold=1), given=given, out=_fold(folder, 1), listen=listen)
+    first = prepare(
+        change(recipe, fold=1), given=given, out=_fold(folder, 1), custom=custom, listen=listen
+    )
     decide_early(lambda: _begin(folder, recipe))
-    return _go_on(folder, recipe, listen, first=first, report=report)
+    return _go_on(folder, recipe, listen, first=first, custom=custom, report=report)
 
 
 def resume_folds(
     folder: Path,
     *,
     allow_changed: bool = False,
+    custom: Custom = NO_CUSTOM,
     listen: Listener,
     report: bool = True,
     **fields: Any,
@@ -89,7 +94,7 @@ def resume_folds(
             f"the runs on folds of {folder} can't be resumed with another {' and '.join(changed)}",
             hint="start new ones",
         )
-    return _go_on(folder, recipe, listen, allow_changed=allow_changed, report=report)
+    return _go_on(folder, recipe, listen, allow_changed=allow_changed, custom=custom, report=report)
 
 
 def _go_on(
@@ -99,6 +104,7 @@ def _go_on(
     *,
     first: Prepared | None = None,
     allow_changed: bool = False,
+    custom: Custom,
     report: bool,
 ) -> Run:
     """Do what is left to do: folds, pooled figures, refit, record."""
@@ -108,10 +114,13 @@ def _go_on(
             listen(Note(text=f"fold {number} of {count}"))
         fold = change(recipe, fold=number)
         place = _fold(folder, number)
-        start_or_resume(place, fold, listen, allow_changed, report=False, prepared=first)
+        start_or_resume(
+            place, fold, listen, allow_changed, report=False, custom=custom, prepared=first
+        )
         first = None
     epochs = decide_early(lambda: _conclude(folder, recipe, listen))
-    return start_or_resume(folder, _refit(recipe, epochs), listen, allow_changed, report=report)
+    last = _refit(recipe, epochs)
+    return start_or_resume(folder, last, listen, allow_changed, report=report, custom=custom)
 
 
 def _begin(folder: Path, recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from zoo.data.transforms import (
     SMALLEST_CROP,
     Transform,
     eval_transform,
+    followed_by,
     mirrored_transform,
     to_input,
     train_transform,
@@ -51,6 +52,7 @@ from zoo.tasks import TASKS, UNMEASURED, Metrics, with_unlabelled
 from zoo.training.adapters import attached
 from zoo.training.batch_transform import batch_transform
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
+from zoo.training.custom import name_of
 from zoo.training.setup import Control, Setup
 from zoo.training.signals import deferring
 from zoo.training.snapshot import Snapshot, take
@@ -135,6 +137,7 @@ def run_stages(
             task=task,
             baseline=plan.baseline,
             class_weights=class_weights,
+            loss=prepared.custom.loss,
             batch_transform=batch_transform(recipe, _width(images.views, plan)),
             teacher=prepared.teacher,
             adapters=prepared.adapters,
@@ -201,6 +204,8 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
         recipe.crop_scale,
         recipe.random_erasing,
     )
+    if (step := prepared.custom.transform) is not None:
+        augmented = followed_by(augmented, step, name_of(step))
     if recipe.cache_size and prepared.accelerator.is_main_process:
         with examined_store() as store:
             remember(store, splits.examined)

@@ -46,6 +46,7 @@ from zoo.runs.write import (
     write_recipe,
 )
 from zoo.training.adapters import merged_state
+from zoo.training.custom import differences
 from zoo.training.interpolation import interpolate
 from zoo.training.snapshot import Snapshot
 from zoo.training.state import TrainingState
@@ -79,6 +80,7 @@ class RunWriter:
         self._start = {
             "recipe": prepared.plan.recipe.model_dump(mode="json"),
             "origins": dict(prepared.plan.config.origins),
+            "custom": dict(prepared.custom.names),
             "weights_source": prepared.plan.weights_source,
             "weights_sha256": backbone_sha256(prepared.model, prepared.backbone),
             "teacher_sha256": "" if prepared.teacher is None else prepared.teacher.sha256,
@@ -102,7 +104,7 @@ class RunWriter:
         """
         write_data_keys(self._folder, self._prepared.splits, keys)
         self._write(None)
-        write_recipe(self._folder, self._config.recipe, self._config.origins)
+        self._write_recipe()
 
     def resume(self, keys: DataKeys, allow_changed: bool, listen: Listener) -> None:
         """Check that the run can be resumed, and complete what a killed process left unfinished.
@@ -118,6 +120,8 @@ class RunWriter:
                 f"another process has resumed {self._folder} in the meantime", hint="try again"
             )
         changes, clashes = changes_of_recipe(checkpoint, plan.recipe, plan.processes)
+        before = checkpoint.about.get("custom", {})
+        changes += differences(before, self._prepared.custom.names)
         changes += changes_of_data(self._folder, self._prepared.splits, keys)
         if checkpoint.about["weights_sha256"] != self._start["weights_sha256"]:
             changes.append(f"the initial weights ({plan.weights_source}) differ")
@@ -137,7 +141,7 @@ class RunWriter:
             write_data_keys(self._folder, self._prepared.splits, keys)
             listen(Note(text=f"changed {line}", warning=True))
         self._write(self.resumed)
-        write_recipe(self._folder, self._config.recipe, self._config.origins)
+        self._write_recipe()
         if self._rows:
             end = EpochEnd(**self._rows[-1])
             if self.resumed is not None and end.best and self._model_epoch() != end.epoch:
@@ -167,7 +171,7 @@ class RunWriter:
                 self._write_metrics()
             return
         if end.epoch == 0:
-            write_recipe(self._folder, self._config.recipe, self._config.origins)
+            self._write_recipe()
         if end.best:
             self._write_best(snapshot, end)
         self._write_metrics()
@@ -278,6 +282,7 @@ class RunWriter:
                 "train": plan.train_counts,
                 **({"val": plan.val_counts} if plan.val_images else {}),
             },
+            custom=self._prepared.custom.names,
         )
         write_files(self._folder, backbone, info)
         write_model(self._folder, kept, info)
@@ -287,6 +292,10 @@ class RunWriter:
             backbone,
             val_images=plan.val_images,
         )
+
+    def _write_recipe(self) -> None:
+        config, custom = self._config, self._prepared.custom.names
+        write_recipe(self._folder, config.recipe, config.origins, custom)
 
     def _write_metrics(self) -> None:
         write_metrics(self._folder, self._rows)

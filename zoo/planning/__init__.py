@@ -30,6 +30,7 @@ from zoo.runs.transfer import Transfer
 from zoo.tasks import TASKS, Baseline
 from zoo.training.adapters import Adapters, make_adapters
 from zoo.training.budget import Speed
+from zoo.training.custom import NO_CUSTOM, Custom
 from zoo.training.teacher import Teacher
 
 
@@ -99,6 +100,7 @@ class Prepared:
         settings: Training settings of each parameter, as planned.
         adapters: Adapters for fine-tuning, not yet in the model; None: not used.
         teacher: The teacher of distillation; None without one.
+        custom: Code of the caller that takes part.
     """
 
     started: float
@@ -115,6 +117,7 @@ class Prepared:
     activations: Boundary | None
     adapters: Adapters | None
     teacher: Teacher | None
+    custom: Custom = NO_CUSTOM
 
 
 def prepare(
@@ -125,6 +128,7 @@ def prepare(
     resumed: Mapping[str, str] | None = None,
     transfer: Transfer | None = None,
     with_test: bool = True,
+    custom: Custom = NO_CUSTOM,
     listen: Listener = ignore,
 ) -> Prepared:
     """Prepare a run up to the first step, as a dry run does, without writing anything.
@@ -137,15 +141,19 @@ def prepare(
         transfer: What a resumed run has measured of pretrained features, for the plan.
         with_test: Whether to read the test images, if there are any; without them, the final model
             is not measured on them.
+        custom: Code of the caller that takes part.
         listen: Called with a `Note` on each decision, and with the plan.
 
     Raises:
         ZooError: As in `finetune`.
     """
+    custom.check(recipe)
     machine = set_up_machine(recipe, listen)
     accelerator = machine.accelerator
     listen = listen if accelerator.is_main_process else ignore
     resolver = Resolver(recipe, given, resumed, listen=listen)
+    if custom.loss is not None:
+        resolver.replace("the loss is custom", class_weights="none")
     config, inputs, network = resolve(
         resolver,
         machine,
@@ -220,4 +228,5 @@ def prepare(
         activations=activations,
         adapters=adapters,
         teacher=network.teacher,
+        custom=custom,
     )

@@ -266,7 +266,7 @@ def _training(about: Mapping[str, Any], main: str) -> tuple[list[Plot], str]:
     if not rows:
         return [], "There are no epochs to plot: the run folder has none."
     if len(rows) == 1:
-        only = "the probe was fitted" if rows[0]["epoch"] == 0 else "one epoch was trained"
+        only = "the probe was fitted" if rows[0]["epoch"] == 0 else "one epoch was recorded"
         return [], f"There are no epochs to plot: only {only}."
     text = "by epoch; epoch 0 is the probe" if rows[0]["epoch"] == 0 else "by epoch"
     there = {name for row in rows for name in row}
@@ -550,4 +550,5 @@ def _environment(run: Run, about: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = {name for name, _ in found}
     recorded = _table(about, "environment")
     found += [(name, str(value)) for name, value in recorded.items() if name not in shown]
+    found += [(f"custom {what}", name) for what, name in info.custom.items()]
     return found + [("changed on the way", line) for line in info.history]

@@ -114,7 +114,7 @@ def card_text(
 {_options(info)}| started from | {markdown(info.weights_source)} |
 {_teacher(info)}{_licence(info, backbone)}| input | {colours}, {height} x {width} pixels |
 {_transfer(info)}| made with | {", ".join(f"{k} {v}" for k, v in info.versions.items())} |
-{"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
+{_custom(info)}{"".join(f"| on its way | {markdown(line)} |{chr(10)}" for line in info.history)}
 {chosen}
 {_figures(info)}
 {_by_class(classes or {})}
@@ -122,6 +122,12 @@ def card_text(
 
 {_use(config, backbone, place)}
 {_images(info)}"""
+
+
+def _custom(info: ModelInfo) -> str:
+    """Return rows of a table with the code that took part beside zoo's."""
+    rows = [f"| {what} | {markdown(name)} |\n" for what, name in info.custom.items()]
+    return "".join(rows)
 
 
 #: What the temperature is fitted on, by `ModelInfo.calibrated`.

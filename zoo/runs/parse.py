@@ -38,6 +38,7 @@ _JSON = frozenset(
         "teacher",
         "averaged",
         "counts",
+        "custom",
     }
 )
 

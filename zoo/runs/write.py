@@ -24,6 +24,7 @@ from zoo.backbone import Backbone, Preprocess
 from zoo.errors import RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
+from zoo.io.text import printable
 from zoo.recipe import Recipe, dump_recipe
 from zoo.runs.confidence import Confidence
 from zoo.runs.familiarity import Familiarity
@@ -95,6 +96,8 @@ class ModelInfo:
         shift: Whether the test images are from another source; None if not measured.
         counts: Number of images of each class, in the order of the logits, by split; empty if not
             known.
+        custom: Names, with their modules, of the `loss` and the `transform` of the caller, and what
+            did the `training` if zoo did not; usually empty.
     """
 
     backbone: Name
@@ -126,6 +129,10 @@ class ModelInfo:
     counts: Mapping[
         Annotated[str, Field(pattern="^(train|val|test)$")],
         Annotated[tuple[Annotated[int, Field(ge=0)], ...], FailFast()],
+    ] = field(default_factory=dict)
+    custom: Mapping[
+        Annotated[str, Field(pattern="^(loss|transform|training)$")],
+        Annotated[str, Field(max_length=1000)],
     ] = field(default_factory=dict)
 
     @property
@@ -174,6 +181,7 @@ class ModelInfo:
             "shift": None if self.shift is None else asdict(self.shift),
             "teacher": dict(self.teacher),
             "averaged": self.averaged,
+            "custom": dict(self.custom),
             "counts": {split: list(of_class) for split, of_class in self.counts.items()},
         }
         return {
@@ -265,12 +273,18 @@ def files_of(backbone: Backbone, info: ModelInfo) -> dict[str, dict[str, Any]]:
     return found
 
 
-def write_recipe(folder: Path, recipe: Recipe, origins: Mapping[str, str]) -> None:
+def write_recipe(
+    folder: Path, recipe: Recipe, origins: Mapping[str, str], custom: Mapping[str, str]
+) -> None:
     """Write recipe.toml; training with it again gives the same weights on the same machine.
 
-    Origins of values, by field, are comments after them.
+    Origins of values, by field, are comments after them. Code that took part, as in
+    `ModelInfo.custom`, is named above them.
     """
     heading = "All settings of this run. Run it again with:\n  zoo finetune --recipe recipe.toml"
+    if custom:
+        heading = "All settings of this run that are zoo's. They don't repeat it, because of its:"
+        heading += "".join(f"\n  {what}: {printable(name)}" for what, name in custom.items())
     write_file(folder / RECIPE, dump_recipe(recipe, heading, origins).encode())
 
 

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 from accelerate import skip_first_batches
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo import plugins
 from zoo.backbone import Backbone
 from zoo.data.dataset import Batches, Loaded, derive_seed, raising
-from zoo.errors import DataError, PluginError
+from zoo.errors import DataError, PluginError, TrainingError
 from zoo.events import StepEnd
+from zoo.io.text import clip
 from zoo.machine.processes import in_any, together
 from zoo.models.optim import rate_of, set_learning_rates
-from zoo.tasks import Criterion
+from zoo.training.custom import Loss, name_of
 from zoo.training.gradients import Objective, step_gradients
 from zoo.training.setup import Loop
 from zoo.training.teacher import teach
@@ -47,10 +48,13 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
         outputs_of=partial(setup.loaders.outputs, loop.model),
         loss_of=partial(
             _loss,
-            criterion=setup.criterion,
             backbone=setup.backbone,
-            label_smoothing=recipe.label_smoothing,
-            class_weights=loop.class_weights,
+            loss=_of_caller(setup.loss, accelerator.device)
+            or partial(
+                setup.criterion.loss,
+                class_weights=loop.class_weights,
+                label_smoothing=recipe.label_smoothing,
+            ),
         ),
         criterion=setup.criterion,
         class_weights=loop.class_weights,
@@ -121,14 +125,31 @@ def _left(batches: Batches, done: int) -> Batches:
     return rest
 
 
-def _loss(
-    outputs: Any,
-    targets: Tensor,
-    criterion: Criterion,
-    backbone: Backbone,
-    label_smoothing: float,
-    class_weights: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _of_caller(loss: Loss | None, device: torch.device) -> Loss | None:
+    """Return the caller's loss, placed on the device, with a check of what it returns."""
+    if loss is None:
+        return None
+    if isinstance(loss, nn.Module):
+        loss.to(device)
+
+    def checked(logits: Tensor, targets: Tensor) -> Tensor:
+        found: object = loss(logits, targets)
+        if not isinstance(found, Tensor) or found.ndim or not found.requires_grad:
+            what = (
+                f"a tensor {tuple(found.shape)}, requires_grad={found.requires_grad}"
+                if isinstance(found, Tensor)
+                else clip(repr(found))
+            )
+            raise TrainingError(
+                f"the loss {name_of(loss)} gave {what}",
+                hint="return the mean over the images, a tensor () that depends on the logits",
+            )
+        return found
+
+    return checked
+
+
+def _loss(outputs: Any, targets: Tensor, backbone: Backbone, loss: Loss) -> tuple[Tensor, Tensor]:
     """Return (logits of the main head, loss of all heads)."""
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
     # A frozen network is in eval mode, in which it returns no auxiliary logits.
@@ -140,7 +161,7 @@ def _loss(
         )
     shares = (1.0, *backbone.aux)
     losses = [
-        share * criterion.loss(each.float(), targets, class_weights, label_smoothing)
+        share * loss(each.float(), targets)
         for share, each in zip(shares, (logits, *auxiliary), strict=bool(auxiliary))
     ]
     return logits, torch.stack(losses).sum()

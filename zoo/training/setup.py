@@ -27,6 +27,7 @@ from zoo.tasks import Baseline, Criterion, Task
 from zoo.training.adapters import Adapters
 from zoo.training.batch_transform import BatchTransform
 from zoo.training.batches import Loaders
+from zoo.training.custom import Loss
 from zoo.training.ema import copied, restore_average, update_average
 from zoo.training.signals import StopRequest
 from zoo.training.snapshot import Clock, Save, Snapshot, restore, take
@@ -52,6 +53,7 @@ class Setup:
         task: Defines loss and metrics.
         baseline: Performance on val of a model that ignores the images.
         class_weights: Weight of each class in the loss (C,), or None.
+        loss: Loss in place of the task's; None: the task's.
         batch_transform: Applied to each training batch of images; None: not used.
         teacher: Its logits become a part of the targets of each batch of images, as the last step
             before the loss; None: not used.
@@ -72,6 +74,7 @@ class Setup:
     task: Task
     baseline: Baseline
     class_weights: Tensor | None
+    loss: Loss | None
     batch_transform: BatchTransform | None
     teacher: Teacher | None
     adapters: Adapters | None
