@@ -15,6 +15,7 @@ from .models.groups import parameter_groups
 from .pipeline.compare import Comparison, RunComparison, compare
 from .pipeline.finetune import finetune, resume
 from .pipeline.lr_find import RangeTest, lr_find
+from .pipeline.own_loop import datasets, save_run, transforms
 from .pipeline.tune import tune
 from .planning import Plan
 from .plugins import backbones
@@ -54,6 +55,7 @@ __all__ = [
     "build",
     "check_data",
     "compare",
+    "datasets",
     "events",
     "export",
     "finetune",
@@ -63,8 +65,10 @@ __all__ = [
     "lr_find",
     "parameter_groups",
     "resume",
+    "save_run",
     "serve",
     "testing",
+    "transforms",
     "tune",
     "verify",
     "weights",

@@ -128,7 +128,8 @@ class EpochEnd:
     (1); if they are an average of the last epochs, `averaged` is the number of these. Learning
     rates are those of the last step (`lr_backbone` at the deepest depth, 0 while all of the
     backbone is frozen). `images_per_second` is that of training alone (for the probe, of feature
-    extraction), and `data_seconds` is the time that training spent waiting for images.
+    extraction), and `data_seconds` is the time that training spent waiting for images. If other
+    code has trained the model (`zoo.save_run`), there are val metrics only; times and rates are 0.
     """
 
     epoch: int
