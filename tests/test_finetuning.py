@@ -23,7 +23,7 @@ from zoo.errors import (
     TrainingError,
     WeightsUnavailableError,
 )
-from zoo.events import EpochEnd, Measured, Note, Progress, RunEnd, RunStart, StepEnd
+from zoo.events import EpochEnd, Measured, Mistakes, Note, Progress, RunEnd, RunStart, StepEnd
 from zoo.pipeline.finetune import execute, warn
 from zoo.planning import Plan, prepare
 from zoo.recipe import Recipe, make_recipe
@@ -159,14 +159,23 @@ def test_events_come_in_the_order_in_which_things_happen(photos):
         return [type(e) for e in hear(photos, **fields) if not isinstance(e, Note)]
 
     training = [*[StepEnd] * 3, EpochEnd]
-    assert kinds(cache_size=0.0) == [Plan, RunStart, *training, Measured, RunEnd]
-    assert kinds(out="caching") == [Plan, RunStart, Progress, Progress, *training, Measured, RunEnd]
-    assert kinds(out="cached") == [Plan, RunStart, *training, Measured, RunEnd]
+    assert kinds(cache_size=0.0) == [Plan, RunStart, *training, Measured, Mistakes, RunEnd]
+    assert kinds(out="caching") == [
+        Plan,
+        RunStart,
+        Progress,
+        Progress,
+        *training,
+        Measured,
+        Mistakes,
+        RunEnd,
+    ]
+    assert kinds(out="cached") == [Plan, RunStart, *training, Measured, Mistakes, RunEnd]
     probe = {"train": "probe", "views": None}
     probed = [Plan, RunStart, Progress, Progress, EpochEnd]
-    assert kinds(out="probe", **probe) == [*probed, Measured, RunEnd]
+    assert kinds(out="probe", **probe) == [*probed, Measured, Mistakes, RunEnd]
     both = kinds(out="both", **{**probe, "train": "probe+finetune"})
-    assert both == [*probed, *training, Measured, RunEnd]  # mirrored, cropped
+    assert both == [*probed, *training, Measured, Mistakes, RunEnd]  # mirrored, cropped
 
 
 @pytest.mark.medium

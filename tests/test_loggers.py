@@ -1,17 +1,33 @@
 """Loggers: declared by plugins, chosen by name, told what happens."""
 
 import csv
+import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import zoo
 from tests.conftest import QUICK, zoo_
 from tests.pipeline.crash import Crash, crash_at
 from zoo.errors import PluginError
-from zoo.events import EpochEnd, Measured, Note, Progress, RunEnd, RunStart, StepEnd
+from zoo.events import (
+    EpochEnd,
+    Measured,
+    Mistake,
+    Mistakes,
+    Note,
+    Progress,
+    RunEnd,
+    RunStart,
+    StepEnd,
+)
+from zoo.report.mistakes import pictures
+from zoo.runs.scores import read_columns
 
 FIELDS = {**QUICK, "train": "finetune", "epochs": 2}
 
@@ -36,7 +52,60 @@ def check_logged(run):
     accuracy = zoo.load(run).info.figures["val"].metrics["accuracy"]
     for suffix, value in (("", accuracy.value), ("_low", accuracy.low), ("_high", accuracy.high)):
         assert logged[f"final_val/accuracy{suffix}"] == [(6, pytest.approx(value))]
+    check_pictures(run)
     assert logged["step/lr_head"][-1][1] == pytest.approx(float(metrics(run)[-1]["lr_head"]))
+
+
+def check_pictures(run):
+    """The confusion matrix and, if there are any, the mistakes are in TensorBoard's event file."""
+    log = EventAccumulator(str(run / "tensorboard"))
+    log.Reload()
+    columns = read_columns(run / "predictions.parquet")
+    wrong = not all(columns["correct"])
+    tags = ["final_val/confusion", *(["final_val/mistakes"] if wrong else [])]
+    assert sorted(log.Tags()["images"]) == tags
+    for tag in tags:
+        (event,) = log.Images(tag)
+        image = Image.open(io.BytesIO(event.encoded_image_string))
+        assert (event.step, image.size) == (6, (event.width, event.height))
+        assert len(np.unique(np.asarray(image))) > 2
+
+
+def test_pictures_show_what_the_event_holds():
+    """Names may be anything, an image may be gone, and a split may be without mistakes."""
+    names = ("a$b$_", "<b>ü漢\x1b[31m")
+    image = io.BytesIO()
+    Image.new("RGB", (32, 32), (255, 0, 0)).save(image, "PNG")
+    shown = [
+        Mistake(name="1", label=names[0], predicted=names[1], probability=0.9, image=each)
+        for each in (image.getvalue(), b"")
+    ]
+    event = Mistakes(
+        split="test", class_names=names, confusion=((5, 2), (0, 3)), total=2, shown=tuple(shown)
+    )
+    found = pictures(event)
+    assert set(found) == {"confusion", "mistakes"}
+    assert (np.asarray(found["mistakes"]) == (255, 0, 0)).all(axis=2).any()
+    assert pictures(replace(event, confusion=(), shown=())) == {}
+
+
+@pytest.mark.medium
+def test_mistakes_are_those_of_the_predictions(photos, told):
+    run = zoo.finetune(photos, out="run", loggers=["told"], **QUICK | {"seed": 3})
+    (event,) = [e for e in told() if isinstance(e, Mistakes)]
+    columns = read_columns(run.path / "predictions.parquet")
+    rows = list(zip(columns["name"], columns["label"], columns["predicted"], strict=True))
+    wrong = {row for row in rows if row[1] != row[2]}
+    assert event.total == len(wrong)
+    assert {(m.name, m.label, m.predicted) for m in event.shown} == wrong
+    assert [m.probability for m in event.shown] == sorted(
+        (m.probability for m in event.shown), reverse=True
+    )
+    index = {name: n for n, name in enumerate(event.class_names)}
+    expected = np.zeros((3, 3), int)
+    for _, label, predicted in rows:
+        expected[index[label], index[predicted]] += 1
+    assert np.array_equal(event.confusion, expected)
 
 
 @pytest.mark.medium
@@ -93,7 +162,13 @@ def told(install):
 def test_a_plugins_logger_is_told_from_start_to_end(photos, told):
     run = zoo.finetune(photos, out="run", loggers=["told"], **FIELDS)
     kinds = [type(e) for e in told() if not isinstance(e, Note | Progress)]
-    assert kinds[1:] == [RunStart, *2 * [StepEnd, StepEnd, StepEnd, EpochEnd], Measured, RunEnd]
+    assert kinds[1:] == [
+        RunStart,
+        *2 * [StepEnd, StepEnd, StepEnd, EpochEnd],
+        Measured,
+        Mistakes,
+        RunEnd,
+    ]
     (start,) = [e for e in told() if isinstance(e, RunStart)]
     assert (start.folder, start.step, start.resumed) == (run.path, 0, False)
     assert start.recipe["epochs"] == 2
@@ -151,6 +226,8 @@ def test_mlflow_has_the_settings_and_the_metrics_of_a_resumed_run(photos, mlflow
     assert float(found.data.params["lr"]) == run.info.recipe.lr
     logged = client.get_metric_history(found.info.run_id, "loss/val")
     expected = [(3 * int(row["epoch"]), float(row["val_loss"])) for row in metrics(run.path)]
+    (folder,) = client.list_artifacts(found.info.run_id, "final_val")[:1]
+    assert folder.path == "final_val/confusion.png"
     assert [(m.step, m.value) for m in logged] == [(s, pytest.approx(v)) for s, v in expected]
 
 
@@ -171,6 +248,7 @@ def test_wandb_has_the_settings_and_the_metrics_of_a_resumed_run(photos):
     assert of_run in first
     assert all(key in written for key in of_steps for written in (first, second))
     assert of_result in second
+    assert b"final_val/confusion" in second
     assert of_result not in first
 
 

@@ -71,6 +71,48 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """An image that the final model predicts wrongly.
+
+    Attributes:
+        name: Name of the image in the dataset.
+        label: Its label; multi-label: its labels, joined by ` + `.
+        predicted: What is predicted, in the same form.
+        probability: Probability of the predicted class; multi-label: the highest of all.
+        image: The network's input, as a PNG of at most 176 x 176 pixels; empty if the image can no
+            longer be read.
+    """
+
+    name: str
+    label: str
+    predicted: str
+    probability: float
+    image: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistakes:
+    """What the final model gets wrong on a split, after all `Measured` and before `RunEnd`.
+
+    `zoo.report.mistakes.pictures` draws it for loggers that show images.
+
+    Attributes:
+        split: `val` or `test`.
+        class_names: In the order of the logits.
+        confusion: `confusion[i][j]` is the number of images of class i predicted as class j. Empty
+            if the task is multi-label, or with more than 1,000 classes.
+        total: Number of wrongly predicted images.
+        shown: Those with the highest probability, at most 16.
+    """
+
+    split: str
+    class_names: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    total: int
+    shown: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEnd:
     """Training has ended.
 

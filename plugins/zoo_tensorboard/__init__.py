@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import zoo
-from zoo.events import EpochEnd, Measured, RunEnd, RunStart, StepEnd
+from zoo.events import EpochEnd, Measured, Mistakes, RunEnd, RunStart, StepEnd
 
 
 @zoo.hookimpl
@@ -20,8 +20,9 @@ class TensorBoard:
 
     Tags under `step/` are the loss and learning rates of each step, those under `final_val/` and
     `final_test/` the figures of the final model with the bounds of their 95 % intervals (`_low`,
-    `_high`), other tags the metrics of each epoch, at its last step. A resumed run replaces what
-    was logged after its checkpoint.
+    `_high`) and, as images, its confusion matrix and most confident mistakes; other tags are the
+    metrics of each epoch, at its last step. A resumed run replaces what was logged after its
+    checkpoint.
 
     Raises:
         ModuleNotFoundError: If tensorboard is not installed.
@@ -58,6 +59,14 @@ class TensorBoard:
                 for name, figure in event.metrics.items():
                     for suffix, value in zip(("", "_low", "_high"), figure, strict=True):
                         self._add(f"final_{event.split}/{name}{suffix}", value)
+            case Mistakes():
+                import numpy as np
+
+                from zoo.report.mistakes import pictures
+
+                for name, image in pictures(event).items():
+                    tag = f"final_{event.split}/{name}"
+                    self._writer.add_image(tag, np.asarray(image), self._step, dataformats="HWC")
             case RunEnd():
                 self._writer.close()
 

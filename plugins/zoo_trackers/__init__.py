@@ -6,10 +6,13 @@ import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zoo
-from zoo.events import EpochEnd, Measured, RunEnd, RunStart, StepEnd
+from zoo.events import EpochEnd, Measured, Mistakes, RunEnd, RunStart, StepEnd
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: File in the run folder with the tracker's run id, with which a resumed run continues that run.
 ID = "{library}.id"
@@ -25,7 +28,8 @@ class Tracker:
     """Logs the recipe as configuration, and metrics by the number of training steps.
 
     The figures of the final model are logged under `final_val/` and `final_test/`, with the bounds
-    of their 95 % intervals (`_low`, `_high`).
+    of their 95 % intervals (`_low`, `_high`), and there its confusion matrix and its most confident
+    mistakes, as images; those of MLflow are artifacts.
 
     The destination is set by the tracker's own environment variables (`MLFLOW_TRACKING_URI`,
     `WANDB_MODE` ...); the experiment or project is called `zoo`. A resumed run continues the
@@ -65,8 +69,19 @@ class Tracker:
                     for suffix, value in zip(("", "_low", "_high"), figure, strict=True)
                 }
                 self._tracker.log(values, step=self._step)
+            case Mistakes():
+                from zoo.report.mistakes import pictures
+
+                for name, image in pictures(event).items():
+                    self._log_image(f"final_{event.split}/{name}", image)
             case RunEnd():
                 self._tracker.finish()
+
+    def _log_image(self, tag: str, image: Image.Image) -> None:
+        if self._library == "mlflow":
+            importlib.import_module("mlflow").log_image(image, f"{tag}.png")
+        else:
+            self._tracker.log_images({tag: [image]}, step=self._step)
 
     def _begin(self, event: RunStart) -> None:
         from accelerate import PartialState

@@ -28,6 +28,7 @@ from zoo.models.head import head_leaves
 from zoo.models.replay import Boundary
 from zoo.planning import Prepared
 from zoo.report.build import Subject, report_run
+from zoo.report.mistakes import mistakes
 from zoo.runs.card import write_card
 from zoo.runs.familiarity import fit_familiarity, most_images
 from zoo.runs.figures import Figures, doubt, figures
@@ -99,7 +100,8 @@ def conclude(
     or the temperature on out-of-fold predictions if these are missing or too few.
     Writes predictions.parquet, writes the model's metadata and card again with the figures, and
     then the report. It may be repeated: the same model and images give the same files.
-    `listen` receives a `Measured` for each split. The test split is used nowhere else.
+    `listen` receives a `Measured` and, in the end, a `Mistakes` for each split. The test split is
+    used nowhere else.
 
     Raises:
         RunError: A file can't be written.
@@ -126,9 +128,10 @@ def conclude(
     images = {"train": splits.train, "val": splits.val, "test": splits.test}
     counts = {split: tuple(splits.counts(samples)) for split, samples in images.items() if samples}
     info = replace(info, counts=counts)
+    rows = [rows_of(each, info, task) for each in measured]
     columns: Columns
-    if measured:
-        columns = joined([rows_of(each, info, task) for each in measured])
+    if rows:
+        columns = joined(rows)
     else:
         columns = {name: [] for name in (*sorted(COLUMNS), *(f"p_{n}" for n in info.class_names))}
     write_predictions(folder, columns, info.class_names)
@@ -146,6 +149,8 @@ def conclude(
     run = replace(run, info=info)
     if report:
         report_run(Subject(run=run, columns=columns, figures=found, splits=splits), listen)
+    for scores, of_split in zip(measured, rows, strict=True):
+        listen(mistakes(run, scores, of_split))
     return run
 
 

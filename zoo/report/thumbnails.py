@@ -74,7 +74,7 @@ def thumbnails(
             continue
         try:
             decoded[n] = DecodedImages([sample], prepare)[0]
-            found.append(Thumbnail(image=_url(_shown(decoded[n]))))
+            found.append(Thumbnail(image=_url(shown(decoded[n]))))
         except DataError as error:
             found.append(Thumbnail(missing=error.text))
     wanted = [n for n in decoded if n < heat]
@@ -121,7 +121,7 @@ def _heat(image: NDArray[np.uint8], evidence: torch.Tensor, side: int = SIDE) ->
     """Return the image in grey under its map of evidence, from dark violet to yellow."""
     import matplotlib
 
-    photo = _shown(image)
+    photo = shown(image)
     height, width = image.shape[:2]
     enlarged = torch.nn.functional.interpolate(
         evidence[None, None], size=(height, width), mode="bicubic", align_corners=False
@@ -134,7 +134,7 @@ def _heat(image: NDArray[np.uint8], evidence: torch.Tensor, side: int = SIDE) ->
     return _url(Image.fromarray(mixed.round().astype(np.uint8)), side)
 
 
-def _shown(image: NDArray[np.uint8]) -> Image.Image:
+def shown(image: NDArray[np.uint8]) -> Image.Image:
     """Return the network's input (H, W, C) as an image, without a fourth band."""
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image[..., :3])
 

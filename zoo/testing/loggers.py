@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from zoo.events import EpochEnd, Listener, Measured, Note, Progress, RunEnd, RunStart, StepEnd
+from PIL import Image
+
+from zoo.events import (
+    EpochEnd,
+    Listener,
+    Measured,
+    Mistake,
+    Mistakes,
+    Note,
+    Progress,
+    RunEnd,
+    RunStart,
+    StepEnd,
+)
 from zoo.plugins import explain, off_stdout
 from zoo.testing.subject import CheckFailed, CheckSkipped, Kind
 
@@ -180,5 +194,26 @@ def _events(
                 baseline=0.5,
                 doubt=f"{split} accuracy 50.00% is no better than the largest class (50.00%)",
             )
+        yield Mistakes(
+            split="test",
+            class_names=("blue", "red"),
+            confusion=((3, 1), (3, 1)) if "val_accuracy" in metrics else (),
+            total=4,
+            shown=(
+                Mistake(
+                    name="red/1.png", label="red", predicted="blue", probability=0.9, image=_png()
+                ),
+                Mistake(
+                    name="red/2.png", label="red", predicted="blue", probability=0.8, image=b""
+                ),
+            ),
+        )
     yield Note(text="classes that were predicted for no val image: red", warning=True)
     yield RunEnd(folder=folder, error=error)
+
+
+def _png() -> bytes:
+    """Return a small image."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(content, "PNG")
+    return content.getvalue()
