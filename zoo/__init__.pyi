@@ -1,5 +1,6 @@
 from . import allocator, events, export, hub, serve, testing, weights
 from .backbone import Backbone, Head, LeftOut, Option, Preprocess, Weights
+from .cli.console import TrainingConsole
 from .data.check import check_data
 from .data.issue import Issue
 from .data.sample import Sample
@@ -45,6 +46,7 @@ __all__ = [
     "Sample",
     "Search",
     "Stopped",
+    "TrainingConsole",
     "Transfer",
     "Trial",
     "Weights",

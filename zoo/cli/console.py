@@ -6,7 +6,7 @@ import itertools
 import shlex
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from zoo.cli.progress import progress_bar
@@ -22,7 +22,7 @@ from zoo.cli.tables import (
 )
 from zoo.cli.words import with_flags
 from zoo.errors import Stopped
-from zoo.events import EpochEnd, Measured, Note, StepEnd
+from zoo.events import EpochEnd, Measured, Note, RunEnd, StepEnd
 from zoo.events import Progress as Done
 from zoo.io.files import is_file
 from zoo.io.text import count, printable
@@ -68,10 +68,19 @@ _MOST_ROWS = 8
 
 
 class TrainingConsole:
-    """A listener that prints events; a context manager, which removes its progress bar."""
+    """A listener that prints events, as `zoo finetune` does; for `zoo.finetune(..., listen=...)`.
 
-    def __init__(self, *, verbose: bool = False) -> None:
+    On a terminal it shows a progress bar, which is removed at the end of the run, or of the context
+    if it is used as a context manager. Elsewhere, as in a notebook, it prints plain lines.
+
+    Args:
+        verbose: Also print details.
+        flags: Name settings as flags of the command line instead of arguments.
+    """
+
+    def __init__(self, *, verbose: bool = False, flags: bool = False) -> None:
         self._verbose = verbose
+        self._worded: Callable[[str], str] = with_flags if flags else str
         self.out = plain_console()
         self.err = plain_console(stderr=True)
         self._started = time.perf_counter()
@@ -94,12 +103,14 @@ class TrainingConsole:
         """Print an event."""
         match event:
             case Note(text=text, warning=True):
-                self.err.print(printable(f"! {with_flags(text)}", lines=True), style="bold yellow")
+                self.err.print(
+                    printable(f"! {self._worded(text)}", lines=True), style="bold yellow"
+                )
             case Measured(doubt=str(text)):
                 self.err.print(printable(f"! {text}"), style="bold red")
             case Note(text=text, detail=detail):
                 if self._verbose or not detail:
-                    self.say(with_flags(text))
+                    self.say(self._worded(text))
             case Plan():
                 self._kind = TASKS[event.recipe.task]
                 self._baseline, self._val_images = event.baseline.value, event.val_images
@@ -113,6 +124,8 @@ class TrainingConsole:
                 self._step(event)
             case EpochEnd():
                 self._epoch(event)
+            case RunEnd():
+                self._progress.stop()
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line; on a terminal, in a style of rich and wrapped between words."""
@@ -246,7 +259,7 @@ class TrainingConsole:
         good = end.best and bool(images) and wilson(score * images, images).low > self._baseline
         cells = {
             "epoch": str(end.epoch or "probe"),
-            "train loss": f"{metrics['train_loss']:.4f}",
+            "train loss": f"{metrics.get('train_loss', 0):.4f}",
             "train {}": f"{metrics.get(f'train_{main}', 0):.2%}",
             "val loss": f"{metrics.get('val_loss', 0):.4f}",
             "val {}": f"{score:.2%}",
@@ -276,7 +289,12 @@ class TrainingConsole:
 
     def _choose_epoch_columns(self, metrics: Mapping[str, float]) -> None:
         """Hide the columns that do not fit a narrow terminal, and report it."""
-        unused = [] if f"train_{self._kind.main}" in metrics else ["train {}"]
+        main = self._kind.main
+        unused = [
+            name
+            for name in ("train loss", "train {}")
+            if name.format(main).replace(" ", "_") not in metrics
+        ]
         if not self._val_images:
             unused += [name for name in _EPOCH_COLUMNS if name.startswith("val")]
         self._epoch_columns = [name for name in _EPOCH_COLUMNS if name not in unused]

@@ -106,7 +106,7 @@ def command(
         from zoo.planning import prepare
         from zoo.runs.read import load
 
-    with TrainingConsole(verbose=verbose) as console:
+    with TrainingConsole(verbose=verbose, flags=True) as console:
         try:
             listen = with_loggers(console, open_loggers(loggers))
             folder = expand(out if out is not None else resume or ".")

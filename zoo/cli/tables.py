@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,18 @@ def number(name: str = "", *, least: int = 0) -> Column:
 
 def plain_console(*, stderr: bool = False) -> Console:
     """Return a console that prints text unchanged: no markup, emoji codes or highlighting."""
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    # In a notebook, rich would print each line as HTML of its own, or the codes of a terminal, as
+    # the kernel sets FORCE_COLOR.
+    notebook = "ipykernel" in sys.modules
+    console = Console(
+        stderr=stderr,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+        force_jupyter=False,
+        force_terminal=False if notebook else None,
+    )
     if not console.is_terminal:
         console.width = _UNBOUNDED
     return console

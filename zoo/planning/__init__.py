@@ -13,6 +13,8 @@ from zoo import allocator
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.split import Splits
 from zoo.events import Listener, ignore
+from zoo.io.html import facts_html, table_html
+from zoo.io.text import count, listed
 from zoo.machine.processes import decide_on_main
 from zoo.models.depth import Depths
 from zoo.models.freeze import Freezing, plan_freezing
@@ -87,6 +89,34 @@ class Plan:
         if self.val_images:
             return task.baseline(self.val_counts, self.val_images)
         return task.baseline(self.train_counts, self.train_images)
+
+    def _repr_html_(self) -> str:
+        """Return the HTML tables that a notebook shows: the plan, and its parameter groups."""
+        recipe, (height, width) = self.recipe, self.preprocess.height_width
+        facts = {
+            "backbone": recipe.backbone,
+            "weights": self.weights_source,
+            "data": recipe.data or "demo (scikit-learn's digits)",
+            "classes": f"{len(self.class_names)}: {listed(self.class_names)}",
+            "images": f"{self.train_images:,} train, {self.val_images:,} val",
+            "input": f"{height} x {width}",
+            "training": f"{recipe.train}, {count(recipe.epochs, 'epoch')}, "
+            f"batch {recipe.batch_size}, {recipe.optimizer}",
+            "device": f"{self.device}, {recipe.precision}",
+            "run folder": self.out,
+        }
+        groups = [
+            (
+                group.name,
+                f"{group.parameters:,}",
+                "frozen" if group.frozen else f"{group.lr:.3g}",
+                "" if group.frozen else f"{group.weight_decay:g}",
+                group.trains_from or "",
+            )
+            for group in self.groups
+        ]
+        columns = ("group", "parameters", "learning rate", "weight decay", "from epoch")
+        return facts_html(facts) + table_html(columns, groups)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -24,7 +23,8 @@ from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform
 from zoo.errors import DataError, OptionError, PluginError, RunError, SizeError, WeightsError
 from zoo.io.files import expand, is_file
-from zoo.io.text import clip, count, printable
+from zoo.io.html import facts_html, table_html
+from zoo.io.text import clip, count
 from zoo.machine.device import choose_device, place
 from zoo.models.build import build_empty, load_whole, refuse_larger
 from zoo.models.head import in_head
@@ -48,6 +48,9 @@ from zoo.tasks.multi_label import THRESHOLD
 from zoo.weights import tensors_sha256
 from zoo.weights.files import leads_out
 from zoo.weights.header import Header
+
+#: Maximum number of predictions in the table that a notebook shows.
+MOST_ROWS = 100
 
 AnyImage = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Sample
 
@@ -84,6 +87,29 @@ class Prediction:
     def familiar(self) -> bool | None:
         """Whether the image is like those that the run was trained on; None if unknown."""
         return None if self.distance is None else self.distance <= 1
+
+    def _repr_html_(self) -> str:
+        """Return the HTML table that a notebook shows."""
+        return Predictions([self])._repr_html_()
+
+
+class Predictions(list[Prediction]):
+    """A list of predictions, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        """Return the HTML table that a notebook shows, of at most `MOST_ROWS` predictions."""
+        rows = [
+            (
+                "" if each.path is None else each.path.name,
+                " + ".join(each.labels) or f"unsure ({each.label})",
+                f"{each.probability:.1%}",
+                "no" if each.familiar is False else "",
+            )
+            for each in self[:MOST_ROWS]
+        ]
+        table = table_html(("image", "prediction", "probability", "familiar"), rows)
+        left_out = len(self) - len(rows)
+        return f"{table}<p>and {left_out:,} more</p>" if left_out else table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +153,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Return the HTML table that a notebook shows."""
-        rows = "".join(
-            f"<tr><th>{name.replace('_', ' ')}</th><td>{escape(printable(str(value)))}</td></tr>"
-            for name, value in self._facts().items()
-        )
-        return f"<table>{rows}</table>"
+        return facts_html({name.replace("_", " "): v for name, v in self._facts().items()})
 
     def _facts(self) -> dict[str, object]:
         score = self.info.score
@@ -182,7 +204,8 @@ class Run:
                 mirror image (`hflip`), or over the image, its corners and its centre (`five-crop`).
 
         Returns:
-            One prediction for each image, in the order of `images`.
+            One prediction for each image, in the order of `images`; a list, which a notebook shows
+            as a table.
 
         Raises:
             DataError: If an image can't be read or has an unsupported type, a number is out of its
@@ -200,7 +223,7 @@ class Run:
         given = _as_list(images)
         paths = [_path_of(each) for each in given]
         decoded = [self.prepare(each) for each in given]
-        return self.predict_prepared(decoded, paths, asked)
+        return Predictions(self.predict_prepared(decoded, paths, asked))
 
     def asked(
         self,
