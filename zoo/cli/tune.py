@@ -122,7 +122,7 @@ def command(
         from zoo.errors import Stopped
         from zoo.pipeline.tune import tune
 
-    with TrainingConsole() as training:
+    with TrainingConsole(flags=True) as training:
         console = _SearchConsole(training)
         try:
             search = tune(
