@@ -87,7 +87,6 @@ _ADVICE = {
     "report_to": _LOG,
     "resume_from_checkpoint": "use `resume` with the run folder",
     "save_dir": _OUT,
-    "search": "ranges are read by zoo tune alone",
     "swa": _AVERAGED,
     "swa_epoch_start": _AVERAGED,
     "swa_start": _AVERAGED,

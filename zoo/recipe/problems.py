@@ -16,6 +16,8 @@ def problem(error: Mapping[str, Any], keys: Sequence[str]) -> str:
         return clip(str(error["ctx"]["error"]), 400)
     key = clip(".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
+        if key == "search":
+            return "unknown key 'search'; only zoo tune reads ranges"
         if (text := meant(key, keys)) is not None:
             return f"unknown key {key!r}; {text}".replace("`", "'")
         nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)

@@ -184,7 +184,7 @@ def _parse_text(name: str, text: str) -> Range:
         if any(isinstance(end, str) for end in ends):
             raise RecipeError(f"range of {name}: {text} is not of whole numbers")
         log = scale == "log" if scale else name in LOG_SCALE
-        return Interval(low=ends[0], high=ends[1], log=log)  # type: ignore[arg-type]
+        return Interval(low=ends[0], high=ends[1], log=log)
     parts = [part.strip() for part in text.split(",")]
     if ".." in text and str not in kinds:
         raise RecipeError(
