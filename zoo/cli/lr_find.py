@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -102,7 +102,7 @@ def command(
     for file in (out, steps_file):
         if file is not None and not file.parent.is_dir():
             raise RunError(f"can't write {file}: there is no folder {file.parent}")
-    given = {k: v for k, v in fields.items() if v is not None}
+    given: dict[str, Any] = {k: v for k, v in fields.items() if v is not None}
     with ProgressListener() as listen:
         test = lr_find(
             recipe=recipe, min_lr=min_lr, max_lr=max_lr, steps=steps, listen=listen, **given

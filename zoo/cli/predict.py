@@ -183,8 +183,8 @@ def command(
         if out is None:
             _WRITERS[form](work)
         elif readable:
-            options = {**asked, "top_k": top_k, "tta": tta, "precision": precision}
-            options["format"] = out.suffix
+            options: dict[str, object] = {**asked, "top_k": top_k, "tta": tta}
+            options |= {"precision": precision, "format": out.suffix}
             _write_file(work, out, options, resume=resume)
     except KeyboardInterrupt:
         echo(f"! interrupted: {work.done} of {readable} images are done", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -98,7 +99,7 @@ def command(
     timeout: float,
     device: str,
     allocator_tuning: bool,
-    **asked: float | None,
+    **asked: Any,
 ) -> None:
     """Serve RUN, a run folder or its model.safetensors, over HTTP.
 

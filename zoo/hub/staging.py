@@ -99,7 +99,7 @@ def stage(
             _copy(run / name, folder / name)
     origins = read_origins(_text(run / RECIPE), info.recipe)
     shown = {name: _shortened(origin, names) for name, origin in origins.items()}
-    write_recipe(folder, public.recipe, shown)
+    write_recipe(folder, public.recipe, shown, public.custom)
     val = public.figures.get("val")
     classes = _classes(run, public)
     text = card_text(

@@ -97,5 +97,6 @@ class Distillation:
 
     def _parts(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (shares (N, classes), labelled (N, 1), teacher's logits (N, classes))."""
-        shares, labelled, teacher = targets.split([self.num_classes, 1, self.num_classes], dim=1)
+        sizes = [self.num_classes, 1, self.num_classes]
+        shares, labelled, teacher = torch.split(targets, sizes, dim=1)
         return shares, labelled, teacher

@@ -58,7 +58,8 @@ class Teacher:
             return pixels
         mode = InterpolationMode(self.preprocess.interpolation)
         # Bicubic interpolation exceeds the range of its input.
-        return v2.functional.resize(pixels, size, mode).clamp(0, 255)
+        resized: Tensor = v2.functional.resize(pixels, size, mode)
+        return resized.clamp(0, 255)
 
 
 def teach(
