@@ -59,6 +59,13 @@ class DataError(ZooError):
     """A data folder or an image that can't be used."""
 
 
+class UnavailableError(DataError):
+    """Data on a network that can't be read now, or has changed since it was listed.
+
+    It says nothing about an image, so that none is left out for it: the run ends.
+    """
+
+
 class CacheError(ZooError):
     """A cache that can't be written."""
 

@@ -9,7 +9,7 @@ import pytest
 import zoo
 from tests.conftest import QUICK, make_photos
 from tests.data.reading import of_kind
-from zoo.data.sources import open_source
+from zoo.data.sources import frequent, open_source
 from zoo.data.split import read_splits
 from zoo.errors import DataError
 from zoo.events import ignore
@@ -23,8 +23,9 @@ def photos_with_few_blue(tmp_path):
     return photos
 
 
-def read(data, **options):
-    return read_splits(open_source(data, **options), val_split=0.25, seed=0)
+def read(data, *, min_count, **options):
+    source = frequent(open_source(data, **options), min_count)
+    return read_splits(source, val_split=0.25, seed=0)
 
 
 def write(folder: Path, labels_of) -> Path:
@@ -45,7 +46,7 @@ def test_images_of_rare_classes_are_left_out_and_this_is_said(photos_with_few_bl
     ((_, reason),) = of_kind("skipped", splits.issues)
     assert "blue (3)" in reason
     assert "3 train images" in reason
-    assert read(photos_with_few_blue, min_count=3) == read(photos_with_few_blue)
+    assert read(photos_with_few_blue, min_count=3) == read(photos_with_few_blue, min_count=1)
 
 
 def test_a_rare_class_is_left_out_of_val_and_test_too(photos_with_few_blue, tmp_path):
@@ -70,7 +71,7 @@ def test_images_of_several_labels_only_lose_the_rare_ones(tmp_path):
 
 def test_two_classes_must_be_left(photos):
     with pytest.raises(DataError):
-        open_source(photos, min_count=100)
+        read(photos, min_count=100)
 
 
 @pytest.mark.medium

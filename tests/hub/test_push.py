@@ -14,6 +14,7 @@ import zoo
 from tests.hub.conftest import TOKEN, Repository
 from tests.runs.forging import copy, forge
 from zoo.cli import main
+from zoo.recipe import change, dump_recipe
 from zoo.runs.checkpoint_file import read_checkpoint, write_checkpoint
 
 NAME = "acme/colours"
@@ -107,6 +108,16 @@ def test_no_path_and_no_image_of_this_machine_is_uploaded(folder, run, hub):
             assert private.encode() not in content, (name, private)
     zoo_("pull", NAME, "--out", "back")
     assert zoo.load("back").info.recipe.data == data.name
+
+
+def test_an_address_is_uploaded_as_its_name(folder, run, hub):
+    recipe = change(run.info.recipe, test="https://host/private/photos.zip?key=SIGNED")
+    forge(folder / "model.safetensors", recipe=dump_recipe(recipe))
+    zoo_("push", folder, NAME, "--yes")
+    for name, content in hub.files(NAME).items():
+        assert b"SIGNED" not in content, name
+    zoo_("pull", NAME, "--out", "back")
+    assert zoo.load("back").info.recipe.test == "photos.zip"
 
 
 @pytest.mark.filterwarnings("error")

@@ -25,15 +25,16 @@ from zoo.io.files import home, replacing
 Kind = Literal["features", "activations", "images", "examined"]
 
 #: Kinds of what is listed and deleted: also networks that were converted for another engine, and
-#: the measurements of engines, which `zoo.prediction.engines` keeps.
-StoredKind = Literal[Kind, "engines"]
+#: the measurements of engines, which `zoo.prediction.engines` keeps, and what was read from a
+#: network (`zoo.cache.remote`).
+StoredKind = Literal[Kind, "engines", "remote"]
 
 ABOUT = "about.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredEntry:
-    """A store on this machine, a converted network, or a measurement of engines.
+    """A store on this machine, a converted network, a measurement of engines, or remote files.
 
     Attributes:
         kind: Kind of its records.
@@ -41,7 +42,7 @@ class StoredEntry:
             measured; empty if it can't be read.
         path: Folder of the store or network, or file of the measurement.
         bytes: Total size of its files.
-        records: Number of arrays, networks or measurements.
+        records: Number of arrays, networks, measurements or reads.
         used: When it was last opened for use, or measured.
     """
 
@@ -65,6 +66,11 @@ class Cleared:
 def root() -> Path:
     """Return the folder of all stores."""
     return home() / "cache"
+
+
+def remote_root() -> Path:
+    """Return the folder of what was read from a network."""
+    return home() / "remote"
 
 
 def describe(about: Mapping[str, Any], dtype: np.dtype[Any]) -> str:
@@ -119,7 +125,7 @@ def touch(path: Path, described: str, *, write: bool) -> None:
 
 def stored() -> list[StoredEntry]:
     """Return all that is kept on this machine, the least recently used first."""
-    return sorted([*_stores(), *_engines()], key=lambda store: store.used)
+    return sorted([*_stores(), *_engines(), *_remote()], key=lambda store: store.used)
 
 
 def _stores() -> list[StoredEntry]:
@@ -151,6 +157,23 @@ def _engines() -> list[StoredEntry]:
             )
         )
     return found
+
+
+def _remote() -> list[StoredEntry]:
+    """Return the cache of what was read from a network, as a single entry; none if it is empty."""
+    files = [*remote_root().glob("[0-9a-f][0-9a-f]/*")]
+    if not files:
+        return []
+    return [
+        StoredEntry(
+            kind="remote",
+            about={},
+            path=remote_root(),
+            bytes=sum(map(_size, files)),
+            records=len(files),
+            used=max(map(_modified, files)),
+        )
+    ]
 
 
 def clear(kind: StoredKind | None = None, *, older_than_days: float | None = None) -> Cleared:
@@ -186,7 +209,7 @@ def make_room(needed_bytes: int, limit_bytes: int, *, keep: Path) -> bool:
     stores = _stores()
     over = max(
         sum(store.bytes for store in stores) + needed_bytes - limit_bytes,
-        needed_bytes - _free_bytes(),
+        needed_bytes - free_bytes(),
     )
     with ExitStack() as locks:
         chosen: list[StoredEntry] = []
@@ -244,7 +267,8 @@ def _size(file: Path) -> int:
         return 0  # another process deleted it just now
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
+    """Return the space that caches may take on the disk: 1 GiB, or 5 % of a small one, stays."""
     folder = root()
     while not folder.exists():
         folder = folder.parent
@@ -253,7 +277,7 @@ def _free_bytes() -> int:
 
 
 def _delete(store: StoredEntry) -> bool:
-    if store.kind == "engines":  # Nothing is appended to it, so that it needs no lock.
+    if store.kind in ("engines", "remote"):  # Nothing is appended, so that no lock is needed.
         return _remove(store.path)
     held = _lock_to_delete(store)
     if held is None:

@@ -23,7 +23,7 @@ _COLUMNS = (
     label("last used", least=16),
 )
 
-KINDS = ("features", "activations", "images", "examined", "engines")
+KINDS = ("features", "activations", "images", "examined", "engines", "remote")
 
 
 @click.group("cache", short_help="List or clear cached images, features, activations and networks.")
@@ -32,7 +32,7 @@ def command() -> None:
 
     Deleting it costs only the time to compute it again. The folder is $ZOO_HOME/cache, by default
     ~/.cache/zoo/cache; networks that were converted for another engine of zoo predict, and how fast
-    engines were, are in $ZOO_HOME/engines.
+    engines were, are in $ZOO_HOME/engines, and what was read from a network in $ZOO_HOME/remote.
     """
 
 

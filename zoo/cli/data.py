@@ -80,6 +80,11 @@ def command() -> None:
 @format_option("text", "json")
 @click.option("--strict", is_flag=True, help="Exit code 1 for warnings too.")
 @click.option("--follow-links", is_flag=True, help="Follow links in DIR that lead out of it too.")
+@click.option(
+    "--allow-network",
+    is_flag=True,
+    help="Also read images at addresses in a table, such as s3://bucket/a.jpg.",
+)
 def check(
     folder: Path,
     fix_to: Path | None,
@@ -93,6 +98,7 @@ def check(
     form: str,
     strict: bool,
     follow_links: bool,
+    allow_network: bool,
 ) -> None:
     """Check DIR, a folder as for `zoo finetune --data`, for problems that impair results.
 
@@ -146,6 +152,7 @@ def check(
         found = checked(
             folder,
             follow_links=follow_links,
+            allow_network=allow_network,
             group_by=group_by,
             progress=lambda done, total: listen(Progress(what="images", done=done, total=total)),
         )

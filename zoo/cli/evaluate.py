@@ -69,6 +69,7 @@ def command(
     output: Path | None,
     strict: bool,
     follow_links: bool,
+    allow_network: bool,
     tta: Tta | None,
     device: str,
     allocator_tuning: bool,
@@ -94,7 +95,7 @@ def command(
         from zoo.data.issue import describe
         from zoo.machine.device import own_gpu
         from zoo.machine.processes import join_processes, together
-        from zoo.runs.evaluate import evaluate_together
+        from zoo.runs.evaluate import Reading, evaluate_together
         from zoo.runs.read import load
         from zoo.runs.scores import parquet_bytes
         from zoo.runs.write import write_file
@@ -107,9 +108,7 @@ def command(
         loaded.backbone,
         loaded.info,
         None if data is None else expand(data),
-        split=split,
-        strict=strict,
-        follow_links=follow_links,
+        Reading(split=split, strict=strict, follow_links=follow_links, allow_network=allow_network),
         tta=tta,
     )
     if result is None:

@@ -77,6 +77,12 @@ def images_options(default: str) -> Decorator:
             help="Also follow links in the data folder that lead out of it.  "
             "[default: as training did, on the data it was trained on]",
         ),
+        click.option(
+            "--allow-network",
+            is_flag=True,
+            help="Also read images at addresses in a table, such as s3://bucket/a.jpg.  "
+            "[default: as training did, on the data it was trained on]",
+        ),
     ]
     return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 

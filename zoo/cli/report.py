@@ -33,14 +33,15 @@ def command(
     output: Path | None,
     strict: bool,
     follow_links: bool,
+    allow_network: bool,
     device: str,
     allocator_tuning: bool,
 ) -> None:
     """Write the report of RUN: figures, plots, mistakes with what the network looked at.
 
     zoo finetune writes it at the end of a run. It is one file without scripts that needs no
-    network. If the images are no longer where they were, it has none. --split, --strict and
-    --follow-links apply to --data.
+    network. If the images are no longer where they were, it has none. --split, --strict,
+    --follow-links and --allow-network apply to --data.
 
     \b
       zoo report runs/photos-resnet18
@@ -48,7 +49,7 @@ def command(
     """
     if data is None:
         context = click.get_current_context()
-        for name in ("split", "strict", "follow_links"):
+        for name in ("split", "strict", "follow_links", "allow_network"):
             source = context.get_parameter_source(name)
             if source not in (None, click.core.ParameterSource.DEFAULT):
                 flag = f"--{name.replace('_', '-')}"
@@ -63,6 +64,7 @@ def command(
         output=output,
         strict=strict,
         follow_links=follow_links,
+        allow_network=allow_network,
         device=device,
     )
     echo(printable(file))

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from zoo.cache.keys import KEY_BYTES, derived_key, image_key
 from zoo.errors import DataError
@@ -137,7 +137,7 @@ def is_url(path: str | Path) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
 
 
-def extension(path: str | Path) -> str:
+def extension(path: str | PurePath) -> str:
     """Return the lower-case extension of a file with its dot; empty if it has none."""
     # pathlib takes several times as long, and this runs for every file of a folder.
     return os.path.splitext(path)[1].lower()  # noqa: PTH122

@@ -22,7 +22,7 @@ from zoo.data.image import decoded, open_content, open_image
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
 from zoo.data.sources import extensions
-from zoo.errors import DataError
+from zoo.errors import DataError, UnavailableError
 from zoo.io.text import printable
 
 #: Which images are decoded before training: the recipe's `scan`.
@@ -181,6 +181,8 @@ def _look(sample: Sample, *, channels: int) -> Verdict:
     try:
         content, image = opened(sample)
         decoded(image, sample.where, channels=channels)
+    except UnavailableError:
+        raise
     except DataError as error:
         return str(error)
     return Found(content=content, format=image.format or "")

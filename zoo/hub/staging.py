@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from zoo.data.remote import address_of, path_of
 from zoo.errors import RunError
 from zoo.integrity import verify
 from zoo.io.files import is_file
@@ -147,7 +148,8 @@ def _classes(run: Path, info: ModelInfo) -> dict[str, tuple[ClassFigures, ...]]:
 def _paths_of(info: ModelInfo) -> dict[str, str]:
     """Return the paths of this machine that a run names, and what they become, the longest first.
 
-    The path of a folder or file becomes its name, that of the home folder `~`.
+    The path of a folder or file becomes its name, that of the home folder `~`. So does an address,
+    whose query may hold a signature.
     """
     recipe = info.recipe
     given = [recipe.data, recipe.val, recipe.test, recipe.weights]
@@ -156,6 +158,9 @@ def _paths_of(info: ModelInfo) -> dict[str, str]:
         given.append(info.backbone)
     found = {str(Path.home()): "~"}
     for value in filter(None, given):
+        if (address := address_of(value)) is not None:
+            found[value] = path_of(address).rstrip("/").rpartition("/")[2]
+            continue
         # Sources and checkpoints may have a scheme, as in tar:/data/photos.tar.
         for path in (value, value.partition(":")[2]):
             if PurePath(path).is_absolute():

@@ -41,6 +41,7 @@ FREE = frozenset(
         "checkpoint_every",
         "strict",
         "follow_links",
+        "allow_network",
     }
 )
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 
-from zoo.data.files import extension, is_url
+from zoo.data.files import extension
+from zoo.data.remote import RemoteFile, address_of, path_of, read_address
 from zoo.data.sample import Sample
-from zoo.data.sources import is_image_folder, unlabelled
+from zoo.data.sources import is_image_folder, plugin_source, remote_place, unlabelled
 from zoo.data.sources.extensions import is_image_name, reason_of
 from zoo.data.sources.layout import files_in
 from zoo.data.sources.shards import is_pattern
@@ -22,6 +23,9 @@ from zoo.errors import DataError
 from zoo.io.files import exists
 from zoo.io.text import printable
 from zoo.prediction.download import download, is_web_url
+
+#: Extensions of archives at an address; any other URL is one of an image.
+_ARCHIVES = (".zip", ".tar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Item:
         """The image, as `run.stream` takes it."""
         if self.sample is None and is_web_url(self.name):
             return Sample(name=self.name, labels=(), load=partial(download, self.name))
+        if self.sample is None and (address := address_of(self.name)) is not None:
+            return Sample(name=self.name, labels=(), load=partial(read_address, address))
         return self.sample or self.name
 
 
@@ -49,8 +55,9 @@ def find_inputs(
         given: Image files; folders, which are searched with their subfolders; patterns such as
             `photos/**/*.jpg`; ZIP archives, tar files and datasets; tables with a column of paths
             or images; `@FILE`, a list of images, folders and URLs, one a line, or `-` for such a
-            list on stdin; URLs; and what the sources of plugins accept.
-        allow_network: Whether URLs are downloaded.
+            list on stdin; URLs, and addresses of any of these such as `s3://bucket/photos`; and
+            what the sources of plugins accept.
+        allow_network: Whether URLs and other addresses are read.
         stdin: Lines of the list `-`; default: those of this process.
 
     Raises:
@@ -65,12 +72,11 @@ def find_inputs(
         elif text.startswith("@") and not exists(Path(text)):
             items += _of_file(Path(text[1:]))
         else:
-            items += _of(text)
-    if not allow_network and (url := next((i.name for i in items if is_web_url(i.name)), None)):
-        raise DataError(
-            f"no such image or folder: {printable(url)}; it is a URL",
-            hint="download it first, or set `allow_network`",
-        )
+            items += _of(text, allow_network=allow_network)
+    if not allow_network:
+        remote = (i.name for i in items if i.sample is None and address_of(i.name) is not None)
+        if (url := next(remote, None)) is not None:
+            raise _not_allowed(url)
     return [i for i in items if not i.skipped] + [i for i in items if i.skipped]
 
 
@@ -82,10 +88,19 @@ def inputs_sha256(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
-def _of(text: str) -> list[Item]:
+def _not_allowed(url: str) -> DataError:
+    return DataError(
+        f"no such image or folder: {printable(url)}; it is a URL",
+        hint="download it first, or set `allow_network`",
+    )
+
+
+def _of(text: str, *, allow_network: bool) -> list[Item]:
     """List what a single argument names."""
-    if is_web_url(text):
-        return [Item(text)]
+    if (address := address_of(text)) is not None and plugin_source(text) is None:
+        if not allow_network:
+            raise _not_allowed(text)
+        return _of_address(address)
     path = Path(text)
     try:
         path.stat()
@@ -94,8 +109,7 @@ def _of(text: str) -> list[Item]:
             return found
         if (samples := _of_source(text)) is not None:
             return samples
-        url = "; it is a URL: download it first" if is_url(path) else ""
-        raise DataError(f"no such image or folder: {printable(path)}{url}") from None
+        raise DataError(f"no such image or folder: {printable(path)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"can't read {printable(path)}: {reason}") from error
@@ -108,6 +122,19 @@ def _of(text: str) -> list[Item]:
         if samples is not None:
             return samples
     return [Item(str(path))]
+
+
+def _of_address(address: str) -> list[Item]:
+    """List what an address names: an image, a table, an archive, tar files, or a folder."""
+    name = path_of(address)
+    is_page = is_web_url(address) and extension(name) not in (*TABLES, *_ARCHIVES)
+    if is_image_name(name) or (is_page and not is_pattern(name)):
+        return [Item(address)]
+    if extension(name) in TABLES:
+        place = remote_place(address)
+        images = images_of_table(place, allow_network=True) if isinstance(place, RemoteFile) else []
+        return [Item(each.name, sample=each) for each in images if isinstance(each, Sample)]
+    return _of_source(address) or []
 
 
 def _of_folder(folder: Path) -> list[Item]:
@@ -136,7 +163,7 @@ def _matching(pattern: str) -> list[Item]:
 def _of_cell(table: Path, image: str | Sample) -> Item:
     if isinstance(image, Sample):
         return Item(image.name, sample=image)
-    return Item(image if is_web_url(image) else str(table.parent / image))
+    return Item(image if address_of(image) is not None else str(table.parent / image))
 
 
 def _of_source(text: str) -> list[Item] | None:
@@ -162,7 +189,7 @@ def _of_list(lines: Iterable[bytes]) -> Iterator[Item]:
         text = os.fsdecode(line.rstrip(b"\r\n"))
         if not text:
             continue
-        if not is_web_url(text) and os.path.isdir(text):  # noqa: PTH112  # a Path takes longer
+        if address_of(text) is None and os.path.isdir(text):  # noqa: PTH112  # a Path takes longer
             yield from _of_folder(Path(text))
         else:
             yield Item(text)

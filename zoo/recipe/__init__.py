@@ -58,6 +58,7 @@ SECTIONS = {
         "scan",
         "strict",
         "follow_links",
+        "allow_network",
         "image_size",
     ),
     "Model": (
@@ -241,6 +242,11 @@ class Recipe(BaseModel):
     )
     follow_links: bool = Field(
         False, description="Also follow links in the data folder that lead out of it."
+    )
+    allow_network: bool = Field(
+        False,
+        description="Also read images at addresses in a table, such as s3://bucket/a.jpg, that are "
+        "not of the table's own server.",
     )
     image_size: int | None = Field(
         None,

@@ -38,6 +38,7 @@ def write_report(
     output: str | Path | None = None,
     strict: bool = False,
     follow_links: bool = False,
+    allow_network: bool = False,
     device: str = "auto",
 ) -> Path:
     """Write the report of a run again, or one that measures it on other labelled images.
@@ -51,6 +52,7 @@ def write_report(
             `NAME-report.html` in the current folder.
         strict: As in `Run.evaluate`, for `data`.
         follow_links: As in `Run.evaluate`, for `data`.
+        allow_network: As in `Run.evaluate`, for `data`.
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Returns:
@@ -67,7 +69,15 @@ def write_report(
         file = loaded.path / REPORT
     else:
         where = expand(data)
-        subject = _of_data(loaded, where, split, strict=strict, follow_links=follow_links)
+        splits, source = images_of(
+            loaded.info,
+            where,
+            split,
+            strict=strict,
+            follow_links=follow_links,
+            allow_network=allow_network,
+        )
+        subject = _of_data(loaded, splits, split, source)
         file = Path(f"{where.resolve().name or 'data'}-report.html")
     if output is not None:
         file = expand(output)
@@ -111,8 +121,7 @@ def _images(run: Run) -> Splits:
     return replace(splits, findings=(*warned, *sizes))
 
 
-def _of_data(run: Run, data: Path, split: Split, *, strict: bool, follow_links: bool) -> Subject:
-    splits, source = images_of(run.info, data, split, strict=strict, follow_links=follow_links)
+def _of_data(run: Run, splits: Splits, split: Split, source: str) -> Subject:
     decoded = DecodedImages(splits.val, eval_transform(run.info.preprocess).prepare)
     features, logits = features_and_logits(
         run.model, run.backbone, eval_batches(decoded), run.info.preprocess

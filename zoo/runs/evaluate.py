@@ -17,7 +17,7 @@ from zoo.backbone import Backbone
 from zoo.data.decoded import DecodedImages
 from zoo.data.issue import STRICT_KINDS, Issue, because
 from zoo.data.scan import Scan, decode_all, partial_scan
-from zoo.data.sources import Source, issues_of, open_source, source_of
+from zoo.data.sources import Source, frequent, issues_of, open_source, source_of
 from zoo.data.sources.grouped import FOLDER
 from zoo.data.sources.layout import is_val_name, normal_name
 from zoo.data.split import Splits, group_indices, names_sha256, read_labelled, read_splits
@@ -84,15 +84,35 @@ class Evaluation:
     tta: TtaGain | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Which labelled images an evaluation reads, and how.
+
+    Attributes:
+        split: `val`: for the training data, the validation images of the run; for other data, the
+            val (or valid, validation) subfolder if there is one beside train, else the test
+            subfolder, else all images. `train`: the run's training images, or the train subfolder.
+            `test`: the test subfolder. `all`: every labelled image.
+        strict: Raise an error for unreadable images, wrong extensions and links out of the folder.
+        follow_links: Also follow links that lead out of the data folder. For the training data they
+            are followed anyway if training followed them.
+        allow_network: Also read addresses in a table that are not of the table's own server. For
+            the training data they are read anyway if training read them.
+    """
+
+    split: Split = "val"
+    strict: bool = False
+    follow_links: bool = False
+    allow_network: bool = False
+
+
 def evaluate(
     model: nn.Module,
     backbone: Backbone,
     info: ModelInfo,
     data: Path | None,
+    reading: Reading,
     *,
-    split: Split = "val",
-    strict: bool = False,
-    follow_links: bool = False,
     tta: Tta | None = None,
 ) -> Evaluation:
     """Evaluate a classifier.
@@ -102,23 +122,17 @@ def evaluate(
         backbone: The declaration of its backbone.
         info: Class names, preprocessing, and the recipe that the classifier was trained with.
         data: A labelled folder or table; None for the data that the run was trained on.
-        split: `val`: for the training data, the validation images of the run; for other data, the
-            val (or valid, validation) subfolder if there is one beside train, else the test
-            subfolder, else all images. `train`: the run's training images, or the train subfolder.
-            `test`: the test subfolder. `all`: every labelled image.
-        strict: Raise an error for unreadable images, wrong extensions and links out of the folder.
-        follow_links: Also follow links that lead out of the data folder. For the training data they
-            are followed anyway if training followed them.
+        reading: Which images of it are read, and how.
         tta: Test-time augmentation, as in `Run.predict`, which is compared with none.
 
     Raises:
         DataError: If there is no such folder, it has no images, or the model lacks a class.
     """
     check_tta(tta)
-    splits, source = images_of(info, data, split, strict=strict, follow_links=follow_links)
+    splits, source = _read(info, data, reading)
     decoded = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
     found = without_and_with(model, backbone, eval_batches(decoded), info.preprocess, tta)
-    return _evaluation(info, splits, source, split, found, tta)
+    return _evaluation(info, splits, source, reading.split, found, tta)
 
 
 def evaluate_together(
@@ -126,10 +140,8 @@ def evaluate_together(
     backbone: Backbone,
     info: ModelInfo,
     data: Path | None,
+    reading: Reading,
     *,
-    split: Split = "val",
-    strict: bool = False,
-    follow_links: bool = False,
     tta: Tta | None = None,
 ) -> Evaluation | None:
     """Evaluate like `evaluate` in several processes, each of which computes a share.
@@ -143,9 +155,7 @@ def evaluate_together(
         DataError: As in `evaluate`, or the processes see other images; raised in every process.
     """
     check_tta(tta)
-    splits, source = local_main_first(
-        partial(images_of, info, data, split, strict=strict, follow_links=follow_links)
-    )
+    splits, source = local_main_first(partial(_read, info, data, reading))
     order = "\0".join(sample.name for sample in splits.val)
     names = exchange(sha256(os.fsencode(order)).hexdigest())
     if len(set(names)) > 1:
@@ -158,7 +168,18 @@ def evaluate_together(
         raise error
     decoded = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
     found = divided_scores(model, backbone, decoded, len(info.class_names), tta=tta)
-    return None if found is None else _evaluation(info, splits, source, split, found, tta)
+    return None if found is None else _evaluation(info, splits, source, reading.split, found, tta)
+
+
+def _read(info: ModelInfo, data: Path | None, reading: Reading) -> tuple[Splits, str]:
+    return images_of(
+        info,
+        data,
+        reading.split,
+        strict=reading.strict,
+        follow_links=reading.follow_links,
+        allow_network=reading.allow_network,
+    )
 
 
 def _evaluation(
@@ -239,6 +260,7 @@ def images_of(
     *,
     strict: bool = False,
     follow_links: bool = False,
+    allow_network: bool = False,
     group_by: str | None = None,
 ) -> tuple[Splits, str]:
     """Return the images that `evaluate(...)` uses, as val split, and a description of them.
@@ -261,16 +283,17 @@ def images_of(
             hint="leave `group_by` out, or name other images by `data`",
         )
     follow_links = follow_links or (own and recipe.follow_links)
-    source = open_source(
+    whole = open_source(
         given,
         task=info.task,
         follow_links=follow_links,
         group_by=recipe.group_by if own else group_by,
         subfolders=recipe.group_by == FOLDER,
+        allow_network=allow_network or (own and recipe.allow_network),
         val=recipe.val if own else None,
         test=recipe.test if own else None,
-        min_count=recipe.min_count if own else 1,
     )
+    source = frequent(whole, recipe.min_count) if own else whole
     if own and split in ("val", "train"):
         return _of_training(info, source, split, strict=strict)
     wanted = _wanted(source, split)

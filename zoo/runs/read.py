@@ -36,7 +36,7 @@ from zoo.runs.confidence import (
     prediction_set,
     set_threshold,
 )
-from zoo.runs.evaluate import Evaluation, Split, evaluate
+from zoo.runs.evaluate import Evaluation, Reading, Split, evaluate
 from zoo.runs.inference import eval_batch_size, warn
 from zoo.runs.parse import read_head
 from zoo.runs.scores import features_and_logits
@@ -459,6 +459,7 @@ class Run:
         split: Split = "val",
         strict: bool = False,
         follow_links: bool = False,
+        allow_network: bool = False,
         tta: Tta | None = None,
     ) -> Evaluation:
         """Evaluate on labelled images; see `zoo.runs.evaluate.evaluate`."""
@@ -468,9 +469,9 @@ class Run:
             self.backbone,
             self.info,
             where,
-            split=split,
-            strict=strict,
-            follow_links=follow_links,
+            Reading(
+                split=split, strict=strict, follow_links=follow_links, allow_network=allow_network
+            ),
             tta=tta,
         )
 

@@ -73,6 +73,7 @@ def check_data(
     path: str | Path,
     *,
     follow_links: bool = False,
+    allow_network: bool = False,
     group_by: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -81,6 +82,7 @@ def check_data(
     Args:
         path: A folder, or another source, as for `zoo finetune --data`.
         follow_links: Also follow links that lead out of the folder.
+        allow_network: Also read addresses in a table that are not of the table's own server.
         group_by: How to find the groups of images, as in the recipe.
         progress: Called with (examined, total) numbers of images.
 
@@ -88,18 +90,28 @@ def check_data(
         DataError: The folder can't be listed, no class folder contains an image by extension, or
             `group_by` does not fit it.
     """
-    return checked(path, follow_links=follow_links, group_by=group_by, progress=progress).report
+    found = checked(
+        path,
+        follow_links=follow_links,
+        allow_network=allow_network,
+        group_by=group_by,
+        progress=progress,
+    )
+    return found.report
 
 
 def checked(
     data: str | Path,
     *,
     follow_links: bool = False,
+    allow_network: bool = False,
     group_by: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
     """Check like `check_data`, and also return the data that the report is based on."""
-    listing = list_data(data, follow_links=follow_links, group_by=group_by)
+    listing = list_data(
+        data, follow_links=follow_links, allow_network=allow_network, group_by=group_by
+    )
     examined, not_remembered = _examined([image.sample for image in listing.images], progress)
     photos = tuple(
         Photo(

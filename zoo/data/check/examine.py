@@ -25,7 +25,7 @@ from zoo.data.image import (
 )
 from zoo.data.sample import Sample
 from zoo.data.scan import Found, Verdict, opened
-from zoo.errors import DataError
+from zoo.errors import DataError, UnavailableError
 
 #: Rows and columns of bits of a perceptual hash.
 HASH_SIZE = 16
@@ -119,6 +119,8 @@ def _examine(sample: Sample, key: bytes) -> Examined:
         deep = extremes(image) if is_deep(image) else None
         # A deep image is hashed by its own range, often a small part of its data type's range.
         looks = _looks(picture if deep is None else to_rgb(image, value_range=deep))
+    except UnavailableError:
+        raise
     except DataError as error:
         return Examined(problem=str(error))
     return Examined(

@@ -80,7 +80,11 @@ def is_hidden(name: str) -> bool:
 
 
 def list_data(
-    data: str | Path, *, follow_links: bool = False, group_by: str | None = None
+    data: str | Path,
+    *,
+    follow_links: bool = False,
+    allow_network: bool = False,
+    group_by: str | None = None,
 ) -> Listing:
     """List a data folder, or the images of another source, as `read_splits` reads it.
 
@@ -90,7 +94,9 @@ def list_data(
         PluginError: A plugin's source fails.
     """
     root = expand(data)
-    source = open_source(data, follow_links=follow_links, group_by=group_by)
+    source = open_source(
+        data, follow_links=follow_links, group_by=group_by, allow_network=allow_network
+    )
     if "train" not in source.splits:
         raise DataError(f"{source.name} has no images to learn from")
     parts = {split: source.read(split) for split in source.splits}

@@ -1,13 +1,20 @@
-"""Sources of labelled images: folders, archives, tables, datasets, the demo, and plugins'."""
+"""Sources of labelled images: folders, archives, tables, datasets, the demo, and plugins'.
+
+Folders, archives and tables are on this machine or at an address, such as `s3://bucket/photos`.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 from zoo import plugins
 from zoo.data.files import extension
+from zoo.data.remote import Address, AnyFile, RemoteFile, address_of, existing_file, files_below
+from zoo.data.remote import path_of as path_of_address
 from zoo.data.sample import Sample
 from zoo.data.sources.archive import ArchiveSource, all_images
 from zoo.data.sources.demo import DemoSource
@@ -24,13 +31,19 @@ from zoo.data.sources.hf import (
 )
 from zoo.data.sources.joined import JoinedSource
 from zoo.data.sources.layout import files_in
+from zoo.data.sources.remote import archive_of_files
 from zoo.data.sources.shards import (
+    COMPRESSED,
+    TAR,
     ShardSource,
     archive_of,
     images_of_shards,
+    is_compressed,
     is_labelled,
     is_pattern,
     read_shards,
+    remote_shards,
+    shards_among,
     shards_of,
 )
 from zoo.data.sources.source import Part, Source, is_remote, issues_of
@@ -50,12 +63,14 @@ __all__ = [
     "ShardSource",
     "Source",
     "TableSource",
+    "frequent",
     "is_image_folder",
     "is_remote",
     "issues_of",
     "located",
     "open_source",
     "plugin_source",
+    "remote_place",
     "source_of",
     "unlabelled",
     "unlabelled_images",
@@ -69,41 +84,55 @@ def open_source(
     follow_links: bool = False,
     group_by: str | None = None,
     subfolders: bool = False,
+    allow_network: bool = False,
     val: str | None = None,
     test: str | None = None,
-    min_count: int = 1,
 ) -> Source:
     """Open the data source for `data`.
 
     Args:
         data: A folder; a ZIP archive; a tar file, a folder or a pattern of tar files; a CSV, TSV,
-            JSON Lines or Parquet file; `hf:NAME[@REVISION][:CONFIG]` or a folder that `datasets`
-            saved; or a string that a plugin's source accepts. None for the demo.
+            JSON Lines or Parquet file; the address of any of these, such as `s3://bucket/photos`;
+            `hf:NAME[@REVISION][:CONFIG]` or a folder that `datasets` saved; or a string that a
+            plugin's source accepts. None for the demo.
         task: As in the recipe; `single-label`: each label cell of a table is one label.
         follow_links: Also follow links that lead out of the folder.
         group_by: As in the recipe: a column of the table; `folder`; or a regular expression that
             finds the group in a sample's name. None: the source's own groups, if it has any.
         subfolders: Also read images in subfolders of class folders, as with `group_by=folder`.
+        allow_network: Also read addresses in a table that are not of the table's own server.
         val: Where the val split is, as for `data`; None: in `data`.
         test: Where the test split is, as for `data`; None: in `data`.
-        min_count: Classes with fewer train images are left out of all splits.
 
     Raises:
-        DataError: If the source does not exist or can't be read, or `group_by` does not fit it, or
-            `min_count` leaves fewer than two classes.
+        DataError: If the source does not exist or can't be read, or `group_by` does not fit it.
+        UnavailableError: An address can't be read now.
         PluginError: A plugin's source fails.
     """
 
     def opened(place: str | Path | None) -> Source:
         return _open(
-            place, task=task, follow_links=follow_links, group_by=group_by, subfolders=subfolders
+            place,
+            task=task,
+            follow_links=follow_links,
+            group_by=group_by,
+            subfolders=subfolders,
+            allow_network=allow_network,
         )
 
     source = opened(data)
     others = {
         split: opened(place) for split, place in (("val", val), ("test", test)) if place is not None
     }
-    source = JoinedSource(source, others) if others else source
+    return JoinedSource(source, others) if others else source
+
+
+def frequent(source: Source, min_count: int) -> Source:
+    """Leave classes with fewer train images out of all splits of a source.
+
+    Raises:
+        DataError: Fewer than two classes are left.
+    """
     return FrequentSource(source, min_count) if min_count > 1 else source
 
 
@@ -114,23 +143,55 @@ def _open(
     follow_links: bool,
     group_by: str | None,
     subfolders: bool,
+    allow_network: bool,
 ) -> Source:
     """Open a source in a single place."""
-    path = None if data is None else expand(data)
-    if path is not None and is_file(path) and extension(path) in TABLES:
-        return _by_column(TableSource(path, task=task, group_by=group_by), group_by)
+    address = None if data is None else address_of(data)
+    if address is not None and (source := plugin_source(str(data))) is not None:
+        return _grouped(source, group_by)
+    place: Path | RemoteFile | Address | None = None
+    if data is not None:
+        place = expand(data) if address is None else remote_place(address)
+    if _is_table(place):
+        table = TableSource(place, task=task, group_by=group_by, allow_network=allow_network)
+        return _by_column(table, group_by)
     subfolders = subfolders or group_by == FOLDER
     source = _without_groups(
-        data, path, follow_links=follow_links, subfolders=subfolders, group_by=group_by
+        data, place, follow_links=follow_links, subfolders=subfolders, group_by=group_by
     )
     if isinstance(source, HubSource):
         return _by_column(source, group_by)
+    return _grouped(source, group_by)
+
+
+def _grouped(source: Source, group_by: str | None) -> Source:
+    """Group a source that has no columns."""
     if group_by is None:
         return source
     if group_by != FOLDER:
         return GroupedSource(source, group_by, by_pattern(group_by))
     own = getattr(source, "own_groups", False)
     return GroupedSource(source, group_by, own_group if own else folder_of)
+
+
+def remote_place(address: str) -> RemoteFile | Address:
+    """Return the table, archive or tar file at an address; a folder or a pattern as it is.
+
+    Raises:
+        DataError: There is no such file, or it can't be asked for.
+        UnavailableError: It can't be asked for now.
+    """
+    path = path_of_address(address)
+    is_one = extension(path) in (*TABLES, ".zip", TAR) or path.lower().endswith(COMPRESSED)
+    if is_one and not is_pattern(path):
+        return existing_file(address)
+    return Address(address.rstrip("/"))
+
+
+def _is_table(place: Path | RemoteFile | Address | None) -> TypeGuard[AnyFile]:
+    if isinstance(place, RemoteFile):
+        return extension(place.path) in TABLES
+    return isinstance(place, Path) and is_file(place) and extension(place) in TABLES
 
 
 def _by_column(source: TableSource | HubSource, group_by: str | None) -> Source:
@@ -145,7 +206,7 @@ def _by_column(source: TableSource | HubSource, group_by: str | None) -> Source:
 
 def _without_groups(
     data: str | Path | None,
-    path: Path | None,
+    path: Path | RemoteFile | Address | None,
     *,
     follow_links: bool,
     subfolders: bool,
@@ -154,6 +215,8 @@ def _without_groups(
     """Open a source that is no table, with its own groups."""
     if path is None:
         return DemoSource()
+    if not isinstance(path, Path):
+        return _of_address(str(data), path, subfolders=subfolders)
     if is_file(path) or not exists(path):
         source = plugin_source(str(data))
         if source is not None:
@@ -170,10 +233,42 @@ def _without_groups(
     return FolderSource(path, follow_links=follow_links, subfolders=subfolders)
 
 
+def _of_address(data: str, place: RemoteFile | Address, *, subfolders: bool) -> Source:
+    """Open a folder, an archive or tar files at an address."""
+    if isinstance(place, RemoteFile) and _is_zip(place):
+        return ArchiveSource(read_zip(place), subfolders=subfolders)
+    shards, files = _shards_at(place)
+    if shards is None and isinstance(place, Address):
+        return ArchiveSource(archive_of_files(place, files), subfolders=subfolders)
+    rows, splits = read_shards(data, shards or [])
+    if is_labelled(rows):
+        return ShardSource(address_of(data) or data, rows, splits)
+    return ArchiveSource(archive_of(data, rows, splits), subfolders=subfolders)
+
+
+def _shards_at(
+    place: RemoteFile | Address,
+) -> tuple[Sequence[RemoteFile] | None, Sequence[RemoteFile]]:
+    """Return (the tar files at an address, all files of a folder that has others)."""
+    if isinstance(place, RemoteFile):
+        if not str(place.path).lower().endswith(TAR):
+            raise is_compressed(place)
+        return [place], ()
+    if is_pattern(str(place)):
+        return remote_shards(str(place)), ()
+    files = files_below(str(place))
+    return shards_among(place, files), files
+
+
 def is_image_folder(data: str | Path) -> bool:
     """Whether `data` is a folder of images, and no other source."""
     path = expand(data)
-    return path.is_dir() and not _is_dataset(str(data), path) and shards_of(path) is None
+    return (
+        exists(path)
+        and path.is_dir()
+        and not _is_dataset(str(data), path)
+        and shards_of(path) is None
+    )
 
 
 def located(data: str) -> str:
@@ -185,6 +280,8 @@ def located(data: str) -> str:
     path = expand(data)
     if exists(path):
         return os.path.realpath(path)
+    if (address := address_of(data)) is not None:
+        return address
     if data.startswith(PREFIX):
         place = pinned(place_of(data))
         return str(place)
@@ -209,6 +306,8 @@ def unlabelled(data: str) -> tuple[list[Sample], list[str]] | None:
         source = plugin_source(data)
         if source is not None:
             return [each for split in source.splits for each in source.read(split).samples], []
+    if (address := address_of(data)) is not None:
+        return _unlabelled_at(data, remote_place(address))
     if _is_zip(path):
         return all_images(read_zip(path))
     if _is_dataset(data, path):
@@ -228,9 +327,10 @@ def unlabelled_images(data: str) -> list[Sample]:
         DataError: As `open_source`.
         PluginError: A plugin's source fails.
     """
-    path = expand(data)
-    if is_file(path) and extension(path) in TABLES:
-        rows = images_of_table(path)
+    address, path = address_of(data), expand(data)
+    place = path if address is None else remote_place(address)
+    if _is_table(place):
+        rows = images_of_table(place)
         return [
             row if isinstance(row, Sample) else Sample(name=row, labels=(), file=path.parent / row)
             for row in rows
@@ -247,11 +347,23 @@ def unlabelled_images(data: str) -> list[Sample]:
     ]
 
 
+def _unlabelled_at(data: str, place: RemoteFile | Address) -> tuple[list[Sample], list[str]]:
+    """List the images of a folder, an archive or tar files at an address."""
+    if isinstance(place, RemoteFile) and _is_zip(place):
+        return all_images(read_zip(place))
+    shards, files = _shards_at(place)
+    if shards is None and isinstance(place, Address):
+        return all_images(archive_of_files(place, files))
+    return images_of_shards(read_shards(data, shards or [])[0])
+
+
 def _is_dataset(data: str, path: Path) -> bool:
     return (data.startswith(PREFIX) and not exists(path)) or is_saved(path)
 
 
-def _is_zip(path: Path) -> bool:
+def _is_zip(path: AnyFile) -> bool:
+    if isinstance(path, RemoteFile):
+        return extension(path.path) == ".zip"
     return extension(path) == ".zip" and is_file(path)
 
 
@@ -281,12 +393,13 @@ def source_of(recipe: Recipe) -> Source:
     Raises:
         DataError, PluginError: As in `open_source`.
     """
-    return open_source(
+    source = open_source(
         recipe.data,
         task=recipe.task,
         follow_links=recipe.follow_links,
         group_by=recipe.group_by,
+        allow_network=recipe.allow_network,
         val=recipe.val,
         test=recipe.test,
-        min_count=recipe.min_count,
     )
+    return frequent(source, recipe.min_count)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import cast
 
 from zoo.data.files import is_hidden
 from zoo.data.issue import Issue
@@ -26,15 +27,15 @@ class Archive:
         names: Names of its files, relative and with `/`.
         load: Returns the function that reads the file of a name.
         stamp: Returns the `stamp` of a sample that reads it.
-        holder: Returns the file on disk that holds the file of a name.
+        holder: Returns the file on disk that holds the file of a name; None if it is remote.
         issues: Members that are left out.
     """
 
-    path: Path
+    path: PurePath
     names: Sequence[str]
     load: Callable[[str], Callable[[], bytes]]
     stamp: Callable[[str], bytes]
-    holder: Callable[[str], Path]
+    holder: Callable[[str], Path | None]
     issues: tuple[Issue, ...] = ()
 
 
@@ -53,8 +54,11 @@ class ArchiveSource:
 
     def __init__(self, archive: Archive, *, subfolders: bool = False) -> None:
         self._archive, self._subfolders = archive, subfolders
-        self._tree = of_names(archive.path, archive.names)
-        self._root = top_of(archive.path, self._tree, SPLIT_OF)
+        self.remote = not isinstance(archive.path, Path)
+        # An address goes through the same steps as a path, none of which looks at a disk.
+        top = cast(Path, archive.path)
+        self._tree = of_names(top, archive.names)
+        self._root = top_of(top, self._tree, SPLIT_OF)
         layout = split_folders(self._root, self._tree)
         self._folders = layout.folders
         self.name = str(archive.path)
@@ -104,7 +108,7 @@ def all_images(archive: Archive) -> tuple[list[Sample], list[str]]:
     return images, [f"{archive.path}/{name}" for name in shown if not is_image_name(name)]
 
 
-def member_name(archive: Path, name: str) -> str:
+def member_name(archive: object, name: str) -> str:
     """Return the name of an archive's member without `./`.
 
     Raises:
@@ -119,7 +123,7 @@ def member_name(archive: Path, name: str) -> str:
     return safe
 
 
-def left_out(archive: Path, names: Sequence[str], what: str) -> Iterable[Issue]:
+def left_out(archive: object, names: Sequence[str], what: str) -> Iterable[Issue]:
     """Return the issue of members that are not read; none if there are none."""
     if names:
         reason = f"{count(len(names), 'member')} left out, such as {printable(names[0])}: {what}"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cache.keys import derived_key
-from zoo.data.files import file_key
-from zoo.errors import DataError
+from zoo.data.remote import AnyFile, key_of
+from zoo.errors import DataError, UnavailableError
 from zoo.io.text import count, listed, printable
 
 #: Largest row group of images that is read, in bytes; two are kept in memory.
@@ -38,7 +38,7 @@ class Inline:
         names: Name of the image of each row: its path in the file, or the number of the row.
     """
 
-    file: Path
+    file: AnyFile
     column: str
     starts: Sequence[int]
     names: Sequence[str]
@@ -51,11 +51,18 @@ class Inline:
 
     def stamps(self) -> Callable[[int], bytes]:
         """Return the function that gives the `stamp` of the sample of a row."""
-        key = file_key(self.file)
+        key = key_of(self.file)
         return lambda row: derived_key(key, self.column, row) if key else b""
 
 
-def find_inline(file: Path) -> Inline | None:
+def parquet_file(file: AnyFile) -> Any:
+    """Open a Parquet file of this machine or on a network; use it as a context manager."""
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(file if isinstance(file, Path) else file.open())
+
+
+def find_inline(file: AnyFile) -> Inline | None:
     """Find the column of a Parquet file that holds images as bytes; None if there is none.
 
     It is a struct with the fields `bytes` and `path`, as Hugging Face datasets writes it, or a
@@ -65,9 +72,8 @@ def find_inline(file: Path) -> Inline | None:
         DataError: There are several such columns, or a row group is too large to be read.
     """
     import pyarrow
-    from pyarrow import parquet
 
-    with parquet.ParquetFile(file) as opened:
+    with parquet_file(file) as opened:
         schema, about = opened.schema_arrow, opened.metadata
         columns = [field.name for field in schema if _holds_bytes(pyarrow, field)]
         if not columns:
@@ -156,17 +162,22 @@ def _has_paths_only(about: Any, column: str) -> bool:
     return True
 
 
-def _cell(file: Path, column: str, group: int, row: int, name: str) -> bytes:
+def _cell(file: AnyFile, column: str, group: int, row: int, name: str) -> bytes:
     """Read one image.
 
     Raises:
         DataError: It can't be read, or the cell is empty.
     """
     try:
-        state = file.stat()
+        state = (0, 0)
+        if isinstance(file, Path):
+            now = file.stat()
+            state = now.st_size, now.st_mtime_ns
         with _READING:
-            cells = _group(file, column, group, state.st_size, state.st_mtime_ns)
+            cells = _group(file, column, group, *state)
         value = cells[row].as_py()
+    except UnavailableError:
+        raise
     except Exception as error:  # pyarrow raises any type of exception on invalid data
         reason = printable(str(error).partition("\n")[0] or type(error).__name__)
         raise DataError(f"unreadable image {printable(name)}: {reason}") from error
@@ -177,8 +188,6 @@ def _cell(file: Path, column: str, group: int, row: int, name: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=2)
-def _group(file: Path, column: str, group: int, size: int, mtime_ns: int) -> Any:
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(file) as opened:
+def _group(file: AnyFile, column: str, group: int, size: int, mtime_ns: int) -> Any:
+    with parquet_file(file) as opened:
         return opened.read_row_group(group, columns=[column]).column(0)

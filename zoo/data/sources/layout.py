@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo.data.files import is_hidden, is_url
+from zoo.data.files import is_hidden
 from zoo.data.issue import Issue, because
 from zoo.data.sources.extensions import NO_IMAGE, is_image_name, reason_of, skipped
 from zoo.data.sources.tree import Tree, is_folder
@@ -275,7 +275,6 @@ def existing(root: Path) -> Path:
         raise DataError(f"can't read data folder {root}: {error.strerror}") from error
     if not is_folder:
         what = "is not a folder" if exists else "does not exist"
-        what = "is a URL, and must be downloaded first" if is_url(root) and not exists else what
         raise DataError(
             f"data folder {root} {what}", hint="give a folder with one subfolder per class"
         )

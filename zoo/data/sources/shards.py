@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -9,14 +10,26 @@ import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from zoo.cache import derived_key, open_store
-from zoo.data.files import MAX_BYTES, extension, file_key, is_hidden
+from zoo.data.files import MAX_BYTES, extension, is_hidden
 from zoo.data.issue import Issue
+from zoo.data.remote import (
+    Address,
+    AnyFile,
+    RemoteFile,
+    existing_file,
+    files_below,
+    find,
+    is_web,
+    key_of,
+    local_of,
+    open_any,
+)
 from zoo.data.sample import Sample
 from zoo.data.sources.archive import Archive, left_out, member_name
 from zoo.data.sources.extensions import is_image_name
@@ -50,6 +63,10 @@ _MAX_LABEL = 2**20
 _MAX_SHARDS = 10**6
 
 _BLOCK = 512
+
+#: Bytes of a remote tar file that are read around each header: many small members, or a part of a
+#: large one.
+_HEADERS = 2**16
 
 #: Version of the stored index; increase it when its contents change.
 _INDEX = 1
@@ -90,7 +107,7 @@ def shards_of(data: str | Path) -> list[Path] | None:
     """
     path = expand(data)
     if str(path).lower().endswith(COMPRESSED) and is_file(path):
-        raise _is_compressed(path)
+        raise is_compressed(path)
     if is_file(path):
         return [path] if extension(path) == TAR else None
     if path.is_dir():
@@ -103,9 +120,54 @@ def is_pattern(path: str | Path) -> bool:
     return extension(path) == TAR and (glob.has_magic(str(path)) or "{" in str(path))
 
 
+def remote_shards(pattern: str) -> list[RemoteFile]:
+    """Return the tar files at the addresses that a pattern names.
+
+    Args:
+        pattern: An address, such as `s3://bucket/train-{000..003}.tar` or `s3://bucket/*.tar`.
+
+    Raises:
+        DataError: There is none, or a folder can't be listed.
+    """
+    found: list[RemoteFile] = []
+    for each in _expanded(pattern):
+        if not glob.has_magic(each) or is_web(each):
+            found.append(existing_file(each))
+            continue
+        fixed = re.split(r"[*?\[]", each, maxsplit=1)[0].rpartition("/")[0]
+        there = [
+            file
+            for file in files_below(fixed)
+            if fnmatch.fnmatchcase(file.address, each)
+            and file.address.count("/") == each.count("/")
+        ]
+        if not there:
+            raise DataError(f"there is no shard {printable(each)}")
+        found += there
+    return list(dict.fromkeys(found))
+
+
+def shards_among(folder: Address, files: Sequence[RemoteFile]) -> list[RemoteFile] | None:
+    """Return the tar files of a remote folder of shards; None if it is another folder.
+
+    Args:
+        folder: The folder.
+        files: All files below it.
+    """
+    names = {file: file.path.relative_to(folder).parts for file in files}
+    shown = {file: parts for file, parts in names.items() if not any(map(is_hidden, parts))}
+    folders = {parts[0].lower() for parts in shown.values() if len(parts) > 1}
+    deep = any(len(parts) > 2 for parts in shown.values())
+    if deep or not folders <= set(SPLIT_OF) or any(is_image_name(p[-1]) for p in shown.values()):
+        return None
+    shards = [file for file in shown if extension(file.path) == TAR]
+    mixed = folders and any(len(names[shard]) == 1 for shard in shards)
+    return None if mixed else shards or None
+
+
 def read_shards(
-    data: str | Path, shards: Sequence[Path]
-) -> tuple[Mapping[Path, Sequence[Row]], Mapping[Path, str | None]]:
+    data: str | Path, shards: Sequence[AnyFile]
+) -> tuple[Mapping[AnyFile, Sequence[Row]], Mapping[AnyFile, str | None]]:
     """Index tar files.
 
     Returns:
@@ -116,6 +178,7 @@ def read_shards(
         DataError: One can't be read or is cut short, or only some names say a split.
     """
     root = _root_of(shards)
+    splits: dict[AnyFile, str | None]
     splits = {shard: split_of(_name_of(shard, root)) for shard in shards}
     if len(shards) == 1:
         splits = dict.fromkeys(shards)
@@ -129,7 +192,7 @@ def read_shards(
     return {shard: _index(shard) for shard in shards}, splits
 
 
-def is_labelled(rows: Mapping[Path, Sequence[Row]]) -> bool:
+def is_labelled(rows: Mapping[AnyFile, Sequence[Row]]) -> bool:
     """Whether shards have the layout of WebDataset: labels in members beside the images."""
     return any(row.labels is not None for each in rows.values() for row in each)
 
@@ -149,11 +212,12 @@ class ShardSource:
     def __init__(
         self,
         data: str | Path,
-        rows: Mapping[Path, Sequence[Row]],
-        splits: Mapping[Path, str | None],
+        rows: Mapping[AnyFile, Sequence[Row]],
+        splits: Mapping[AnyFile, str | None],
     ) -> None:
         self.name = str(data)
         self._rows, self._splits = rows, splits
+        self.remote = any(isinstance(shard, RemoteFile) for shard in rows)
         self._root = _root_of([*rows])
         self._classes = _class_names(self._root)
         there = {split or "train" for split in splits.values()}
@@ -170,9 +234,9 @@ class ShardSource:
         ]
         return Part(name=f"{self.name} ({split})", samples=samples)
 
-    def _samples(self, shard: Path, rows: Sequence[Row]) -> Iterable[Sample]:
+    def _samples(self, shard: AnyFile, rows: Sequence[Row]) -> Iterable[Sample]:
         prefix = "" if len(self._rows) == 1 else f"{_name_of(shard, self._root)}/"
-        key = file_key(shard)
+        key = key_of(shard)
         for row in rows:
             if row.labels is not None and not row.why:
                 yield Sample(
@@ -180,10 +244,10 @@ class ShardSource:
                     labels=tuple(self._class(shard, row, label) for label in row.labels),
                     load=partial(read_range, shard, row.name, row.offset, row.size),
                     stamp=derived_key(key, row.offset, row.size) if key else b"",
-                    holder=shard,
+                    holder=local_of(shard),
                 )
 
-    def _class(self, shard: Path, row: Row, label: str) -> str:
+    def _class(self, shard: AnyFile, row: Row, label: str) -> str:
         if not self._classes or not label.isdecimal():
             return normal_name(label)
         if int(label) not in self._classes:
@@ -195,7 +259,7 @@ class ShardSource:
 
     def _issues(self) -> Iterable[Issue]:
         rows = [row for each in self._rows.values() for row in each]
-        path = Path(self.name)
+        path = self.name
         for why in (_FURTHER, _LINK, _OTHER):
             yield from left_out(path, [row.name for row in rows if row.why == why], why)
         without = [row.name for row in rows if row.labels is None and not row.why]
@@ -208,15 +272,15 @@ class ShardSource:
 
 def archive_of(
     data: str | Path,
-    rows: Mapping[Path, Sequence[Row]],
-    splits: Mapping[Path, str | None],
+    rows: Mapping[AnyFile, Sequence[Row]],
+    splits: Mapping[AnyFile, str | None],
 ) -> Archive:
     """Return the data folder that the members of tar files make up, below folders of splits.
 
     Raises:
         DataError: Two members have the same name.
     """
-    places: dict[str, tuple[Path, Row]] = {}
+    places: dict[str, tuple[AnyFile, Row]] = {}
     unread: list[str] = []
     for shard, each in rows.items():
         split = splits[shard]
@@ -231,7 +295,7 @@ def archive_of(
                     f"{printable(row.name)} is a member of both {places[name][0]} and {shard}"
                 )
             places[name] = (shard, row)
-    keys = {shard: file_key(shard) for shard in rows}
+    keys = {shard: key_of(shard) for shard in rows}
 
     def load(name: str) -> partial[bytes]:
         shard, row = places[name]
@@ -241,23 +305,27 @@ def archive_of(
         shard, row = places[name]
         return derived_key(keys[shard], row.offset, row.size) if keys[shard] else b""
 
-    path = expand(data)
+    path: PurePath = expand(data)
+    if any(isinstance(shard, RemoteFile) for shard in rows):
+        path = _pure(next(iter(rows))) if len(rows) == 1 else _root_of([*rows])
+    elif len(rows) > 1 and not expand(data).is_dir():
+        path = _root_of([*rows])
     return Archive(
-        path=path if len(rows) == 1 or path.is_dir() else _root_of([*rows]),
+        path=path,
         names=tuple(places),
         load=load,
         stamp=stamp,
-        holder=lambda name: places[name][0],
-        issues=tuple(left_out(path, unread, _LINK)),
+        holder=lambda name: local_of(places[name][0]),
+        issues=tuple(left_out(str(path), unread, _LINK)),
     )
 
 
-def images_of_shards(rows: Mapping[Path, Sequence[Row]]) -> tuple[list[Sample], list[str]]:
+def images_of_shards(rows: Mapping[AnyFile, Sequence[Row]]) -> tuple[list[Sample], list[str]]:
     """Return (all images of tar files, without labels; the names of other files)."""
     images: list[Sample] = []
     others: list[str] = []
     for shard, each in rows.items():
-        key = file_key(shard)
+        key = key_of(shard)
         for row in each:
             if any(map(is_hidden, row.name.split("/"))):
                 continue
@@ -270,7 +338,7 @@ def images_of_shards(rows: Mapping[Path, Sequence[Row]]) -> tuple[list[Sample], 
     return images, others
 
 
-def read_range(path: Path, name: str, offset: int, size: int) -> bytes:
+def read_range(path: AnyFile, name: str, offset: int, size: int) -> bytes:
     """Read a member of a tar file by its place there.
 
     Raises:
@@ -279,6 +347,8 @@ def read_range(path: Path, name: str, offset: int, size: int) -> bytes:
     try:
         if not 0 < size <= MAX_BYTES:
             raise ValueError(f"it has {size:,} bytes; zoo reads up to {MAX_BYTES:,}")
+        if isinstance(path, RemoteFile):
+            return path.read(offset, size)
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
             content = b""
@@ -351,23 +421,28 @@ def _expanded(pattern: str) -> list[str]:
     return [each for part in parts for each in _expanded(f"{before}{part}{after}")]
 
 
-def _root_of(shards: Sequence[Path]) -> Path:
+def _pure(shard: AnyFile) -> PurePath:
+    return shard if isinstance(shard, Path) else shard.path
+
+
+def _root_of(shards: Sequence[AnyFile]) -> PurePath:
     """Return the folder that names of shards are relative to: above the folders of splits."""
-    root = Path(os.path.commonpath([shard.parent for shard in shards]))
+    paths = [_pure(shard).parent for shard in shards]
+    root = type(paths[0])(os.path.commonpath(paths))
     return root.parent if len(shards) > 1 and root.name.lower() in SPLIT_OF else root
 
 
-def _name_of(shard: Path, root: Path) -> str:
-    return shard.relative_to(root).with_suffix("").as_posix()
+def _name_of(shard: AnyFile, root: PurePath) -> str:
+    return _pure(shard).relative_to(root).with_suffix("").as_posix()
 
 
-def _index(path: Path) -> list[Row]:
+def _index(path: AnyFile) -> list[Row]:
     """Return the members of a tar file, from the cache if it has not changed.
 
     Raises:
         DataError: It can't be read.
     """
-    key = file_key(path)
+    key = key_of(path)
     with open_store("examined", {"index": "tar", "version": _INDEX}, dtype=np.uint8) as store:
         if key in store:
             with suppress(KeyError):
@@ -416,7 +491,7 @@ def _unpacked(packed: np.ndarray) -> list[Row]:
     ]
 
 
-def _scanned(path: Path) -> list[Row]:
+def _scanned(path: AnyFile) -> list[Row]:
     """Read the headers of a tar file, and the members that label images.
 
     Raises:
@@ -427,9 +502,9 @@ def _scanned(path: Path) -> list[Row]:
     rest: list[Row] = []
     labels: dict[str, dict[str, tuple[str, ...] | None]] = {}
     try:
-        with path.open("rb") as file:
+        with _for_headers(path) as file:
             if file.read(6).startswith(_MAGIC):
-                raise _is_compressed(path)
+                raise is_compressed(path)
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
@@ -460,6 +535,13 @@ def _scanned(path: Path) -> list[Row]:
         reason = printable(getattr(error, "strerror", None) or error)
         raise DataError(f"can't read the tar file {printable(path)}: {reason}") from error
     return [*_labelled(images, labels), *rest]
+
+
+def _for_headers(path: AnyFile) -> BinaryIO:
+    """Open a tar file to read its headers; blocks around those are no reads to be kept."""
+    if isinstance(path, RemoteFile):
+        return path.open(cached=False, ahead=_HEADERS)
+    return open_any(path)
 
 
 def _labelled(
@@ -496,7 +578,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return b"" if file is None else file.read()
 
 
-def _label(path: Path, name: str, kind: str, content: bytes) -> tuple[str, ...] | None:
+def _label(path: AnyFile, name: str, kind: str, content: bytes) -> tuple[str, ...] | None:
     """Return the labels that a member has; None if it has none.
 
     Raises:
@@ -529,16 +611,18 @@ def clip_label(label: object) -> str:
     return printable(repr(label))[:80]
 
 
-def _class_names(root: Path) -> dict[int, str]:
+def _class_names(root: PurePath) -> dict[int, str]:
     """Return the names of numbered classes from a file beside the shards; empty without one.
 
     Raises:
         DataError: The file can't be read, or holds something else.
     """
-    for file in (root / name for name in CLASS_FILES if is_file(root / name)):
+    for path in (root / name for name in CLASS_FILES):
+        if (file := _there(path)) is None:
+            continue
         try:
-            content = read_bounded(file, MAX_JSON)
-            if file.suffix == ".txt":
+            content = _all_of(file)
+            if path.suffix == ".txt":
                 lines = content.decode("utf-8").splitlines()
                 return {n: normal_name(line) for n, line in enumerate(lines) if line.strip()}
             found = parse_json(content)
@@ -555,7 +639,25 @@ def _class_names(root: Path) -> dict[int, str]:
     return {}
 
 
-def _is_compressed(path: Path) -> DataError:
+def _there(path: PurePath) -> AnyFile | None:
+    if isinstance(path, Path):
+        return path if is_file(path) else None
+    try:
+        return find(str(path))
+    except FileNotFoundError:
+        return None
+
+
+def _all_of(file: AnyFile) -> bytes:
+    if isinstance(file, Path):
+        return read_bounded(file, MAX_JSON)
+    if file.size > MAX_JSON:
+        raise ValueError(f"it has {file.size:,} bytes; zoo reads up to {MAX_JSON:,}")
+    return file.read()
+
+
+def is_compressed(path: AnyFile) -> DataError:
+    """Return the error of a compressed tar file."""
     return DataError(
         f"{printable(path)} is compressed, so its images can't be read in any order",
         hint="decompress it first, such as by gunzip: images hardly become smaller by compression",

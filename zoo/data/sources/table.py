@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,20 @@ from zoo.cache.keys import derived_key
 from zoo.data.columns import store_columns, stored_columns
 from zoo.data.files import extension, file_key
 from zoo.data.issue import Issue, Kind
+from zoo.data.remote import (
+    AnyFile,
+    RemoteFile,
+    address_of,
+    beside,
+    find_all,
+    local_of,
+    missing,
+    open_any,
+    read_image,
+    server_of,
+)
 from zoo.data.sample import Sample
-from zoo.data.sources.inline import Inline, class_names, find_inline
+from zoo.data.sources.inline import Inline, class_names, find_inline, parquet_file
 from zoo.data.sources.layout import SPLIT_OF, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
@@ -82,39 +96,53 @@ class _Table:
 class TableSource:
     """Rows of `path,label[,split][,group]`, or of `path` and a column of 0 and 1 for each label.
 
-    Paths are relative to the table's folder, or absolute. Several labels in a cell are separated by
-    `|`, `;` or `,`: the first of these that occurs in any cell. An image in several rows has the
-    labels of all of them. An image without labels belongs to no class if the task is multi-label,
-    each column is a label, or another image has several labels; otherwise its row is skipped.
+    Paths are relative to the table's folder, absolute, or addresses. Several labels in a cell are
+    separated by `|`, `;` or `,`: the first of these that occurs in any cell. An image in several
+    rows has the labels of all of them. An image without labels belongs to no class if the task is
+    multi-label, each column is a label, or another image has several labels; otherwise its row is
+    skipped.
 
     Args:
         file: CSV (or TSV) in UTF-8 with a header, JSON Lines, or Parquet, which may hold the images
             themselves (`zoo.data.sources.inline`).
         task: As in the recipe; `single-label`: a cell is always one label, never split.
         group_by: The column of groups, if there is one of this name; else the column `group`.
+        allow_network: Whether addresses in the table are read that are not of its own server.
 
     Attributes:
         columns: The names of all columns.
         grouped: Whether groups are from the column `group_by`.
 
     Raises:
-        DataError: The file can't be read, or lacks a required column or value.
+        DataError: The file can't be read, or lacks a required column or value; or it has addresses
+            that are not allowed.
+        UnavailableError: Addresses can't be asked for now.
     """
 
-    def __init__(self, file: Path, *, task: str = "auto", group_by: str | None = None) -> None:
+    def __init__(
+        self,
+        file: AnyFile,
+        *,
+        task: str = "auto",
+        group_by: str | None = None,
+        allow_network: bool = False,
+    ) -> None:
         self.name = str(file)
+        self._allow_network = allow_network
         self._issues: list[Issue] = []
         self._by_split: Mapping[str, Sequence[Sample]] = {}
-        state = file_key(file)
+        # Of remote tables and images, versions are asked for each time.
+        state = file_key(file) if isinstance(file, Path) else b""
         key = derived_key(state, "table", task, group_by) if state else b""
+        self.remote = False
         if not self._recall(file, key):
             self._parse(file, task, group_by)
             self._remember(file, key)
         self.splits = tuple(split for split, found in self._by_split.items() if found)
 
-    def _recall(self, file: Path, key: bytes) -> bool:
+    def _recall(self, file: AnyFile, key: bytes) -> bool:
         """Take everything from the cache; return whether it is there."""
-        known = stored_columns(key, file.parent) if key else None
+        known = stored_columns(key, file.parent) if key and isinstance(file, Path) else None
         if known is None:
             return False
         self._by_split, about = known
@@ -125,7 +153,7 @@ class TableSource:
             self._add(kind, reason)
         return True
 
-    def _remember(self, file: Path, key: bytes) -> None:
+    def _remember(self, file: AnyFile, key: bytes) -> None:
         """Keep in the cache what has been parsed, and take its place, if images are files."""
         files = (s.load is None and s.file for each in self._by_split.values() for s in each)
         if key and all(files):
@@ -137,7 +165,7 @@ class TableSource:
             store_columns(key, self._by_split, about)
             self._recall(file, key)
 
-    def _parse(self, file: Path, task: str, group_by: str | None) -> None:
+    def _parse(self, file: AnyFile, task: str, group_by: str | None) -> None:
         table = _read(file)
         header, inline = table.header, table.inline
         columns = _columns(file, header, group_by, inline.column if inline else None)
@@ -164,7 +192,7 @@ class TableSource:
 
     def _samples(
         self,
-        file: Path,
+        file: AnyFile,
         columns: _Columns,
         table: _Table,
         task: str,
@@ -178,19 +206,28 @@ class TableSource:
         shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         repeated = 0
         stamp = table.inline.stamps() if table.inline else lambda n: b""
+        remote: Mapping[str, RemoteFile | None] = {}
+        if not table.inline:
+            cells = [(where, row[columns.path]) for where, row in table.rows]
+            remote = _remote(file, cells, allow_network=self._allow_network)
+        self.remote = bool(remote) or isinstance(file, RemoteFile)
         for n, (where, row) in enumerate(table.rows):
             if not (path := row[columns.path]):
                 raise DataError(f"{file}, {where}: no {columns.path}")
             labels = _labels(file, where, columns, row, separator)
             sample = Sample(
-                name=Path(path).as_posix(),
+                name=path if address_of(path) else Path(path).as_posix(),
                 labels=shared.setdefault(labels, labels),
-                file=None if table.inline else file.parent / path,
-                load=table.inline.load(n) if table.inline else None,
                 stamp=stamp(n),
-                holder=file if table.inline else None,
+                holder=local_of(file) if table.inline else None,
                 group=(columns.group and row[columns.group]) or None,
             )
+            if table.inline:
+                sample = replace(sample, load=table.inline.load(n))
+            elif path in remote:
+                sample = _with_remote(sample, remote[path])
+            elif isinstance(file, Path):
+                sample = replace(sample, file=file.parent / path)
             split = _split(file, where, columns, row)
             before = by_name.get(sample.name)
             if before is not None:
@@ -217,11 +254,61 @@ class TableSource:
         return found
 
 
-def images_of_table(file: Path) -> list[str] | list[Sample]:
-    """Return the images of a table, row by row; other columns are ignored.
+def _remote(
+    file: AnyFile, cells: Sequence[tuple[str, str]], *, allow_network: bool
+) -> dict[str, RemoteFile | None]:
+    """Find the images of a table that are on a network.
+
+    Args:
+        file: The table.
+        cells: (location, path) of each row.
+        allow_network: Whether addresses are read that are not of the table's own server.
 
     Returns:
-        Their paths as the table has them, or samples without labels if it holds the images.
+        The files by the path in the table; None for those that are missing.
+
+    Raises:
+        DataError: An address is not allowed.
+        UnavailableError: They can't be asked for now.
+    """
+    own = None if isinstance(file, Path) else server_of(file.address)
+    addresses: dict[str, str] = {}
+    for where, path in cells:
+        address = address_of(path)
+        if address is not None and server_of(address) != own and not allow_network:
+            raise DataError(
+                f"{file}, {where}: {printable(path)} is on a network",
+                hint="set `allow_network` if you trust the table, or download its images first",
+            )
+        if address is None and isinstance(file, RemoteFile) and path:
+            address = beside(file.address, path)
+        if address is not None:
+            addresses[path] = address
+    found = find_all(addresses.values()) if addresses else {}
+    return {path: found.get(address) for path, address in addresses.items()}
+
+
+def _with_remote(sample: Sample, file: RemoteFile | None) -> Sample:
+    if file is None:
+        return replace(sample, load=partial(_raise_missing, sample.name))
+    return replace(sample, load=partial(read_image, file, sample.name), stamp=file.key)
+
+
+def _raise_missing(name: str) -> bytes:
+    raise missing(name)
+
+
+def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str] | list[Sample]:
+    """Return the images of a table, row by row; other columns are ignored.
+
+    Args:
+        file: The table.
+        allow_network: As for `TableSource`; for a table on this machine, addresses are returned as
+            they are.
+
+    Returns:
+        Their paths as the table has them, or samples without labels if it holds the images, or is
+        on a network.
 
     Raises:
         DataError: The file can't be read, or has no column of paths.
@@ -240,11 +327,20 @@ def images_of_table(file: Path) -> list[str] | list[Sample]:
         raise DataError(
             f"{file} needs a header with a column path; it has {listed(header) or 'none'}"
         )
-    return [row[column] for _, row in rows if row[column]]
+    cells = [(where, row[column]) for where, row in rows if row[column]]
+    if isinstance(file, Path):
+        return [path for _, path in cells]
+    remote = _remote(file, cells, allow_network=allow_network)
+    return [
+        _with_remote(Sample(name=address_of(path) or beside(file.address, path), labels=()), found)
+        for _, path in cells
+        for found in [remote[path]]
+    ]
 
 
-def _read(file: Path) -> _Table:
-    read = {".parquet": _read_parquet, ".jsonl": _read_jsonl}.get(extension(file), _read_csv)
+def _read(file: AnyFile) -> _Table:
+    form = extension(file if isinstance(file, Path) else file.path)
+    read = {".parquet": _read_parquet, ".jsonl": _read_jsonl}.get(form, _read_csv)
     try:
         return read(file)
     except OSError as error:
@@ -255,8 +351,12 @@ def _read(file: Path) -> _Table:
         raise DataError(f"can't read {file}: {error}") from error
 
 
-def _read_csv(file: Path) -> _Table:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+def _text_of(file: AnyFile, newline: str | None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_any(file), encoding="utf-8-sig", newline=newline)
+
+
+def _read_csv(file: AnyFile) -> _Table:
+    with _text_of(file, "") as lines:
         first = lines.readline()
         delimiter = max(",;\t", key=first.count)
         lines.seek(0)
@@ -273,9 +373,9 @@ def _read_csv(file: Path) -> _Table:
     return _Table(header=header, rows=rows)
 
 
-def _read_jsonl(file: Path) -> _Table:
+def _read_jsonl(file: AnyFile) -> _Table:
     found: list[tuple[str, dict[str, Any]]] = []
-    with file.open(encoding="utf-8-sig") as lines:
+    with _text_of(file, None) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -295,7 +395,7 @@ def _read_jsonl(file: Path) -> _Table:
     return _Table(header=header, rows=rows)
 
 
-def _cells(file: Path, where: str, row: Mapping[str, Any]) -> dict[str, str]:
+def _cells(file: AnyFile, where: str, row: Mapping[str, Any]) -> dict[str, str]:
     """Return the texts of a row by column.
 
     Raises:
@@ -312,17 +412,17 @@ def _cells(file: Path, where: str, row: Mapping[str, Any]) -> dict[str, str]:
     return cells
 
 
-def _read_parquet(file: Path) -> _Table:
+def _read_parquet(file: AnyFile) -> _Table:
     import pyarrow
-    from pyarrow import parquet
 
     try:
         inline = find_inline(file)
-        with parquet.ParquetFile(file) as opened:
+        size = file.stat().st_size if isinstance(file, Path) else file.size
+        with parquet_file(file) as opened:
             schema, number = opened.schema_arrow, opened.metadata.num_rows
             # A few bytes can stand for any number of equal rows, which then fill the memory.
-            if number > _MOST_ROWS * file.stat().st_size:
-                raise ValueError(f"{number:,} rows in a file of {file.stat().st_size:,} bytes")
+            if number > _MOST_ROWS * size:
+                raise ValueError(f"{number:,} rows in a file of {size:,} bytes")
             columns = [name for name in schema.names if inline is None or name != inline.column]
             table = opened.read(columns=columns)
         names = class_names(schema.metadata)
@@ -346,7 +446,7 @@ def _read_parquet(file: Path) -> _Table:
     return _Table(header=[*map(str, schema.names)], rows=rows, inline=inline, whole=whole)
 
 
-def _named_class(file: Path, where: str, value: Any, names: Sequence[str] | None) -> Any:
+def _named_class(file: AnyFile, where: str, value: Any, names: Sequence[str] | None) -> Any:
     """Return the name of a class in place of its number; -1 stands for no label."""
     if names is None or value is None or value == -1:
         return value if names is None else None
@@ -380,7 +480,7 @@ def _named(name: str, header: Sequence[str]) -> list[str]:
 
 
 def _columns(
-    file: Path, header: Sequence[str], group_by: str | None, images: str | None
+    file: AnyFile, header: Sequence[str], group_by: str | None, images: str | None
 ) -> _Columns:
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
@@ -412,7 +512,7 @@ def _separator(columns: _Columns, rows: Sequence[tuple[str, Mapping[str, str]]])
 
 
 def _labels(
-    file: Path, where: str, columns: _Columns, row: Mapping[str, str], separator: str | None
+    file: AnyFile, where: str, columns: _Columns, row: Mapping[str, str], separator: str | None
 ) -> tuple[str, ...]:
     if columns.label is not None:
         cell = row[columns.label]
@@ -431,7 +531,7 @@ def _labels(
     return tuple(found)
 
 
-def _split(file: Path, where: str, columns: _Columns, row: Mapping[str, str]) -> str:
+def _split(file: AnyFile, where: str, columns: _Columns, row: Mapping[str, str]) -> str:
     if columns.split is None:
         return "train"
     value = row[columns.split]

@@ -6,13 +6,14 @@ import functools
 import os
 import stat
 import zipfile
+import zlib
 from functools import partial
-from pathlib import Path
 
 from zoo.cache.keys import derived_key
-from zoo.data.files import MAX_BYTES, file_key
+from zoo.data.files import MAX_BYTES
+from zoo.data.remote import AnyFile, RemoteFile, key_of, local_of
 from zoo.data.sources.archive import Archive, left_out, member_name
-from zoo.errors import DataError
+from zoo.errors import DataError, UnavailableError
 from zoo.io.text import printable
 
 #: Compression methods that are read: their decompressors stop at the size that a member declares.
@@ -20,8 +21,15 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 _ENCRYPTED = 0x1
 
+#: Size of a member's header in the archive, without name and extra field, and where it has their
+#: sizes.
+_HEADER, _SIZES = 30, slice(26, 30)
 
-def read_zip(path: Path) -> Archive:
+#: Bytes that are read for an extra field, which may be larger than in the list of members.
+_EXTRA = 256
+
+
+def read_zip(path: AnyFile) -> Archive:
     """List the files in a ZIP archive.
 
     Raises:
@@ -30,6 +38,8 @@ def read_zip(path: Path) -> Archive:
     """
     try:
         members = _opened(path, os.getpid(), *_state(path)).infolist()
+    except UnavailableError:
+        raise
     except Exception as error:  # zipfile raises any type of exception on invalid data
         reason = printable(getattr(error, "strerror", None) or error)
         raise DataError(f"can't read the ZIP archive {printable(path)}: {reason}") from error
@@ -55,22 +65,22 @@ def read_zip(path: Path) -> Archive:
         if name in names:
             twice.append(name)
         names[name], crcs[name] = member.filename, member.CRC
-    key = file_key(path)
+    key = key_of(path)
     issues = (
         *left_out(path, links, "links are not followed"),
         *left_out(path, twice, "a later one has the same name"),
     )
     return Archive(
-        path=path,
+        path=path.path if isinstance(path, RemoteFile) else path,
         names=tuple(names),
         load=lambda name: partial(_member, path, names[name]),
         stamp=lambda name: derived_key(key, "zip", name, crcs[name]) if key else b"",
-        holder=lambda name: path,
+        holder=lambda name: local_of(path),
         issues=issues,
     )
 
 
-def _member(path: Path, name: str) -> bytes:
+def _member(path: AnyFile, name: str) -> bytes:
     """Read a member of an archive.
 
     Raises:
@@ -81,20 +91,48 @@ def _member(path: Path, name: str) -> bytes:
         member = archive.getinfo(name)
         if not 0 < member.file_size <= MAX_BYTES:
             raise ValueError(f"it has {member.file_size:,} bytes; zoo reads up to {MAX_BYTES:,}")
+        if isinstance(path, RemoteFile):
+            return _remote_member(path, member)
         with archive.open(member) as file:
             # Without the size, a member that declares a wrong one is decompressed as a whole.
             return file.read(member.file_size)
+    except UnavailableError:
+        raise
     except Exception as error:  # zipfile raises any type of exception on invalid data
         reason = printable(getattr(error, "strerror", None) or error) or type(error).__name__
         raise DataError(f"unreadable image {printable(name)}: {reason}") from error
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _remote_member(file: RemoteFile, member: zipfile.ZipInfo) -> bytes:
+    """Read a member by a single request, which several threads can do at the same time.
+
+    Raises:
+        ValueError: It is damaged.
+        UnavailableError: It can't be read now, or the archive has changed.
+    """
+    start, size = member.header_offset, member.compress_size
+    expected = _HEADER + len(member.filename.encode()) + len(member.extra) + _EXTRA + size
+    content = file.read(start, min(expected, file.size - start))
+    sizes = content[_SIZES]
+    begin = _HEADER + int.from_bytes(sizes[:2], "little") + int.from_bytes(sizes[2:], "little")
+    if begin + size > len(content):
+        content = file.read(start, begin + size)
+    content = content[begin : begin + size]
+    if member.compress_type == zipfile.ZIP_DEFLATED:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size)
+    if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
+        raise ValueError("it is damaged: its checksum differs")
+    return content
+
+
+def _state(path: AnyFile) -> tuple[int, int]:
+    if isinstance(path, RemoteFile):
+        return path.size, 0
     state = path.stat()
     return state.st_size, state.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(path: Path, process: int, size: int, mtime_ns: int) -> zipfile.ZipFile:
+def _opened(path: AnyFile, process: int, size: int, mtime_ns: int) -> zipfile.ZipFile:
     """Open an archive once in each process: forked ones would share the position in the file."""
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(path.open() if isinstance(path, RemoteFile) else path)
