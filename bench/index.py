@@ -55,6 +55,8 @@ def memory() -> dict[str, int]:
 
 def plan(table: str) -> None:
     """Plan a run on the table, and print what it costs."""
+    import pyarrow.ipc  # noqa: F401 - before memory is measured
+
     from zoo.data.decoded import content_keys
     from zoo.planning.inputs import read_data
     from zoo.recipe import make_recipe
