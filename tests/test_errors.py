@@ -20,8 +20,8 @@ REFUSED = [
     (
         {"batch_size": 1, "batch_norm": "train"},
         TrainingError,
-        "use a larger `batch_size` or `batch_norm=frozen`",
-        "use a larger --batch-size or --batch-norm frozen",
+        "use a larger `batch_size` (or `global_batch`), or `batch_norm=frozen`",
+        "use a larger --batch-size (or --global-batch), or --batch-norm frozen",
     ),
     (
         {"out": "used"},

@@ -75,8 +75,9 @@ def evaluated(monkeypatch):
             figures=figures(*scores_of(confusion), names, SINGLE_LABEL),
             rows={},
         )
-        run = SimpleNamespace(evaluate=lambda *_, **__: result)
+        run = SimpleNamespace(model=None, backbone=None, info=None)
         monkeypatch.setattr("zoo.runs.read.load", lambda *_, **__: run)
+        monkeypatch.setattr("zoo.runs.evaluate.evaluate_together", lambda *_, **__: result)
         return confusion
 
     return evaluated

@@ -300,7 +300,7 @@ def test_a_search_out_of_time_goes_on_with_more_of_it(data, monkeypatch):
 
     def linger(event):
         if isinstance(event, EpochEnd):
-            time.sleep(3)
+            time.sleep(6)
 
     with pytest.raises(TrainingError):
         zoo.tune(data, out="search", ranges=RANGES, time="5s", listen=linger, **FIELDS)
