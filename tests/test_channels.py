@@ -102,6 +102,7 @@ def test_a_run_of_other_channels_from_end_to_end(channels, data, tmp_path):
     assert "bands beside red" not in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.medium
 def test_timm_loads_a_run_of_other_channels_with_the_same_logits(channels, data):
     run = zoo.finetune(data, out="run", listen=ignore, **fields(channels, train="probe"))
     config = json.loads(Path("run/config.json").read_text())
@@ -147,6 +148,7 @@ def test_the_fourth_band_is_read_as_it_is_and_learnt_from(four_bands):
     ]
 
 
+@pytest.mark.medium
 def test_grey_and_coloured_images_are_one_channel(photos):
     run = zoo.finetune(photos, out="run", listen=ignore, **fields(1, train="probe"))
     image = Image.fromarray(pixels(0, 0)[..., :3])
@@ -207,6 +209,7 @@ def test_an_image_without_a_fourth_band_is_one_message(photos):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.medium
 def test_images_without_a_fourth_band_are_left_out(four_bands, photos, tmp_path):
     data = tmp_path / "mixed"
     shutil.copytree(four_bands, data)

@@ -89,6 +89,7 @@ def test_workers_change_nothing(run, split_photos):
     assert sha256(other.path) == sha256(run.path)
 
 
+@pytest.mark.medium
 def test_a_frozen_backbone_comes_out_as_it_went_in(run, photos):
     """From a run's weights to another task: all but the head is bit-equal afterwards."""
     before = read_state_dict(run.path / "model.safetensors")

@@ -74,6 +74,7 @@ def test_nothing_of_an_image_is_read_by_listing_alone(many):
     assert len(samples_of(sample)) == 75 - 3 * SAMPLED
 
 
+@pytest.mark.medium
 def test_files_that_are_gone_or_empty_are_left_out_without_reading(many):
     files = sorted(many.rglob("*.png"))
     rows = [f"{file.relative_to(many)},{file.parent.name}" for file in files]
@@ -85,6 +86,7 @@ def test_files_that_are_gone_or_empty_are_left_out_without_reading(many):
     assert len(samples_of(splits)) == 73
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["zip", "tar", "shards", "parquet", "hf"])
 def test_an_image_of_a_file_that_changes_is_refused(kind, tmp_path):
     """The file is new, so its key is reliable only after a while."""

@@ -571,6 +571,7 @@ def test_options_that_exclude_each_other_are_refused():
         ExportOptions(half=True, int8=True)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formats")
 def test_a_file_that_differs_is_written_if_that_is_allowed(run):
     report = export(run, "wrong", "a.kept", allow_difference=True)
@@ -579,6 +580,7 @@ def test_a_file_that_differs_is_written_if_that_is_allowed(run):
     assert json.loads(Path("a.kept.json").read_text())["notes"] == list(report.notes)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formats")
 def test_of_an_export_that_can_not_be_moved_nothing_is_left(run, monkeypatch):
     card = (run.path / "README.md").read_text()

@@ -68,6 +68,7 @@ def test_few_images_are_computed_by_torch_and_apart_from_those_of_other_engines(
     assert computed["features"] == 0
 
 
+@pytest.mark.medium
 def test_torch_takes_over_from_an_engine_whose_features_differ(split_photos, exporters):
     fields, warnings = start(train="probe"), []
 
@@ -100,6 +101,7 @@ def many(monkeypatch):
     monkeypatch.setattr(engine, "WORTH_CONVERTING", 1)
 
 
+@pytest.mark.medium
 def test_a_resumed_run_keeps_its_engine(split_photos, exporters, many, monkeypatch):
     monkeypatch.setattr(engine, "measure", lambda *args: {"torch": 1.0, "right": 2.0})
     fields = {**start(train="probe"), "data": split_photos}

@@ -63,6 +63,7 @@ def test_its_row_says_what_evaluate_finds(split_photos, train):
     assert max(row["val_accuracy"] for row in found) == run.info.val_accuracy
 
 
+@pytest.mark.medium
 def test_a_probe_beats_chance_by_far_and_fine_tuning_starts_from_it(split_photos):
     probe, _, _ = hear(split_photos, "probe", **start(train="probe"))
     assert probe.info.val_accuracy > 0.9

@@ -287,6 +287,7 @@ def test_what_was_allowed_to_differ_is_recorded():
     assert len(Path("run/metrics.csv").read_text().splitlines()) == 1 + 3
 
 
+@pytest.mark.medium
 def test_other_images_are_refused_by_name(photos, tmp_path):
     # All in train but one of each class, so that what changes is known to be in train.
     interrupted(photos, val_split=0.1)

@@ -89,6 +89,7 @@ def test_a_network_whose_output_has_parts_is_trained_resumed_and_read_back(
     assert again.predict(photos / "red" / "0.png") == run.predict(photos / "red" / "0.png")
 
 
+@pytest.mark.medium
 def test_logits_are_taken_by_copies_compiled_and_exported_ones_too(acme, photos, tmp_path):
     model = zoo.build("acme/parts", 3, weights="none").eval()
     assert set(model.state_dict()) >= {"stem.0.weight", "body.weight", "fc.weight"}

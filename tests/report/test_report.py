@@ -290,6 +290,7 @@ def test_the_table_of_classes_has_the_auroc_of_each(page):
     assert headings == {"recall", "F1", "AUROC"}
 
 
+@pytest.mark.medium
 def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_path):
     _, notes, _ = hear(photos, tmp_path / "run", **{**QUICK, "train": "probe"})
     assert sum("val has 18 images" in text for text in notes) == 1
@@ -297,6 +298,7 @@ def test_few_images_are_said_once_before_training_and_in_the_report(photos, tmp_
     assert any("val has 18 images" in text for text in page.text)
 
 
+@pytest.mark.medium
 def test_classes_without_val_images_are_named_everywhere(photos, tmp_path):
     data = Path(shutil.copytree(photos, tmp_path / "photos"))
     shutil.rmtree(sorted((data / "val").iterdir())[0])
@@ -337,6 +339,7 @@ def test_suspected_labels_have_a_map_of_their_own(run, photos):
     assert gone.missing
 
 
+@pytest.mark.medium
 def test_what_the_checks_found_is_in_the_report_and_stays_there(photos, tmp_path):
     leaked = Path(shutil.copytree(photos, tmp_path / "photos"))
     for file in sorted(leaked.glob("val/*/*"))[:4]:

@@ -168,6 +168,7 @@ def shuffled(folder, seed: int = 0):
     return folder
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("val_split", [0.0, 0.25])
 def test_a_probe_with_few_val_images_is_calibrated_out_of_fold(tmp_path, val_split):
     """All images are held out once: by the folds of cross-validation, or as val images."""

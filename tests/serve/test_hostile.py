@@ -47,6 +47,7 @@ def test_hostile_requests_are_refused(run, photos, count):
         assert measured[-1] - measured[1] < _GROWTH
 
 
+@pytest.mark.medium
 @settings(deadline=None)
 @given(
     st.text(max_size=50) | st.sampled_from(["multipart/form-data; boundary=b", "application/json"]),
