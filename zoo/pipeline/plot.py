@@ -143,6 +143,7 @@ def plot_search(search: Search, file: Path) -> None:
         for each, name in zip(axes[1:], search.ranges, strict=False):
             _point(each, search, trial, name)
     axes[0].set_xlabel("epoch")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
     for each, (name, among) in zip(axes[1:], search.ranges.items(), strict=False):
         each.set_xlabel(name)
         if isinstance(among, Choices):
