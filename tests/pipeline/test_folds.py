@@ -148,14 +148,14 @@ def test_folds_that_can_not_be_made_are_refused(films, split_photos, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-#: Kills its process when a function of `zoo.pipeline.folds` is called for the n-th time.
+#: Kills its process when a function is called for the n-th time: `execute`, or one of folds.
 KILLED = """
-import os, signal, sys
+import importlib, os, signal, sys
 import zoo
-from zoo.pipeline import folds
 
 name, calls, data, out = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-real = getattr(folds, name)
+module = importlib.import_module("zoo.pipeline." + ("finetune" if name == "execute" else "folds"))
+real = getattr(module, name)
 
 def dies(*args, **kwargs):
     global calls
@@ -164,7 +164,7 @@ def dies(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **kwargs)
 
-setattr(folds, name, dies)
+setattr(module, name, dies)
 zoo.finetune(data, out=out, **{fields})
 """
 

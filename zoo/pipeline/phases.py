@@ -78,9 +78,9 @@ def run_stages(
     *,
     origin: Mapping[str, Tensor],
     resumed: Snapshot | None,
-    fit: Callable[[Setup, TrainingState, Control, Snapshot | None], None] = train,
+    fit: Callable[[Setup, TrainingState, Control, Snapshot | None], None] | None = None,
 ) -> None:
-    """Run the probe and fine-tuning, as the recipe says; `fit` trains with the setup.
+    """Run the probe and fine-tuning, as the recipe says; `fit` replaces `train`.
 
     Raises:
         ZooError, Stopped: As in `train_probe` and `train`.
@@ -144,7 +144,7 @@ def run_stages(
             deadline=deadline,
         )
         with attached(prepared.adapters):
-            fit(setup, state, control, resumed)
+            (fit or train)(setup, state, control, resumed)
 
 
 def _check_engine(prepared: Prepared, boundary: Boundary, state: TrainingState) -> None:
