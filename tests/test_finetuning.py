@@ -524,9 +524,9 @@ def test_the_demo_takes_another_size_where_its_own_does_not_fit():
 
 @pytest.mark.slow
 def test_one_image_a_batch_and_learning_statistics_do_not_go_together(photos):
-    with pytest.raises(TrainingError, match="batch_size 1"):
+    with pytest.raises(TrainingError, match="batch norm"):
         zoo.finetune(photos, **{**QUICK, "batch_size": 1})
-    with pytest.raises(TrainingError, match="batch_size 1"):
+    with pytest.raises(TrainingError, match="batch norm"):
         zoo.finetune(**{**QUICK, "batch_size": 1})
     zoo.finetune(photos, **{**QUICK, "batch_size": 1, "batch_norm": "frozen"})
 
