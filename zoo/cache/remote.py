@@ -29,13 +29,13 @@ LIMIT = "ZOO_REMOTE_CACHE"
 #: Its default, in GB.
 LIMIT_GB = 10.0
 
-#: Part of the limit that is left after entries were deleted to make room.
+#: Part of the limit that is left after an eviction.
 _LEFT = 0.9
 
 #: Seconds after which the use of an entry is recorded again.
 _USED = 60.0
 
-#: Seconds that a process waits for another one that makes room, before it keeps nothing.
+#: Seconds that a process waits for another one that evicts entries, before it keeps nothing.
 _WAIT = 10.0
 
 # Threads wait here, because a lock of files is polled.
@@ -77,7 +77,7 @@ def recall(key: bytes) -> bytes | None:
 
 
 def keep(key: bytes, content: bytes) -> bool:
-    """Store content under a key; entries used longest ago make room for it.
+    """Store content under a key; the least recently used entries are evicted for it.
 
     Returns:
         Whether it is stored: not if it is too large, or the disk is full.

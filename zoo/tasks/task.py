@@ -140,14 +140,7 @@ class Task(Criterion, Protocol):
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """Compute the negative log-likelihood (N,) of each row, in nats.
-
-        Args:
-            logits: (N, classes) float32.
-            targets: (N, ...).
-            class_weights: (classes,), or None.
-            label_smoothing: 0..1.
-        """
+        """Compute the negative log-likelihood (N,) of each row, in nats; arguments as of `loss`."""
 
     def distill_losses(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Compute the distillation loss (N,) of each row (Hinton et al., 2015), in nats.
