@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -63,24 +64,23 @@ def names() -> list[str]:
 
     lines = ONE_PER_CLASS.read_text(encoding="utf-8").splitlines()
     timm = [f"timm/{line.split()[0]}" for line in lines if line and not line.startswith("#")]
-    found = {"torchvision": first_of_each_class("torchvision"), "timm": timm}
+    found = {"torchvision": smallest_of_each_module(), "timm": timm}
     declared = plugins.load("transformers").backbones
     prefixes = tuple(f"transformers/{kind}" for kind in TRANSFORMERS)
     found["transformers"] = sorted(name for name in declared if name.startswith(prefixes))
     return [name for group in found.values() for name in group]
 
 
-def first_of_each_class(plugin: str) -> list[str]:
-    """The first backbone of each class of networks."""
-    import torch
+def smallest_of_each_module() -> list[str]:
+    """The torchvision backbone with the fewest operations of each module, which has one class."""
+    from torchvision.models import get_model_builder  # noqa: TID251
 
     from zoo import plugins
 
     found: dict[str, str] = {}
-    for name, backbone in plugins.load(plugin).backbones.items():
-        with torch.device("meta"):
-            kind = type(backbone.build(CLASSES, False)).__qualname__
-        found.setdefault(kind, name)
+    backbones = plugins.load("torchvision").backbones
+    for name in sorted(backbones, key=lambda name: backbones[name].macs or math.inf):
+        found.setdefault(get_model_builder(name.rpartition("/")[2]).__module__, name)
     return list(found.values())
 
 

@@ -24,7 +24,7 @@ def train(job: Job, watch: Watch, **fields: object) -> Predict:
 
     def listen(event: object) -> None:
         if isinstance(event, EpochEnd):
-            watch.point(event.val_accuracy, event.val_loss)
+            watch.point(event.metrics["val_accuracy"], event.metrics["val_loss"])
         else:
             ignore(event)
 
