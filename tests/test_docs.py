@@ -148,7 +148,11 @@ def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
         install(f"zoo-{plugin}", plugin, module, code.read_text())
     shutil.copy(ROOT / "tests" / "twins" / "twinnet.py", tmp_path)
     if page.name == "plugins.md":
-        for plugin, hook in (("tar", "zoo_sources"), ("lines", "zoo_loggers")):
+        for plugin, hook in (
+            ("tar", "zoo_sources"),
+            ("lines", "zoo_loggers"),
+            ("own", "zoo_losses"),
+        ):
             code = next(code for code in code_in(page) if f"def {hook}" in code)
             install(f"zoo-{plugin}", plugin, f"documented_{plugin}", code)
     known = {}

@@ -46,7 +46,7 @@ def test_a_package_is_written_and_the_next_steps_said():
         assert step in result.stdout
 
 
-@pytest.mark.parametrize("kind", ["source", "exporter", "logger"])
+@pytest.mark.parametrize("kind", ["source", "exporter", "logger", "loss", "transform"])
 def test_what_a_plugin_of_another_kind_declares_passes_the_checks(kind, install):
     """Fast, for which the slow test runs the package's own tests."""
     name, module = f"my-{kind}", f"zoo_my_{kind}"

@@ -8,7 +8,7 @@ from .data.sources import Part
 from .data.transforms import albumentations
 from .errors import Stopped, ZooError
 from .exporter import Exporter
-from .hookspecs import hookimpl
+from .hookspecs import Factory, hookimpl
 from .integrity import verify
 from .integrity.finding import Finding
 from .models.build import build
@@ -30,6 +30,7 @@ __all__ = [
     "Backbone",
     "Comparison",
     "Exporter",
+    "Factory",
     "Finding",
     "Head",
     "Issue",

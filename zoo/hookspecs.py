@@ -1,11 +1,14 @@
 """The hooks that a plugin may implement: the complete contract between zoo and its plugins."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pluggy
 
 from zoo.backbone import Backbone, LeftOut, Weights
+from zoo.errors import PluginError
 from zoo.exporter import Exporter
 
 #: Entry-point group in which plugins register, and pluggy's project name.
@@ -16,6 +19,33 @@ DISTRIBUTION = "zoo-finetune"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+#: What a name of a `Factory` looks like.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factory:
+    """Declaration of a loss or a transform by a plugin.
+
+    Attributes:
+        name: Name by which recipes choose it: letters, digits, ".", "_" and "-".
+        make: Function without arguments that creates it, called once per run and process. A
+            ModuleNotFoundError is reported as the package to install, so import libraries inside.
+        summary: What it is, in one line, for `zoo plugins`.
+    """
+
+    name: str
+    make: Callable[[], Callable[..., Any]]
+    summary: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise PluginError(
+                f"Factory: name {self.name!r}: use letters, digits, '.', '_' and '-' only"
+            )
+        if not self.summary.strip() or len(self.summary.splitlines()) > 1:
+            raise PluginError(f"Factory {self.name}: summary is one line, got {self.summary!r}")
 
 
 @hookspec
@@ -183,4 +213,53 @@ def zoo_exporters() -> Mapping[str, Exporter]:  # type: ignore[empty-body]
     Returns:
         A `zoo.Exporter` by the format's name. zoo gives `write` a model that includes the
         normalisation of its input, and compares what `open` makes of the file with the run.
+    """
+
+
+@hookspec
+def zoo_losses() -> Iterable[Factory]:  # type: ignore[empty-body]
+    """Declare losses for fine-tuning, in place of the task's.
+
+    Called when a run is planned whose recipe has `loss = NAME`.
+
+        @zoo.hookimpl
+        def zoo_losses():
+            yield zoo.Factory(name="focal", make=make, summary="Focal loss with gamma = 2")
+
+        def make():
+            from torch.nn.functional import cross_entropy
+
+            def focal(logits, targets):
+                losses = cross_entropy(logits, targets, reduction="none")
+                return ((1 - (-losses).exp()) ** 2 * losses).mean()
+
+            return focal
+
+    Returns:
+        The declarations, with unique names. What `make` returns is as the argument `loss` of
+        `zoo.finetune`: it maps (logits (N, classes) float32, targets (N, ...) of the task) to their
+        mean loss (), and has no parameters to train.
+    """
+
+
+@hookspec
+def zoo_transforms() -> Iterable[Factory]:  # type: ignore[empty-body]
+    """Declare transforms of augmented train images.
+
+    Called when a run is planned whose recipe has `transform = NAME`.
+
+        @zoo.hookimpl
+        def zoo_transforms():
+            yield zoo.Factory(name="grey", make=make, summary="Every tenth view in grey")
+
+        def make():
+            from torchvision.transforms import v2
+
+            return v2.RandomGrayscale(p=0.1)
+
+    Returns:
+        The declarations, with unique names. What `make` returns is as the argument `transform` of
+        `zoo.finetune`: it maps pixels (C, H, W) uint8 to pixels of the same shape and type, draws
+        from torch's global generator, and can be pickled. `zoo.albumentations` adapts transforms of
+        albumentations.
     """

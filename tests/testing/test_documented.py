@@ -21,11 +21,20 @@ from zoo.testing import (
     check_backbone,
     check_exporter,
     check_logger,
+    check_loss,
     check_source,
+    check_transform,
     conformance_suite,
     write_images,
 )
-from zoo.testing.checks import CHECKS, EXPORTER_CHECKS, LOGGER_CHECKS, SOURCE_CHECKS
+from zoo.testing.checks import (
+    CHECKS,
+    EXPORTER_CHECKS,
+    LOGGER_CHECKS,
+    LOSS_CHECKS,
+    SOURCE_CHECKS,
+    TRANSFORM_CHECKS,
+)
 
 ROOT = Path(__file__).parents[2]
 TWINS = ROOT / "tests" / "twins"
@@ -61,7 +70,8 @@ def test_the_page_shows_the_plugin_that_is_tested():
 
 
 def test_the_page_lists_every_check_with_its_claim():
-    for check in (*CHECKS, *SOURCE_CHECKS, *EXPORTER_CHECKS, *LOGGER_CHECKS):
+    others = (*SOURCE_CHECKS, *EXPORTER_CHECKS, *LOGGER_CHECKS, *LOSS_CHECKS, *TRANSFORM_CHECKS)
+    for check in (*CHECKS, *others):
         claim = inspect.getdoc(check.function).partition("\n")[0]
         assert f"| `{check.name}` | {claim} |" in PAGE
 
@@ -125,6 +135,12 @@ def test_the_documented_logger_passes_every_check(install):
 def test_the_documented_exporter_passes_every_check(install):
     install("zoo-pt2", "pt2", "acme_documented_pt2", block("def zoo_exporters"))
     assert unfit(check_exporter("acme")) == []
+
+
+def test_the_documented_loss_and_transform_pass_every_check(install):
+    install("zoo-own", "own", "acme_documented_own", block("def zoo_losses"))
+    assert unfit(check_loss("focal")) == []
+    assert unfit(check_transform("grey")) == []
 
 
 FAMILY = ("regnet_x_400mf", "regnet_x_800mf", "regnet_y_400mf", "regnet_y_800mf")

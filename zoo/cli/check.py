@@ -38,9 +38,9 @@ def command(
 ) -> None:
     """Run the conformance kit: check that backbones are as their plugins declare them.
 
-    NAME is a backbone, or a pattern with * and ?. With --plugin, sources, exporters and loggers are
-    checked too; a source only with --data. Nothing is downloaded. The exit code is 1 if a check
-    fails; each failure says what the plugin's author must change.
+    NAME is a backbone, or a pattern with * and ?. With --plugin, sources, exporters, loggers,
+    losses and transforms are checked too; a source only with --data. Nothing is downloaded. The
+    exit code is 1 if a check fails; each failure says what the plugin's author must change.
 
     \b
       zoo check acme/tinynet

@@ -8,7 +8,7 @@ import click
 
 from zoo.cli.words import echo
 
-KINDS = ("backbone", "source", "exporter", "logger")
+KINDS = ("backbone", "source", "exporter", "logger", "loss", "transform")
 
 
 @click.command("new-plugin", short_help="Write the package of a new plugin.")
@@ -30,9 +30,9 @@ KINDS = ("backbone", "source", "exporter", "logger")
 def command(name: str, kind: str, out: Path) -> None:
     """Write a package zoo-NAME that declares a backbone of your own, or something else.
 
-    It has a small example (a network, a source of ZIP archives, an exported format, a logger),
-    tests that pass, a README and a CI workflow. Replace the example by your own; the tests check
-    what zoo expects of it.
+    It has a small example (a network, a source of ZIP archives, an exported format, a logger, a
+    loss, a transform), tests that pass, a README and a CI workflow. Replace the example by your
+    own; the tests check what zoo expects of it.
 
     \b
       zoo new-plugin acme

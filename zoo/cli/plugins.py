@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -15,9 +16,6 @@ from zoo.io.text import count
 if TYPE_CHECKING:
     from zoo.plugins import Plugin
 
-#: What plugins declare by name besides backbones, each through a hook zoo_KIND.
-KINDS = ("sources", "loggers", "exporters")
-
 #: Other hooks, and how the table calls what they bring.
 OTHERS = {"weights": "sources of weights", "resolve": "names on request"}
 
@@ -27,9 +25,10 @@ OTHERS = {"weights": "sources of weights", "resolve": "names on request"}
 def command(form: str) -> None:
     """List every plugin found: what it brings, and its package, or why it was left out.
 
-    Beside backbones, a plugin brings sources (`--data`), loggers (`--logger`) and exporters
-    (`zoo export --to`). With "sources of weights" it declares where the pretrained weights of any
-    backbone are; with "names on request" it resolves names that are not listed, such as hub ids.
+    Beside backbones, a plugin brings sources (`--data`), exporters (`zoo export --to`), loggers
+    (`--logger`), losses (`--loss`) and transforms (`--transform`). With "sources of weights" it
+    declares where the pretrained weights of any backbone are; with "names on request" it resolves
+    names that are not listed, such as hub ids.
 
     To leave out a plugin, use `zoo --no-plugin NAME COMMAND` or, for all commands, set
     ZOO_DISABLE_PLUGINS=NAME,NAME in the environment.
@@ -50,7 +49,7 @@ def command(form: str) -> None:
                     "cause": with_flags(p.cause),
                     "backbones": len(p.backbones),
                     "left_out": len(p.left_out),
-                    **brings,
+                    **{kind: sorted(declared) for kind, declared in brings.items()},
                     **{hook: plugins.implements(p, f"zoo_{hook}") for hook in OTHERS},
                     "failures": failures,
                     "printed": p.printed,
@@ -66,16 +65,17 @@ def command(form: str) -> None:
     print_table([label(), text(), text()], rows)
 
 
-def _declared(plugin: Plugin) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the names of what it declares besides backbones, by kind, and why hooks failed."""
+def _declared(plugin: Plugin) -> tuple[dict[str, Mapping[str, object]], list[str]]:
+    """Return what it declares besides backbones, by kind and name, and why hooks failed."""
     from zoo import plugins
 
-    brings: dict[str, list[str]] = {}
+    brings: dict[str, Mapping[str, object]] = {}
     failures = []
-    for kind in KINDS:
-        brings[kind] = []
+    for hook in plugins.NAMED.values():
+        kind = hook.removeprefix("zoo_")
+        brings[kind] = {}
         try:
-            brings[kind] = sorted(plugins.declared(plugin, f"zoo_{kind}"))
+            brings[kind] = plugins.declared(plugin, hook)
         except PluginError as error:
             failures.append(str(error))
     return brings, failures
@@ -87,7 +87,12 @@ def _state(plugin: Plugin) -> str:
     if plugin.state != "ok":
         return f"{plugin.state}: {with_flags(plugin.cause)}"
     brings, failures = _declared(plugin)
-    parts = [f"{kind[:-1]} {name}" for kind, names in brings.items() for name in names]
+    parts = [
+        f"{what} {name}" + (f" ({summary})" if summary else "")
+        for what, hook in plugins.NAMED.items()
+        for name, each in sorted(brings[hook.removeprefix("zoo_")].items())
+        for summary in (getattr(each, "summary", ""),)
+    ]
     parts += [what for hook, what in OTHERS.items() if plugins.implements(plugin, f"zoo_{hook}")]
     if plugin.backbones or not (parts or failures):
         parts.insert(0, count(len(plugin.backbones), "backbone"))

@@ -47,8 +47,8 @@ def finetune(
     listen: Listener | None = None,
     loggers: Sequence[str] = (),
     report: bool = True,
-    loss: Loss | None = None,
-    transform: PixelTransform | None = None,
+    loss: Loss | str | None = None,
+    transform: PixelTransform | str | None = None,
     **fields: Any,
 ) -> Run:
     """Fine-tune a backbone and write a run folder.
@@ -68,11 +68,13 @@ def finetune(
         loss: Loss of fine-tuning in place of the task's: maps (logits (N, classes) float32,
             targets (N, ...) of the task) to their mean loss (). With mixup or CutMix, targets are
             (N, classes) float32. It is called on parts of a batch (`micro_batch`). The probe is
-            fitted with the task's loss, and val metrics are the task's.
+            fitted with the task's loss, and val metrics are the task's. Or the name of a loss that
+            a plugin declares.
         transform: Applied to each augmented train image: pixels (C, H, W) uint8 to pixels of the
             same shape and type, such as one of torchvision.transforms.v2, or what
             `zoo.albumentations` returns. It must draw from torch's global generator, and be
-            picklable if `workers` is above 0. The run records the names of loss and transform.
+            picklable if `workers` is above 0. Or the name of a transform that a plugin declares.
+            The run records the names of loss and transform.
         **fields: Fields of `zoo.Recipe`.
 
     Returns:
@@ -88,8 +90,8 @@ def finetune(
     listen = with_loggers(listen or warn, open_loggers(loggers))
     if data is not None:
         fields["data"] = data
+    custom = _custom(loss, transform, fields)
     made = make_recipe(recipe, **fields)
-    custom = Custom(loss=loss, transform=transform)
     if made.needs_folds:
         from zoo.pipeline.folds import finetune_folds
 
@@ -107,8 +109,8 @@ def resume(
     listen: Listener | None = None,
     loggers: Sequence[str] = (),
     report: bool = True,
-    loss: Loss | None = None,
-    transform: PixelTransform | None = None,
+    loss: Loss | str | None = None,
+    transform: PixelTransform | str | None = None,
     **fields: Any,
 ) -> Run:
     """Resume an interrupted run; the weights equal those of an uninterrupted run.
@@ -121,7 +123,8 @@ def resume(
         listen: As in `finetune`.
         loggers: As in `finetune`.
         report: As in `finetune`.
-        loss: The loss that `finetune` was given. Only its name is compared with the run's.
+        loss: The loss that `finetune` was given. Only its name is compared with the run's. One that
+            a plugin declares is found by the run's recipe.
         transform: The transform that `finetune` was given; as for `loss`.
         **fields: Fields of `zoo.Recipe` to change from now on.
 
@@ -133,7 +136,7 @@ def resume(
         zoo.Stopped: As in `finetune`.
     """
     listen = with_loggers(listen or warn, open_loggers(loggers))
-    custom = Custom(loss=loss, transform=transform)
+    custom = _custom(loss, transform, fields)
     if has_folds(expand(run)):
         from zoo.pipeline.folds import resume_folds
 
@@ -153,6 +156,17 @@ def resume(
         return load(run)
     prepared = prepare_again(run, checkpoint, listen, custom, **fields)
     return execute(prepared, listen, checkpoint, allow_changed, report=report)
+
+
+def _custom(
+    loss: Loss | str | None, transform: PixelTransform | str | None, fields: dict[str, Any]
+) -> Custom:
+    """Return the code that is given as arguments; names of declared code are added to `fields`."""
+    if isinstance(loss, str):
+        fields["loss"], loss = loss, None
+    if isinstance(transform, str):
+        fields["transform"], transform = transform, None
+    return Custom(loss=loss, transform=transform)
 
 
 def is_complete(checkpoint: Checkpoint) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from zoo import plugins
-from zoo.errors import PluginError
 from zoo.events import Listener, Note
 
 
@@ -17,16 +16,7 @@ def open_loggers(names: Sequence[str]) -> dict[str, Listener]:
     """
     made: dict[str, Listener] = {}
     for name in names:
-        make: Callable[[], Listener] = plugins.declared_as("zoo_loggers", name)
-        try:
-            made[name] = make()
-        except ModuleNotFoundError as error:
-            missing = error.name
-            raise PluginError(
-                f"logger {name} needs {missing}, which is not installed: pip install {missing}"
-            ) from error
-        except Exception as error:
-            raise PluginError(f"logger {name} failed: {plugins.explain(error)}") from error
+        made[name] = plugins.make(f"logger {name}", plugins.declared_as("zoo_loggers", name))
     return made
 
 

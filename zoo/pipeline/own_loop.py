@@ -14,7 +14,7 @@ from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.decoded import DecodedImages
 from zoo.data.labelled import Datasets, ImageTransform, LabelledImages, Transforms
-from zoo.data.transforms import eval_transform, train_transform
+from zoo.data.transforms import eval_transform, followed_by, train_transform
 from zoo.errors import RecipeError
 from zoo.events import EpochEnd, Listener, epoch_metrics
 from zoo.models.build import load_whole
@@ -27,11 +27,11 @@ from zoo.planning.auto import AUTO
 from zoo.planning.config import Resolver
 from zoo.planning.decisions import decide_augmentation, decide_for_demo, decide_task
 from zoo.planning.inputs import as_asked, read_data
-from zoo.recipe import Recipe, make_recipe
+from zoo.recipe import Recipe, change, make_recipe
 from zoo.runs.inference import eval_batches, predict_logits
 from zoo.runs.read import Run
 from zoo.tasks import TASKS, UNMEASURED
-from zoo.training.custom import Custom
+from zoo.training.custom import NO_CUSTOM, Custom
 from zoo.training.setup import Control
 from zoo.training.snapshot import Snapshot, take
 from zoo.training.state import TrainingState
@@ -240,6 +240,9 @@ def _transforms(recipe: Recipe, preprocess: Preprocess) -> Transforms:
         recipe.crop_scale,
         recipe.random_erasing,
     )
+    custom = NO_CUSTOM.with_declared(change(recipe, loss=None))
+    if custom.transform is not None:
+        train = followed_by(train, custom.transform, custom.names["transform"])
     return Transforms(
         train=ImageTransform(transform=train, preprocess=preprocess),
         eval=ImageTransform(transform=eval_transform(preprocess), preprocess=preprocess),

@@ -52,7 +52,6 @@ from zoo.tasks import TASKS, UNMEASURED, Metrics, with_unlabelled
 from zoo.training.adapters import attached
 from zoo.training.batch_transform import batch_transform
 from zoo.training.batches import Loaders, activation_loaders, image_loaders
-from zoo.training.custom import name_of
 from zoo.training.setup import Control, Setup
 from zoo.training.signals import deferring
 from zoo.training.snapshot import Snapshot, take
@@ -205,7 +204,7 @@ def _images(prepared: Prepared, recipe: Recipe, keys: DataKeys) -> _Images:
         recipe.random_erasing,
     )
     if (step := prepared.custom.transform) is not None:
-        augmented = followed_by(augmented, step, name_of(step))
+        augmented = followed_by(augmented, step, prepared.custom.names["transform"])
     if recipe.cache_size and prepared.accelerator.is_main_process:
         with examined_store() as store:
             remember(store, splits.examined)

@@ -12,7 +12,7 @@ from torch import nn
 from zoo import allocator
 from zoo.backbone import Backbone, Preprocess
 from zoo.data.split import Splits
-from zoo.events import Listener, ignore
+from zoo.events import Listener, Note, ignore
 from zoo.io.html import facts_html, table_html
 from zoo.io.text import count, listed
 from zoo.machine.processes import decide_on_main
@@ -177,10 +177,13 @@ def prepare(
     Raises:
         ZooError: As in `finetune`.
     """
+    custom = custom.with_declared(recipe)
     custom.check(recipe)
     machine = set_up_machine(recipe, listen)
     accelerator = machine.accelerator
     listen = listen if accelerator.is_main_process else ignore
+    for what, name in custom.declared.items():
+        listen(Note(text=f"{what} {name}"))
     resolver = Resolver(recipe, given, resumed, listen=listen)
     if custom.loss is not None:
         resolver.replace("the loss is custom", class_weights="none")

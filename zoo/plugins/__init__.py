@@ -1,14 +1,17 @@
 """Find plugins, load each in isolation, and report those that fail without affecting others."""
 
 from zoo.plugins.calls import (
+    NAMED,
     blame,
     build,
     convert,
     declared,
     declared_as,
+    declarer,
     describe,
     files,
     implements,
+    make,
 )
 from zoo.plugins.discovery import (
     DISABLE,

@@ -5,17 +5,29 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.backbone import Backbone, Preprocess
 from zoo.errors import PluginError, ZooError
+from zoo.hookspecs import Factory
 from zoo.plugins.discovery import Plugin, connect_all, found, installed
 from zoo.plugins.foreign import explain, off_stdout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+T = TypeVar("T")
+
+#: Hooks through which plugins declare things by name, by what these are.
+NAMED = {
+    "source": "zoo_sources",
+    "exporter": "zoo_exporters",
+    "logger": "zoo_loggers",
+    "loss": "zoo_losses",
+    "transform": "zoo_transforms",
+}
 
 #: Name of a JSON file of a run; in lower case, because file systems may not tell the case apart.
 _FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.json")
@@ -110,12 +122,23 @@ def declared(plugin: Plugin, hook: str) -> Mapping[str, Any]:
     try:
         with off_stdout(printed):
             for each in getattr(plugin.hooks.hook, hook)():
-                found.update(each)
+                found.update(each if isinstance(each, Mapping) else _by_name(each))
     except Exception as error:
         what = hook.removeprefix("zoo_").replace("_", " ")
         raise PluginError(
             f"plugin {plugin} failed while listing {what}: {explain(error)}"
         ) from error
+    return found
+
+
+def _by_name(factories: Iterable[object]) -> dict[str, Factory]:
+    found: dict[str, Factory] = {}
+    for each in factories:
+        if not isinstance(each, Factory):
+            raise PluginError(f"it gave {each!r}, not a zoo.Factory")
+        if each.name in found:
+            raise PluginError(f"{each.name} is declared twice")
+        found[each.name] = each
     return found
 
 
@@ -127,12 +150,22 @@ def implements(plugin: Plugin, hook: str) -> bool:
 def declared_as(hook: str, name: str) -> Any:
     """What is declared by that name through a hook, by whatever plugin.
 
+    Raises:
+        PluginError: As `declarer`.
+    """
+    return declarer(hook, name)[1]
+
+
+def declarer(hook: str, name: str) -> tuple[Plugin, Any]:
+    """Return the plugin that declares something by that name through a hook, and what it declares.
+
     A plugin whose hook fails is skipped, and named if no other one declares the name.
 
     Raises:
         PluginError: No plugin declares it, or several do.
     """
-    what = hook.removeprefix("zoo_").removesuffix("s").replace("_", " ")
+    what = next(what for what, each in NAMED.items() if each == hook)
+    kinds = hook.removeprefix("zoo_")
     known: dict[str, list[tuple[Plugin, Any]]] = {}
     failures = []
     for plugin in connect_all():
@@ -144,13 +177,34 @@ def declared_as(hook: str, name: str) -> Any:
     if name not in known:
         listed = ", ".join(sorted(known)) or "none"
         raise PluginError(
-            f"no {what} {name!r} is installed; installed {what}s: {listed}{''.join(failures)}"
+            f"no {what} {name!r} is installed; installed {kinds}: {listed}{''.join(failures)}"
         )
     owners = known[name]
     if len(owners) > 1:
         claimants = ", ".join(str(plugin) for plugin, _ in owners)
         raise PluginError(f"several plugins declare {what} {name!r}: {claimants}")
-    return owners[0][1]
+    return owners[0]
+
+
+def make(what: str, function: Callable[[], T]) -> T:
+    """Call a function without arguments that a plugin declared, such as that of a logger.
+
+    Args:
+        what: What it creates, for messages, such as "logger acme".
+        function: The function.
+
+    Raises:
+        PluginError: It raises; for a ModuleNotFoundError, the package to install is named.
+    """
+    try:
+        return function()
+    except ModuleNotFoundError as error:
+        missing = error.name
+        raise PluginError(
+            f"{what} needs {missing}, which is not installed: pip install {missing}"
+        ) from error
+    except Exception as error:
+        raise PluginError(f"{what} failed: {explain(error)}") from error
 
 
 @contextmanager

@@ -43,8 +43,8 @@ def write_package(name: str, folder: Path, kind: str = "backbone") -> NewPackage
     Args:
         name: Entry-point name of the plugin: letters, digits, `-` and `_`.
         folder: Folder in which the package's own folder is created.
-        kind: What it declares, a folder of the template: `backbone`, `source`, `exporter` or
-            `logger`.
+        kind: What it declares, a folder of the template: `backbone`, `source`, `exporter`,
+            `logger`, `loss` or `transform`.
 
     Raises:
         PluginError: If the name is invalid or taken, or the package's folder exists or can't be

@@ -103,6 +103,7 @@ SECTIONS = {
         "warmup_epochs",
         "warmup_start",
         "warmup_prefix",
+        "loss",
         "label_smoothing",
         "class_weights",
         "ema_decay",
@@ -122,6 +123,7 @@ SECTIONS = {
         "repeated_augmentation",
         "mixup",
         "cutmix",
+        "transform",
     ),
     "Machine": (
         "device",
@@ -300,6 +302,12 @@ class Recipe(BaseModel):
         description="CutMix in fine-tuning: alpha of the beta distribution from which areas are "
         "drawn; 0: off. With mixup too, each batch gets one of the two.",
     )
+    transform: str | None = Field(
+        None,
+        min_length=1,
+        description="Transform that a plugin declares, applied to each augmented training image "
+        "(zoo plugins lists them).",
+    )
     train: Literal["probe", "finetune", "probe+finetune"] = Field(
         "probe+finetune",
         description="probe: fit only the head, on features computed once; finetune: train by "
@@ -404,6 +412,12 @@ class Recipe(BaseModel):
         True,
         description="Whether the schedule starts after warm-up; if not, it starts with the run, "
         "and warm-up replaces its first steps.",
+    )
+    loss: str | None = Field(
+        None,
+        min_length=1,
+        description="Loss of fine-tuning that a plugin declares, instead of cross-entropy (zoo "
+        "plugins lists them).",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing, 0 to 1.")
     class_weights: Literal["auto", "none", "balanced"] = Field(

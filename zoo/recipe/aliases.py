@@ -27,6 +27,7 @@ _NAMES = {
     "label_smoothing": "label_smoothing_factor smoothing",
     "layer_decay": "layerwise_lr_decay llrd",
     "lora_rank": "lora_r",
+    "loss": "criterion loss_fn loss_func loss_function",
     "lr": "backbone_lr base_lr learning_rate lr_backbone lr_max",
     "metric": "eval_metric metric_for_best_model monitor",
     "mixup": "mixup_alpha",

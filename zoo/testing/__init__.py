@@ -6,8 +6,8 @@ zoo runs it on its own plugins; authors of other plugins run the same checks:
 
     test_conformance = conformance_suite(plugin="acme")
 
-`check_backbone`, `check_source`, `check_exporter` and `check_logger` return the results as data;
-`zoo check` prints them on the command line.
+`check_backbone`, `check_source`, `check_exporter`, `check_logger`, `check_loss` and
+`check_transform` return the results as data; `zoo check` prints them on the command line.
 """
 
 from zoo.testing.images import write_images
@@ -17,8 +17,10 @@ from zoo.testing.run import (
     check_backbone,
     check_exporter,
     check_logger,
+    check_loss,
     check_names,
     check_source,
+    check_transform,
 )
 from zoo.testing.subject import Kind
 from zoo.testing.suite import conformance_suite
@@ -30,8 +32,10 @@ __all__ = [
     "check_backbone",
     "check_exporter",
     "check_logger",
+    "check_loss",
     "check_names",
     "check_source",
+    "check_transform",
     "conformance_suite",
     "write_images",
 ]

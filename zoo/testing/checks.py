@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from zoo.testing import built, declared, exporters, loggers, sources, values
+from zoo.testing import built, declared, exporters, loggers, losses, sources, transforms, values
 from zoo.testing.exporters import ExporterSubject
 from zoo.testing.loggers import LoggerSubject
+from zoo.testing.losses import LossSubject
 from zoo.testing.sources import SourceSubject
 from zoo.testing.subject import Kind, Subject
+from zoo.testing.transforms import TransformSubject
 
 T = TypeVar("T")
 
@@ -149,6 +151,33 @@ LOGGER_CHECKS: tuple[Check[LoggerSubject], ...] = (
     ),
 )
 
+_IS_LOSS = ("check_loss_is_made", "check_loss_is_one_number")
+
+LOSS_CHECKS: tuple[Check[LossSubject], ...] = (
+    Check(function=losses.check_loss_is_made),
+    Check(function=losses.check_loss_is_one_number, after=_IS_LOSS[:1]),
+    *(
+        Check(function=function, after=_IS_LOSS)
+        for function in (
+            losses.check_gradient_reaches_the_logits,
+            losses.check_loss_is_a_mean,
+            losses.check_loss_keeps_nothing,
+        )
+    ),
+)
+
+_IS_TRANSFORM = ("check_transform_is_made", "check_pixels_keep_size_and_type")
+
+TRANSFORM_CHECKS: tuple[Check[TransformSubject], ...] = (
+    Check(function=transforms.check_transform_is_made),
+    Check(function=transforms.check_pixels_keep_size_and_type, after=_IS_TRANSFORM[:1]),
+    Check(function=transforms.check_one_seed_gives_one_view, after=_IS_TRANSFORM),
+    Check(
+        function=transforms.check_transform_can_be_sent_to_processes,
+        after=(*_IS_TRANSFORM, "check_one_seed_gives_one_view"),
+    ),
+)
+
 
 def names_of(checks: tuple[Check[T], ...]) -> tuple[str, ...]:
     """Return the names of checks."""
@@ -161,4 +190,6 @@ NAMES: dict[Kind, tuple[str, ...]] = {
     "source": names_of(SOURCE_CHECKS),
     "exporter": names_of(EXPORTER_CHECKS),
     "logger": names_of(LOGGER_CHECKS),
+    "loss": names_of(LOSS_CHECKS),
+    "transform": names_of(TRANSFORM_CHECKS),
 }

@@ -1,4 +1,4 @@
-"""Run the checks on a backbone, source, exporter or logger and return the results."""
+"""Run the checks on what a plugin declares, and return the results."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from zoo.backbone import Backbone
 from zoo.errors import PluginError, ZooError
 from zoo.events import Listener
 from zoo.exporter import Exporter
+from zoo.hookspecs import Factory
 from zoo.testing.checks import (
     CHECKS,
     EXPORTER_CHECKS,
     LOGGER_CHECKS,
+    LOSS_CHECKS,
     NAMES,
     SOURCE_CHECKS,
+    TRANSFORM_CHECKS,
     Check,
 )
 from zoo.testing.exporters import ExporterSubject
 from zoo.testing.loggers import LoggerSubject
+from zoo.testing.losses import LossSubject
 from zoo.testing.sources import SourceSubject
 from zoo.testing.subject import CheckFailed, CheckSkipped, Kind, Subject, Tested
+from zoo.testing.transforms import TransformSubject
 
 T = TypeVar("T", bound=Tested)
 
@@ -39,7 +44,7 @@ class CheckResult:
     """The result of a check.
 
     Attributes:
-        kind: What was checked: `backbone`, `source`, `exporter` or `logger`.
+        kind: What was checked: `backbone`, `source`, `exporter`, `logger`, `loss` or `transform`.
         name: Its name; the full one of a backbone.
         check: Name of the check: `check_...`.
         status: `passed`, `failed`, `skipped`, or `expected failure`.
@@ -140,6 +145,32 @@ def check_logger(
         return list(run_checks(subject, LOGGER_CHECKS, expected_failures))
 
 
+def check_loss(
+    loss: str | Factory, *, expected_failures: Mapping[str, str] | None = None
+) -> list[CheckResult]:
+    """Check that a loss fulfils the contract, on a small batch.
+
+    Args:
+        loss: The name of the loss, or its declaration.
+        expected_failures: As in `check_backbone`, as are the results and errors.
+    """
+    subject = LossSubject(*_declared("zoo_losses", loss))
+    return list(run_checks(subject, LOSS_CHECKS, expected_failures))
+
+
+def check_transform(
+    transform: str | Factory, *, expected_failures: Mapping[str, str] | None = None
+) -> list[CheckResult]:
+    """Check that a transform fulfils the contract, on images of noise.
+
+    Args:
+        transform: The name of the transform, or its declaration.
+        expected_failures: As in `check_backbone`, as are the results and errors.
+    """
+    subject = TransformSubject(*_declared("zoo_transforms", transform))
+    return list(run_checks(subject, TRANSFORM_CHECKS, expected_failures))
+
+
 def declared_by(plugin: str) -> list[tuple[Kind, str]]:
     """Return kind and name of everything that can be checked of a plugin.
 
@@ -148,15 +179,14 @@ def declared_by(plugin: str) -> list[tuple[Kind, str]]:
             kinds.
     """
     found: list[tuple[Kind, str]] = []
-    others: tuple[Kind, ...] = ("source", "exporter", "logger")
     for each in plugins.of(plugin):
         found += [("backbone", name) for name in each.backbones]
-        for kind in others:
-            found += [(kind, name) for name in sorted(plugins.declared(each, f"zoo_{kind}s"))]
+        for kind in NAMES:
+            if kind != "backbone":
+                names = plugins.declared(each, plugins.NAMED[kind])
+                found += [(kind, name) for name in sorted(names)]
     if not found:
-        raise PluginError(
-            f"nothing to check: plugin {plugin} declares no backbone, source, exporter or logger"
-        )
+        raise PluginError(f"nothing to check: plugin {plugin} declares none of {', '.join(NAMES)}")
     return found
 
 
@@ -171,6 +201,10 @@ def check_one(
         return check_exporter(name, expected_failures=expected)
     if kind == "logger":
         return check_logger(name, expected_failures=expected)
+    if kind == "loss":
+        return check_loss(name, expected_failures=expected)
+    if kind == "transform":
+        return check_transform(name, expected_failures=expected)
     return check_backbone(name, expected_failures=expected)
 
 
@@ -208,7 +242,8 @@ def _declared(hook: str, given: Any) -> tuple[str, Any]:
     """Return the name and the declaration of what is given by either."""
     if isinstance(given, str):
         return given, plugins.declared_as(hook, given)
-    return getattr(given, "__name__", type(given).__name__), given
+    named = given.name if isinstance(given, Factory) else getattr(given, "__name__", None)
+    return named or type(given).__name__, given
 
 
 def _run(check: Check[T], subject: T, broken: str | None) -> tuple[Status, str]:

@@ -26,7 +26,7 @@ BATCH = 2
 
 
 #: What plugins declare, and checks are made of.
-Kind = Literal["backbone", "source", "exporter", "logger"]
+Kind = Literal["backbone", "source", "exporter", "logger", "loss", "transform"]
 
 
 class CheckFailed(Exception):

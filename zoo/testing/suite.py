@@ -25,8 +25,8 @@ def conformance_suite(
 
     Args:
         *names: Names of backbones.
-        plugin: Entry-point or distribution name of a plugin, to test all its backbones, sources,
-            exporters and loggers.
+        plugin: Entry-point or distribution name of a plugin, to test everything that it
+            declares.
         data: For each source of the plugin, by its name, a function that writes a few images into
             an empty folder and returns the value of `data` that is for them.
         expected_failures: Reasons, by name of the check; these cases are strict xfails.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor, nn
 
+from zoo import plugins
 from zoo.data.transforms import PixelTransform
-from zoo.errors import RecipeError
+from zoo.errors import PluginError, RecipeError
+from zoo.hookspecs import Factory
 from zoo.io.text import clip
 from zoo.recipe import Recipe
 
@@ -25,18 +28,42 @@ class Custom:
         loss: Loss of fine-tuning, in place of the task's.
         transform: Applied to each augmented train image.
         loop: What trained the model, if not zoo; else empty.
+        declared: Names of those that a plugin declares, with the plugin, by "loss" or "transform".
     """
 
     loss: Loss | None = None
     transform: PixelTransform | None = None
     loop: str = ""
+    declared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> Mapping[str, str]:
-        """Name of each, with its module: all that a run can record of it."""
+        """Name of each, with its module or plugin: all that a run can record of it."""
         code = {"loss": self.loss, "transform": self.transform}
         found = {what: name_of(each) for what, each in code.items() if each is not None}
-        return {**found, **({"training": self.loop} if self.loop else {})}
+        return {**found, **self.declared, **({"training": self.loop} if self.loop else {})}
+
+    def with_declared(self, recipe: Recipe) -> Custom:
+        """Return this with the loss and the transform that the recipe names, of plugins.
+
+        Raises:
+            PluginError: No plugin declares one of that name, or it can't be created.
+            RecipeError: Another one is given as an argument.
+        """
+        custom = self
+        for what in ("loss", "transform"):
+            name = getattr(recipe, what)
+            if name is None or what in custom.declared:
+                continue
+            if getattr(custom, what) is not None:
+                raise RecipeError(
+                    f"`{what}` = {name}, and another {what} is given as an argument",
+                    hint="leave out one of the two",
+                )
+            made, described = _declared(what, name)
+            code: dict[str, Any] = {what: made}
+            custom = replace(custom, declared={**custom.declared, what: described}, **code)
+        return custom
 
     def check(self, recipe: Recipe) -> None:
         """Check that the recipe has no settings of the loss that is replaced.
@@ -63,6 +90,17 @@ class Custom:
             raise RecipeError(
                 f"{wrong[0]} has no use for a custom loss", hint="leave out one of the two"
             )
+
+
+def _declared(what: str, name: str) -> tuple[Callable[..., Any], str]:
+    """Create the loss or the transform of that name, and describe it with its plugin."""
+    plugin, factory = plugins.declarer(plugins.NAMED[what], name)
+    if not isinstance(factory, Factory):
+        raise PluginError(f"plugin {plugin} declares {what} {name} as {factory!r}")
+    made: object = plugins.make(f"{what} {name} of plugin {plugin}", factory.make)
+    if not callable(made):
+        raise PluginError(f"{what} {name} of plugin {plugin}: `make` gave {made!r}, no function")
+    return made, f"{name} of plugin {plugin}"
 
 
 #: Nothing but zoo's own code.
