@@ -18,6 +18,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 import zoo
 from tests.conftest import COLOURS, QUICK, save_photo, zoo_
+from tests.data.servers import web_server
 from zoo.errors import DataError, OptionError, PluginError, RunError
 from zoo.export import ExportOptions, ExportReport, export
 from zoo.export.card import with_export
@@ -379,6 +380,22 @@ def test_what_is_no_run_is_refused():
     Path("folder").mkdir()
     result = zoo_("export", "folder", "--to", "onnx", code=2)
     assert "no run" in result.stderr
+
+
+@pytest.mark.usefixtures("formats")
+@pytest.mark.medium
+def test_images_at_addresses_are_compared_on_if_allowed(run, split_photos):
+    file = next(split_photos.rglob("*.png"))
+    with web_server() as web:
+        web.add(file.parent)
+        Path("mine.csv").write_text(f"path,label\n{web.address}/{file.name},{file.parent.name}\n")
+        with pytest.raises(DataError):
+            export(run, "kept", "a.kept", data="mine.csv")
+        zoo_("export", run.path, "--to", "kept", "--out", "a.kept", "--data", "mine.csv", code=2)
+        assert web.requests == []
+        report = export(run, "kept", "a.kept", data="mine.csv", allow_network=True)
+        assert report.images == 1
+        zoo_("export", run.path, "--to=kept", "--out=b.kept", "--data=mine.csv", "--allow-network")
 
 
 @pytest.mark.usefixtures("formats")

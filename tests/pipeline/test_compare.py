@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import tomllib
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -12,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from tests.conftest import QUICK, TINY, make_photos, zoo_
+from tests.conftest import IN_TWO, QUICK, TINY, make_photos, zoo_
+from tests.data.servers import web_server
 from tests.pipeline.conftest import hear, start
 from tests.runs.forging import forge
 from zoo import plugins
@@ -144,6 +148,58 @@ def test_auto_chooses_among_the_weights_on_this_machine(here, split_photos):
     (line,) = [line for line in text.splitlines() if line.startswith("backbone =")]
     assert "decided" in line
     assert run.info.recipe.backbone == run.info.backbone
+
+
+#: A run by several processes; the clocks of those after the first say that there is no time left.
+AUTO_IN_TWO = """
+import os
+import sys
+import time
+
+import zoo
+from zoo.planning import auto
+
+rank = int(os.environ["RANK"])
+auto.time = type("Clock", (), {"perf_counter": lambda: time.perf_counter() + 1000 * rank})
+run = zoo.finetune(sys.argv[1], out="two", backbone="auto", train="probe", time="5m",
+                   image_size=32, device="cpu", listen=print if rank == 0 else None)
+with open(f"chosen-{rank}", "w") as file:
+    file.write(run.info.backbone)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_choose_the_backbone_of_one(here, split_photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    Path("auto.py").write_text(AUTO_IN_TWO)
+    done = subprocess.run(
+        [*IN_TWO, "auto.py", str(split_photos)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    chosen = zoo.load("two").info
+    assert [Path(f"chosen-{rank}").read_text() for rank in (0, 1)] == 2 * [chosen.backbone]
+    best = zoo.compare(ONE, OTHER, data=split_photos, image_size=32, device="cpu")
+    (why,) = [line for line in Path("two/recipe.toml").read_text().splitlines()
+              if line.startswith("backbone =")]  # fmt: skip
+    for each in best.candidates:
+        assert f"{each.name} {each.score:.1%}" in why
+    if best.candidates[0].score > best.candidates[1].score:
+        assert chosen.backbone == best.best.name
+
+
+@pytest.mark.slow
+def test_two_processes_end_together_if_no_weights_are_there(
+    nets, split_photos, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    Path("auto.py").write_text(AUTO_IN_TWO)
+    done = subprocess.run(
+        [*IN_TWO, "auto.py", str(split_photos)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("WeightsUnavailableError") >= 2
+    assert not Path("two").exists()
 
 
 @pytest.mark.slow
@@ -292,6 +348,41 @@ def test_backbones_are_compared_by_groups(here, photos, tmp_path):
     # Of each class, one film is held out at a time.
     assert by_group["score"] != by_image["score"] or by_group["low"] != by_image["low"]
     compared(*args, "--group-by", "nothing(x)", code=2)
+
+
+@pytest.fixture
+def addresses(photos):
+    """(a table of addresses, the requests of their server)."""
+    with web_server() as web:
+        web.add(photos)
+        with Path("addresses.csv").open("w") as table:
+            table.write("path,label\n")
+            for file in sorted(photos.rglob("*.png")):
+                name = file.relative_to(photos).as_posix()
+                table.write(f"{web.address}/{name},{file.parent.name}\n")
+        yield "addresses.csv", web.requests
+
+
+@pytest.mark.medium
+def test_addresses_in_a_table_are_read_if_allowed(here, photos, addresses):
+    table, requests = addresses
+    compared(ONE, "--data", table, code=2)
+    assert requests == []
+    found = compared(ONE, "--data", table, "--allow-network", "--format", "json")
+    local = compared(ONE, "--data", photos, "--format", "json")
+    scores = [json.loads(each.stdout)["backbones"][0] for each in (found, local)]
+    assert scores[0]["features"] == scores[1]["features"]
+    assert json.loads(found.stdout)["images"] == json.loads(local.stdout)["images"]
+
+
+def test_runs_are_compared_at_addresses_if_allowed(two_runs, addresses):
+    _, first, second = two_runs
+    table, requests = addresses
+    with pytest.raises(DataError):
+        zoo.compare(first.path, second.path, data=table, split="all")
+    assert requests == []
+    found = zoo.compare(first.path, second.path, data=table, split="all", allow_network=True)
+    assert found.images == 30
 
 
 def test_runs_are_compared_by_groups(two_runs, tmp_path):

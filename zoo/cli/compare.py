@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.options import allocator_option, device_option, format_option
+from zoo.cli.options import allocator_option, device_option, format_option, network_option
 from zoo.cli.progress import ProgressListener
 from zoo.cli.start import starting
 from zoo.cli.tables import label, number, print_facts, print_fitting, print_table, text
@@ -80,6 +80,7 @@ _PRESETS = ("fast", "balanced", "best")
     show_default=True,
     help="Backbones: what computes features, as in zoo finetune.",
 )
+@network_option
 @format_option("table", "json", "csv")
 @device_option
 @allocator_option
@@ -94,6 +95,7 @@ def command(
     plot: Path | None,
     split: Split | None,
     engine: str,
+    allow_network: bool,
     form: str,
     device: str,
     allocator_tuning: bool,
@@ -143,6 +145,7 @@ def command(
             split=split or "val",
             device=device,
             engine=engine,
+            allow_network=allow_network,
             listen=listen,
         )
     if isinstance(result, RunComparison):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.options import allocator_option, format_option
+from zoo.cli.options import allocator_option, format_option, network_option
 from zoo.cli.start import starting
 from zoo.cli.tables import print_facts
 from zoo.cli.words import echo, echo_json, human_size, with_flags
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     help="Labelled folder or table to compare on, as in zoo evaluate.  "
     "[default: the val images of the run]",
 )
+@network_option
 @click.option(
     "--with-resize",
     is_flag=True,
@@ -74,6 +75,7 @@ def command(
     to: str,
     out: Path | None,
     data: Path | None,
+    allow_network: bool,
     with_resize: bool,
     probabilities: bool,
     half: bool,
@@ -110,6 +112,7 @@ def command(
         out,
         options=options,
         data=data,
+        allow_network=allow_network,
         min_agreement=min_agreement,
         allow_difference=allow_difference,
     )

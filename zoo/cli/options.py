@@ -48,6 +48,15 @@ def format_option(*formats: str) -> Decorator:
     )
 
 
+#: Whether addresses in the table of labelled images are read.
+network_option: Decorator = click.option(
+    "--allow-network",
+    is_flag=True,
+    help="Also read images at addresses in a table, such as s3://bucket/a.jpg.  "
+    "[default: as training did, on the data it was trained on]",
+)
+
+
 def images_options(default: str) -> Decorator:
     """Return the options for labelled images; `default` is what is measured without `--data`."""
     options: list[Decorator] = [
@@ -77,12 +86,7 @@ def images_options(default: str) -> Decorator:
             help="Also follow links in the data folder that lead out of it.  "
             "[default: as training did, on the data it was trained on]",
         ),
-        click.option(
-            "--allow-network",
-            is_flag=True,
-            help="Also read images at addresses in a table, such as s3://bucket/a.jpg.  "
-            "[default: as training did, on the data it was trained on]",
-        ),
+        network_option,
     ]
     return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 

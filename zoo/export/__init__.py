@@ -38,6 +38,7 @@ def export(
     *,
     options: ExportOptions | None = None,
     data: str | Path | None = None,
+    allow_network: bool = False,
     min_agreement: float | None = None,
     allow_difference: bool = False,
 ) -> ExportReport:
@@ -59,6 +60,7 @@ def export(
         options: What is asked of the file: float16, 8 bits, resizing, probabilities, opset.
         data: A labelled folder or table, as in `run.evaluate`. Default: the data that the run was
             trained on, or random images if that is no longer available.
+        allow_network: As in `run.evaluate`, for `data`.
         min_agreement: Minimum fraction of images, 0..1, with the same predicted labels as the run.
             Default: `MIN_AGREEMENT`; with `int8`, the accuracy on labelled images may be lower
             than the run's by `MAX_LOSS` instead.
@@ -87,7 +89,9 @@ def export(
     data = None if data is None else expand(data)
     given = options.of_format()
     if options.int8:
-        given["int8"] = calibration_images(run, data, with_resize=options.with_resize)
+        given["int8"] = calibration_images(
+            run, data, with_resize=options.with_resize, allow_network=allow_network
+        )
     model = exportable(run, options)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     check_space(out, str(out), size + 2**20)
@@ -99,7 +103,7 @@ def export(
             )
         compute = load_exported(to, exporter, file, len(run.class_names))
         written = sum(each.stat().st_size for each in exporter.files(file))
-        images = images_for(run, data, with_resize=options.with_resize)
+        images = images_for(run, data, with_resize=options.with_resize, allow_network=allow_network)
         report = compare(run, compute, images, options, exported=(to, str(out), written))
         problem = _problem(report, options, min_agreement)
         if problem is not None and not allow_difference:

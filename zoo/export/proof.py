@@ -102,14 +102,16 @@ class Images:
     notes: tuple[str, ...] = ()
 
 
-def images_for(run: Run, data: Path | None, *, with_resize: bool = False) -> Images:
+def images_for(
+    run: Run, data: Path | None, *, with_resize: bool = False, allow_network: bool = False
+) -> Images:
     """Return the images that `run.evaluate(data)` uses, or random ones if the run's are missing.
 
     Raises:
         DataError: If `data` is given and can't be used.
     """
     try:
-        splits, source = images_of(run.info, data)
+        splits, source = images_of(run.info, data, allow_network=allow_network)
     except DataError as error:
         if data is not None:
             raise
@@ -132,7 +134,7 @@ def images_for(run: Run, data: Path | None, *, with_resize: bool = False) -> Ima
 
 
 def calibration_images(
-    run: Run, data: Path | None, *, with_resize: bool = False
+    run: Run, data: Path | None, *, with_resize: bool = False, allow_network: bool = False
 ) -> Iterable[np.ndarray]:
     """Return batches of train images, evenly spread over those of the run, or of `data`.
 
@@ -140,7 +142,7 @@ def calibration_images(
         DataError: If there are none.
     """
     try:
-        splits, _ = images_of(run.info, data, "train")
+        splits, _ = images_of(run.info, data, "train", allow_network=allow_network)
     except DataError as error:
         raise DataError(
             f"8-bit quantisation is calibrated on train images: {error}",

@@ -57,11 +57,12 @@ HERE = "here"
 MOST_IMAGES = 2_000
 
 
-class MachineFields(TypedDict, total=False):
-    """Fields of a recipe that say what computes."""
+class GivenFields(TypedDict, total=False):
+    """Fields of a recipe that a comparison takes as they are."""
 
     device: str
     engine: str
+    allow_network: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,7 @@ def compare(
     group_by: str | None = None,
     split: Split = "val",
     listen: Listener | None = None,
-    **machine: Unpack[MachineFields],
+    **fields: Unpack[GivenFields],
 ) -> Comparison | RunComparison:
     """Compare backbones on labelled images before training, or two runs.
 
@@ -198,7 +199,7 @@ def compare(
             what that run held out.
         listen: Receives `Progress` and `Note` events. By default, warnings are passed to
             `warnings.warn`.
-        **machine: `device` and `engine`, as in the recipe; `auto` by default.
+        **fields: `device` and `engine`, `auto` by default, and `allow_network`, as in the recipe.
 
     Returns:
         A `Comparison` of backbones, or a `RunComparison`.
@@ -208,7 +209,7 @@ def compare(
             classes.
     """
     listen = listen or warn
-    recipe = make_recipe(None, data=data, image_size=image_size, group_by=group_by, **machine)
+    recipe = make_recipe(None, data=data, image_size=image_size, group_by=group_by, **fields)
     device = recipe.device
     if runs := runs_among(names):
         if len(runs) != 2 or len(names) != 2 or presets:
@@ -223,6 +224,7 @@ def compare(
             where,
             split=split,
             group_by=group_by,
+            allow_network=recipe.allow_network,
         )
     if data is None:
         raise DataError(
@@ -297,6 +299,7 @@ def compare_runs(
     *,
     split: Split = "val",
     group_by: str | None = None,
+    allow_network: bool = False,
 ) -> RunComparison:
     """Compare two runs on the same labelled images.
 
@@ -316,7 +319,9 @@ def compare_runs(
             f"{first.path} and {second.path} have different classes, so they can't be compared: "
             f"only one has {listed(different)}"
         )
-    splits, source = images_of(first.info, data, split, group_by=group_by)
+    splits, source = images_of(
+        first.info, data, split, group_by=group_by, allow_network=allow_network
+    )
     samples = splits.val
     task, classes = first.task, len(names)
     targets = task.targets(splits.indices(samples), classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from accelerate import Accelerator
 
@@ -11,6 +12,7 @@ from zoo import plugins
 from zoo.data.sources.demo import IMAGE_SIZE
 from zoo.errors import RecipeError, WeightsUnavailableError
 from zoo.events import Listener, Note, ignore
+from zoo.machine.processes import decide_on_main, local_main_first
 from zoo.planning.candidates import (
     Candidate,
     LabelledImages,
@@ -24,6 +26,7 @@ from zoo.planning.candidates import (
 from zoo.planning.config import Resolver
 from zoo.planning.decisions import decide_metric, decide_task
 from zoo.planning.inputs import read_data
+from zoo.planning.same_data import check_same_data
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 
@@ -43,7 +46,8 @@ def choose_backbone(
     """Replace the backbone `auto` by the best of those whose weights are on this machine.
 
     They are compared by cross-validated probes on train images, smaller networks first. With
-    `time`, those that would exceed a quarter of it are left out, with a `Note`.
+    `time`, those that would exceed a quarter of it are left out, with a `Note`. Several processes
+    divide the images; all that depends on time is decided by the main one.
 
     Raises:
         RecipeError: The recipe names other weights than pretrained ones.
@@ -57,18 +61,13 @@ def choose_backbone(
             f"`backbone=auto` compares pretrained backbones, but weights = {recipe.weights!r}",
             hint="name a backbone, or leave `weights` out",
         )
-    if accelerator.num_processes > 1:
-        raise RecipeError(
-            "`backbone=auto` compares backbones in one process, but there are several",
-            hint="compare them with `zoo compare`, and name the best",
-        )
-    names = here()
+    names = decide_on_main(accelerator, here)
     if not names:
         raise WeightsUnavailableError(
             "`backbone=auto`: the weights of no backbone are on this machine",
             hint="get some with `zoo weights fetch`, or name a backbone",
         )
-    images = _images(recipe)
+    images = _images(recipe, accelerator)
     listen(
         Note(
             text=f"backbone auto: comparing {len(names)} backbones whose weights are on this "
@@ -92,9 +91,10 @@ def choose_backbone(
     resolver.replace(why, backbone=best.name)
 
 
-def _images(recipe: Recipe) -> LabelledImages:
+def _images(recipe: Recipe, accelerator: Accelerator) -> LabelledImages:
     """Return the train images to compare backbones on; what their data is like is noted later."""
-    splits = read_data(recipe, ignore, with_test=False)
+    splits = local_main_first(partial(read_data, recipe, ignore, with_test=False))
+    check_same_data(accelerator, splits)
     decided = Resolver(recipe, listen=ignore)
     decide_task(decided, splits, ignore)
     decide_metric(decided, splits.counts(splits.train), ignore)
@@ -122,7 +122,8 @@ def _within_time(
         cost = macs[name]
         # At least one is measured; its seconds for each multiply-accumulate predict the others'.
         expected = slowest * cost if cost else begun - started
-        if end is not None and found and begun + expected > end:
+        late = end is not None and bool(found) and begun + expected > end
+        if decide_on_main(accelerator, partial(bool, late)):
             listen(
                 Note(
                     text=f"{name} is not compared: with about {expected:.0f} s it would exceed "

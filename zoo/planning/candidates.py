@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -25,11 +26,12 @@ from zoo.errors import (
     WeightsError,
 )
 from zoo.events import Listener, Note
-from zoo.features.pretrained import Pretrained, features_of, load_pretrained
+from zoo.features.pretrained import Embedded, Pretrained, features_of, load_pretrained
 from zoo.features.probe import out_of_fold
 from zoo.features.rows import rows_at_a_time
 from zoo.features.transfer import balancing_weights, shown_metric, some_of_each
 from zoo.machine.device import place_images
+from zoo.machine.processes import decide_on_main, together
 from zoo.machine.speed import memory_in_use, peak_during
 from zoo.models.fuse import fuse_batch_norms
 from zoo.recipe import Recipe
@@ -164,12 +166,14 @@ def measure_candidates(
 ) -> Iterator[Candidate]:
     """Measure one backbone after the other; one that can't be measured has a reason instead.
 
+    Several processes divide the images, and all get what the main one has measured.
+
     Raises:
         DataError: An image can't be read, or has changed since it was first read.
     """
     for name in names:
         try:
-            backbone = plugins.get(name)
+            backbone = together(partial(plugins.get, name))
         except PluginError as error:
             yield Candidate(name=name, parameters=None, license=None, reason=str(error))
             continue
@@ -194,10 +198,26 @@ def _measured(
     listen: Listener,
 ) -> Candidate:
     before = memory_in_use(accelerator.device)
-    pretrained = load_pretrained(
-        backbone, recipe, value_range=images.value_range, accelerator=accelerator, listen=listen
+    pretrained = together(
+        lambda: load_pretrained(
+            backbone, recipe, value_range=images.value_range, accelerator=accelerator, listen=listen
+        )
     )
     (embedded,) = features_of(pretrained, images.samples, listen=listen)
+    return decide_on_main(
+        accelerator, lambda: _scored(known, pretrained, embedded, images, memory=before)
+    )
+
+
+def _scored(
+    known: Candidate,
+    pretrained: Pretrained,
+    embedded: Embedded,
+    images: LabelledImages,
+    *,
+    memory: int | None,
+) -> Candidate:
+    """Return the candidate with its figures; `memory` was in use before it was loaded."""
     classes = len(images.class_names)
     logits = out_of_fold(
         embedded.features,
@@ -219,7 +239,7 @@ def _measured(
         high=high,
         features=embedded.features.shape[1],
         images_per_second=rate,
-        memory=None if peak is None or before is None else max(0, peak - before),
+        memory=None if peak is None or memory is None else max(0, peak - memory),
         seconds=embedded.seconds,
         logits=logits,
     )
