@@ -14,6 +14,9 @@ from click.testing import CliRunner
 
 from tests.conftest import QUICK
 from zoo.cli import main
+from zoo.cli.console import TrainingConsole
+from zoo.cli.tune import _SearchConsole
+from zoo.events import TrialEnd
 from zoo.runs.evaluate import ClassMetrics, Evaluation
 from zoo.runs.figures import figures
 from zoo.tasks import SINGLE_LABEL
@@ -190,3 +193,34 @@ def test_help_is_as_wide_as_the_terminal_up_to_a_maximum(width, longest):
     environment = {**os.environ, "COLUMNS": str(width)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert longest - 10 < max(map(len, done.stdout.splitlines())) <= longest
+
+
+def test_the_table_of_trials_continues_values_below_each_other(terminal, capsys):
+    terminal(80)
+    params = {"lr": 0.000431, "layer_decay": 0.812, "label_smoothing": 0.05, "augment": "strong"}
+    with TrainingConsole() as training:
+        console = _SearchConsole(training)
+        for number, (state, best) in enumerate([("complete", True), ("pruned", False)]):
+            console(
+                TrialEnd(
+                    number=number,
+                    params=params,
+                    state=state,
+                    value=0.9312,
+                    epochs=6,
+                    seconds=1234.5,
+                    best=best,
+                    reason="",
+                )
+            )
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    assert max(map(len, lines)) <= 80
+    column = lines[0].index("values")
+    rows = [line for line in lines[1:] if line[:5].strip()]
+    assert [row.split()[:2] for row in rows] == [["0", "best"], ["1", "pruned"]]
+    for line in lines[1:]:
+        assert line[column - 1] == " "
+        assert line[column:].strip()
+    shown = "".join(line[column:] for line in lines[1:]).replace(" ", "")
+    assert shown.count("label_smoothing=0.05") == 2

@@ -90,6 +90,17 @@ def test_the_list_has_name_size_and_place_of_what_is_here(file):
     assert table.stderr == "1 file, 1.44 MB in all\n"
 
 
+def test_in_a_narrow_terminal_paths_are_printed_whole(file, monkeypatch):
+    zoo_("weights", "add", TINY, file)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = zoo_("weights", "list").stdout.splitlines()
+    path = f"  {weights.added_path(TINY)}"
+    (place,) = [n for n, line in enumerate(lines) if line.startswith(path)]
+    assert lines[place - 1].split() == [TINY, "1.44", "MB"]
+    assert len(lines) == 2 * 4
+
+
 def test_an_added_file_whose_plugin_is_gone_is_listed_and_can_be_removed(tmp_path):
     path = weights.added_path("gone/net.a1")
     path.parent.mkdir(parents=True)

@@ -11,7 +11,7 @@ import click
 from zoo.cli.options import allocator_option
 from zoo.cli.recipe_options import SectionedCommand, recipe_options
 from zoo.cli.start import starting
-from zoo.cli.tables import label, number, plain_console, print_facts, print_table
+from zoo.cli.tables import label, number, plain_console, print_facts, print_table, text
 from zoo.cli.words import echo, with_flags
 from zoo.events import Note, Progress, StepEnd, TrialEnd
 from zoo.io.text import clip, count
@@ -31,8 +31,7 @@ _COLUMNS = (
     number("val", least=7),
     number("epochs", least=6),
     number("seconds", least=7),
-    label("", least=4),
-    label("values"),
+    text("values"),
 )
 
 
@@ -143,12 +142,12 @@ def command(
 def _by_field(ranges: tuple[str, ...]) -> Mapping[str, str]:
     """Return the text of each range by its field."""
     found: dict[str, str] = {}
-    for text in ranges:
-        name, separator, among = text.partition("=")
+    for given in ranges:
+        name, separator, among = given.partition("=")
         # As in an option: `--range layer-decay=0.6..1`.
         name = name.strip().replace("-", "_")
         if not separator or not name or not among:
-            raise click.UsageError(f"--range {text!r} is not FIELD=RANGE, such as lr=1e-5..1e-3")
+            raise click.UsageError(f"--range {given!r} is not FIELD=RANGE, such as lr=1e-5..1e-3")
         if name in found:
             raise click.UsageError(f"--range {name} is given twice")
         found[name] = among
@@ -178,11 +177,10 @@ class _SearchConsole:
         values = " ".join(f"{k}={_short(v)}" for k, v in end.params.items())
         cells = (
             str(end.number),
-            "unfinished" if end.state == "running" else end.state,
+            "best" if end.best else "unfinished" if end.state == "running" else end.state,
             "-" if end.value is None else f"{end.value:.4f}",
             str(end.epochs),
             f"{end.seconds:.0f}",
-            "best" if end.best else "",
             f"{values}: {clip(with_flags(end.reason), 100)}" if end.reason else values,
         )
         console = self._training.out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.options import format_option
-from zoo.cli.tables import number, print_facts, print_table, text
+from zoo.cli.tables import label, least_width, number, plain_console, print_facts, print_table
 from zoo.cli.words import echo, echo_json, human_size, with_flags
 from zoo.io.text import count
 
@@ -56,12 +56,11 @@ def list_(pattern: str, form: str) -> None:
         ]
         echo_json(listed)
         return
-    print_table(
-        [text(), number(), text()],
+    _print_files(
         [
             (name, human_size(_size(file)), f"{file}{'' if kind == 'own' else f'  ({by})'}")
             for name, file, by, kind in rows
-        ],
+        ]
     )
     # Two backbones may share a file.
     sizes = {os.path.realpath(file): _size(file) for _, file, *_ in rows}
@@ -189,6 +188,18 @@ def fetch(names: tuple[str, ...]) -> None:
         echo(f"{backbone.name}{size}  {place}")
     if failed:
         raise WeightsError(f"{len(failed)} of {len(names)} not fetched: {', '.join(failed)}")
+
+
+def _print_files(rows: list[tuple[str, str, str]]) -> None:
+    """Print name, size and file of each; on a narrow terminal, each file in a line of its own."""
+    columns = [label(), number(), label()]
+    if least_width(columns, rows) <= plain_console().width:
+        print_table(columns, rows)
+        return
+    # Paths are not wrapped, so that they can be copied.
+    for name, size, file in rows:
+        print_table(columns[:2], [(name, size)])
+        print_table([label()], [(f"  {file}",)])
 
 
 def _matching(pattern: str) -> list[Backbone]:
