@@ -13,8 +13,12 @@ from torch import Tensor
 
 from zoo.cache import Store
 from zoo.data.check import examined_store, remember
+from zoo.data.check.alignment import small_images
+from zoo.data.check.compare import look_alike
+from zoo.data.check.examine import Examined, by_content
 from zoo.data.dataset import ImageDataset, Index, derive_seed
 from zoo.data.decoded import DecodedImages
+from zoo.data.sample import Sample
 from zoo.data.split import group_indices
 from zoo.data.transforms import (
     SMALLEST_CROP,
@@ -27,6 +31,7 @@ from zoo.data.transforms import (
 )
 from zoo.errors import CacheError
 from zoo.events import EpochEnd, Listener, Note, Progress, epoch_metrics
+from zoo.features.copies import MOST_PRODUCTS, describe_copies, find_copies_across
 from zoo.features.engine import check_loads, choose_engine
 from zoo.features.extract import Features, measure_probe, set_head, train_probe
 from zoo.features.growth import MOST_WORK, measure_growth
@@ -331,6 +336,9 @@ class _Probing:
                 ),
             )
             self._say_growth(state.growth)
+            state.copies = decide_on_main(
+                prepared.accelerator, partial(self._find_copies, features, val_features)
+            )
         state.suspects = decide_on_main(
             prepared.accelerator, lambda: self._find_suspects(features, targets)
         )
@@ -442,6 +450,41 @@ class _Probing:
             (samples[s.position].name, names[s.label], names[s.suggested], round(s.probability, 4))
             for s in found.ranked[:_MOST_SUSPECTS]
         ]
+
+    def _find_copies(self, features: Tensor, val_features: Tensor) -> list[tuple[str, str]] | None:
+        """Find images of val and train of which one is a crop of the other, or mirrored.
+
+        Copies that the checks before training have found by hash are left out. The listener
+        receives a warning, or a `Note` on what was not compared.
+        """
+        if len(features) * val_features.numel() > MOST_PRODUCTS:
+            text = "crops and mirrored copies in train and val are not looked for: too many images"
+            self._listen(Note(text=f"{text}; zoo data check finds them if asked for labels"))
+            return None
+        splits = self._prepared.splits
+        train, val = splits.train, splits.val
+        examined = by_content(splits.examined)
+
+        def result(sample: Sample) -> Examined | None:
+            return None if sample.content is None else examined.get(sample.content.key)
+
+        def known(one: int, other: int) -> bool:
+            found = result(val[one]), result(train[other])
+            return found[0] is not None and found[1] is not None and look_alike(*found)
+
+        def pixels(chosen: list[int]) -> Tensor:
+            samples = [val[n] if n < len(val) else train[n - len(val)] for n in chosen]
+            return small_images(samples, splits.value_range)
+
+        found, left_out = find_copies_across(val_features, features, pixels, known)
+        if left_out:
+            text = f"{left_out:,} less similar pairs of val and train images are not compared"
+            self._listen(Note(text=text, detail=True))
+        pairs = [(val[copy.one].name, train[copy.other - len(val)].name) for copy in found]
+        if pairs:
+            text = f"{describe_copies(pairs)}; zoo data check lists them if asked for labels"
+            self._listen(Note(text=text, warning=True))
+        return pairs
 
     def _say_growth(self, growth: Growth | None) -> None:
         if growth is not None and growth.gain is not None:

@@ -12,6 +12,7 @@ from zoo.data.issue import describe
 from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.events import Listener, Note
+from zoo.features.copies import describe_copies
 from zoo.io.files import is_file
 from zoo.io.parse import parse_json
 from zoo.io.text import clip, listed
@@ -118,7 +119,8 @@ def report_html(subject: Subject) -> str:
     if subject.suspected is None and not subject.source:
         subject = replace(subject, suspected=_suspected(about, run, omissions))
     training, training_text = _training(about, info.score_name)
-    data, data_text = _data(subject)
+    copies = [] if subject.source else _copied(about, run, omissions)
+    data, data_text = _data(subject, copies)
     shift = info.shift if info.shift is not None and not subject.source else None
     return render(
         Content(
@@ -203,12 +205,34 @@ def _transfer(info: ModelInfo) -> str:
     return f"Whether pretrained features help is not measured: {reason}."
 
 
-def _data(subject: Subject) -> tuple[list[str], str]:
+def _copied(about: Mapping[str, Any], run: Run, omissions: list[str]) -> list[str]:
+    """Describe edited copies in train and val, as the run's features have shown them.
+
+    If the run has not looked for them, the reason is added to `omissions`.
+    """
+    found = _table(about, "training").get("copies")
+    if not isinstance(found, list):
+        if run.info.recipe.train == "finetune":
+            reason = "the run has no probe"
+        elif run.info.score is None:
+            reason = "the run has no val images"
+        else:
+            reason = "the run has not looked for them, which would have taken long"
+        omissions.append(
+            f"crops and mirrored copies in train and val: {reason}; zoo data check finds them if "
+            f"asked for labels"
+        )
+        return []
+    pairs = [(str(pair[0]), str(pair[1])) for pair in found if isinstance(pair, list) and pair[1:]]
+    return [describe_copies(pairs)] if pairs else []
+
+
+def _data(subject: Subject, copies: list[str]) -> tuple[list[str], str]:
     """Return what was found wrong with the data, and what is said of it otherwise."""
     splits = subject.splits
     if splits is None:
         return [], "Not checked: the images are not at hand."
-    found = [*describe(splits.issues, examples=20), *splits.findings]
+    found = [*describe(splits.issues, examples=20), *splits.findings, *copies]
     if subject.source:
         return found, (
             ("" if found else "Nothing was found wrong with the files. ")

@@ -81,6 +81,8 @@ class TrainingState:
         growth: How the probe's accuracy grows with the number of images; None if not measured.
         suspects: Train labels that are probably wrong: name of the image, given label, suggested
             label and its probability; the most suspicious first. None if not looked for.
+        copies: Names (of val, of train) of images of which one is an edited copy of the other, as
+            hashes do not find them. None if not looked for.
         calibration: What out-of-fold predictions say of the probe's probabilities, if val images
             are too few for that.
     """
@@ -112,6 +114,7 @@ class TrainingState:
     micro_batches: list[int | None] = field(default_factory=list)
     growth: Growth | None = None
     suspects: list[tuple[str, str, str, float]] | None = None
+    copies: list[tuple[str, str]] | None = None
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:

@@ -219,6 +219,15 @@ def _joined(found: Comparison, pairs: Iterable[tuple[Photo, Photo]]) -> Comparis
     )
 
 
+def look_alike(one: Examined, other: Examined) -> bool:
+    """Return whether two images have the same content, or similar hashes."""
+    if one.content == other.content:
+        return True
+    if not (one.looks and other.looks):
+        return False
+    return (int(one.looks, 16) ^ int(other.looks, 16)).bit_count() <= CLOSE
+
+
 def components(count: int, pairs: Iterable[tuple[int, int]]) -> NDArray[np.intp]:
     """Return the smallest member (count,) of the connected component of each of `count` items."""
     leaders = np.arange(count)
