@@ -469,8 +469,8 @@ class _Probing:
             return None if sample.content is None else examined.get(sample.content.key)
 
         def known(one: int, other: int) -> bool:
-            found = result(val[one]), result(train[other])
-            return found[0] is not None and found[1] is not None and look_alike(*found)
+            of_val, of_train = result(val[one]), result(train[other])
+            return of_val is not None and of_train is not None and look_alike(of_val, of_train)
 
         def pixels(chosen: list[int]) -> Tensor:
             samples = [val[n] if n < len(val) else train[n - len(val)] for n in chosen]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,8 @@ class LossSubject:
     @cached_property
     def loss(self) -> Loss:
         """The loss, as a run creates it."""
-        return made(self.factory)
+        loss: Loss = made(self.factory)
+        return loss
 
     @cached_property
     def targets(self) -> Tensor:
@@ -63,7 +65,7 @@ class LossSubject:
         return found
 
 
-def made(factory: Factory) -> Loss:
+def made(factory: object) -> Callable[..., Any]:
     """Return what a factory makes.
 
     Raises:

@@ -39,7 +39,8 @@ class TransformSubject:
     @cached_property
     def transform(self) -> PixelTransform:
         """The transform, as a run creates it."""
-        return made(self.factory)
+        transform: PixelTransform = made(self.factory)
+        return transform
 
 
 def check_transform_is_made(subject: TransformSubject) -> None:
