@@ -2,17 +2,23 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pyarrow import parquet
+from safetensors.torch import load_file
 
 import zoo
 from tests.conftest import COLOURS, QUICK, save_photo, zoo_
 from tests.data.reading import of_kind
 from zoo.data.sources import open_source
 from zoo.data.split import read_labelled, read_splits
-from zoo.errors import DataError, RecipeError
+from zoo.errors import DataError, RecipeError, RunError
+from zoo.runs.read import read_info
+from zoo.runs.write import write_model
+from zoo.weights.header import read_header
 
 
 def read(table, **options):
@@ -228,6 +234,65 @@ def test_what_a_multi_label_run_predicts(multi, scenes):
     assert entry["labels"] == [label for label, _ in found.top]
     table = zoo_("evaluate", str(multi.path))
     assert "mAP" in table.output
+
+
+def test_a_multi_label_run_has_a_threshold_for_each_label(multi, scenes):
+    info = read_info(multi.path / "model.safetensors")
+    assert info.thresholds == multi.info.thresholds
+    assert len(info.thresholds) == len(COLOURS)
+    assert any(each != 0.5 for each in info.thresholds)
+    image = scenes.with_name("7.png")
+    (found,) = multi.predict(image)
+    of_class = dict(zip(multi.class_names, info.thresholds, strict=True))
+    assert found.labels == tuple(name for name, p in found.top if p >= of_class[name])
+    card, report = ((multi.path / name).read_text() for name in ("README.md", "report.html"))
+    assert "| class | train | val | threshold |" in card
+    for each in info.thresholds:
+        assert f"| {each} |" in card
+    assert ">threshold</th>" in report
+    rows = parquet.read_table(multi.path / "predictions.parquet").to_pylist()
+    for row in rows:
+        expected = {name for name in COLOURS if row[f"p_{name}"] >= of_class[name]}
+        assert set(row["predicted"]) == expected
+        assert row["correct"] == (expected == set(row["label"]))
+
+
+@pytest.mark.medium
+def test_another_threshold_can_be_asked_for(multi, scenes):
+    low = replace(multi, info=replace(multi.info, thresholds=(1e-4,) * 3))
+    assert len(low.predict(scenes.with_name("0.png"))[0].labels) == 3
+    assert low.evaluate(threshold=0.5).metrics == multi.evaluate(threshold=0.5).metrics
+    every = low.evaluate()
+    assert all(each.recall == 1 for each in every.classes)
+    assert every.metrics["map"] == multi.evaluate().metrics["map"]
+    args = ("evaluate", multi.path, "--threshold", "0.0001", "--format", "json")
+    told = json.loads(zoo_(*args).output)
+    assert told["metrics"] == pytest.approx(every.metrics)
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(DataError):
+            multi.predict(scenes.with_name("0.png"), threshold=wrong)
+        with pytest.raises(DataError):
+            multi.evaluate(threshold=wrong)
+
+
+def test_a_run_of_an_earlier_version_has_a_threshold_of_a_half(multi, scenes, tmp_path):
+    shutil.copytree(multi.path, tmp_path / "old")
+    file = tmp_path / "old" / "model.safetensors"
+    write_model(file.parent, load_file(file), replace(multi.info, thresholds=()))
+    assert "thresholds" not in read_header(file).metadata
+    old = zoo.load(file)
+    assert old.info.thresholds == ()
+    (found,) = old.predict(scenes.with_name("7.png"))
+    assert found.labels == tuple(name for name, p in found.top if p >= 0.5)
+    assert old.evaluate().metrics == multi.evaluate(threshold=0.5).metrics
+
+
+@pytest.mark.parametrize("thresholds", [(0.5,), (0.5, 0.5, 1.0), (0.5, 0.5, 0.0)])
+def test_thresholds_of_a_file_are_checked(multi, tmp_path, thresholds):
+    file = multi.path / "model.safetensors"
+    write_model(tmp_path, load_file(file), replace(multi.info, thresholds=thresholds))
+    with pytest.raises(RunError):
+        zoo.load(tmp_path / "model.safetensors")
 
 
 def test_the_rows_of_evaluate_have_lists_of_labels(multi):

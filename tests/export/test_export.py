@@ -204,6 +204,22 @@ def test_the_script_beside_a_file_predicts_what_the_run_predicts(exported, run, 
     assert probabilities == pytest.approx([each.probability for each in expected], abs=1e-4)
 
 
+@pytest.mark.medium
+def test_the_script_predicts_several_labels_by_the_thresholds_of_the_run(run, split_photos):
+    several = replace(run, info=replace(run.info, task="multi-label"))
+    files = sorted((split_photos / "val").rglob("*.png"))
+    found = [dict(each.top) for each in several.predict(files)]
+    # Half of the images reach the threshold of each class.
+    columns = [sorted(each[name] for each in found) for name in run.class_names]
+    middle = len(files) // 2
+    thresholds = tuple((column[middle - 1] + column[middle]) / 2 for column in columns)
+    several = replace(several, info=replace(several.info, thresholds=thresholds))
+    assert export(several, "onnx", "a.onnx").agreement == 1
+    expected = [list(each.labels) for each in several.predict(files)]
+    assert sum(map(len, expected)) == middle * len(run.class_names)
+    assert [each["labels"] for each in predict_by_script(Path("a.onnx"), files)] == expected
+
+
 def test_the_dockerfile_copies_and_runs_what_lies_beside_the_file(exported):
     _, file, _ = exported
     lines = Path(f"{file}.Dockerfile").read_text().splitlines()

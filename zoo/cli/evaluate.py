@@ -17,6 +17,7 @@ from zoo.cli.options import (
     device_option,
     format_option,
     images_options,
+    threshold_option,
     tta_option,
 )
 from zoo.cli.start import starting
@@ -53,6 +54,7 @@ ROWS = 1000
 @click.argument("run", type=click.Path(path_type=Path))
 @images_options("the data it was trained on")
 @tta_option
+@threshold_option
 @format_option("table", "json", "csv", "parquet")
 @click.option(
     "--output",
@@ -71,6 +73,7 @@ def command(
     follow_links: bool,
     allow_network: bool,
     tta: Tta | None,
+    threshold: float | None,
     device: str,
     allocator_tuning: bool,
 ) -> None:
@@ -85,6 +88,9 @@ def command(
     With --tta, everything is measured with test-time augmentation, and the metrics also without it,
     on the same images; the gain is tested as zoo compare tests the difference of two runs.
 
+    F1 and accuracy of a multi-label run are for the run's own thresholds, one for each label,
+    unless --threshold sets another one for all of them.
+
     Several processes divide the images: torchrun --nproc-per-node=4 -m zoo evaluate RUN.
     """
     if output is not None and form == "table":
@@ -98,7 +104,7 @@ def command(
         from zoo.runs.evaluate import Reading, evaluate_together
         from zoo.runs.read import load
         from zoo.runs.scores import parquet_bytes
-        from zoo.runs.write import write_file
+        from zoo.runs.write import at_threshold, write_file
 
     own_gpu()
     loaded = together(lambda: load(run, device=device))
@@ -106,7 +112,7 @@ def command(
     result = evaluate_together(
         loaded.model,
         loaded.backbone,
-        loaded.info,
+        at_threshold(loaded.info, threshold),
         None if data is None else expand(data),
         Reading(split=split, strict=strict, follow_links=follow_links, allow_network=allow_network),
         tta=tta,

@@ -127,16 +127,20 @@ tta_option: Decorator = click.option(
 )
 
 
+#: The threshold of labels.
+threshold_option: Decorator = click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="Multi-label runs: probability from which on a label is predicted.  "
+    "[default: the run's, one for each label; or 0.5]",
+)
+
+
 def answer_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for what is asked of predictions, which `asked_of` takes."""
     options = (
-        click.option(
-            "--threshold",
-            type=click.FloatRange(0, 1),
-            default=None,
-            help="Multi-label runs: probability from which on a label is predicted.  "
-            "[default: 0.5]",
-        ),
+        threshold_option,
         click.option(
             "--min-confidence",
             type=share,

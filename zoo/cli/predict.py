@@ -368,7 +368,7 @@ def _write_table(work: _Work) -> None:
     for name, p in work.predicted():
         ranked = [(label, f"{probability:.1%}") for label, probability in p.top]
         if several:
-            # Labels below the threshold are marked; they come after the predicted ones.
+            # Labels below their threshold are marked.
             mark = {True: "", False: " (no)"}
             ranked = [(label, value + mark[label in p.labels]) for label, value in ranked]
         elif sets:

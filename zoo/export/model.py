@@ -16,7 +16,7 @@ from zoo.exporter import Exporter
 from zoo.hookspecs import DISTRIBUTION
 from zoo.runs.card import license_of_weights
 from zoo.runs.read import Run
-from zoo.tasks.multi_label import THRESHOLD
+from zoo.tasks.thresholds import THRESHOLD
 from zoo.weights import tensors_sha256
 
 #: Metadata of model.safetensors that are useful for prediction, and copied to the export.
@@ -101,7 +101,8 @@ def _output(run: Run, options: ExportOptions) -> dict[str, str]:
 def _thresholds(run: Run) -> dict[str, object]:
     """Return the thresholds of probabilities that the run knows."""
     if not run.task.exclusive:
-        return {"label": THRESHOLD}
+        by_class = run.info.thresholds
+        return {"by_class": list(by_class)} if by_class else {"label": THRESHOLD}
     found = {}
     for rate in _MAX_ERRORS:
         with suppress(DataError):

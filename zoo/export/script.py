@@ -13,7 +13,7 @@ from zoo.backbone import Preprocess
 from zoo.export.options import ExportOptions
 from zoo.exporter import Exporter
 from zoo.runs.read import Run
-from zoo.tasks.multi_label import THRESHOLD
+from zoo.tasks.thresholds import THRESHOLD
 
 _SCRIPT = Template('''\
 """Classify images without zoo: python SCRIPT IMAGE... prints a line of JSON for each.
@@ -33,7 +33,7 @@ FILE = Path(__file__).with_name($file)
 $runtime
 
 names = json.loads(metadata["class_names"])
-for path in sys.argv[1:]:
+${thresholds}for path in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(path))
 $decode$resize    pixels = $pixels
     (scores,) = compute(pixels[None])
@@ -79,6 +79,7 @@ def scripts(run: Run, exporter: Exporter, out: Path, options: ExportOptions) -> 
         resize="" if options.with_resize else _indented(_resize(preprocess)),
         pixels=_pixels(preprocess, options),
         probabilities=_indented(_probabilities(options, several)).rstrip(),
+        thresholds=_thresholds(run) if several else "",
         labels=_indented(_labels()) if several else "",
     )
     copied = [file.name for file in (*exporter.files(out), predict)]
@@ -171,5 +172,11 @@ def _probabilities(options: ExportOptions, several: bool) -> str:
     return "p = np.exp(scores - scores.max())\np /= p.sum()"
 
 
+def _thresholds(run: Run) -> str:
+    if run.info.thresholds:
+        return 'thresholds = json.loads(metadata["thresholds"])["by_class"]\n'
+    return f"thresholds = [{THRESHOLD}] * len(names)\n"
+
+
 def _labels() -> str:
-    return f'found["labels"] = [names[n] for n in (-p).argsort() if p[n] >= {THRESHOLD}]'
+    return 'found["labels"] = [names[n] for n in (-p).argsort() if p[n] >= thresholds[n]]'

@@ -33,11 +33,11 @@ from zoo.runs.write import (
     REPORT,
     ModelInfo,
     files_of,
+    task_of,
     write_file,
     write_model,
     write_recipe,
 )
-from zoo.tasks import TASKS
 from zoo.weights.checkpoint import LOCAL
 
 #: Why files of a run are not published, by name.
@@ -141,7 +141,7 @@ def _classes(run: Path, info: ModelInfo) -> dict[str, tuple[ClassFigures, ...]]:
     columns = read_columns(run / PREDICTIONS)
     if not len(columns["name"]):
         return {}
-    parts = measured(columns, info.class_names, TASKS[info.task], None)
+    parts = measured(columns, info.class_names, task_of(info), None)
     return {part.split: part.figures.classes for part in parts}
 
 

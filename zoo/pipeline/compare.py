@@ -353,9 +353,11 @@ def compare_runs(
 
 
 def _logits(run: Run, samples: Sequence[Sample]) -> Tensor:
+    """Return logits (N, classes), divided by the temperature."""
     preprocess = run.info.preprocess
     images = DecodedImages(samples, eval_transform(preprocess).prepare)
-    return predict_logits(run.model, eval_batches(images), preprocess)
+    logits = predict_logits(run.model, eval_batches(images), preprocess)
+    return logits / run.info.temperature
 
 
 def _score(run: Run, right: Tensor, of_groups: Figures | None) -> RunScore:

@@ -46,7 +46,7 @@ from zoo.runs.scores import (
 )
 from zoo.runs.shift import Shift, describe_shift
 from zoo.runs.temperature import FEW, Calibration, calibrate
-from zoo.runs.write import ModelInfo, write_model
+from zoo.runs.write import ModelInfo, describe_thresholds, write_model
 from zoo.weights.header import read_header
 
 
@@ -107,10 +107,10 @@ def conclude(
         RunError: A file can't be written.
     """
     splits, train, measured = prepared.splits, scored.train, scored.held_out
-    task, folder = run.task, run.path
+    folder = run.path
     folds = read_folds(folder) if has_folds(folder) else None
     run = _calibrated(run, train, measured[0] if splits.val else None, folds, listen)
-    info = run.info
+    info, task = run.info, run.task
     if splits.test:
         info = replace(info, shift=_shifted(run, train, measured, listen))
     calibrated = {s.split: s.logits / info.temperature for s in measured}
@@ -170,8 +170,8 @@ def _calibrated(
 ) -> Run:
     """Return the run with what held-out images say of its probabilities, and with what is familiar.
 
-    `train` are scores of some of the train images. A `Note` says if there are no held-out images,
-    or too few for a temperature that rests on them.
+    Thresholds of labels are among it. `train` are scores of some of the train images. A `Note` says
+    if there are no held-out images, or too few for a temperature that rests on them.
     """
     info, task = run.info, run.task
     no_features = train.features[:0]
@@ -190,6 +190,8 @@ def _calibrated(
     else:
         listen(Note(text="probabilities are not calibrated: there are no held-out images"))
         return replace(run, info=info)
+    if info.thresholds:
+        listen(Note(text=describe_thresholds(info), detail=True))
     if images < FEW:
         text = (
             f"temperature {info.temperature:g} rests on what is usual more than on the {images} "
@@ -224,6 +226,7 @@ def _with(info: ModelInfo, found: Calibration, held_out: str) -> ModelInfo:
         temperature=found.temperature,
         calibrated=held_out,
         confidence=found.confidence,
+        thresholds=found.thresholds,
     )
 
 

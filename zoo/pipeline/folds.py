@@ -30,7 +30,14 @@ from zoo.runs.figures import figures, interval
 from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS, choose_folder
 from zoo.runs.folds import Folds, read_folds, write_folds
 from zoo.runs.read import Run, read_info
-from zoo.runs.scores import Columns, joined, read_columns, values_of, write_predictions
+from zoo.runs.scores import (
+    Columns,
+    joined,
+    names_of,
+    read_columns,
+    values_of,
+    write_predictions,
+)
 from zoo.runs.temperature import calibrate, fit_temperature
 from zoo.runs.write import MODEL, PREDICTIONS
 from zoo.tasks import TASKS, Task, metric_label
@@ -159,7 +166,8 @@ def _pool(folder: Path, recipe: Recipe) -> tuple[Folds, list[int]]:
     """Pool the val predictions of all folds, and write them into the folder.
 
     Figures of a fold are those with the temperature that the other folds suggest, so that no image
-    has a share in its own. The temperature of the refit comes from all of them.
+    has a share in its own. The temperature of the refit comes from all of them, and so do its
+    thresholds of labels; the figures are for thresholds of 0.5.
 
     Returns:
         The figures over all images, without those by class, and the calibration of the refit; and
@@ -200,6 +208,10 @@ def _pool(folder: Path, recipe: Recipe) -> tuple[Folds, list[int]]:
             probe=probe,
         )
         scaled.append(logits / temperature)
+    # Multi-label: each run has thresholds of its own, chosen on the very images of its fold.
+    decided = task.decide(torch.cat(scaled))
+    columns["predicted"] = names_of(decided, class_names, task)
+    columns["correct"] = task.correct(torch.cat(scaled), targets).numpy()
     probabilities = task.probabilities(torch.cat(scaled))
     columns["probability"] = probabilities.max(dim=1).values.numpy()
     for name, column in zip(class_names, probabilities.T, strict=True):

@@ -277,6 +277,7 @@ class RunWriter:
             temperature=1.0 if calibration is None else calibration.temperature,
             calibrated="" if calibration is None else "probe",
             confidence=None if calibration is None else calibration.confidence,
+            thresholds=() if calibration is None else calibration.thresholds,
             definition=backbone.definition,
             counts={
                 "train": plan.train_counts,

@@ -22,6 +22,7 @@ from zoo.report import plots
 from zoo.report.measured import Measured, measured
 from zoo.report.page import MOST_CLASSES, Content, Gallery, Plot, Shot, render
 from zoo.report.thumbnails import Thumbnail, thumbnails
+from zoo.runs.card import thresholds_text
 from zoo.runs.checkpoint_file import CHECKPOINT, LAST
 from zoo.runs.figures import Figures, doubt, unmeasured
 from zoo.runs.folder import FOLDS, FOLDS_PREDICTIONS
@@ -133,7 +134,8 @@ def report_html(subject: Subject) -> str:
                 *(text for part in parts if (text := doubt(part.figures, part.split))),
                 *([describe_shift(shift)] if shift is not None and shift.found else []),
             ],
-            chosen=[] if subject.source else _chosen(parts, info.recipe),
+            chosen=_chosen(parts, info, own=not subject.source),
+            thresholds=dict(zip(info.class_names, info.thresholds, strict=False)),
             transfer=_transfer(info),
             counts=splits.counts(splits.train) if splits is not None and own else (),
             class_names=info.class_names,
@@ -181,19 +183,25 @@ def _subtitle(run: Run, splits: Splits | None) -> str:
     )
 
 
-def _chosen(parts: Sequence[Measured], recipe: Recipe) -> list[str]:
-    """Return what the images of each split were used for, and so what their figures mean."""
+def _chosen(parts: Sequence[Measured], info: ModelInfo, *, own: bool) -> list[str]:
+    """Return what the images of each split were used for, and so what their figures mean.
+
+    `own` are images of the run's data.
+    """
+    labels = [f"Labels: {thresholds_text(info)}."] if parts and info.thresholds else []
+    if not own:
+        return labels
     texts = {
         FOLDS: "Each image of the folds is predicted by a run that has not learnt from it. The "
         "weights of this run have learnt from all of them, so their own figures are not measured.",
         "test": "Test images are used for no choice: their figures are what to expect on new "
         "images of the same kind.",
     }
-    if recipe.train != "probe":
+    if info.recipe.train != "probe":
         texts["val"] = (
             "The best epoch is chosen on val images, so their figures are a little too high."
         )
-    return [texts[part.split] for part in parts if part.split in texts]
+    return [*(texts[part.split] for part in parts if part.split in texts), *labels]
 
 
 def _transfer(info: ModelInfo) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zoo.errors import RunError
 from zoo.io.text import clip
 from zoo.runs.figures import Figures, figures
+from zoo.runs.folder import FOLDS
 from zoo.runs.scores import Columns, values_of
 from zoo.tasks import Task
 
@@ -106,8 +107,10 @@ def measured(
         rows = np.flatnonzero(np.array([each == split for each in splits]))
         figure = (known or {}).get(split)
         if figure is None:
+            # The runs on folds have no thresholds in common.
+            of_split = task.with_thresholds(()) if split == FOLDS else task
             figure = _figures(
-                probabilities[rows], truth[rows], class_names, task, [groups[n] for n in rows]
+                probabilities[rows], truth[rows], class_names, of_split, [groups[n] for n in rows]
             )
         found.append(
             Measured(

@@ -75,6 +75,7 @@ class Content:
     parts: Sequence[Measured]
     warnings: Sequence[str]
     chosen: Sequence[str]
+    thresholds: Mapping[str, float]
     transfer: str
     counts: Sequence[int]
     class_names: Sequence[str]

@@ -16,8 +16,18 @@ from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
 from zoo.runs.figures import LEVEL, ClassFigures, Figure, doubt, interval, unmeasured
 from zoo.runs.shift import describe_shift
-from zoo.runs.write import CARD, CONFIG, MODEL, ModelInfo, files_of, write_file
+from zoo.runs.write import (
+    CARD,
+    CONFIG,
+    HELD_OUT,
+    MODEL,
+    ModelInfo,
+    describe_thresholds,
+    files_of,
+    write_file,
+)
 from zoo.tasks import TASKS, metric_label
+from zoo.tasks.thresholds import THRESHOLD
 from zoo.weights import describe
 
 #: Maximum number of classes whose figures are in the card.
@@ -130,24 +140,27 @@ def _custom(info: ModelInfo) -> str:
     return "".join(rows)
 
 
-#: What the temperature is fitted on, by `ModelInfo.calibrated`.
-_HELD_OUT = {
-    "val": "the val images",
-    "folds": "the predictions of the runs on folds for images that they had not learnt from",
-    "probe": "predictions of the probe's cross-validation for images that it had not learnt from",
-}
-
-
 def _calibration(info: ModelInfo, val_images: int) -> str:
     if info.calibrated:
         what = f"of the logits divided by {info.temperature:g}, "
-        what += f"fitted on {_HELD_OUT[info.calibrated]}"
+        what += f"fitted on {HELD_OUT[info.calibrated]}"
     elif not val_images:
         what = "not calibrated: no held-out images"
     else:
         # The card of a run that is not complete.
         return ""
-    return f"| probabilities | {what} |\n"
+    row = f"| probabilities | {what} |\n"
+    return f"{row}| labels | {thresholds_text(info)} |\n" if info.thresholds else row
+
+
+def thresholds_text(info: ModelInfo) -> str:
+    """Describe a run's thresholds and what they mean for its figures, without a full stop."""
+    text = describe_thresholds(info)
+    if info.calibrated == "val":
+        text += ". F1 and exact matches on val are therefore a little too high"
+    if "folds" in info.figures:
+        text += f". Figures of the runs on folds are for a threshold of {THRESHOLD:g}"
+    return text
 
 
 def _images(info: ModelInfo) -> str:
@@ -157,17 +170,20 @@ def _images(info: ModelInfo) -> str:
     none = (0,) * len(info.class_names)
     # A run that is trained on all images has no val images.
     counts = {"train": none, "val": none, **info.counts}
+    columns: dict[str, Sequence[float]] = {**counts}
+    if info.thresholds:
+        columns["threshold"] = info.thresholds
     rows = "\n".join(
         f"| {markdown(name)} | {' | '.join(map(str, of_class))} |"
-        for name, *of_class in zip(info.class_names, *counts.values(), strict=True)
+        for name, *of_class in zip(info.class_names, *columns.values(), strict=True)
     )
     missing = unmeasured(info.class_names, counts["val"], "val")
     note = "" if missing is None else f"\n{markdown(missing[0].upper() + missing[1:])}.\n"
     return f"""
 ## Images
 
-| class | {" | ".join(counts)} |
-|---|{"---|" * len(counts)}
+| class | {" | ".join(columns)} |
+|---|{"---|" * len(columns)}
 {rows}
 {note}"""
 

@@ -29,8 +29,8 @@ from zoo.runs.figures import Figures, figures, unmeasured
 from zoo.runs.inference import eval_batches
 from zoo.runs.scores import Columns, Scores, divided_scores, rows_of, without_and_with
 from zoo.runs.tta import Tta, TtaGain, check_tta, doubt_of_tta
-from zoo.runs.write import ModelInfo
-from zoo.tasks import TASKS, Task
+from zoo.runs.write import ModelInfo, task_of
+from zoo.tasks import Task
 from zoo.tasks.paired import paired_p
 
 Split = Literal["val", "train", "test", "all"]
@@ -194,17 +194,19 @@ def _evaluation(
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     features, logits = found[-1]
-    task, indices = TASKS[info.task], list(range(len(info.class_names)))
+    task, indices = task_of(info), list(range(len(info.class_names)))
     targets = task.targets(splits.indices(splits.val), len(indices))
     scores = Scores(
         split=split, samples=splits.val, targets=targets, logits=logits, features=features
     )
     rows = rows_of(scores, info, task)
+    logits = logits / info.temperature
     gain = None
     if tta is not None:
         rows = {**rows, "tta": [tta] * len(targets)}
-        gain = _gain(tta, found[0][1] / info.temperature, scores, info, task)
-    logits = logits / info.temperature
+        gain = _gain(
+            tta, found[0][1] / info.temperature, replace(scores, logits=logits), info, task
+        )
     predicted = task.decide(logits)
     precision, recall, f1, support = precision_recall_fscore_support(
         targets.numpy(), predicted.numpy(), labels=indices, zero_division=0.0
@@ -241,7 +243,10 @@ def _evaluation(
 
 
 def _gain(tta: Tta, plain: Tensor, scores: Scores, info: ModelInfo, task: Task) -> TtaGain:
-    """Compare predictions with an augmentation and without; `plain` are the logits without it."""
+    """Compare predictions with an augmentation and without; `plain` are the logits without it.
+
+    All logits are those divided by the temperature.
+    """
     better, worse = (task.correct(each, scores.targets) for each in (scores.logits, plain))
     groups = group_indices(scores.samples)
     return TtaGain(

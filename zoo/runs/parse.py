@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _JSON = frozenset(
         "history",
         "definition",
         "temperature",
+        "thresholds",
         "calibrated",
         "confidence",
         "familiarity",
@@ -90,10 +91,13 @@ def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
             raise ValueError(f"val_metrics has no {' and '.join(sorted(missing))}")
         if any(found.main not in found.metrics for found in info.figures.values()):
             raise ValueError("figures lack their main metric")
-        for split, of_class in info.counts.items():
-            if len(of_class) != len(info.class_names):
+        by_class: dict[str, Sequence[float]] = {f"counts.{s}": n for s, n in info.counts.items()}
+        if info.thresholds:
+            by_class["thresholds"] = info.thresholds
+        for name, found in by_class.items():
+            if len(found) != len(info.class_names):
                 classes = f"{len(info.class_names):,} classes"
-                raise ValueError(f"counts.{split} has {len(of_class)} values for {classes}")
+                raise ValueError(f"{name} has {len(found)} values for {classes}")
     except KeyError as error:
         raise RunError(f"the metadata of {file} lacks {error}") from error
     except ValidationError as error:

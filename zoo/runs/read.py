@@ -42,9 +42,9 @@ from zoo.runs.parse import read_head
 from zoo.runs.scores import features_and_logits
 from zoo.runs.stream import Engine, Precision, Unreadable, forward, predictions, torch_engine
 from zoo.runs.tta import Tta, check_tta, doubt_of_tta
-from zoo.runs.write import MODEL, ModelInfo
-from zoo.tasks import TASKS, Task
-from zoo.tasks.multi_label import THRESHOLD
+from zoo.runs.write import MODEL, ModelInfo, at_threshold, task_of
+from zoo.tasks import Task
+from zoo.tasks.thresholds import THRESHOLD
 from zoo.weights import tensors_sha256
 from zoo.weights.files import leads_out
 from zoo.weights.header import Header
@@ -66,7 +66,7 @@ class Prediction:
             of the logits divided by the run's temperature.
         top: (label, probability) of the most probable classes, most probable first.
         labels: The predicted labels: only `label`, or none if `unsure`; multi-label: all classes
-            whose probability is at least the threshold, most probable first.
+            whose probability is at least their threshold, most probable first.
         unsure: Whether `probability` is below what `min_confidence` or `max_error` asks for.
         label_set: With `set_coverage`, the classes of which one is the right one with at least that
             probability, most probable first; otherwise None.
@@ -118,14 +118,14 @@ class Asked:
 
     Attributes:
         top_k: Maximum number of classes in `Prediction.top`.
-        threshold: Multi-label: minimum probability of a predicted class.
+        thresholds: Multi-label: minimum probability of each class to be predicted; empty: 0.5.
         least: Probability below which a prediction is unsure.
         least_in_set: Probability from which on a class is in `Prediction.label_set`; None for none.
         tta: Test-time augmentation; None for none.
     """
 
     top_k: int = 5
-    threshold: float = THRESHOLD
+    thresholds: tuple[float, ...] = ()
     least: float = 0.0
     least_in_set: float | None = None
     tta: Tta | None = None
@@ -172,15 +172,15 @@ class Run:
 
     @property
     def task(self) -> Task:
-        """The task: single-label or multi-label classification."""
-        return TASKS[self.info.task]
+        """The task: single-label or multi-label classification, with the run's thresholds."""
+        return task_of(self.info)
 
     def predict(
         self,
         images: AnyImage | Iterable[AnyImage],
         *,
         top_k: int = 5,
-        threshold: float = THRESHOLD,
+        threshold: float | None = None,
         min_confidence: float | None = None,
         max_error: float | None = None,
         set_coverage: float | None = None,
@@ -194,7 +194,8 @@ class Run:
                 (H, W, 3), or RGBA (H, W, 4), which is composited over white unless the run takes
                 four channels; then each image must have four.
             top_k: Maximum number of classes in `Prediction.top`.
-            threshold: Multi-label: minimum probability, 0..1, of a predicted class.
+            threshold: Multi-label: minimum probability, 0..1, of a predicted class; default: the
+                run's threshold of each class, see `zoo.runs.write.ModelInfo.thresholds`, or 0.5.
             min_confidence: Single-label: predictions below this probability, 0..1, are `unsure`.
             max_error: Single-label: share of wrong answers, above 0 and below 1, that is accepted;
                 the threshold for it comes from held-out images, see `error_threshold`.
@@ -229,7 +230,7 @@ class Run:
         self,
         *,
         top_k: int = 5,
-        threshold: float = THRESHOLD,
+        threshold: float | None = None,
         min_confidence: float | None = None,
         max_error: float | None = None,
         set_coverage: float | None = None,
@@ -254,6 +255,11 @@ class Run:
                 f"{used[0]} is for single-label runs; this one is {self.task.name}",
                 hint="set the probability from which on a label is predicted by `threshold`",
             )
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise DataError(f"threshold must be 0 to 1, got {threshold}")
+        thresholds = self.info.thresholds
+        if threshold is not None:
+            thresholds = (threshold,) * len(self.class_names)
         check_tta(tta)
         if tta is not None and (used := [n for n, v in shares.items() if v is not None]):
             raise DataError(
@@ -265,7 +271,7 @@ class Run:
             least = max(least, self.error_threshold(max_error).probability)
         return Asked(
             top_k=top_k,
-            threshold=threshold,
+            thresholds=thresholds,
             least=least,
             least_in_set=None
             if set_coverage is None
@@ -417,29 +423,31 @@ class Run:
         distances: list[float | None] = [None] * len(paths)
         if known is not None:
             distances = known.distances(features).tolist()
+        bounds = torch.tensor(asked.thresholds or [THRESHOLD] * len(self.class_names))
+        reached = values >= bounds.to(values)[indices]
         predictions = []
-        for path, row, order, distance in zip(
-            paths, values.tolist(), indices.tolist(), distances, strict=True
+        for path, row, order, which, distance in zip(
+            paths, values.tolist(), indices.tolist(), reached, distances, strict=True
         ):
             ranked = [(self.class_names[i], p) for i, p in zip(order, row, strict=True)]
-            predictions.append(self._prediction(path, ranked, distance, asked))
+            labels = tuple(ranked[n][0] for n in which.nonzero().flatten().tolist())
+            predictions.append(self._prediction(path, ranked, labels, distance, asked))
         return predictions
 
     def _prediction(
         self,
         path: Path | None,
         ranked: list[tuple[str, float]],
+        reached: tuple[str, ...],
         distance: float | None,
         asked: Asked,
     ) -> Prediction:
-        """Make a prediction from all classes, most probable first."""
+        """Make a prediction from all classes, and those that reach their threshold, in order."""
         label, probability = ranked[0]
         unsure = probability < asked.least
-        labels: tuple[str, ...]
+        labels = reached
         if self.task.exclusive:
             labels = () if unsure else (label,)
-        else:
-            labels = tuple(name for name, p in ranked if p >= asked.threshold)
         in_set = asked.least_in_set
         return Prediction(
             path=path,
@@ -461,13 +469,17 @@ class Run:
         follow_links: bool = False,
         allow_network: bool = False,
         tta: Tta | None = None,
+        threshold: float | None = None,
     ) -> Evaluation:
-        """Evaluate on labelled images; see `zoo.runs.evaluate.evaluate`."""
+        """Evaluate on labelled images; see `zoo.runs.evaluate.evaluate`.
+
+        `threshold` is as in `predict`.
+        """
         where = None if data is None else expand(data)
         return evaluate(
             self.model,
             self.backbone,
-            self.info,
+            at_threshold(self.info, threshold),
             where,
             Reading(
                 split=split, strict=strict, follow_links=follow_links, allow_network=allow_network

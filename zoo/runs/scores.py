@@ -227,28 +227,30 @@ def rows_of(scores: Scores, info: ModelInfo, task: Task) -> Columns:
         each class. Labels are names, multi-label lists of them.
     """
     class_names, known = info.class_names, info.familiarity
-    probabilities = task.probabilities(scores.logits / info.temperature)
-    predicted = task.decide(scores.logits)
+    logits = scores.logits / info.temperature
+    probabilities = task.probabilities(logits)
+    predicted = task.decide(logits)
     by_class = np.ascontiguousarray(probabilities.numpy().T)
-
-    def named(row: Tensor) -> Any:
-        if task.exclusive:
-            return class_names[int(row)]
-        return [class_names[n] for n in row.nonzero().flatten().tolist()]
-
     return {
         "name": [sample.name for sample in scores.samples],
         "split": [scores.split] * len(scores.samples),
         "group": scores.groups,
-        "label": [named(row) for row in scores.targets],
-        "predicted": [named(row) for row in predicted],
-        "correct": task.correct(scores.logits, scores.targets).numpy(),
+        "label": names_of(scores.targets, class_names, task),
+        "predicted": names_of(predicted, class_names, task),
+        "correct": task.correct(logits, scores.targets).numpy(),
         "probability": probabilities.max(dim=1).values.numpy(),
         "distance": [None] * len(scores.samples)
         if known is None
         else known.distances(scores.features).numpy(),
         **{f"p_{name}": column for name, column in zip(class_names, by_class, strict=True)},
     }
+
+
+def names_of(targets: Tensor, class_names: Sequence[str], task: Task) -> list[Any]:
+    """Return the label of each target (N, ...); multi-label: the list of its labels."""
+    if task.exclusive:
+        return [class_names[n] for n in targets.tolist()]
+    return [[class_names[n] for n in row.nonzero().flatten().tolist()] for row in targets]
 
 
 def joined(parts: Sequence[Columns]) -> Columns:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import FailFast, Field
 from torch import Tensor
 
 from zoo.runs.confidence import Confidence, confidence_of
@@ -17,6 +17,11 @@ LIMITS = (0.05, 20.0)
 
 #: A temperature, as it is read from a file.
 Temperature = Annotated[float, Field(ge=LIMITS[0], le=LIMITS[1], allow_inf_nan=False)]
+
+#: Thresholds by class, as they are read from a file.
+Thresholds = Annotated[
+    tuple[Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)], ...], FailFast()
+]
 
 #: Mean of the logarithm of the temperature before any held-out image is seen, and its deviation. A
 #: probe is regularised by cross-validation; fine-tuning on a few images makes a network
@@ -35,20 +40,31 @@ class Calibration:
         images: Number of held-out images.
         temperature: Divides the logits before softmax or sigmoid.
         confidence: How sure and how right the classifier then is; None for multi-label.
+        thresholds: Multi-label: the probability from which on each label is predicted; empty if
+            there are too few images for any.
     """
 
     images: Annotated[int, Field(ge=1, le=2**40)]
     temperature: Temperature
     confidence: Confidence | None = None
+    thresholds: Thresholds = ()
 
 
 def calibrate(logits: Tensor, targets: Tensor, task: Task, *, probe: bool) -> Calibration:
-    """Fit the temperature and the tables of confidence; arguments as in `fit_temperature`."""
+    """Fit the temperature, and with it the tables of confidence or the thresholds of labels.
+
+    Arguments are as in `fit_temperature`.
+    """
     temperature = fit_temperature(logits, targets, task, probe=probe)
     confidence = None
     if task.exclusive:
         confidence = confidence_of(task.probabilities(logits / temperature), targets)
-    return Calibration(images=len(targets), temperature=temperature, confidence=confidence)
+    return Calibration(
+        images=len(targets),
+        temperature=temperature,
+        confidence=confidence,
+        thresholds=task.fit_thresholds(logits / temperature, targets),
+    )
 
 
 def fit_temperature(logits: Tensor, targets: Tensor, task: Task, *, probe: bool) -> float:

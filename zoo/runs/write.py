@@ -9,7 +9,7 @@ import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,18 +21,19 @@ from torch import Tensor
 
 from zoo import plugins
 from zoo.backbone import Backbone, Preprocess
-from zoo.errors import RunError
+from zoo.errors import DataError, RunError
 from zoo.hookspecs import DISTRIBUTION
 from zoo.io.files import replacing
-from zoo.io.text import printable
+from zoo.io.text import count, printable
 from zoo.recipe import Recipe, dump_recipe
 from zoo.runs.confidence import Confidence
 from zoo.runs.familiarity import Familiarity
 from zoo.runs.figures import Figures
 from zoo.runs.shift import Shift
-from zoo.runs.temperature import Temperature
+from zoo.runs.temperature import Temperature, Thresholds
 from zoo.runs.transfer import Transfer
-from zoo.tasks import SINGLE_LABEL, TASKS, metric_label
+from zoo.tasks import SINGLE_LABEL, TASKS, Task, metric_label
+from zoo.tasks.thresholds import THRESHOLD
 from zoo.weights import tensors_sha256
 from zoo.weights.header import METADATA_SHA256, metadata_sha256
 
@@ -90,6 +91,8 @@ class ModelInfo:
             those of the val images; `folds`, those of runs on folds; `probe`, those of the probe's
             cross-validation, and of val images if there are any. Empty: none, or not known.
         confidence: How sure and how right the model is on held-out images; None if unknown.
+        thresholds: Multi-label: the probability from which on each label is predicted, in the order
+            of the logits, chosen on the held-out predictions that `calibrated` names; empty: 0.5.
         familiarity: What is needed to flag images unlike the training images; None if unknown.
         teacher: Of a run with distillation, its teacher's `backbone`, the `sha256` of its tensors,
             and its `score` as text; else empty.
@@ -122,6 +125,7 @@ class ModelInfo:
     temperature: Temperature = 1.0
     calibrated: Annotated[str, Field(pattern="^(val|folds|probe|)$")] = ""
     confidence: Confidence | None = None
+    thresholds: Thresholds = ()
     familiarity: Familiarity | None = None
     shift: Shift | None = None
     teacher: Mapping[str, str] = field(default_factory=dict)
@@ -177,6 +181,7 @@ class ModelInfo:
             "figures": {split: asdict(found) for split, found in self.figures.items()},
             "calibrated": self.calibrated,
             "confidence": None if self.confidence is None else asdict(self.confidence),
+            "thresholds": list(self.thresholds),
             "familiarity": None if self.familiarity is None else asdict(self.familiarity),
             "shift": None if self.shift is None else asdict(self.shift),
             "teacher": dict(self.teacher),
@@ -201,6 +206,46 @@ class ModelInfo:
             "val_sha256": self.val_sha256,
             "versions": json.dumps(dict(self.versions)),
         }
+
+
+def task_of(info: ModelInfo) -> Task:
+    """Return the task of a run, with the run's thresholds."""
+    return TASKS[info.task].with_thresholds(info.thresholds)
+
+
+#: What temperature and thresholds are fitted on, by `ModelInfo.calibrated`.
+HELD_OUT = {
+    "val": "the val images",
+    "folds": "the predictions of the runs on folds for images that they had not learnt from",
+    "probe": "predictions of the probe's cross-validation for images that it had not learnt from",
+}
+
+
+def describe_thresholds(info: ModelInfo) -> str:
+    """Describe the thresholds of a run's labels, which it must have, in a sentence."""
+    own = [each for each in info.thresholds if each != THRESHOLD]
+    kept = len(info.thresholds) - len(own)
+    few = f"; {THRESHOLD:g} for {count(kept, 'label')} with too few images" if kept else ""
+    span = f"{min(own):.2g} to {max(own):.2g}" if own else f"{THRESHOLD:g}"
+    return (
+        f"labels are predicted from a probability of {span} on, chosen for the best F1 of each on "
+        f"{HELD_OUT.get(info.calibrated, 'held-out images')}{few}"
+    )
+
+
+def at_threshold(info: ModelInfo, threshold: float | None) -> ModelInfo:
+    """Return a run's metadata with one threshold for all labels; None: with its own.
+
+    Raises:
+        DataError: It is not 0 to 1, or the run is not multi-label.
+    """
+    if threshold is None:
+        return info
+    if not 0 <= threshold <= 1:
+        raise DataError(f"threshold must be 0 to 1, got {threshold}")
+    if TASKS[info.task].exclusive:
+        raise DataError(f"threshold is for multi-label runs; this one is {info.task}")
+    return replace(info, thresholds=(threshold,) * len(info.class_names))
 
 
 def stage(epoch: int) -> str:

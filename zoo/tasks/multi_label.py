@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,9 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from zoo.data.split import rarest_labels
 from zoo.tasks.task import Baseline, Metrics
-
-#: Labels with at least this probability are predicted.
-THRESHOLD = 0.5
+from zoo.tasks.thresholds import THRESHOLD, f1_thresholds
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class MultiLabel:
     figures: tuple[str, ...] = ("map", "f1", "accuracy", "auroc", "log_loss", "ece")
     activation: str = "sigmoid"
     problem_type: str | None = "multi_label_classification"
+    thresholds: tuple[float, ...] = ()
 
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
         """Return indicators (N, classes) float32."""
@@ -99,17 +98,26 @@ class MultiLabel:
         return probabilities.clamp_min(least).log() - absent.log()
 
     def decide(self, logits: Tensor) -> Tensor:
-        """Return 1 for each class whose probability is at least 0.5, (N, classes)."""
-        return (logits.sigmoid() >= THRESHOLD).to(torch.float32)
+        """Return 1 for each class whose probability is at least its threshold, (N, classes)."""
+        least = torch.tensor(self.thresholds or THRESHOLD, dtype=logits.dtype, device=logits.device)
+        return (logits.sigmoid() >= least).to(torch.float32)
+
+    def fit_thresholds(self, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+        """Return the threshold of each class with the best F1, shrunk towards 0.5."""
+        return f1_thresholds(self.probabilities(logits.double()).numpy(), targets.numpy() > 0.5)
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> MultiLabel:
+        """Return the task with these thresholds."""
+        return replace(self, thresholds=tuple(thresholds))
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return whether all labels of an image are predicted and no other (N,)."""
         # Targets of mixed images (mixup, CutMix) are fractions.
-        return (self.decide(logits) == (targets >= THRESHOLD)).all(dim=1)
+        return (self.decide(logits) == (targets >= 0.5)).all(dim=1)
 
     def answers(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the probability of each label, and whether the image has it."""
-        return self.probabilities(logits), targets >= THRESHOLD
+        return self.probabilities(logits), targets >= 0.5
 
     def questions(
         self, probabilities: Tensor, targets: Tensor
@@ -130,7 +138,7 @@ class MultiLabel:
         return ((present + 1) / (len(targets) - present + 1)).log()
 
     def measure(self, logits: Tensor, targets: Tensor) -> Metrics:
-        """Compute mean average precision, macro F1 (at 0.5), exact-match accuracy and mean loss.
+        """Compute mean average precision, macro F1, exact-match accuracy and mean loss.
 
         Average precision is over the classes that have images, F1 over those that have images or
         are predicted.

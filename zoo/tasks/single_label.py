@@ -31,6 +31,7 @@ class SingleLabel:
     figures: tuple[str, ...] = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "ece")
     activation: str = "softmax"
     problem_type: str | None = None
+    thresholds: tuple[float, ...] = ()
 
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
         """Return class indices (N,) int64."""
@@ -100,6 +101,14 @@ class SingleLabel:
     def decide(self, logits: Tensor) -> Tensor:
         """Return the most probable class (N,)."""
         return logits.argmax(dim=1)
+
+    def fit_thresholds(self, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+        """Return none: the most probable class is predicted."""
+        return ()
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> SingleLabel:
+        """Return the task as it is; there are none."""
+        return self
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return whether the top class is the target (N,), or a mixed image's largest target."""

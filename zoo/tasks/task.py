@@ -127,6 +127,13 @@ class Task(Criterion, Protocol):
     def problem_type(self) -> str | None:
         """Value of `problem_type` in the config.json of transformers; None: its default."""
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Probability from which on each class is predicted, if an image may have several.
+
+        Empty: 0.5 for all classes.
+        """
+
     def targets(self, labels: Sequence[tuple[int, ...]], num_classes: int) -> Tensor:
         """Convert the labels of N images to targets (N, ...)."""
 
@@ -175,7 +182,21 @@ class Task(Criterion, Protocol):
         """Return logits (N, classes) that give these probabilities, each taken as >= `least`."""
 
     def decide(self, logits: Tensor) -> Tensor:
-        """Return predictions, in the form of targets."""
+        """Return predictions, in the form of targets.
+
+        With `thresholds`, logits are those divided by the temperature.
+        """
+
+    def fit_thresholds(self, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+        """Choose `thresholds` on images that the classifier was not trained on.
+
+        Args:
+            logits: (N, classes), divided by the temperature.
+            targets: (N, ...).
+        """
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> Task:
+        """Return the task with these `thresholds`."""
 
     def answers(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return what calibration is measured on: A answers for each image, 1 or one by class.
