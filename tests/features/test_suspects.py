@@ -51,6 +51,29 @@ def test_labels_of_several_are_judged_one_by_one():
     assert len(changes) <= 4
 
 
+def test_planted_faults_of_several_labels_are_found_in_both_directions():
+    """Of 1,600 labels, 2 % are wrong: half of these are missing, half are given wrongly."""
+    generator = torch.Generator().manual_seed(0)
+    true = (torch.rand(400, 4, generator=generator) < torch.tensor([0.5, 0.3, 0.2, 0.1])).float()
+    directions = torch.randn(4, 16, generator=generator)
+    features = true @ directions + 0.3 * torch.randn(400, 16, generator=generator)
+    given = true.clone()
+    planted = set()
+    for value in (0, 1):
+        places = (true == value).nonzero()
+        for n in torch.randperm(len(places), generator=generator)[:16].tolist():
+            row, label = places[n].tolist()
+            given[row, label] = 1 - value
+            planted.add((row, label, value))
+    ranked = find_suspects(features, given, 4, task=MULTI_LABEL).ranked
+    found = [(each.position, each.label, each.suggested) for each in ranked]
+    assert len(planted & set(found[:32])) >= 29
+    assert len(found) <= 64
+    for value in (0, 1):
+        of_kind = {each for each in planted if each[2] == value}
+        assert len(of_kind & set(found)) >= 14
+
+
 def test_a_class_of_few_images_is_not_judged():
     features, labels = clouds()
     labels[labels == 2] = 1

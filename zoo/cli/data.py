@@ -44,8 +44,9 @@ def command() -> None:
 @click.option(
     "--fix-to",
     type=click.Path(path_type=Path),
-    metavar="NEW_DIR",
-    help="Write a clean copy there, with left-out.json on what was left out and why.",
+    metavar="NEW",
+    help="Write a clean copy there, and what was left out and why: of a folder NEW/left-out.json, "
+    "of a table, for which NEW is a CSV file, NEW.left-out.json.",
 )
 @click.option(
     "--group-by",
@@ -109,23 +110,29 @@ def check(
     are sorted, not compared pairwise: among hundreds of thousands of images, a few pairs that
     barely look the same may be missed.
 
+    Where images may have several labels, it also finds images without any, classes that always
+    occur together, and classes that every image has.
+
     \b
     Exit code 0  nothing serious
               1  an error: leakage, an image in several classes, images that
                  training leaves out, classes that can't be trained
-              2  DIR can't be used, or NEW_DIR can't be written
+              2  DIR can't be used, or NEW can't be written
 
-    Results for a file are cached until it changes. DIR itself is never changed. NEW_DIR lacks
+    Results for a file are cached until it changes. DIR itself is never changed. NEW lacks
     unreadable images, links that lead out of DIR unless they are followed, all copies of an image
     in several classes, all duplicates within a class but one, and train images that are in val or
     test too, or look the same there. Of test, only unreadable images and links are left out. In
-    NEW_DIR, images with a wrong extension get the right one. The exit code refers to DIR.
+    a new folder, images with a wrong extension get the right one; a new table has the rows of the
+    images that are kept, which stay where they are. The exit code refers to DIR.
 
     With --labels, every image is passed through a pretrained backbone once, and a linear probe is
     cross-validated on its features. Labels that it contradicts are listed, the most suspicious
     first (confident learning, Northcutt et al., 2021), and crops and mirrored copies count as
-    images that look the same. In the table of --labels-to, write yes, no, or another class into
-    the column accept; --labels-from then moves these images in NEW_DIR.
+    images that look the same. Where images may have several labels, each is judged by itself: to be
+    added or removed. In the table of --labels-to, write yes, no, or another class (or several,
+    separated by |) into the column accept; --labels-from then changes the labels of these images
+    in NEW.
 
     \b
       zoo data check photos
@@ -133,6 +140,7 @@ def check(
       zoo data check photos --fix-to clean
       zoo data check photos --labels-to labels.csv --html labels.html
       zoo data check photos --labels-from labels.csv --fix-to clean
+      zoo data check photos.csv --labels-from labels.csv --fix-to clean.csv
     """
     from zoo.data.check.dataset import checked, relabelled
     from zoo.data.check.fix import check_target, fix
@@ -140,9 +148,7 @@ def check(
 
     folder = expand(folder)
     if labels_from is not None and fix_to is None:
-        raise click.UsageError(
-            "--labels-from changes labels in the copy that --fix-to NEW_DIR makes"
-        )
+        raise click.UsageError("--labels-from changes labels in the copy that --fix-to NEW makes")
     labels = labels or labels_to is not None or html is not None
     if backbone is not None and not labels:
         raise click.UsageError("--backbone is that of --labels")
@@ -221,6 +227,7 @@ def _write(
                 suggested=each.suggested,
                 probability=each.probability,
                 score=each.score,
+                change="" if each.change == "replace" else f"{each.change} {each.label}",
             )
             for each in suspects
         ]
@@ -236,7 +243,7 @@ def _write(
 def _print_suspects(found: FeatureReport) -> None:
     if found.suspects:
         rows = [
-            (each.path, each.given, each.suggested, f"{each.probability:.0%}", f"{each.score:.1%}")
+            (each.path, each.given, each.advised, f"{each.probability:.0%}", f"{each.score:.1%}")
             for each in found.suspects[:MOST_SUSPECTS]
         ]
         echo()
@@ -295,15 +302,14 @@ def _print_classes(report: Report) -> None:
 
 
 def _print_fixed(fixed: Fixed) -> None:
-    from zoo.data.check.files import LEFT_OUT
-
+    what = "row" if fixed.report.parent == fixed.path.parent else "file"
     kinds: dict[str, int] = {}
     for each in fixed.left_out:
         kinds[each.kind] = kinds.get(each.kind, 0) + 1
     listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing"
     facts = [
-        ("clean copy", f"{fixed.path}, {count(fixed.files, 'file')}"),
-        ("left out", f"{listed}; which and why: {fixed.path / LEFT_OUT}"),
+        ("clean copy", f"{fixed.path}, {count(fixed.files, what)}"),
+        ("left out", f"{listed}; which and why: {fixed.report}"),
     ]
     if fixed.relabelled:
         facts.append(("relabelled", f"{count(len(fixed.relabelled), 'image')}, as accepted"))

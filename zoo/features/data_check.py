@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from zoo.data.check.alignment import small_images
 from zoo.data.check.compare import components
 from zoo.data.check.dataset import Checked, sorted_findings, with_copies
 from zoo.data.check.findings import Finding, of_each
+from zoo.data.check.label_table import SEPARATOR
 from zoo.data.sample import Sample
 from zoo.data.transforms import eval_transform, mirrored_transform
 from zoo.data.value_range import common_range
@@ -27,9 +29,6 @@ from zoo.io.text import count
 from zoo.recipe import Recipe
 from zoo.tasks import fitting_task
 
-#: Separator of several labels of an image, as in tables.
-SEPARATOR = "|"
-
 
 @dataclass(frozen=True, kw_only=True)
 class SuspectedLabel:
@@ -40,6 +39,8 @@ class SuspectedLabel:
         split: Split as in `Photo`.
         given: Its label, or its labels separated by `|`.
         suggested: The suggested label, or labels.
+        change: `replace` the label or, if images may have several, `add` or `remove` one.
+        label: The label that is wrong, or missing.
         probability: Probability of the suggestion, by probes not fitted to this image.
         score: Probability of the given label; the lower, the more suspicious.
     """
@@ -48,8 +49,15 @@ class SuspectedLabel:
     split: str
     given: str
     suggested: str
+    change: Literal["replace", "add", "remove"]
+    label: str
     probability: float
     score: float
+
+    @property
+    def advised(self) -> str:
+        """What is advised, in a few words."""
+        return self.suggested if self.change == "replace" else f"{self.change} {self.label}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,17 +176,21 @@ def _suspects(
     for each in found.ranked:
         labels = samples[each.position].labels
         name = names[each.label]
+        change: Literal["replace", "add", "remove"] = "replace"
         if task.exclusive:
             suggested = names[each.suggested]
         elif each.suggested:
-            suggested = SEPARATOR.join([*labels, name])
+            change, suggested = "add", SEPARATOR.join([*labels, name])
         else:
+            change = "remove"
             suggested = SEPARATOR.join(label for label in labels if label != name)
         suspect = SuspectedLabel(
             path=samples[each.position].name,
             split="",
             given=SEPARATOR.join(labels),
             suggested=suggested,
+            change=change,
+            label=name,
             probability=each.probability,
             score=each.score,
         )
@@ -213,13 +225,17 @@ def _groups(checked: Checked, samples: list[Sample], used: list[int]) -> Tensor:
 def _findings(report: FeatureReport) -> Iterable[Finding]:
     paths = list(dict.fromkeys(suspect.path for suspect in report.suspects))
     if paths:
-        pairs = Counter((s.given, s.suggested) for s in report.suspects).most_common(1)
-        ((given, suggested), number) = pairs[0]
+        pairs = Counter(
+            f"{s.given} instead of {s.suggested}"
+            if s.change == "replace"
+            else f"{s.label} is {'missing' if s.change == 'add' else 'given'}"
+            for s in report.suspects
+        )
+        ((most, number),) = pairs.most_common(1)
         yield of_each(
             "suspected-labels",
             "warning",
-            f"{count(len(paths), 'label')} probably wrong, most often {given} instead of "
-            f"{suggested or 'no label'} ({number})",
+            f"{count(len(report.suspects), 'label')} probably wrong, most often {most} ({number})",
             paths,
             "look at them: `html` shows them, `labels_to` writes a table to accept or change, "
             "`labels_from` applies it",

@@ -12,10 +12,11 @@ from zoo.data.check.compare import Comparison, Photo, compare_splits, joined
 from zoo.data.check.examine import Examined, examine_samples
 from zoo.data.check.files import Listing, list_data
 from zoo.data.check.findings import Finding, of_comparisons, of_images
-from zoo.data.check.folders import count_classes, of_classes, of_listing
+from zoo.data.check.folders import count_classes, of_classes, of_issues, of_listing
 from zoo.data.check.groups import of_groups
 from zoo.data.check.memory import examined_store, remember
 from zoo.data.check.names import of_all_names
+from zoo.data.check.several import of_labels
 from zoo.data.sample import Sample
 
 #: Images examined between two writes to the store, so that an interrupt loses little.
@@ -131,10 +132,10 @@ def with_copies(checked: Checked, copies: Sequence[tuple[int, int]]) -> Checked:
     return _reported(checked.listing, checked.photos, checked.report.not_remembered, tuple(copies))
 
 
-def relabelled(checked: Checked, labels: Mapping[str, str]) -> Checked:
+def relabelled(checked: Checked, labels: Mapping[str, tuple[str, ...]]) -> Checked:
     """Return the check of the same images with other labels, by path."""
     photos = tuple(
-        replace(photo, labels=(labels[photo.path],)) if photo.path in labels else photo
+        replace(photo, labels=labels[photo.path]) if photo.path in labels else photo
         for photo in checked.photos
     )
     return _reported(checked.listing, photos, checked.report.not_remembered, checked.copies)
@@ -152,6 +153,8 @@ def _reported(
         comparisons = joined(comparisons, pairs)
     counts = count_classes(listing, photos)
     findings = [
+        *of_issues(listing.issues),
+        *of_labels(photos),
         *of_classes(counts, Counter(photo.split for photo in photos if photo.used)),
         *of_images(photos),
         *of_comparisons(comparisons),

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo.data.files import is_hidden as is_hidden_by_zoo
-from zoo.data.issue import STRICT_KINDS, Kind
+from zoo.data.issue import STRICT_KINDS, Issue, Kind
 from zoo.data.sample import Sample
-from zoo.data.sources import is_image_folder, open_source
+from zoo.data.sources import is_image_folder, is_table, issues_of, open_source
 from zoo.data.sources.extensions import is_image_name
 from zoo.data.sources.layout import normal_name, split_folders
 from zoo.data.sources.links import Reach, reach_of
@@ -60,6 +60,9 @@ class Listing:
         others: Files without an image extension.
         links: Links that are not followed although training would use their targets, with the
             kind (`zoo.data.issue.Issue`) of each.
+        issues: What a source that is no folder has skipped, and its notes.
+        table: Whether it is a table on this machine.
+        group_by: The groups that were asked for.
     """
 
     root: Path
@@ -72,6 +75,9 @@ class Listing:
     unused: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     links: dict[str, Kind] = field(default_factory=dict)
+    issues: tuple[Issue, ...] = ()
+    table: bool = False
+    group_by: str | None = None
 
 
 def is_hidden(name: str) -> bool:
@@ -108,6 +114,7 @@ def list_data(
         for sample in part.samples
     )
     if not is_image_folder(data):
+        issues = [*issues_of(source), *(i for part in parts.values() for i in part.issues)]
         return Listing(
             root=root,
             reach=reach_of(root.parent, follow_links=True),
@@ -116,6 +123,9 @@ def list_data(
                 split: tuple(sorted({name for sample in part.samples for name in sample.labels}))
                 for split, part in parts.items()
             },
+            issues=tuple(dict.fromkeys(issues)),
+            table=is_table(data),
+            group_by=group_by,
         )
     reach = reach_of(root, follow_links=follow_links)
     tree = on_disk(reach)

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from zoo.data.check.compare import Comparison, Group, Photo
 from zoo.data.check.dataset import Checked
 from zoo.data.check.files import LEFT_OUT
+from zoo.data.check.fix_table import check_table_target, left_out_file, write_table
 from zoo.data.check.rename import Renamed, move, rename
-from zoo.data.sources import is_image_folder
+from zoo.data.sources import is_image_folder, is_table
 from zoo.data.sources.links import refused_link
 from zoo.errors import DataError
 
@@ -44,10 +45,20 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
-    """Result of making a clean copy."""
+    """Result of making a clean copy.
+
+    Attributes:
+        path: The copy.
+        files: Number of its files; of a table, of its rows.
+        report: File that lists what was left out, and why.
+        left_out: What was left out.
+        renamed: Images with another extension.
+        relabelled: Images with another label.
+    """
 
     path: Path
     files: int
+    report: Path
     left_out: tuple[LeftOut, ...]
     renamed: tuple[Renamed, ...]
     relabelled: tuple[Renamed, ...] = ()
@@ -57,12 +68,16 @@ def check_target(root: Path, target: Path) -> Path:
     """Return the resolved path for the copy of `root`.
 
     Raises:
-        DataError: `root` is not a folder of images, or `target` is inside `root`, is a file, is not
-            empty, or has no parent folder.
+        DataError: `root` is neither a folder of images nor a table on this machine, or `target` is
+            inside `root`, is a file, is not empty, or has no parent folder; or, for a table, is no
+            CSV file, or exists.
     """
+    if is_table(root):
+        return check_table_target(target)
     if not is_image_folder(root):
         raise DataError(
-            f"`fix_to` copies folders of images, and {root} is none", hint="correct the data itself"
+            f"`fix_to` copies folders of images, and tables on this machine, and {root} is neither",
+            hint="correct the data itself",
         )
     resolved = target.expanduser().resolve()
     if resolved.is_relative_to(root.resolve()):
@@ -76,8 +91,12 @@ def check_target(root: Path, target: Path) -> Path:
     return resolved
 
 
-def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None) -> Fixed:
-    """Copy the folder to `target` without images that distort results, listed in `left-out.json`.
+def fix(
+    checked: Checked, target: Path, labels: Mapping[str, tuple[str, ...]] | None = None
+) -> Fixed:
+    """Copy the folder or table to `target` without images that distort results.
+
+    What is left out is listed in `left-out.json`.
 
     Unreadable images and all copies of an image in several classes are left out. One of each set of
     exact duplicates within a class is copied. Exact and near duplicates of val and test images are
@@ -86,17 +105,31 @@ def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None)
     that of their format. Links are followed as in the check. The source folder is not modified.
     `target` appears only when the copy is complete and on disk.
 
+    Of a table, the rows are copied to a CSV file, beside which is `NAME.left-out.json`; images stay
+    where they are, and keep their names.
+
     Args:
         checked: The check of the folder; with `labels`, of the images with these labels.
         target: Folder of the copy.
         labels: New labels, by path; these images are moved to the folder of their class.
+            Only images of a table may have several.
 
     Raises:
         DataError: `target` can't be used or written, or a file can't be copied; nothing remains.
     """
     root = checked.listing.root
-    place = check_target(root, target)
     left_out = decide(checked.photos, checked.comparisons)
+    if checked.listing.table:
+        rows, changed = write_table(checked, target, left_out, labels or {})
+        return Fixed(
+            path=target,
+            files=rows,
+            report=left_out_file(target),
+            left_out=tuple(left_out),
+            renamed=(),
+            relabelled=tuple(changed),
+        )
+    place = check_target(root, target)
     files, folder_links = _files(checked)
     lacking = {each.path for each in left_out}
     # A folder with an image extension is left out with its content.
@@ -122,7 +155,9 @@ def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None)
     taken |= {str(folder) for path in taken for folder in PurePosixPath(path).parents}
     renamed = rename([photo for photo in checked.photos if photo.path in copied], taken)
     names = {each.path: each.name for each in renamed}
-    moved = move(checked, {p: label for p, label in (labels or {}).items() if p in copied}, names)
+    moved = move(
+        checked, {p: label for p, (label,) in (labels or {}).items() if p in copied}, names
+    )
     names |= {each.path: each.name for each in moved}
     with _appearing(place, target) as beside:
         _check_space(root, files, beside, target)
@@ -141,6 +176,7 @@ def fix(checked: Checked, target: Path, labels: Mapping[str, str] | None = None)
     return Fixed(
         path=target,
         files=len(files),
+        report=target / LEFT_OUT,
         left_out=tuple(left_out),
         renamed=tuple(renamed),
         relabelled=tuple(moved),

@@ -10,7 +10,8 @@ from pathlib import PurePosixPath
 from zoo.data.check.compare import Photo
 from zoo.data.check.files import Listing
 from zoo.data.check.findings import Finding, Severity, of_each
-from zoo.io.text import count
+from zoo.data.issue import Issue
+from zoo.io.text import count, printable
 
 #: Number of train images of a class below which hardly anything can be said about it.
 FEW = 10
@@ -166,6 +167,18 @@ def of_listing(listing: Listing) -> list[Finding]:
         for kind, severity, text, paths, advice in kinds
         if paths
     ]
+
+
+def of_issues(issues: Sequence[Issue]) -> Iterator[Finding]:
+    """Yield what a source that is no folder has skipped, and its notes."""
+    for issue in issues:
+        yield Finding(
+            kind=f"source-{issue.kind}",
+            severity="warning" if issue.left_out else "note",
+            text=printable(issue.reason),
+            count=1,
+            advice="correct it in the data, unless it is meant so",
+        )
 
 
 def _of_names(names: set[str]) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from zoo.data.check.dataset import Checked
@@ -11,7 +11,10 @@ from zoo.errors import DataError
 from zoo.io.text import listed, printable
 
 #: Columns of the table. Those that are read back are path, given, suggested and accept.
-COLUMNS = ("path", "given", "suggested", "probability", "score", "accept")
+COLUMNS = ("path", "given", "suggested", "change", "label", "probability", "score", "accept")
+
+#: Separator of several labels of an image, as in tables.
+SEPARATOR = "|"
 
 _READ = ("path", "given", "suggested", "accept")
 
@@ -37,50 +40,72 @@ def write_label_table(file: Path, rows: Iterable[Mapping[str, object]]) -> None:
         raise DataError(f"can't write `labels_to={file}`: {error.strerror or error}") from error
 
 
-def read_label_table(file: Path, checked: Checked) -> dict[str, str]:
+def read_label_table(file: Path, checked: Checked) -> dict[str, tuple[str, ...]]:
     """Read which labels to change, and check that they fit the data.
 
     A row is applied if `accept` is yes (y, true, 1, x): the label becomes the suggested one; or the
-    name of a class: it becomes that one. With no (n, false, 0) or an empty cell it stays.
+    name of a class: it becomes that one. With no (n, false, 0) or an empty cell it stays. If images
+    may have several labels, separated by `|`, yes adds or removes one, also in several rows of an
+    image; names replace all of them.
 
     Returns:
-        The new label of each image that gets another one, by path.
+        The new labels of each image that gets other ones, by path.
 
     Raises:
         DataError: The file can't be read or lacks a column, a row does not fit the data, or nothing
             is accepted.
     """
     label_of = {image.path: image.labels for image in checked.listing.images}
+    several = any(len(labels) != 1 for labels in label_of.values())
     classes = {name for names in checked.listing.folders.values() for name in names}
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, ...]] = {}
+    whole: set[str] = set()
     for where, row in _rows(file):
-        path, given, accept = row["path"], row["given"], row["accept"]
+        path, accept = row["path"], row["accept"]
         place = f"{file}, {where}: {printable(path)}"
         if path not in label_of:
             raise DataError(f"{place} is not an image of {checked.listing.root}")
-        if label_of[path] != (given,):
+        given, suggested, named = (
+            _names(row[column], classes, several) for column in ("given", "suggested", "accept")
+        )
+        if set(label_of[path]) != set(given):
             now = " + ".join(label_of[path])
             raise DataError(
-                f"{place} has the label {now!r}, not {given!r}",
+                f"{place} has the label {now!r}, not {row['given']!r}",
                 hint="the table is of other data, or was applied already",
             )
         if accept.lower() in _NO and accept not in classes:
             continue
-        label = row["suggested"] if accept.lower() in _YES and accept not in classes else accept
-        if label not in classes:
+        yes = accept.lower() in _YES and accept not in classes
+        labels = suggested if yes else named
+        if not set(labels) <= classes or (len(labels) != 1 and not several):
             raise DataError(
                 f"{place}: accept is {accept!r}, neither yes or no nor a class",
                 hint=f"the classes are {listed(sorted(classes))}",
             )
-        if found.get(path, label) != label:
+        if yes and several and path not in whole:
+            # Another row of the image may change another label.
+            before = found.get(path, label_of[path])
+            kept = [name for name in before if name in labels or name not in given]
+            labels = tuple(dict.fromkeys([*kept, *(n for n in labels if n not in given)]))
+        elif found.get(path, labels) != labels:
             raise DataError(f"{place} is in an earlier row with another label")
-        found[path] = label
-    changed = {path: label for path, label in found.items() if label_of[path] != (label,)}
+        else:
+            whole.add(path)
+        found[path] = labels
+    changed = {path: labels for path, labels in found.items() if labels != label_of[path]}
     if not changed:
         raise DataError(
             f"{file} changes no label", hint="write yes, or a class, into its column accept"
         )
     return changed
+
+
+def _names(cell: str, classes: Collection[str], several: bool) -> tuple[str, ...]:
+    """Return the labels of a cell."""
+    if not several or cell in classes:
+        return (cell,)
+    return tuple(name.strip() for name in cell.split(SEPARATOR) if name.strip())
 
 
 def _rows(file: Path) -> list[tuple[str, dict[str, str]]]:

@@ -45,7 +45,9 @@ p { margin: .4rem 0 0; overflow-wrap: anywhere; }
 <ol>
 {% for card in cards %}<li>
 <img src="data:image/jpeg;base64,{{ card.thumbnail }}" alt="{{ card.path }}">
-<p><s>{{ card.given }}</s> &rarr; <strong>{{ card.suggested or "no label" }}</strong></p>
+{% if card.change %}<p>{{ card.given or "no label" }}: <strong>{{ card.change }}</strong></p>
+{% else %}<p><s>{{ card.given }}</s> &rarr; <strong>{{ card.suggested or "no label" }}</strong></p>
+{% endif -%}
 <p>{{ "%.1f" | format(100 * card.probability) }} % against
 {{ "%.1f" | format(100 * card.score) }} %</p>
 <p class="path">{{ card.path }}</p>
@@ -58,13 +60,18 @@ p { margin: .4rem 0 0; overflow-wrap: anywhere; }
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """An image on the sheet; `score` is the probability of the given label."""
+    """An image on the sheet; `score` is the probability of the given label.
+
+    `change` says which of several labels should be added or removed; empty: the label should be
+    `suggested`.
+    """
 
     sample: Sample
     given: str
     suggested: str
     probability: float
     score: float
+    change: str = ""
 
 
 def write_sheet(
@@ -88,6 +95,7 @@ def write_sheet(
             "path": printable(card.sample.name),
             "given": printable(card.given),
             "suggested": printable(card.suggested),
+            "change": printable(card.change),
             "probability": card.probability,
             "score": card.score,
         }

@@ -271,6 +271,11 @@ def is_image_folder(data: str | Path) -> bool:
     )
 
 
+def is_table(data: str | Path) -> bool:
+    """Whether `data` is a table on this machine."""
+    return address_of(data) is None and _is_table(expand(data))
+
+
 def located(data: str) -> str:
     """Return `data` as it is found from any folder, and at any time: absolute, with the commit.
 

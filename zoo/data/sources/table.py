@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -205,6 +205,7 @@ class TableSource:
         # Images of a class share its name.
         shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         repeated = 0
+        labels_of = self._labels_of(file, columns, table, separator)
         stamp = table.inline.stamps() if table.inline else lambda n: b""
         remote: Mapping[str, RemoteFile | None] = {}
         if not table.inline:
@@ -214,9 +215,9 @@ class TableSource:
         for n, (where, row) in enumerate(table.rows):
             if not (path := row[columns.path]):
                 raise DataError(f"{file}, {where}: no {columns.path}")
-            labels = _labels(file, where, columns, row, separator)
+            labels = labels_of[n]
             sample = Sample(
-                name=path if address_of(path) else Path(path).as_posix(),
+                name=_name_of(path),
                 labels=shared.setdefault(labels, labels),
                 stamp=stamp(n),
                 holder=local_of(file) if table.inline else None,
@@ -251,6 +252,22 @@ class TableSource:
         if lacking and not negatives:
             self._add("skipped", f"rows without a label are left out: {len(lacking)}")
             found = [each for each in found if each[0].labels]
+        return found
+
+    def _labels_of(
+        self, file: AnyFile, columns: _Columns, table: _Table, separator: str | None
+    ) -> list[tuple[str, ...]]:
+        """Return the labels of each row; a note names the rows that have one twice."""
+        found, twice = [], []
+        for where, row in table.rows:
+            given = _labels(file, where, columns, row, separator)
+            labels = tuple(dict.fromkeys(given))
+            if len(labels) < len(given):
+                twice.append(where)
+            found.append(labels)
+        if twice:
+            text = f"{count(len(twice), 'row')} with a label twice, which counts once"
+            self._add("note", f"{text}: {listed(twice)}")
         return found
 
 
@@ -336,6 +353,103 @@ def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str] 
         for _, path in cells
         for found in [remote[path]]
     ]
+
+
+def copy_table(
+    file: Path,
+    out: Path,
+    *,
+    left_out: Collection[str] = (),
+    labels: Mapping[str, Sequence[str]] | None = None,
+    group_by: str | None = None,
+) -> int:
+    """Write a table as CSV, with all of its columns, and check that it is read as it should be.
+
+    Paths of images are absolute in the copy, unless it is in the same folder.
+
+    Args:
+        file: The table; its images are files or have addresses.
+        out: The CSV file, whose folder may be another one.
+        left_out: Names of images whose rows are left out.
+        labels: Other labels of images, by name; these have one row.
+        group_by: As of `TableSource`.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        DataError: The table holds its images, or labels that CSV can't separate.
+        OSError: The copy can't be written.
+    """
+    table = _read(file)
+    if table.inline is not None:
+        raise DataError(
+            f"{file} holds its images, so that it can't be copied to a CSV file",
+            hint="correct the data itself",
+        )
+    columns = _columns(file, table.header, group_by, None)
+    whole = columns.label in table.whole
+    separator = (None if whole else _separator(columns, table.rows)) or SEPARATORS[0]
+    same_folder = out.parent.samefile(file.parent)
+    before = _label_sets(file, columns, table.rows, whole=whole)
+    expected: dict[str, set[str]] = {}
+    rows: list[dict[str, str]] = []
+    for _, row in table.rows:
+        name = _name_of(row[columns.path])
+        new = (labels or {}).get(name)
+        cells = dict(row)
+        if not same_folder and not address_of(name):
+            cells[columns.path] = str((file.parent / name).absolute())
+        copied = _name_of(cells[columns.path])
+        if name in left_out or (new is not None and copied in expected):
+            continue
+        expected[copied] = before[name] if new is None else set(new)
+        rows.append(cells if new is None else cells | _cells_of(columns, new, separator))
+    with out.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.DictWriter(lines, table.header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    found = _label_sets(out, columns, _read(out).rows)
+    # Without an image of several labels, rows without any would be skipped.
+    negatives = columns.label is None or all(expected.values()) or _several(found)
+    if found != expected or (_several(before) and not negatives):
+        raise DataError(
+            f"a copy of {file} as CSV would be read with other labels",
+            hint="correct the table itself",
+        )
+    return len(rows)
+
+
+def _label_sets(
+    file: Path,
+    columns: _Columns,
+    rows: Sequence[tuple[str, Mapping[str, str]]],
+    *,
+    whole: bool = False,
+) -> dict[str, set[str]]:
+    """Return the labels of each image of a table; `whole`: a cell is a single label."""
+    separator = None if whole else _separator(columns, rows)
+    found: dict[str, set[str]] = {}
+    for where, row in rows:
+        labels = _labels(file, where, columns, row, separator)
+        found.setdefault(_name_of(row[columns.path]), set()).update(labels)
+    return found
+
+
+def _several(labels: Mapping[str, Collection[str]]) -> bool:
+    return any(len(names) > 1 for names in labels.values())
+
+
+def _name_of(path: str) -> str:
+    """Return the name of a sample from its path in a table."""
+    return path if address_of(path) else Path(path).as_posix()
+
+
+def _cells_of(columns: _Columns, labels: Sequence[str], separator: str) -> dict[str, str]:
+    """Return the cells of a row that say its labels."""
+    if columns.label is not None:
+        return {columns.label: separator.join(labels)}
+    return {name: str(int(normal_name(name) in labels)) for name in columns.each}
 
 
 def _read(file: AnyFile) -> _Table:
@@ -514,10 +628,11 @@ def _separator(columns: _Columns, rows: Sequence[tuple[str, Mapping[str, str]]])
 def _labels(
     file: AnyFile, where: str, columns: _Columns, row: Mapping[str, str], separator: str | None
 ) -> tuple[str, ...]:
+    """Return the labels of a row, as often as they are given."""
     if columns.label is not None:
         cell = row[columns.label]
         parts = cell.split(separator) if separator else [cell]
-        return tuple(dict.fromkeys(normal_name(part) for part in parts if part.strip()))
+        return tuple(normal_name(part) for part in parts if part.strip())
     found = []
     for name in columns.each:
         value = row[name].lower()
