@@ -12,7 +12,7 @@ from zoo.data.issue import STRICT_KINDS, Issue, Kind
 from zoo.data.sample import Sample
 from zoo.data.sources import is_image_folder, is_table, issues_of, open_source
 from zoo.data.sources.extensions import is_image_name
-from zoo.data.sources.layout import normal_name, split_folders
+from zoo.data.sources.layout import NO_VAL, normal_name, split_folders
 from zoo.data.sources.links import Reach, reach_of
 from zoo.data.sources.tree import Tree, on_disk
 from zoo.errors import DataError
@@ -123,7 +123,7 @@ def list_data(
                 split: tuple(sorted({name for sample in part.samples for name in sample.labels}))
                 for split, part in parts.items()
             },
-            issues=tuple(dict.fromkeys(issues)),
+            issues=tuple(dict.fromkeys(issue for issue in issues if issue.reason != NO_VAL)),
             table=is_table(data),
             group_by=group_by,
         )
