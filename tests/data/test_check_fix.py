@@ -119,7 +119,7 @@ def test_images_of_groups_move_to_the_folder_of_their_class_and_group(tmp_path):
     root = tmp_path / "data"
     for n, name in enumerate(("ants/a/0", "ants/b/1", "bees/c/2", "bees/d/3")):
         save(scene(n), root / f"{name}.png")
-    labels = {"ants/b/1.png": "bees"}
+    labels = {"ants/b/1.png": ("bees",)}
     found = relabelled(checked(root, group_by="folder"), labels)
     fixed = fix(found, tmp_path / "clean", labels)
     assert [each.name for each in fixed.relabelled] == ["bees/b/1.png"]
