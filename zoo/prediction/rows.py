@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.io.text import printable, spreadsheet_cell
 from zoo.runs.answer import answer
 from zoo.runs.read import Prediction
 from zoo.runs.stream import Unreadable
+
+if TYPE_CHECKING:
+    import pyarrow
 
 #: Rows of a row group in Parquet, and of a write in CSV.
 _ROWS = 4096
@@ -46,7 +49,7 @@ class Layout:
         return min(self.top_k or len(self.class_names), len(self.class_names))
 
 
-def as_row(name: str, found: Prediction | Unreadable, layout: Layout) -> dict[str, Any]:
+def as_row(name: str | None, found: Prediction | Unreadable, layout: Layout) -> dict[str, Any]:
     """Return a prediction as JSON-ready data; that of an unreadable image has its error."""
     named = "labels" if layout.several else "label"
     if isinstance(found, Unreadable):
@@ -109,9 +112,28 @@ def _cell(value: Any) -> Any:
 
 
 def write_parquet(rows: Iterable[Mapping[str, Any]], layout: Layout, path: Path) -> None:
-    """Write Parquet; the class names are in its schema's metadata."""
-    import pyarrow
+    """Write Parquet with the schema of `schema_of`."""
     from pyarrow import parquet
+
+    schema, iterator = schema_of(layout), iter(rows)
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := list(islice(iterator, _ROWS)):
+            writer.write_table(table_of(group, layout))
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], layout: Layout) -> pyarrow.Table:
+    """Return rows as an Arrow table with the schema of `schema_of`."""
+    import pyarrow
+
+    schema = schema_of(layout)
+    cells = [[_encodable(cell) for cell in flat(row, layout)] for row in rows]
+    arrays = [pyarrow.array([row[n] for row in cells], kind) for n, kind in enumerate(schema.types)]
+    return pyarrow.table(arrays, schema=schema)
+
+
+def schema_of(layout: Layout) -> pyarrow.Schema:
+    """Return the schema of Arrow and Parquet; the class names are in its metadata."""
+    import pyarrow
 
     kinds = {
         "labels": pyarrow.list_(pyarrow.string()),
@@ -127,12 +149,7 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], layout: Layout, path: Path)
     first = names[: len(names) - len(ends)]
     types = [kinds.get(name, pyarrow.float32()) for name in first] + ends
     about = {"class_names": json.dumps(layout.class_names, ensure_ascii=False)}
-    schema = pyarrow.schema(list(zip(names, types, strict=True)), metadata=about)
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for group in _groups([_encodable(cell) for cell in flat(row, layout)] for row in rows):
-            columns = zip(*group, strict=True)
-            arrays = [pyarrow.array(c, type_) for c, type_ in zip(columns, types, strict=True)]
-            writer.write_table(pyarrow.table(arrays, schema=schema))
+    return pyarrow.schema(list(zip(names, types, strict=True)), metadata=about)
 
 
 def _encodable(value: Any) -> Any:
@@ -143,12 +160,6 @@ def _encodable(value: Any) -> Any:
             return value
         return printable(value)
     return value
-
-
-def _groups(rows: Iterable[list[Any]]) -> Iterator[list[list[Any]]]:
-    iterator = iter(rows)
-    while group := list(islice(iterator, _ROWS)):
-        yield group
 
 
 def write_jsonl_row(row: Mapping[str, Any], file: io.BufferedWriter) -> None:
