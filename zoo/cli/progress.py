@@ -88,9 +88,9 @@ class ImageProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def advance(self) -> None:
-        """Count another image."""
-        self._done += 1
+    def advance(self, images: int = 1) -> None:
+        """Count another image, or several."""
+        self._done += images
         if not self._bar.disable:
             self._bar.update(self._task, completed=self._done, rate=f"{self._rate():.0f} images/s")
         elif self._lines and time.monotonic() - self._said >= EVERY:

@@ -2,7 +2,7 @@
 
 Rows are written to `.NAME.partial` beside the file, as JSON Lines, whatever its format. At the end,
 this becomes the file, or is converted to it. `.NAME.partial.json` has what was asked for, which
-must be the same when it is continued.
+must be the same when it is continued. A folder of files begins as `.NAME.partial` too.
 """
 
 from __future__ import annotations
@@ -184,6 +184,46 @@ def share_of(out: Path, rank: int, processes: int) -> Path:
 
 
 @contextmanager
+def writing_folder(out: Path, job: Job, *, resume: bool) -> Iterator[Path]:
+    """Write a folder of files, which gets its name when the context ends without an error.
+
+    With an error, the files that were written remain, and can be continued.
+
+    Args:
+        out: The folder, which must not exist.
+        job: What is asked for.
+        resume: Continue an unfinished folder, if there is one.
+
+    Yields:
+        The folder to write to, with the files of an unfinished one.
+
+    Raises:
+        RunError: As `writing`.
+    """
+    folder = _partial(out)
+    try:
+        _check_folder(out)
+        with _locked(folder):
+            _begin(out, job, resume=resume)
+            folder.mkdir(exist_ok=True)
+            try:
+                yield folder
+                folder.rename(out)
+            finally:
+                with suppress(OSError):
+                    folder.rmdir()  # If it is empty, there is nothing to continue.
+                if not exists(folder):
+                    _state(out).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"can't write {out}: {error.strerror or error}",
+            hint=f"the files so far are in {folder}; `resume` continues"
+            if exists(folder)
+            else None,
+        ) from error
+
+
+@contextmanager
 def _appending(
     out: Path,
     job: Job,
@@ -196,10 +236,9 @@ def _appending(
     check_format(out)
     rows = _partial(out)
     try:
-        if not out.parent.is_dir():
-            raise RunError(f"can't write {out}: there is no folder {out.parent}")
+        _check_folder(out)
         with _locked(rows):
-            begun = _begin(out, job, names, resume=resume)
+            begun = _cut(rows, names) if _begin(out, job, resume=resume) else Begun()
             with rows.open("ab") as file:
                 yield begun, lambda name, found: write_jsonl_row(as_row(name, found, layout), file)
             if finish is not None:
@@ -209,6 +248,11 @@ def _appending(
             f"can't write {out}: {error.strerror or error}",
             hint=f"the rows so far are in {rows}; `resume` continues" if exists(rows) else None,
         ) from error
+
+
+def _check_folder(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise RunError(f"can't write {out}: there is no folder {out.parent}")
 
 
 def _partial(out: Path) -> Path:
@@ -235,15 +279,14 @@ def _locked(partial: Path) -> Iterator[None]:
         lock.release()
 
 
-def _begin(out: Path, job: Job, names: Sequence[str], *, resume: bool) -> Begun:
-    """Create the unfinished file, or cut an earlier one after its last whole row."""
+def _begin(out: Path, job: Job, *, resume: bool) -> bool:
+    """Write what is asked for, or compare it with an earlier call; return whether there was one."""
     rows, state = _partial(out), _state(out)
     _check_new(out)
     if not os.path.lexists(rows):
         with replacing(state) as beside:
             beside.write_text(json.dumps(_content(job)), encoding="utf-8")
-        rows.touch()
-        return Begun()
+        return False
     if not resume:
         raise RunError(
             f"{rows} is an unfinished prediction",
@@ -255,7 +298,7 @@ def _begin(out: Path, job: Job, names: Sequence[str], *, resume: bool) -> Begun:
             f"{rows} was begun with other {_differing(differs, before, now)}",
             hint="continue with the same, or delete it to start again",
         )
-    return _cut(rows, names)
+    return True
 
 
 def _check_new(out: Path) -> None:
