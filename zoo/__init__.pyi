@@ -1,4 +1,4 @@
-from . import allocator, events, export, hub, serve, testing, weights
+from . import allocator, events, export, hub, ray, serve, testing, weights
 from .backbone import Backbone, Head, LeftOut, Option, Preprocess, Weights
 from .cli.console import TrainingConsole
 from .data.check import check_data
@@ -67,6 +67,7 @@ __all__ = [
     "load",
     "lr_find",
     "parameter_groups",
+    "ray",
     "resume",
     "save_run",
     "serve",
