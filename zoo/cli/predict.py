@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.cells import cell_len
@@ -43,9 +43,21 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File to write instead, which must not exist: FILE.jsonl, FILE.csv or FILE.parquet.",
+    help="File to write instead, which must not exist: FILE.jsonl, FILE.csv or FILE.parquet. With "
+    "--on ray, a folder of Parquet files.",
 )
 @click.option("--resume", is_flag=True, help="Continue the file of a prediction that was ended.")
+@click.option(
+    "--on",
+    type=click.Choice(["ray"]),
+    help="Divide the images among the machines of a Ray cluster.  [default: this process]",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="The cluster; auto: one that was started on this machine.  [default: $RAY_ADDRESS, else a "
+    "cluster of this machine, which ends with the command]",
+)
 @click.option(
     "--top-k",
     type=click.IntRange(1),
@@ -88,6 +100,8 @@ def command(
     form: str,
     out: Path | None,
     resume: bool,
+    on: str | None,
+    ray_address: str | None,
     top_k: int | None,
     tta: Tta | None,
     allow_network: bool,
@@ -123,22 +137,22 @@ def command(
       zoo predict runs/photos-resnet18 a.jpg holiday/
       zoo predict model.safetensors holiday/ --format csv > labels.csv
       zoo predict runs/photos-resnet18 @names.txt --out all.parquet
+      zoo predict runs/photos-resnet18 photos.parquet --on ray --out all
     """
     _check_usage(form, out, resume, top_k)
+    _check_cluster(on, ray_address, out, device)
     with starting(allocator_tuning=allocator_tuning):
-        from zoo.data.sources.extensions import skipped
         from zoo.machine.device import own_gpu
         from zoo.machine.processes import rank_and_count
-        from zoo.prediction.engines import choose_engine
         from zoo.prediction.inputs import find_inputs
-        from zoo.prediction.output import check_format, engine_of, share_of
+        from zoo.prediction.output import check_format
         from zoo.prediction.rows import Layout
         from zoo.runs.read import load
 
-    if out is not None:
+    if out is not None and on is None:
         check_format(out)
     own_gpu()
-    loaded = load(run, device=device)
+    loaded = load(run, device="cpu" if on is not None else device)
     several, sets = not loaded.task.exclusive, asked["set_coverage"] is not None
     # A table shows the whole set, which may have more classes than are shown without it.
     every = out is not None or (sets and form == "table")
@@ -149,21 +163,6 @@ def command(
         **asked,
     )
     items = find_inputs(images, allow_network=allow_network)
-    readable = sum(not item.skipped for item in items)
-    rank, processes = rank_and_count()
-    begun_with = None
-    if out is not None and resume:
-        begun_with = engine_of(out if processes == 1 else share_of(out, rank, processes))
-    choice = choose_engine(
-        loaded,
-        begun_with if engine == "auto" and begun_with else engine,
-        images=readable,
-        batch_size=batch_size,
-        precision=precision,
-        say=lambda text: echo(f"! {with_flags(text)}", err=True),
-    )
-    if choice.reason:
-        echo(choice.reason, err=True)
     layout = Layout(
         class_names=loaded.class_names,
         several=several,
@@ -175,31 +174,80 @@ def command(
         run=loaded,
         items=items,
         asked=wanted,
-        engine=choice.engine,
         workers=workers,
         layout=layout,
     )
+    if on is None:
+        work.engine = _chosen_engine(work, engine, batch_size, precision, out if resume else None)
+    options: dict[str, object] = {**asked, "top_k": top_k, "tta": tta, "precision": precision}
     try:
         if out is None:
             _WRITERS[form](work)
-        elif readable:
-            options: dict[str, object] = {**asked, "top_k": top_k, "tta": tta}
-            options |= {"precision": precision, "format": out.suffix}
-            _write_file(work, out, options, resume=resume)
+        elif work.readable and on is None:
+            _write_file(work, out, {**options, "format": out.suffix}, resume=resume)
+        elif work.readable:
+            options["engine"] = "torch" if engine == "auto" else engine
+            cluster = _Cluster(
+                address=ray_address or os.environ.get("RAY_ADDRESS") or "local",
+                device=device,
+                options={"batch_size": batch_size, "allow_network": allow_network},
+                allocator_tuning=allocator_tuning,
+            )
+            _write_folder(work, out, options, cluster, resume=resume)
     except KeyboardInterrupt:
-        echo(f"! interrupted: {work.done} of {readable} images are done", err=True)
+        echo(f"! interrupted: {work.done} of {work.readable} images are done", err=True)
         if out is not None:
             echo("! the same command with --resume continues", err=True)
         raise SystemExit(130) from None
-    if rank > 0:
-        return  # The first process speaks for all.
+    if rank_and_count()[0] == 0:  # The first process speaks for all.
+        _report_left_out(work, images, in_file=out is not None)
+
+
+def _chosen_engine(
+    work: _Work, name: str, batch_size: int | None, precision: Precision, continued: Path | None
+) -> Engine:
+    """Return the engine of a name, and print why it is used; a file keeps that it was begun with.
+
+    `continued` is the file to continue, if there is one.
+    """
+    from zoo.machine.processes import rank_and_count
+    from zoo.prediction.engines import choose_engine
+    from zoo.prediction.output import engine_of, share_of
+
+    begun_with = None
+    if continued is not None:
+        rank, processes = rank_and_count()
+        begun_with = engine_of(
+            continued if processes == 1 else share_of(continued, rank, processes)
+        )
+    choice = choose_engine(
+        work.run,
+        begun_with if name == "auto" and begun_with else name,
+        images=work.readable,
+        batch_size=batch_size,
+        precision=precision,
+        say=lambda text: echo(f"! {with_flags(text)}", err=True),
+    )
+    if choice.reason:
+        echo(choice.reason, err=True)
+    return choice.engine
+
+
+def _report_left_out(work: _Work, images: Sequence[str], *, in_file: bool) -> None:
+    """Print how many images can't be read and which files are none.
+
+    Raises:
+        DataError: No image can be read.
+    """
+    from zoo.data.sources.extensions import skipped
+
     if work.unreadable:
-        left_out = "have an error in their row" if out is not None else "left out"
+        left_out = "have an error in their row" if in_file else "left out"
         echo(f"! {count(work.unreadable, 'unreadable image')} {left_out}", err=True)
-    lines = [f"skipped {line}" for line in skipped(Path(i.name) for i in items if i.skipped)]
+    lines = [f"skipped {line}" for line in skipped(Path(i.name) for i in work.items if i.skipped)]
     for line in lines:
         echo(f"! {line}", err=True)
-    if work.unreadable == readable:
+    if work.unreadable == work.readable:
         because = "".join(f"\n  {line}" for line in lines)
         raise DataError(f"no readable images in {', '.join(map(printable, images))}{because}")
 
@@ -217,7 +265,37 @@ def _check_usage(form: str, out: Path | None, resume: bool, top_k: int | None) -
         raise click.UsageError("several processes write one file: name it with --out")
 
 
+def _check_cluster(on: str | None, address: str | None, out: Path | None, device: str) -> None:
+    if on is None:
+        if address is not None:
+            raise click.UsageError("--ray-address needs --on ray")
+        return
+    if out is None or out.suffix in (".csv", ".jsonl"):
+        raise click.UsageError("--on ray writes a folder of Parquet files: name it with --out")
+    if device == "mps":
+        raise click.UsageError("--on ray computes on CPUs or on NVIDIA or AMD GPUs: --device cuda")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise click.UsageError("--on ray divides the images itself: start it without a launcher")
+
+
 Entry = tuple[str, "Prediction | Unreadable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cluster:
+    """Where and how the machines of a cluster compute.
+
+    Attributes:
+        address: Address of the cluster.
+        device: The device that each process of it computes on.
+        options: Arguments of `zoo.ray.Predictor` on which rows don't depend.
+        allocator_tuning: Whether the processes tune their memory allocators.
+    """
+
+    address: str
+    device: str
+    options: Mapping[str, object]
+    allocator_tuning: bool
 
 
 @dataclass(kw_only=True)
@@ -228,7 +306,7 @@ class _Work:
         run: The run.
         items: Images, and after them the files that are none.
         asked: What is asked of predictions.
-        engine: What computes.
+        engine: What computes here; None: torch.
         workers: Threads that decode.
         layout: What rows have.
         done: Number of images that are done.
@@ -238,18 +316,23 @@ class _Work:
     run: Run
     items: list[Item]
     asked: Asked
-    engine: Engine
     workers: int | None
     layout: Layout
+    engine: Engine | None = None
     done: int = 0
     unreadable: int = 0
+
+    @property
+    def readable(self) -> int:
+        """Number of items that are not files of other kinds."""
+        return sum(not item.skipped for item in self.items)
 
     def entries(self, *, start: int = 0, tell: bool = True) -> Iterator[Entry]:
         """Yield the name and the prediction of each item from `start` on.
 
         With `tell`, each image that can't be read is named on stderr.
         """
-        from zoo.runs.stream import Unreadable, predictions
+        from zoo.runs.stream import Unreadable, predictions, torch_engine
 
         images = [item for item in self.items if not item.skipped]
         total = len(images)
@@ -258,7 +341,7 @@ class _Work:
             self.run,
             ((Path(images[n].name), images[n].image) for n in left),
             self.asked,
-            self.engine,
+            self.engine or torch_engine(self.run),
             workers=self.workers,
         )
         bar = not tell or not sys.stdout.isatty()
@@ -295,7 +378,8 @@ def _write_file(work: _Work, out: Path, options: Mapping[str, object], *, resume
 
     rank, processes = rank_and_count()
     share = replace(work, items=_share(work.items, rank, processes))
-    job = job_of(work.run, options, inputs_sha256(share.items), work.engine.name)
+    engine = "torch" if work.engine is None else work.engine.name
+    job = job_of(work.run, options, inputs_sha256(share.items), engine)
     names = [item.name for item in share.items]
 
     def write_rows() -> None:
@@ -323,6 +407,45 @@ def _write_file(work: _Work, out: Path, options: Mapping[str, object], *, resume
             join_shares(out, processes, work.layout)
     if rank == 0:
         echo(f"{out}: {count(len(work.items), 'row')}")
+
+
+def _write_folder(
+    work: _Work, out: Path, options: Mapping[str, Any], cluster: _Cluster, *, resume: bool
+) -> None:
+    """Write the folder of predictions, or the rest of it, on a Ray cluster."""
+    from zoo.prediction.inputs import inputs_sha256
+    from zoo.prediction.output import job_of, writing_folder
+    from zoo.ray.cluster import connected, pool
+    from zoo.ray.parts import check_complete, divided, part_file, unreadable_in
+
+    parts = dict(enumerate(divided(work.items)))
+    skipped = len(work.items) - work.readable
+    job = job_of(
+        work.run, {**options, "format": "folder"}, inputs_sha256(work.items), options["engine"]
+    )
+    with connected(cluster.address), writing_folder(out, job, resume=resume) as folder:
+        from zoo.ray.job import Task, write_parts
+
+        actors = pool(cluster.device, work.workers)
+        given = {**options, **cluster.options, "device": actors.device, "workers": actors.workers}
+        task = Task(
+            run=work.run.path,
+            folder=folder,
+            current=Path.cwd(),
+            options={name: value for name, value in given.items() if value is not None},
+            allocator_tuning=cluster.allocator_tuning,
+        )
+        left = {n: items for n, items in parts.items() if not part_file(folder, n).exists()}
+        rows = len(work.items) - sum(map(len, left.values()))
+        errors = sum(unreadable_in(part_file(folder, n)) for n in parts if n not in left)
+        with ImageProgress(len(work.items), done=rows) as progress:
+            for part in write_parts(left, task, actors) if left else ():
+                progress.advance(part.rows)
+                rows, errors = rows + part.rows, errors + part.unreadable
+                work.done = min(rows, len(work.items) - skipped)
+        check_complete(folder, len(parts))
+    work.unreadable = errors - skipped
+    echo(f"{out}: {count(rows, 'row')} in {count(len(parts), 'file')}")
 
 
 def _share(items: list[Item], rank: int, processes: int) -> list[Item]:
