@@ -233,6 +233,7 @@ def test_ray_data_goes_on_if_the_actor_of_a_predictor_is_killed(run, folder, exp
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().__call__(batch)
 
+    # Tasks that write begin in the folder of the cluster.
     ray.init(address=address, log_to_driver=False)
     try:
         images = ray.data.read_binary_files(str(folder), include_paths=True)
@@ -241,7 +242,7 @@ def test_ray_data_goes_on_if_the_actor_of_a_predictor_is_killed(run, folder, exp
             fn_constructor_args=[str(run.path)],
             compute=ray.data.ActorPoolStrategy(size=1),
             batch_size=3,
-        ).write_parquet("written")
+        ).write_parquet(str(Path("written").resolve()))
     finally:
         ray.shutdown()
     assert Path("killed").exists()
