@@ -2,14 +2,16 @@
 
     python bench/index.py [IMAGES ...]
 
-Each image is a hard link to one of a few files, in folders of a thousand. The table is planned
-twice, each time in a process of its own: cold, when it is read and indexed, and warm, from the
-index. Memory is what planning adds to that of the imported libraries, on Linux: that of the process
-alone, mapped files, which all processes on a machine share, and the most of both at any time.
+Each image is a hard link to one of a few files, in folders of a thousand. The table, alone
+and with groups, is planned twice, each time in a process of its own: cold, when it is
+read and indexed, and warm, from the index. Memory is what planning adds to that of the imported
+libraries, on Linux: that of the process alone, mapped files, which all processes on a machine
+share, and the most of both at any time.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -53,15 +55,15 @@ def memory() -> dict[str, int]:
     }
 
 
-def plan(table: str) -> None:
-    """Plan a run on the table, and print what it costs."""
+def plan(data: str, group_by: str | None = None) -> None:
+    """Plan a run on the data, and print what it costs."""
     import pyarrow.ipc  # noqa: F401 - before memory is measured
 
     from zoo.data.decoded import content_keys
     from zoo.planning.inputs import read_data
     from zoo.recipe import make_recipe
 
-    recipe = make_recipe(None, data=table, scan="none")
+    recipe = make_recipe(None, data=data, scan="none", group_by=group_by)
     before, used = memory(), sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     splits = read_data(recipe, lambda event: None)
@@ -79,16 +81,20 @@ def plan(table: str) -> None:
 
 def main() -> None:
     """Print a table of Markdown."""
-    print("| images | index | CPU, s | own, bytes an image | mapped | peak |")
-    print("|---|---|---|---|---|---|")
+    print("| images | data | index | CPU, s | own, bytes an image | mapped | peak |")
+    print("|---|---|---|---|---|---|---|")
     for images in map(int, sys.argv[1:] or ["200000"]):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
             (folder / "data").mkdir()
             table = make(folder / "data", images)
-            for what in ("cold", "warm"):
+            sources = {
+                "table": [str(table)],
+                "table, groups of 10": [str(table), "([0-9]+)[0-9][.]jpg"],
+            }
+            for name, what in itertools.product(sources, ("cold", "warm")):
                 done = subprocess.run(
-                    [sys.executable, __file__, "--plan", str(table)],
+                    [sys.executable, __file__, "--plan", *sources[name]],
                     env={**os.environ, "ZOO_HOME": str(folder / "home")},
                     capture_output=True,
                     text=True,
@@ -96,13 +102,12 @@ def main() -> None:
                 )
                 found = json.loads(done.stdout)
                 each = [f"{found[key] / images:.0f}" for key in ("anonymous", "mapped", "peak")]
-                print(
-                    f"| {images:,} | {what} | {found['cpu']:.1f} | {' | '.join(each)} |", flush=True
-                )
+                costs = " | ".join([f"{found['cpu']:.1f}", *each])
+                print(f"| {images:,} | {name} | {what} | {costs} |", flush=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--plan"]:
-        plan(sys.argv[2])
+        plan(*sys.argv[2:])
     else:
         main()

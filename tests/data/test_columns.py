@@ -3,6 +3,7 @@
 import csv
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,19 @@ import pytest
 
 from tests.conftest import COLOURS, save_photo
 from zoo import cache
-from zoo.data.columns import Columns, label_counts
+from zoo.data.columns import Columns, group_counts, has_groups, label_counts
 from zoo.data.decoded import content_keys
-from zoo.data.sources import open_source
-from zoo.data.split import Splits, group_indices, names_sha256, read_splits, stratified_split
+from zoo.data.scan import SAMPLED, list_alone, partial_scan, readable_images
+from zoo.data.sources import frequent, open_source
+from zoo.data.sources.grouped import GroupedSource, by_pattern
+from zoo.data.split import (
+    Splits,
+    group_indices,
+    names_sha256,
+    read_splits,
+    split_fold,
+    stratified_split,
+)
 from zoo.errors import DataError
 from zoo.planning.inputs import read_data
 from zoo.recipe import make_recipe
@@ -61,29 +71,39 @@ def stores() -> list[cache.StoredEntry]:
     return [each for each in cache.stored() if each.about.get("index") == "columns"]
 
 
+def assert_equal(found, expected):
+    """Assert that splits of columns equal those of samples."""
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, Columns)
+        assert [*one] == [*other]
+        assert label_counts(one) == label_counts(other)
+        assert group_counts(one) == group_counts(other)
+        assert has_groups(one) == has_groups(other)
+        assert [*group_indices(one)] == group_indices(other)
+        assert names_sha256(one) == names_sha256(other)
+        assert [*content_keys(one)] == content_keys(other)
+        splits = Splits(class_names=("blue", "green", "red"), train=one, val=other)
+        assert splits.counts(one) == splits.counts(other)
+        assert splits.indices(one) == splits.indices(other)
+
+
 @pytest.mark.parametrize("row", [single, several])
 @pytest.mark.parametrize("val_split", [0.01, 0.2, 0.5, 0.97])
 def test_columns_are_split_counted_and_keyed_as_samples_are(files, row, val_split):
     table = write(files, map(row, range(ROWS)))
     (part,) = [open_source(table).read("train")]
     assert isinstance(part.samples, Columns)
-    columns = part.samples.listed()
+    columns, issues = readable_images(part.samples, list_alone)
+    assert isinstance(columns, Columns)
+    assert not issues
     samples = [*columns]
     assert columns == samples
     assert [columns[n] for n in range(-3, ROWS)] == [samples[n] for n in range(-3, ROWS)]
     assert [*columns[5:9]] == samples[5:9]
     for seed in range(3):
-        found = stratified_split(columns, val_split, seed)
-        expected = stratified_split(samples, val_split, seed)
-        assert [[*each] for each in found] == [[*each] for each in expected]
-        for one, other in zip(found, expected, strict=True):
-            assert label_counts(one) == label_counts(other)
-            assert group_indices(one) == group_indices(other)
-            assert names_sha256(one) == names_sha256(other)
-            assert [*content_keys(one)] == content_keys(other)
-            splits = Splits(class_names=("blue", "green", "red"), train=one, val=other)
-            assert splits.counts(one) == splits.counts(other)
-            assert splits.indices(one) == splits.indices(other)
+        assert_equal(
+            stratified_split(columns, val_split, seed), stratified_split(samples, val_split, seed)
+        )
 
 
 def test_a_table_is_read_once_while_it_does_not_change(files):
@@ -172,3 +192,104 @@ def test_images_are_read_from_columns(tmp_path):
     with pytest.raises(DataError):
         none.train[0].read()
     assert np.array_equal([len(s.labels) for s in none.train], [1] * len(none.train))
+
+
+class AsObjects:
+    """A source whose samples are objects."""
+
+    def __init__(self, source):
+        self.source, self.name, self.splits = source, source.name, source.splits
+
+    def read(self, split):
+        part = self.source.read(split)
+        assert isinstance(part.samples, Columns)
+        return replace(part, samples=[*part.samples])
+
+
+#: Groups of very different sizes; the last has rows without any.
+PATTERNS = ["img/([0-9])", "[0-9]([0-9])", "img/(.*)", "img/([0-3])[0-9]"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("row", [single, several])
+def test_groups_of_columns_are_those_of_samples(files, row, pattern, shared):
+    table = write(files, map(row, range(ROWS)))
+    source, group_of = open_source(table), by_pattern(pattern)
+    (columns, issues), (samples, expected) = (
+        (part.samples, part.issues)
+        for each in (source, AsObjects(source))
+        for part in [GroupedSource(each, pattern, group_of).read("train")]
+    )
+    assert isinstance(columns, Columns)
+    assert issues == expected
+    assert len(group_counts(columns)) > 2
+    for seed in range(3):
+        for val_split in (0.05, 0.2, 0.7):
+            found = stratified_split(columns, val_split, seed)
+            assert_equal(found, stratified_split(samples, val_split, seed))
+            assert len(found[0])
+            assert len(found[1])
+        for fold in (1, 3):
+            folds = [split_fold(each, (fold, 3), seed) for each in (columns, samples)]
+            assert_equal(*folds)
+
+
+@pytest.mark.parametrize("row", [single, several])
+def test_rare_classes_are_left_out_of_columns_as_of_samples(files, row):
+    def more(n):
+        name, labels = row(n)
+        rare = "white" if row is single else f"white|{labels}"
+        return (name, rare if n in (3, 9) else labels)
+
+    source = open_source(write(files, map(more, range(ROWS))))
+    kept, expected = (frequent(each, 3) for each in (source, AsObjects(source)))
+    found = kept.read("train").samples
+    assert isinstance(found, Columns)
+    assert_equal([found], [expected.read("train").samples])
+    assert [i.reason for i in kept.issues] == [i.reason for i in expected.issues]
+    assert kept.issues
+
+
+@pytest.mark.parametrize("mode", ["sample", "none"])
+def test_some_images_of_columns_are_scanned(files, mode):
+    source = open_source(write(files, map(single, range(ROWS))))
+    seen = []
+
+    def scan(samples):
+        seen.append([sample.name for sample in samples])
+        return ["unreadable image x: it is bad"] * 2 + [*list_alone(samples)][2:]
+
+    results = [
+        readable_images(samples, partial_scan(mode, scan))
+        for samples in (source.read("train").samples, [*source.read("train").samples])
+    ]
+    assert [*results[0][0]] == results[1][0]
+    assert results[0][1] == results[1][1]
+    assert isinstance(results[0][0], Columns)
+    assert len(results[0][0]) == ROWS - (2 if mode == "sample" else 0)
+    assert [len(each) for each in seen] == ([3 * SAMPLED] * 2 if mode == "sample" else [])
+
+
+def test_a_full_scan_keeps_columns(tmp_path):
+    for n in range(24):
+        aged(save_photo(tmp_path / "img" / f"{n}.png", COLOURS["red" if n % 2 else "blue"], n))
+    (tmp_path / "img" / "5.png").write_bytes(b"no image")
+    rows = [(f"img/{n}.png", "red" if n % 2 else "blue", f"film {n // 4}") for n in range(24)]
+    table = write(tmp_path, rows, ("path", "label", "film"))
+    splits = read(table, scan="full", val_split=0.25, group_by="film")
+    assert isinstance(splits.train, Columns)
+    assert isinstance(splits.val, Columns)
+    assert {s.group for s in splits.train}.isdisjoint(s.group for s in splits.val)
+    samples = [*splits.train, *splits.val]
+    assert len(samples) == 23
+    for sample in samples:
+        assert sample.content.hashed
+        assert sample.content.key == cache.image_key(sample.read())
+    assert [Path(i.name).name for i in splits.issues if i.kind == "unreadable"] == ["5.png"]
+    assert not any("not read before training" in i.reason for i in splits.issues)
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """Columns of few samples are made and shared too."""
+    monkeypatch.setattr("zoo.data.columns.MANY", 1)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from zoo.cache import Store, derived_key, image_key, open_store
-from zoo.data.files import Fingerprint, listed
+from zoo.cache import Store, open_store
+from zoo.cache.keys import KEY_BYTES
+from zoo.data.files import Fingerprint
 from zoo.data.sample import Sample
-from zoo.errors import CacheError, DataError
+from zoo.errors import CacheError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Version of the stored columns; increase it when their contents change.
-_VERSION = 1
+_VERSION = 2
+
+#: Number of samples from which on what is computed of columns is shared in the cache.
+MANY = 10_000
 
 #: Samples that are made at a time when all are iterated over.
 _BATCH = 1024
@@ -29,18 +34,9 @@ _BATCH = 1024
 #: Alignment of buffers in an Arrow file, in bytes.
 _ALIGNED = 64
 
-
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """What listing the files of samples gives, by row of the columns.
-
-    Attributes:
-        keys: (N, 16) uint8, as `Fingerprint.key`.
-        states: (N, 2) int64: size in bytes and modification time in nanoseconds.
-    """
-
-    keys: NDArray[np.uint8]
-    states: NDArray[np.int64]
+#: Columns of what is known of files, and the values of the last one; 0: nothing is known.
+_CONTENT = ("key", "size", "mtime_ns", "state")
+_LISTED, _HASHED = 1, 2
 
 
 class Keys(Sequence[bytes]):
@@ -74,12 +70,13 @@ class Columns(Sequence[Sample]):
     """Samples of image files in one folder, made on access.
 
     Args:
-        table: Arrow table with the columns `name` (string), `labels` (dictionary of JSON lists) and
-            `group` (dictionary of strings).
+        table: Arrow table with the columns `name` (bytes), `labels` (dictionary of JSON lists) and
+            `group` (dictionary of bytes and null); and those of what is known of files, if they
+            have been listed or read: `key` (16 bytes), `size` (int64), `mtime_ns` (int64) and
+            `state` (uint8). Each is one chunk.
         folder: Folder that names are relative to.
         rows: Rows of the samples, int32; None: all.
-        stats: What listing the files has given; None: they have not been listed.
-        key: Key of the table in the cache; empty if it is not stored.
+        label_sets: Labels in place of those in the dictionary of `labels`; None: these.
     """
 
     def __init__(
@@ -88,15 +85,25 @@ class Columns(Sequence[Sample]):
         folder: Path,
         *,
         rows: NDArray[np.int32] | None = None,
-        stats: Stats | None = None,
-        key: bytes = b"",
+        label_sets: Sequence[tuple[str, ...]] | None = None,
     ) -> None:
-        self._table, self._folder, self._stats, self._key = table, folder, stats, key
+        self._table, self._folder = table, folder
         self._rows = np.arange(len(table), dtype=np.int32) if rows is None else rows
-        labels, groups = table.column("labels").chunk(0), table.column("group").chunk(0)
-        self._codes = labels.indices.to_numpy()
-        self._label_sets = [tuple(json.loads(each)) for each in labels.dictionary.to_pylist()]
-        self.grouped = groups.null_count < len(groups)
+        column = {name: table.column(name).chunk(0) for name in table.column_names}
+        self._names, labels, groups = column["name"], column["labels"], column["group"]
+        self._codes, self._group_codes = labels.indices.to_numpy(), groups.indices.to_numpy()
+        self._group_names = groups.dictionary
+        if label_sets is None:
+            label_sets = [tuple(json.loads(each)) for each in labels.dictionary.to_pylist()]
+        self._label_sets = label_sets
+        self._content: tuple[NDArray[Any], ...] | None = None
+        if _CONTENT[0] in column:
+            keys, *numbers = (column[name] for name in _CONTENT)
+            flat = np.frombuffer(keys.buffers()[1], np.uint8)
+            self._content = (
+                flat[: KEY_BYTES * len(table)].reshape(-1, KEY_BYTES),
+                *(each.to_numpy() for each in numbers),
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -109,12 +116,13 @@ class Columns(Sequence[Sample]):
 
     def __getitem__(self, position: int | slice) -> Sample | Columns:
         if isinstance(position, slice):
-            return self._with_rows(self._rows[position])
-        return next(self._made(np.array([self._rows[position]], dtype=np.int32)))
+            return self._with(rows=self._rows[position])
+        row = int(self._rows[position])
+        return self._sample(row, _text(self._names[row].as_py()))
 
     def __iter__(self) -> Iterator[Sample]:
-        for start in range(0, len(self._rows), _BATCH):
-            yield from self._made(self._rows[start : start + _BATCH])
+        for rows, names in self._batches():
+            yield from map(self._sample, rows.tolist(), names)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -126,14 +134,13 @@ class Columns(Sequence[Sample]):
     __hash__ = None  # type: ignore[assignment]
 
     def take(self, positions: NDArray[Any]) -> Columns:
-        """Return the samples at these positions."""
-        return self._with_rows(self._rows[positions])
+        """Return the samples at these positions, or where a mask is true."""
+        return self._with(rows=self._rows[positions])
 
     def names(self) -> Iterator[str]:
         """Yield the names of all samples, without making these."""
-        column = self._table.column("name")
-        for start in range(0, len(self._rows), _BATCH):
-            yield from column.take(self._rows[start : start + _BATCH]).to_pylist()
+        for _, names in self._batches():
+            yield from names
 
     def label_codes(self) -> NDArray[np.int32]:
         """Return the index in `label_sets` of each sample."""
@@ -142,56 +149,116 @@ class Columns(Sequence[Sample]):
 
     @property
     def label_sets(self) -> Sequence[tuple[str, ...]]:
-        """The combinations of labels that occur in the table."""
+        """The combinations of labels that occur in the table; some may be equal."""
         return self._label_sets
+
+    def group_codes(self) -> NDArray[np.int32]:
+        """Return the index of the group of each sample; 0: it has none."""
+        codes: NDArray[np.int32] = self._group_codes[self._rows]
+        return codes
+
+    def group_name(self, code: int) -> str | None:
+        """Return the group of that index."""
+        name = self._group_names[code].as_py()
+        return None if name is None else _text(name)
 
     @property
     def keys(self) -> Keys | None:
         """Keys of the files; None if they have not been listed."""
-        return None if self._stats is None else Keys(self._stats.keys, self._rows)
-
-    def listed(self) -> Columns | None:
-        """Return the samples with what listing their files gives; None if a file can't be used.
-
-        The result is kept in the cache, so that all processes share its memory.
-        """
-        keys = np.zeros((len(self._table), 16), np.uint8)
-        states = np.zeros((len(self._table), 2), np.int64)
-        for row, name in zip(self._rows.tolist(), self.names(), strict=True):
-            try:
-                found = listed(self._folder / name)
-            except DataError:
-                return None
-            if found.hashed:
-                return None
-            keys[row] = np.frombuffer(found.key, np.uint8)
-            states[row] = found.size, found.mtime_ns
-        return self._with_stats(_shared(self._key, keys, states))
-
-    def _with_rows(self, rows: NDArray[np.int32]) -> Columns:
-        return Columns(self._table, self._folder, rows=rows, stats=self._stats, key=self._key)
-
-    def _with_stats(self, stats: Stats) -> Columns:
-        return Columns(self._table, self._folder, rows=self._rows, stats=stats, key=self._key)
-
-    def _made(self, rows: NDArray[np.int32]) -> Iterator[Sample]:
-        part = self._table.take(rows)
-        names, groups = (part.column(name).to_pylist() for name in ("name", "group"))
-        for row, name, group in zip(rows.tolist(), names, groups, strict=True):
-            yield Sample(
-                name=name,
-                labels=self._label_sets[self._codes[row]],
-                file=self._folder / name,
-                group=group,
-                content=self._content(row),
-            )
-
-    def _content(self, row: int) -> Fingerprint | None:
-        if self._stats is None:
+        if self._content is None or not self._content[-1][self._rows].all():
             return None
-        size, mtime_ns = self._stats.states[row].tolist()
-        key = self._stats.keys[row].tobytes()
-        return Fingerprint(key=key, size=size, mtime_ns=mtime_ns, hashed=False)
+        return Keys(self._content[0], self._rows)
+
+    def unread(self) -> int:
+        """Count the samples whose files have not been read."""
+        if self._content is None:
+            return len(self)
+        return int(np.count_nonzero(self._content[-1][self._rows] != _HASHED))
+
+    def relabelled(self, label_sets: Sequence[tuple[str, ...]]) -> Columns:
+        """Return the samples with other labels in place of each of `label_sets`."""
+        return self._with(label_sets=label_sets)
+
+    def regrouped(self, group_of: Callable[[Sample], str | None]) -> Columns:
+        """Return the samples with the groups that a function gives them."""
+        codes = np.zeros(len(self._table), np.int32)
+        numbers: dict[str | None, int] = {None: 0}
+        groups = map(group_of, self)
+        codes[self._rows] = np.fromiter(
+            (numbers.setdefault(group, len(numbers)) for group in groups), np.int32, len(self)
+        )
+        return self._with(columns={"group": _encoded(codes, [*numbers])})
+
+    def with_contents(self, found: Iterable[tuple[int, Fingerprint | None]]) -> Columns:
+        """Return the samples at some positions, with the fingerprints of their files."""
+        import pyarrow
+
+        size = len(self._table)
+        keys = np.zeros((size, KEY_BYTES), np.uint8)
+        sizes, times = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        states, usable = np.zeros(size, np.uint8), np.zeros(len(self), bool)
+        for position, content in found:
+            usable[position] = True
+            if content is not None:
+                row = self._rows[position]
+                keys[row] = np.frombuffer(content.key, np.uint8)
+                sizes[row], times[row] = content.size, content.mtime_ns
+                states[row] = _HASHED if content.hashed else _LISTED
+        buffers = [None, pyarrow.py_buffer(keys)]
+        packed = pyarrow.FixedSizeBinaryArray.from_buffers(pyarrow.binary(KEY_BYTES), size, buffers)
+        columns = (packed, *map(pyarrow.array, (sizes, times, states)))
+        made = self._with(columns=dict(zip(_CONTENT, columns, strict=True)))
+        return made if usable.all() else made.take(usable)
+
+    def _batches(self) -> Iterator[tuple[NDArray[np.int32], list[str]]]:
+        for start in range(0, len(self._rows), _BATCH):
+            rows = self._rows[start : start + _BATCH]
+            yield rows, [_text(name) for name in self._names.take(rows).to_pylist()]
+
+    def _with(
+        self,
+        *,
+        rows: NDArray[np.int32] | None = None,
+        label_sets: Sequence[tuple[str, ...]] | None = None,
+        columns: Mapping[str, Any] | None = None,
+    ) -> Columns:
+        """Return these samples with other rows, labels or columns; columns are shared."""
+        table = self._table
+        if columns is not None:
+            import pyarrow
+
+            table = table.drop([name for name in columns if name in table.column_names])
+            for name, column in _columns_of(shared(pyarrow.table(dict(columns)))):
+                table = table.append_column(name, column)
+        return Columns(
+            table,
+            self._folder,
+            rows=self._rows if rows is None else rows,
+            label_sets=self._label_sets if label_sets is None else label_sets,
+        )
+
+    def _sample(self, row: int, name: str) -> Sample:
+        code = int(self._group_codes[row])
+        return Sample(
+            name=name,
+            labels=self._label_sets[self._codes[row]],
+            file=self._folder / name,
+            group=self.group_name(code) if code else None,
+            content=self._content_of(row),
+        )
+
+    def _content_of(self, row: int) -> Fingerprint | None:
+        if self._content is None:
+            return None
+        keys, sizes, times, states = self._content
+        if not states[row]:
+            return None
+        return Fingerprint(
+            key=keys[row].tobytes(),
+            size=int(sizes[row]),
+            mtime_ns=int(times[row]),
+            hashed=bool(states[row] == _HASHED),
+        )
 
 
 def label_counts(samples: Sequence[Sample]) -> Counter[tuple[str, ...]]:
@@ -199,7 +266,6 @@ def label_counts(samples: Sequence[Sample]) -> Counter[tuple[str, ...]]:
     if not isinstance(samples, Columns):
         return Counter(sample.labels for sample in samples)
     counts = np.bincount(samples.label_codes(), minlength=len(samples.label_sets))
-    # Two combinations may be equal, if a table of an earlier version says so.
     found: Counter[tuple[str, ...]] = Counter()
     for labels, number in zip(samples.label_sets, counts.tolist(), strict=True):
         if number:
@@ -207,11 +273,41 @@ def label_counts(samples: Sequence[Sample]) -> Counter[tuple[str, ...]]:
     return found
 
 
+def group_counts(samples: Sequence[Sample]) -> Counter[str | None]:
+    """Count the samples of each group; None: those without one."""
+    if not isinstance(samples, Columns):
+        return Counter(sample.group for sample in samples)
+    counts = np.bincount(samples.group_codes()).tolist()
+    return Counter({samples.group_name(code): n for code, n in enumerate(counts) if n})
+
+
 def has_groups(samples: Sequence[Sample]) -> bool:
     """Whether any sample has a group."""
     if isinstance(samples, Columns):
-        return samples.grouped and any(sample.group is not None for sample in samples)
+        return bool(samples.group_codes().any())
     return any(sample.group is not None for sample in samples)
+
+
+def regrouped(
+    samples: Sequence[Sample], group_of: Callable[[Sample], str | None]
+) -> Sequence[Sample]:
+    """Return the samples with the groups that a function gives them."""
+    if isinstance(samples, Columns):
+        return samples.regrouped(group_of)
+    return [replace(sample, group=group_of(sample)) for sample in samples]
+
+
+def parted(
+    samples: Sequence[Sample], mask: NDArray[np.bool_]
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """Return (samples where a mask is false, samples where it is true)."""
+    if isinstance(samples, Columns):
+        return samples.take(~mask), samples.take(mask)
+    chosen = mask.tolist()
+    return (
+        [sample for sample, yes in zip(samples, chosen, strict=True) if not yes],
+        [sample for sample, yes in zip(samples, chosen, strict=True) if yes],
+    )
 
 
 def store_columns(
@@ -227,23 +323,23 @@ def store_columns(
     import pyarrow
 
     samples = [sample for each in by_split.values() for sample in each]
-    labels = [json.dumps(sample.labels) for sample in samples]
-    kind = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-    columns = {
-        "name": pyarrow.array([sample.name for sample in samples], pyarrow.large_string()),
-        "labels": pyarrow.array(labels, pyarrow.string()).dictionary_encode().cast(kind),
-        "group": pyarrow.array([s.group for s in samples], pyarrow.string())
-        .dictionary_encode()
-        .cast(kind),
+    columns: dict[str, Any] = {
+        "name": pyarrow.array([_bytes(each.name) for each in samples], pyarrow.large_binary())
     }
+    texts: dict[str, Iterable[str | None]] = {
+        "labels": (json.dumps(sample.labels) for sample in samples),
+        "group": (sample.group for sample in samples),
+    }
+    for name, values in texts.items():
+        # Code 0 is for no group.
+        numbers: dict[str | None, int] = {None: 0} if name == "group" else {}
+        codes = (numbers.setdefault(value, len(numbers)) for value in values)
+        columns[name] = _encoded(np.fromiter(codes, np.int32, len(samples)), [*numbers])
     sizes = {split: len(each) for split, each in by_split.items()}
     metadata = {"about": json.dumps(about), "sizes": json.dumps(sizes)}
     table = pyarrow.table(columns).replace_schema_metadata(metadata)
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
     with _store() as store:
-        _put(store, key, np.frombuffer(sink.getvalue(), np.uint8))
+        _put(store, key, table)
 
 
 def stored_columns(key: bytes, folder: Path) -> tuple[dict[str, Columns], dict[str, Any]] | None:
@@ -253,19 +349,13 @@ def stored_columns(key: bytes, folder: Path) -> tuple[dict[str, Columns], dict[s
         key: As for `store_columns`.
         folder: Folder that names are relative to.
     """
-    import pyarrow
-
     with _store() as store:
-        try:
-            content = store.get(key)
-        except KeyError:
-            return None
-    # Views of the memory map, which stays when the store is closed.
-    with pyarrow.ipc.open_stream(pyarrow.py_buffer(content)) as reader:
-        table = reader.read_all()
+        table = _got(store, key)
+    if table is None:
+        return None
     metadata = table.schema.metadata
     sizes, about = json.loads(metadata[b"sizes"]), json.loads(metadata[b"about"])
-    whole = Columns(table, folder, key=key)
+    whole = Columns(table, folder)
     by_split, start = {}, 0
     for split, size in sizes.items():
         by_split[split] = whole[start : start + size]
@@ -273,32 +363,74 @@ def stored_columns(key: bytes, folder: Path) -> tuple[dict[str, Columns], dict[s
     return by_split, about
 
 
-def _shared(key: bytes, keys: NDArray[np.uint8], states: NDArray[np.int64]) -> Stats:
-    """Return these arrays from the cache, where other processes find them."""
-    if not key:
-        return Stats(keys=keys, states=states)
-    key = derived_key(image_key(keys.tobytes() + states.tobytes()), "stats", key.hex())
-    packed = np.concatenate([keys.reshape(-1), states.reshape(-1).view(np.uint8)])
+def shared(table: Any) -> Any:
+    """Return an Arrow table from the cache, where other processes find it; a small one as it is.
+
+    Its key is that of its contents.
+    """
+    if len(table) < MANY:
+        return table
+    digest = hashlib.blake2b(str(table.schema).encode(), digest_size=KEY_BYTES)
+    for name in table.column_names:
+        array = table.column(name).chunk(0)
+        parts = (array.indices, array.dictionary) if hasattr(array, "indices") else (array,)
+        for buffer in (each for part in parts for each in part.buffers() if each is not None):
+            digest.update(len(buffer).to_bytes(8, "big"))
+            digest.update(buffer)
     with _store() as store:
-        _put(store, key, packed)
-        try:
-            packed = store.get(key)
-        except KeyError:
-            return Stats(keys=keys, states=states)
-    end = keys.size
-    return Stats(
-        keys=packed[:end].reshape(keys.shape),
-        states=packed[end : end + 8 * states.size].view(np.int64).reshape(states.shape),
-    )
+        _put(store, digest.digest(), table)
+        found = _got(store, digest.digest())
+    return table if found is None else found
 
 
 def _store() -> Store:
     return open_store("examined", {"index": "columns", "version": _VERSION}, dtype=np.uint8)
 
 
-def _put(store: Store, key: bytes, content: NDArray[np.uint8]) -> None:
-    """Append a record whose end is aligned, so that the next one is."""
-    padded = np.concatenate([content, np.zeros(-len(content) % _ALIGNED, np.uint8)])
+def _put(store: Store, key: bytes, table: Any) -> None:
+    """Append a table as a record whose end is aligned, so that the next one is."""
+    import pyarrow
+
+    if key in store:
+        return
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    sink.write(bytes(-sink.tell() % _ALIGNED))
     # A cache that can't be written only makes the next run slower.
     with suppress(CacheError):
-        store.append([(key, padded)])
+        store.append([(key, np.frombuffer(sink.getvalue(), np.uint8))])
+
+
+def _got(store: Store, key: bytes) -> Any:
+    """Return a table of views on the memory map, which stays when the store is closed."""
+    import pyarrow
+
+    try:
+        content = store.get(key)
+    except KeyError:
+        return None
+    with pyarrow.ipc.open_stream(pyarrow.py_buffer(content)) as reader:
+        return reader.read_all()
+
+
+def _columns_of(table: Any) -> Iterator[tuple[str, Any]]:
+    return zip(table.column_names, table.columns, strict=True)
+
+
+def _encoded(codes: NDArray[np.int32], values: Sequence[str | None]) -> Any:
+    """Return a column of texts, as an Arrow dictionary whose codes are never null."""
+    import pyarrow
+
+    texts = [None if value is None else _bytes(value) for value in values]
+    dictionary = pyarrow.array(texts, pyarrow.large_binary())
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array(codes), dictionary)
+
+
+def _bytes(name: str) -> bytes:
+    # File names may be any bytes.
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

@@ -140,7 +140,8 @@ class EpochSampler(Sampler[Index]):
         order: Iterable[int] = range(len(self.indices))
         if self.seed is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
-            order = torch.randperm(len(self.indices), generator=generator).tolist()
+            # Numbers are made on access: a list would take 40 bytes for each.
+            order = map(int, torch.randperm(len(self.indices), generator=generator).numpy())
         # An epoch of views takes the place of `repeats` epochs, so that all views differ.
         first = self.epoch if self.repeats == 1 else (self.epoch - 1) * self.repeats + 1
         views = range(first, first + self.repeats)

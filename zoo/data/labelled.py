@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.backbone import Preprocess
+from zoo.data.columns import Columns
 from zoo.data.dataset import ImageDataset
 from zoo.data.image import image_from_bytes, to_channels
 from zoo.data.sample import Sample
@@ -75,7 +76,7 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
         preprocess: Preprocess,
         transform: Callable[[Image.Image], Any] | None = None,
     ) -> None:
-        self.samples = tuple(samples)
+        self.samples = samples if isinstance(samples, Columns) else tuple(samples)
         self.targets = targets
         self.class_names = class_names
         self.preprocess = preprocess

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,31 +48,34 @@ class Found:
 #: Content of an image, or the reason why it can't be used.
 Verdict = Found | str
 
-#: Function that examines samples, and returns a verdict for each.
-Scan = Callable[[Sequence[Sample]], Sequence[Verdict]]
+#: Function that examines samples, and gives a verdict for each, in order.
+Scan = Callable[[Sequence[Sample]], Iterable[Verdict]]
 
 
 def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[Sequence[Sample], list[Issue]]:
     """Return (readable samples with `content` set, issues of all samples)."""
-    if scan is list_alone and isinstance(samples, Columns):
-        columns = samples.listed()
-        if columns is not None:
-            return columns, []
-    samples = [*samples]
-    readable: list[Sample] = []
     issues: list[Issue] = []
-    for sample, verdict in zip(samples, scan(samples), strict=True):
+    found = _readable(samples, scan, issues)
+    if isinstance(samples, Columns):
+        return samples.with_contents((n, content) for n, _, content in found), issues
+    return [replace(sample, content=content) for _, sample, content in found], issues
+
+
+def _readable(
+    samples: Sequence[Sample], scan: Scan, issues: list[Issue]
+) -> Iterator[tuple[int, Sample, Fingerprint | None]]:
+    """Yield (position, sample, content) of readable images, and append to `issues`."""
+    for n, (sample, verdict) in enumerate(zip(samples, scan(samples), strict=True)):
         name = str(sample.where)
         if isinstance(verdict, str):
             reason = verdict.removeprefix(f"unreadable image {printable(name)}: ")
             issues.append(Issue(kind="unreadable", name=name, reason=reason))
             continue
-        readable.append(replace(sample, content=verdict.content))
         named = sample.file is not None or extensions.is_image_name(sample.name)
         if named and verdict.format and extensions.is_wrong(name, verdict.format):
             reason = f"it holds {verdict.format}"
             issues.append(Issue(kind="wrong-extension", name=name, reason=reason))
-    return readable, issues
+        yield n, sample, verdict.content
 
 
 def decode_all(samples: Sequence[Sample], *, channels: int = 3) -> list[Verdict]:
@@ -94,39 +97,34 @@ def partial_scan(mode: Mode, scan: Scan) -> Scan:
         scan: Scans those that are read.
     """
 
-    def some(samples: Sequence[Sample]) -> Sequence[Verdict]:
+    def some(samples: Sequence[Sample]) -> Iterator[Verdict]:
         read = _chosen(samples)
         known = dict(zip(read, scan([samples[n] for n in read]), strict=True))
         holders: dict[Path, os.stat_result] = {}
-        return [
-            known[n] if n in known else _unread(sample, holders) for n, sample in enumerate(samples)
-        ]
+        for n, sample in enumerate(samples):
+            yield known[n] if n in known else _unread(sample, holders)
 
     return {"full": scan, "sample": some, "none": list_alone}[mode]
 
 
-def list_alone(samples: Sequence[Sample]) -> list[Verdict]:
+def list_alone(samples: Sequence[Sample]) -> Iterator[Verdict]:
     """Scan samples without reading any."""
     holders: dict[Path, os.stat_result] = {}
-    return [_unread(sample, holders) for sample in samples]
+    return (_unread(sample, holders) for sample in samples)
 
 
 def _chosen(samples: Sequence[Sample]) -> list[int]:
     """Return the positions of the samples that are scanned with `sample`."""
-    ranks = [
-        hashlib.blake2b(os.fsencode(f"scan/{sample.name}"), digest_size=8).digest()
-        for sample in samples
-    ]
-    by_class: dict[str, list[int]] = defaultdict(list)
+    # Heaps of (-rank, -position), whose smallest item is the first to be replaced.
+    by_class: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for n, sample in enumerate(samples):
+        digest = hashlib.blake2b(os.fsencode(f"scan/{sample.name}"), digest_size=8).digest()
         for label in sample.labels or ("",):
-            by_class[label].append(n)
-    chosen = {
-        n
-        for members in by_class.values()
-        for n in heapq.nsmallest(SAMPLED, members, key=ranks.__getitem__)
-    }
-    return sorted(heapq.nsmallest(MOST_SAMPLED, chosen, key=ranks.__getitem__))
+            members = by_class[label]
+            push = heapq.heappush if len(members) < SAMPLED else heapq.heappushpop
+            push(members, (-int.from_bytes(digest, "big"), -n))
+    chosen = {each for members in by_class.values() for each in members}
+    return sorted(-n for _, n in heapq.nlargest(MOST_SAMPLED, chosen))
 
 
 def _unread(sample: Sample, holders: dict[Path, os.stat_result]) -> Verdict:

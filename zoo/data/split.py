@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from zoo.data.columns import Columns, has_groups, label_counts
+from zoo.data.columns import Columns, group_counts, has_groups, label_counts, parted
 from zoo.data.issue import STRICT_KINDS, Issue, because, refuse
 from zoo.data.sample import Sample
 from zoo.data.scan import Mode, Scan, decode_all, is_read, readable_images
@@ -22,6 +22,8 @@ from zoo.errors import DataError
 from zoo.io.text import count, listed
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from zoo.data.check.examine import Examined
     from zoo.data.image import ValueRange
 
@@ -125,7 +127,7 @@ def read_splits(
     if fold is not None:
         train, val = split_fold(samples, fold, seed)
         lacking = {*class_names} - class_counts(train).keys()
-        if lacking or len(set(group_indices(samples))) < fold[1]:
+        if lacking or _groups(samples) < fold[1]:
             raise DataError(
                 f"{source.name}: too few images, or groups of them, for {fold[1]} folds"
                 f"{because(issues)}"
@@ -147,7 +149,7 @@ def read_splits(
     if of_test is not None:
         _refuse_unknown(of_test, part, class_names, issues)
         test = _readable(of_test, scan, issues, strict=strict)
-    if len(train) < 2 or (has_groups(train) and len(set(group_indices(train))) < 2):
+    if _groups(train) < 2:
         raise DataError(f"all train images of {source.name} are in one group{because(issues)}")
     issues += _across(source.name, {"train": train, "val": val, "test": test})
     issues += _unread(source.name, (train, val, test))
@@ -217,7 +219,7 @@ def _refuse_unknown(
 def _across(name: str, splits: Mapping[str, Sequence[Sample]]) -> list[Issue]:
     """Return a note for each two splits that have groups in common."""
     groups = {
-        split: {sample.group for sample in samples if sample.group is not None}
+        split: {group for group in group_counts(samples) if group is not None}
         for split, samples in splits.items()
         if has_groups(samples)
     }
@@ -247,9 +249,8 @@ def class_counts(samples: Sequence[Sample]) -> Counter[str]:
 
 def _unread(name: str, splits: Sequence[Sequence[Sample]]) -> list[Issue]:
     """Return a note on what is not known of images that have not been read; none if all have."""
-    # Columns are kept only of images that have not been read.
     unread = sum(
-        len(samples) if isinstance(samples, Columns) else sum(not is_read(s) for s in samples)
+        samples.unread() if isinstance(samples, Columns) else sum(not is_read(s) for s in samples)
         for samples in splits
     )
     if not unread:
@@ -283,7 +284,7 @@ def stratified_split(
     order, and little on which other images there are. Groups stay together. A group or an image
     with several labels is stratified by its rarest label.
     """
-    if isinstance(samples, Columns) and not samples.grouped:
+    if isinstance(samples, Columns):
         return _split_columns(samples, val_split, seed)
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -296,54 +297,75 @@ def stratified_split(
     held_out: set[str] = set()
     for stratum in by_stratum.values():
         ranked = sorted(stratum, key=lambda g: _hash(f"split/{seed}/{g[0].group or g[0].name}"))
-        images = sum(map(len, ranked))
-        wanted = max(1, round(images * val_split)) if len(ranked) > 1 else 0
-        taken = 0
-        for group in ranked[:-1]:
-            # Half a group over the wanted number is as far off as half a group under it.
-            if taken + len(group) / 2 > wanted:
-                continue
-            taken += len(group)
-            held_out.update(sample.name for sample in group)
-            if taken >= wanted:
-                break
-        if wanted and not taken:
-            held_out.update(sample.name for sample in min(ranked, key=len))
+        for n in _held_out([len(group) for group in ranked], val_split):
+            held_out.update(sample.name for sample in ranked[n])
     return (
         [s for s in samples if s.name not in held_out],
         [s for s in samples if s.name in held_out],
     )
 
 
+def _held_out(sizes: Sequence[int], val_split: float) -> list[int]:
+    """Return the positions of the groups to hold out, of those of a stratum in random order."""
+    wanted = max(1, round(sum(sizes) * val_split)) if len(sizes) > 1 else 0
+    taken, chosen = 0, []
+    for n, size in enumerate(sizes[:-1]):
+        # Half a group over the wanted number is as far off as half a group under it.
+        if taken + size / 2 > wanted:
+            continue
+        taken += size
+        chosen.append(n)
+        if taken >= wanted:
+            break
+    if wanted and not chosen:
+        chosen.append(min(range(len(sizes)), key=sizes.__getitem__))
+    return chosen
+
+
 def _split_columns(columns: Columns, val_split: float, seed: int) -> tuple[Columns, Columns]:
-    """Split as `stratified_split` splits samples without groups."""
+    """Split as `stratified_split` splits samples, by arrays."""
+    names: Iterable[str] = columns.names()
+    if grouped := has_groups(columns):
+        groups = np.array(group_indices(columns), np.int32)
+        _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+        names = (sample.group or sample.name for sample in columns.take(first))
+        label_sets = _of_groups(columns, groups, len(sizes))
+        rarest, of_set = rarest_labels(label_sets), np.arange(len(sizes))
+    else:
+        sizes = np.ones(len(columns), np.int8)
+        counts = class_counts(columns)
+        rarest, of_set = _rarest(columns.label_sets, counts), columns.label_codes()
     ranks = np.fromiter(
-        (int.from_bytes(_hash(f"split/{seed}/{name}"), "big") for name in columns.names()),
+        (int.from_bytes(_hash(f"split/{seed}/{name}"), "big") for name in names),
         np.uint64,
-        len(columns),
+        len(sizes),
     )
-    counts = class_counts(columns)
-    rarest = [
-        min(labels, key=lambda name: (counts[name], name), default=None)
-        for labels in columns.label_sets
-    ]
     numbers: dict[str | None, int] = {}
-    of_set = np.array([numbers.setdefault(name, len(numbers)) for name in rarest], np.int32)
-    strata = of_set[columns.label_codes()]
-    # By stratum, then by rank; images of the same rank stay in order.
+    strata = np.array([numbers.setdefault(name, len(numbers)) for name in rarest], np.int32)[of_set]
+    # By stratum, then by rank; groups of the same rank stay in order.
     order = np.lexsort((ranks, strata))
     starts = np.searchsorted(strata[order], np.arange(len(numbers) + 1))
-    held_out = np.zeros(len(columns), bool)
+    held_out = np.zeros(len(sizes), bool)
     for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        images = end - start
-        wanted = max(1, round(images * val_split)) if images > 1 else 0
-        held_out[order[start : start + min(wanted, max(images - 1, 0))]] = True
-    return columns.take(~held_out), columns.take(held_out)
+        ranked = order[start:end]
+        held_out[ranked[_held_out(sizes[ranked].tolist(), val_split)]] = True
+    mask = held_out[groups] if grouped else held_out
+    return columns.take(~mask), columns.take(mask)
+
+
+def _of_groups(columns: Columns, groups: NDArray[np.int32], number: int) -> list[tuple[str, ...]]:
+    """Return the labels of each group of images, sorted."""
+    sets = len(columns.label_sets)
+    pairs = np.unique(groups.astype(np.int64) * sets + columns.label_codes())
+    found: list[set[str]] = [set() for _ in range(number)]
+    for pair in pairs.tolist():
+        found[pair // sets].update(columns.label_sets[pair % sets])
+    return [tuple(sorted(each)) for each in found]
 
 
 def split_fold(
     samples: Sequence[Sample], fold: tuple[int, int], seed: int
-) -> tuple[list[Sample], list[Sample]]:
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Split samples into (all other folds, one fold); groups stay together.
 
     Args:
@@ -352,16 +374,13 @@ def split_fold(
         seed: Decides which samples are in which fold; the folds of a seed have none in common.
     """
     number, folds = fold
-    groups: dict[str, list[Sample]] = {}
+    labels: dict[str, list[str]] = {}
     for sample in samples:
-        groups.setdefault(_group(sample), []).append(sample)
-    ranked = sorted(groups, key=lambda key: _hash(f"folds/{seed}/{key}"))
-    labels = {key: [" + ".join(sorted(s.labels)) for s in groups[key]] for key in ranked}
+        labels.setdefault(_group(sample), []).append(" + ".join(sorted(sample.labels)))
+    ranked = sorted(labels, key=lambda key: _hash(f"folds/{seed}/{key}"))
     dealt = dict(zip(ranked, deal_folds([labels[key] for key in ranked], folds), strict=True))
-    return (
-        [s for s in samples if dealt[_group(s)] != number - 1],
-        [s for s in samples if dealt[_group(s)] == number - 1],
-    )
+    held_out = (dealt[_group(sample)] == number - 1 for sample in samples)
+    return parted(samples, np.fromiter(held_out, bool, len(samples)))
 
 
 def rarest_labels(labels: Sequence[tuple[Label, ...]]) -> list[Label | None]:
@@ -370,16 +389,33 @@ def rarest_labels(labels: Sequence[tuple[Label, ...]]) -> list[Label | None]:
     Stratifying by it spreads rare labels over all parts, as the greedy step of iterative
     stratification does (Sechidis et al., 2011).
     """
-    counts = Counter(label for each in labels for label in each)
+    return _rarest(labels, Counter(label for each in labels for label in each))
+
+
+def _rarest(labels: Sequence[tuple[Label, ...]], counts: Counter[Label]) -> list[Label | None]:
     return [min(each, key=lambda label: (counts[label], label), default=None) for each in labels]
 
 
-def group_indices(samples: Sequence[Sample]) -> list[int]:
+def group_indices(samples: Sequence[Sample]) -> Sequence[int]:
     """Return the index of the group of each sample; a sample without a group is one of its own."""
-    if isinstance(samples, Columns) and not samples.grouped:
-        return list(range(len(samples)))
+    if isinstance(samples, Columns):
+        if not has_groups(samples):
+            return range(len(samples))
+        codes = samples.group_codes().astype(np.int64)
+        alone = np.flatnonzero(codes == 0)
+        codes[alone] = -1 - alone
+        _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        # Numbered in the order of their first images.
+        found: list[int] = np.argsort(np.argsort(first))[inverse].tolist()
+        return found
     numbers: dict[str, int] = {}
     return [numbers.setdefault(_group(sample), len(numbers)) for sample in samples]
+
+
+def _groups(samples: Sequence[Sample]) -> int:
+    """Count the groups of samples; a sample without a group is one of its own."""
+    counts = group_counts(samples)
+    return len(counts) if None not in counts else len(counts) - 1 + counts[None]
 
 
 def deal_folds(groups: Sequence[Sequence[Label]], folds: int) -> list[int]:

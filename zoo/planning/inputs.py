@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,14 +20,14 @@ from zoo.data.check import (
     sizes_of,
     warn_of,
 )
-from zoo.data.columns import has_groups
+from zoo.data.columns import group_counts, has_groups
 from zoo.data.decoded import content_keys
 from zoo.data.files import waiting_for_fresh_files
 from zoo.data.issue import Issue, because, describe, refuse
 from zoo.data.sample import Sample
 from zoo.data.scan import Mode, Scan, Verdict, decode_all, partial_scan, readable_images
 from zoo.data.sources import Source, is_remote, source_of, unlabelled_images
-from zoo.data.split import Splits, group_indices, read_splits
+from zoo.data.split import Splits, read_splits
 from zoo.data.value_range import common_range
 from zoo.errors import DataError, RecipeError, SizeError, WeightsUnavailableError
 from zoo.events import Listener, Note
@@ -38,6 +38,9 @@ from zoo.models.size import needs_resizing
 from zoo.models.variant import variant
 from zoo.planning.config import Resolver
 from zoo.recipe import Recipe
+
+#: Images that are examined at a time.
+_BATCH = 1024
 
 
 def as_asked(backbone: Backbone, recipe: Recipe, listen: Listener) -> tuple[Backbone, Preprocess]:
@@ -107,13 +110,15 @@ def _read(recipe: Recipe, listen: Listener, channels: int, *, with_test: bool) -
     examined: list[Examined] = []
     with examined_store() as known:
 
-        def scan(samples: Sequence[Sample]) -> list[Verdict]:
+        def scan(samples: Sequence[Sample]) -> Iterator[Verdict]:
             remembered = known if recipe.cache_size else None
-            found = examine_samples(samples, remembered)
-            if remembered is not None and rank_and_count()[1] > 1:
-                remember(remembered, found)
-            examined.extend(found)
-            return [each.verdict(channels) for each in found]
+            for start in range(0, len(samples), _BATCH):
+                found = examine_samples([*samples[start : start + _BATCH]], remembered)
+                if remembered is not None and rank_and_count()[1] > 1:
+                    remember(remembered, found)
+                # The main process compares and stores them; others need the range of values.
+                examined.extend(each for each in found if is_main() or each.extremes)
+                yield from (each.verdict(channels) for each in found)
 
         demo = partial(decode_all, channels=channels)
         splits = read_splits(
@@ -150,10 +155,10 @@ def _read(recipe: Recipe, listen: Listener, channels: int, *, with_test: bool) -
         unlabelled = f"{count(len(splits.unlabelled), 'image')} without labels"
         listen(Note(text=f"{unlabelled} from {recipe.unlabelled}, for the teacher alone"))
     _note_groups(splits, listen)
-    # Without results, samples need not be made of columns.
-    read = splits.train if results else ()
-    keys = [sample.content.key for sample in read if sample.content is not None]
-    of_train = [results[key] for key in keys if key in results]
+    # Samples need not be made of columns without such images.
+    deep = {key: each for key, each in results.items() if each.extremes}
+    keys = [s.content.key for s in (splits.train if deep else ()) if s.content is not None]
+    of_train = [deep[key] for key in keys if key in deep]
     value_range = common_range(of_train)
     if value_range is not None:
         low, high = value_range
@@ -214,13 +219,15 @@ def _with_unlabelled(splits: Splits, place: str, scan: Scan, *, strict: bool) ->
 def _note_groups(splits: Splits, listen: Listener) -> None:
     if not any(map(has_groups, (splits.train, splits.val))):
         return
-    samples = [*splits.train, *splits.val]
-    sizes = Counter(group_indices(samples)).values()
+    counts = group_counts(splits.train) + group_counts(splits.val)
+    alone = counts.pop(None, 0)
+    groups = len(counts) + alone
+    sizes = [*counts.values(), *([1] if alone else [])]
     if max(sizes) == 1:
         listen(Note(text="groups have no effect: each is of one image", warning=True))
         return
     size = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
-    listen(Note(text=f"{count(len(sizes), 'group')} of {size} images, which are not split"))
+    listen(Note(text=f"{count(groups, 'group')} of {size} images, which are not split"))
 
 
 def load_weights(

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from zoo.data.columns import Columns, label_counts
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
 from zoo.data.sources.source import Part, Source, is_remote, issues_of
@@ -41,10 +44,14 @@ class FrequentSource:
             raise DataError(f"{source.name} has no images to learn from")
         self._train = source.read("train")
         samples = self._train.samples
-        counts = Counter(name for sample in samples for name in sample.labels)
+        label_sets = label_counts(samples)
+        counts = Counter[str]()
+        for labels, number in label_sets.items():
+            for name in labels:
+                counts[name] += number
         rare = sorted(name for name, images in counts.items() if images < min_count)
         self._rare = frozenset(rare)
-        self._several = any(len(sample.labels) != 1 for sample in samples)
+        self._several = any(len(labels) != 1 for labels in label_sets)
         if len(counts) - len(rare) < 2 <= len(counts):
             raise DataError(
                 f"{source.name}: {count(len(counts) - len(rare), 'class', 'classes')} of "
@@ -64,16 +71,23 @@ class FrequentSource:
             return part
         return replace(part, samples=self._kept(part.samples))
 
-    def _kept(self, samples: Sequence[Sample]) -> list[Sample]:
-        kept = []
-        for sample in samples:
-            if not self._rare.intersection(sample.labels):
-                kept.append(sample)
-                continue
-            labels = tuple(name for name in sample.labels if name not in self._rare)
-            if labels or self._several:
-                kept.append(replace(sample, labels=labels))
-        return kept
+    def _kept(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        if isinstance(samples, Columns):
+            found = [self._labels(labels) for labels in samples.label_sets]
+            left = np.array([labels is not None for labels in found], bool)
+            kept = samples.relabelled([labels or () for labels in found])
+            return kept.take(left[samples.label_codes()])
+        labelled = ((sample, self._labels(sample.labels)) for sample in samples)
+        return [
+            sample if labels == sample.labels else replace(sample, labels=labels)
+            for sample, labels in labelled
+            if labels is not None
+        ]
+
+    def _labels(self, labels: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Return the labels that an image keeps; None if it is left out."""
+        kept = tuple(name for name in labels if name not in self._rare)
+        return kept if kept or self._several or not labels else None
 
     def _issues(self, rare: Sequence[str], counts: Counter[str], min_count: int) -> list[Issue]:
         if not rare:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from zoo.data.columns import group_counts, regrouped
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
 from zoo.data.sources.source import Part, Source, is_remote, issues_of
@@ -42,19 +43,22 @@ class GroupedSource:
             DataError: No train image has a group.
         """
         part = self._source.read(split)
-        samples = [replace(sample, group=self._group_of(sample)) for sample in part.samples]
-        lacking = [sample.name for sample in samples if sample.group is None]
+        samples = part.samples
+        if self._group_of is not own_group:
+            samples = regrouped(samples, self._group_of)
+        lacking = group_counts(samples)[None]
         if not lacking:
             return replace(part, samples=samples)
+        first = next(sample.name for sample in samples if sample.group is None)
         what = f"`group_by={self._group_by}`"
-        if len(lacking) == len(samples) and split == "train":
+        if lacking == len(samples) and split == "train":
             raise DataError(
                 f"{part.name}: {what} gives none of its {len(samples):,} images a group; the first "
-                f"is {clip(lacking[0])}"
+                f"is {clip(first)}"
             )
         reason = (
-            f"{what} gives no group to {len(lacking):,} of {len(samples):,} images, such as "
-            f"{clip(lacking[0])}: each is a group of its own"
+            f"{what} gives no group to {lacking:,} of {len(samples):,} images, such as "
+            f"{clip(first)}: each is a group of its own"
         )
         issue = Issue(kind="note", name=part.name, reason=reason)
         return replace(part, samples=samples, issues=(*part.issues, issue))
