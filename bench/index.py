@@ -2,8 +2,8 @@
 
     python bench/index.py [IMAGES ...]
 
-Each image is a hard link to one of a few files, in folders of a thousand. The table, alone
-and with groups, is planned twice, each time in a process of its own: cold, when it is
+Each image is a hard link to one of a few files, in folders of a thousand. The table, the folder,
+and the table with groups are planned twice, each time in a process of its own: cold, when it is
 read and indexed, and warm, from the index. Memory is what planning adds to that of the imported
 libraries, on Linux: that of the process alone, mapped files, which all processes on a machine
 share, and the most of both at any time.
@@ -90,6 +90,7 @@ def main() -> None:
             table = make(folder / "data", images)
             sources = {
                 "table": [str(table)],
+                "folder": [str(table.parent)],
                 "table, groups of 10": [str(table), "([0-9]+)[0-9][.]jpg"],
             }
             for name, what in itertools.product(sources, ("cold", "warm")):

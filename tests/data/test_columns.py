@@ -3,6 +3,7 @@
 import csv
 import os
 import pickle
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.conftest import COLOURS, save_photo
 from zoo import cache
 from zoo.data.columns import Columns, group_counts, has_groups, label_counts
 from zoo.data.decoded import content_keys
+from zoo.data.sample import Sample
 from zoo.data.scan import SAMPLED, list_alone, partial_scan, readable_images
 from zoo.data.sources import frequent, open_source
 from zoo.data.sources.grouped import GroupedSource, by_pattern
@@ -292,4 +294,61 @@ def test_a_full_scan_keeps_columns(tmp_path):
 @pytest.fixture
 def shared(monkeypatch):
     """Columns of few samples are made and shared too."""
-    monkeypatch.setattr("zoo.data.columns.MANY", 1)
+    for module in ("zoo.data.columns", "zoo.data.sources.folder"):
+        monkeypatch.setattr(f"{module}.MANY", 1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Class folders with files that are no images, one of a name that is not UTF-8."""
+    root = tmp_path / "photos"
+    for n in range(ROWS):
+        file = root / ("red", "Red", "green", "blue", "e\u0301", "\xe9")[n % 6] / f"{n}.png"
+        file = file.parent / ("", f"film {n % 7}")[n % 2] / file.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * (n + 1))
+        aged(file)
+    with suppress(OSError):
+        odd = Path(os.fsdecode(os.fsencode(root / "blue") + b"/\xff\n.png"))
+        odd.write_bytes(b"x")
+        aged(odd)
+    return root
+
+
+@pytest.mark.parametrize("fields", [{}, {"group_by": "folder"}, {"group_by": "([0-9])\\.png"}])
+def test_a_folder_gives_the_same_samples_in_columns(folder, fields, shared, monkeypatch):
+    columns = read(folder, **fields)
+    assert isinstance(columns.train, Columns)
+    assert isinstance(columns.val, Columns)
+    assert stores()
+    for module in ("zoo.data.columns", "zoo.data.sources.folder"):
+        monkeypatch.setattr(f"{module}.MANY", 10_000)
+    samples = read(folder, **fields)
+    assert isinstance(samples.train[0], Sample)
+    assert not isinstance(samples.train, Columns)
+    assert len(samples.train) > len(samples.val) > 5
+    assert [*columns.train] == [*samples.train]
+    assert [*columns.val] == [*samples.val]
+    assert (columns.class_names, columns.issues) == (samples.class_names, samples.issues)
+
+
+def test_a_changed_folder_is_seen(folder, shared):
+    first = read(folder)
+    records = stores()[0].records
+    assert read(folder).train == first.train
+    assert stores()[0].records == records
+    (folder / "red" / "0.png").unlink()
+    (folder / "green" / "new.png").write_bytes(b"x")
+    aged(folder / "green" / "new.png")
+    second = read(folder)
+    names = [{s.name for s in (*each.train, *each.val)} for each in (first, second)]
+    assert names[0] ^ names[1] == {"red/0.png", "green/new.png"}
+    assert stores()[0].records > records
+
+
+def test_a_folder_is_read_without_a_writable_cache(folder, shared, monkeypatch, tmp_path):
+    expected = read(folder)
+    home = tmp_path / "file"
+    home.write_text("no folder")
+    monkeypatch.setenv("ZOO_HOME", str(home))
+    assert read(folder).train == expected.train

@@ -22,10 +22,13 @@ from zoo.errors import CacheError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zoo.data.sources.layout import ClassFolder
+
 #: Version of the stored columns; increase it when their contents change.
 _VERSION = 2
 
-#: Number of samples from which on what is computed of columns is shared in the cache.
+#: Number of samples from which on those of a folder are columns, and what is computed of columns is
+#: shared in the cache: fewer samples take little memory, and are faster to access as objects.
 MANY = 10_000
 
 #: Samples that are made at a time when all are iterated over.
@@ -308,6 +311,34 @@ def parted(
         [sample for sample, yes in zip(samples, chosen, strict=True) if not yes],
         [sample for sample, yes in zip(samples, chosen, strict=True) if yes],
     )
+
+
+def columns_of_files(root: Path, folders: Sequence[ClassFolder]) -> Columns:
+    """Return the samples of files in class folders.
+
+    Args:
+        root: Folder that names are relative to.
+        folders: Class folders with their files.
+    """
+    import pyarrow
+
+    parts, codes, of_group = [], [], []
+    of_label: dict[str | None, int] = {}
+    numbers: dict[str | None, int] = {None: 0}
+    for folder in folders:
+        below = _bytes(f"{folder.below}/")
+        names = [below + name for name in folder.joined.split(b"\0")]
+        parts.append(pyarrow.array(names, pyarrow.large_binary()))
+        code = of_label.setdefault(json.dumps([folder.label]), len(of_label))
+        codes.append(np.full(len(names), code, np.int32))
+        groups = [numbers.setdefault(group, len(numbers)) for group in folder.groups]
+        of_group.append(np.array(groups or [0] * len(names), np.int32))
+    table = {
+        "name": pyarrow.concat_arrays(parts),
+        "labels": _encoded(np.concatenate(codes), [*of_label]),
+        "group": _encoded(np.concatenate(of_group), [*numbers]),
+    }
+    return Columns(shared(pyarrow.table(table)), root)
 
 
 def store_columns(

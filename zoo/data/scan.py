@@ -57,25 +57,32 @@ def readable_images(samples: Sequence[Sample], scan: Scan) -> tuple[Sequence[Sam
     issues: list[Issue] = []
     found = _readable(samples, scan, issues)
     if isinstance(samples, Columns):
-        return samples.with_contents((n, content) for n, _, content in found), issues
-    return [replace(sample, content=content) for _, sample, content in found], issues
+        return samples.with_contents(found), issues
+    return [replace(samples[n], content=content) for n, content in found], issues
 
 
 def _readable(
     samples: Sequence[Sample], scan: Scan, issues: list[Issue]
-) -> Iterator[tuple[int, Sample, Fingerprint | None]]:
-    """Yield (position, sample, content) of readable images, and append to `issues`."""
-    for n, (sample, verdict) in enumerate(zip(samples, scan(samples), strict=True)):
-        name = str(sample.where)
+) -> Iterator[tuple[int, Fingerprint | None]]:
+    """Yield (position, content) of readable images, and append to `issues`."""
+    # Samples of columns are made on access.
+    for n, verdict in zip(range(len(samples)), scan(samples), strict=True):
         if isinstance(verdict, str):
+            name = str(samples[n].where)
             reason = verdict.removeprefix(f"unreadable image {printable(name)}: ")
             issues.append(Issue(kind="unreadable", name=name, reason=reason))
             continue
-        named = sample.file is not None or extensions.is_image_name(sample.name)
-        if named and verdict.format and extensions.is_wrong(name, verdict.format):
-            reason = f"it holds {verdict.format}"
-            issues.append(Issue(kind="wrong-extension", name=name, reason=reason))
-        yield n, sample, verdict.content
+        if verdict.format and (wrong := _wrong_extension(samples[n], verdict.format)):
+            issues.append(wrong)
+        yield n, verdict.content
+
+
+def _wrong_extension(sample: Sample, form: str) -> Issue | None:
+    name = str(sample.where)
+    named = sample.file is not None or extensions.is_image_name(sample.name)
+    if not named or not extensions.is_wrong(name, form):
+        return None
+    return Issue(kind="wrong-extension", name=name, reason=f"it holds {form}")
 
 
 def decode_all(samples: Sequence[Sample], *, channels: int = 3) -> list[Verdict]:

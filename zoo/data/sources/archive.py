@@ -11,7 +11,7 @@ from zoo.data.files import is_hidden
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
 from zoo.data.sources.extensions import is_image_name
-from zoo.data.sources.layout import SPLIT_OF, labelled_files, split_folders
+from zoo.data.sources.layout import SPLIT_OF, class_images, split_folders
 from zoo.data.sources.source import Part
 from zoo.data.sources.tree import of_names, safe_name, top_of
 from zoo.errors import DataError
@@ -72,7 +72,7 @@ class ArchiveSource:
             DataError: There are no images in class folders.
         """
         folder = self._folders[split]
-        files, issues = labelled_files(self._root, folder, self._tree, subfolders=self._subfolders)
+        found = class_images(self._root, folder, self._tree, subfolders=self._subfolders)
         below = self._root.relative_to(self._archive.path).as_posix()
         prefix = "" if below == "." else f"{below}/"
         samples = [
@@ -84,9 +84,9 @@ class ArchiveSource:
                 holder=self._archive.holder(prefix + each.name),
                 group=each.group,
             )
-            for each in files
+            for each in found.files
         ]
-        return Part(name=str(folder), samples=samples, issues=issues)
+        return Part(name=str(folder), samples=samples, issues=found.issues)
 
 
 def all_images(archive: Archive) -> tuple[list[Sample], list[str]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from zoo.data.columns import MANY, columns_of_files
 from zoo.data.sample import Sample
-from zoo.data.sources.layout import existing, labelled_files, split_folders
+from zoo.data.sources.layout import ClassFolder, class_images, existing, split_folders
 from zoo.data.sources.links import reach_of
 from zoo.data.sources.source import Part
 from zoo.data.sources.tree import on_disk
@@ -42,9 +44,16 @@ class FolderSource:
     def read(self, split: str) -> Part:
         """Read a split's class folders; sample names are paths relative to the root, with `/`."""
         folder = self._folders[split]
-        files, issues = labelled_files(self._root, folder, self._tree, subfolders=self._subfolders)
-        samples = [
-            Sample(name=each.name, labels=(each.label,), file=each.file, group=each.group)
-            for each in files
-        ]
-        return Part(name=str(folder), samples=samples, issues=issues)
+        found = class_images(self._root, folder, self._tree, subfolders=self._subfolders)
+        samples = _samples(self._root, found.folders)
+        return Part(name=str(folder), samples=samples, issues=found.issues)
+
+
+def _samples(root: Path, folders: Sequence[ClassFolder]) -> Sequence[Sample]:
+    if sum(folder.joined.count(b"\0") + 1 for folder in folders) >= MANY:
+        return columns_of_files(root, folders)
+    return [
+        Sample(name=each.name, labels=(each.label,), file=root / each.name, group=each.group)
+        for folder in folders
+        for each in folder.files
+    ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,17 +59,40 @@ class LabelledFile(NamedTuple):
     """An image file in a class folder.
 
     Attributes:
-        file: Its path.
         name: Its path relative to the data folder, with `/`.
         label: Class name.
         group: Name of the folder directly in the class folder that it is below; None if there is
             none.
     """
 
-    file: Path
     name: str
     label: str
     group: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolder:
+    """The image files of a class folder, in little memory.
+
+    Attributes:
+        label: Class name.
+        joined: Their paths relative to the class folder, with `/`, joined by NUL, which no path
+            contains.
+        below: Path of the class folder relative to the data folder, with `/`.
+        groups: The group of each; empty without subfolders.
+    """
+
+    label: str
+    joined: bytes
+    below: str
+    groups: Sequence[str | None] = ()
+
+    @property
+    def files(self) -> Iterator[LabelledFile]:
+        """The files."""
+        names = self.joined.decode("utf-8", "surrogateescape").split("\0")
+        for name, group in zip(names, self.groups or repeat(None), strict=False):
+            yield LabelledFile(f"{self.below}/{name}", self.label, group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +100,18 @@ class ClassFolders:
     """The class folders of a split.
 
     Attributes:
-        images: Image files by class, sorted by class name.
+        folders: The class folders, sorted by class name.
         issues: Skipped files and folders, and notes.
     """
 
-    images: dict[str, list[Path]]
+    folders: tuple[ClassFolder, ...]
     issues: tuple[Issue, ...]
+
+    @property
+    def files(self) -> Iterator[LabelledFile]:
+        """The image files of all folders."""
+        for folder in self.folders:
+            yield from folder.files
 
 
 def split_folders(root: Path, tree: Tree) -> Layout:
@@ -130,10 +160,11 @@ def split_folders(root: Path, tree: Tree) -> Layout:
     return Layout(train=train, val=val, test=test, issues=tuple(issues))
 
 
-def class_images(folder: Path, tree: Tree, *, subfolders: bool = False) -> ClassFolders:
+def class_images(root: Path, folder: Path, tree: Tree, *, subfolders: bool = False) -> ClassFolders:
     """List the image files of each class.
 
     Args:
+        root: Data folder, which names are relative to.
         folder: The folder with the class folders.
         tree: What it is in.
         subfolders: Also list images in subfolders of class folders.
@@ -141,7 +172,7 @@ def class_images(folder: Path, tree: Tree, *, subfolders: bool = False) -> Class
     Raises:
         DataError: There are no images, or a folder can't be listed.
     """
-    by_class: dict[str, list[Path]] = {}
+    found: list[ClassFolder] = []
     folders: dict[str, list[Path]] = {}
     passed_over: list[Path] = []
     refused = _refused_below(folder, tree)
@@ -159,7 +190,10 @@ def class_images(folder: Path, tree: Tree, *, subfolders: bool = False) -> Class
         )
         if images:
             name = class_name(class_dir)
-            by_class[name] = [*by_class.get(name, []), *images]
+            below = class_dir.relative_to(root).as_posix()
+            joined = "\0".join(images).encode("utf-8", "surrogateescape")
+            groups = _groups(images) if subfolders else ()
+            found.append(ClassFolder(label=name, joined=joined, below=below, groups=groups))
             folders[name] = [*folders.get(name, []), class_dir]
             if nested:
                 issues.append(Issue(kind="skipped", name=str(class_dir), reason=deeper))
@@ -176,43 +210,24 @@ def class_images(folder: Path, tree: Tree, *, subfolders: bool = False) -> Class
         Issue(kind="skipped", name=str(folder), reason=f"skipped {line}")
         for line in skipped(passed_over)
     ]
-    if not by_class:
+    if not found:
         loose = sum(is_image_name(e.name) and not is_folder(e) for e in tree.entries(folder))
-        found = f"it has {count(loose, 'image')} itself" if loose else "found none"
+        what = f"it has {count(loose, 'image')} itself" if loose else "found none"
         raise DataError(
-            f"no images in class folders below {folder} ({found}); "
+            f"no images in class folders below {folder} ({what}); "
             f"zoo expects {folder.name}/CLASS/IMAGE{because(issues)}"
         )
-    return ClassFolders(images=dict(sorted(by_class.items())), issues=tuple(issues))
+    found.sort(key=lambda each: each.label)
+    return ClassFolders(folders=tuple(found), issues=tuple(issues))
 
 
-def labelled_files(
-    root: Path, folder: Path, tree: Tree, *, subfolders: bool = False
-) -> tuple[list[LabelledFile], tuple[Issue, ...]]:
-    """List the images of a split with their labels, and the issues.
-
-    Args:
-        root: Data folder, which names are relative to.
-        folder: The folder with the split's class folders.
-        tree: What it is in.
-        subfolders: As in `class_images`.
-
-    Raises:
-        DataError: As `class_images`.
-    """
-    found = class_images(folder, tree, subfolders=subfolders)
-    depth = len(folder.parts) + 1
-    listed = [
-        LabelledFile(file, name, label, _group(file, depth))
-        for label, files in found.images.items()
-        for file, name in zip(files, names_below(root, files), strict=True)
+def _groups(names: Sequence[str]) -> list[str | None]:
+    """Return the first folder in each path relative to a class folder; None without one."""
+    found: dict[str, str] = {}
+    return [
+        found.setdefault(first, normal_name(first)) if inner else None
+        for first, _, inner in (name.partition("/") for name in names)
     ]
-    return listed, found.issues
-
-
-def _group(file: Path, depth: int) -> str | None:
-    """Return the name of the folder directly in the class folder that a file is below."""
-    return normal_name(file.parts[depth]) if len(file.parts) > depth + 1 else None
 
 
 def is_val_name(path: str) -> bool:
@@ -248,19 +263,6 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     images.sort(key=lambda path: path.parts)
     others.sort(key=lambda path: path.parts)
     return images, others
-
-
-def names_below(root: Path, files: Sequence[Path]) -> list[str]:
-    """Return the paths of files relative to the data folder, with `/`."""
-    # Computed once per folder: for each file it takes longer than a stat call.
-    below: dict[str, str] = {}
-    names = []
-    for file in files:
-        folder, name = os.path.split(file)
-        if folder not in below:
-            below[folder] = Path(folder).relative_to(root).as_posix()
-        names.append(f"{below[folder]}/{name}")
-    return names
 
 
 def existing(root: Path) -> Path:
@@ -304,12 +306,12 @@ def _images_below(folder: Path, tree: Tree) -> int:
 
 def _sorted_out(
     class_dir: Path, tree: Tree, *, subfolders: bool
-) -> tuple[list[Path], list[str], int, list[Issue]]:
+) -> tuple[list[str], list[str], int, list[Issue]]:
     """Return a class folder's images, other names, number of unused nested images, and issues.
 
-    The issues are links that are not followed.
+    Names are relative to the folder. The issues are links that are not followed.
     """
-    images: list[Path] = []
+    images: list[str] = []
     others: list[str] = []
     nested, out = 0, []
     for entry in tree.entries(class_dir):
@@ -321,7 +323,7 @@ def _sorted_out(
                 out.append(Issue(kind="skipped", name=str(folder), reason=reason))
                 continue
             deeper, names, _, links = _sorted_out(folder, tree, subfolders=True)
-            images += deeper
+            images += [f"{entry.name}/{name}" for name in deeper]
             others += [f"{entry.name}/{name}" for name in names]
             out += links
             continue
@@ -331,15 +333,14 @@ def _sorted_out(
         if not is_image_name(entry.name):
             others += [] if inner else [entry.name]
             continue
-        path = class_dir / entry.name
         # A broken link is listed as an image and reported when it is opened.
         link = None
         if entry.is_symlink() and not tree.anywhere:
-            link = tree.refused(path)
+            link = tree.refused(class_dir / entry.name)
         if link is not None and link.kind == "outside-link":
             out.append(link)
         else:
-            images.append(path)
+            images.append(entry.name)
     return images, others, nested, out
 
 
