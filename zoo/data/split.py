@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -325,6 +325,7 @@ def _held_out(sizes: Sequence[int], val_split: float) -> list[int]:
 def _split_columns(columns: Columns, val_split: float, seed: int) -> tuple[Columns, Columns]:
     """Split as `stratified_split` splits samples, by arrays."""
     names: Iterable[str] = columns.names()
+    of_set: NDArray[Any]
     if grouped := has_groups(columns):
         groups = np.array(group_indices(columns), np.int32)
         _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
