@@ -165,21 +165,17 @@ def _cell(value: Any) -> Any:
 
 
 def _print(result: Evaluation) -> None:
-    from zoo.runs.figures import doubt, interval
+    from zoo.runs.figures import doubt, figure_text
     from zoo.tasks import metric_label
 
     found, correct = result.figures, round(result.accuracy * result.images)
     facts = [("images", result.source)]
     for name, figure in found.metrics.items():
-        value = f"{figure.value:.2%} ({interval(figure)})"
+        what, value = metric_label(name), figure_text(name, figure)
         if name == "accuracy":
             what = "accuracy" if result.confusion else "exact matches"
-            facts.append((what, f"{value}, {correct} of {result.images}"))
-        elif name == "log_loss":
-            bounds = f"{figure.low:.4f}-{figure.high:.4f}"
-            facts.append((metric_label(name), f"{figure.value:.4f} ({bounds})"))
-        else:
-            facts.append((metric_label(name), value))
+            value += f", {correct} of {result.images}"
+        facts.append((what, value))
     facts.append(("baseline", f"{found.baseline.value:.2%}, {found.baseline_what}"))
     of = f"{count(found.units, 'group')}" if found.units < found.images else "the images"
     facts.append(("intervals", f"in parentheses, 95%, over {of}"))
@@ -206,21 +202,17 @@ def _print_gain(gain: TtaGain, found: Figures) -> None:
         gain: What it changes.
         found: The figures with it.
     """
-    from zoo.runs.figures import interval
+    from zoo.runs.figures import figure_text
     from zoo.tasks import metric_label
     from zoo.tasks.paired import SIGNIFICANT
 
-    def shown(name: str, figure: Figure) -> str:
-        if name == "log_loss":
-            return f"{figure.value:.4f} ({figure.low:.4f}-{figure.high:.4f})"
-        return f"{figure.value:.2%} ({interval(figure)})"
-
+    without = gain.without.metrics
     print_table(
         [text("metric"), label(f"with {gain.tta}"), label("without")],
         [
-            (metric_label(name), shown(name, figure), shown(name, gain.without.metrics[name]))
+            (metric_label(name), figure_text(name, figure), figure_text(name, without[name]))
             for name, figure in found.metrics.items()
-            if name in gain.without.metrics
+            if name in without
         ],
     )
     difference = gain.only_with - gain.only_without

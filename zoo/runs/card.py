@@ -14,7 +14,7 @@ from typing import Any
 from zoo.backbone import CHANNELS, Backbone
 from zoo.io.text import markdown, printable
 from zoo.models.variant import options_text
-from zoo.runs.figures import LEVEL, ClassFigures, Figure, doubt, interval, unmeasured
+from zoo.runs.figures import LEVEL, ClassFigures, Figure, doubt, figure_text, interval, unmeasured
 from zoo.runs.shift import describe_shift
 from zoo.runs.write import (
     CARD,
@@ -328,7 +328,7 @@ def _figures(info: ModelInfo) -> str:
                 "exact matches"
                 if name == "accuracy" and not TASKS[info.task].exclusive
                 else metric_label(name),
-                *(_shown(name, info.figures[split].metrics.get(name)) for split in splits),
+                *(figure_text(name, info.figures[split].metrics.get(name)) for split in splits),
             ]
         )
         for name in names
@@ -348,14 +348,6 @@ With 95% confidence intervals.{measured}
 |---|{"---|" * len(splits)}
 {rows}
 """
-
-
-def _shown(name: str, figure: Figure | None) -> str:
-    if figure is None:
-        return ""
-    if name == "log_loss":
-        return f"{figure.value:.4f} ({figure.low:.4f}-{figure.high:.4f})"
-    return f"{figure.value:.2%} ({interval(figure)})"
 
 
 def _metadata(

@@ -216,6 +216,15 @@ def interval(figure: Figure) -> str:
     return f"{figure.low * 100:.1f}-{figure.high * 100:.1f}%"
 
 
+def figure_text(metric: str, figure: Figure | None) -> str:
+    """Return a metric with its interval, as "92.15% (88.2-96.1%)"; a loss is no percentage."""
+    if figure is None:
+        return ""
+    if metric == "log_loss":
+        return f"{figure.value:.4f} ({figure.low:.4f}-{figure.high:.4f})"
+    return f"{figure.value:.2%} ({interval(figure)})"
+
+
 def wilson(successes: float, trials: float) -> Figure:
     """Return a share with its score interval (Wilson, 1927), at the 95 % level."""
     return Figure(successes / trials, *wilson_interval(successes, trials))
