@@ -108,7 +108,9 @@ def measure(
 
 
 def fastest(speeds: Mapping[str, float]) -> tuple[str, str]:
-    """Return the fastest engine, and a line that says so."""
+    """Return the fastest engine, and a line that says so; without speeds, torch and no line."""
+    if not speeds:
+        return "torch", ""
     best = max(speeds, key=lambda name: speeds[name])
     measured = ", ".join(f"{name} {speed:.0f}" for name, speed in speeds.items())
     return best, f"engine {best}: the fastest here (images/s: {measured})"

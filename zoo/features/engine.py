@@ -142,7 +142,7 @@ def _fastest(network: Network, own: Compute, images: int, listen: Listener) -> t
     if not speeds and images >= WORTH_CONVERTING:
         listen(Note(text="features: measuring which engine is the fastest, once for this network"))
         speeds = measure(network, own, size, lambda text: listen(Note(text=text, detail=True)))
-    return fastest(speeds) if speeds else ("torch", "")
+    return fastest(speeds)
 
 
 def _by_torch(

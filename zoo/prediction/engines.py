@@ -102,12 +102,9 @@ def _fastest(run: Run, own: Engine, images: int | None, say: Say) -> Choice:
     speeds = remembered(network, own.batch_size)
     if not speeds and (images is None or images >= WORTH_CONVERTING):
         speeds = measure(network, own.compute, own.batch_size, say)
-    if not speeds:
-        return Choice(engine=own)
     best, reason = fastest(speeds)
-    if best == own.name:
-        return Choice(engine=own, reason=reason)
-    return Choice(engine=_checked(_loaded(run, best, own), own, say), reason=reason)
+    engine = own if best == own.name else _checked(_loaded(run, best, own), own, say)
+    return Choice(engine=engine, reason=reason)
 
 
 def _network(run: Run) -> Network:
