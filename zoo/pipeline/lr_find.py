@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.decoded import content_keys
-from zoo.errors import RecipeError, RunError
+from zoo.errors import RecipeError
 from zoo.events import Listener, Note, ignore
-from zoo.io.files import replacing
 from zoo.machine.processes import together
 from zoo.pipeline.compatibility import DataKeys
 from zoo.pipeline.finetune import warn
 from zoo.pipeline.phases import run_stages
 from zoo.planning import Prepared, prepare
 from zoo.recipe import Recipe, change, make_recipe
+from zoo.runs.write import write_file
 from zoo.training.lr_range import considered, range_test, smoothed, steepest, valley
 from zoo.training.setup import Control, Setup
 from zoo.training.signals import StopRequest
@@ -191,13 +192,8 @@ def write_steps(test: RangeTest, file: Path) -> None:
         RunError: The file can't be written.
     """
     rows = list(test.rows())
-    try:
-        with (
-            replacing(file) as beside,
-            beside.open("w", encoding="utf-8", newline="") as opened,
-        ):
-            writer = csv.DictWriter(opened, list(rows[0]) if rows else [], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise RunError(f"can't write {file}: {error.strerror}") from error
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(file, text.getvalue().encode())

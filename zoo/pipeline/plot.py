@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import RunError
-from zoo.io.files import replacing
 from zoo.io.text import printable
 from zoo.pipeline.compare import Comparison
 from zoo.pipeline.lr_find import RangeTest
 from zoo.recipe.search import Choices, value_text
 from zoo.runs.search import Search, Trial
+from zoo.runs.write import write_file
 from zoo.tasks import metric_label
 
 if TYPE_CHECKING:
@@ -204,11 +205,7 @@ def _save(figure: Any, file: Path, kind: str) -> None:
     import matplotlib as mpl
 
     metadata = {"Date": None} if kind == "svg" else None
-    try:
-        with (
-            replacing(file) as beside,
-            mpl.rc_context({"svg.hashsalt": "zoo", "svg.fonttype": "none"}),
-        ):
-            figure.savefig(beside, format=kind, metadata=metadata)
-    except OSError as error:
-        raise RunError(f"can't write {file}: {error.strerror}") from error
+    content = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "zoo", "svg.fonttype": "none"}):
+        figure.savefig(content, format=kind, metadata=metadata)
+    write_file(file, content.getbuffer())
