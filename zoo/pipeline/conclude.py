@@ -33,12 +33,12 @@ from zoo.runs.card import write_card
 from zoo.runs.familiarity import fit_familiarity, most_images
 from zoo.runs.figures import Figures, doubt, figures
 from zoo.runs.folds import Folds, has_folds, read_folds
+from zoo.runs.inference import check_finite
 from zoo.runs.read import Run, model_file, read_tensors
 from zoo.runs.scores import (
     COLUMNS,
     Columns,
     Scores,
-    check_finite,
     divided_scores,
     joined,
     rows_of,

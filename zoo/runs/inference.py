@@ -46,11 +46,16 @@ def predict_logits(model: nn.Module, batches: Iterable[Loaded], preprocess: Prep
     """
     device = next(model.parameters()).device
     logits = all_logits(model, batches, lambda pixels: model(to_input(pixels, preprocess, device)))
+    check_finite(logits)
+    return logits
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise a `RunError` if a logit is NaN or infinite."""
     if not bool(logits.isfinite().all()):
         raise RunError(
             "the model's scores are NaN or infinite: its weights or its preprocessing are invalid"
         )
-    return logits
 
 
 def warn(text: str) -> None:

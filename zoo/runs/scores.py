@@ -25,7 +25,7 @@ from zoo.io.text import clip
 from zoo.machine.processes import rank_and_count, rows_on_main, together
 from zoo.models.head import head_leaves
 from zoo.models.replay import tensors_in
-from zoo.runs.inference import all_logits, eval_batch_size, warn
+from zoo.runs.inference import all_logits, check_finite, eval_batch_size, warn
 from zoo.runs.tta import Tta, averaged, views_of
 from zoo.runs.write import PREDICTIONS, ModelInfo, write_file
 from zoo.tasks import Task
@@ -207,14 +207,6 @@ class FeaturesAndLogits(nn.Module):
                 else rows.flatten(2).mean(dim=2)
             )
         return rows, logits
-
-
-def check_finite(logits: Tensor) -> None:
-    """Raise a `RunError` if a logit is NaN or infinite."""
-    if not bool(logits.isfinite().all()):
-        raise RunError(
-            "the model's scores are NaN or infinite: its weights or its preprocessing are invalid"
-        )
 
 
 def rows_of(scores: Scores, info: ModelInfo, task: Task) -> Columns:

@@ -22,8 +22,8 @@ from zoo.errors import DataError
 from zoo.machine.device import choose_precision, place, place_images
 from zoo.machine.memory import in_parts
 from zoo.models.fuse import fuse_batch_norms
-from zoo.runs.inference import eval_batch_size, warn
-from zoo.runs.scores import FeaturesAndLogits, check_finite
+from zoo.runs.inference import check_finite, eval_batch_size, warn
+from zoo.runs.scores import FeaturesAndLogits
 from zoo.runs.tta import Tta, averaged, views_of
 
 if TYPE_CHECKING:
