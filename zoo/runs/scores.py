@@ -69,7 +69,6 @@ def features_and_logits(
     backbone: Backbone,
     batches: Iterable[Loaded],
     preprocess: Preprocess,
-    say: Callable[[str], None] = warn,
     *,
     tta: Tta | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -83,14 +82,13 @@ def features_and_logits(
         backbone: Declares where the head is.
         batches: Tuples (pixels (N, C, H, W) uint8, ignored), as of `eval_batches`.
         preprocess: Preprocessing of the backbone, for the normalisation.
-        say: Called with a warning if the batch size had to be reduced for lack of memory.
         tta: Test-time augmentation: averages over the views of each image; None: not used.
 
     Raises:
         RunError: A logit is NaN or infinite.
         TrainingError: Memory is too small for one image.
     """
-    return without_and_with(model, backbone, batches, preprocess, tta, say)[-1]
+    return without_and_with(model, backbone, batches, preprocess, tta)[-1]
 
 
 def without_and_with(
@@ -103,7 +101,8 @@ def without_and_with(
 ) -> list[tuple[Tensor, Tensor]]:
     """Compute features and logits without and, in the same pass, with test-time augmentation.
 
-    Arguments and errors are those of `features_and_logits`.
+    Arguments and errors are those of `features_and_logits`; `say` is called with a warning if the
+    batch size had to be reduced for lack of memory.
 
     Returns:
         Features (N, C) and logits (N, classes) of the images alone; then, with `tta`, those that
@@ -149,7 +148,7 @@ def divided_scores(
         backbone: As in `features_and_logits`.
         decoded: The images, the same ones in every process.
         classes: Number of classes.
-        say: As in `features_and_logits`.
+        say: As in `without_and_with`.
         tta: As in `without_and_with`.
 
     Returns:

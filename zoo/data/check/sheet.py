@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from zoo.data.image import ValueRange, image_from_bytes
+from zoo.data.image import image_from_bytes
 from zoo.data.sample import Sample
 from zoo.errors import DataError
 from zoo.io.text import printable
@@ -74,14 +74,7 @@ class Card:
     change: str = ""
 
 
-def write_sheet(
-    file: Path,
-    cards: Sequence[Card],
-    *,
-    title: str,
-    summary: str,
-    value_range: ValueRange | None = None,
-) -> None:
+def write_sheet(file: Path, cards: Sequence[Card], *, title: str, summary: str) -> None:
     """Write a page with a thumbnail of each image, at most `MOST`.
 
     Raises:
@@ -91,7 +84,7 @@ def write_sheet(
 
     def shown(card: Card) -> dict[str, object]:
         return {
-            "thumbnail": _thumbnail(card.sample, value_range),
+            "thumbnail": _thumbnail(card.sample),
             "path": printable(card.sample.name),
             "given": printable(card.given),
             "suggested": printable(card.suggested),
@@ -112,10 +105,8 @@ def write_sheet(
         raise DataError(f"can't write `html={file}`: {error.strerror or error}") from error
 
 
-def _thumbnail(sample: Sample, value_range: ValueRange | None) -> str:
-    image = image_from_bytes(
-        sample.read(), sample.where, decode_at=THUMBNAIL, value_range=value_range
-    )
+def _thumbnail(sample: Sample) -> str:
+    image = image_from_bytes(sample.read(), sample.where, decode_at=THUMBNAIL)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
     content = io.BytesIO()
     image.save(content, "JPEG", quality=80)
