@@ -137,13 +137,13 @@ def check_with_features(
     copied = with_copies(checked, [(used[copy.one], used[copy.other]) for copy in pairs])
     names = sorted({name for sample in samples for name in sample.labels})
     groups = _groups(copied, samples, used)
-    suspects, not_judged = _suspects(plain.features, samples, names, groups)
-    splits = {photo.path: photo.split for photo in photos}
+    splits = [photo.split for photo in photos]
+    suspects, not_judged = _suspects(plain.features, samples, splits, names, groups)
     report = FeatureReport(
         backbone=backbone.name,
         weights=pretrained.source,
         images=len(samples),
-        suspects=tuple(replace(each, split=splits[each.path]) for each in suspects),
+        suspects=tuple(suspects),
         copies=tuple(
             EditedCopy(
                 path=photos[copy.one].path,
@@ -163,9 +163,9 @@ def check_with_features(
 
 
 def _suspects(
-    features: Tensor, samples: list[Sample], names: list[str], groups: Tensor
+    features: Tensor, samples: list[Sample], splits: list[str], names: list[str], groups: Tensor
 ) -> tuple[list[SuspectedLabel], tuple[str, ...]]:
-    """Return suspects without their splits, and the names of classes that are not judged."""
+    """Return suspects, and the names of classes that are not judged."""
     if len(names) < 2:
         return [], tuple(names)
     task = fitting_task([len(sample.labels) for sample in samples])
@@ -186,7 +186,7 @@ def _suspects(
             suggested = SEPARATOR.join(label for label in labels if label != name)
         suspect = SuspectedLabel(
             path=samples[each.position].name,
-            split="",
+            split=splits[each.position],
             given=SEPARATOR.join(labels),
             suggested=suggested,
             change=change,

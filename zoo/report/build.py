@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from zoo.data.issue import describe
-from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.events import Listener, Note
 from zoo.features.copies import describe_copies
@@ -443,7 +442,8 @@ def _thumbnails(
     """
     if subject.splits is None:
         return [Thumbnail(missing="no image")] * (len(asked) + len(suspected))
-    by_name = _by_name(subject.splits)
+    splits = subject.splits
+    by_name = {each.name: each for each in (*splits.train, *splits.val, *splits.test)}
     classes = subject.run.info.class_names
     heat = _most_heat(subject)
     made = thumbnails(
@@ -502,12 +502,6 @@ def _suspects(suspected: Sequence[Suspected], made: Sequence[Thumbnail], total: 
             for each, image in zip(suspected, made, strict=True)
         ],
     )
-
-
-def _by_name(splits: Splits | None) -> dict[str, Sample]:
-    if splits is None:
-        return {}
-    return {sample.name: sample for sample in (*splits.train, *splits.val, *splits.test)}
 
 
 def _most_heat(subject: Subject) -> int:

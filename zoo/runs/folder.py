@@ -188,11 +188,8 @@ def _refuse_if_used(folder: Path) -> None:
 
 def _is_left_over(path: Path) -> bool:
     """Return whether it is of a run killed before its first checkpoint, or of runs on folds."""
-    if (path.parent / FOLDS_MARK).is_file() and path.name in (
-        FOLDS,
-        FOLDS_MARK,
-        f"{FOLDS}.parquet",
-    ):
+    of_folds = (FOLDS, FOLDS_MARK, FOLDS_PREDICTIONS)
+    if path.name in of_folds and (path.parent / FOLDS_MARK).is_file():
         return True
     if path.name != CHECKPOINT or not path.is_dir() or path.is_symlink():
         return False

@@ -221,7 +221,7 @@ class Run:
             tta=tta,
         )
         self._doubt(tta)
-        given = _as_list(images)
+        given = list(_as_iterable(images))
         paths = [_path_of(each) for each in given]
         decoded = [self.prepare(each) for each in given]
         return Predictions(self.predict_prepared(decoded, paths, asked))
@@ -608,10 +608,6 @@ def _refuse_more(file: Path, header: Header, model: nn.Module) -> None:
         raise RunError(
             f"{file} holds {header.tensor_bytes:,} bytes of weights, its backbone has {own:,}"
         )
-
-
-def _as_list(images: Any) -> list[Any]:
-    return list(_as_iterable(images))
 
 
 def _as_iterable(images: Any) -> Iterable[Any]:

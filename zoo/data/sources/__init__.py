@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeGuard
 
@@ -109,17 +110,14 @@ def open_source(
         UnavailableError: An address can't be read now.
         PluginError: A plugin's source fails.
     """
-
-    def opened(place: str | Path | None) -> Source:
-        return _open(
-            place,
-            task=task,
-            follow_links=follow_links,
-            group_by=group_by,
-            subfolders=subfolders,
-            allow_network=allow_network,
-        )
-
+    opened = partial(
+        _open,
+        task=task,
+        follow_links=follow_links,
+        group_by=group_by,
+        subfolders=subfolders,
+        allow_network=allow_network,
+    )
     source = opened(data)
     others = {
         split: opened(place) for split, place in (("val", val), ("test", test)) if place is not None
