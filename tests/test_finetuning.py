@@ -1,10 +1,7 @@
 import csv
 import json
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import tomllib
 import warnings
 from pathlib import Path
@@ -561,24 +558,3 @@ def test_two_processes_train_one_model(photos):
     assert "2 processes" in done.stdout
     evaluation = zoo.load("run").evaluate()
     assert evaluation.accuracy == zoo.load("run").info.val_accuracy
-
-
-@pytest.mark.slow
-def test_ctrl_c_in_a_terminal_keeps_the_best_and_exits_with_130(photos):
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in QUICK.items()]
-    command = [sys.executable, "-m", "zoo", "finetune", "--data", str(photos), "--out", "run"]
-    with subprocess.Popen(
-        [*command, *flags, "--epochs=100000"],
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-        # As a terminal starts it; what a script starts in the background ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        for line in process.stdout:
-            if re.match(r"\s*3 +\d+\.\d+ ", line):  # a row of the table of epochs
-                process.send_signal(signal.SIGINT)
-                break
-        process.stdout.read()
-    assert process.returncode == 130
-    assert zoo.load("run").info.val_accuracy > 0

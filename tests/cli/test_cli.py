@@ -67,35 +67,6 @@ def test_flags_override_the_recipe_file(photos):
     assert "adamw" in result.stdout
 
 
-def test_interrupted_training_exits_with_130(photos, monkeypatch):
-    from zoo.training import train
-
-    validate = train.validate
-
-    calls = iter(range(9))
-
-    def interrupt_second(*args):
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        return validate(*args)
-
-    monkeypatch.setattr(train, "validate", interrupt_second)
-    result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, "--epochs=3", code=130)
-    for part in ("SIGINT", "epoch 1", "zoo finetune --resume run"):
-        assert part in result.stderr
-    assert zoo_("predict", "run", photos / "red").stdout
-
-
-def test_interrupted_before_the_first_epoch_says_how_to_go_on(photos, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("zoo.training.train.validate", interrupt)
-    result = zoo_("finetune", "--data", photos, "--out", "run", *FLAGS, code=130)
-    assert "zoo finetune --resume run" in result.stderr
-    assert "epoch" not in result.stderr
-
-
 def test_interrupted_while_it_plans_a_run_leaves_nothing(photos, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
