@@ -20,11 +20,6 @@ SECONDS = 30.0
 _CHUNK = 2**16
 
 
-def is_web_url(text: str) -> bool:
-    """Return whether a text is a URL that `download` reads: of http or https."""
-    return text.lower().startswith(("http://", "https://"))
-
-
 def download(url: str, *, max_bytes: int = MAX_BYTES, seconds: float = SECONDS) -> bytes:
     """Download a file by http or https.
 

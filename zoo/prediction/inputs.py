@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from zoo.data.files import extension
-from zoo.data.remote import RemoteFile, address_of, path_of, read_address
+from zoo.data.remote import RemoteFile, address_of, is_web, path_of, read_address
 from zoo.data.sample import Sample
 from zoo.data.sources import is_image_folder, plugin_source, remote_place, unlabelled
 from zoo.data.sources.extensions import is_image_name, reason_of
@@ -22,7 +22,7 @@ from zoo.data.sources.table import TABLES, images_of_table
 from zoo.errors import DataError
 from zoo.io.files import exists
 from zoo.io.text import printable
-from zoo.prediction.download import download, is_web_url
+from zoo.prediction.download import download
 
 #: Extensions of archives at an address; any other URL is one of an image.
 _ARCHIVES = (".zip", ".tar")
@@ -39,7 +39,7 @@ class Item:
     @property
     def image(self) -> str | Sample:
         """The image, as `run.stream` takes it."""
-        if self.sample is None and is_web_url(self.name):
+        if self.sample is None and is_web(self.name.lower()):
             return Sample(name=self.name, labels=(), load=partial(download, self.name))
         if self.sample is None and (address := address_of(self.name)) is not None:
             return Sample(name=self.name, labels=(), load=partial(read_address, address))
@@ -127,7 +127,7 @@ def _of(text: str, *, allow_network: bool) -> list[Item]:
 def _of_address(address: str) -> list[Item]:
     """List what an address names: an image, a table, an archive, tar files, or a folder."""
     name = path_of(address)
-    is_page = is_web_url(address) and extension(name) not in (*TABLES, *_ARCHIVES)
+    is_page = is_web(address) and extension(name) not in (*TABLES, *_ARCHIVES)
     if is_image_name(name) or (is_page and not is_pattern(name)):
         return [Item(address)]
     if extension(name) in TABLES:
