@@ -43,104 +43,18 @@ _MOST = 10**9
 #: Maximum number of invalid keys and values that are reported at once.
 _MOST_PROBLEMS = 20
 
-#: Fields by section, in recipe files, the help and the documentation.
-SECTIONS = {
-    "Data": (
-        "data",
-        "val",
-        "test",
-        "task",
-        "min_count",
-        "val_split",
-        "folds",
-        "fold",
-        "group_by",
-        "scan",
-        "strict",
-        "follow_links",
-        "allow_network",
-        "image_size",
-    ),
-    "Model": (
-        "backbone",
-        "backbone_options",
-        "weights",
-        "head_init",
-        "freeze",
-        "unfreeze_epoch",
-        "batch_norm",
-        "lora_rank",
-        "lora_alpha",
-    ),
-    "Training": (
-        "train",
-        "epochs",
-        "time",
-        "batch_size",
-        "global_batch",
-        "grad_accumulation",
-        "views",
-        "probe_scale",
-        "interpolate",
-        "metric",
-        "patience",
-        "on_nan",
-        "checkpoint_every",
-        "seed",
-    ),
-    "Optimizer and loss": (
-        "lr",
-        "head_lr_mult",
-        "optimizer",
-        "optimizer_options",
-        "momentum",
-        "layer_decay",
-        "weight_decay",
-        "wd_on_norms",
-        "clip_grad",
-        "schedule",
-        "schedule_power",
-        "warmup_epochs",
-        "warmup_start",
-        "warmup_prefix",
-        "loss",
-        "label_smoothing",
-        "class_weights",
-        "ema_decay",
-        "average_epochs",
-    ),
-    "Distillation": (
-        "teacher",
-        "distill_weight",
-        "distill_temperature",
-        "unlabelled",
-    ),
-    "Augmentation": (
-        "augment",
-        "hflip",
-        "crop_scale",
-        "random_erasing",
-        "repeated_augmentation",
-        "mixup",
-        "cutmix",
-        "transform",
-    ),
-    "Machine": (
-        "device",
-        "precision",
-        "engine",
-        "deterministic",
-        "workers",
-        "cache_size",
-        "cache_dtype",
-        "collective_timeout",
-    ),
+#: The first field of each section; the fields of `Recipe` are in the order of sections.
+_FIRST_FIELDS = {
+    "Data": "data",
+    "Model": "backbone",
+    "Training": "train",
+    "Optimizer and loss": "lr",
+    "Distillation": "teacher",
+    "Augmentation": "augment",
+    "Machine": "device",
 }
 
 _Schedule = Literal["cosine", "linear", "polynomial", "exponential", "one-cycle", "constant"]
-
-#: Fields by the name of their table in a recipe file.
-_FIELDS_OF = {title.split()[0].lower(): fields for title, fields in SECTIONS.items()}
 
 
 class Recipe(BaseModel):
@@ -152,25 +66,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    backbone: str = Field(
-        "efficientnet_lite0",
-        min_length=1,
-        description="Backbone to fine-tune; auto: the best of those whose weights are on this "
-        "machine, by cross-validated probes on the train images.",
-    )
-    backbone_options: Annotated[
-        Mapping[str, OptionValue], BeforeValidator(check_backbone_options)
-    ] = Field(
-        {},
-        description="Option of the backbone's network, such as drop_path_rate=0.1 (zoo show lists "
-        "them).",
-    )
-    weights: str = Field(
-        "pretrained",
-        min_length=1,
-        description="Initial weights: pretrained, none (random), or a file (.safetensors, .pth or "
-        "a run folder), of which everything but the head is used.",
-    )
+    # Data
     data: str | None = Field(
         None,
         min_length=1,
@@ -256,70 +152,66 @@ class Recipe(BaseModel):
         le=MAX_IMAGE_SIZE,
         description="Height and width of the input in pixels. Default: the backbone's.",
     )
-    augment: Literal["none", "light", "strong", "rand-augment", "auto-augment"] = Field(
-        "light",
-        description="Augmentation of training images: random crops; strong adds TrivialAugment "
-        "and random erasing, rand-augment and auto-augment the policies of these names.",
+    # Model
+    backbone: str = Field(
+        "efficientnet_lite0",
+        min_length=1,
+        description="Backbone to fine-tune; auto: the best of those whose weights are on this "
+        "machine, by cross-validated probes on the train images.",
     )
-    hflip: bool | None = Field(
+    backbone_options: Annotated[
+        Mapping[str, OptionValue], BeforeValidator(check_backbone_options)
+    ] = Field(
+        {},
+        description="Option of the backbone's network, such as drop_path_rate=0.1 (zoo show lists "
+        "them).",
+    )
+    weights: str = Field(
+        "pretrained",
+        min_length=1,
+        description="Initial weights: pretrained, none (random), or a file (.safetensors, .pth or "
+        "a run folder), of which everything but the head is used.",
+    )
+    head_init: Literal["normal", "xavier_uniform", "library"] = Field(
+        "normal",
+        description="Initialization of the new head; library: as the backbone's library does it.",
+    )
+    freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
+        "none",
+        description="Part of the backbone that is frozen, buffers included: its first N depths, "
+        "or all up to and including STAGE (zoo show lists them).",
+    )
+    unfreeze_epoch: Annotated[
+        int | tuple[int, ...] | None, BeforeValidator(check_unfreeze_epoch)
+    ] = Field(
         None,
-        description="Random horizontal flips of training images. Default: decided by "
-        "cross-validation of the probe on flipped images.",
+        description="Epoch at which the frozen part starts to train. Several: gradual unfreezing, "
+        "a part at each, the deepest first.",
     )
-    crop_scale: float | None = Field(
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen",
+        description="Whether batch-norm statistics of the trained part are updated (train) or "
+        "fixed (frozen).",
+    )
+    lora_rank: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="LoRA: in fine-tuning, the backbone is frozen, and adapters of this rank on "
+        "its linear layers and convolutions train instead; the run holds merged weights. "
+        "Default: off.",
+    )
+    lora_alpha: float | None = Field(
         None,
         gt=0,
-        le=1,
-        description="Smallest area of a random crop, as a fraction of the image. Default: 0.25 "
-        "(0.2 with anything stronger than light), or 0.6 if cross-validation of the probe shows "
-        "that smaller crops lose the object.",
+        description="LoRA: adapters are scaled by this divided by their rank. Default: twice the "
+        "rank.",
     )
-    random_erasing: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Probability with which a rectangle of a training image is replaced by the "
-        "mean colour. Default: 0.1 with strong augmentation, else 0.",
-    )
-    repeated_augmentation: int = Field(
-        1,
-        ge=1,
-        le=64,
-        description="Views of each image in a batch of fine-tuning. An epoch has as many views as "
-        "without, of a random part of the images: with 3, of every third.",
-    )
-    mixup: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="Mixup in fine-tuning: alpha of the beta distribution from which shares are "
-        "drawn; 0: off.",
-    )
-    cutmix: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="CutMix in fine-tuning: alpha of the beta distribution from which areas are "
-        "drawn; 0: off. With mixup too, each batch gets one of the two.",
-    )
-    transform: str | None = Field(
-        None,
-        min_length=1,
-        description="Transform that a plugin declares, applied to each augmented training image "
-        "(zoo plugins lists them).",
-    )
+    # Training
     train: Literal["probe", "finetune", "probe+finetune"] = Field(
         "probe+finetune",
         description="probe: fit only the head, on features computed once; finetune: train by "
         "gradient descent; probe+finetune: fine-tuning starts from the probe's head (LP-FT).",
-    )
-    views: int | None = Field(
-        None,
-        ge=0,
-        le=_MOST,
-        description="Augmented views of each training image that are computed once if the "
-        "backbone is frozen; 0: a probe sees each image unaugmented, fine-tuning draws new views "
-        "each epoch. Default: 0, or up to 4 for a probe on fewer than 200 images.",
     )
     epochs: int = Field(6, ge=1, le=_MOST, description="Number of epochs.")
     time: Annotated[str | None, BeforeValidator(check_time)] = Field(
@@ -348,9 +240,13 @@ class Recipe(BaseModel):
         description="Batches whose gradients are added up to one step: the same as a batch that is "
         "so many times as large, with the memory of one.",
     )
-    lr: float = Field(4e-4, gt=0, description="Learning rate of the backbone.")
-    head_lr_mult: float = Field(
-        10.0, gt=0, description="Learning rate of the head as a multiple of the backbone's."
+    views: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST,
+        description="Augmented views of each training image that are computed once if the "
+        "backbone is frozen; 0: a probe sees each image unaugmented, fine-tuning draws new views "
+        "each epoch. Default: 0, or up to 4 for a probe on fewer than 200 images.",
     )
     probe_scale: float = Field(
         0.25,
@@ -358,6 +254,42 @@ class Recipe(BaseModel):
         le=1,
         description="Factor on the probe's weights at the start of fine-tuning. A probe that is "
         "certain about every training image leaves no loss to learn from.",
+    )
+    interpolate: bool = Field(
+        True,
+        description="At the end, and before early stopping, also evaluate weights interpolated "
+        "between the probe's and the last epoch's (WiSE-FT).",
+    )
+    metric: Literal["auto", "accuracy", "balanced-accuracy", "f1", "map", "log-loss"] = Field(
+        "auto",
+        description="Validation metric for choosing the best epoch and for early stopping; auto: "
+        "accuracy, or balanced accuracy if the classes are strongly imbalanced; with several "
+        "labels an image, map (mean average precision).",
+    )
+    patience: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST,
+        description="Early stopping: epochs without improvement of the metric; 0: off. Default: "
+        "half of the epochs, at least 4.",
+    )
+    on_nan: Literal["restart", "rewind", "stop"] = Field(
+        "restart",
+        description="If training diverges (the loss is not finite or far above its initial value, "
+        "or val accuracy drops to chance): restart: restart fine-tuning with 0.3 times the "
+        "learning rates, up to three times; rewind: if the loss is not finite, return to the "
+        "last checkpoint with half the learning rates; stop: exit with an error.",
+    )
+    checkpoint_every: Annotated[int | str, BeforeValidator(check_checkpoint_every)] = Field(
+        "10m",
+        description="Checkpoint interval within an epoch, in steps or as a time such as 30s, 10m "
+        "or 2h. A checkpoint is always written at the end of an epoch.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed.")
+    # Optimizer and loss
+    lr: float = Field(4e-4, gt=0, description="Learning rate of the backbone.")
+    head_lr_mult: float = Field(
+        10.0, gt=0, description="Learning rate of the head as a multiple of the backbone's."
     )
     optimizer: str = Field(
         "adamw",
@@ -385,8 +317,8 @@ class Recipe(BaseModel):
     weight_decay: float = Field(
         0.05, ge=0, description="Weight decay, not applied to biases and norms."
     )
-    clip_grad: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
     wd_on_norms: bool = Field(False, description="Apply weight decay to biases and norms too.")
+    clip_grad: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
     schedule: _Schedule = Field(
         "cosine",
         description="Learning-rate schedule after warm-up: decay to 0 along a cosine, a line or a "
@@ -440,37 +372,7 @@ class Recipe(BaseModel):
         description="Average the weights after the last N epochs (SWA), 2 or more; the average is "
         "kept if it is better on val than the best epoch. 0: off.",
     )
-    freeze: Annotated[int | str, BeforeValidator(check_freeze)] = Field(
-        "none",
-        description="Part of the backbone that is frozen, buffers included: its first N depths, "
-        "or all up to and including STAGE (zoo show lists them).",
-    )
-    unfreeze_epoch: Annotated[
-        int | tuple[int, ...] | None, BeforeValidator(check_unfreeze_epoch)
-    ] = Field(
-        None,
-        description="Epoch at which the frozen part starts to train. Several: gradual unfreezing, "
-        "a part at each, the deepest first.",
-    )
-    batch_norm: Literal["frozen", "train"] = Field(
-        "frozen",
-        description="Whether batch-norm statistics of the trained part are updated (train) or "
-        "fixed (frozen).",
-    )
-    lora_rank: int | None = Field(
-        None,
-        ge=1,
-        le=4096,
-        description="LoRA: in fine-tuning, the backbone is frozen, and adapters of this rank on "
-        "its linear layers and convolutions train instead; the run holds merged weights. "
-        "Default: off.",
-    )
-    lora_alpha: float | None = Field(
-        None,
-        gt=0,
-        description="LoRA: adapters are scaled by this divided by their rank. Default: twice the "
-        "rank.",
-    )
+    # Distillation
     teacher: str | None = Field(
         None,
         min_length=1,
@@ -498,46 +400,60 @@ class Recipe(BaseModel):
         "which fine-tuning learns the teacher's outputs. Those that are also val or test images "
         "are left out.",
     )
-    head_init: Literal["normal", "xavier_uniform", "library"] = Field(
-        "normal",
-        description="Initialization of the new head; library: as the backbone's library does it.",
+    # Augmentation
+    augment: Literal["none", "light", "strong", "rand-augment", "auto-augment"] = Field(
+        "light",
+        description="Augmentation of training images: random crops; strong adds TrivialAugment "
+        "and random erasing, rand-augment and auto-augment the policies of these names.",
     )
-    interpolate: bool = Field(
-        True,
-        description="At the end, and before early stopping, also evaluate weights interpolated "
-        "between the probe's and the last epoch's (WiSE-FT).",
+    hflip: bool | None = Field(
+        None,
+        description="Random horizontal flips of training images. Default: decided by "
+        "cross-validation of the probe on flipped images.",
     )
-    metric: Literal["auto", "accuracy", "balanced-accuracy", "f1", "map", "log-loss"] = Field(
-        "auto",
-        description="Validation metric for choosing the best epoch and for early stopping; auto: "
-        "accuracy, or balanced accuracy if the classes are strongly imbalanced; with several "
-        "labels an image, map (mean average precision).",
+    crop_scale: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Smallest area of a random crop, as a fraction of the image. Default: 0.25 "
+        "(0.2 with anything stronger than light), or 0.6 if cross-validation of the probe shows "
+        "that smaller crops lose the object.",
     )
-    patience: int | None = Field(
+    random_erasing: float | None = Field(
         None,
         ge=0,
-        le=_MOST,
-        description="Early stopping: epochs without improvement of the metric; 0: off. Default: "
-        "half of the epochs, at least 4.",
+        le=1,
+        description="Probability with which a rectangle of a training image is replaced by the "
+        "mean colour. Default: 0.1 with strong augmentation, else 0.",
     )
-    on_nan: Literal["restart", "rewind", "stop"] = Field(
-        "restart",
-        description="If training diverges (the loss is not finite or far above its initial value, "
-        "or val accuracy drops to chance): restart: restart fine-tuning with 0.3 times the "
-        "learning rates, up to three times; rewind: if the loss is not finite, return to the "
-        "last checkpoint with half the learning rates; stop: exit with an error.",
+    repeated_augmentation: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Views of each image in a batch of fine-tuning. An epoch has as many views as "
+        "without, of a random part of the images: with 3, of every third.",
     )
-    checkpoint_every: Annotated[int | str, BeforeValidator(check_checkpoint_every)] = Field(
-        "10m",
-        description="Checkpoint interval within an epoch, in steps or as a time such as 30s, 10m "
-        "or 2h. A checkpoint is always written at the end of an epoch.",
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Mixup in fine-tuning: alpha of the beta distribution from which shares are "
+        "drawn; 0: off.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Random seed.")
-    deterministic: bool = Field(
-        False,
-        description="Use only deterministic algorithms on a GPU; slower. On a CPU results are "
-        "always deterministic.",
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="CutMix in fine-tuning: alpha of the beta distribution from which areas are "
+        "drawn; 0: off. With mixup too, each batch gets one of the two.",
     )
+    transform: str | None = Field(
+        None,
+        min_length=1,
+        description="Transform that a plugin declares, applied to each augmented training image "
+        "(zoo plugins lists them).",
+    )
+    # Machine
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device to compute on."
     )
@@ -550,6 +466,11 @@ class Recipe(BaseModel):
         description="What computes the features of a probe: torch, or what exporters add, such as "
         "onnxruntime and openvino, in fp32 on the CPU. auto: from 2,000 images on, the engine that "
         "was fastest here when 5,000 or more images were first given; else torch.",
+    )
+    deterministic: bool = Field(
+        False,
+        description="Use only deterministic algorithms on a GPU; slower. On a CPU results are "
+        "always deterministic.",
     )
     workers: int | None = Field(
         None,
@@ -724,6 +645,23 @@ class Recipe(BaseModel):
             return ()
         given = self.unfreeze_epoch
         return (given,) if isinstance(given, int) else given
+
+
+def _sections() -> dict[str, tuple[str, ...]]:
+    names = tuple(Recipe.model_fields)
+    starts = [names.index(first) for first in _FIRST_FIELDS.values()]
+    ends = [*starts[1:], len(names)]
+    return {
+        title: names[start:end]
+        for title, start, end in zip(_FIRST_FIELDS, starts, ends, strict=True)
+    }
+
+
+#: Fields by section, in recipe files, the help and the documentation.
+SECTIONS = _sections()
+
+#: Fields by the name of their table in a recipe file.
+_FIELDS_OF = {title.split()[0].lower(): fields for title, fields in SECTIONS.items()}
 
 
 def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) -> Recipe:
