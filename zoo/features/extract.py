@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Preprocess
 from zoo.cache import Store
-from zoo.data.dataset import ImageDataset
+from zoo.data.dataset import ImageDataset, Index
+from zoo.data.transforms import Transform
 from zoo.errors import BoundaryError
 from zoo.events import Listener, Note
 from zoo.features.engine import features_by
 from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import collect, views_of
-from zoo.features.stores import FrozenPart
+from zoo.features.stores import FrozenPart, Stores
 from zoo.io.text import count
 from zoo.machine.memory import out_of_memory_as
 from zoo.models.boundary import find_boundary
@@ -79,11 +80,11 @@ class Features:
         part: FrozenPart,
         preprocess: Preprocess,
         accelerator: Accelerator,
-        listen: Listener,
+        stores: Stores,
     ) -> None:
         self._compute = features_by(model, part, preprocess, accelerator.device)
+        self._part, self._stores = part, stores
         self._accelerator = accelerator
-        self._listen = listen
         self.computed = self.rows = 0
         self.seconds = 0.0
 
@@ -92,6 +93,14 @@ class Features:
         """Number of rows, and how many came from the cache, as text."""
         cached = "all" if not self.computed else f"{self.rows - self.computed} of them"
         return f"{count(self.rows, 'row')}, {cached} from the cache"
+
+    def store(
+        self, transform: Transform, wanted: list[tuple[ImageDataset, list[Index]]]
+    ) -> Store | None:
+        """Return the store that caches features of these images; None in other processes."""
+        if not self._accelerator.is_main_process:
+            return None
+        return self._stores.rows("features", self._part, transform, wanted)
 
     def of(self, images: ImageDataset, views: int, store: Store | None, what: str) -> Tensor:
         """Return the features of each image, or of `views` augmented views of it, view by view.
@@ -115,7 +124,7 @@ class Features:
             store,
             accelerator=self._accelerator,
             what=what,
-            listen=self._listen,
+            listen=self._stores.listen,
         )
         self.computed += computed
         self.rows += len(found)

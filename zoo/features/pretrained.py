@@ -20,7 +20,7 @@ from zoo.events import Listener, Note, ignore
 from zoo.features.engine import choose_engine
 from zoo.features.extract import Features, probe_boundary
 from zoo.features.rows import rows_at_a_time, views_of
-from zoo.features.stores import FrozenPart, Stores, row_store
+from zoo.features.stores import FrozenPart, Stores
 from zoo.machine.device import choose_device, place
 from zoo.machine.processes import make_accelerator
 from zoo.models.build import build_from
@@ -142,7 +142,7 @@ def features_of(
     keys = content_keys(samples)
     transforms = transforms or [eval_transform(pretrained.preprocess)]
     part = _with_engine(pretrained, samples, transforms, listen)
-    with Stores() as stores:
+    with Stores(pretrained.recipe, listen) as stores:
         for transform in transforms:
             images = ImageDataset(
                 DecodedImages(samples, transform.prepare, keys=keys),
@@ -150,27 +150,10 @@ def features_of(
                 seed=pretrained.recipe.seed,
             )
             views = 0 if transform.augment is None else 1
-            wanted = [(images, views_of(images, range(1, 2) if views else range(1)))]
-            store = (
-                row_store(
-                    "features",
-                    part,
-                    transform,
-                    wanted,
-                    recipe=pretrained.recipe,
-                    stores=stores,
-                    listen=listen,
-                )
-                if pretrained.accelerator.is_main_process
-                else None
-            )
             features = Features(
-                pretrained.model,
-                part,
-                pretrained.preprocess,
-                pretrained.accelerator,
-                listen,
+                pretrained.model, part, pretrained.preprocess, pretrained.accelerator, stores
             )
+            store = features.store(transform, [(images, views_of(images, [views]))])
             rows = features.of(images, views, store, "features").cpu()
             found.append(
                 Embedded(features=rows, computed=features.computed, seconds=features.seconds)

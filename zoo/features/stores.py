@@ -40,30 +40,6 @@ _ASPECT = 1.5
 _DECIDING = ("torch", "torchvision", "timm", "transformers")
 
 
-class Stores(ExitStack):
-    """Stores of a stage, each opened only once, because a store opened again is read-only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._opened: dict[Path, Store] = {}
-
-    def open(self, kind: Kind, about: Mapping[str, Any], dtype: DTypeLike) -> Store:
-        """Open a store as `open_store` does; it is closed at the end of the stage."""
-        store = self.enter_context(open_store(kind, about, dtype=dtype))
-        return self._opened.setdefault(store.path, store)
-
-
-def image_store(
-    prepare: Prepare, keys: Sequence[bytes], recipe: Recipe, stores: Stores, listen: Listener
-) -> Store | None:
-    """Open a store for decoded images, closed with `stores`; None if they don't fit."""
-    if prepare.cover is None:
-        pixels = math.prod(prepare.preprocess.height_width)
-    else:
-        pixels = math.ceil(math.prod(prepare.cover) * _ASPECT)
-    return _with_room("images", prepare.about(), np.uint8, keys, 3 * pixels, recipe, stores, listen)
-
-
 def backbone_sha256(model: nn.Module, backbone: Backbone) -> str:
     """Compute the SHA-256 of all tensors outside the head."""
     return tensors_sha256(
@@ -116,77 +92,97 @@ class FrozenPart:
         return {"engine": {"name": self.engine, "versions": versions_of(exporter)}}
 
 
-def row_store(
-    kind: Literal["features", "activations"],
-    part: FrozenPart,
-    transform: Transform,
-    wanted: Iterable[tuple[ImageDataset, Sequence[Index]]],
-    *,
-    recipe: Recipe,
-    stores: Stores,
-    listen: Listener,
-) -> Store | None:
-    """Open a store for the outputs of the frozen part of a network; None if they don't fit.
+class Stores(ExitStack):
+    """Stores of a stage, each opened only once, because a store opened again is read-only.
 
     Args:
-        kind: Features are stored in float32, activations in `recipe.cache_dtype`.
-        part: The part that computes the outputs.
-        transform: Transform of all of the images.
-        wanted: The images, and which of their views.
-        recipe: Limits the size of the cache.
-        stores: Closes the store.
+        recipe: Limits the size of the caches.
         listen: Receives a `Note` on why something is not cached.
     """
-    preprocess = transform.prepare.preprocess
-    about = {
-        "backbone": part.backbone.name,
-        "options": dict(part.options),
-        "weights": part.weights_sha256,
-        "boundary": part.boundary.name,
-        "image_size": list(part.boundary.image_size),
-        "device": recipe.device,
-        "precision": part.precision,
-        **part.engine_about(),
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-        "images": transform.prepare.about(),
-        "augment": transform.about,
-        "versions": {
-            **{k: v for k, v in versions().items() if k in _DECIDING},
-            **plugins.versions_behind(part.backbone.name.partition("/")[0]),
-        },
-    }
-    dtype = np.float16 if kind == "activations" and recipe.cache_dtype == "fp16" else np.float32
-    row_bytes = math.prod(part.boundary.shape) * np.dtype(dtype).itemsize
-    keys = [row_key(images, index) for images, indices in wanted for index in indices]
-    return _with_room(kind, about, dtype, keys, row_bytes, recipe, stores, listen)
 
+    def __init__(self, recipe: Recipe, listen: Listener) -> None:
+        super().__init__()
+        self.listen = listen
+        self._recipe = recipe
+        self._opened: dict[Path, Store] = {}
 
-def _with_room(
-    kind: Kind,
-    about: Mapping[str, Any],
-    dtype: DTypeLike,
-    keys: Iterable[bytes],
-    row_bytes: int,
-    recipe: Recipe,
-    stores: Stores,
-    listen: Listener,
-) -> Store | None:
-    if not recipe.cache_size:
-        return None
-    store = stores.open(kind, about, dtype)
-    needed = row_bytes * sum(key not in store for key in set(keys))
-    if not needed:
-        return store
-    if store.blocked is not None:
-        listen(Note(text=f"{kind} are not cached in {store.path}: {store.blocked}"))
-    elif store.reserve(needed, int(recipe.cache_size * _GIGABYTE)):
-        return store
-    else:
-        listen(
-            Note(
-                text=f"{kind} are not cached: {needed / _GIGABYTE:.3g} GB more fit neither into "
-                f"`cache_size={recipe.cache_size:g}` GB nor, with a margin, onto the disk"
+    def open(self, kind: Kind, about: Mapping[str, Any], dtype: DTypeLike) -> Store:
+        """Open a store as `open_store` does; it is closed at the end of the stage."""
+        store = self.enter_context(open_store(kind, about, dtype=dtype))
+        return self._opened.setdefault(store.path, store)
+
+    def images(self, prepare: Prepare, keys: Sequence[bytes]) -> Store | None:
+        """Open a store for decoded images; None if they don't fit."""
+        if prepare.cover is None:
+            pixels = math.prod(prepare.preprocess.height_width)
+        else:
+            pixels = math.ceil(math.prod(prepare.cover) * _ASPECT)
+        return self._with_room("images", prepare.about(), np.uint8, keys, 3 * pixels)
+
+    def rows(
+        self,
+        kind: Literal["features", "activations"],
+        part: FrozenPart,
+        transform: Transform,
+        wanted: Iterable[tuple[ImageDataset, Sequence[Index]]],
+    ) -> Store | None:
+        """Open a store for the outputs of the frozen part of a network; None if they don't fit.
+
+        Args:
+            kind: Features are stored in float32, activations in the recipe's `cache_dtype`.
+            part: The part that computes the outputs.
+            transform: Transform of all of the images.
+            wanted: The images, and which of their views.
+        """
+        preprocess = transform.prepare.preprocess
+        about = {
+            "backbone": part.backbone.name,
+            "options": dict(part.options),
+            "weights": part.weights_sha256,
+            "boundary": part.boundary.name,
+            "image_size": list(part.boundary.image_size),
+            "device": self._recipe.device,
+            "precision": part.precision,
+            **part.engine_about(),
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+            "images": transform.prepare.about(),
+            "augment": transform.about,
+            "versions": {
+                **{k: v for k, v in versions().items() if k in _DECIDING},
+                **plugins.versions_behind(part.backbone.name.partition("/")[0]),
+            },
+        }
+        halved = kind == "activations" and self._recipe.cache_dtype == "fp16"
+        dtype = np.float16 if halved else np.float32
+        row_bytes = math.prod(part.boundary.shape) * np.dtype(dtype).itemsize
+        keys = [row_key(images, index) for images, indices in wanted for index in indices]
+        return self._with_room(kind, about, dtype, keys, row_bytes)
+
+    def _with_room(
+        self,
+        kind: Kind,
+        about: Mapping[str, Any],
+        dtype: DTypeLike,
+        keys: Iterable[bytes],
+        row_bytes: int,
+    ) -> Store | None:
+        cache_size = self._recipe.cache_size
+        if not cache_size:
+            return None
+        store = self.open(kind, about, dtype)
+        needed = row_bytes * sum(key not in store for key in set(keys))
+        if not needed:
+            return store
+        if store.blocked is not None:
+            self.listen(Note(text=f"{kind} are not cached in {store.path}: {store.blocked}"))
+        elif store.reserve(needed, int(cache_size * _GIGABYTE)):
+            return store
+        else:
+            self.listen(
+                Note(
+                    text=f"{kind} are not cached: {needed / _GIGABYTE:.3g} GB more fit neither "
+                    f"into `cache_size={cache_size:g}` GB nor, with a margin, onto the disk"
+                )
             )
-        )
-    return None
+        return None

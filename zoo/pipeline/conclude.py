@@ -22,7 +22,7 @@ from zoo.events import Listener, Measured, Note
 from zoo.features.extract import Features
 from zoo.features.rows import views_of
 from zoo.features.shift import LEAST_IMAGES, measure_shift
-from zoo.features.stores import FrozenPart, Stores, row_store
+from zoo.features.stores import FrozenPart, Stores
 from zoo.machine.processes import together
 from zoo.models.head import head_leaves
 from zoo.models.replay import Boundary
@@ -75,8 +75,8 @@ def score_splits(run: Run, prepared: Prepared, listen: Listener) -> Scored | Non
     """
     splits = prepared.splits
     some = _balanced(splits.train, most_images(len(run.class_names)))
-    with Stores() as stores:
-        scorer = _Scorer(run, prepared, stores, listen)
+    with Stores(prepared.plan.recipe, listen) as stores:
+        scorer = _Scorer(run, prepared, stores)
         found = [
             scorer.score(split, samples)
             for split, samples in (("val", splits.val), ("train", some), ("test", splits.test))
@@ -252,7 +252,6 @@ class _Scorer:
     run: Run
     prepared: Prepared
     stores: Stores
-    listen: Listener
 
     def score(self, split: str, samples: Sequence[Sample]) -> Scores | None:
         """Return the scores of images of a split in the main process; None in the others."""
@@ -290,20 +289,11 @@ class _Scorer:
         )
         transform = eval_transform(run.info.preprocess)
         images = ImageDataset(DecodedImages(samples, transform.prepare, keys=content_keys(samples)))
-        store = None
-        if self.prepared.accelerator.is_main_process:
-            store = row_store(
-                "features",
-                part,
-                transform,
-                [(images, views_of(images))],
-                recipe=self.prepared.plan.recipe,
-                stores=self.stores,
-                listen=self.listen,
-            )
-        rows = Features(
-            run.model, part, run.info.preprocess, self.prepared.accelerator, self.listen
-        ).of(images, 0, store, f"{split} features")
+        features = Features(
+            run.model, part, run.info.preprocess, self.prepared.accelerator, self.stores
+        )
+        store = features.store(transform, [(images, views_of(images))])
+        rows = features.of(images, 0, store, f"{split} features")
         (leaf,) = head_leaves(run.model, run.backbone).values()
         weight, bias = leaf.get_parameter("weight"), leaf.get_parameter("bias")
         logits = linear(rows, weight.detach().flatten(1), bias.detach()).cpu()
@@ -323,6 +313,6 @@ class _Scorer:
             run.backbone,
             decoded,
             len(run.class_names),
-            lambda text: self.listen(Note(text=text, warning=True)),
+            lambda text: self.stores.listen(Note(text=text, warning=True)),
         )
         return None if found is None else found[-1]

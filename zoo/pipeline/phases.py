@@ -16,7 +16,7 @@ from zoo.data.check import examined_store, remember
 from zoo.data.check.alignment import small_images
 from zoo.data.check.compare import look_alike
 from zoo.data.check.examine import Examined, by_content
-from zoo.data.dataset import ImageDataset, Index, derive_seed
+from zoo.data.dataset import ImageDataset, derive_seed
 from zoo.data.decoded import DecodedImages
 from zoo.data.sample import Sample
 from zoo.data.split import group_indices
@@ -38,7 +38,7 @@ from zoo.features.growth import MOST_WORK, measure_growth
 from zoo.features.invariance import measure_change
 from zoo.features.probe import Origin, Probe, fit_probe
 from zoo.features.rows import fill, rows_at_a_time, views_of
-from zoo.features.stores import FrozenPart, Stores, image_store, row_store
+from zoo.features.stores import FrozenPart, Stores
 from zoo.features.suspects import find_suspects
 from zoo.features.transfer import choose_images, measure_transfer
 from zoo.machine.device import place
@@ -99,8 +99,8 @@ def run_stages(
     if prepared.probe is not None and state.probed:
         _check_engine(prepared, prepared.probe, state)
     elif prepared.probe is not None:
-        with Stores() as stores:
-            probing = _Probing(prepared, prepared.probe, keys, class_weights, stores, listen)
+        with Stores(plan.recipe, listen) as stores:
+            probing = _Probing(prepared, prepared.probe, keys, class_weights, stores)
             end, val = probing.run(state)
         state.probed = True
         state.keep_best(0, val, plan.recipe.metric, task.main)
@@ -111,10 +111,10 @@ def run_stages(
     if recipe.train == "probe":
         return
     images = _with_unlabelled(_images(prepared, recipe, keys), prepared, recipe, keys)
-    with Stores() as stores:
+    with Stores(recipe, listen) as stores:
         loaders, deadline = None, None
         if prepared.activations is None:
-            loaders = _image_loaders(prepared, images, stores, listen)
+            loaders = _image_loaders(prepared, images, stores)
         if recipe.time is not None and resumed is None:
             deadline = prepared.started + seconds_of(recipe.time)
             epochs = decide_on_main(
@@ -125,9 +125,7 @@ def run_stages(
             state.decided["epochs"] = max(1, epochs)
             recipe = change(recipe, epochs=max(1, epochs))
         if prepared.activations is not None:
-            loaders = _activation_loaders(
-                prepared, recipe, prepared.activations, images, stores, listen
-            )
+            loaders = _activation_loaders(prepared, recipe, prepared.activations, images, stores)
         setup = Setup(
             model=prepared.model,
             backbone=prepared.backbone,
@@ -136,7 +134,7 @@ def run_stages(
             freezing=prepared.freezing,
             settings=prepared.settings,
             accelerator=prepared.accelerator,
-            loaders=loaders or _image_loaders(prepared, images, stores, listen),
+            loaders=loaders or _image_loaders(prepared, images, stores),
             origin=origin,
             task=task,
             baseline=plan.baseline,
@@ -270,11 +268,10 @@ class _Probing:
         keys: DataKeys,
         class_weights: Tensor | None,
         stores: Stores,
-        listen: Listener,
     ) -> None:
         self._prepared, self._keys = prepared, keys
         self._boundary, self._stores = boundary, stores
-        self._class_weights, self._listen = class_weights, listen
+        self._class_weights, self._listen = class_weights, stores.listen
         plan = prepared.plan
         self._images = _images(prepared, plan.recipe, keys)
         part = self._with_engine()
@@ -283,15 +280,7 @@ class _Probing:
         self._task = TASKS[plan.recipe.task]
         self._groups = torch.tensor(group_indices(prepared.splits.train))
         self._features = Features(
-            prepared.model, part, plan.preprocess, prepared.accelerator, listen
-        )
-        self._store = partial(
-            row_store,
-            "features",
-            part,
-            recipe=plan.recipe,
-            stores=stores,
-            listen=listen,
+            prepared.model, part, plan.preprocess, prepared.accelerator, stores
         )
 
     def run(self, state: TrainingState) -> tuple[EpochEnd, Metrics]:
@@ -300,7 +289,7 @@ class _Probing:
         prepared, plan = self._prepared, self._prepared.plan
         images = self._images
         plain = [(each, views_of(each)) for each in (images.plain, images.val)]
-        store = self._kept(images.seen, plain)
+        store = self._features.store(images.seen, plain)
         features = self._features.of(images.plain, 0, store, "features")
         state.transfer = self._measure_transfer(features, images.plain.targets)
         val_features = None
@@ -349,7 +338,7 @@ class _Probing:
         if recipe.views:
             images = _images(prepared, recipe, self._keys)
             views = views_of(images.views, range(1, recipe.views + 1))
-            store = self._kept(images.augmented, [(images.views, views)])
+            store = self._features.store(images.augmented, [(images.views, views)])
             seen = self._features.of(images.views, recipe.views, store, "features of views")
             features = torch.cat([features, seen])
             probe = self._fit(features, targets)
@@ -494,14 +483,6 @@ class _Probing:
             )
             self._listen(Note(text=text, detail=True))
 
-    def _kept(
-        self, transform: Transform, wanted: list[tuple[ImageDataset, list[Index]]]
-    ) -> Store | None:
-        """Return the store that caches features of these images; None in other processes."""
-        if not self._prepared.accelerator.is_main_process:
-            return None
-        return self._store(transform, wanted)
-
     def _measure_transfer(self, features: Tensor, targets: Tensor) -> Transfer | None:
         """Compare the features with those of random weights.
 
@@ -559,18 +540,8 @@ class _Probing:
         place(model, prepared.accelerator.device)
         # By torch: another engine would have to convert this network for a few images.
         part = FrozenPart.of(model, prepared.backbone, self._boundary, plan.recipe.backbone_options)
-        features = Features(model, part, plan.preprocess, prepared.accelerator, self._listen)
-        store = None
-        if prepared.accelerator.is_main_process:
-            store = row_store(
-                "features",
-                part,
-                transform,
-                [(images, views_of(images))],
-                recipe=plan.recipe,
-                stores=self._stores,
-                listen=self._listen,
-            )
+        features = Features(model, part, plan.preprocess, prepared.accelerator, self._stores)
+        store = features.store(transform, [(images, views_of(images))])
         return features.of(images, 0, store, "features of random weights")
 
     def _decide(
@@ -602,7 +573,7 @@ class _Probing:
                 augment=transform.augment,
                 seed=recipe.seed,
             )
-            store = self._kept(transform, [(changed, views_of(changed, [1]))])
+            store = self._features.store(transform, [(changed, views_of(changed, [1]))])
             rows = self._features.of(changed, 1, store, "features of changed images")
             found = decide_on_main(
                 self._prepared.accelerator,
@@ -622,9 +593,7 @@ class _Probing:
         return decided
 
 
-def _image_loaders(
-    prepared: Prepared, images: _Images, stores: Stores, listen: Listener
-) -> Loaders:
+def _image_loaders(prepared: Prepared, images: _Images, stores: Stores) -> Loaders:
     """Return loaders of images from files, which are decoded once if they fit into the cache.
 
     One process of each machine fills the cache; the others read it from then on.
@@ -633,14 +602,14 @@ def _image_loaders(
     fills = accelerator.is_local_main_process
     for dataset, transform in ((images.views, images.augmented), (images.val, images.seen)):
         decoded = dataset.decoded
-        cache = partial(image_store, transform.prepare, decoded.keys, recipe, stores, listen)
-        progress = partial(_say_progress, listen)
+        cache = partial(stores.images, transform.prepare, decoded.keys)
+        progress = partial(_say_progress, stores.listen)
         if fills:
             decoded.store = cache()
         try:
             together(partial(decoded.fill, progress))
         except CacheError as error:
-            listen(Note(text=f"images are not cached any further: {error}", warning=True))
+            stores.listen(Note(text=f"images are not cached any further: {error}", warning=True))
         if not fills:
             decoded.store = cache()
     return image_loaders(
@@ -663,7 +632,6 @@ def _activation_loaders(
     boundary: Boundary,
     images: _Images,
     stores: Stores,
-    listen: Listener,
 ) -> Loaders | None:
     """Return loaders of cached activations of all train and val views; None if not cacheable."""
     accelerator, model = prepared.accelerator, prepared.model
@@ -675,14 +643,8 @@ def _activation_loaders(
         ("activations", images.views, images.augmented, views, prepared.plan.recipe.precision),
         ("val activations", images.val, images.seen, views_of(images.val), "fp32"),
     ):
-        store = row_store(
-            "activations",
-            replace(part, precision=precision),
-            transform,
-            [(dataset, indices)],
-            recipe=recipe,
-            stores=stores,
-            listen=listen,
+        store = stores.rows(
+            "activations", replace(part, precision=precision), transform, [(dataset, indices)]
         )
         if store is None:
             return None
@@ -701,10 +663,10 @@ def _activation_loaders(
                 store,
                 device=accelerator.device,
                 what=what,
-                listen=listen,
+                listen=stores.listen,
             )
         except CacheError as error:
-            listen(Note(text=f"activations are not cached: {error}", warning=True))
+            stores.listen(Note(text=f"activations are not cached: {error}", warning=True))
             return None
     return activation_loaders(
         images.views,
