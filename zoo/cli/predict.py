@@ -217,9 +217,7 @@ def _chosen_engine(
     begun_with = None
     if continued is not None:
         rank, processes = rank_and_count()
-        begun_with = engine_of(
-            continued if processes == 1 else share_of(continued, rank, processes)
-        )
+        begun_with = engine_of(share_of(continued, rank, processes))
     choice = choose_engine(
         work.run,
         begun_with if name == "auto" and begun_with else name,
@@ -374,7 +372,7 @@ def _write_file(work: _Work, out: Path, options: Mapping[str, object], *, resume
     """Write the file of predictions, or the rest of it; several processes divide the images."""
     from zoo.machine.processes import exchange, rank_and_count, together
     from zoo.prediction.inputs import inputs_sha256
-    from zoo.prediction.output import job_of, join_shares, writing, writing_share
+    from zoo.prediction.output import job_of, join_shares, writing
 
     rank, processes = rank_and_count()
     share = replace(work, items=_share(work.items, rank, processes))
@@ -383,12 +381,9 @@ def _write_file(work: _Work, out: Path, options: Mapping[str, object], *, resume
     names = [item.name for item in share.items]
 
     def write_rows() -> None:
-        if processes == 1:
-            opened = writing(out, job, names, work.layout, resume=resume)
-        else:
-            opened = writing_share(
-                out, job, names, work.layout, rank=rank, processes=processes, resume=resume
-            )
+        opened = writing(
+            out, job, names, work.layout, rank=rank, processes=processes, resume=resume
+        )
         with opened as (begun, write):
             share.done = min(begun.rows, sum(not item.skipped for item in share.items))
             # Rows of files that are no images come last, and have errors too.
@@ -455,14 +450,6 @@ def _share(items: list[Item], rank: int, processes: int) -> list[Item]:
     return items[start : len(items) if rank == processes - 1 else end]
 
 
-def _write_json(work: _Work) -> None:
-    echo_json_list(work.rows())
-
-
-def _write_jsonl(work: _Work) -> None:
-    echo_json_lines(work.rows())
-
-
 def _write_csv(work: _Work) -> None:
     several, sets, tta = work.layout.several, work.layout.sets, work.layout.tta
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -511,8 +498,8 @@ def _write_table(work: _Work) -> None:
 
 
 _WRITERS: dict[str, Callable[[_Work], None]] = {
-    "json": _write_json,
-    "jsonl": _write_jsonl,
+    "json": lambda work: echo_json_list(work.rows()),
+    "jsonl": lambda work: echo_json_lines(work.rows()),
     "csv": _write_csv,
     "table": _write_table,
 }

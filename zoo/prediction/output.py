@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -102,18 +101,28 @@ def engine_of(out: Path) -> str | None:
 
 @contextmanager
 def writing(
-    out: Path, job: Job, names: Sequence[str], layout: Layout, *, resume: bool
+    out: Path,
+    job: Job,
+    names: Sequence[str],
+    layout: Layout,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    resume: bool,
 ) -> Iterator[Appending]:
     """Write a file of predictions; when the context ends without an error, the file is complete.
 
-    With an error, the rows that were written remain, and can be continued.
+    With an error, the rows that were written remain, and can be continued. Several processes write
+    a share of the rows each, of which `join_shares` makes the file.
 
     Args:
         out: The file, which must not exist.
         job: What is asked for.
-        names: Names of all images, in order.
+        names: Names of the images of this process, in order.
         layout: What rows have.
-        resume: Continue an unfinished file, if there is one.
+        rank: Number of this process, from 0.
+        processes: Number of processes.
+        resume: Continue the unfinished rows of this process, if there are any.
 
     Yields:
         How many rows there are already, and a function that writes the next one.
@@ -122,40 +131,23 @@ def writing(
         RunError: The file exists or can't be written, another process writes it, there is an
             unfinished one and `resume` is not set, or it was begun with something else.
     """
-    finish = partial(_finish, out, [out], layout)
-    with _appending(out, job, names, layout, resume=resume, finish=finish) as appending:
-        yield appending
-
-
-@contextmanager
-def writing_share(
-    out: Path,
-    job: Job,
-    names: Sequence[str],
-    layout: Layout,
-    *,
-    rank: int,
-    processes: int,
-    resume: bool,
-) -> Iterator[Appending]:
-    """Write the rows of one of several processes; `join_shares` makes the file of them.
-
-    Args:
-        out: The file of all processes, which must not exist.
-        job: What is asked for.
-        names: Names of the images of this process, in order.
-        layout: What rows have.
-        rank: Number of this process, from 0.
-        processes: Number of processes.
-        resume: Continue the unfinished rows of this process, if there are any.
-
-    Yields, Raises:
-        As `writing`.
-    """
+    check_format(out)
     _check_new(out)
     share = share_of(out, rank, processes)
-    with _appending(share, job, names, layout, resume=resume) as appending:
-        yield appending
+    rows = _partial(share)
+    try:
+        _check_folder(share)
+        with _locked(rows):
+            begun = _cut(rows, names) if _begin(share, job, resume=resume) else Begun()
+            with rows.open("ab") as file:
+                yield begun, lambda name, found: write_jsonl_row(as_row(name, found, layout), file)
+            if processes == 1:
+                _finish(out, [out], layout)
+    except OSError as error:
+        raise RunError(
+            f"can't write {share}: {error.strerror or error}",
+            hint=f"the rows so far are in {rows}; `resume` continues" if exists(rows) else None,
+        ) from error
 
 
 def join_shares(out: Path, processes: int, layout: Layout) -> None:
@@ -179,7 +171,12 @@ def join_shares(out: Path, processes: int, layout: Layout) -> None:
 
 
 def share_of(out: Path, rank: int, processes: int) -> Path:
-    """Return the file of one of several processes, which is only ever an unfinished one."""
+    """Return the file of one of several processes, which is only ever an unfinished one.
+
+    Of a single process, it is the file itself.
+    """
+    if processes == 1:
+        return out
     return out.with_name(f"{out.stem}.{rank}-of-{processes}{out.suffix}")
 
 
@@ -220,33 +217,6 @@ def writing_folder(out: Path, job: Job, *, resume: bool) -> Iterator[Path]:
             hint=f"the files so far are in {folder}; `resume` continues"
             if exists(folder)
             else None,
-        ) from error
-
-
-@contextmanager
-def _appending(
-    out: Path,
-    job: Job,
-    names: Sequence[str],
-    layout: Layout,
-    *,
-    resume: bool,
-    finish: Callable[[], None] | None = None,
-) -> Iterator[Appending]:
-    check_format(out)
-    rows = _partial(out)
-    try:
-        _check_folder(out)
-        with _locked(rows):
-            begun = _cut(rows, names) if _begin(out, job, resume=resume) else Begun()
-            with rows.open("ab") as file:
-                yield begun, lambda name, found: write_jsonl_row(as_row(name, found, layout), file)
-            if finish is not None:
-                finish()
-    except OSError as error:
-        raise RunError(
-            f"can't write {out}: {error.strerror or error}",
-            hint=f"the rows so far are in {rows}; `resume` continues" if exists(rows) else None,
         ) from error
 
 
