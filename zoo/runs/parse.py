@@ -17,31 +17,8 @@ from zoo.recipe import checked_recipe
 from zoo.runs.write import FORMAT, FORMATS, ModelInfo
 from zoo.weights.header import METADATA_SHA256, Header, metadata_sha256, read_header
 
-#: Fields of the metadata that are encoded as JSON.
-_JSON = frozenset(
-    {
-        "class_names",
-        "preprocess",
-        "epoch",
-        "val_metrics",
-        "test_metrics",
-        "figures",
-        "transfer",
-        "versions",
-        "history",
-        "definition",
-        "temperature",
-        "thresholds",
-        "calibrated",
-        "confidence",
-        "familiarity",
-        "shift",
-        "teacher",
-        "averaged",
-        "counts",
-        "custom",
-    }
-)
+#: Fields of the metadata that are text as they are; others are encoded as JSON.
+_TEXT = frozenset({"backbone", "recipe", "task", "val_sha256", "weights_source"})
 
 _INFO = TypeAdapter(ModelInfo)
 
@@ -75,7 +52,7 @@ def read_head(file: Path) -> tuple[Header, ModelInfo]:
 def _info(file: Path, details: Mapping[str, str]) -> ModelInfo:
     try:
         values: dict[str, Any] = {
-            key: parse_json(text) if key in _JSON else text
+            key: text if key in _TEXT else parse_json(text)
             for key, text in details.items()
             if key in ModelInfo.__dataclass_fields__
         }
