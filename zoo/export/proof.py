@@ -24,7 +24,7 @@ from zoo.data.transforms import eval_transform
 from zoo.engines.runtime import Compute
 from zoo.errors import DataError
 from zoo.export.options import ExportOptions
-from zoo.runs.evaluate import images_of
+from zoo.runs.evaluate import Reading, images_of
 from zoo.runs.inference import eval_batch_size, eval_batches, predict_logits
 from zoo.runs.read import Run
 from zoo.tasks.paired import wilson_interval
@@ -111,7 +111,7 @@ def images_for(
         DataError: If `data` is given and can't be used.
     """
     try:
-        splits, source = images_of(run.info, data, allow_network=allow_network)
+        splits, source = images_of(run.info, data, Reading(allow_network=allow_network))
     except DataError as error:
         if data is not None:
             raise
@@ -142,7 +142,7 @@ def calibration_images(
         DataError: If there are none.
     """
     try:
-        splits, _ = images_of(run.info, data, "train", allow_network=allow_network)
+        splits, _ = images_of(run.info, data, Reading(split="train", allow_network=allow_network))
     except DataError as error:
         raise DataError(
             f"8-bit quantisation is calibrated on train images: {error}",

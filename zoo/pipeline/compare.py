@@ -38,7 +38,7 @@ from zoo.planning.config import Resolver
 from zoo.planning.decisions import decide_metric, decide_task
 from zoo.planning.inputs import read_data
 from zoo.recipe import make_recipe
-from zoo.runs.evaluate import Split, images_of
+from zoo.runs.evaluate import Reading, Split, images_of
 from zoo.runs.figures import Figures, figures
 from zoo.runs.inference import eval_batches, predict_logits
 from zoo.runs.read import Run, load
@@ -319,9 +319,8 @@ def compare_runs(
             f"{first.path} and {second.path} have different classes, so they can't be compared: "
             f"only one has {listed(different)}"
         )
-    splits, source = images_of(
-        first.info, data, split, group_by=group_by, allow_network=allow_network
-    )
+    reading = Reading(split=split, group_by=group_by, allow_network=allow_network)
+    splits, source = images_of(first.info, data, reading)
     samples = splits.val
     task, classes = first.task, len(names)
     targets = task.targets(splits.indices(samples), classes)
@@ -397,7 +396,9 @@ def _unfair(first: Run, second: Run, samples: Sequence[Sample], data: Path | Non
         if run.info.val_sha256 == names_sha256(samples):
             continue
         try:
-            learnt = {each.name for each in images_of(run.info, None, "train")[0].val}
+            learnt = {
+                each.name for each in images_of(run.info, None, Reading(split="train"))[0].val
+            }
         except DataError:
             found.append(
                 f"{run.path} has other val images and its data has changed: it may have been "

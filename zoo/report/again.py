@@ -23,7 +23,7 @@ from zoo.errors import DataError, RunError
 from zoo.io.files import expand, is_file
 from zoo.io.text import clip
 from zoo.report.build import Subject, report_html
-from zoo.runs.evaluate import Split, images_of, splits_of
+from zoo.runs.evaluate import Reading, Split, images_of, splits_of
 from zoo.runs.inference import eval_batches
 from zoo.runs.read import Run, load
 from zoo.runs.scores import Scores, features_and_logits, read_columns, rows_of
@@ -69,14 +69,10 @@ def write_report(
         file = loaded.path / REPORT
     else:
         where = expand(data)
-        splits, source = images_of(
-            loaded.info,
-            where,
-            split,
-            strict=strict,
-            follow_links=follow_links,
-            allow_network=allow_network,
+        reading = Reading(
+            split=split, strict=strict, follow_links=follow_links, allow_network=allow_network
         )
+        splits, source = images_of(loaded.info, where, reading)
         subject = _of_data(loaded, splits, split, source)
         file = Path(f"{where.resolve().name or 'data'}-report.html")
     if output is not None:

@@ -86,7 +86,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Which labelled images an evaluation reads, and how.
+    """Which labelled images are read, and how.
 
     Attributes:
         split: `val`: for the training data, the validation images of the run; for other data, the
@@ -98,12 +98,14 @@ class Reading:
             are followed anyway if training followed them.
         allow_network: Also read addresses in a table that are not of the table's own server. For
             the training data they are read anyway if training read them.
+        group_by: How to find groups, as in the recipe, for other data than the run's.
     """
 
     split: Split = "val"
     strict: bool = False
     follow_links: bool = False
     allow_network: bool = False
+    group_by: str | None = None
 
 
 def evaluate(
@@ -129,7 +131,7 @@ def evaluate(
         DataError: If there is no such folder, it has no images, or the model lacks a class.
     """
     check_tta(tta)
-    splits, source = _read(info, data, reading)
+    splits, source = images_of(info, data, reading)
     decoded = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
     found = without_and_with(model, backbone, eval_batches(decoded), info.preprocess, tta)
     return _evaluation(info, splits, source, reading.split, found, tta)
@@ -155,7 +157,7 @@ def evaluate_together(
         DataError: As in `evaluate`, or the processes see other images; raised in every process.
     """
     check_tta(tta)
-    splits, source = local_main_first(partial(_read, info, data, reading))
+    splits, source = local_main_first(partial(images_of, info, data, reading))
     order = "\0".join(sample.name for sample in splits.val)
     names = exchange(sha256(os.fsencode(order)).hexdigest())
     if len(set(names)) > 1:
@@ -169,17 +171,6 @@ def evaluate_together(
     decoded = DecodedImages(splits.val, eval_transform(info.preprocess).prepare)
     found = divided_scores(model, backbone, decoded, len(info.class_names), tta=tta)
     return None if found is None else _evaluation(info, splits, source, reading.split, found, tta)
-
-
-def _read(info: ModelInfo, data: Path | None, reading: Reading) -> tuple[Splits, str]:
-    return images_of(
-        info,
-        data,
-        reading.split,
-        strict=reading.strict,
-        follow_links=reading.follow_links,
-        allow_network=reading.allow_network,
-    )
 
 
 def _evaluation(
@@ -258,24 +249,13 @@ def _gain(tta: Tta, plain: Tensor, scores: Scores, info: ModelInfo, task: Task) 
     )
 
 
-def images_of(
-    info: ModelInfo,
-    data: Path | None,
-    split: Split = "val",
-    *,
-    strict: bool = False,
-    follow_links: bool = False,
-    allow_network: bool = False,
-    group_by: str | None = None,
-) -> tuple[Splits, str]:
+def images_of(info: ModelInfo, data: Path | None, reading: Reading) -> tuple[Splits, str]:
     """Return the images that `evaluate(...)` uses, as val split, and a description of them.
-
-    `group_by` is as in the recipe, for other data than the run's.
 
     Raises:
         DataError: If there is no such data, or it does not fit the run.
     """
-    recipe = info.recipe
+    recipe, split, group_by = info.recipe, reading.split, reading.group_by
     if split not in get_args(Split):
         raise DataError(f"split is {split!r}", hint=f"give one of {', '.join(get_args(Split))}")
     given = recipe.data if data is None else str(data)
@@ -287,22 +267,23 @@ def images_of(
             f"the run's data is not grouped by {group_by!r}: its groups have decided its split",
             hint="leave `group_by` out, or name other images by `data`",
         )
-    follow_links = follow_links or (own and recipe.follow_links)
     whole = open_source(
         given,
         task=info.task,
-        follow_links=follow_links,
+        follow_links=reading.follow_links or (own and recipe.follow_links),
         group_by=recipe.group_by if own else group_by,
         subfolders=recipe.group_by == FOLDER,
-        allow_network=allow_network or (own and recipe.allow_network),
+        allow_network=reading.allow_network or (own and recipe.allow_network),
         val=recipe.val if own else None,
         test=recipe.test if own else None,
     )
     source = frequent(whole, recipe.min_count) if own else whole
     if own and split in ("val", "train"):
-        return _of_training(info, source, split, strict=strict)
+        return _of_training(info, source, split, strict=reading.strict)
     wanted = _wanted(source, split)
-    splits = read_labelled(source, wanted, info.class_names, strict=strict, scan=_scan(info))
+    splits = read_labelled(
+        source, wanted, info.class_names, strict=reading.strict, scan=_scan(info)
+    )
     if own and "train" in wanted:
         splits = _with_note(splits, f"{_LEARNT} some of these images: {_LOWER}")
     if wanted == list(source.splits):
