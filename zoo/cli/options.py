@@ -36,6 +36,11 @@ def complete_backbone(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in names if name.startswith(incomplete)]
 
 
+def all_options(*options: Decorator) -> Decorator:
+    """Return a decorator that adds options to a command, in their order."""
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
+
+
 def format_option(*formats: str) -> Decorator:
     """Return an option for the output format: one of `formats`, by default the first."""
     return click.option(
@@ -59,7 +64,7 @@ network_option: Decorator = click.option(
 
 def images_options(default: str) -> Decorator:
     """Return the options for labelled images; `default` is what is measured without `--data`."""
-    options: list[Decorator] = [
+    return all_options(
         click.option(
             "--data",
             type=click.Path(path_type=Path),
@@ -87,8 +92,7 @@ def images_options(default: str) -> Decorator:
             "[default: as training did, on the data it was trained on]",
         ),
         network_option,
-    ]
-    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
+    )
 
 
 #: Whether to tune the memory allocator for neural networks.
@@ -137,35 +141,31 @@ threshold_option: Decorator = click.option(
 )
 
 
-def answer_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options for what is asked of predictions, which `asked_of` takes."""
-    options = (
-        threshold_option,
-        click.option(
-            "--min-confidence",
-            type=share,
-            metavar="P",
-            help="Answer unsure where the best class has a lower probability, such as 0.8 or 80%.",
-        ),
-        click.option(
-            "--max-error",
-            type=share,
-            metavar="P",
-            help="Answer unsure as often as needed for at most this share of wrong answers, such "
-            "as 5%. The threshold for it is computed from held-out images, which can show it with "
-            "90% certainty.",
-        ),
-        click.option(
-            "--set-coverage",
-            type=share,
-            metavar="P",
-            help="Also give, for each image, a set of classes that has the right one with this "
-            "probability, such as 90%.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+#: Options for what is asked of predictions, which `asked_of` takes.
+answer_options = all_options(
+    threshold_option,
+    click.option(
+        "--min-confidence",
+        type=share,
+        metavar="P",
+        help="Answer unsure where the best class has a lower probability, such as 0.8 or 80%.",
+    ),
+    click.option(
+        "--max-error",
+        type=share,
+        metavar="P",
+        help="Answer unsure as often as needed for at most this share of wrong answers, such "
+        "as 5%. The threshold for it is computed from held-out images, which can show it with "
+        "90% certainty.",
+    ),
+    click.option(
+        "--set-coverage",
+        type=share,
+        metavar="P",
+        help="Also give, for each image, a set of classes that has the right one with this "
+        "probability, such as 90%.",
+    ),
+)
 
 
 def asked_of(

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
-from zoo.cli.options import Decorator, complete_backbone
+from zoo.cli.options import Decorator, all_options, complete_backbone
 from zoo.cli.words import flag_of, with_flags
 from zoo.io.parse import parse_json
 from zoo.recipe import SECTIONS, Recipe
@@ -41,13 +41,7 @@ def recipe_options(
         for name, field in Recipe.model_fields.items()
         if name not in without
     }
-
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        for name, description in reversed(described.items()):
-            command = _option(name, description)(command)
-        return command
-
-    return add
+    return all_options(*(_option(name, text) for name, text in described.items()))
 
 
 def _option(name: str, description: str) -> Decorator:
