@@ -46,6 +46,8 @@ def test_plugins_are_listed_with_package_state_and_cause(install):
         "sources": [],
         "loggers": [],
         "exporters": [],
+        "losses": [],
+        "transforms": [],
         "weights": False,
         "resolve": False,
         "failures": [],
