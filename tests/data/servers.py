@@ -29,15 +29,17 @@ class WebServer:
     Attributes:
         files: Contents by path.
         faults: What happens at the next requests of a path, the first one first: a status such as
-            503; `cut`, half of the content; `slow`, an answer after `pause` seconds; `ranges`, all
-            of the content although a range is asked for; `head`, no answer to HEAD.
+            503; `cut`, half of the content; `close`, all of it, and the connection is closed
+            although nothing says so; `slow`, an answer after `pause` seconds; `ranges`, all of the
+            content although a range is asked for; `head`, no answer to HEAD.
         requests: (method, path, range or None) of all requests.
+        connections: Number of connections that were accepted.
     """
 
     def __init__(self, address):
         self.address, self.files, self.faults, self.requests = address, {}, {}, []
         self.pause = 2.0
-        self.versions = True
+        self.versions, self.connections = True, 0
 
     def add(self, folder):
         """Serve the files of a folder; return their paths."""
@@ -51,6 +53,14 @@ class WebServer:
 
 def _handler(web):
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Headers and content are sent one after another, without waiting for each other.
+        disable_nagle_algorithm = True
+
+        def setup(self):
+            super().setup()
+            web.connections += 1
+
         def do_HEAD(self):
             self.do_GET()
 
@@ -79,6 +89,7 @@ def _handler(web):
             self.answer(status, {**headers, "Content-Length": str(len(content))})
             if self.command == "GET":
                 self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
+            self.close_connection |= fault in ("cut", "close")
 
         def answer(self, status, headers):
             self.send_response(status)

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,61 @@ def test_shards_of_a_web_server_are_read_by_range(web, local):
     assert contents(again) == contents(found)
     # The index and the images are in the cache.
     assert web.count("GET") == 0
+
+
+def ranges(file, count=40):
+    """Read a file in parts, in some threads; return its beginning."""
+    size = file.size // count
+    with ThreadPoolExecutor(4) as pool:
+        parts = pool.map(lambda n: file.read(n * size, size, cached=False), range(count))
+    return b"".join(parts)
+
+
+def test_connections_are_kept_for_further_requests(web):
+    file = find(f"{web.address}/photos.zip")
+    content = web.files["/photos.zip"]
+    assert content.startswith(found := ranges(file))
+    assert len(found) > 0.9 * len(content)
+    assert (web.count("GET"), web.count("HEAD")) == (40, 1)
+    assert web.connections <= 5
+    # Answers without content, faults and changes keep them as well.
+    before = web.connections
+    web.faults["/photos.zip"] = [503, 404]
+    with pytest.raises(FileNotFoundError):
+        file.read(0, 9, cached=False)
+    assert file.read(0, 9, cached=False) == content[:9]
+    assert web.connections == before
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced(web):
+    file = find(f"{web.address}/photos.zip")
+    web.faults["/photos.zip"] = ["close"] * 3
+    for _ in range(4):
+        assert file.read(0, 9, cached=False) == web.files["/photos.zip"][:9]
+    assert web.count("GET") == 4
+    assert web.connections == 4
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="the system has no fork"
+)
+def test_a_forked_process_has_connections_of_its_own(web, tmp_path):
+    file = find(f"{web.address}/photos.zip")
+    found = ranges(file)
+    before = web.connections
+    children = [
+        multiprocessing.get_context("fork").Process(
+            target=lambda path: path.write_bytes(ranges(file)), args=(tmp_path / f"{n}.zip",)
+        )
+        for n in range(2)
+    ]
+    for child in children:
+        child.start()
+    assert ranges(file) == found
+    for child in children:
+        child.join()
+    assert [(tmp_path / f"{n}.zip").read_bytes() for n in range(2)] == [found] * 2
+    assert before + 2 <= web.connections <= before + 8
 
 
 @pytest.mark.parametrize("fault", [503, 429, "cut", 500])

@@ -134,6 +134,42 @@ def test_other_redirects_are_followed(first, target):
     assert download(f"http://{first}/?to=http://{target}/photo") == download("http://public.test/")
 
 
+@pytest.fixture
+def answers(server, monkeypatch):
+    """A name service whose second answer is this machine, and the internet, which is the server."""
+    port, asked, reached = int(server.rpartition(":")[2]), [], []
+    connect = socket.socket.connect
+
+    def resolved(host, port=0, *_, **__):
+        address = host
+        if host.endswith(".test"):
+            address = (
+                "127.0.0.1" if host in asked else {"first.test": "8.8.8.8"}.get(host, "8.8.4.4")
+            )
+            asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    def reach(self, address):
+        reached.append(address[0])
+        connect(self, ("127.0.0.1", port))
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    monkeypatch.setattr(socket.socket, "connect", reach)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return reached
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_connected_to(server, answers):
+    port = server.rpartition(":")[2]
+    assert download(f"http://first.test:{port}/?to=http://second.test:{port}/photo")
+    assert answers == ["8.8.8.8", "8.8.4.4"]
+    # What is in a private network now does not become trusted because of that.
+    with pytest.raises(DataError):
+        download(f"http://third.test:{port}/?to=http://127.0.0.1:{port}/photo")
+    assert answers == ["8.8.8.8", "8.8.4.4", "8.8.4.4"]
+
+
 def test_size_and_time_are_limited(server):
     with pytest.raises(DataError):
         download(f"{server}/endless", max_bytes=100_000)

@@ -1,33 +1,25 @@
-"""Files of http and https, read with the standard library: by range, and in one version only."""
+"""Files of http and https: by range, and in one version only."""
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import re
-import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from http.client import HTTPException, HTTPResponse
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from zoo.data.remote import errors
-from zoo.data.remote.address import is_web
 from zoo.data.remote.errors import TransientError, changed, denied
+from zoo.data.remote.web import StatusError, answer, content_of, reason_of
 from zoo.errors import DataError
 from zoo.io.text import printable
 
-#: Maximum number of redirects.
-REDIRECTS = 5
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
 
 #: Slowest speed in bytes/s at which an answer is read.
 _SLOWEST = 50_000
-
-#: Bytes that are read at a time.
-_CHUNK = 2**16
 
 #: Statuses after which another attempt may succeed.
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -91,7 +83,8 @@ def read(address: str, *, version: str, total: int, offset: int, size: int) -> b
             )
         elif announced.isdecimal() and int(announced) != total:
             raise changed(address)
-        content = _content(response, size)
+        end = time.monotonic() + 3 * errors.SECONDS + size / _SLOWEST
+        content = content_of(response, size, end)
     if len(content) < size:
         raise TransientError(f"the connection ended after {len(content):,} of {size:,} bytes")
     if len(content) > size:
@@ -106,104 +99,37 @@ class _RefusedError(Exception):
 @contextlib.contextmanager
 def _answer(
     address: str, headers: Mapping[str, str], *, method: str = "GET"
-) -> Iterator[HTTPResponse]:
+) -> Iterator[BaseHTTPResponse]:
     """Send a request, and convert what goes wrong, also while the answer is read."""
+    from urllib3.exceptions import HTTPError
+
     url = quote(address, safe="%/:=&?~#+!$,;'@()*[]")
     try:
-        request = urllib.request.Request(url, headers=dict(headers), method=method)
-        with opener().open(request, timeout=errors.SECONDS) as response:
+        with answer(url, headers, method=method, seconds=errors.SECONDS) as response:
             yield response
-    except urllib.error.HTTPError as error:
-        error.close()  # It is the response too, with its socket.
-        if method == "HEAD" and error.code in _NO_HEAD:
+    except StatusError as error:
+        if method == "HEAD" and error.status in _NO_HEAD:
             raise _RefusedError from error
         raise _error_of(address, error) from error
-    except (OSError, HTTPException) as error:
-        # A URLError is an OSError, and has the reason of the system inside.
-        reason = getattr(error, "reason", None) or error
-        raise TransientError(str(reason) or type(error).__name__) from error
-    except ValueError as error:
+    except ValueError as error:  # Some are errors of urllib3 too.
         raise DataError(f"can't read {printable(address)}: {printable(error)}") from error
+    except (OSError, HTTPError) as error:
+        raise TransientError(reason_of(error)) from error
 
 
-def _error_of(address: str, error: urllib.error.HTTPError) -> Exception:
-    reason = f"{error.code} {error.reason}"
-    if error.code in (404, 410):
-        return FileNotFoundError(reason)
-    if error.code in (401, 403, 407):
-        return denied(address, reason)
-    if error.code in (412, 416):
+def _error_of(address: str, error: StatusError) -> Exception:
+    if error.status in (404, 410):
+        return FileNotFoundError(str(error))
+    if error.status in (401, 403, 407):
+        return denied(address, error)
+    if error.status in (412, 416):
         return changed(address)
-    if error.code in _TRANSIENT:
-        after = error.headers.get("Retry-After", "") if error.headers else ""
-        return TransientError(reason, after=float(after) if after.isdecimal() else None)
-    return DataError(f"can't read {printable(address)}: {printable(reason)}")
+    if error.status in _TRANSIENT:
+        after = error.headers.get("Retry-After", "")
+        return TransientError(str(error), after=float(after) if after.isdecimal() else None)
+    return DataError(f"can't read {printable(address)}: {printable(error)}")
 
 
 def _version(headers: Any) -> str:
     """Return the version that an answer states; empty if it states none."""
     return str(headers.get("ETag") or headers.get("Last-Modified") or "")
-
-
-def _content(response: HTTPResponse, size: int) -> bytes:
-    end = time.monotonic() + 3 * errors.SECONDS + size / _SLOWEST
-    content = bytearray()
-    # read1 returns what has arrived, so that a slow server can't hold it up for longer.
-    while len(content) <= size and (chunk := response.read1(_CHUNK)):
-        content += chunk
-        if time.monotonic() > end:
-            raise TransientError("it takes too long")
-    return bytes(content)
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows some redirects, to http and https, but not from the internet to private networks."""
-
-    max_redirections = REDIRECTS
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        if not is_web(newurl.lower()):
-            fp.close()
-            raise ValueError(f"it redirects to {printable(newurl)}")
-        # Of an unknown host, reached by a proxy, nothing is known but that it is not trusted.
-        before, after = _addresses(req.full_url), _addresses(newurl)
-        trusted = bool(before) and not any(map(_is_public, before))
-        if not trusted and not all(map(_is_public, after)):
-            fp.close()
-            raise ValueError(f"it redirects to {printable(newurl)}, in a private network")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _addresses(url: str) -> list[str]:
-    """Return the IP addresses of a URL's host; none if its name is unknown here (proxies)."""
-    try:
-        found = socket.getaddrinfo(urlsplit(url).hostname, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    return [str(each[4][0]) for each in found]
-
-
-def _is_public(address: str) -> bool:
-    """Return whether an address is of the internet: not private, loopback or link-local."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_global
-
-
-def opener() -> urllib.request.OpenerDirector:
-    """Return an opener without the handlers of files, FTP and data that urllib has by default."""
-    director = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-        _Redirects(),
-    ):
-        director.add_handler(handler)
-    director.addheaders = [("User-Agent", "zoo")]
-    return director
