@@ -383,6 +383,45 @@ def test_other_systems_of_fsspec_notice_a_change():
         other.read()
 
 
+class AnswerError(Exception):
+    """An error as that of a system's library."""
+
+    status_code = 403
+
+
+def test_errors_of_other_systems_are_told_apart():
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    asked = []
+
+    class Denying(MemoryFileSystem):
+        protocol = "denying"
+
+        def info(self, path, **_):
+            asked.append(path)
+            raise AnswerError("the key is wrong\nof request 12")
+
+    class WithoutAccount(MemoryFileSystem):
+        protocol = "accountless"
+
+        def __init__(self, **_):
+            raise ValueError("no account")
+
+    fsspec.register_implementation("denying", Denying)
+    fsspec.register_implementation("accountless", WithoutAccount)
+    with pytest.raises(UnavailableError) as caught:
+        find("denying://mine/photos.zip")
+    assert len(asked) == 1
+    assert "the key is wrong" in str(caught.value)
+    with pytest.raises(DataError) as other:
+        find("accountless://mine/photos.zip")
+    assert "no account" in str(other.value)
+    with pytest.raises(DataError) as unknown:
+        find("nosuch://mine/photos.zip")
+    assert unknown.value.hint != other.value.hint
+
+
 # Object storage.
 
 

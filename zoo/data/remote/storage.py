@@ -144,9 +144,7 @@ def _system(scheme: str, process: int) -> Any:
         limits = {"connect_timeout": errors.SECONDS, "read_timeout": errors.SECONDS}
         options["config_kwargs"] = {**limits, "retries": {"total_max_attempts": 1}}
     try:
-        system = fsspec.filesystem(
-            scheme, use_listings_cache=False, skip_instance_cache=True, **options
-        )
+        kind = fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         package = _PACKAGES.get(scheme)
         raise DataError(
@@ -157,6 +155,13 @@ def _system(scheme: str, process: int) -> Any:
         raise DataError(
             f"{printable(scheme)}:// can't be read: there is no such kind of address",
             hint="give a path, or an address such as s3://, gs:// or https://",
+        ) from error
+    try:
+        system = kind(use_listings_cache=False, skip_instance_cache=True, **options)
+    except Exception as error:  # as in _converting
+        raise DataError(
+            f"{scheme}:// can't be read: {printable(_first_line(error))}",
+            hint="set what its package needs, such as credentials, in the environment",
         ) from error
     if scheme in _S3:
         system.retries = 1
@@ -171,17 +176,32 @@ def _converting(address: str) -> Iterator[None]:
     except (FileNotFoundError, DataError):
         raise
     except Exception as error:  # botocore, aiohttp and others have errors of their own
-        reason = f"{type(error).__name__}: {error}"
         code = _code_of(error)
         if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
             raise changed(address) from error
-        if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
-            raise denied(address, str(error) or type(error).__name__) from error
-        raise TransientError(reason) from error
+        if code in ("401", "403") or _is_denial(error):
+            raise denied(address, _first_line(error)) from error
+        raise TransientError(f"{type(error).__name__}: {_first_line(error)}") from error
 
 
 def _code_of(error: BaseException) -> str:
-    """Return the code of an error of S3; empty for any other."""
+    """Return the code or status that a library's error has; empty if it has none."""
     answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     about = answer.get("Error") if isinstance(answer, dict) else None
-    return str(about.get("Code", "")) if isinstance(about, dict) else ""
+    if isinstance(about, dict):
+        return str(about.get("Code", ""))
+    # Those of adlfs (azure-core) and gcsfs.
+    return str(getattr(error, "status_code", None) or getattr(error, "code", None) or "")
+
+
+def _is_denial(error: Exception) -> bool:
+    return (
+        isinstance(error, PermissionError)
+        or "Credential" in type(error).__name__
+        or str(error).startswith("Forbidden")  # gcsfs has no other sign of it.
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says; those of Azure have the answer of the server below."""
+    return str(error).partition("\n")[0] or type(error).__name__
