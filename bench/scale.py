@@ -1,14 +1,14 @@
 """Measure how work divides among processes, and what grows with the number of images.
 
-python bench/scale.py [--only divided|memory|planning|ranks]
+python bench/scale.py [--only divided|memory|probe|ranks]
 
 - divided: CPU seconds of one process against the busiest of two, for features of a probe and for
   `zoo predict --out`, from when libraries are imported; on a machine with two idle cores, this is
   the ratio of times.
 - memory: peak memory of each of two processes that predict, for a number of images and four times
   as many.
-- planning: CPU seconds and peak memory to read and split a generated table, whose images count as
-  examined already: cold, when it is indexed, and warm, from the index.
+- probe: peak memory of fitting a probe of many classes, besides libraries, against the formula in
+  docs/scaling.md; a few steps of one penalty, after which it no longer grows.
 - ranks: an epoch of fine-tuning in many processes of a tiny network: whether each image was read
   once, images a step, and bytes through the loopback device against the formula in
   docs/scaling.md. Other programs that use the loopback device are counted too.
@@ -29,11 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 BACKBONE = "timm/test_efficientnet"
+
+#: Iterations of L-BFGS after which the memory of `probe` no longer grows.
+STEPS = 12
 
 #: What each process of a launcher runs: a command of zoo; it leaves RANK.json.
 LAUNCHED = """
@@ -71,7 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=sorted(PARTS))
     parser.add_argument("--images", type=int, default=512, help="photos to predict")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows of the probe")
+    parser.add_argument("--classes", type=int, default=5_000, help="classes of the probe")
+    parser.add_argument("--features", type=int, default=128, help="features of the probe")
     parser.add_argument("--ranks", type=int, default=32, help="processes that train together")
     parser.add_argument("--steps", type=int, default=6, help="steps that they train")
     given = parser.parse_args()
@@ -128,51 +133,49 @@ def memory(given: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def planning(given: argparse.Namespace) -> dict[str, object]:
-    """Read and split a table of images that count as examined, in processes of their own."""
-    classes = 1000
-    with Path("images.csv").open("w") as file:
-        file.write("path,label\n")
-        file.writelines(
-            f"part-{n % 997:03}/{n:09}.jpg,class-{n % classes:04}\n" for n in range(given.rows)
-        )
-    # Tables that have just been written are not indexed.
-    os.utime("images.csv", (1e9, 1e9))
-    found: dict[str, object] = {"images": given.rows}
-    for name in ("cold", "warm"):
-        child = multiprocessing.get_context("spawn").Process(target=split_table, args=(name,))
-        child.start()
-        child.join()
-        if child.exitcode:
-            raise SystemExit(f"{name}: exit code {child.exitcode}")
-        found[name] = json.loads(Path(f"{name}.json").read_text())
+def probe(given: argparse.Namespace) -> dict[str, object]:
+    """Fit a probe to random features in a process of its own."""
+    child = multiprocessing.get_context("spawn").Process(
+        target=fit, args=(given.rows, given.classes, given.features)
+    )
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise SystemExit(f"probe: exit code {child.exitcode}")
+    found: dict[str, object] = json.loads(Path("probe.json").read_text())
     return found
 
 
-def split_table(name: str) -> None:
-    """Read and split the table; leaves what that costs in NAME.json."""
-    import pyarrow.ipc  # noqa: F401 - before memory is measured
+def fit(rows: int, classes: int, width: int) -> None:
+    """Fit a probe; leaves its peak memory in probe.json."""
+    import torch
 
-    from zoo.data.files import Fingerprint
-    from zoo.data.scan import Found
-    from zoo.data.sources import open_source
-    from zoo.data.split import read_splits
+    from zoo.features import probe
 
-    def known(samples: Any) -> Iterator[Found]:
-        for n in range(len(samples)):
-            content = Fingerprint(key=n.to_bytes(16), size=1, mtime_ns=0)
-            yield Found(content=content, format="JPEG")
+    probe.PENALTIES = probe.PENALTIES[:1]
+    minimise = probe._Problem.minimise
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def few_steps(*args: Any, **options: Any) -> torch.Tensor:
+        return minimise(*args, **{**options, "most_iterations": STEPS})
+
+    probe._Problem.minimise = few_steps  # type: ignore[method-assign]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     begun = time.process_time()
-    splits = read_splits(open_source("images.csv"), val_split=0.2, seed=0, scan=known)
-    seconds = time.process_time() - begun
-    used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    random = torch.Generator().manual_seed(0)
+    targets = torch.randint(classes, (rows,), generator=random)
+    centres = torch.randn(classes, width, generator=random)
+    features = centres[targets] + torch.randn(rows, width, generator=random)
+    probe.fit_probe(features, targets, classes)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     found = {
-        "cpu_seconds": round(seconds, 1),
-        "peak_bytes_an_image": round(used / (len(splits.train) + len(splits.val))),
+        "rows": rows,
+        "classes": classes,
+        "features": width,
+        "cpu_seconds": round(time.process_time() - begun),
+        "peak_mb": round(peak / 1e6),
+        "logits_mb": round(4 * rows * classes / 1e6),
     }
-    Path(f"{name}.json").write_text(json.dumps(found))
+    Path("probe.json").write_text(json.dumps(found))
 
 
 def ranks(given: argparse.Namespace) -> dict[str, object]:
@@ -319,7 +322,7 @@ def free_port() -> int:
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, object]]] = {
     "divided": divided,
     "memory": memory,
-    "planning": planning,
+    "probe": probe,
     "ranks": ranks,
 }
 

@@ -10,6 +10,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
 
 from zoo.errors import TrainingError
+from zoo.features import probe as probe_module
 from zoo.features.probe import PENALTIES, Origin, fit_probe
 
 
@@ -218,3 +219,36 @@ def test_where_that_would_be_much_work_one_fold_alone_is_held_out(monkeypatch):
     monkeypatch.setattr("zoo.features.probe._MOST_WORK", 0)
     of_ten = fit_probe(features, labels, 3).accuracy * 10
     assert of_ten == pytest.approx(round(of_ten))
+
+
+@pytest.mark.parametrize("groups", [None, 30])
+def test_parts_of_the_rows_give_the_same_probe(monkeypatch, groups):
+    """As many classes and rows need, whose logits would not fit into the memory."""
+    features, labels = clouds()
+    origin = None
+    if groups is not None:
+        images = torch.arange(len(features))
+        origin = Origin(images=images, groups=images % groups)
+    options = {"origin": origin, "class_weights": torch.tensor([0.5, 1.0, 2.0])}
+    whole = fit_probe(features, labels, 3, **options)
+    monkeypatch.setattr(probe_module, "_MOST_LOGITS", 100)
+    parts = fit_probe(features, labels, 3, **options)
+    assert parts.penalty == whole.penalty
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
+    assert parts.accuracy == whole.accuracy
+    weights, bias = whole.weight.double().numpy(), whole.bias.double().numpy()
+    check_equals(parts, features, weights, bias)
+    torch.testing.assert_close(parts.held_out, whole.held_out, atol=0.02, rtol=0.02)
+    assert parts.held_out_rows.tolist() == list(range(120))
+
+
+def test_logits_of_a_part_of_a_large_dataset_are_held_out(monkeypatch):
+    features, labels = clouds(count=600)
+    monkeypatch.setattr(probe_module, "_MOST_WORK", 1000)
+    monkeypatch.setattr(probe_module, "MOST_KEPT", 180)
+    probe = fit_probe(features, labels, 3)
+    assert probe.held_out.shape == (len(probe.held_out_rows), 3)
+    assert probe.held_out.numel() == pytest.approx(180, rel=0.1)
+    assert probe.held_out.isfinite().all()
+    right = probe.held_out.argmax(dim=1) == labels[probe.held_out_rows]
+    assert probe.accuracy == pytest.approx(float(right.double().mean()))

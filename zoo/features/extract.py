@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -193,6 +194,17 @@ def set_head(model: nn.Module, backbone: Backbone, probe: Probe) -> None:
         parameter.copy_(value.view_as(parameter))
 
 
-def measure_probe(probe: Probe, features: Tensor, targets: Tensor, task: Task) -> Metrics:
-    """Compute the metrics of a probe from features (N, C) and targets (N, ...)."""
-    return task.measure(probe.logits(features).cpu(), targets)
+def measure_probe(
+    probe: Probe, features: Tensor, targets: Tensor, task: Task, most: int | None = None
+) -> Metrics:
+    """Compute the metrics of a probe.
+
+    Args:
+        probe: The probe.
+        features: (N, C).
+        targets: (N, ...) as defined by the task.
+        task: Defines the metrics.
+        most: Most logits to compute; if there are more, rows are taken at regular intervals.
+    """
+    step = 1 if most is None else math.ceil(features.shape[0] * len(probe.weight) / most)
+    return task.measure(probe.logits(features[::step]).cpu(), targets[::step])

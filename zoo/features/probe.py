@@ -32,6 +32,12 @@ FOLDS = 5
 #: Rows x features x classes above which only one fold is held out.
 _MOST_WORK = 2e8
 
+#: Most logits that are computed at a time: 256 MB.
+_MOST_LOGITS = 2**26
+
+#: Most logits that are kept, of held-out or other rows: 1 GB.
+MOST_KEPT = 2**28
+
 #: Rows x features x classes x folds up to which a single thread is used.
 _WORK_FOR_ONE_THREAD = 1e8
 
@@ -52,8 +58,9 @@ class Probe:
         penalty: The chosen penalty of the squared weights (for standardised features).
         loss: Mean negative log-likelihood per image in cross-validation, in nats.
         accuracy: Share of images predicted correctly in cross-validation, 0..1.
-        held_out: (N, classes) float32 on the CPU: logits of each row by the probe of a fold that
-            has not seen its group; NaN for rows of folds that are not held out.
+        held_out: (M, classes) float32 on the CPU: logits of rows by the probe of a fold that has
+            not seen their group.
+        held_out_rows: (M,) int64 on the CPU, which rows these are: all, or those of a single fold.
     """
 
     weight: Tensor
@@ -62,6 +69,7 @@ class Probe:
     loss: float
     accuracy: float
     held_out: Tensor
+    held_out_rows: Tensor
 
     def logits(self, features: Tensor) -> Tensor:
         """Compute logits (N, classes) from features (N, C), float32."""
@@ -98,6 +106,10 @@ def fit_probe(
 ) -> Probe:
     """Fit a probe by L-BFGS (Liu and Nocedal, 1989), with a penalty chosen by cross-validation.
 
+    Logits are computed for parts of the rows, and gradients summed, if there are too many for the
+    memory. Besides the features, rows of the same size (N, C) are kept, at most 1 GB of held-out
+    logits, and about 25 times the weights (classes, C); docs/scaling.md has the figures.
+
     Features are standardised (nearly constant ones by the median deviation), and the weights are
     converted back. The objective is the task's mean negative log-likelihood plus half the penalty
     times the squared weights; the bias is not penalised. The penalty is at least 1 / images.
@@ -124,7 +136,8 @@ def fit_probe(
     held_out = _held_out(
         range(len(rows)) if origin is None else origin.groups.tolist(),
         task.strata(targets),
-        rows.shape[1] * num_classes,
+        rows.shape[1],
+        num_classes,
         seed,
     )
     everything = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
@@ -132,7 +145,7 @@ def fit_probe(
         count = len(rows) if origin is None else len(set(origin.images.tolist()))
         chosen = _choose_penalty(problem, held_out.to(rows.device), count)
         fitted = problem.minimise(everything, chosen.penalty, most_iterations=300)[0]
-        unseen = _by_own_fold(problem.logits(chosen.weights), held_out.to(rows.device))
+        positions, unseen = problem.by_own_fold(chosen.weights, held_out.to(rows.device))
     weight = fitted[:, :-1] if space.basis is None else fitted[:, :-1] @ space.basis.T
     weight = weight / space.scale
     return Probe(
@@ -142,6 +155,7 @@ def fit_probe(
         loss=chosen.loss,
         accuracy=chosen.accuracy,
         held_out=unseen,
+        held_out_rows=positions,
     )
 
 
@@ -183,11 +197,11 @@ def out_of_fold(
     weights = None if class_weights is None else class_weights.to(rows)
     problem = _Problem(rows, targets, num_classes, task, weights, 0.0)
     images = range(len(rows)) if groups is None else groups.tolist()
-    strata, width = task.strata(targets), rows.shape[1] * num_classes
-    held_out = _held_out(images, strata, width, seed).to(rows.device)
+    held_out = _held_out(images, task.strata(targets), rows.shape[1], num_classes, seed)
+    held_out = held_out.to(rows.device)
     with _threads_for(rows.numel() * num_classes * held_out.shape[1]):
         chosen = _choose_penalty(problem, held_out, len(rows))
-    return _by_own_fold(problem.logits(chosen.weights), held_out)
+    return _spread(len(rows), *problem.by_own_fold(chosen.weights, held_out))
 
 
 def held_out_logits(
@@ -221,7 +235,8 @@ def held_out_logits(
     held_out = _held_out(
         range(len(targets)) if groups is None else groups,
         task.strata(targets),
-        rows.shape[1] * num_classes,
+        rows.shape[1],
+        num_classes,
         seed=0,
     ).to(rows.device)
     chosen = ~held_out.repeat(len(learnt), 1)
@@ -230,20 +245,18 @@ def held_out_logits(
         weights = problem.minimise(chosen, penalty, most_iterations=50)
     found = []
     for given in asked:
-        logits = replace(problem, rows=space.rows(given)).logits(weights)
-        found.append(_by_own_fold(logits, held_out))
+        of_given = replace(problem, rows=space.rows(given))
+        found.append(_spread(len(given), *of_given.by_own_fold(weights, held_out)))
     return found
 
 
-def _by_own_fold(logits: Tensor, held_out: Tensor) -> Tensor:
-    """Return the logits (N, classes) by the probe that has not seen the row; NaN without one.
-
-    Args:
-        logits: (N, probes, classes).
-        held_out: (N, probes) bool.
-    """
-    by_own = logits.masked_fill(~held_out[:, :, None], 0).sum(dim=1)
-    return by_own.masked_fill(~held_out.any(dim=1)[:, None], math.nan).cpu()
+def _spread(count: int, positions: Tensor, logits: Tensor) -> Tensor:
+    """Return logits (N, classes) of which those at positions are given; NaN for the others."""
+    if len(positions) == count:
+        return logits
+    spread = logits.new_full((count, logits.shape[1]), math.nan)
+    spread[positions] = logits
+    return spread
 
 
 def _check_finite(features: Tensor) -> None:
@@ -291,7 +304,7 @@ class _Space:
     Attributes:
         mean: (C,), subtracted from features.
         scale: (C,), by which they are then divided.
-        basis: (C, N), see `_basis`; None: not used.
+        basis: (C, N), see `_basis`; None, not used, if N >= C.
     """
 
     mean: Tensor
@@ -300,13 +313,15 @@ class _Space:
 
     def rows(self, features: Tensor) -> Tensor:
         """Return features (M, C) as rows of this space."""
-        rows = (features - self.mean) / self.scale
+        rows = (features - self.mean).div_(self.scale)
         return rows if self.basis is None else rows @ self.basis
 
 
 def _space_of(features: Tensor, like: Tensor | None = None) -> _Space:
     """Return the space of features (N, C), standardised as `like`; default: as themselves."""
     mean, scale = _standardisation(features if like is None else like)
+    if len(features) >= features.shape[1]:
+        return _Space(mean, scale, None)
     return _Space(mean, scale, _basis((features - mean) / scale))
 
 
@@ -324,14 +339,12 @@ def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, std.clamp_min(float(std[varies].median()))
 
 
-def _basis(rows: Tensor) -> Tensor | None:
-    """Return an orthonormal basis (C, N) of the span of rows (N, C); None if N >= C.
+def _basis(rows: Tensor) -> Tensor:
+    """Return an orthonormal basis (C, N) of the span of rows (N, C).
 
     The optimal weights are a linear combination of rows, and their norm is the same in any such
     basis. With fewer rows than features, the same probe is thus found in fewer dimensions.
     """
-    if len(rows) >= rows.shape[1]:
-        return None
     basis: Tensor = torch.linalg.qr(rows.T).Q
     return basis
 
@@ -351,25 +364,73 @@ class _Problem:
         """Return weights (probes, classes, features + 1) of zero."""
         return self.rows.new_zeros(probes, self.num_classes, self.rows.shape[1] + 1)
 
+    def parts(self, probes: int) -> list[_Problem]:
+        """Return parts of the rows so small that the logits of each fit into the memory."""
+        size = max(1, _MOST_LOGITS // (probes * self.num_classes))
+        starts = range(0, len(self.rows), size)
+        if len(starts) <= 1:
+            return [self]
+        return [
+            replace(self, rows=self.rows[n : n + size], targets=self.targets[n : n + size])
+            for n in starts
+        ]
+
     def logits(self, weights: Tensor) -> Tensor:
         """Compute logits (N, probes, classes); the last column of the weights is the bias."""
         flat = weights.flatten(0, 1)
         logits = torch.addmm(flat[:, -1], self.rows, flat[:, :-1].T)
         return logits.view(len(logits), *weights.shape[:2])
 
-    def losses(self, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Compute the mean loss (probes,) of each probe over its chosen rows (N, probes)."""
-        probes = chosen.shape[1]
-        each = self.task.losses(
-            self.logits(weights).flatten(0, 1),
-            self.targets.repeat_interleave(probes, dim=0),
-            self.class_weights,
-            self.label_smoothing,
-        ).view_as(chosen)
-        counts = chosen.to(each)
+    def by_own_fold(self, weights: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the logits of held-out rows by the probe that has not seen them.
+
+        Args:
+            weights: (probes, classes, features + 1).
+            held_out: (N, probes) bool, at most one probe a row.
+
+        Returns:
+            Which rows these are (M,), and their logits (M, classes), on the CPU.
+        """
+        some = held_out.any(dim=1).nonzero().flatten()
+        rest = replace(self, rows=self.rows[some], targets=self.targets[some])
+        others = ~held_out[some][:, :, None]
+        found = torch.empty(len(some), self.num_classes)
+        start = 0
+        for part in rest.parts(held_out.shape[1]):
+            end = start + len(part.rows)
+            found[start:end] = part.logits(weights).masked_fill_(others[start:end], 0).sum(dim=1)
+            start = end
+        return some.cpu(), found
+
+    def counts(self, chosen: Tensor) -> Tensor:
+        """Return the sum (probes,) of the weights of the chosen rows (N, probes)."""
+        counts = chosen.to(self.rows)
         if self.class_weights is not None:
             counts = counts * self.task.weights(self.targets, self.class_weights)[:, None]
-        return (each * chosen).sum(dim=0) / counts.sum(dim=0)
+        return counts.sum(dim=0)
+
+    def losses(self, weights: Tensor, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Compute the mean loss of each probe over its chosen rows, by parts of the rows.
+
+        Args:
+            weights: (probes, classes, features + 1).
+            chosen: (N, probes) bool.
+
+        Yields:
+            Of each part of the rows, its contribution to the mean (probes,), and its logits
+            (N of the part, probes, classes).
+        """
+        probes, counts = chosen.shape[1], self.counts(chosen)
+        for part in self.parts(probes):
+            some, chosen = chosen[: len(part.rows)], chosen[len(part.rows) :]
+            logits = part.logits(weights)
+            each = self.task.losses(
+                logits.flatten(0, 1),
+                part.targets.repeat_interleave(probes, dim=0),
+                self.class_weights,
+                self.label_smoothing,
+            ).view_as(some)
+            yield (each * some).sum(dim=0) / counts, logits
 
     def minimise(
         self,
@@ -398,9 +459,13 @@ class _Problem:
         def closure() -> Tensor:
             optimizer.zero_grad()
             penalised = penalty / 2 * weights[:, :, :-1].square().sum()
-            objective = self.losses(weights, chosen).sum() + penalised
-            objective.backward()  # type: ignore[no-untyped-call]
-            return objective
+            total = torch.zeros_like(penalised, requires_grad=False)
+            for losses, _ in self.losses(weights, chosen):
+                objective = losses.sum() + penalised
+                objective.backward()  # type: ignore[no-untyped-call]
+                total += objective.detach()
+                penalised = torch.zeros_like(total)
+            return total
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         return weights.detach()
@@ -447,11 +512,8 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> _Choice
             break
         # Warm start: the weights for a weaker penalty lie beyond those for a stronger one.
         weights = problem.minimise(chosen, penalty, weights, most_iterations=50)
-        loss = float((problem.losses(weights, held_out) * shares).sum())
-        right = problem.task.correct(
-            problem.logits(weights).flatten(0, 1),
-            problem.targets.repeat_interleave(held_out.shape[1], dim=0),
-        ).view_as(held_out)
+        losses, right = _measured(problem, weights, held_out)
+        loss = float((losses * shares).sum())
         worse = worse + 1 if loss >= best.loss else 0
         if not worse:
             best = _Choice(penalty, loss, float(right[held_out].double().mean()), weights)
@@ -460,10 +522,31 @@ def _choose_penalty(problem: _Problem, held_out: Tensor, images: int) -> _Choice
     return best
 
 
-def _held_out(groups: Sequence[int], strata: Sequence[int], width: int, seed: int) -> Tensor:
+def _measured(problem: _Problem, weights: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean loss (probes,) on held-out rows, and which are correct (N, probes)."""
+    losses, right = [], []
+    targets, probes = problem.targets, held_out.shape[1]
+    for loss, logits in problem.losses(weights, held_out):
+        given, targets = targets[: len(logits)], targets[len(logits) :]
+        correct = problem.task.correct(logits.flatten(0, 1), given.repeat_interleave(probes, dim=0))
+        losses.append(loss)
+        right.append(correct.view(-1, probes))
+    return torch.stack(losses).sum(dim=0), torch.cat(right)
+
+
+def _held_out(
+    groups: Sequence[int], strata: Sequence[int], width: int, num_classes: int, seed: int
+) -> Tensor:
     """Return which rows each fold holds out, (N, folds) bool.
 
     All rows of a group are in one fold, and each stratum is spread evenly over the folds.
+
+    Args:
+        groups: Group of each row.
+        strata: Stratum of each row.
+        width: Number of features.
+        num_classes: Number of outputs.
+        seed: Determines the folds.
     """
     by_group: dict[int, list[int]] = {}
     for group, stratum in zip(groups, strata, strict=True):
@@ -472,9 +555,10 @@ def _held_out(groups: Sequence[int], strata: Sequence[int], width: int, seed: in
     order = torch.randperm(len(by_group), generator=generator).tolist()
     names = list(by_group)
     shuffled = [names[n] for n in order]
-    cuts = min(FOLDS, len(shuffled))
+    rows = len(groups)
+    cuts = min(max(FOLDS, math.ceil(rows * num_classes / MOST_KEPT)), len(shuffled))
     dealt = deal_folds([by_group[group] for group in shuffled], cuts)
     fold_of = dict(zip(shuffled, dealt, strict=True))
     folds = torch.tensor([fold_of[group] for group in groups])
-    count = cuts if len(groups) * width <= _MOST_WORK else 1
+    count = cuts if rows * width * num_classes <= _MOST_WORK else 1
     return folds[:, None] == torch.arange(count)

@@ -36,7 +36,7 @@ from zoo.features.engine import check_loads, choose_engine
 from zoo.features.extract import Features, measure_probe, set_head, train_probe
 from zoo.features.growth import MOST_WORK, measure_growth
 from zoo.features.invariance import measure_change
-from zoo.features.probe import Origin, Probe, fit_probe
+from zoo.features.probe import MOST_KEPT, Origin, Probe, fit_probe
 from zoo.features.rows import fill, rows_at_a_time, views_of
 from zoo.features.stores import FrozenPart, Stores
 from zoo.features.suspects import find_suspects
@@ -344,7 +344,10 @@ class _Probing:
             probe = self._fit(features, targets)
         self._listen(Note(text=f"features of {self._features.origin}", detail=True))
         repeated = torch.cat([targets] * (len(features) // len(targets)))
-        learnt = measure_probe(probe, features, repeated, self._task)
+        learnt = measure_probe(probe, features, repeated, self._task, most=MOST_KEPT)
+        if len(features) * self._num_classes > MOST_KEPT:
+            text = f"train metrics of the probe: of {learnt.images:,} of {len(features):,} rows"
+            self._listen(Note(text=text, detail=True))
         val = UNMEASURED
         if val_features is not None:
             val = measure_probe(probe, val_features, val_targets, self._task)
@@ -410,9 +413,8 @@ class _Probing:
         if len(val_targets) >= FEW or len(set(self._groups.tolist())) < 2:
             return None
         # The first row of each image is that without augmentation.
-        logits = probe.held_out[: len(targets)]
-        seen = logits.isfinite().all(dim=1)
-        logits, targets = logits[seen], targets[seen]
+        plain = probe.held_out_rows < len(targets)
+        logits, targets = probe.held_out[plain], targets[probe.held_out_rows[plain]]
         if val_features is not None:
             logits = torch.cat([logits, probe.logits(val_features).cpu()])
             targets = torch.cat([targets, val_targets])
