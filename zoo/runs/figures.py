@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import NormalDist
 from typing import Annotated, Any
 
@@ -151,8 +152,15 @@ def figures(
     if units is None:
         units = np.arange(len(targets))
     number = int(units.max()) + 1
-    exact = _estimates(outcomes, np.ones((len(targets), 1)))
-    drawn = _bootstrap(outcomes, exact, units, seed) if number > 1 else {}
+    # Average precision, unlike AUROC, is no linear function of the weights.
+    linear = "map" not in outcomes.names and logits.numel() * _FEWEST_RESAMPLES > _MOST_RANKED
+    exact = _estimates(outcomes, np.ones((len(targets), 1)), ranked=not linear)
+    bootstrap = _bootstrap
+    if linear:
+        aurocs, influence = _auroc_influence(outcomes)
+        exact |= {"by class auroc": aurocs, "auroc": _mean(aurocs, aurocs)}
+        bootstrap = partial(_linear_bootstrap, influence)
+    drawn = bootstrap(outcomes, exact, units, seed) if number > 1 else {}
     sample = {name: values[..., 0] for name, values in exact.items()}
     intervals = _Intervals(outcomes, sample, drawn, number, grouped)
     by_class = {name: intervals.of_classes(name) for name in ("precision", "recall", "f1", "auroc")}
@@ -244,8 +252,8 @@ class _Outcomes:
 
     Attributes:
         classes: Number of classes.
-        truth: (N, classes) bool.
-        scores: (N, classes) probabilities.
+        truth: (classes, N) bool.
+        scores: (classes, N) probabilities.
         names: Names of the task's metrics.
         sums: (3 classes + 2 + bins, N) sparse: right, support and given by class, correct, loss,
             and by bin the sum of probability - outcome.
@@ -264,14 +272,14 @@ class _Outcomes:
         self.truth = _indicators(targets, classes)
         given = _indicators(task.decide(logits), classes)
         correct = task.correct(logits, targets).numpy()
-        self.scores = task.probabilities(logits).numpy()
+        self.scores = task.probabilities(logits).T.contiguous().numpy()
         confidence, outcome = (each.numpy() for each in task.answers(logits, targets))
         self.pairs = confidence.shape[1]
         # Losses are sums over the pairs of an image, the metric is their mean.
         exact = targets.double() if targets.is_floating_point() else targets
         self.loss = task.losses(logits, exact).numpy() / self.pairs
         self.confidence = float(confidence.mean())
-        self.support = self.truth.sum(axis=0)
+        self.support = self.truth.sum(axis=1)
         rows = np.repeat(np.arange(len(targets)), self.pairs)
         gaps = sparse.coo_matrix(
             ((confidence - outcome).ravel(), (_bins(confidence.ravel()), rows)),
@@ -279,9 +287,9 @@ class _Outcomes:
         )
         self.sums = sparse.vstack(
             [
-                sparse.csr_matrix((self.truth & given).T, dtype=float),
-                sparse.csr_matrix(self.truth.T, dtype=float),
-                sparse.csr_matrix(given.T, dtype=float),
+                sparse.csr_matrix(self.truth & given, dtype=float),
+                sparse.csr_matrix(self.truth, dtype=float),
+                sparse.csr_matrix(given, dtype=float),
                 sparse.csr_matrix(np.stack([correct, self.loss]), dtype=float),
                 gaps,
             ],
@@ -296,9 +304,10 @@ class _Outcomes:
 
 
 def _indicators(targets: Tensor, classes: int) -> Array:
+    """Return whether each image is of each class, (classes, N)."""
     if targets.ndim == 2:
-        return np.asarray(targets.numpy() > 0.5)
-    return np.asarray(targets.numpy()[:, None] == np.arange(classes))
+        return np.ascontiguousarray(targets.numpy().T > 0.5)
+    return np.asarray(np.arange(classes)[:, None] == targets.numpy())
 
 
 def _bins(confidence: Array) -> Array:
@@ -336,8 +345,8 @@ def _estimates(
         if ranked:
             curves = np.stack(
                 [
-                    _ranked(outcomes.scores[:, n], outcomes.truth[:, n], weights)
-                    for n in range(classes)
+                    _ranked(scores, truth, weights)
+                    for scores, truth in zip(outcomes.scores, outcomes.truth, strict=True)
                 ]
             )
             by_class |= {"by class auroc": curves[:, 0], "by class precision average": curves[:, 1]}
@@ -407,9 +416,6 @@ def _bootstrap(
 ) -> dict[str, Array]:
     """Return the metrics of all resamples, as `_estimates`."""
     size = len(units) * outcomes.classes
-    # Average precision, unlike AUROC, is no linear function of the weights.
-    if "map" not in outcomes.names and size * _FEWEST_RESAMPLES > _MOST_RANKED:
-        return _linear_bootstrap(outcomes, exact, units, seed)
     most_ranked = int(min(RESAMPLES, max(_FEWEST_RESAMPLES, _MOST_RANKED // size)))
     parts: dict[str, list[Array]] = {}
     done = 0
@@ -425,15 +431,9 @@ def _bootstrap(
 
 
 def _linear_bootstrap(
-    outcomes: _Outcomes, exact: Mapping[str, Array], units: Array, seed: int
+    influence: Array, outcomes: _Outcomes, exact: Mapping[str, Array], units: Array, seed: int
 ) -> dict[str, Array]:
     """Return the metrics of all resamples, AUROC as a linear function of the weights."""
-    influence = np.stack(
-        [
-            _auroc_influence(scores, truth)
-            for scores, truth in zip(outcomes.scores.T, outcomes.truth.T, strict=True)
-        ]
-    )
     parts: dict[str, list[Array]] = {}
     sample = exact["by class auroc"]
     for weights in _resamples(units, seed):
@@ -446,27 +446,36 @@ def _linear_bootstrap(
     return {name: np.concatenate(values, axis=-1) for name, values in parts.items()}
 
 
-def _auroc_influence(scores: Array, truth: Array) -> Array:
-    """Return by how much AUROC changes with the weight of each image (N,) float32, as derivative.
+def _auroc_influence(outcomes: _Outcomes) -> tuple[Array, Array]:
+    """Return the AUROC of each class, and by how much it changes with the weight of each image.
 
     The placement value of an image is the share of the images of the other kind that are ranked
     rightly against it (DeLong et al. 1988); AUROC is the mean of those of either kind.
+
+    Returns:
+        (classes, 1), NaN if undefined, and the derivatives (classes, N) float32.
     """
-    levels, positives = np.unique(scores[truth], return_counts=True)
-    absent = len(scores) - positives.sum()
-    found = np.zeros(len(scores), dtype=np.float32)
-    if not len(levels) or not absent:
-        return found
-    segments = np.searchsorted(levels, scores) + np.searchsorted(levels, scores, "right")
-    negatives = np.bincount(segments[~truth], minlength=2 * len(levels) + 1)
-    below = (negatives.cumsum() - negatives / 2)[1::2] / absent
-    both = np.zeros(2 * len(levels) + 1)
-    both[1::2] = positives
-    above = (both[::-1].cumsum()[::-1] - both / 2) / positives.sum()
-    auroc = (below * positives).sum() / positives.sum()
-    found[truth] = (below[segments[truth] // 2] - auroc) / positives.sum()
-    found[~truth] = (above[segments[~truth]] - auroc) / absent
-    return found
+    aurocs = np.full((outcomes.classes, 1), np.nan)
+    influence = np.zeros(outcomes.scores.shape, dtype=np.float32)
+    for n, (scores, truth) in enumerate(zip(outcomes.scores, outcomes.truth, strict=True)):
+        there = np.flatnonzero(truth)
+        absent = len(scores) - len(there)
+        if not len(there) or not absent:
+            continue
+        levels, positives = np.unique(scores[there], return_counts=True)
+        # Segment 2k + 1 is the k-th level, segment 2k what lies below it.
+        lower = np.searchsorted(levels, scores)
+        segments = 2 * lower + (levels[np.minimum(lower, len(levels) - 1)] == scores)
+        both = np.zeros(2 * len(levels) + 1)
+        both[1::2] = positives
+        negatives = np.bincount(segments, minlength=len(both)) - both
+        below = negatives.cumsum() - negatives / 2
+        above = both[::-1].cumsum()[::-1] - both / 2
+        auroc = (below * both).sum() / (len(there) * absent)
+        influence[n] = ((above / len(there) - auroc) / absent).astype(np.float32)[segments]
+        influence[n, there] = (below[segments[there]] / absent - auroc) / len(there)
+        aurocs[n] = auroc
+    return aurocs, influence
 
 
 def _resamples(units: Array, seed: int) -> Iterator[Array]:
@@ -539,7 +548,7 @@ class _Intervals:
         if 0 < value < 1:
             low, high = np.nanquantile(drawn, [self._tail, 1 - self._tail])
             return Figure(value, min(float(low), value), max(float(high), value))
-        fewest = min(support, self._outcomes.truth.shape[0] - support) or 1
+        fewest = min(support, self._outcomes.truth.shape[1] - support) or 1
         trials = fewest if name == "auroc" else given if name == "precision" else support or given
         return wilson(value * min(trials, self._units), min(trials, self._units))
 
