@@ -19,12 +19,13 @@ from zoo.errors import CacheError
 from zoo.events import Listener, Note, Progress
 from zoo.machine.memory import in_parts
 from zoo.machine.processes import decide_on_main, together
+from zoo.runs.inference import CPU_BATCH
 
 #: Number of images decoded, computed and written to disk together.
 CHUNK = 64
 
-#: Images per forward pass: on a CPU, few enough for activations to fit into the processor's cache.
-_CPU_BATCH, _GPU_BATCH = 8, 64
+#: Images per forward pass on a GPU.
+_GPU_BATCH = 64
 
 #: Maps pixels (N, C, H, W) uint8 of a batch to rows (N, ...) on the device.
 Compute = Callable[[Tensor], Tensor]
@@ -55,7 +56,7 @@ class CachedDataset(Dataset[Any]):  # torch types a loader's batches as dataset 
 
 def rows_at_a_time(device: torch.device) -> int:
     """Return the number of images per forward pass."""
-    return _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+    return CPU_BATCH if device.type == "cpu" else _GPU_BATCH
 
 
 def views_of(images: ImageDataset, views: Iterable[int] = (0,)) -> list[Index]:

@@ -100,8 +100,7 @@ def activations(model: nn.Module, boundary: Boundary, images: Tensor) -> Tensor:
         raise _Reached(args[:1] if call.is_input else own(*args, **kwargs))
 
     stops = {call.path: _in_turn(own, {call.nth: stop})}
-    with keep_modes(model), torch.no_grad(), _forwards(model, stops):
-        model.eval()
+    with _eval_mode(model), torch.no_grad(), _forwards(model, stops):
         try:
             model(images)
         except _Reached as reached:
@@ -147,6 +146,20 @@ def keep_modes(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put the modules that are in train mode into eval mode until exit."""
+    # For each batch: `nn.Module.eval` takes as long as some layers, even if nothing is to change.
+    changed = [module for module in model.modules() if module.training]
+    for module in changed:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.training = True
 
 
 class _Reached(Exception):

@@ -15,13 +15,16 @@ from zoo.data.transforms import to_input
 from zoo.errors import RunError
 from zoo.machine.memory import in_parts
 
-#: Images per forward pass in validation, evaluation and prediction, for input sizes of up to
-#: 512 x 512 pixels; reduced only if memory is too small.
+#: Images of a batch in validation, evaluation and prediction, for input sizes of up to 512 x 512
+#: pixels. A GPU computes them in one forward pass, unless memory is too small.
 BATCH_SIZE = 32
+
+#: Images per forward pass on a CPU: few enough for activations to fit into the processor's cache.
+CPU_BATCH = 8
 
 
 def eval_batch_size(preprocess: Preprocess) -> int:
-    """Return the images per forward pass: fewer for larger inputs, to limit memory."""
+    """Return the images of a batch: fewer for larger inputs, to limit memory."""
     height, width = preprocess.height_width
     return max(1, min(BATCH_SIZE, BATCH_SIZE * 512 * 512 // (height * width)))
 
@@ -77,7 +80,7 @@ def all_logits(
     """
     model.eval()
     device = next(model.parameters()).device
-    most = BATCH_SIZE
+    most = CPU_BATCH if device.type == "cpu" else BATCH_SIZE
     logits = []
     for batch, _ in raising(batches):
         rows, most = in_parts(
