@@ -32,8 +32,9 @@ STEPS = {
     "verdict on transfer": ["zoo.pipeline.phases:_Probing._measure_transfer"],
     "growth": ["zoo.pipeline.phases:measure_growth"],
     "suspects": ["zoo.pipeline.phases:_Probing._find_suspects"],
-    "scores of val and test": ["zoo.pipeline.conclude:_Scorer.score"],
+    "scores of val": ["zoo.pipeline.conclude:_Scorer.score"],
     "scores of train for familiarity": [],
+    "scores of test": [],
     "calibration, familiarity": ["zoo.pipeline.conclude:_calibrated"],
     "figures": ["zoo.pipeline.conclude:figures"],
     "predictions.parquet": [
@@ -62,8 +63,10 @@ class Timers:
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             named = step
-            if args[1:2] == ("train",) and step.startswith("scores of val"):
-                named = "scores of train for familiarity"
+            if step == "scores of val":
+                named = {"train": "scores of train for familiarity"}.get(
+                    args[1], f"scores of {args[1]}"
+                )
             self._inner.append(0.0)
             started = time.process_time()
             try:
@@ -135,6 +138,13 @@ def table(rows: list[tuple[str, float, dict[str, float]]]) -> str:
     sums = [sum(spent.values()) for _, _, spent in rows]
     lines += [
         ["all of these", *(f"{each:.2f}" for each in sums)],
+        [
+            "all without the test images",
+            *(
+                f"{each - spent.get('scores of test', 0):.2f}"
+                for each, (_, _, spent) in zip(sums, rows, strict=True)
+            ),
+        ],
         ["the run", *(f"{whole:.2f}" for _, whole, _ in rows)],
         [
             "share of the run without them",
