@@ -288,7 +288,9 @@ def parquet_bytes(columns: Columns, class_names: Sequence[str]) -> memoryview:
     names = json.dumps(list(class_names), ensure_ascii=False)
     table = table.replace_schema_metadata({"class_names": names})
     content = io.BytesIO()
-    parquet.write_table(table, content, compression="zstd")
+    # A dictionary of numbers, which hardly ever repeat, takes time and makes the file larger.
+    texts = [name for name, column in columns.items() if not isinstance(column, np.ndarray)]
+    parquet.write_table(table, content, compression="zstd", use_dictionary=texts)
     return content.getbuffer()
 
 
