@@ -8,6 +8,7 @@ from PIL import ImageOps
 from tests.data.scenes import scene
 from zoo.data.check.alignment import CLEAR, SIDE, alignment
 from zoo.features.copies import find_copies
+from zoo.features.probe import Origin, fit_probe
 from zoo.features.suspects import LEAST, confident_errors, find_suspects
 from zoo.tasks import MULTI_LABEL, SINGLE_LABEL
 
@@ -37,6 +38,26 @@ def test_swapped_labels_are_first_and_named():
     assert all(each.suggested == labels[each.position] for each in found.ranked[:4])
     assert [each.score for each in found.ranked] == sorted(each.score for each in found.ranked)
     assert len(find_suspects(features, labels, 3, task=SINGLE_LABEL).ranked) <= 1
+
+
+def test_the_probe_of_a_run_has_the_held_out_predictions():
+    features, labels = clouds()
+    labels[[4, 50]] = (labels[[4, 50]] + 1) % 3
+    origin = Origin(images=torch.arange(len(labels)), groups=torch.arange(len(labels)) // 2)
+    probe = fit_probe(features, labels, 3, origin=origin, seed=3)
+    own = find_suspects(features, labels, 3, task=SINGLE_LABEL, groups=origin.groups, seed=3)
+    reused = find_suspects(
+        features,
+        labels,
+        3,
+        task=SINGLE_LABEL,
+        groups=origin.groups,
+        seed=3,
+        held_out=probe.held_out,
+    )
+    assert own.ranked
+    assert own.ranked == reused.ranked
+    assert torch.equal(own.probabilities, reused.probabilities)
 
 
 def test_labels_of_several_are_judged_one_by_one():

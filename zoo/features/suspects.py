@@ -52,6 +52,7 @@ def find_suspects(
     task: Task,
     groups: Tensor | None = None,
     seed: int = 0,
+    held_out: Tensor | None = None,
 ) -> Suspects:
     """Find labels that are probably wrong, by confident learning (Northcutt et al., 2021).
 
@@ -70,13 +71,15 @@ def find_suspects(
         task: The task.
         groups: (N,) int64; images of a group are in the same fold. Default: no groups.
         seed: Determines the folds.
+        held_out: `Probe.held_out` of a probe that was fitted to the same arguments, if there is
+            one.
 
     Raises:
         TrainingError: A feature is not finite.
     """
     if groups is None:
         groups = torch.arange(len(features))
-    logits = _held_out(features, targets, num_classes, task, groups, seed)
+    logits = _held_out(features, targets, num_classes, task, groups, seed, held_out)
     probabilities = task.probabilities(logits)
     first = _ranked(probabilities, targets, task)
     kept = torch.ones(len(features), dtype=torch.bool)
@@ -153,13 +156,16 @@ def _held_out(
     task: Task,
     groups: Tensor,
     seed: int,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Return held-out logits (N, classes) of all images.
 
     `out_of_fold` holds out a single fold of a large dataset; the others are then held out one by
     one.
     """
-    logits = out_of_fold(features, targets, num_classes, task=task, groups=groups, seed=seed)
+    if known is None:
+        known = out_of_fold(features, targets, num_classes, task=task, groups=groups, seed=seed)
+    logits = known.clone()
     missing = logits.isnan().any(dim=1)
     if not missing.any():
         return logits

@@ -329,7 +329,7 @@ class _Probing:
                 prepared.accelerator, partial(self._find_copies, features, val_features)
             )
         state.suspects = decide_on_main(
-            prepared.accelerator, lambda: self._find_suspects(features, targets)
+            prepared.accelerator, lambda: self._find_suspects(features, targets, plain_probe)
         )
         state.decided = self._decide(features, targets, plain_probe.penalty)
         if self._engine != plan.recipe.engine:
@@ -423,18 +423,22 @@ class _Probing:
         )
 
     def _find_suspects(
-        self, features: Tensor, targets: Tensor
+        self, features: Tensor, targets: Tensor, probe: Probe
     ) -> list[tuple[str, str, str, float]] | None:
         """Return the train labels that are probably wrong, for the report; None if it is slow."""
         if not self._task.exclusive or features.numel() * self._num_classes > MOST_WORK:
             return None
+        recipe = self._prepared.plan.recipe
+        # The probe that is fitted without augmented views may have weights or smoothed targets.
+        plain = recipe.views or (self._class_weights is None and not recipe.label_smoothing)
         found = find_suspects(
             features,
             targets,
             self._num_classes,
             task=self._task,
             groups=self._groups,
-            seed=self._prepared.plan.recipe.seed,
+            seed=recipe.seed,
+            held_out=probe.held_out if plain else None,
         )
         names, samples = self._prepared.plan.class_names, self._prepared.splits.train
         return [
