@@ -72,7 +72,7 @@ def find_suspects(
         groups: (N,) int64; images of a group are in the same fold. Default: no groups.
         seed: Determines the folds.
         held_out: `Probe.held_out` of a probe that was fitted to the same arguments, if there is
-            one.
+            one and it is of all rows.
 
     Raises:
         TrainingError: A feature is not finite.

@@ -431,6 +431,7 @@ class _Probing:
         recipe = self._prepared.plan.recipe
         # The probe that is fitted without augmented views may have weights or smoothed targets.
         plain = recipe.views or (self._class_weights is None and not recipe.label_smoothing)
+        known = plain and len(probe.held_out) == len(targets)
         found = find_suspects(
             features,
             targets,
@@ -438,7 +439,7 @@ class _Probing:
             task=self._task,
             groups=self._groups,
             seed=recipe.seed,
-            held_out=probe.held_out if plain else None,
+            held_out=probe.held_out if known else None,
         )
         names, samples = self._prepared.plan.class_names, self._prepared.splits.train
         return [
