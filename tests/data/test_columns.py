@@ -1,8 +1,10 @@
-"""Tables that are indexed once: samples in columns, which processes share, equal those of rows."""
+"""Sources that are indexed once: samples in columns, which processes share, equal objects."""
 
 import csv
 import os
 import pickle
+import tarfile
+import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import COLOURS, save_photo
+from tests.data.sources import CLASSES, add, write_shard, write_source
 from zoo import cache
 from zoo.data.columns import Columns, group_counts, has_groups, label_counts
 from zoo.data.decoded import content_keys
@@ -294,8 +297,12 @@ def test_a_full_scan_keeps_columns(tmp_path):
 @pytest.fixture
 def shared(monkeypatch):
     """Columns of few samples are made and shared too."""
-    for module in ("zoo.data.columns", "zoo.data.sources.folder"):
-        monkeypatch.setattr(f"{module}.MANY", 1)
+    set_many(monkeypatch, 1)
+
+
+def set_many(monkeypatch, many):
+    for module in ("columns", "sources", "sources.folder", "sources.indexed"):
+        monkeypatch.setattr(f"zoo.data.{module}.MANY", many)
 
 
 @pytest.fixture
@@ -321,8 +328,7 @@ def test_a_folder_gives_the_same_samples_in_columns(folder, fields, shared, monk
     assert isinstance(columns.train, Columns)
     assert isinstance(columns.val, Columns)
     assert stores()
-    for module in ("zoo.data.columns", "zoo.data.sources.folder"):
-        monkeypatch.setattr(f"{module}.MANY", 10_000)
+    set_many(monkeypatch, 10_000)
     samples = read(folder, **fields)
     assert isinstance(samples.train[0], Sample)
     assert not isinstance(samples.train, Columns)
@@ -352,3 +358,154 @@ def test_a_folder_is_read_without_a_writable_cache(folder, shared, monkeypatch, 
     home.write_text("no folder")
     monkeypatch.setenv("ZOO_HOME", str(home))
     assert read(folder).train == expected.train
+
+
+def aged_source(kind, folder) -> Path:
+    data = Path(write_source("zip" if kind == "films" else kind, folder))
+    if kind == "films":
+        with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in (folder / "photos").rglob("*.png"):
+                archive.write(file, f"{file.parent.name}/film {file.stem}/{file.name}")
+    for file in folder.rglob("*"):
+        aged(file)
+    return data
+
+
+def described(samples):
+    """All that samples have, with what they read in place of the function that reads it."""
+    return [replace(s, load=None) for s in samples], [s.read() for s in samples]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("zip", {}),
+        ("films", {"group_by": "folder"}),
+        ("tar", {"group_by": "([0-9])\\.png"}),
+        ("shards", {"min_count": 2}),
+        ("hf", {"group_by": "film"}),
+    ],
+)
+def test_archives_and_datasets_give_the_same_samples_in_columns(
+    kind, fields, shared, monkeypatch, tmp_path
+):
+    data = aged_source(kind, tmp_path)
+    first, again = read(data, **fields), read(data, **fields)
+    set_many(monkeypatch, 10_000)
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "other"))
+    expected = read(data, **fields)
+    assert not isinstance(expected.train, Columns)
+    assert len(expected.train) > len(expected.val) > 2
+    for found in (first, again, pickle.loads(pickle.dumps(again))):
+        assert isinstance(found.train, Columns)
+        assert isinstance(found.val, Columns)
+        assert described(found.train) == described(expected.train)
+        assert described(found.val) == described(expected.val)
+        assert [*content_keys(found.train)] == content_keys(expected.train)
+        assert (found.class_names, found.issues) == (expected.class_names, expected.issues)
+
+
+def test_images_in_a_table_are_columns(tmp_path, monkeypatch):
+    data = aged_source("parquet", tmp_path)
+    first, again = read(data), read(data)
+    assert isinstance(first.train, Columns)
+    images = described(first.train)
+    assert images == described(again.train)
+    # A table of this time is read each time.
+    os.utime(data)
+    monkeypatch.setattr("zoo.data.files._MOST_WAITS", 0)
+    expected = read(data)
+    assert not isinstance(expected.train, Columns)
+    assert images[1] == described(expected.train)[1]
+    assert [(s.name, s.labels) for s in first.val] == [(s.name, s.labels) for s in expected.val]
+
+
+def damage(file: Path) -> None:
+    """Change the content of a file, but not what identifies it."""
+    file.write_bytes(b"x" * file.stat().st_size)
+    aged(file)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "shards", "parquet"])
+def test_an_archive_is_listed_once_while_it_does_not_change(kind, shared, tmp_path):
+    data = aged_source(kind, tmp_path)
+    first = read(data)
+    files = [data] if data.is_file() else sorted(data.glob("*.tar"))
+    for file in files:
+        damage(file)
+    again = read(data)
+    names = [[s.name for s in (*each.train, *each.val)] for each in (first, again)]
+    assert names[0] == names[1]
+    assert first.issues == again.issues
+    for file in files:
+        aged(file, 1.1e9)
+    with pytest.raises(DataError):
+        read(data)
+
+
+def test_an_archive_that_changes_after_it_was_listed_is_an_error(shared, tmp_path):
+    data = aged_source("zip", tmp_path)
+    sample = read(data).train[0]
+    aged(data, 1.2e9)
+    with pytest.raises(DataError):
+        sample.read()
+
+
+def test_names_of_classes_beside_shards_are_read_each_time(shared, tmp_path):
+    data = aged_source("shards", tmp_path)
+    assert read(data).class_names == CLASSES
+    (data / "classes.txt").write_text("cyan\nlime\npink")
+    assert read(data).class_names == ("cyan", "lime", "pink")
+    (data / "classes.txt").write_text("cyan\nlime")
+    for _ in range(2):
+        with pytest.raises(DataError):
+            read(data)
+    (data / "classes.txt").unlink()
+    splits = read(data)
+    assert splits.class_names == ("0", "1", "2")
+    assert any("numbers" in issue.reason for issue in splits.issues)
+
+
+def test_splits_of_shards_are_kept_even_if_one_is_small(shared, tmp_path):
+    files = sorted((Path(write_source("zip", tmp_path)).parent / "photos").rglob("*.png"))
+    write_shard(tmp_path / "s" / "train-0.tar", files)
+    write_shard(tmp_path / "s" / "test-0.tar", [])
+    for file in (tmp_path / "s").iterdir():
+        aged(file)
+    for _ in range(2):
+        splits = read(tmp_path / "s")
+        assert len(splits.train) + len(splits.val) == len(files)
+        assert len(splits.test) == 0
+
+
+def test_archives_are_read_without_a_writable_cache(shared, monkeypatch, tmp_path):
+    data = aged_source("tar", tmp_path)
+    expected = read(data)
+    home = tmp_path / "file"
+    home.write_text("no folder")
+    monkeypatch.setenv("ZOO_HOME", str(home))
+    found = read(data)
+    assert isinstance(found.train, Columns)
+    assert described(found.train) == described(expected.train)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_image_of_an_archive_takes_less_than_100_bytes(kind, tmp_path):
+    """Names as long as those of ImageNet."""
+    data = tmp_path / f"data.{kind}"
+    images = 20_000
+    names = [f"n{n % 1000:08}/n{n % 1000:08}_{n}.JPEG" for n in range(images)]
+    if kind == "zip":
+        with zipfile.ZipFile(data, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+    else:
+        with tarfile.open(data, "w") as tar:
+            for name in names:
+                add(tar, name, b"x")
+    splits = read(aged(data))
+    assert isinstance(splits.train, Columns)
+    assert len(splits.train) + len(splits.val) == images
+    (store,) = stores()
+    assert store.bytes / images < 100

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from zoo.data.sources.layout import ClassFolder
 
 #: Version of the stored columns; increase it when their contents change.
-_VERSION = 2
+_VERSION = 3
 
-#: Number of samples from which on those of a folder are columns, and what is computed of columns is
-#: shared in the cache: fewer samples take little memory, and are faster to access as objects.
+#: Number of samples from which on those of folders, archives and datasets are columns, and what is
+#: computed of columns is shared in the cache: fewer samples take little memory, and are faster to
+#: access as objects.
 MANY = 10_000
 
 #: Samples that are made at a time when all are iterated over.
@@ -37,9 +38,32 @@ _BATCH = 1024
 #: Alignment of buffers in an Arrow file, in bytes.
 _ALIGNED = 64
 
-#: Columns of what is known of files, and the values of the last one; 0: nothing is known.
+#: Start of the names of columns of numbers that say where images are.
+_PLACE = "place_"
+
+#: Columns of what is known of images, and the values of the last one; 0: nothing is known.
 _CONTENT = ("key", "size", "mtime_ns", "state")
 _LISTED, _HASHED = 1, 2
+
+#: Returns the fields `load`, `stamp` and `holder` of a sample by its name and the numbers of its
+#: place, such as an offset in an archive. Must be picklable.
+Locate = Callable[[str, Sequence[int]], Mapping[str, Any]]
+
+
+class Item(NamedTuple):
+    """What columns hold of a sample.
+
+    Attributes:
+        name: As of the sample.
+        labels: As of the sample.
+        group: As of the sample.
+        place: Numbers, 0 or more, that say where the image is; as many in all items.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    group: str | None
+    place: tuple[int, ...] = ()
 
 
 class Keys(Sequence[bytes]):
@@ -70,14 +94,16 @@ class Keys(Sequence[bytes]):
 
 
 class Columns(Sequence[Sample]):
-    """Samples of image files in one folder, made on access.
+    """Samples of image files in one folder, or of images in archives or datasets, made on access.
 
     Args:
         table: Arrow table with the columns `name` (bytes), `labels` (dictionary of JSON lists) and
-            `group` (dictionary of bytes and null); and those of what is known of files, if they
-            have been listed or read: `key` (16 bytes), `size` (int64), `mtime_ns` (int64) and
-            `state` (uint8). Each is one chunk.
-        folder: Folder that names are relative to.
+            `group` (dictionary of bytes and null); `place_0`, `place_1` ... (unsigned), if images
+            are no files; and those of what is known of images, if they have been listed or read:
+            `key` (16 bytes), `size` (int64), `mtime_ns` (int64) and `state` (uint8). Each is one
+            chunk.
+        where: Folder that names are relative to, or the function that finds images by the numbers
+            in `place_0`, `place_1` ...
         rows: Rows of the samples, int32; None: all.
         label_sets: Labels in place of those in the dictionary of `labels`; None: these.
     """
@@ -85,17 +111,18 @@ class Columns(Sequence[Sample]):
     def __init__(
         self,
         table: Any,
-        folder: Path,
+        where: Path | Locate,
         *,
         rows: NDArray[np.int32] | None = None,
         label_sets: Sequence[tuple[str, ...]] | None = None,
     ) -> None:
-        self._table, self._folder = table, folder
+        self._table, self._where = table, where
         self._rows = np.arange(len(table), dtype=np.int32) if rows is None else rows
         column = {name: table.column(name).chunk(0) for name in table.column_names}
         self._names, labels, groups = column["name"], column["labels"], column["group"]
         self._codes, self._group_codes = labels.indices.to_numpy(), groups.indices.to_numpy()
         self._group_names = groups.dictionary
+        self._place = [column[n].to_numpy() for n in column if n.startswith(_PLACE)]
         if label_sets is None:
             label_sets = [tuple(json.loads(each)) for each in labels.dictionary.to_pylist()]
         self._label_sets = label_sets
@@ -235,19 +262,24 @@ class Columns(Sequence[Sample]):
                 table = table.append_column(name, column)
         return Columns(
             table,
-            self._folder,
+            self._where,
             rows=self._rows if rows is None else rows,
             label_sets=self._label_sets if label_sets is None else label_sets,
         )
 
     def _sample(self, row: int, name: str) -> Sample:
         code = int(self._group_codes[row])
+        fields: Mapping[str, Any]
+        if isinstance(self._where, Path):
+            fields = {"file": self._where / name}
+        else:
+            fields = self._where(name, [int(numbers[row]) for numbers in self._place])
         return Sample(
             name=name,
             labels=self._label_sets[self._codes[row]],
-            file=self._folder / name,
             group=self.group_name(code) if code else None,
             content=self._content_of(row),
+            **fields,
         )
 
     def _content_of(self, row: int) -> Fingerprint | None:
@@ -341,44 +373,41 @@ def columns_of_files(root: Path, folders: Sequence[ClassFolder]) -> Columns:
     return Columns(shared(pyarrow.table(table)), root)
 
 
+def columns_of_items(items: Collection[Item], where: Locate) -> Columns:
+    """Return the samples of items.
+
+    Args:
+        items: The items.
+        where: Finds the images.
+    """
+    return Columns(shared(_table_of(items)), where)
+
+
 def store_columns(
-    key: bytes, by_split: Mapping[str, Sequence[Sample]], about: Mapping[str, Any]
+    key: bytes, by_split: Mapping[str, Collection[Item]], about: Mapping[str, Any]
 ) -> None:
     """Keep the samples of a source in the cache; does nothing if that is impossible.
 
     Args:
         key: Key of the source, by path, size and modification time.
-        by_split: Samples by split, each with a file of its name below the folder and nothing else.
+        by_split: Samples by split.
         about: What else the source says, JSON-serialisable.
     """
-    import pyarrow
-
-    samples = [sample for each in by_split.values() for sample in each]
-    columns: dict[str, Any] = {
-        "name": pyarrow.array([_bytes(each.name) for each in samples], pyarrow.large_binary())
-    }
-    texts: dict[str, Iterable[str | None]] = {
-        "labels": (json.dumps(sample.labels) for sample in samples),
-        "group": (sample.group for sample in samples),
-    }
-    for name, values in texts.items():
-        # Code 0 is for no group.
-        numbers: dict[str | None, int] = {None: 0} if name == "group" else {}
-        codes = (numbers.setdefault(value, len(numbers)) for value in values)
-        columns[name] = _encoded(np.fromiter(codes, np.int32, len(samples)), [*numbers])
+    table = _table_of([item for each in by_split.values() for item in each])
     sizes = {split: len(each) for split, each in by_split.items()}
     metadata = {"about": json.dumps(about), "sizes": json.dumps(sizes)}
-    table = pyarrow.table(columns).replace_schema_metadata(metadata)
     with _store() as store:
-        _put(store, key, table)
+        _put(store, key, table.replace_schema_metadata(metadata))
 
 
-def stored_columns(key: bytes, folder: Path) -> tuple[dict[str, Columns], dict[str, Any]] | None:
+def stored_columns(
+    key: bytes, where: Callable[[Mapping[str, Any]], Path | Locate]
+) -> tuple[dict[str, Sequence[Sample]], dict[str, Any]] | None:
     """Return what `store_columns` has kept: (samples by split, `about`); None if nothing.
 
     Args:
         key: As for `store_columns`.
-        folder: Folder that names are relative to.
+        where: Returns the argument of `Columns` by `about`.
     """
     with _store() as store:
         table = _got(store, key)
@@ -386,7 +415,8 @@ def stored_columns(key: bytes, folder: Path) -> tuple[dict[str, Columns], dict[s
         return None
     metadata = table.schema.metadata
     sizes, about = json.loads(metadata[b"sizes"]), json.loads(metadata[b"about"])
-    whole = Columns(table, folder)
+    # An Arrow stream of no rows has no columns of one chunk.
+    whole: Sequence[Sample] = Columns(table, where(about)) if len(table) else ()
     by_split, start = {}, 0
     for split, size in sizes.items():
         by_split[split] = whole[start : start + size]
@@ -412,6 +442,27 @@ def shared(table: Any) -> Any:
         _put(store, digest.digest(), table)
         found = _got(store, digest.digest())
     return table if found is None else found
+
+
+def _table_of(items: Collection[Item]) -> Any:
+    """Return the Arrow table of `Columns`."""
+    import pyarrow
+
+    names = pyarrow.array([_bytes(item.name) for item in items], pyarrow.large_binary())
+    columns: dict[str, Any] = {"name": names}
+    texts: dict[str, Iterable[str | None]] = {
+        "labels": (json.dumps(item.labels) for item in items),
+        "group": (item.group for item in items),
+    }
+    for name, values in texts.items():
+        # Code 0 is for no group.
+        numbers: dict[str | None, int] = {None: 0} if name == "group" else {}
+        codes = (numbers.setdefault(value, len(numbers)) for value in values)
+        columns[name] = _encoded(np.fromiter(codes, np.int32, len(items)), [*numbers])
+    for n in range(len(next(iter(items)).place) if items else 0):
+        place = np.fromiter((item.place[n] for item in items), np.uint64, len(items))
+        columns[f"{_PLACE}{n}"] = pyarrow.array(place.astype(np.min_scalar_type(place.max())))
+    return pyarrow.table(columns)
 
 
 def _store() -> Store:

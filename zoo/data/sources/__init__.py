@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import TypeGuard
 
 from zoo import plugins
+from zoo.cache.keys import derived_key
+from zoo.data.columns import MANY
 from zoo.data.files import extension
-from zoo.data.remote import Address, AnyFile, RemoteFile, address_of, existing_file, files_below
+from zoo.data.remote import (
+    Address,
+    AnyFile,
+    RemoteFile,
+    address_of,
+    existing_file,
+    files_below,
+    key_of,
+)
 from zoo.data.remote import path_of as path_of_address
 from zoo.data.sample import Sample
 from zoo.data.sources.archive import ArchiveSource, all_images
@@ -30,6 +40,7 @@ from zoo.data.sources.hf import (
     place_of,
     unlabelled_rows,
 )
+from zoo.data.sources.indexed import ListedSource, open_indexed, recall, remember
 from zoo.data.sources.joined import JoinedSource
 from zoo.data.sources.layout import files_in
 from zoo.data.sources.remote import archive_of_files
@@ -39,9 +50,12 @@ from zoo.data.sources.shards import (
     ShardSource,
     archive_of,
     images_of_shards,
+    in_shards,
     is_compressed,
     is_labelled,
     is_pattern,
+    key_of_shards,
+    names_of_classes,
     read_shards,
     remote_shards,
     shards_among,
@@ -49,7 +63,7 @@ from zoo.data.sources.shards import (
 )
 from zoo.data.sources.source import Part, Source, is_remote, issues_of
 from zoo.data.sources.table import TABLES, TableSource, images_of_table
-from zoo.data.sources.zipped import read_zip
+from zoo.data.sources.zipped import in_zip, read_zip
 from zoo.errors import DataError, PluginError
 from zoo.io.files import exists, expand, is_file
 from zoo.io.text import printable
@@ -220,28 +234,65 @@ def _without_groups(
         if source is not None:
             return source
     if _is_zip(path):
-        return ArchiveSource(read_zip(path), subfolders=subfolders)
+        return _zip(path, subfolders=subfolders)
     if _is_dataset(str(data), path):
         return HubSource(place_of(str(data)), group_by=group_by)
     if (shards := shards_of(path)) is not None:
-        rows, splits = read_shards(path, shards)
-        if is_labelled(rows):
-            return ShardSource(path, rows, splits)
-        return ArchiveSource(archive_of(path, rows, splits), subfolders=subfolders)
+        return _tar(path, path, shards, subfolders=subfolders)
     return FolderSource(path, follow_links=follow_links, subfolders=subfolders)
 
 
 def _of_address(data: str, place: RemoteFile | Address, *, subfolders: bool) -> Source:
     """Open a folder, an archive or tar files at an address."""
     if isinstance(place, RemoteFile) and _is_zip(place):
-        return ArchiveSource(read_zip(place), subfolders=subfolders)
+        return _zip(place, subfolders=subfolders)
     shards, files = _shards_at(place)
     if shards is None and isinstance(place, Address):
         return ArchiveSource(archive_of_files(place, files), subfolders=subfolders)
-    rows, splits = read_shards(data, shards or [])
-    if is_labelled(rows):
-        return ShardSource(address_of(data) or data, rows, splits)
-    return ArchiveSource(archive_of(data, rows, splits), subfolders=subfolders)
+    return _tar(data, address_of(data) or data, shards or [], subfolders=subfolders)
+
+
+def _zip(path: AnyFile, *, subfolders: bool) -> Source:
+    """Open a ZIP archive, or take what it holds from the cache."""
+    key = key_of(path)
+    return open_indexed(
+        derived_key(key, "zip", str(path), subfolders) if key else b"",
+        in_zip(path),
+        lambda: ArchiveSource(read_zip(path), subfolders=subfolders),
+    )
+
+
+def _tar(
+    data: str | Path, name: str | Path, shards: Sequence[AnyFile], *, subfolders: bool
+) -> Source:
+    """Open tar files, or take what they hold from the cache.
+
+    Args:
+        data: What names them.
+        name: The same for messages.
+        shards: The tar files.
+        subfolders: As in `open_source`.
+    """
+    key = key_of_shards(shards)
+    key = derived_key(key, str(data), str(name), subfolders) if key else b""
+
+    def opened() -> ListedSource:
+        rows, splits = read_shards(data, shards)
+        if is_labelled(rows):
+            return ShardSource(name, rows, splits)
+        return ArchiveSource(archive_of(data, rows, splits), subfolders=subfolders)
+
+    source = None
+    if (known := recall(key)) is None:
+        source = opened()
+        known = {"labelled": isinstance(source, ShardSource)}
+        if source.size < MANY:
+            return source
+        remember(key, known)
+    # The names of classes are in another file, which labels alone make sense of.
+    classes = [*names_of_classes(shards).items()] if known["labelled"] else None
+    key = derived_key(key, "classes", classes) if key else b""
+    return open_indexed(key, in_shards(shards), opened if source is None else lambda: source)
 
 
 def _shards_at(

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import cast
 
+from zoo.data.columns import Item, Locate
 from zoo.data.files import is_hidden
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
 from zoo.data.sources.extensions import is_image_name
+from zoo.data.sources.indexed import Listing, part_of
 from zoo.data.sources.layout import SPLIT_OF, class_images, split_folders
 from zoo.data.sources.source import Part
 from zoo.data.sources.tree import of_names, safe_name, top_of
@@ -25,17 +27,16 @@ class Archive:
     Attributes:
         path: The archive, for messages.
         names: Names of its files, relative and with `/`.
-        load: Returns the function that reads the file of a name.
-        stamp: Returns the `stamp` of a sample that reads it.
-        holder: Returns the file on disk that holds the file of a name; None if it is remote.
+        place: Returns the numbers of the place of the file of a name, of which `locate` makes the
+            function that reads it.
+        locate: Finds a file by its place.
         issues: Members that are left out.
     """
 
     path: PurePath
     names: Sequence[str]
-    load: Callable[[str], Callable[[], bytes]]
-    stamp: Callable[[str], bytes]
-    holder: Callable[[str], Path | None]
+    place: Callable[[str], tuple[int, ...]]
+    locate: Locate
     issues: tuple[Issue, ...] = ()
 
 
@@ -54,6 +55,7 @@ class ArchiveSource:
 
     def __init__(self, archive: Archive, *, subfolders: bool = False) -> None:
         self._archive, self._subfolders = archive, subfolders
+        self.size, self.locate = len(archive.names), archive.locate
         self.remote = not isinstance(archive.path, Path)
         # An address goes through the same steps as a path, none of which looks at a disk.
         top = cast(Path, archive.path)
@@ -71,22 +73,24 @@ class ArchiveSource:
         Raises:
             DataError: There are no images in class folders.
         """
+        return part_of(self.listed(split), self.locate)
+
+    def listed(self, split: str) -> Listing:
+        """List what `read` makes samples of.
+
+        Raises:
+            DataError: There are no images in class folders.
+        """
         folder = self._folders[split]
         found = class_images(self._root, folder, self._tree, subfolders=self._subfolders)
         below = self._root.relative_to(self._archive.path).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        samples = [
-            Sample(
-                name=each.name,
-                labels=(each.label,),
-                load=self._archive.load(prefix + each.name),
-                stamp=self._archive.stamp(prefix + each.name),
-                holder=self._archive.holder(prefix + each.name),
-                group=each.group,
-            )
+        place = self._archive.place
+        items = [
+            Item(each.name, (each.label,), each.group, place(prefix + each.name))
             for each in found.files
         ]
-        return Part(name=str(folder), samples=samples, issues=found.issues)
+        return Listing(name=str(folder), items=items, issues=found.issues)
 
 
 def all_images(archive: Archive) -> tuple[list[Sample], list[str]]:
@@ -96,14 +100,10 @@ def all_images(archive: Archive) -> tuple[list[Sample], list[str]]:
     """
     shown = [name for name in sorted(archive.names) if not any(map(is_hidden, name.split("/")))]
     images = [
-        Sample(
-            name=f"{archive.path}/{name}",
-            labels=(),
-            load=archive.load(name),
-            stamp=archive.stamp(name),
-        )
+        Sample(name=f"{archive.path}/{name}", labels=(), load=found["load"], stamp=found["stamp"])
         for name in shown
         if is_image_name(name)
+        for found in [archive.locate(name, archive.place(name))]
     ]
     return images, [f"{archive.path}/{name}" for name in shown if not is_image_name(name)]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zoo.cache.keys import derived_key, image_key
+from zoo.data.columns import Item
 from zoo.data.files import file_key, read_file
 from zoo.data.issue import Issue
 from zoo.data.sample import Sample
+from zoo.data.sources.indexed import Listing, indexed_part
 from zoo.data.sources.layout import SPLIT_OF, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
@@ -159,33 +161,39 @@ class HubSource:
         Raises:
             DataError: A label is no class.
         """
-        name = self._splits[split]
-        dataset = _loaded(self._place)[name]
-        columns = self._columns
+        name, columns = self._splits[split], self._columns
+        state = _key_of(_loaded(self._place)[name])
+        listing = [self.name, name, columns.label, columns.group, columns.classes]
+        return indexed_part(
+            derived_key(state, "rows", *listing) if state else b"",
+            partial(_located, self._place, name, columns.image, state),
+            partial(self._listed, name),
+        )
+
+    def _listed(self, name: str) -> Listing:
+        """List the rows of a split of the dataset.
+
+        Raises:
+            DataError: A label is no class.
+        """
+        dataset, columns = _loaded(self._place)[name], self._columns
         known = [column for column in (columns.label, columns.group) if column is not None]
         rows = dataset.select_columns(known)[:]
         groups = rows[columns.group] if columns.group else [None] * len(dataset)
-        stamp = _stamps(dataset, columns.image)
-        samples, lacking = [], 0
+        items, lacking = [], 0
         for n, (value, group) in enumerate(zip(rows[columns.label], groups, strict=True)):
             labels = self._labels(f"{self.name}, row {n + 1} of {name}", value)
             if not labels and not isinstance(value, list):
                 lacking += 1
                 continue
-            samples.append(
-                Sample(
-                    name=f"{name}/{n:08}",
-                    labels=labels,
-                    load=partial(_image, self._place, name, columns.image, n),
-                    group=None if group is None else str(group),
-                    stamp=stamp(n),
-                )
+            items.append(
+                Item(f"{name}/{n:08}", labels, None if group is None else str(group), (n,))
             )
         issues = []
         if lacking:
             reason = f"rows without a label are left out: {count(lacking, 'row')}"
             issues.append(Issue(kind="skipped", name=f"{self.name} ({name})", reason=reason))
-        return Part(name=f"{self.name} ({name})", samples=samples, issues=issues)
+        return Listing(name=f"{self.name} ({name})", items=items, issues=issues)
 
     def _labels(self, where: str, value: Any) -> tuple[str, ...]:
         classes = self._columns.classes
@@ -212,16 +220,9 @@ def unlabelled_rows(place: Place) -> list[Sample]:
     found = []
     for name, dataset in _loaded(place).items():
         column = _image_column(place.name, dataset)
-        stamp = _stamps(dataset, column)
-        found += [
-            Sample(
-                name=f"{name}/{n:08}",
-                labels=(),
-                load=partial(_image, place, name, column, n),
-                stamp=stamp(n),
-            )
-            for n in range(len(dataset))
-        ]
+        locate = partial(_located, place, name, column, _key_of(dataset))
+        names = (f"{name}/{n:08}" for n in range(len(dataset)))
+        found += [Sample(name=each, labels=(), **locate(each, [n])) for n, each in enumerate(names)]
     return found
 
 
@@ -322,15 +323,24 @@ def _unavailable(place: Place, error: Exception) -> DataError:
     )
 
 
-def _stamps(dataset: Any, column: str) -> Callable[[int], bytes]:
-    """Return the function that gives the `stamp` of the sample of a row."""
+def _key_of(dataset: Any) -> bytes:
+    """Return the key of a dataset by its files; empty if they have none."""
     keys: Sequence[bytes] = [file_key(Path(each["filename"])) for each in dataset.cache_files]
     if not keys or not all(keys):
-        return lambda row: b""
+        return b""
     # Rows may be selected or shuffled, which the fingerprint describes.
     fingerprint = str(getattr(dataset, "_fingerprint", ""))
-    key = image_key(b"".join(keys) + fingerprint.encode())
-    return lambda row: derived_key(key, column, row)
+    return image_key(b"".join(keys) + fingerprint.encode())
+
+
+def _located(
+    place: Place, split: str, column: str, key: bytes, name: str, numbers: Sequence[int]
+) -> Mapping[str, Any]:
+    (row,) = numbers
+    return {
+        "load": partial(_image, place, split, column, row),
+        "stamp": derived_key(key, column, row) if key else b"",
+    }
 
 
 def _image(place: Place, split: str, column: str, row: int) -> bytes:

@@ -6,14 +6,15 @@ import bisect
 import functools
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zoo.cache.keys import derived_key
-from zoo.data.remote import AnyFile, key_of
+from zoo.data.columns import Locate
+from zoo.data.remote import AnyFile, key_of, local_of
 from zoo.errors import DataError, UnavailableError
 from zoo.io.text import count, listed, printable
 
@@ -43,16 +44,32 @@ class Inline:
     starts: Sequence[int]
     names: Sequence[str]
 
-    def load(self, row: int) -> Callable[[], bytes]:
-        """Return the function that reads the image of a row, numbered from 0."""
-        group = bisect.bisect_right(self.starts, row) - 1
-        name = self.names[row]
-        return partial(_cell, self.file, self.column, group, row - self.starts[group], name)
+    @property
+    def locate(self) -> Locate:
+        """Finds images by the numbers of their rows, from 0."""
+        return in_rows(self.file, self.column, self.starts)
 
-    def stamps(self) -> Callable[[int], bytes]:
-        """Return the function that gives the `stamp` of the sample of a row."""
-        key = key_of(self.file)
-        return lambda row: derived_key(key, self.column, row) if key else b""
+
+def in_rows(file: AnyFile, column: str, starts: Sequence[int]) -> Locate:
+    """Return `Inline.locate` of a file, a column and the first rows of row groups."""
+    return partial(_located, file, column, starts, key_of(file))
+
+
+def _located(
+    file: AnyFile,
+    column: str,
+    starts: Sequence[int],
+    key: bytes,
+    name: str,
+    place: Sequence[int],
+) -> Mapping[str, Any]:
+    (row,) = place
+    group = bisect.bisect_right(starts, row) - 1
+    return {
+        "load": partial(_cell, file, column, group, row - starts[group], name),
+        "stamp": derived_key(key, column, row) if key else b"",
+        "holder": local_of(file),
+    }
 
 
 def parquet_file(file: AnyFile) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from zoo.data.remote import Address, RemoteFile, read_image
 from zoo.data.sources.archive import Archive, left_out
@@ -17,19 +18,23 @@ def archive_of_files(folder: Address, files: Sequence[RemoteFile]) -> Archive:
         folder: The folder.
         files: All files below it.
     """
-    by_name: dict[str, RemoteFile] = {}
+    names: dict[str, int] = {}
     unsafe: list[str] = []
-    for file in files:
+    for n, file in enumerate(files):
         name = file.address.removeprefix(f"{folder}/")
         if safe_name(name) == name:
-            by_name[name] = file
+            names[name] = n
         else:
             unsafe.append(name)
     return Archive(
         path=folder,
-        names=tuple(by_name),
-        load=lambda name: partial(read_image, by_name[name], name),
-        stamp=lambda name: by_name[name].key,
-        holder=lambda name: None,
+        names=tuple(names),
+        place=lambda name: (names[name],),
+        locate=partial(_located, files),
         issues=tuple(left_out(folder, unsafe, "names that lead out of the folder, or with //")),
     )
+
+
+def _located(files: Sequence[RemoteFile], name: str, place: Sequence[int]) -> dict[str, Any]:
+    file = files[place[0]]
+    return {"load": partial(read_image, file, name), "stamp": file.key}

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from zoo.cache import derived_key, open_store
+from zoo.cache import derived_key, image_key, open_store
+from zoo.data.columns import Item, Locate
 from zoo.data.files import MAX_BYTES, extension, is_hidden
 from zoo.data.issue import Issue
 from zoo.data.remote import (
@@ -33,6 +34,7 @@ from zoo.data.remote import (
 from zoo.data.sample import Sample
 from zoo.data.sources.archive import Archive, left_out, member_name
 from zoo.data.sources.extensions import is_image_name
+from zoo.data.sources.indexed import Listing, part_of
 from zoo.data.sources.layout import SPLIT_OF, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import CacheError, DataError
@@ -217,35 +219,38 @@ class ShardSource:
     ) -> None:
         self.name = str(data)
         self._rows, self._splits = rows, splits
+        self.size, self.locate = sum(map(len, rows.values())), in_shards([*rows])
         self.remote = any(isinstance(shard, RemoteFile) for shard in rows)
         self._root = _root_of([*rows])
-        self._classes = _class_names(self._root)
+        self._classes = names_of_classes([*rows])
         there = {split or "train" for split in splits.values()}
         self.splits = tuple(split for split in ("train", "val", "test") if split in there)
         self.issues = tuple(self._issues())
 
     def read(self, split: str) -> Part:
         """Read the images of a split; sample names are those of the shard and of the member."""
-        samples = [
-            sample
-            for shard, rows in self._rows.items()
-            if (self._splits[shard] or "train") == split
-            for sample in self._samples(shard, rows)
-        ]
-        return Part(name=f"{self.name} ({split})", samples=samples)
+        return part_of(self.listed(split), self.locate)
 
-    def _samples(self, shard: AnyFile, rows: Sequence[Row]) -> Iterable[Sample]:
+    def listed(self, split: str) -> Listing:
+        """List what `read` makes samples of.
+
+        Raises:
+            DataError: A label is no class.
+        """
+        items = [
+            item
+            for n, (shard, rows) in enumerate(self._rows.items())
+            if (self._splits[shard] or "train") == split
+            for item in self._items(n, shard, rows)
+        ]
+        return Listing(name=f"{self.name} ({split})", items=items)
+
+    def _items(self, number: int, shard: AnyFile, rows: Sequence[Row]) -> Iterable[Item]:
         prefix = "" if len(self._rows) == 1 else f"{_name_of(shard, self._root)}/"
-        key = key_of(shard)
         for row in rows:
             if row.labels is not None and not row.why:
-                yield Sample(
-                    name=f"{prefix}{row.name}",
-                    labels=tuple(self._class(shard, row, label) for label in row.labels),
-                    load=partial(read_range, shard, row.name, row.offset, row.size),
-                    stamp=derived_key(key, row.offset, row.size) if key else b"",
-                    holder=local_of(shard),
-                )
+                labels = tuple(self._class(shard, row, label) for label in row.labels)
+                yield Item(f"{prefix}{row.name}", labels, None, (number, row.offset, row.size))
 
     def _class(self, shard: AnyFile, row: Row, label: str) -> str:
         if not self._classes or not label.isdecimal():
@@ -280,9 +285,10 @@ def archive_of(
     Raises:
         DataError: Two members have the same name.
     """
-    places: dict[str, tuple[AnyFile, Row]] = {}
+    places: dict[str, tuple[int, int, int]] = {}
+    shards = [*rows]
     unread: list[str] = []
-    for shard, each in rows.items():
+    for n, (shard, each) in enumerate(rows.items()):
         split = splits[shard]
         for row in each:
             if row.why == _LINK:
@@ -292,19 +298,10 @@ def archive_of(
             name = row.name if below else f"{split}/{row.name}"
             if name in places and len(rows) > 1:
                 raise DataError(
-                    f"{printable(row.name)} is a member of both {places[name][0]} and {shard}"
+                    f"{printable(row.name)} is a member of both {shards[places[name][0]]} and "
+                    f"{shard}"
                 )
-            places[name] = (shard, row)
-    keys = {shard: key_of(shard) for shard in rows}
-
-    def load(name: str) -> partial[bytes]:
-        shard, row = places[name]
-        return partial(read_range, shard, row.name, row.offset, row.size)
-
-    def stamp(name: str) -> bytes:
-        shard, row = places[name]
-        return derived_key(keys[shard], row.offset, row.size) if keys[shard] else b""
-
+            places[name] = (n, row.offset, row.size)
     path: PurePath = expand(data)
     if any(isinstance(shard, RemoteFile) for shard in rows):
         path = _pure(next(iter(rows))) if len(rows) == 1 else _root_of([*rows])
@@ -313,11 +310,35 @@ def archive_of(
     return Archive(
         path=path,
         names=tuple(places),
-        load=load,
-        stamp=stamp,
-        holder=lambda name: local_of(places[name][0]),
+        place=places.__getitem__,
+        locate=in_shards(shards),
         issues=tuple(left_out(str(path), unread, _LINK)),
     )
+
+
+def in_shards(shards: Sequence[AnyFile]) -> Locate:
+    """Return the function that finds images by (index of the shard, offset, size)."""
+    return partial(_located, shards, [key_of(shard) for shard in shards])
+
+
+def _located(
+    shards: Sequence[AnyFile], keys: Sequence[bytes], name: str, place: Sequence[int]
+) -> Mapping[str, Any]:
+    number, offset, size = place
+    shard, key = shards[number], keys[number]
+    return {
+        "load": partial(read_range, shard, name, offset, size),
+        "stamp": derived_key(key, offset, size) if key else b"",
+        "holder": local_of(shard),
+    }
+
+
+def key_of_shards(shards: Sequence[AnyFile]) -> bytes:
+    """Return the key of all of these tar files; empty if one has none."""
+    keys = [key_of(shard) for shard in shards]
+    if not all(keys):
+        return b""
+    return derived_key(image_key(b"".join(keys)), "tar", _INDEX, [str(shard) for shard in shards])
 
 
 def images_of_shards(rows: Mapping[AnyFile, Sequence[Row]]) -> tuple[list[Sample], list[str]]:
@@ -611,13 +632,13 @@ def clip_label(label: object) -> str:
     return printable(repr(label))[:80]
 
 
-def _class_names(root: PurePath) -> dict[int, str]:
+def names_of_classes(shards: Sequence[AnyFile]) -> dict[int, str]:
     """Return the names of numbered classes from a file beside the shards; empty without one.
 
     Raises:
         DataError: The file can't be read, or holds something else.
     """
-    for path in (root / name for name in CLASS_FILES):
+    for path in (_root_of(shards) / name for name in CLASS_FILES):
         if (file := _there(path)) is None:
             continue
         try:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cache.keys import derived_key
-from zoo.data.columns import store_columns, stored_columns
-from zoo.data.files import extension, file_key
+from zoo.data.columns import Item, Locate, store_columns, stored_columns
+from zoo.data.files import extension
 from zoo.data.issue import Issue, Kind
 from zoo.data.remote import (
     AnyFile,
@@ -22,14 +22,14 @@ from zoo.data.remote import (
     address_of,
     beside,
     find_all,
-    local_of,
+    key_of,
     missing,
     open_any,
     read_image,
     server_of,
 )
 from zoo.data.sample import Sample
-from zoo.data.sources.inline import Inline, class_names, find_inline, parquet_file
+from zoo.data.sources.inline import Inline, class_names, find_inline, in_rows, parquet_file
 from zoo.data.sources.layout import SPLIT_OF, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
@@ -131,18 +131,21 @@ class TableSource:
         self._allow_network = allow_network
         self._issues: list[Issue] = []
         self._by_split: Mapping[str, Sequence[Sample]] = {}
-        # Of remote tables and images, versions are asked for each time.
-        state = file_key(file) if isinstance(file, Path) else b""
+        self._inline: Inline | None = None
+        # Rows by the names of images that are in the table.
+        self._rows: dict[str, int] = {}
+        state = key_of(file)
         key = derived_key(state, "table", task, group_by) if state else b""
-        self.remote = False
+        self.remote = isinstance(file, RemoteFile)
         if not self._recall(file, key):
             self._parse(file, task, group_by)
             self._remember(file, key)
+            self._inline, self._rows = None, {}
         self.splits = tuple(split for split, found in self._by_split.items() if found)
 
     def _recall(self, file: AnyFile, key: bytes) -> bool:
         """Take everything from the cache; return whether it is there."""
-        known = stored_columns(key, file.parent) if key and isinstance(file, Path) else None
+        known = stored_columns(key, partial(_where, file)) if key else None
         if known is None:
             return False
         self._by_split, about = known
@@ -154,20 +157,33 @@ class TableSource:
         return True
 
     def _remember(self, file: AnyFile, key: bytes) -> None:
-        """Keep in the cache what has been parsed, and take its place, if images are files."""
+        """Keep in the cache what has been parsed, and take its place.
+
+        Versions of remote images are asked for each time, so a table that names some is not kept.
+        """
+        inline, rows = self._inline, self._rows
         files = (s.load is None and s.file for each in self._by_split.values() for s in each)
-        if key and all(files):
-            about = {
-                "columns": self.columns,
-                "grouped": self.grouped,
-                "issues": [(issue.kind, issue.reason) for issue in self._issues],
-            }
-            store_columns(key, self._by_split, about)
-            self._recall(file, key)
+        if not key or not (inline or all(files)):
+            return
+        items = {
+            split: [
+                Item(s.name, s.labels, s.group, (rows[s.name],) if inline else ()) for s in samples
+            ]
+            for split, samples in self._by_split.items()
+        }
+        about = {
+            "columns": self.columns,
+            "grouped": self.grouped,
+            "issues": [(issue.kind, issue.reason) for issue in self._issues],
+            "inline": (inline.column, inline.starts) if inline else None,
+        }
+        store_columns(key, items, about)
+        self._recall(file, key)
 
     def _parse(self, file: AnyFile, task: str, group_by: str | None) -> None:
         table = _read(file)
         header, inline = table.header, table.inline
+        self._inline = inline
         columns = _columns(file, header, group_by, inline.column if inline else None)
         self.columns = tuple(header)
         self.grouped = group_by is not None and columns.group in _named(group_by, header)
@@ -206,7 +222,7 @@ class TableSource:
         shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         repeated = 0
         labels_of = self._labels_of(file, columns, table, separator)
-        stamp = table.inline.stamps() if table.inline else lambda n: b""
+        locate = table.inline.locate if table.inline else None
         remote: Mapping[str, RemoteFile | None] = {}
         if not table.inline:
             cells = [(where, row[columns.path]) for where, row in table.rows]
@@ -219,12 +235,11 @@ class TableSource:
             sample = Sample(
                 name=_name_of(path),
                 labels=shared.setdefault(labels, labels),
-                stamp=stamp(n),
-                holder=local_of(file) if table.inline else None,
                 group=(columns.group and row[columns.group]) or None,
             )
-            if table.inline:
-                sample = replace(sample, load=table.inline.load(n))
+            if locate:
+                sample = replace(sample, **locate(sample.name, [n]))
+                self._rows[sample.name] = n
             elif path in remote:
                 sample = _with_remote(sample, remote[path])
             elif isinstance(file, Path):
@@ -269,6 +284,13 @@ class TableSource:
             text = f"{count(len(twice), 'row')} with a label twice, which counts once"
             self._add("note", f"{text}: {listed(twice)}")
         return found
+
+
+def _where(file: AnyFile, about: Mapping[str, Any]) -> Path | Locate:
+    """Return where the images of a table from the cache are."""
+    if about["inline"] is not None:
+        return in_rows(file, *about["inline"])
+    return file.parent if isinstance(file, Path) else Path()
 
 
 def _remote(
@@ -332,10 +354,11 @@ def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str] 
     """
     table = _read(file)
     if table.inline is not None:
-        inline, stamp = table.inline, table.inline.stamps()
+        locate = table.inline.locate
         return [
-            Sample(name=f"{file}/{name}", labels=(), load=inline.load(n), stamp=stamp(n))
-            for n, name in enumerate(inline.names)
+            Sample(name=f"{file}/{name}", labels=(), load=found["load"], stamp=found["stamp"])
+            for n, name in enumerate(table.inline.names)
+            for found in [locate(name, [n])]
         ]
     header, rows = table.header, table.rows
     folded = {name.lower(): name for name in header}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import stat
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 from zoo.cache.keys import derived_key
+from zoo.data.columns import Locate
 from zoo.data.files import MAX_BYTES
-from zoo.data.remote import AnyFile, RemoteFile, key_of, local_of
+from zoo.data.remote import AnyFile, RemoteFile, key_of, local_of, open_any
 from zoo.data.sources.archive import Archive, left_out, member_name
 from zoo.errors import DataError, UnavailableError
 from zoo.io.text import printable
@@ -21,12 +22,30 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 _ENCRYPTED = 0x1
 
-#: Size of a member's header in the archive, without name and extra field, and where it has their
-#: sizes.
-_HEADER, _SIZES = 30, slice(26, 30)
+#: Beginning and size of a member's header in the archive, without name and extra field, and where
+#: it has their sizes.
+_MAGIC, _HEADER, _SIZES = b"PK\x03\x04", 30, slice(26, 30)
 
-#: Bytes that are read for an extra field, which may be larger than in the list of members.
-_EXTRA = 256
+#: Bytes that are read for the name and the extra field of a header; of more, in a second step.
+_NAME = 512
+
+
+class Member(NamedTuple):
+    """Place of a file in an archive.
+
+    Attributes:
+        offset: Where its header begins, in bytes.
+        packed: Its size in the archive.
+        size: Its size.
+        crc: Its CRC-32.
+        method: How it is compressed.
+    """
+
+    offset: int
+    packed: int
+    size: int
+    crc: int
+    method: int
 
 
 def read_zip(path: AnyFile) -> Archive:
@@ -37,14 +56,14 @@ def read_zip(path: AnyFile) -> Archive:
             method, or leads out of the archive.
     """
     try:
-        members = _opened(path, os.getpid(), *_state(path)).infolist()
+        with open_any(path) as file, zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
     except UnavailableError:
         raise
     except Exception as error:  # zipfile raises any type of exception on invalid data
         reason = printable(getattr(error, "strerror", None) or error)
         raise DataError(f"can't read the ZIP archive {printable(path)}: {reason}") from error
-    names: dict[str, str] = {}
-    crcs: dict[str, int] = {}
+    places: dict[str, Member] = {}
     links, twice = [], []
     for member in members:
         name = member_name(path, member.filename)
@@ -62,77 +81,88 @@ def read_zip(path: AnyFile) -> Archive:
         if stat.S_ISLNK(member.external_attr >> 16):
             links.append(name)
             continue
-        if name in names:
+        if name in places:
             twice.append(name)
-        names[name], crcs[name] = member.filename, member.CRC
-    key = key_of(path)
+        places[name] = Member(
+            offset=max(0, member.header_offset),
+            packed=member.compress_size,
+            size=member.file_size,
+            crc=member.CRC,
+            method=member.compress_type,
+        )
     issues = (
         *left_out(path, links, "links are not followed"),
         *left_out(path, twice, "a later one has the same name"),
     )
     return Archive(
         path=path.path if isinstance(path, RemoteFile) else path,
-        names=tuple(names),
-        load=lambda name: partial(_member, path, names[name]),
-        stamp=lambda name: derived_key(key, "zip", name, crcs[name]) if key else b"",
-        holder=lambda name: local_of(path),
+        names=tuple(places),
+        place=places.__getitem__,
+        locate=in_zip(path),
         issues=issues,
     )
 
 
-def _member(path: AnyFile, name: str) -> bytes:
-    """Read a member of an archive.
+def in_zip(path: AnyFile) -> Locate:
+    """Return the function that finds the files of an archive by their numbers as a `Member`."""
+    return partial(_located, path, key_of(path))
+
+
+def _located(path: AnyFile, key: bytes, name: str, place: Sequence[int]) -> Mapping[str, Any]:
+    member = Member(*place)
+    return {
+        "load": partial(_read, path, name, member),
+        "stamp": derived_key(key, "zip", member.offset, member.crc) if key else b"",
+        "holder": local_of(path),
+    }
+
+
+def _read(path: AnyFile, name: str, member: Member) -> bytes:
+    """Read a file of an archive by its place there, which several threads can do at the same time.
 
     Raises:
-        DataError: It can't be read.
+        DataError: It can't be read, is empty or too large, or the archive is damaged there.
+        UnavailableError: It can't be read now, or the archive has changed.
     """
     try:
-        archive = _opened(path, os.getpid(), *_state(path))
-        member = archive.getinfo(name)
-        if not 0 < member.file_size <= MAX_BYTES:
-            raise ValueError(f"it has {member.file_size:,} bytes; zoo reads up to {MAX_BYTES:,}")
-        if isinstance(path, RemoteFile):
-            return _remote_member(path, member)
-        with archive.open(member) as file:
-            # Without the size, a member that declares a wrong one is decompressed as a whole.
-            return file.read(member.file_size)
+        if not 0 < member.size <= MAX_BYTES:
+            raise ValueError(f"it has {member.size:,} bytes; zoo reads up to {MAX_BYTES:,}")
+        if member.packed > MAX_BYTES:
+            raise ValueError(f"it has {member.packed:,} bytes in the archive")
+        return _unpacked(path, member)
     except UnavailableError:
         raise
-    except Exception as error:  # zipfile raises any type of exception on invalid data
+    except (OSError, OverflowError, ValueError, zlib.error) as error:
         reason = printable(getattr(error, "strerror", None) or error) or type(error).__name__
         raise DataError(f"unreadable image {printable(name)}: {reason}") from error
 
 
-def _remote_member(file: RemoteFile, member: zipfile.ZipInfo) -> bytes:
-    """Read a member by a single request, which several threads can do at the same time.
+def _unpacked(path: AnyFile, member: Member) -> bytes:
+    """Return the content of a member.
 
     Raises:
         ValueError: It is damaged.
-        UnavailableError: It can't be read now, or the archive has changed.
     """
-    start, size = member.header_offset, member.compress_size
-    expected = _HEADER + len(member.filename.encode()) + len(member.extra) + _EXTRA + size
-    content = file.read(start, min(expected, file.size - start))
+    start = member.offset
+    content = _range(path, start, _HEADER + _NAME + member.packed)
     sizes = content[_SIZES]
     begin = _HEADER + int.from_bytes(sizes[:2], "little") + int.from_bytes(sizes[2:], "little")
-    if begin + size > len(content):
-        content = file.read(start, begin + size)
-    content = content[begin : begin + size]
-    if member.compress_type == zipfile.ZIP_DEFLATED:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size)
-    if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
+    if content[:4] != _MAGIC:
+        raise ValueError("it is damaged: it has no header")
+    if begin + member.packed > len(content):
+        content = _range(path, start, begin + member.packed)
+    content = content[begin : begin + member.packed]
+    if member.method == zipfile.ZIP_DEFLATED:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size)
+    if len(content) != member.size or zlib.crc32(content) != member.crc:
         raise ValueError("it is damaged: its checksum differs")
     return content
 
 
-def _state(path: AnyFile) -> tuple[int, int]:
+def _range(path: AnyFile, offset: int, size: int) -> bytes:
+    """Read some bytes of a file; fewer at its end."""
     if isinstance(path, RemoteFile):
-        return path.size, 0
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
-
-
-@functools.lru_cache(maxsize=8)
-def _opened(path: AnyFile, process: int, size: int, mtime_ns: int) -> zipfile.ZipFile:
-    """Open an archive once in each process: forked ones would share the position in the file."""
-    return zipfile.ZipFile(path.open() if isinstance(path, RemoteFile) else path)
+        return path.read(offset, max(0, min(size, path.size - offset)))
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
