@@ -14,6 +14,7 @@ from zoo_exporters.program import program, quiet
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
 #: Images that a program takes at once, at most. Its memory is planned for as many.
 _LARGEST_BATCH = 16
@@ -28,11 +29,24 @@ def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, 
         from executorch.exir import to_edge_transform_and_lower
 
         lowered = to_edge_transform_and_lower(
-            program(model, example, max_batch=_LARGEST_BATCH),
+            _contiguous(program(model, example, max_batch=_LARGEST_BATCH)),
             partitioner=[XnnpackPartitioner()],
             constant_methods=dict(metadata),
         )
         path.write_bytes(lowered.to_executorch().buffer)
+
+
+def _contiguous(exported: ExportedProgram) -> ExportedProgram:
+    """Replace channels-last by contiguous tensors, which all of ExecuTorch's operators support.
+
+    XNNPACK chooses the memory format of what it computes itself.
+    """
+    import torch
+
+    for node in exported.graph.nodes:
+        if "memory_format" in node.kwargs:
+            node.kwargs = {**node.kwargs, "memory_format": torch.contiguous_format}
+    return exported
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
