@@ -1,0 +1,40 @@
+"""Files for ExecuTorch, whose operators support fewer memory formats than torch's."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zoo import Preprocess, plugins
+from zoo.engines.model import ExportableModel
+from zoo.engines.runtime import load_exported
+
+SIZE, CLASSES = 32, 5
+
+
+class ChannelsLastNorm(nn.Module):
+    """Normalises channels of permuted images, as ConvNeXt does."""
+
+    def forward(self, images):
+        rows = images.permute(0, 2, 3, 1)
+        return nn.functional.layer_norm(rows, rows.shape[-1:]).permute(0, 3, 1, 2)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(8), ChannelsLastNorm()], ids=["bn", "permuted"])
+def test_a_file_computes_any_number_of_images(tmp_path, layer):
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+    network = nn.Sequential(
+        convolution, layer, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, CLASSES)
+    )
+    model = ExportableModel(network, Preprocess(size=SIZE))
+    exporter = plugins.declared_as("zoo_exporters", "executorch")
+    file = tmp_path / "a.pte"
+    exporter.write(model, model.example(), file, {})
+    compute = load_exported("executorch", exporter, file, CLASSES)
+    for count in (1, 3, 17):
+        images = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
+        with torch.inference_mode():
+            expected = model(images).numpy()
+        assert np.abs(compute(images.numpy()) - expected).max() < 1e-5
