@@ -138,7 +138,10 @@ class Progress:
 class StepEnd:
     """A training step has ended: `step` of `steps` in `epoch` of `epochs`, all counted from 1.
 
+    The last epoch may have fewer steps than `steps`.
+
     Attributes:
+        total_steps: Number of steps of the whole training.
         images: Number of images in the batch of this process.
         loss: Mean over the batch, in nats or as the caller's loss gives it. On a GPU None except in
             every 16th step, because reading it waits for the device.
@@ -150,6 +153,7 @@ class StepEnd:
     epochs: int
     step: int
     steps: int
+    total_steps: int
     images: int
     loss: float | None
     lr_backbone: float

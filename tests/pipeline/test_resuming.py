@@ -64,6 +64,7 @@ KINDS = {
         "batch_norm": "train",
         "val_split": 0.0,
     },
+    "ends within an epoch": {"train": "finetune", "steps": 7, "warmup_steps": 2},
     "lamb": {"train": "finetune", "freeze": 4, "unfreeze_epoch": 2, "epochs": 3, "lr": 0.01}
     | {"optimizer": "lamb"},
     "augmented repeatedly": {

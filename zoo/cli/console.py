@@ -244,7 +244,7 @@ class TrainingConsole:
             visible=True,
             description=f"epoch {event.epoch}/{event.epochs}",
             completed=(event.epoch - 1) * event.steps + event.step,
-            total=event.epochs * event.steps,
+            total=event.total_steps,
             rate=f"{self._images / elapsed:.0f} images/s" if elapsed > 0 and self._images else "",
         )
 
@@ -421,8 +421,11 @@ def _training(plan: Plan) -> str:
     fates = {group.frozen for group in plan.groups if group.part == "backbone"}
     trained = "trained where not frozen" if True in fates else "trained"
     learns = recipe.batch_norm == "train" and False in fates
+    length, steps = count(recipe.epochs, "epoch"), recipe.length(plan.processes)
+    if steps is not None:
+        length = f"{count(steps, 'step')} in {length}"
     return (
-        f"{probe}{count(recipe.epochs, 'epoch')}, batch {batch}{parts}{each}, "
+        f"{probe}{length}, batch {batch}{parts}{each}, "
         f"{recipe.optimizer}{momentum}, {recipe.schedule} schedule, batch-norm statistics "
         f"{trained if learns else 'frozen'}, "
         f"seed {recipe.seed}"

@@ -62,7 +62,7 @@ _SHOWN = 12
     help="Also write learning rates and losses of all steps.",
 )
 @format_option("table", "json")
-@recipe_options()
+@recipe_options(without=("steps", "samples"))
 @allocator_option
 def command(
     recipe: str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -159,9 +160,19 @@ def train_loader(
     if there are others. `zoo.data.transforms.to_input` turns pixels into model input.
     """
     count = len(dataset)
-    left_out = count > batch_size and count % batch_size == 1
-    sampler = EpochSampler(range(count), seed=seed, repeats=repeats, pairs=count - left_out)
+    pairs = _without_rest(count, batch_size)
+    sampler = EpochSampler(range(count), seed=seed, repeats=repeats, pairs=pairs)
     return _loader(dataset, sampler, batch_size, workers), sampler
+
+
+def steps_of_epoch(count: int, batch_size: int, processes: int) -> int:
+    """Return the number of batches that each process has of an epoch of `train_loader`."""
+    batches = math.ceil(_without_rest(count, batch_size) / batch_size)
+    return math.ceil(batches / processes)
+
+
+def _without_rest(count: int, batch_size: int) -> int:
+    return count - (count > batch_size and count % batch_size == 1)
 
 
 def eval_loader(

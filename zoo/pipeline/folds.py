@@ -153,7 +153,8 @@ def _conclude(folder: Path, recipe: Recipe, listen: Listener) -> list[int]:
 
 def _refit(recipe: Recipe, best: Sequence[int]) -> Recipe:
     """Return the recipe of the run on all images: without val, for the mean of the best epochs."""
-    fields: dict[str, Any] = {"folds": None, "val_split": 0.0, "time": None}
+    fields: dict[str, Any] = {"folds": None, "val_split": 0.0}
+    fields |= dict.fromkeys(("time", "steps", "samples"))
     epochs = _mean_epoch(best)
     if epochs:
         fields["epochs"] = max(epochs, *recipe.unfreeze_epochs, 1)

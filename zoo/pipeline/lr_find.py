@@ -116,7 +116,7 @@ def lr_find(
         raise RecipeError(f"{steps} steps: give {FEWEST_STEPS} to {MOST_STEPS}")
     if data is not None:
         fields["data"] = data
-    made = change(make_recipe(recipe, **fields), time=None)
+    made = change(make_recipe(recipe, **fields), time=None, steps=None, samples=None)
     made = change(made, fold=1) if made.needs_folds else made
     prepared = prepare(made, given=fields, listen=listen)
     if prepared.plan.recipe.train == "probe":

@@ -259,6 +259,8 @@ def _refuse_training(recipe: Recipe) -> None:
         f"`train` = {recipe.train}": recipe.train != "finetune",
         f"`folds` = {recipe.folds}": recipe.needs_folds,
         f"`time` = {recipe.time}": recipe.time is not None,
+        f"`steps` = {recipe.steps}": recipe.steps is not None,
+        f"`samples` = {recipe.samples}": recipe.samples is not None,
         f"`lora_rank` = {recipe.lora_rank}": recipe.lora_rank is not None,
         f"`backbone` = {recipe.backbone}": recipe.backbone == AUTO,
     }

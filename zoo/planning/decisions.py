@@ -12,6 +12,7 @@ import torch
 
 from zoo.backbone import Backbone
 from zoo.data.columns import label_counts
+from zoo.data.dataset import steps_of_epoch
 from zoo.data.sources.demo import IMAGE_SIZE
 from zoo.data.split import Splits
 from zoo.data.transforms import ERASING, MILD_CROP
@@ -52,6 +53,9 @@ _IMBALANCED = 5
 
 #: Maximum number of epochs with a time limit, unless the user sets `epochs`.
 _MOST_EPOCHS = 30
+
+#: Part of `steps` or `samples` that are warm-up, at most.
+_WARMUP_PART = 1 / 6
 
 #: Minimum number of steps per epoch with a larger batch.
 _FEWEST_STEPS = 32
@@ -350,6 +354,37 @@ def decide_batch(
             f"global_batch = {recipe.global_batch} can't be divided evenly among {named}",
             hint=f"give a multiple of {parts}, such as `global_batch={nearest}`",
         )
+
+
+def decide_length(resolver: Resolver, images: int, processes: int) -> None:
+    """Decide the number of epochs, and that of warm-up, if steps or samples are given.
+
+    Args:
+        resolver: Its batch size is decided.
+        images: Number of images of an epoch.
+        processes: Number of processes.
+
+    Raises:
+        RecipeError: A part is unfrozen after the last epoch.
+    """
+    recipe = resolver.recipe
+    length = recipe.length(processes)
+    if length is None:
+        return
+    name = "steps" if recipe.samples is None else "samples"
+    steps = steps_of_epoch(images, recipe.step_images(processes), processes)
+    epochs = math.ceil(length / steps)
+    if resolver.asked("epochs"):
+        epochs = min(epochs, recipe.epochs)
+    if recipe.unfreeze_epochs and recipe.unfreeze_epochs[-1] > epochs:
+        raise RecipeError(
+            f"unfreeze_epoch = {recipe.unfreeze_epoch!r}: `{name}` end in epoch {epochs}",
+            hint=f"give more `{name}`, or an earlier epoch",
+        )
+    resolver.replace(f"the epochs of `{name}`", epochs=epochs)
+    if not resolver.asked("warmup_epochs"):
+        most = min(length, epochs * steps) / steps * _WARMUP_PART
+        resolver.replace(f"a part of `{name}`", warmup_epochs=min(recipe.warmup_epochs, most))
 
 
 def choose_batch_size(train_images: int, device: torch.device) -> int:

@@ -45,6 +45,7 @@ from zoo.planning.decisions import (
     decide_distillation,
     decide_epochs,
     decide_for_demo,
+    decide_length,
     decide_metric,
     decide_optimizer,
     decide_rates,
@@ -153,6 +154,11 @@ def resolve(
         resolver, machine, out=out, resuming=resuming, with_test=with_test, listen=listen
     )
     _decide_by_images(resolver, inputs.splits, machine, listen)
+    decide_length(
+        resolver,
+        len(inputs.splits.train) + len(inputs.splits.unlabelled),
+        machine.accelerator.num_processes,
+    )
     network = _build(resolver.recipe, inputs, machine, listen)
     teacher = load_teacher(resolver, inputs.splits, network.preprocess, machine.accelerator, listen)
     network = replace(network, teacher=teacher)

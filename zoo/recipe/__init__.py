@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -214,6 +215,20 @@ class Recipe(BaseModel):
         "gradient descent; probe+finetune: fine-tuning starts from the probe's head (LP-FT).",
     )
     epochs: int = Field(6, ge=1, le=_MOST, description="Number of epochs.")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=_MOST,
+        description="Length of fine-tuning in steps; if `epochs` are set too, whichever is less. "
+        "The schedule ends with the last step, which validation follows.",
+    )
+    samples: int | None = Field(
+        None,
+        ge=1,
+        le=10**15,
+        description="Length of fine-tuning in training images, rounded up to whole steps; as for "
+        "`steps`.",
+    )
     time: Annotated[str | None, BeforeValidator(check_time)] = Field(
         None,
         description="Time limit for the whole run, such as 90s, 10m or 2h: as many epochs as fit "
@@ -332,7 +347,18 @@ class Recipe(BaseModel):
         description="Exponent of the polynomial schedule; of the exponential one, the powers of "
         "ten by which the learning rate has decayed at the end.",
     )
-    warmup_epochs: float = Field(1.0, ge=0, description="Epochs of linear learning-rate warm-up.")
+    warmup_epochs: float = Field(
+        1.0,
+        ge=0,
+        description="Epochs of linear learning-rate warm-up. Default: 1; with `steps` or "
+        "`samples`, at most a sixth of them.",
+    )
+    warmup_steps: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST,
+        description="Steps of linear learning-rate warm-up, in place of `warmup_epochs`.",
+    )
     warmup_start: float | None = Field(
         None,
         ge=0,
@@ -511,12 +537,26 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"unfreeze_epoch = {self.unfreeze_epoch!r}: nothing is frozen; set freeze too"
             )
-        if self.unfreeze_epochs[-1] > self.epochs:
+        if self.steps is None and self.samples is None and self.unfreeze_epochs[-1] > self.epochs:
             raise ValueError(
                 f"unfreeze_epoch = {self.unfreeze_epoch!r}: the run has only "
                 f"{count(self.epochs, 'epoch')}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Recipe:
+        lengths = {"steps": self.steps, "samples": self.samples, "time": self.time}
+        given = [f"{name} = {value}" for name, value in lengths.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]}: {given[1]} is given too; leave one out")
+        return self
+
+    def length(self, processes: int) -> int | None:
+        """Return the steps of fine-tuning that `steps` or `samples` specify; None: `epochs` do."""
+        if self.samples is None:
+            return self.steps
+        return math.ceil(self.samples / (self.step_images(processes) * processes))
 
     @model_validator(mode="after")
     def _holds_out_a_fold(self) -> Recipe:

@@ -37,6 +37,7 @@ _NAMES = {
     "repeated_augmentation": "aug_repeats ra_sampler",
     "schedule": "lr_scheduler lr_scheduler_type sched scheduler",
     "seed": "manual_seed random_seed",
+    "steps": "max_steps max_iter num_steps num_train_steps total_steps",
     "teacher": "kd_model_name teacher_model teacher_path",
     "unlabelled": "unlabeled unlabeled_dir unlabelled_dir",
     "val": "val_dir valid valid_dir validation_dir validation_folder",
@@ -93,7 +94,6 @@ _ADVICE = {
     "swa_start": _AVERAGED,
     "warmup_lr": "give it as a fraction of `lr`: `warmup_start`",
     "warmup_ratio": "give it in epochs: `warmup_epochs`, this ratio times `epochs`",
-    "warmup_steps": "give it in epochs: `warmup_epochs`, which may be a fraction",
 }
 
 

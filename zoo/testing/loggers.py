@@ -167,6 +167,7 @@ def _events(
                 epochs=3,
                 step=step,
                 steps=STEPS,
+                total_steps=3 * STEPS,
                 images=8,
                 loss=1.0 / epoch if step == 1 else None,
                 lr_backbone=0.001,

@@ -41,8 +41,8 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
     """
     setup, state, recipe = loop.setup, loop.state, loop.setup.recipe
     accelerator, listen = setup.accelerator, loop.control.listen
-    steps, epoch = len(loop.batches), loop.epoch
-    waiting = _Waiting(_left(loop.batches, state.epoch_step))
+    epoch = loop.epoch
+    waiting = _Waiting(_left(loop.batches, state.epoch_step), loop.steps - state.epoch_step)
     data_seconds = state.data_seconds
     objective = Objective(
         outputs_of=partial(setup.loaders.outputs, loop.model),
@@ -108,7 +108,8 @@ def train_epoch(loop: Loop, after_step: Callable[[Loop], bool]) -> None:
                 epoch=epoch,
                 epochs=recipe.epochs,
                 step=step,
-                steps=steps,
+                steps=len(loop.batches),
+                total_steps=loop.total_steps,
                 images=len(targets),
                 loss=float(sums.loss) if waited else None,
                 lr_backbone=rate_of(loop.optimizer, "backbone"),
@@ -176,15 +177,15 @@ def _agreed(batches: Iterable[Loaded]) -> Iterator[Loaded]:
 
 
 class _Waiting:
-    """Iterable of batches that measures the seconds spent waiting for them."""
+    """Iterable of the first batches that measures the seconds spent waiting for them."""
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
+    def __init__(self, batches: Batches, most: int) -> None:
+        self.batches, self.most = batches, most
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Loaded]:
         batches = iter(self.batches)
-        while True:
+        for _ in range(self.most):
             started = time.perf_counter()
             batch = next(batches, None)
             self.seconds += time.perf_counter() - started

@@ -117,6 +117,7 @@ class Loop:
         optimizer: Contains all parameters that will ever be trained.
         batches: Batches (inputs, targets (N, ...)) of one epoch.
         schedule: Returns the factor of the learning rates at a step, counted from 0.
+        total_steps: Number of steps of all epochs.
         class_weights: Those of the setup, on the device.
         trainable: (name, parameter) of all parameters that will ever be trained.
         average: Moving average of the model's state dict, on the device; None without one.
@@ -138,6 +139,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     batches: Batches
     schedule: Callable[[int], float]
+    total_steps: int
     class_weights: Tensor | None
     trainable: Sequence[tuple[str, nn.Parameter]]
     average: dict[str, Tensor] | None
@@ -199,7 +201,8 @@ class Loop:
             validated=validated,
             optimizer=optimizer,
             batches=batches,
-            schedule=_schedule(recipe, len(batches)),
+            schedule=_schedule(recipe, len(batches), accelerator.num_processes),
+            total_steps=_total_steps(recipe, len(batches), accelerator.num_processes),
             class_weights=None if weights is None else weights.to(accelerator.device),
             trainable=trainable,
             average=_average(model, recipe, resumed),
@@ -218,7 +221,15 @@ class Loop:
     @property
     def where(self) -> str:
         """Epoch and step, for messages."""
-        return f"epoch {self.epoch}, step {self.state.epoch_step} of {len(self.batches)}"
+        return f"epoch {self.epoch}, step {self.state.epoch_step} of {self.steps}"
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the current epoch; the last one may have fewer than others."""
+        whole = len(self.batches)
+        left = self.total_steps - self.state.epoch * whole
+        # A range test goes on after the last epoch.
+        return left if 0 < left < whole else whole
 
     def seconds(self) -> float:
         """Return the duration of the current epoch so far, in seconds."""
@@ -277,12 +288,19 @@ class Loop:
             self.model = accelerator.prepare_model(bare)
 
 
-def _schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
+def _total_steps(recipe: Recipe, steps: int, processes: int) -> int:
+    """Return the steps of training in epochs of so many steps."""
+    total, length = steps * recipe.epochs, recipe.length(processes)
+    return total if length is None else min(total, length)
+
+
+def _schedule(recipe: Recipe, steps: int, processes: int) -> Callable[[int], float]:
     """Return the recipe's schedule for epochs of so many steps."""
+    warmup = recipe.warmup_steps
     return partial(
         lr_factor,
-        total_steps=steps * recipe.epochs,
-        warmup_steps=round(steps * recipe.warmup_epochs),
+        total_steps=_total_steps(recipe, steps, processes),
+        warmup_steps=round(steps * recipe.warmup_epochs) if warmup is None else warmup,
         schedule=recipe.schedule,
         power=recipe.schedule_power,
         warmup_start=recipe.warmup_start,

@@ -144,7 +144,7 @@ def _after_step(loop: Loop) -> bool:
     """
     state, accelerator, stop = loop.state, loop.setup.accelerator, loop.control.stop
     due = loop.clock.by_steps(state.step)
-    ends = state.epoch_step == len(loop.batches)
+    ends = state.epoch_step == loop.steps
     # The first loss after a checkpoint shows whether its weights had already diverged.
     after_checkpoint = state.step == loop.last_checkpoint_step + 1
     looks = due or ends or after_checkpoint or not state.epoch_step % _LOOKS_EVERY
@@ -299,7 +299,7 @@ def interruptible(loop: Loop) -> Iterator[None]:
         raise Stopped(stop.signum) from error
     except Stopped:
         # All steps of the epoch are done; only validation is left.
-        if loop.state.epoch_step == len(loop.batches):
+        if loop.state.epoch_step == loop.steps:
             loop.control.save(loop.snapshot(), None)
         raise
 
