@@ -51,6 +51,14 @@ QUICK = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A test that is slow is not medium too, so that some of its parameters can be slower."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "medium"]
+
+
 def zoo_(*args: object, code: int = 0, stdin: str | None = None) -> Result:
     """Call the command line, which has to end with that exit code."""
     result = CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)

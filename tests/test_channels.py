@@ -132,6 +132,7 @@ def test_a_run_of_other_channels_resumes_to_the_bit(channels, data):
     check_equal(zoo.resume("cut"), whole)
 
 
+@pytest.mark.medium
 def test_the_fourth_band_is_read_as_it_is_and_learnt_from(four_bands):
     given = pixels(1, 1)
     kept = image_from_bytes((four_bands / "high" / "0.tif").read_bytes(), channels=4)
@@ -158,6 +159,7 @@ def test_grey_and_coloured_images_are_one_channel(photos):
     assert run.prepare(image).shape == (32, 32, 1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "name", ["zoo/efficientnet_lite0", "torchvision/resnet18", "timm/test_vit"]
 )
@@ -239,6 +241,7 @@ def test_strong_augmentation_of_grey_images(photos, augment):
     assert run.info.preprocess.channels == 1
 
 
+@pytest.mark.medium
 def test_a_run_of_four_bands_refuses_other_images(four_bands, tmp_path):
     run = zoo.finetune(four_bands, out="run", listen=ignore, **fields(4, train="probe"))
     for image in (pixels(0, 0)[..., :3], pixels(0, 0)[..., 0], Image.new("CMYK", (9, 9))):

@@ -107,7 +107,9 @@ def code_in(page: Path) -> list[str]:
 
 
 #: Marks of the pages whose code takes long.
-LENGTHS = {"README": "medium"} | dict.fromkeys(("compare", "exports", "python", "tune"), "slow")
+LENGTHS = dict.fromkeys(("README", "transformers"), "medium") | dict.fromkeys(
+    ("compare", "exports", "python", "tune"), "slow"
+)
 
 PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if code_in(p)]
 
@@ -165,6 +167,7 @@ def test_the_code_of_a_page_runs(page, install, monkeypatch, tmp_path):
         exec(compile(code, f"{page.name}, block {n}", "exec"), known)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "file",
     [

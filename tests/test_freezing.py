@@ -90,6 +90,7 @@ def each_epoch(monkeypatch):
     return train
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "name",
     [
@@ -154,6 +155,7 @@ def test_one_unfreeze_epoch_lets_all_train_and_the_metrics_say_when(photos, each
     assert [float(row["lr_head"]) for row in rows] == [0.01, 0.01, 0.01]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("optimizer", "schedule"),
     [

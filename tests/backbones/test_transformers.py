@@ -122,6 +122,7 @@ def test_stages_are_embeddings_layers_and_the_last_norm(name, stages, acme):
     assert tuple(backbone.stages(plugins.build(backbone, 3, False))) == stages
 
 
+@pytest.mark.medium
 def test_rates_of_the_configuration_are_options(acme, photos):
     options = {"drop_path_rate": 0.5}
     fields = {**QUICK, "backbone": "acme/convnext", "image_size": 32, "train": "probe"}
@@ -132,6 +133,7 @@ def test_rates_of_the_configuration_are_options(acme, photos):
         zoo.build("acme/convnext", 2, weights="none", options={"hidden_dropout_prob": 0.5})
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["vit", "convnext"])
 def test_a_run_of_grey_images_is_loaded_by_transformers(name, acme, photos):
     fields = {**QUICK, "backbone": f"acme/{name}", "image_size": 32, "train": "probe"}

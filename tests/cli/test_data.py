@@ -191,6 +191,7 @@ def test_the_second_scan_before_training_opens_no_photo(root):
     assert "unreadable" in warned(root, cache_size=0.0)[0]
 
 
+@pytest.mark.medium
 def test_python_hears_of_leakage_as_a_warning(leaking):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

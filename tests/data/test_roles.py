@@ -103,6 +103,7 @@ def test_a_final_model_is_trained_on_all_images(photos, tmp_path, train):
     assert {finding.state for finding in verify(out)} <= {"ok", "unchecked"}
 
 
+@pytest.mark.medium
 def test_a_final_model_is_resumed_to_the_same_weights(photos, tmp_path):
     fields = {**QUICK, "epochs": 2, "val_split": 0}
     whole = zoo.finetune(photos, out=tmp_path / "whole", **fields)

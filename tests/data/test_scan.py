@@ -144,6 +144,7 @@ def test_an_unreadable_image_that_was_not_looked_for_ends_training(tmp_path):
     zoo_(*words, "--scan=full")
 
 
+@pytest.mark.medium
 def test_some_of_remote_images_are_read_unless_the_recipe_says_otherwise(install, many, tmp_path):
     archive = tmp_path / "far.tar"
     with tarfile.open(archive, "w") as tar:

@@ -110,6 +110,7 @@ def photos(folder, count: int, seed: int, *, brighter: float = 0.0):
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("brighter", [0.0, 90.0])
 def test_a_run_warns_of_a_shifted_test_set(tmp_path, brighter):
     photos(tmp_path / "data" / "train", 20, 0)

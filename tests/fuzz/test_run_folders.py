@@ -52,6 +52,7 @@ def headers(draw, header: dict) -> dict:
     return {**header, "__metadata__": details}
 
 
+@pytest.mark.medium
 @sizes(1000)
 def test_model_files_whose_sums_are_right_and_whose_contents_are_hostile(examples, folder, image):
     header, tensors = take_apart(folder / MODEL)

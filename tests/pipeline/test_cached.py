@@ -92,6 +92,7 @@ def check_probe_from_cache(photos, fields):
     assert computed["features"] == 24
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "case",
     [

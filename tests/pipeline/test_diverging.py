@@ -20,6 +20,7 @@ from zoo.training.state import Seen, TrainingState
 TOO_LARGE = 3.0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("lr", [TOO_LARGE, pytest.param(1e30, marks=pytest.mark.slow)])
 def test_it_begins_again_with_smaller_rates_and_ends_no_worse_than_the_probe(split_photos, lr):
     probe, _, _ = hear(split_photos, "probe", **start(train="probe"))
@@ -34,6 +35,7 @@ def test_it_begins_again_with_smaller_rates_and_ends_no_worse_than_the_probe(spl
     assert [row["epoch"] for row in rows(run)] == list(range(len(rows(run))))
 
 
+@pytest.mark.medium
 def test_it_is_seen_within_an_epoch(photos):
     """Of 24 images 8 steps of 3 each are the first window."""
     seen = []
@@ -200,6 +202,7 @@ def test_strongly_imbalanced_classes_are_judged_by_balanced_accuracy(photos, tmp
     assert asked.info.recipe.class_weights == "none"
 
 
+@pytest.mark.medium
 def test_classes_without_val_images_are_named(split_photos, tmp_path):
     root = tmp_path / "data"
     for photo in split_photos.rglob("*.png"):
@@ -226,6 +229,7 @@ def test_what_was_decided_after_the_plan_is_in_the_run(split_photos):
     assert sha256(again) == sha256(run)
 
 
+@pytest.mark.medium
 def test_epochs_that_are_no_better_than_the_probe_end_training(split_photos):
     fields = start(train="probe+finetune", epochs=6, lr=1e-7, patience=2)
     run, _, _ = hear(split_photos, "run", **fields)

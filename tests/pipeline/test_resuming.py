@@ -91,7 +91,14 @@ SLOW_KINDS = {
     "stopped by patience",
 }
 
-MEDIUM_KINDS = {"adapted", "adamw, mixed and averaged", "augmented repeatedly"}
+MEDIUM_KINDS = {
+    "adapted",
+    "adamw, mixed and averaged",
+    "augmented repeatedly",
+    "frozen, activations cached",
+    "lamb",
+    "last epochs averaged",
+}
 
 MARKS = dict.fromkeys(SLOW_KINDS, pytest.mark.slow) | dict.fromkeys(
     MEDIUM_KINDS, pytest.mark.medium
@@ -149,6 +156,7 @@ def test_a_run_that_crashed_in_its_probe_goes_on_to_the_same(photos):
     check_equal(run, undisturbed)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "name",
     ["drops/test_efficientnet", pytest.param("drops/test_vit", marks=pytest.mark.slow)],
@@ -185,6 +193,7 @@ def test_the_folder_may_have_moved_and_the_photos_too(photos, twice, tmp_path):
     check_equal(zoo.resume("moved", data=str(tmp_path / "there")), twice.undisturbed)
 
 
+@pytest.mark.medium
 def test_a_killed_run_whose_model_was_not_yet_written_gets_it_from_the_checkpoint(photos):
     fields = {**start(train="finetune", epochs=1), "data": photos}
     undisturbed = zoo.finetune(out="undisturbed", **fields)
@@ -584,6 +593,7 @@ def test_two_processes_that_were_killed_go_on_to_the_same_weights(photos):
     check_equal(zoo.load("run"), zoo.load("whole"))
 
 
+@pytest.mark.medium
 def test_a_run_goes_on_following_links_or_with_copies_in_their_place(photos, twice, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()

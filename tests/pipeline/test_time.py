@@ -34,6 +34,7 @@ def with_speed(monkeypatch, **seconds):
     monkeypatch.setattr("zoo.planning.resolver.measure_speed", lambda *args: Speed(**seconds))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "train", ["probe+finetune", pytest.param("finetune", marks=pytest.mark.slow)]
 )
@@ -60,6 +61,7 @@ def test_activations_are_kept_for_the_epochs_that_fit(split_photos, monkeypatch)
     assert computed["activations"] == 8 * 24
 
 
+@pytest.mark.medium
 def test_without_time_for_an_epoch_the_probe_is_the_result(split_photos, monkeypatch):
     with_speed(monkeypatch, train=10.0, forward=0.001)
     run, notes, _ = hear(split_photos, "run", **{**start(), "time": "20s"})

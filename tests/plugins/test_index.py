@@ -69,6 +69,7 @@ def test_a_plugin_whose_code_has_changed_is_asked_again(file, install, fresh_plu
     assert listed("indexed/*") == ["indexed/one", "indexed/two"]
 
 
+@pytest.mark.medium
 def test_a_damaged_index_is_built_again(file):
     before = listed("torchvision/resnet*")
     content = json.loads(file.read_bytes())

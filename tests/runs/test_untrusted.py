@@ -238,6 +238,7 @@ def test_files_that_never_end_are_not_read_to_the_end():
         make_recipe("/dev/zero")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "umask", [0o077, *(pytest.param(umask, marks=pytest.mark.slow) for umask in (0o022, 0o002))]
 )

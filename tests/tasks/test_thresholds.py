@@ -60,6 +60,7 @@ def test_classes_with_few_images_keep_the_default():
     assert f1_thresholds(probabilities[:0], truth[:0]) == ()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("positives", [4, 16])
 def test_new_images_gain_on_average_even_with_few_held_out(positives):
     """With a shift of 1, the default is close to the best threshold already."""

@@ -181,6 +181,7 @@ def test_steps_in_parts_lead_to_the_same_weights(
     ]
 
 
+@pytest.mark.medium
 def test_kernels_that_had_no_memory_once_are_left_alone(limited, uneven, monkeypatch):
     """oneDNN's fail ever after in that process, with whatever memory."""
     whole, *_ = hear(uneven, "whole", **FIELDS)
