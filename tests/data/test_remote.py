@@ -4,9 +4,11 @@ import csv
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests.data.sources import CLASSES, write_parquet, write_shard
 from zoo.cache import clear, stored
 from zoo.cache import remote as cache
 from zoo.data.check.dataset import check_data
+from zoo.data.columns import Columns
 from zoo.data.remote import RemoteFile, address_of, beside, errors, find, storage
 from zoo.data.sources import is_remote, located, open_source, unlabelled
 from zoo.data.split import read_splits
@@ -283,6 +286,42 @@ def test_addresses_in_a_local_table_need_permission(web, local, tmp_path):
     assert contents(found) == contents(read(local / "photos"))
 
 
+def described(samples):
+    """All that samples have, with what they read in place of the function that reads it."""
+    return [replace(s, load=None) for s in samples], [s.read() for s in samples]
+
+
+def few_in_columns(monkeypatch):
+    for module in ("columns", "sources", "sources.folder", "sources.indexed", "sources.table"):
+        monkeypatch.setattr(f"zoo.data.{module}.MANY", 1)
+
+
+def test_many_addresses_in_a_table_are_columns(web, local, monkeypatch):
+    """Beside files on this machine, and an image that is missing."""
+    files = sorted((local / "photos").rglob("*.png"))
+    with (local / "mixed.csv").open("w") as table:
+        table.write("path,label\n")
+        for n, file in enumerate(files):
+            place = f"photos/{file.parent.name}/{file.name}"
+            table.write(f"{place if n % 3 else f'{web.address}/{place}'},{file.parent.name}\n")
+        table.write(f"{web.address}/gone.png,red\n")
+    for place in (f"{web.address}/table.csv", str(local / "mixed.csv")):
+        expected = open_source(place, allow_network=True).read("train").samples
+        with monkeypatch.context() as patch:
+            few_in_columns(patch)
+            found = open_source(place, allow_network=True)
+            assert is_remote(found)
+            samples = found.read("train").samples
+            splits = read(place, allow_network=True)
+        assert isinstance(samples, Columns)
+        assert isinstance(splits.train, Columns)
+        assert contents(splits) == contents(read(local / "photos"))
+        sent = pickle.loads(pickle.dumps(samples))
+        assert described(samples[:24]) == described(expected[:24]) == described(sent[:24])
+    with pytest.raises(DataError):
+        samples[24].read()
+
+
 def test_a_remote_table_reads_no_other_server_and_no_local_file(web, local, tmp_path):
     with web_server() as other:
         web.files["/bad.csv"] = f"path,label\n{other.address}/x.png,red\n".encode()
@@ -439,6 +478,20 @@ def test_object_storage_has_the_images_of_every_kind_of_source(bucket, local):
     images, others = unlabelled(f"{place}/photos") or ([], [])
     assert (len(images), others) == (24, [])
     assert len(open_source(f"{place}/shards/train-*.tar").read("train").samples) == 18
+
+
+@pytest.mark.medium
+def test_many_images_in_a_folder_of_object_storage_are_columns(s3, local, monkeypatch):
+    s3.add(local / "photos", "data/below/photos")
+    place = f"s3://{BUCKET}/data"
+    expected = open_source(place).read("train").samples
+    s3.requests.clear()
+    few_in_columns(monkeypatch)
+    samples = open_source(place).read("train").samples
+    assert s3.counts() == {"LIST": 1}
+    assert len(samples) == 24
+    assert isinstance(samples, Columns)
+    assert described(samples) == described(expected)
 
 
 @pytest.mark.medium

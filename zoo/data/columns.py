@@ -38,16 +38,16 @@ _BATCH = 1024
 #: Alignment of buffers in an Arrow file, in bytes.
 _ALIGNED = 64
 
-#: Start of the names of columns of numbers that say where images are.
+#: Start of the names of columns that say where images are.
 _PLACE = "place_"
 
 #: Columns of what is known of images, and the values of the last one; 0: nothing is known.
 _CONTENT = ("key", "size", "mtime_ns", "state")
 _LISTED, _HASHED = 1, 2
 
-#: Returns the fields `load`, `stamp` and `holder` of a sample by its name and the numbers of its
-#: place, such as an offset in an archive. Must be picklable.
-Locate = Callable[[str, Sequence[int]], Mapping[str, Any]]
+#: Returns the fields `load`, `stamp` and `holder`, or `file`, of a sample by its name and its
+#: place, such as an offset in an archive, or an address. Must be picklable.
+Locate = Callable[[str, Sequence[Any]], Mapping[str, Any]]
 
 
 class Item(NamedTuple):
@@ -57,13 +57,14 @@ class Item(NamedTuple):
         name: As of the sample.
         labels: As of the sample.
         group: As of the sample.
-        place: Numbers, 0 or more, that say where the image is; as many in all items.
+        place: Numbers, 0 or more, and texts that say where the image is; of the same types in all
+            items.
     """
 
     name: str
     labels: tuple[str, ...]
     group: str | None
-    place: tuple[int, ...] = ()
+    place: tuple[int | str, ...] = ()
 
 
 class Keys(Sequence[bytes]):
@@ -98,12 +99,12 @@ class Columns(Sequence[Sample]):
 
     Args:
         table: Arrow table with the columns `name` (bytes), `labels` (dictionary of JSON lists) and
-            `group` (dictionary of bytes and null); `place_0`, `place_1` ... (unsigned), if images
-            are no files; and those of what is known of images, if they have been listed or read:
-            `key` (16 bytes), `size` (int64), `mtime_ns` (int64) and `state` (uint8). Each is one
-            chunk.
-        where: Folder that names are relative to, or the function that finds images by the numbers
-            in `place_0`, `place_1` ...
+            `group` (dictionary of bytes and null); `place_0`, `place_1` ... (unsigned or bytes), if
+            images are no files; and those of what is known of images, if they have been listed or
+            read: `key` (16 bytes), `size` (int64), `mtime_ns` (int64) and `state` (uint8). Each is
+            one chunk.
+        where: Folder that names are relative to, or the function that finds images by what is in
+            `place_0`, `place_1` ...
         rows: Rows of the samples, int32; None: all.
         label_sets: Labels in place of those in the dictionary of `labels`; None: these.
     """
@@ -122,7 +123,7 @@ class Columns(Sequence[Sample]):
         self._names, labels, groups = column["name"], column["labels"], column["group"]
         self._codes, self._group_codes = labels.indices.to_numpy(), groups.indices.to_numpy()
         self._group_names = groups.dictionary
-        self._place = [column[n].to_numpy() for n in column if n.startswith(_PLACE)]
+        self._place = [column[n] for n in column if n.startswith(_PLACE)]
         if label_sets is None:
             label_sets = [tuple(json.loads(each)) for each in labels.dictionary.to_pylist()]
         self._label_sets = label_sets
@@ -273,7 +274,9 @@ class Columns(Sequence[Sample]):
         if isinstance(self._where, Path):
             fields = {"file": self._where / name}
         else:
-            fields = self._where(name, [int(numbers[row]) for numbers in self._place])
+            place = (column[row].as_py() for column in self._place)
+            texts = [_text(each) if isinstance(each, bytes) else each for each in place]
+            fields = self._where(name, texts)
         return Sample(
             name=name,
             labels=self._label_sets[self._codes[row]],
@@ -460,9 +463,19 @@ def _table_of(items: Collection[Item]) -> Any:
         codes = (numbers.setdefault(value, len(numbers)) for value in values)
         columns[name] = _encoded(np.fromiter(codes, np.int32, len(items)), [*numbers])
     for n in range(len(next(iter(items)).place) if items else 0):
-        place = np.fromiter((item.place[n] for item in items), np.uint64, len(items))
-        columns[f"{_PLACE}{n}"] = pyarrow.array(place.astype(np.min_scalar_type(place.max())))
+        columns[f"{_PLACE}{n}"] = _packed([item.place[n] for item in items])
     return pyarrow.table(columns)
+
+
+def _packed(values: Sequence[int | str]) -> Any:
+    """Return the Arrow array of numbers or texts of places."""
+    import pyarrow
+
+    texts = [_bytes(each) for each in values if isinstance(each, str)]
+    if texts:
+        return pyarrow.array(texts, pyarrow.large_binary())
+    numbers = np.array(values, np.uint64)
+    return pyarrow.array(numbers.astype(np.min_scalar_type(numbers.max())))
 
 
 def _store() -> Store:

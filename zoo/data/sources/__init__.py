@@ -248,7 +248,11 @@ def _of_address(data: str, place: RemoteFile | Address, *, subfolders: bool) -> 
         return _zip(place, subfolders=subfolders)
     shards, files = _shards_at(place)
     if shards is None and isinstance(place, Address):
-        return ArchiveSource(archive_of_files(place, files), subfolders=subfolders)
+        archive = archive_of_files(place, files)
+        # Nothing tells whether a folder has changed but a list of its files.
+        return open_indexed(
+            b"", archive.locate, lambda: ArchiveSource(archive, subfolders=subfolders)
+        )
     return _tar(data, address_of(data) or data, shards or [], subfolders=subfolders)
 
 

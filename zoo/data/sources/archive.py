@@ -27,15 +27,15 @@ class Archive:
     Attributes:
         path: The archive, for messages.
         names: Names of its files, relative and with `/`.
-        place: Returns the numbers of the place of the file of a name, of which `locate` makes the
-            function that reads it.
+        place: Returns the place of the file of a name, of which `locate` makes the function that
+            reads it.
         locate: Finds a file by its place.
         issues: Members that are left out.
     """
 
     path: PurePath
     names: Sequence[str]
-    place: Callable[[str], tuple[int, ...]]
+    place: Callable[[str], tuple[int | str, ...]]
     locate: Locate
     issues: tuple[Issue, ...] = ()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from zoo.data.remote import Address, RemoteFile, read_image
+from zoo.data.remote import Address, RemoteFile, missing, read_image
 from zoo.data.sources.archive import Archive, left_out
 from zoo.data.sources.tree import safe_name
 
@@ -18,23 +18,40 @@ def archive_of_files(folder: Address, files: Sequence[RemoteFile]) -> Archive:
         folder: The folder.
         files: All files below it.
     """
-    names: dict[str, int] = {}
+    by_name: dict[str, RemoteFile] = {}
     unsafe: list[str] = []
-    for n, file in enumerate(files):
+    for file in files:
         name = file.address.removeprefix(f"{folder}/")
         if safe_name(name) == name:
-            names[name] = n
+            by_name[name] = file
         else:
             unsafe.append(name)
     return Archive(
         path=folder,
-        names=tuple(names),
-        place=lambda name: (names[name],),
-        locate=partial(_located, files),
+        names=tuple(by_name),
+        place=lambda name: place_of_file(by_name[name]),
+        locate=at_address,
         issues=tuple(left_out(folder, unsafe, "names that lead out of the folder, or with //")),
     )
 
 
-def _located(files: Sequence[RemoteFile], name: str, place: Sequence[int]) -> dict[str, Any]:
-    file = files[place[0]]
+def place_of_file(file: RemoteFile | None) -> tuple[str, int, str]:
+    """Return the place of a file, of which `at_address` makes the function that reads it.
+
+    Args:
+        file: The file; None: it is missing.
+    """
+    return ("", 0, "") if file is None else (file.address, file.size, file.version)
+
+
+def at_address(name: str, place: Sequence[Any]) -> Mapping[str, Any]:
+    """Find an image by its address, size and version; without an address, it is missing."""
+    address, size, version = place
+    if not address:
+        return {"load": partial(_raise_missing, name)}
+    file = RemoteFile(address, size, version)
     return {"load": partial(read_image, file, name), "stamp": file.key}
+
+
+def _raise_missing(name: str) -> bytes:
+    raise missing(name)

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cache.keys import derived_key
-from zoo.data.columns import Item, Locate, store_columns, stored_columns
+from zoo.data.columns import (
+    MANY,
+    Item,
+    Locate,
+    columns_of_items,
+    store_columns,
+    stored_columns,
+)
 from zoo.data.files import extension
 from zoo.data.issue import Issue, Kind
 from zoo.data.remote import (
@@ -23,14 +30,13 @@ from zoo.data.remote import (
     beside,
     find_all,
     key_of,
-    missing,
     open_any,
-    read_image,
     server_of,
 )
 from zoo.data.sample import Sample
 from zoo.data.sources.inline import Inline, class_names, find_inline, in_rows, parquet_file
 from zoo.data.sources.layout import SPLIT_OF, normal_name
+from zoo.data.sources.remote import at_address, place_of_file
 from zoo.data.sources.source import Part
 from zoo.errors import DataError
 from zoo.io.parse import parse_json
@@ -47,6 +53,9 @@ GROUP = ("group",)
 
 #: Separators of several labels in a cell; the first one found in any cell applies.
 SEPARATORS = ("|", ";", ",")
+
+#: Place of an image that is a file on this machine, in a table that also has addresses.
+_LOCAL = ("", 1, "")
 
 #: Most rows of a Parquet file for each of its bytes: each row names another image.
 _MOST_ROWS = 8
@@ -132,15 +141,15 @@ class TableSource:
         self._issues: list[Issue] = []
         self._by_split: Mapping[str, Sequence[Sample]] = {}
         self._inline: Inline | None = None
-        # Rows by the names of images that are in the table.
-        self._rows: dict[str, int] = {}
+        # Places of images that are no files, by name.
+        self._places: dict[str, tuple[int | str, ...]] = {}
         state = key_of(file)
         key = derived_key(state, "table", task, group_by) if state else b""
         self.remote = isinstance(file, RemoteFile)
         if not self._recall(file, key):
             self._parse(file, task, group_by)
             self._remember(file, key)
-            self._inline, self._rows = None, {}
+            self._inline, self._places = None, {}
         self.splits = tuple(split for split, found in self._by_split.items() if found)
 
     def _recall(self, file: AnyFile, key: bytes) -> bool:
@@ -159,18 +168,26 @@ class TableSource:
     def _remember(self, file: AnyFile, key: bytes) -> None:
         """Keep in the cache what has been parsed, and take its place.
 
-        Versions of remote images are asked for each time, so a table that names some is not kept.
+        Versions of remote images are asked for each time, so a table that names some is not kept;
+        many of its samples are in columns too.
         """
-        inline, rows = self._inline, self._rows
-        files = (s.load is None and s.file for each in self._by_split.values() for s in each)
-        if not key or not (inline or all(files)):
+        inline, places, by_split = self._inline, self._places, self._by_split
+        remote = bool(places) and not inline
+        if not key and not remote:
             return
+        if remote and sum(map(len, by_split.values())) < MANY:
+            return
+        other = _LOCAL if remote else ()
         items = {
-            split: [
-                Item(s.name, s.labels, s.group, (rows[s.name],) if inline else ()) for s in samples
-            ]
-            for split, samples in self._by_split.items()
+            split: [Item(s.name, s.labels, s.group, places.get(s.name, other)) for s in samples]
+            for split, samples in by_split.items()
         }
+        if remote:
+            self._by_split = {
+                split: columns_of_items(found, _in_folder(file)) if found else ()
+                for split, found in items.items()
+            }
+            return
         about = {
             "columns": self.columns,
             "grouped": self.grouped,
@@ -222,12 +239,7 @@ class TableSource:
         shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         repeated = 0
         labels_of = self._labels_of(file, columns, table, separator)
-        locate = table.inline.locate if table.inline else None
-        remote: Mapping[str, RemoteFile | None] = {}
-        if not table.inline:
-            cells = [(where, row[columns.path]) for where, row in table.rows]
-            remote = _remote(file, cells, allow_network=self._allow_network)
-        self.remote = bool(remote) or isinstance(file, RemoteFile)
+        locate, places = self._find(file, columns, table)
         for n, (where, row) in enumerate(table.rows):
             if not (path := row[columns.path]):
                 raise DataError(f"{file}, {where}: no {columns.path}")
@@ -237,13 +249,9 @@ class TableSource:
                 labels=shared.setdefault(labels, labels),
                 group=(columns.group and row[columns.group]) or None,
             )
-            if locate:
-                sample = replace(sample, **locate(sample.name, [n]))
-                self._rows[sample.name] = n
-            elif path in remote:
-                sample = _with_remote(sample, remote[path])
-            elif isinstance(file, Path):
-                sample = replace(sample, file=file.parent / path)
+            sample = replace(sample, **locate(sample.name, places[n]))
+            if places[n] is not _LOCAL:
+                self._places[sample.name] = places[n]
             split = _split(file, where, columns, row)
             before = by_name.get(sample.name)
             if before is not None:
@@ -268,6 +276,19 @@ class TableSource:
             self._add("skipped", f"rows without a label are left out: {len(lacking)}")
             found = [each for each in found if each[0].labels]
         return found
+
+    def _find(
+        self, file: AnyFile, columns: _Columns, table: _Table
+    ) -> tuple[Locate, Sequence[tuple[int | str, ...]]]:
+        """Return the function that finds images, and the place of the image of each row."""
+        if table.inline:
+            self.remote = isinstance(file, RemoteFile)
+            return table.inline.locate, [(n,) for n in range(len(table.rows))]
+        cells = [(where, row[columns.path]) for where, row in table.rows]
+        remote = _remote(file, cells, allow_network=self._allow_network)
+        self.remote = bool(remote) or isinstance(file, RemoteFile)
+        places = [place_of_file(remote[path]) if path in remote else _LOCAL for _, path in cells]
+        return _in_folder(file), places
 
     def _labels_of(
         self, file: AnyFile, columns: _Columns, table: _Table, separator: str | None
@@ -327,14 +348,15 @@ def _remote(
     return {path: found.get(address) for path, address in addresses.items()}
 
 
-def _with_remote(sample: Sample, file: RemoteFile | None) -> Sample:
-    if file is None:
-        return replace(sample, load=partial(_raise_missing, sample.name))
-    return replace(sample, load=partial(read_image, file, sample.name), stamp=file.key)
+def _in_folder(file: AnyFile) -> Locate:
+    """Return the function that finds the images of a table of files, addresses, or both."""
+    return partial(_anywhere, file.parent if isinstance(file, Path) else None)
 
 
-def _raise_missing(name: str) -> bytes:
-    raise missing(name)
+def _anywhere(folder: Path | None, name: str, place: Sequence[Any]) -> Mapping[str, Any]:
+    if folder is not None and tuple(place) == _LOCAL:
+        return {"file": folder / name}
+    return at_address(name, place)
 
 
 def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str] | list[Sample]:
@@ -372,9 +394,9 @@ def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str] 
         return [path for _, path in cells]
     remote = _remote(file, cells, allow_network=allow_network)
     return [
-        _with_remote(Sample(name=address_of(path) or beside(file.address, path), labels=()), found)
+        Sample(name=name, labels=(), **at_address(name, place_of_file(remote[path])))
         for _, path in cells
-        for found in [remote[path]]
+        for name in [address_of(path) or beside(file.address, path)]
     ]
 
 
