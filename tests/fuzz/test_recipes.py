@@ -18,6 +18,9 @@ VALUES = {
 }
 KEYS = st.sampled_from(sorted(VALUES))
 
+#: Fields that name files, whose names may be too long.
+PLACES = ("val", "test", "teacher", "unlabelled", "weights", "backbone")
+
 
 def to_toml(value: object) -> str:
     """As TOML, as far as TOML has it; JSON's text is TOML's for all that comes here."""
@@ -62,6 +65,8 @@ def refused_or_without_data(text: str | bytes) -> None:
             "options of backbone",
             "--optimizer",
             "no engine",
+            "no loss",
+            "no transform",
             "engine ",
         )
     )
@@ -75,6 +80,8 @@ FOUND = [
     "a = " + "[" * 20_000,
     "a = " + "[" * 500 + "]" * 500,
     'data = "\\u0000"',
+    'loss = " "',
+    'transform = " "',
     'weights = "~nobody/x"',
     "\n".join(f"k{n} = {n}" for n in range(3000)),
     b"\xff\xfe",
@@ -115,4 +122,4 @@ def test_plans_of_recipes_that_are_understood(examples, photos):
         assert (answer.code == 0) == ("dry run: nothing was trained or written" in answer.out)
         assert not Path("runs").exists()
 
-    fuzz(check, tables(), examples)
+    fuzz(check, tables(), examples, [f'{name} = "{"x" * 300}"' for name in PLACES])

@@ -65,7 +65,7 @@ from zoo.data.sources.source import Part, Source, is_remote, issues_of
 from zoo.data.sources.table import TABLES, TableSource, images_of_table
 from zoo.data.sources.zipped import in_zip, read_zip
 from zoo.errors import DataError, PluginError
-from zoo.io.files import exists, expand, is_file
+from zoo.io.files import exists, expand, is_dir, is_file
 from zoo.io.text import printable
 from zoo.recipe import Recipe
 
@@ -396,7 +396,7 @@ def unlabelled_images(data: str) -> list[Sample]:
     found = unlabelled(data)
     if found is not None:
         return [replace(sample, labels=(), group=None) for sample in found[0]]
-    if not path.is_dir():
+    if not is_dir(path):
         raise DataError(f"no such folder of images: {printable(data)}")
     files = files_in(path)[0]
     names = [file.relative_to(path).as_posix() for file in files]

@@ -38,7 +38,7 @@ from zoo.data.sources.indexed import Listing, part_of
 from zoo.data.sources.layout import SPLIT_OF, normal_name
 from zoo.data.sources.source import Part
 from zoo.errors import CacheError, DataError
-from zoo.io.files import expand, is_file
+from zoo.io.files import expand, is_dir, is_file
 from zoo.io.parse import MAX_JSON, parse_json, read_bounded
 from zoo.io.text import printable
 
@@ -112,7 +112,7 @@ def shards_of(data: str | Path) -> list[Path] | None:
         raise is_compressed(path)
     if is_file(path):
         return [path] if extension(path) == TAR else None
-    if path.is_dir():
+    if is_dir(path):
         return _in_folder(path)
     return _matching(str(path)) if is_pattern(path) else None
 
