@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 from sets import SETS
-from transfer import Record, add, read, say
+from transfer import Record, add, read, run_command, say
 from transfer_page import replace_between, table
 
 import zoo
@@ -402,27 +402,11 @@ def _error(found: Record) -> float:
     return float(found["wrong"] / found["answers"]) if found["answers"] else 0.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("do", choices=["measure", "page"])
-    parser.add_argument("--sets", type=Path, help="folder with SET/{train,val,test}/CLASS/IMAGE")
-    parser.add_argument("--runs", type=Path, help="folder for the runs")
-    parser.add_argument("--set", action="append", default=[], help="only this set")
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what is trained."""
     parser.add_argument("--fine-tune", action="store_true", help="the default, at 128 pixels")
     parser.add_argument("--few", action="store_true", help="fine-tune on 5 images a class")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--again", action="store_true", help="measure what is recorded too")
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    args = parser.parse_args()
-    if args.do == "page":
-        write(read(args.records))
-    elif args.sets is None or args.runs is None:
-        parser.error("--sets and --runs are needed to measure")
-    else:
-        measure(args)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, RECORDS, measure, write, options)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from sets import SETS
-from transfer import Record, add, read, say
+from transfer import Record, add, read, run_command, say
 from transfer_page import replace_between, table
 
 import zoo
@@ -208,26 +208,10 @@ def section(kind: str, records: Sequence[Record]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("do", choices=["measure", "page"])
-    parser.add_argument("--sets", type=Path, help="folder with SET/{train,val,test}/CLASS/IMAGE")
-    parser.add_argument("--runs", type=Path, help="folder for the runs")
-    parser.add_argument("--set", action="append", default=[], help="only this set")
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the option of what has labels."""
     parser.add_argument("--labelled", type=int, help="train images of a class that have labels")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--again", action="store_true", help="measure what is recorded too")
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    args = parser.parse_args()
-    if args.do == "page":
-        write(read(args.records))
-    elif args.sets is None or args.runs is None:
-        parser.error("--sets and --runs are needed to measure")
-    else:
-        measure(args)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, RECORDS, measure, write, options)

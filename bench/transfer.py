@@ -456,6 +456,42 @@ def main() -> None:
         {"measure": measure, "one": one}[args.do](args)
 
 
+def run_command(
+    description: str | None,
+    records: Path,
+    measure: Callable[[argparse.Namespace], None],
+    write: Callable[[list[Record]], None],
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> None:
+    """Run the command line of a script that measures runs on sets, or writes a page.
+
+    Args:
+        description: What the script does.
+        records: Default file of records.
+        measure: Measures, by the options that are given.
+        write: Writes the page from the records.
+        options: Adds the script's own options.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("do", choices=["measure", "page"])
+    parser.add_argument("--sets", type=Path, help="folder with SET/{train,val,test}/CLASS/FILE")
+    parser.add_argument("--runs", type=Path, help="folder of the runs")
+    parser.add_argument("--set", action="append", default=[], help="only this set")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--again", action="store_true", help="measure what is recorded too")
+    parser.add_argument("--records", type=Path, default=records)
+    options(parser)
+    args = parser.parse_args()
+    if args.do == "page":
+        write(read(args.records))
+    elif args.sets is None or args.runs is None:
+        parser.error("--sets and --runs are needed to measure")
+    else:
+        measure(args)
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 

@@ -20,7 +20,7 @@ from typing import get_args
 import numpy as np
 from confidence import TUNED, trained
 from sets import SETS
-from transfer import Record, add, read, say
+from transfer import Record, add, read, run_command, say
 from transfer_page import bootstrap_interval, replace_between, table
 
 import zoo
@@ -145,25 +145,5 @@ def _mean(gains: Sequence[float]) -> str:
     return f"{np.mean(gains):+.2f} points ({low:+.2f} to {high:+.2f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("do", choices=["measure", "page"])
-    parser.add_argument("--sets", type=Path, help="folder with SET/{train,val,test}/CLASS/FILE")
-    parser.add_argument("--runs", type=Path, help="folder of the runs")
-    parser.add_argument("--set", action="append", default=[], help="only this set")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--again", action="store_true", help="measure what is recorded too")
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    args = parser.parse_args()
-    if args.do == "page":
-        write(read(args.records))
-    elif args.sets is None or args.runs is None:
-        parser.error("--sets and --runs are needed to measure")
-    else:
-        measure(args)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, RECORDS, measure, write)

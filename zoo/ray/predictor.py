@@ -17,10 +17,13 @@ from zoo.prediction.engines import choose_engine
 from zoo.prediction.inputs import Item
 from zoo.prediction.rows import Layout, as_row, table_of
 from zoo.runs.read import load
-from zoo.runs.stream import Precision, predictions
+from zoo.runs.stream import predictions
 
 #: Columns that may hold the images, the first of them that a batch has.
 COLUMNS = ("bytes", "image", "path")
+
+#: Options of what computes.
+_COMPUTING = ("engine", "precision", "batch_size")
 
 #: A batch of Ray Data: arrays by column, or an Arrow table.
 Batch: TypeAlias = Mapping[str, Any] | pyarrow.Table
@@ -55,15 +58,13 @@ class Predictor:
             `path`.
         device: Where to compute: `auto`, `cpu`, `cuda` or `mps`. Ray hides GPUs from actors that
             don't reserve one with `num_gpus`.
-        engine: What computes, as in `zoo predict`.
-        precision: `fp32`, `bf16`, `fp16` or `auto`.
-        batch_size: Images per forward pass. Default: 32 on a CPU and 128 on a GPU, fewer if they
-            are large.
         workers: Number of threads that decode; reserve as many processors with `num_cpus`.
         allow_network: Whether paths may be URLs and other addresses.
-        asked: `top_k`, `threshold`, `min_confidence`, `max_error`, `set_coverage` and `tta`, as in
-            `Run.predict`. Without `top_k`, rows have the probabilities of all classes, in columns
-            of their names.
+        **options: `engine` (default: torch), `precision` (`fp32`, the default, `bf16`, `fp16` or
+            `auto`) and `batch_size` (images per forward pass; default: 32 on a CPU and 128 on a
+            GPU, fewer if they are large), as in `zoo predict`; `top_k`, `threshold`,
+            `min_confidence`, `max_error`, `set_coverage` and `tta`, as in `Run.predict`. Without
+            `top_k`, rows have the probabilities of all classes, in columns of their names.
 
     Raises:
         RunError: There is no run, the file is damaged, or the engine can't compute on the device.
@@ -77,27 +78,27 @@ class Predictor:
         *,
         column: str | None = None,
         device: str = "auto",
-        engine: str = "torch",
-        precision: Precision = "fp32",
-        batch_size: int | None = None,
         workers: int = 1,
         allow_network: bool = False,
-        **asked: Any,
+        **options: Any,
     ) -> None:
         self._run = load(run, device=device)
         names = self._run.class_names
-        top_k = asked.get("top_k")
-        self._asked = self._run.asked(**{**asked, "top_k": len(names) if top_k is None else top_k})
+        computing = {name: options.pop(name) for name in _COMPUTING if name in options}
+        top_k = options.get("top_k")
+        self._asked = self._run.asked(
+            **{**options, "top_k": len(names) if top_k is None else top_k}
+        )
         self._engine = choose_engine(
-            self._run, engine, batch_size=batch_size, precision=precision
+            self._run, computing.pop("engine", "torch"), **computing
         ).engine
         self._column, self._workers, self._allow_network = column, workers, allow_network
         self.layout = Layout(
             class_names=names,
             several=not self._run.task.exclusive,
-            sets=asked.get("set_coverage") is not None,
+            sets=options.get("set_coverage") is not None,
             top_k=top_k,
-            tta=asked.get("tta"),
+            tta=options.get("tta"),
         )
 
     def __call__(self, batch: Batch) -> pyarrow.Table:
