@@ -30,7 +30,7 @@ class Exporter:
             on the CPU that maps images (N, C, H, W) uint8, usually RGB, to logits (N, classes)
             float32, whose softmax or sigmoid is the calibrated probabilities, or to these
             probabilities (`metadata["output_name"]` says which); `example` is a batch of such
-            images; the file must accept any N >= 1. `metadata` (class names etc., text by name) is
+            images; `open` must accept any N >= 1. `metadata` (class names etc., text by name) is
             stored inside the file. `options` are those in `options` that are asked for, none
             otherwise:
 
@@ -41,6 +41,8 @@ class Exporter:
             - `opset=N`: the version of the operators.
             - `with_resize=True`: `model` and `example` take images (N, H, W, C) uint8, and the file
               must accept any H and W >= 2.
+
+            Returns what users of this file must know, for the output and the report, or None.
         open: `path -> (images -> logits)`, both NumPy arrays as above: loads such a file with the
             runtime that its users would use.
         install: Requirement to install the format's libraries with pip, such as "acme[onnx]".
@@ -48,7 +50,8 @@ class Exporter:
         options: Names of the supported options, of `OPTIONS`.
         script: Python code that runs a file without zoo, for the predict.py that is written beside
             it: given `FILE`, a pathlib.Path, it defines `metadata`, a mapping with at least
-            `class_names`, and `compute(images)`, as `open` returns it. None: there is no script.
+            `class_names` and `thresholds`, and `compute(images)`, as `open` returns it. None: there
+            is no script.
         companions: Suffixes of further files that `write` writes and `open` reads, named like
             `path` with that suffix in place of `suffix`, such as ".bin".
         requires: Distributions that running a file needs, for pip: those of `open` and `script`.
@@ -62,7 +65,7 @@ class Exporter:
     """
 
     suffix: str
-    write: Callable[..., None]
+    write: Callable[..., str | None]
     open: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
     install: str | None = None
     options: tuple[str, ...] = ()

@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_exporters.program import program, quiet
+from zoo_exporters.program import program, quiet, without_native_stderr
 
 if TYPE_CHECKING:
     import numpy as np
+    from executorch.exir import EdgeProgramManager
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
 #: Images that a program takes at once, at most. Its memory is planned for as many.
 _LARGEST_BATCH = 16
 
+_ONE_BY_ONE = "the file takes one image at a time: ExecuTorch can't vary this network's batch size"
 
-def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write an ExecuTorch program, with the metadata as methods that return them."""
+
+def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> str | None:
+    """Write an ExecuTorch program, with the metadata as methods that return them.
+
+    Returns:
+        A note if the program takes only one image at a time.
+    """
     with quiet():
         # Only `open` needs the runtime; a missing one is reported before computing.
         importlib.import_module("executorch.runtime")
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        lowered = to_edge_transform_and_lower(
-            _contiguous(program(model, example, max_batch=_LARGEST_BATCH)),
-            partitioner=[XnnpackPartitioner()],
-            constant_methods=dict(metadata),
-        )
-        path.write_bytes(lowered.to_executorch().buffer)
+        def lowered(most: int) -> EdgeProgramManager:
+            """Convert the model for up to `most` images."""
+            return to_edge_transform_and_lower(
+                _contiguous(program(model, example[:most], max_batch=most)),
+                partitioner=[XnnpackPartitioner()],
+                constant_methods=dict(metadata),
+            )
+
+        found = lowered(_LARGEST_BATCH)
+        if fixed := _takes_one_size(found):
+            found = lowered(1)
+        path.write_bytes(found.to_executorch().buffer)
+    return _ONE_BY_ONE if fixed else None
+
+
+def _takes_one_size(lowered: EdgeProgramManager) -> bool:
+    """Return whether the conversion has fixed the batch size at that of the example."""
+    from torch.fx.experimental.symbolic_shapes import is_concrete_int
+
+    exported = lowered.exported_program()
+    (name,) = exported.graph_signature.user_inputs
+    (images,) = (node for node in exported.graph.nodes if node.name == name)
+    return is_concrete_int(images.meta["val"].shape[0])
 
 
 def _contiguous(exported: ExportedProgram) -> ExportedProgram:
@@ -54,7 +76,7 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     import numpy as np
     import torch
 
-    with quiet(), _without_native_stderr():
+    with quiet(), without_native_stderr():
         from executorch.runtime import Runtime
 
         method = Runtime.get().load_program(path).load_method("forward")
@@ -66,16 +88,3 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
         return np.concatenate([method.execute([part])[0].numpy() for part in parts])
 
     return compute
-
-
-@contextmanager
-def _without_native_stderr() -> Iterator[None]:
-    """Drop what C++ code writes to stderr, such as ExecuTorch's notes on the processor."""
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -98,7 +98,7 @@ def export(
     with folder_beside(out) as folder:
         file = folder / out.name
         with calling(to, exporter):
-            exporter.write(
+            about = exporter.write(
                 model, model.example(), file, metadata_of(run, options, exporter), **given
             )
         compute = load_exported(to, exporter, file, len(run.class_names))
@@ -113,7 +113,7 @@ def export(
                 hint="`allow_difference` writes it nevertheless",
             )
         card = card_of(run)
-        notes = [] if problem is None else [problem]
+        notes = [text for text in (about, problem) if text is not None]
         if card is None:
             notes.append("no model card lists this export: the run has none that can be written")
         report = replace(report, notes=(*report.notes, *notes))
