@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "exports.md"
 START, END = "<!-- bench/exports.py writes from here -->", "<!-- to here -->"
 
-FORMATS = ("onnx", "openvino", "torch-export", "executorch")
+FORMATS = ("onnx", "openvino", "torch-export", "executorch", "litert")
 
 #: The file with one backbone of timm of each class.
 ONE_PER_CLASS = ROOT / "tests" / "backbones" / "one_per_class.txt"

@@ -1,4 +1,4 @@
-"""Exporters to ONNX, OpenVINO, torch.export and ExecuTorch: `zoo export RUN --to onnx`."""
+"""Exporters to ONNX, OpenVINO, torch.export, ExecuTorch and LiteRT: `zoo export RUN --to onnx`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 import zoo
-from zoo_exporters import executorch_file, onnx_file, openvino_file, scripts, torch_archive
+from zoo_exporters import (
+    executorch_file,
+    litert_file,
+    onnx_file,
+    openvino_file,
+    scripts,
+    torch_archive,
+)
 
 
 @zoo.hookimpl
@@ -51,16 +58,20 @@ def zoo_exporters() -> Mapping[str, zoo.Exporter]:
             script=scripts.EXECUTORCH,
             requires=("executorch", "torch"),
         ),
+        "litert": zoo.Exporter(
+            suffix=".tflite",
+            write=litert_file.write,
+            open=litert_file.load,
+            install="zoo-finetune[litert]",
+            options=("half", "int8"),
+            script=scripts.LITERT,
+            requires=("ai-edge-litert",),
+            libraries=("litert-torch", "ai-edge-quantizer"),
+        ),
         "coreml": _unavailable(
             ".mlpackage",
             "only macOS runs Core ML, so zoo could not compare the file with the run; export to "
             "torch-export, and convert that file on a Mac with coremltools.convert",
-        ),
-        "litert": _unavailable(
-            ".tflite",
-            "its converter, litert-torch, requires a torch below 2.14 and can't be installed "
-            "beside the one that zoo is tested with; export to onnx, or to torch-export and "
-            "convert that file in an environment of its own",
         ),
     }
 

@@ -16,7 +16,7 @@ import openvino
 
 core = openvino.Core()
 model = core.read_model(FILE)
-metadata = {"class_names": model.get_rt_info(["zoo", "class_names"]).astype(str)}
+metadata = {k: model.get_rt_info(["zoo", k]).astype(str) for k in ("class_names", "thresholds")}
 compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
@@ -29,7 +29,7 @@ import torch
 from executorch.runtime import Runtime
 
 program = Runtime.get().load_program(FILE)
-metadata = {"class_names": program.load_method("class_names").execute([])[0]}
+metadata = {k: program.load_method(k).execute([])[0] for k in ("class_names", "thresholds")}
 model = program.load_method("forward")
 
 
@@ -40,11 +40,25 @@ def compute(images):
 TORCH_EXPORT = """\
 import torch
 
-metadata = {"class_names": ""}
+metadata = {"class_names": "", "thresholds": ""}
 model = torch.export.load(FILE, extra_files=metadata).module()
 
 
 @torch.inference_mode()
 def compute(images):
     return model(torch.from_numpy(images)).numpy()
+"""
+
+LITERT = """\
+import zipfile
+
+from ai_edge_litert.interpreter import Interpreter
+
+with zipfile.ZipFile(FILE) as archive:
+    metadata = {k: archive.read(k) for k in ("class_names", "thresholds")}
+model = Interpreter(str(FILE)).get_signature_runner()
+
+
+def compute(images):
+    return next(iter(model(images=images).values()))
 """

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,19 @@ SUFFIXES = {
     "openvino": ".xml",
     "torch-export": ".pt2",
     "executorch": ".pte",
+    "litert": ".tflite",
 }
+
+#: litert-torch can't be a requirement of the tests: it requires releases of typing-extensions and
+#: others that are too old for their libraries. `.ci/run` installs it without its requirements.
+NEEDS_LITERT = pytest.mark.skipif(find_spec("litert_torch") is None, reason="no litert-torch")
+
+
+def forms(mark):
+    """The formats as parameters of a test; mark is that of those whose conversion takes seconds."""
+    marks = {"torch-export": (), "litert": (pytest.mark.slow, NEEDS_LITERT)}
+    return [pytest.param(form, marks=marks.get(form, mark)) for form in SUFFIXES]
+
 
 #: What writes and runs a file, beside torch.
 LIBRARIES = {
@@ -37,6 +51,7 @@ LIBRARIES = {
     "openvino": {"openvino"},
     "torch-export": set(),
     "executorch": {"executorch"},
+    "litert": {"ai-edge-litert", "ai-edge-quantizer", "litert-torch"},
 }
 
 KEYS = (
@@ -53,14 +68,7 @@ KEYS = (
 )
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        # Converting takes seconds.
-        pytest.param(form, marks=pytest.mark.medium if form != "torch-export" else ())
-        for form in SUFFIXES
-    ],
-)
+@pytest.fixture(scope="module", params=forms(pytest.mark.medium))
 def exported(request, run, tmp_path_factory):
     """Format, file and report of an export of `run`."""
     file = tmp_path_factory.mktemp("exported") / f"model{SUFFIXES[request.param]}"
@@ -100,11 +108,22 @@ def open_executorch(file):
     return lambda images: model.execute([torch.from_numpy(images)])[0].numpy(), found
 
 
+def open_litert(file):
+    from ai_edge_litert.interpreter import Interpreter
+
+    with zipfile.ZipFile(file) as archive:
+        found = {name: archive.read(name).decode() for name in KEYS}
+    model = Interpreter(str(file)).get_signature_runner()
+    (output,) = model.get_output_details()
+    return lambda images: np.concatenate([model(images=i[None])[output] for i in images]), found
+
+
 OPEN = {
     "onnx": open_onnx,
     "openvino": open_openvino,
     "torch-export": open_torch_export,
     "executorch": open_executorch,
+    "litert": open_litert,
 }
 
 
@@ -205,7 +224,8 @@ def test_the_script_beside_a_file_predicts_what_the_run_predicts(exported, run, 
 
 
 @pytest.mark.medium
-def test_the_script_predicts_several_labels_by_the_thresholds_of_the_run(run, split_photos):
+@pytest.mark.parametrize("form", forms(pytest.mark.medium))
+def test_the_script_predicts_several_labels_by_the_thresholds_of_the_run(run, split_photos, form):
     several = replace(run, info=replace(run.info, task="multi-label"))
     files = sorted((split_photos / "val").rglob("*.png"))
     found = [dict(each.top) for each in several.predict(files)]
@@ -214,10 +234,11 @@ def test_the_script_predicts_several_labels_by_the_thresholds_of_the_run(run, sp
     middle = len(files) // 2
     thresholds = tuple((column[middle - 1] + column[middle]) / 2 for column in columns)
     several = replace(several, info=replace(several.info, thresholds=thresholds))
-    assert export(several, "onnx", "a.onnx").agreement == 1
+    file = Path(f"a{SUFFIXES[form]}")
+    assert export(several, form, file).agreement == 1
     expected = [list(each.labels) for each in several.predict(files)]
     assert sum(map(len, expected)) == middle * len(run.class_names)
-    assert [each["labels"] for each in predict_by_script(Path("a.onnx"), files)] == expected
+    assert [each["labels"] for each in predict_by_script(file, files)] == expected
 
 
 def test_the_dockerfile_copies_and_runs_what_lies_beside_the_file(exported):
@@ -506,14 +527,18 @@ def test_the_documented_plugin_exports(install, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", SUFFIXES)
+@pytest.mark.parametrize("form", forms(pytest.mark.slow))
 def test_the_command_line_prints_nothing_of_what_torch_says(run, form):
     words = [str(run.path), "--to", form, "--out", f"a{SUFFIXES[form]}", "--format", "json"]
     done = subprocess.run(
         [sys.executable, "-m", "zoo", "export", *words], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert ExportReport(**json.loads(done.stdout)).agreement == 1
+    assert done.returncode == 0
+    report = ExportReport(**json.loads(done.stdout))
+    assert report.agreement == 1
+    # A LiteRT file takes one image at a time.
+    assert len(report.notes) == (form == "litert")
+    assert done.stderr == "".join(f"! {note}\n" for note in report.notes)
 
 
 #: Options, the formats that support them, and the largest difference of two outputs.
@@ -526,6 +551,13 @@ ASKED = [
     ("torch-export", {"with_resize": True}, 0.05),
     ("onnx", {"probabilities": True}, 1e-5),
     ("onnx", {"int8": True}, 5.0),
+    pytest.param("litert", {"half": True}, 0.1, marks=(pytest.mark.slow, NEEDS_LITERT)),
+    pytest.param(
+        "litert",
+        {"int8": True, "probabilities": True},
+        1.0,
+        marks=(pytest.mark.slow, NEEDS_LITERT),
+    ),
 ]
 
 
@@ -589,8 +621,8 @@ def test_an_opset_is_kept_or_refused(run):
         ["--to", "openvino", "--int8"],
         ["--to", "openvino", "--opset", 18],
         ["--to", "onnx", "--half", "--int8"],
+        ["--to", "litert", "--with-resize"],
         ["--to", "coreml"],
-        ["--to", "litert"],
     ],
 )
 def test_what_a_format_does_not_support_is_refused_before_it_is_tried(run, words):

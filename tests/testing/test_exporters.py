@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from tests.export.test_export import NEEDS_LITERT
 from tests.testing.results import failed
 from zoo.testing import check_exporter, check_names
 
@@ -141,15 +142,15 @@ def test_without_its_library_an_exporter_fails_its_checks_and_names_it(install):
         pytest.param("onnx", marks=pytest.mark.slow),
         pytest.param("openvino", marks=pytest.mark.slow),
         pytest.param("executorch", marks=pytest.mark.slow),
+        pytest.param("litert", marks=(pytest.mark.slow, NEEDS_LITERT)),
     ],
 )
 def test_zoos_formats_pass(name):
     assert {r.check: r.status for r in check_exporter(name) if r.status != "passed"} == {}
 
 
-@pytest.mark.parametrize("name", ["coreml", "litert"])
-def test_a_format_that_can_not_be_written_is_skipped_with_its_reason(name):
-    results = {r.check: r for r in check_exporter(name)}
+def test_a_format_that_can_not_be_written_is_skipped_with_its_reason():
+    results = {r.check: r for r in check_exporter("coreml")}
     assert results.pop("check_exporter_is_declared").status == "passed"
     assert {r.status for r in results.values()} == {"skipped"}
     assert results["check_one_file_is_written"].message

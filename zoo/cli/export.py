@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     "--to",
     required=True,
     metavar="FORMAT",
-    help="onnx, openvino, torch-export, executorch, or what plugins add; zoo plugins lists them.",
+    help="onnx, openvino, torch-export, executorch, litert, or what plugins add; zoo plugins lists "
+    "them.",
 )
 @click.option(
     "--out",
