@@ -1,6 +1,8 @@
 """zoo's data, networks and run folders around training loops of one's own."""
 
+import copy
 import json
+import warnings
 
 import pytest
 import torch
@@ -159,9 +161,59 @@ def test_the_trainer_of_transformers_ends_in_a_run(split_photos):
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = copy.deepcopy(model)
     Trainer(model=model, args=settings, train_dataset=train, data_collator=collate).train()
     run = zoo.save_run(model, split_photos, out="run", epochs=1, **FIELDS)
-    assert any(not torch.equal(before[n], t) for n, t in run.model.state_dict().items())
+    check_saved(run, before)
+
+
+@pytest.mark.slow
+def test_a_module_of_lightning_ends_in_a_run(split_photos):
+    lightning = pytest.importorskip("lightning")
+    train, _, _ = zoo.datasets(split_photos, **FIELDS)
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = zoo.build(TINY, len(train.class_names), weights="none")
+
+        def training_step(self, batch, _):
+            images, targets = batch
+            return torch.nn.functional.cross_entropy(self.model(images), targets)
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(zoo.parameter_groups(self.model, TINY, lr=1e-3))
+
+    module = Module()
+    before = copy.deepcopy(module.model)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+    # Lightning warns about loaders without worker processes.
+    with warnings.catch_warnings(action="ignore"):
+        trainer.fit(module, DataLoader(train, batch_size=8, shuffle=True))
+    run = zoo.save_run(module.model, split_photos, out="run", epochs=1, **FIELDS)
+    check_saved(run, before)
+
+
+@pytest.mark.slow
+def test_a_learner_of_fastai_ends_in_a_run(split_photos):
+    fastai = pytest.importorskip("fastai.vision.all")
+    train, val, _ = zoo.datasets(split_photos, **FIELDS)
+    model = zoo.build(TINY, len(train.class_names), weights="none")
+    before = copy.deepcopy(model)
+    loaders = fastai.DataLoaders.from_dsets(
+        train, val, bs=8, device=torch.device("cpu"), num_workers=0
+    )
+    learner = fastai.Learner(loaders, model, loss_func=torch.nn.CrossEntropyLoss())
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(1)
+    run = zoo.save_run(learner.model, split_photos, out="run", epochs=1, **FIELDS)
+    check_saved(run, before)
+
+
+def check_saved(run, before):
+    """The run holds a model that was trained, and measures it itself."""
+    earlier = before.state_dict()
+    assert any(not torch.equal(earlier[n], t) for n, t in run.model.state_dict().items())
     assert [f for f in zoo.verify(run.path) if f.state != "ok"] == []
     assert run.evaluate().accuracy == run.info.val_accuracy

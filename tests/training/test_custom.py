@@ -108,3 +108,17 @@ def test_transforms_of_albumentations_are_seeded_by_torch():
     assert len(set(compose.seeds)) == 4
     for seed, each in zip(compose.seeds, found, strict=True):
         assert torch.equal(each, pixels.flip(2) if seed % 2 else pixels)
+
+
+@pytest.mark.slow
+def test_a_run_with_transforms_of_albumentations_has_equal_weights_again(photos, monkeypatch):
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
+    albumentations = pytest.importorskip("albumentations")
+    compose = albumentations.Compose(
+        [albumentations.HorizontalFlip(p=0.5), albumentations.GaussNoise(p=1.0)]
+    )
+    settings = {**CUSTOM, "transform": zoo.albumentations(compose)}
+    found = [zoo.finetune(photos, out=name, **settings).model.state_dict() for name in "ab"]
+    plain = zoo.finetune(photos, out="plain", **CUSTOM).model.state_dict()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in plain)
+    assert any(not torch.equal(found[0][name], plain[name]) for name in plain)
