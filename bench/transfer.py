@@ -88,6 +88,7 @@ TOOLS = (
     ),
     _zoo("zoo"),
     _zoo("zoo probe", train="probe"),
+    _zoo("zoo best", recipe="best"),
     _zoo("zoo, a quarter of the time", timed=True),
 )
 

@@ -15,7 +15,9 @@ from transfer import TOOLS, Record, best_epoch
 
 PAGE = Path(__file__).parents[1] / "docs" / "transfer.md"
 PEERS = tuple(tool.name for tool in TOOLS if tool.is_peer)
-ZOO, QUARTER = "zoo", "zoo, a quarter of the time"
+ZOO, BEST, QUARTER = "zoo", "zoo best", "zoo, a quarter of the time"
+#: Sets on whose val images the recipe `best` was chosen.
+CHOSEN_ON = ("blood", "hand_digits", "road_arrows", "spoken_digits")
 #: In points: a run that ends this far below the probe is counted.
 MARGIN = 0.5
 
@@ -54,6 +56,7 @@ def tables(records: Sequence[Record], sets: Sequence[ImageSet]) -> str:
         "Accuracy, %": _by_set(runs, names, _accuracy, "{:.1f}", spread=True),
         "zoo at equal time": _equal_time(runs, names),
         "zoo in a quarter of the time": _quarter(runs, names),
+        "The recipe best": _best(runs, names),
         "Balanced accuracy, %": _by_set(
             runs, names, lambda r: 100 * r["test"]["balanced_accuracy"], "{:.1f}"
         ),
@@ -248,6 +251,58 @@ def _quarter(runs: Runs, names: Sequence[str]) -> str:
         return "Not measured yet.\n"
     heading = ["set", "zoo, a quarter", "best peer, a quarter", "best peer, whole run"]
     return table([*heading, "difference of zoo's to it", "seconds of zoo's"], rows)
+
+
+def _best(runs: Runs, names: Sequence[str]) -> str:
+    """What the recipe gains over the defaults, on the sets and seeds that both have."""
+    rows, gains = [], {}
+    for name in names:
+        default = {r["seed"]: r for r in runs.get(ZOO, {}).get(name, [])}
+        pairs = [(r, default[r["seed"]]) for r in runs.get(BEST, {}).get(name, [])]
+        if not pairs:
+            continue
+        accuracies = [statistics.fmean(map(_accuracy, some)) for some in zip(*pairs, strict=True)]
+        seconds = [statistics.fmean(map(_seconds, some)) for some in zip(*pairs, strict=True)]
+        losses = [
+            statistics.fmean(r["test"]["log_loss"] for r in some)
+            for some in zip(*pairs, strict=True)
+        ]
+        gains[name] = accuracies[0] - accuracies[1], seconds[0] / seconds[1]
+        rows.append(
+            [
+                f"{name} *" if name in CHOSEN_ON else name,
+                str(len(pairs)),
+                f"{accuracies[1]:.1f}",
+                f"{accuracies[0]:.1f}",
+                f"{gains[name][0]:+.1f}",
+                f"{losses[1]:.3f}",
+                f"{losses[0]:.3f}",
+                f"{gains[name][1]:.1f}",
+            ]
+        )
+    if not rows:
+        return "Not measured yet.\n"
+    heading = ["set", "seeds", "default, %", "best, %", "gain, points", "log-loss of default"]
+    text = table([*heading, "log-loss of best", "times the seconds"], rows)
+    others = [gain for name, (gain, _) in gains.items() if name not in CHOSEN_ON]
+    every = [gain for gain, _ in gains.values()]
+    return (
+        f"{text}\nMean gain: {_interval(every)}"
+        + f"; without the sets that the recipe was chosen on (*): {_interval(others)}"
+        * bool(others)
+        + f". Better on {sum(gain > 0 for gain in every)}, worse on "
+        f"{sum(gain < 0 for gain in every)}. Seconds: median "
+        f"{statistics.median(ratio for _, ratio in gains.values()):.1f} times, at most "
+        f"{max(ratio for _, ratio in gains.values()):.1f} times.\n"
+    )
+
+
+def _interval(gains: Sequence[float]) -> str:
+    low, high = bootstrap_interval(gains)
+    return (
+        f"{statistics.fmean(gains):+.2f} points on {len(gains)} sets (95 % interval {low:+.2f} to "
+        f"{high:+.2f})"
+    )
 
 
 def bootstrap_interval(values: Sequence[float], samples: int = 10_000) -> tuple[float, float]:

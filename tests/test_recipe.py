@@ -112,7 +112,7 @@ def test_what_cannot_be_together_is_refused_when_it_is_read(fields, named):
     assert len(str(error.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", ["article", "frozen", "quick", "hf-guide", "timm-vit-inat21"])
+@pytest.mark.parametrize("name", ["article", "best", "quick", "hf-guide", "timm-vit-inat21"])
 def test_a_name_finds_a_recipe_that_comes_with_zoo(name):
     assert make_recipe(name).model_fields_set
     assert make_recipe("quick", seed=3).seed == 3
@@ -128,13 +128,13 @@ def test_a_file_of_a_packaged_recipes_name_is_not_passed_over_silently(file):
 
 
 def test_an_unknown_name_lists_the_known_ones_and_a_file_that_may_be_meant():
-    with pytest.raises(RecipeError, match=r"'quik'.*article, frozen, .*quick, "):
+    with pytest.raises(RecipeError, match=r"'quik'.*article, best, frozen, .*quick, "):
         make_recipe("quik")
     Path("mine").write_text("seed = 7\n")
     with pytest.raises(RecipeError, match=r"article, .* \./mine"):
         make_recipe("mine")
     for name in ("x" * 300, ""):
-        with pytest.raises(RecipeError, match="article, frozen, "):
+        with pytest.raises(RecipeError, match="article, best, frozen, "):
             make_recipe(name)
 
 
