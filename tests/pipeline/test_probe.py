@@ -72,6 +72,24 @@ def test_a_probe_beats_chance_by_far_and_fine_tuning_starts_from_it(split_photos
     torch.testing.assert_close(state(both), state(probe), rtol=0, atol=1e-4)
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize(("fields", "views"), [({}, 6), ({"views": 2}, 2)])
+def test_fine_tuning_draws_new_views_each_epoch_unless_it_is_told_how_many(
+    split_photos, fields, views
+):
+    drawn = set()
+
+    def step(pixels):
+        drawn.add(torch.rand(()).item())
+        return pixels
+
+    given = start(train="probe+finetune", epochs=6, patience=0)
+    del given["views"]
+    run = zoo.finetune(split_photos, out="run", transform=step, **{**given, **fields})
+    assert len(drawn) == 24 * views
+    assert run.info.recipe.probe_views == fields.get("views", 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",

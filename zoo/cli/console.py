@@ -410,7 +410,7 @@ def _training(plan: Plan) -> str:
         images = recipe.step_images(plan.processes) * plan.processes
         each += f"{added}: {images} images a step{kept}"
     if recipe.train == "probe":
-        views = f" and {recipe.views} augmented views" if recipe.views else ""
+        views = f" and {recipe.probe_views} augmented views" if recipe.probe_views else ""
         return f"a probe on features of each image{views}, seed {recipe.seed}"
     divided = plan.micro_batch is not None and plan.micro_batch < batch
     parts = f" ({plan.micro_batch} at a time)" if divided else ""

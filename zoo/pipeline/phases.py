@@ -296,7 +296,7 @@ class _Probing:
         if len(images.val):
             val_features = self._features.of(images.val, 0, store, "val features")
         targets, val_targets = images.plain.targets, images.val.targets
-        if plan.recipe.views:
+        if plan.recipe.probe_views:
             plain_probe = self._on_main(
                 partial(
                     fit_probe,
@@ -335,11 +335,11 @@ class _Probing:
         if self._engine != plan.recipe.engine:
             state.decided["engine"] = self._engine
         recipe = change(plan.recipe, **state.decided)
-        if recipe.views:
-            images = _images(prepared, recipe, self._keys)
-            views = views_of(images.views, range(1, recipe.views + 1))
+        if recipe.probe_views:
+            images = _images(prepared, change(recipe, views=0), self._keys)
+            views = views_of(images.views, range(1, recipe.probe_views + 1))
             store = self._features.store(images.augmented, [(images.views, views)])
-            seen = self._features.of(images.views, recipe.views, store, "features of views")
+            seen = self._features.of(images.views, recipe.probe_views, store, "features of views")
             features = torch.cat([features, seen])
             probe = self._fit(features, targets)
         self._listen(Note(text=f"features of {self._features.origin}", detail=True))
@@ -379,7 +379,7 @@ class _Probing:
             ),
             prepared.plan.preprocess,
             prepared.accelerator,
-            images=len(plain) * (1 + (recipe.views or 0)) + len(self._images.val),
+            images=len(plain) * (1 + (recipe.probe_views or 0)) + len(self._images.val),
             sample=lambda: plain.batch(views_of(plain)[: rows_at_a_time(device)]),
             listen=self._listen,
         )
@@ -430,7 +430,7 @@ class _Probing:
             return None
         recipe = self._prepared.plan.recipe
         # The probe that is fitted without augmented views may have weights or smoothed targets.
-        plain = recipe.views or (self._class_weights is None and not recipe.label_smoothing)
+        plain = recipe.probe_views or (self._class_weights is None and not recipe.label_smoothing)
         known = plain and len(probe.held_out) == len(targets)
         found = find_suspects(
             features,
@@ -556,7 +556,7 @@ class _Probing:
     ) -> dict[str, bool | int | float | str]:
         """Decide the augmentation fields that the recipe leaves open, by cross-validation."""
         recipe, preprocess = self._prepared.plan.recipe, self._prepared.plan.preprocess
-        augments = recipe.augment != "none" and (recipe.train != "probe" or recipe.views)
+        augments = recipe.augment != "none" and (recipe.train != "probe" or recipe.probe_views)
         decided: dict[str, bool | int | float | str] = {}
         if not augments:
             return decided

@@ -125,13 +125,17 @@ def decide_for_demo(resolver: Resolver, backbone: Backbone, listen: Listener) ->
 
 def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> None:
     """Decide the probe's views, what it freezes, and the head's learning rate after it."""
-    if resolver.recipe.train != "finetune" and train_images < _ROWS_ENOUGH:
-        views = min(_MOST_VIEWS, _ROWS_ENOUGH // train_images)
-        resolver.decide(f"with {count(train_images, 'image')}", views=views)
     recipe = resolver.recipe
-    resolver.spell_out(views=recipe.views or 0)
     if recipe.train == "finetune":
+        resolver.spell_out(views=recipe.views or 0, probe_views=0)
         return
+    if resolver.asked("views") and not resolver.asked("probe_views"):
+        resolver.spell_out(probe_views=recipe.views)
+    elif train_images < _ROWS_ENOUGH:
+        views = min(_MOST_VIEWS, _ROWS_ENOUGH // train_images)
+        resolver.decide(f"with {count(train_images, 'image')}", probe_views=views)
+    recipe = resolver.recipe
+    resolver.spell_out(views=recipe.views or 0, probe_views=recipe.probe_views or 0)
     if recipe.head_init != Recipe.model_fields["head_init"].default:
         text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
         listen(Note(text=text))
@@ -304,7 +308,7 @@ def probe_seconds(recipe: Recipe, speed: Speed, train_images: int, val_images: i
     """Return the estimated duration of the recipe's probe; 0 without one."""
     if recipe.train == "finetune":
         return 0.0
-    passes = 1 + (recipe.hflip is None) + (recipe.crop_scale is None) + (recipe.views or 0)
+    passes = 1 + (recipe.hflip is None) + (recipe.crop_scale is None) + (recipe.probe_views or 0)
     return speed.forward * (passes * train_images + val_images)
 
 

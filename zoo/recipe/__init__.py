@@ -259,9 +259,16 @@ class Recipe(BaseModel):
         None,
         ge=0,
         le=_MOST,
-        description="Augmented views of each training image that are computed once if the "
-        "backbone is frozen; 0: a probe sees each image unaugmented, fine-tuning draws new views "
-        "each epoch. Default: 0, or up to 4 for a probe on fewer than 200 images.",
+        description="Augmented views of each training image that the epochs of fine-tuning use in "
+        "turn; what a frozen part of the backbone computes of them is kept. 0, the default: new "
+        "views in each epoch.",
+    )
+    probe_views: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST,
+        description="Augmented views of each training image to which the probe is fitted, besides "
+        "the image itself. Default: as many as `views`, or else up to 4 for fewer than 200 images.",
     )
     probe_scale: float = Field(
         0.25,
