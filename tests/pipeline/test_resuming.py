@@ -248,6 +248,23 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(twice):
     check_equal(zoo.resume("run"), twice.undisturbed)
 
 
+@pytest.mark.medium
+def test_a_stop_while_the_first_batch_loads_does_not_scale_the_probe_twice(photos, monkeypatch):
+    """A signal to the whole process group ends the loader's workers before the first step."""
+    fields = {**start(train="probe+finetune", epochs=1), "data": photos, "probe_scale": 0.5}
+    undisturbed = zoo.finetune(out="undisturbed", **fields)
+
+    def killed(loop, after_step):
+        loop.control.stop.signum = signal.SIGTERM
+        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.training.train.train_epoch", killed)
+        with pytest.raises(zoo.Stopped):
+            zoo.finetune(out="run", **fields)
+    check_equal(zoo.resume("run"), undisturbed)
+
+
 def test_a_program_keeps_its_own_signal_handler(photos):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("own"))

@@ -294,7 +294,10 @@ def interruptible(loop: Loop) -> Iterator[None]:
         # A signal to all processes of the run ends the data loader's workers at once.
         if stop.signum is None or "DataLoader worker" not in str(error):
             raise
-        if loop.setup.accelerator.num_processes == 1:
+        # Before the first step, the head is scaled, and would be again when the run is resumed: the
+        # checkpoint after the probe remains.
+        scaled = loop.state.probed and not loop.state.step
+        if loop.setup.accelerator.num_processes == 1 and not scaled:
             loop.keep()
         raise Stopped(stop.signum) from error
     except Stopped:
