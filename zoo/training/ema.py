@@ -32,7 +32,7 @@ def update_average(
         average: The average, initially from `copied`.
         model: The model after an optimizer step.
         decay: 0..1. At most (1 + step) / (10 + step) is used, because the initial weights would
-            dominate an average over more steps than were taken (as in TensorFlow and timm).
+            dominate an average over more steps than were taken (as in TensorFlow).
         step: Number of optimizer steps so far.
     """
     share = 1 - min(decay, (1 + step) / (10 + step))
