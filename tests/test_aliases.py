@@ -42,7 +42,10 @@ from zoo.recipe.aliases import _ADVICE, _FIELDS, meant
         ("--pretrained", "--weights none"),
         ("--drop-path", "--backbone-option"),
         ("--opt-eps", "--optimizer-option"),
+        ("--log", "--logger"),
+        ("--loggers", "--logger"),
         ("--log-wandb", "--logger"),
+        ("--nesterov", "--optimizer nesterov"),
         ("--resume_from_checkpoint", "--resume"),
     ],
 )
