@@ -39,6 +39,9 @@ def test_a_range_is_an_interval_or_a_list(name, given, expected):
         ("nonsense", "1..2"),
         ("backbone_lr", "1e-5..1e-3"),
         ("epochs", "2..5"),
+        ("steps", "200..500"),
+        ("samples", "2000,5000"),
+        ("unlabelled", "a,b"),
         ("seed", "0,1,2"),
         ("device", "cpu,cuda"),
         ("data", "a,b"),
@@ -110,6 +113,23 @@ def test_a_field_can_not_have_a_value_and_a_range(tmp_path):
         make_search(write(tmp_path, 'lr = 1e-4\n[search]\nlr = "1e-5..1e-3"\n'))
     with pytest.raises(RecipeError):
         make_search(write(tmp_path, "search = 3\n"))
+
+
+def test_the_time_of_a_search_limits_no_trial():
+    recipe, _ = make_search(None, {"lr": "1e-5..1e-3"}, steps=900, time="1h")
+    assert (recipe.steps, recipe.time) == (900, "1h")
+    with pytest.raises(RecipeError, match="time"):
+        make_search(None, steps=900, time="soon")
+    with pytest.raises(RecipeError):
+        make_search(None, steps=900, samples=9000)
+
+
+@pytest.mark.parametrize("length", ["steps", "samples"])
+def test_trials_of_so_many_steps_have_the_same_batch_size(length):
+    ranges = {"batch_size": "8,16"}
+    assert make_search(None, ranges, epochs=9)[1].keys() == ranges.keys()
+    with pytest.raises(RecipeError, match=length):
+        make_search(None, ranges, **{length: 900})
 
 
 def test_the_default_ranges_lie_around_the_resolved_values_and_leave_out_what_is_given():

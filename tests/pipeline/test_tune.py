@@ -72,6 +72,33 @@ def test_rungs_are_after_a_ninth_and_a_third_of_the_epochs():
     }
 
 
+@pytest.mark.medium
+def test_rungs_are_those_of_the_epochs_that_steps_give(data, monkeypatch):
+    """18 train images in steps of 8 are 3 steps an epoch."""
+    with_speed(monkeypatch, train=1e-6, forward=1e-6)
+    fields = {name: value for name, value in FIELDS.items() if name != "epochs"}
+    search = zoo.tune(
+        data, out="search", ranges={"mixup": [0, 0.2]}, time="1h", trials=1, steps=7, **fields
+    )
+    assert [len(trial.values) for trial in search.trials] == [3]
+    found = read_search(Path("search"))
+    assert (found.most_epochs, found.recipe.steps, found.recipe.time) == (3, 7, "1h")
+    assert make_recipe("search/best.toml").steps == 7
+
+
+@pytest.mark.parametrize(("steps", "fits"), [(1, True), (9, False)])
+def test_the_time_of_a_trial_is_that_of_its_steps(data, monkeypatch, steps, fits):
+    with_speed(monkeypatch, train=1.0, forward=1e-6)
+    monkeypatch.setattr("zoo.pipeline.tune._go_on", lambda search, *rest: search)
+    fields = {name: value for name, value in FIELDS.items() if name != "epochs"}
+    given = {**fields, "steps": steps, "time": "30s", "train": "finetune"}
+    if fits:
+        assert zoo.tune(data, out="search", ranges=RANGES, **given).most_epochs == 1
+        return
+    with pytest.raises(RecipeError, match="steps"):
+        zoo.tune(data, out="search", ranges=RANGES, **given)
+
+
 def searched(count, *, again):
     """The trials of a search in which `mixup` is good and `lr` is best at 1e-4."""
     ranges = {name: parse_range(name, each) for name, each in RANGES.items()}

@@ -41,7 +41,7 @@ from zoo.pipeline.shared_folder import find_run
 from zoo.pipeline.study import Study
 from zoo.planning import Prepared, prepare
 from zoo.planning.auto import AUTO
-from zoo.planning.decisions import probe_seconds
+from zoo.planning.decisions import most_images, probe_seconds
 from zoo.recipe import Recipe, change
 from zoo.recipe.fields import seconds_of
 from zoo.recipe.search import Choices, Range, default_ranges, make_search
@@ -245,6 +245,7 @@ def _planned(
         ranges=ranges,
         metric=resolved.metric,
         first={name: value for name, value in first.items() if value in ranges[name]},
+        most_epochs=resolved.epochs,
         most_trials=trials,
     )
 
@@ -255,21 +256,26 @@ def _check_time(made: Recipe, prepared: Prepared) -> None:
     Raises:
         RecipeError: It does not.
     """
-    speed, splits = prepared.speed, prepared.splits
+    speed, splits, resolved = prepared.speed, prepared.splits, prepared.plan.recipe
     if made.time is None or speed is None:
         return
-    images = (len(splits.train), len(splits.val))
-    probe = probe_seconds(prepared.plan.recipe, speed, *images)
+    probe = probe_seconds(resolved, speed, len(splits.train), len(splits.val))
+    images = (most_images(resolved, len(splits.train)), len(splits.val))
     left = seconds_of(made.time) - (time.perf_counter() - prepared.started) - probe
-    epochs = 0 if made.train == "probe" else made.epochs
+    epochs = 0 if made.train == "probe" else resolved.epochs
     # An estimate that is negative allows none.
     if left < 0 or affordable_epochs(left, speed, *images, most=epochs) < epochs:
         total = probe + epochs * speed.epoch(*images)
         what = count(epochs, "epoch") if epochs else "a probe"
         raise RecipeError(
             f"`time={made.time}` is too short for one trial: {what} will take about {total:.0f} s",
-            hint="give more, or fewer `epochs`",
+            hint=f"give more, or fewer `{_length(made)}`",
         )
+
+
+def _length(made: Recipe) -> str:
+    """Return the field that gives the length of a trial."""
+    return next((name for name in ("steps", "samples") if getattr(made, name)), "epochs")
 
 
 def _go_on(search: Search, started: float, listen: Listener) -> Search:
@@ -314,7 +320,7 @@ class _Session:
         self.search = search
         self._listen = listen
         self._started, self._before = started, search.seconds
-        self._epochs = search.recipe.epochs
+        self._epochs = search.most_epochs or search.recipe.epochs
         self._study = Study(search, self._epochs)
 
     def run(self) -> str:

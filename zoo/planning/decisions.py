@@ -290,7 +290,7 @@ def decide_epochs(
         return 0
     most = recipe.epochs if "epochs" in recipe.model_fields_set else _MOST_EPOCHS
     left = budget - spent - probe
-    trained = train_images + unlabelled
+    trained = most_images(recipe, train_images + unlabelled)
     epochs = affordable_epochs(left, speed, trained, val_images, most)
     each = speed.epoch(trained, val_images)
     known = f"{spent:.0f} s so far, " if probed else f"probe {probe:.0f} s, "
@@ -302,6 +302,15 @@ def decide_epochs(
         )
     )
     return epochs
+
+
+def most_images(recipe: Recipe, images: int) -> int:
+    """Return the images of an epoch, or, if they are fewer, those of `steps` or `samples`.
+
+    A recipe has these and `time` only in a search, which is one process.
+    """
+    length = recipe.length(1)
+    return images if length is None else min(images, length * recipe.step_images(1))
 
 
 def probe_seconds(recipe: Recipe, speed: Speed, train_images: int, val_images: int) -> float:

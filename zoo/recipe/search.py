@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from zoo.errors import RecipeError
 from zoo.io.text import clip, listed
-from zoo.recipe import SECTIONS, Recipe, checked_recipe, read_values
+from zoo.recipe import SECTIONS, Recipe, change, checked_recipe, read_values
 from zoo.recipe.aliases import meant
 from zoo.recipe.problems import problem
 
@@ -26,16 +26,24 @@ TABLE = "search"
 #: Fields whose intervals have a log scale by default.
 LOG_SCALE = frozenset({"lr", "head_lr_mult", "weight_decay", "lora_rank", "lora_alpha"})
 
+_LENGTH = "trials are compared after the same number of epochs of the same schedule"
+
 #: Fields that can't be searched, with the reason. Others are of the data or the machine.
 _FIXED = {
-    "epochs": "trials are compared after the same number of epochs of the same schedule",
+    "epochs": _LENGTH,
+    "steps": _LENGTH,
+    "samples": _LENGTH,
     "time": "it is the limit of the whole search",
     "metric": "it is what trials are compared by",
     "seed": "the best of several seeds is the best by chance",
     "checkpoint_every": "it does not affect results",
     "backbone_options": "a table has no range",
     "optimizer_options": "a table has no range",
+    "unlabelled": "trials are compared after epochs of the same images",
 }
+
+#: Fields on which the number of epochs depends that `steps` or `samples` give.
+_OF_STEPS = frozenset({"batch_size", "global_batch", "grad_accumulation"})
 
 #: Fields of the data that can be searched, because they change no image or label.
 _OF_DATA = frozenset({"image_size"})
@@ -101,7 +109,8 @@ def make_search(
         **overrides: Values by field; they replace ranges of the file.
 
     Raises:
-        RecipeError: As in `make_recipe` and `parse_range`; or a field has a range and a value.
+        RecipeError: As in `make_recipe` and `parse_range`; or a field has a range and a value, or
+            trials would have different numbers of epochs.
     """
     values, where = read_values(base)
     table = values.pop(TABLE, {})
@@ -117,8 +126,28 @@ def make_search(
         )
     fixed = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
     kept = {name: value for name, value in values.items() if name not in given}
-    recipe = checked_recipe({**kept, **fixed}, where=where)
-    return recipe, {name: r for name, r in {**parsed, **given}.items() if name not in fixed}
+    recipe = checked_settings({**kept, **fixed}, where=where)
+    found = {name: r for name, r in {**parsed, **given}.items() if name not in fixed}
+    length = next((name for name in ("steps", "samples") if getattr(recipe, name)), None)
+    if length is not None and (differing := sorted(_OF_STEPS & found.keys())):
+        raise RecipeError(
+            f"range of {differing[0]}: with `{length}`, trials would have different numbers of "
+            f"epochs",
+            hint=f"give `epochs` in place of `{length}`",
+        )
+    return recipe, found
+
+
+def checked_settings(values: Mapping[str, object], *, where: str = "recipe") -> Recipe:
+    """Validate the fixed settings of a search, as `checked_recipe` does those of a run.
+
+    Their `time` limits the search and no trial, so `steps` or `samples` may be given too.
+    """
+    recipe = checked_recipe({k: v for k, v in values.items() if k != "time"}, where=where)
+    if "time" not in values:
+        return recipe
+    limit = checked_recipe({"time": values["time"]}, where=where)
+    return change(recipe, time=limit.time)
 
 
 def parse_range(name: str, given: object) -> Range:

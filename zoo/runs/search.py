@@ -17,7 +17,14 @@ from zoo.io.files import is_file
 from zoo.io.parse import MAX_JSON, parse_json, read_bounded
 from zoo.io.text import clip, spreadsheet_cell
 from zoo.recipe import Recipe, checked_recipe, dump_recipe, make_recipe
-from zoo.recipe.search import Choices, Range, Value, parse_range, value_text
+from zoo.recipe.search import (
+    Choices,
+    Range,
+    Value,
+    checked_settings,
+    parse_range,
+    value_text,
+)
 from zoo.runs.write import write_file
 
 #: Files of a search: the record, the table, the best recipe and the plot.
@@ -75,6 +82,7 @@ class Search:
         metric: The metric, as in `Recipe.metric`, by which trials are compared; values of
             `log-loss` are negative, so that higher is better.
         first: Values that the first trial starts from: those that a run without a search has.
+        most_epochs: Number of epochs of a complete trial, as resolved; None: that of `recipe`.
         most_trials: Maximum number of trials; None: no maximum.
         trials: All trials, in order.
         seconds: Duration of the search so far, without interruptions.
@@ -85,6 +93,7 @@ class Search:
     ranges: Mapping[str, Range]
     metric: str
     first: Mapping[str, Value]
+    most_epochs: int | None = None
     most_trials: int | None = None
     trials: tuple[Trial, ...] = ()
     seconds: float = 0.0
@@ -148,6 +157,7 @@ def write_search(search: Search) -> None:
         },
         "metric": search.metric,
         "first": dict(search.first),
+        "most_epochs": search.most_epochs,
         "most_trials": search.most_trials,
         "seconds": search.seconds,
         "trials": [asdict(trial) for trial in search.trials],
@@ -180,10 +190,11 @@ def read_search(folder: Path) -> Search:
         trials = _TRIALS.validate_python(content["trials"])
         search = Search(
             path=folder,
-            recipe=checked_recipe(content["recipe"]),
+            recipe=checked_settings(content["recipe"]),
             ranges={name: parse_range(name, given) for name, given in content["ranges"].items()},
             metric=str(content["metric"]),
             first=_VALUES.validate_python(content["first"]),
+            most_epochs=_COUNT.validate_python(content.get("most_epochs")),
             most_trials=_COUNT.validate_python(content["most_trials"]),
             trials=trials,
             seconds=float(content["seconds"]),
