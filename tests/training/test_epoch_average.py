@@ -8,7 +8,7 @@ from PIL import Image
 
 import zoo
 from tests.conftest import eval_input, zoo_
-from tests.pipeline.conftest import rows, start, state
+from tests.pipeline.conftest import hear, rows, start, state
 from zoo.errors import RecipeError
 from zoo.events import EpochEnd, Note
 from zoo.recipe import make_recipe
@@ -88,6 +88,16 @@ def test_without_val_images_the_average_is_the_result(split_photos):
         means = conv(torch.stack(images)).mean(dim=(0, 2, 3))
     torch.testing.assert_close(kept[f"{norm}.running_mean"], means, rtol=1e-3, atol=1e-4)
     zoo_("verify", "run")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("fields", "said"), [({"epochs": 9, "patience": 1}, True), ({"epochs": 2}, False)]
+)
+def test_a_run_that_ends_before_the_average_says_so(split_photos, fields, said):
+    given = start(train="finetune", average_epochs=2, lr=1e-6, **fields)
+    _, notes, _ = hear(split_photos, "run", **given)
+    assert any("average_epochs = 2 had no effect" in note for note in notes) is said
 
 
 @pytest.mark.slow

@@ -78,6 +78,9 @@ def train(
                 return
         else:
             _end_epoch(loop, result)
+            ends = state.epoch >= setup.recipe.epochs or out_of_patience(state, setup.recipe)
+            if (ends or result.late) and setup.recipe.average_epochs and state.averaged < 2:
+                _say_unaveraged(loop)
             if result.late and state.epoch < setup.recipe.epochs:
                 epochs = setup.recipe.epochs
                 loop.record(
@@ -249,6 +252,16 @@ def _say_average(loop: Loop, found: Metrics, epochs: int, *, chosen: bool) -> No
         f"{'better than' if chosen else 'no better than'} those of epoch {loop.epoch}"
     )
     loop.control.listen(Note(text=text if found.images else text.partition(";")[0]))
+
+
+def _say_unaveraged(loop: Loop) -> None:
+    recipe, ended = loop.setup.recipe, loop.state.epoch
+    first = max(1, recipe.epochs - recipe.average_epochs + 1)
+    text = (
+        f"average_epochs = {recipe.average_epochs} had no effect: training ended with epoch "
+        f"{ended}, and averages begin with the weights of two epochs, from {first} on"
+    )
+    loop.control.listen(Note(text=text))
 
 
 def _end_epoch(loop: Loop, result: _Result) -> None:
