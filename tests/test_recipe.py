@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import RecipeError
-from zoo.recipe import Recipe, change, dump_recipe, make_recipe
+from zoo.planning.config import Resolver
+from zoo.planning.decisions import note_unused
+from zoo.recipe import PACKAGED, Recipe, change, dump_recipe, make_recipe
 
 
 def write(text: str) -> Path:
@@ -102,6 +104,8 @@ def test_freezing_reads_from_toml_and_back(toml, freeze, epochs):
         ({"freeze": 1, "unfreeze_epoch": "2,4"}, "unfreeze_epoch = '2,4': "),
         ({"augment": "none", "random_erasing": 0.1}, r"random_erasing = 0\.1: "),
         ({"augment": "none", "repeated_augmentation": 2}, "repeated_augmentation = 2: "),
+        ({"augment": "none", "hflip": True}, "hflip = true: "),
+        ({"augment": "none", "crop_scale": 0.5}, r"crop_scale = 0\.5: "),
         ({"layer_decay": 0.0}, r"layer_decay = 0\.0: .*greater than 0"),
         ({"layer_decay": 1.1}, r"layer_decay = 1\.1: .*equal to 1"),
     ],
@@ -110,6 +114,59 @@ def test_what_cannot_be_together_is_refused_when_it_is_read(fields, named):
     with pytest.raises(RecipeError, match=named) as error:
         make_recipe(**fields)
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_without_augmentation_a_recipes_flips_and_crops_are_left_out():
+    recipe = make_recipe("timm-vit-inat21", augment="none")
+    assert (recipe.hflip, recipe.crop_scale) == (None, None)
+    assert make_recipe(None, augment="none", hflip=False).hflip is False
+
+
+def unused(recipe, **fields):
+    """Notes on fields without an effect, by field."""
+    notes = []
+    made = make_recipe(recipe, **fields)
+    note_unused(Resolver(made, fields, listen=notes.append), notes.append)
+    texts = dict(note.text.split(" has no effect: ") for note in notes)
+    assert all(texts.values())
+    return set(texts)
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"schedule_power": 3.0}, {"schedule_power"}),
+        ({"schedule_power": 3.0, "schedule": "exponential"}, set()),
+        ({"warmup_start": 0.1}, set()),
+        ({"warmup_start": 0.1, "warmup_epochs": 0.0}, {"warmup_start"}),
+        ({"warmup_start": 0.1, "warmup_epochs": 0.0, "schedule": "one-cycle"}, set()),
+        ({"warmup_epochs": 2.0, "warmup_steps": 5}, {"warmup_epochs"}),
+        ({"warmup_start": 0.1, "warmup_steps": 0}, {"warmup_start"}),
+        ({"train": "finetune", "probe_scale": 0.5}, {"probe_scale"}),
+        ({"train": "finetune", "probe_scale": 0.25}, set()),
+        ({"momentum": 0.5}, {"momentum"}),
+        ({"momentum": 0.5, "optimizer": "sgd"}, set()),
+        (
+            {"train": "probe", "clip_grad": 2.0, "steps": 9, "grad_accumulation": 2},
+            {"clip_grad", "steps", "grad_accumulation"},
+        ),
+        ({"train": "probe", "mixup": 0.2, "schedule": "linear"}, {"mixup", "schedule"}),
+    ],
+)
+def test_what_the_user_sets_without_an_effect_is_noted(fields, names):
+    assert unused(None, **fields) == names
+
+
+def test_values_that_are_written_out_are_not_noted():
+    for name in PACKAGED:
+        assert not unused(name), name
+    for train in ("probe", "finetune", "probe+finetune"):
+        everything = make_recipe(None, **make_recipe(None, train=train).model_dump())
+        assert not unused(everything)
+    assert "clip_grad" in unused("article", train="probe")
+    resolver = Resolver(make_recipe(None, train="probe"), listen=lambda note: None)
+    resolver.replace("with SGD", lr=1e-3)
+    assert not resolver.changed("lr")
 
 
 @pytest.mark.parametrize("name", ["article", "best", "quick", "hf-guide", "timm-vit-inat21"])

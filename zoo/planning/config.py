@@ -61,6 +61,12 @@ class Resolver:
         """Return whether the user set a field."""
         return name in self._asked
 
+    def changed(self, name: str) -> bool:
+        """Return whether a field has a value of the user's that is not its default."""
+        default = Recipe.model_fields[name].default
+        users = self._origins[name] in ("given", "recipe")
+        return users and getattr(self.recipe, name) != default
+
     def decide(self, why: str, **values: Any) -> None:
         """Set those of these fields that are still open, and report the values."""
         open_ones = {k: v for k, v in values.items() if k not in self.recipe.model_fields_set}

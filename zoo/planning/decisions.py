@@ -64,6 +64,47 @@ _FEWEST_STEPS = 32
 _LEAST_BATCH, _MOST_BATCH = 16, 64
 
 
+#: Fields that only fine-tuning uses. With a probe alone, a recipe has no adapters and no teacher.
+_OF_FINETUNING = (
+    *("unfreeze_epoch", "batch_norm", "epochs", "steps", "samples", "global_batch"),
+    *("grad_accumulation", "probe_scale", "interpolate", "patience", "on_nan", "checkpoint_every"),
+    *("lr", "head_lr_mult", "optimizer", "optimizer_options", "momentum", "layer_decay"),
+    *("weight_decay", "wd_on_norms", "clip_grad", "schedule", "schedule_power", "warmup_epochs"),
+    *("warmup_steps", "warmup_start", "warmup_prefix", "ema_decay", "average_epochs"),
+    *("repeated_augmentation", "mixup", "cutmix"),
+)
+
+#: Schedules that have a `schedule_power`.
+_WITH_POWER = ("polynomial", "exponential")
+
+
+def note_unused(resolver: Resolver, listen: Listener) -> None:
+    """Say which fields that the user has set have no effect beside the others, and why."""
+    for name, why in _unused(resolver.recipe).items():
+        if resolver.changed(name):
+            listen(Note(text=f"{name} has no effect: {why}"))
+
+
+def _unused(recipe: Recipe) -> dict[str, str]:
+    """Return why fields have no effect beside the others, by field."""
+    if recipe.train == "probe":
+        return dict.fromkeys(_OF_FINETUNING, "only fine-tuning uses it")
+    found = {}
+    if recipe.train == "finetune":
+        found["probe_scale"] = "there is no probe"
+    if recipe.optimizer == "adamw":
+        found["momentum"] = "adamw has none"
+    if recipe.schedule not in _WITH_POWER:
+        found["schedule_power"] = f"schedule = {recipe.schedule} has none"
+    if recipe.warmup_steps is not None:
+        found["warmup_epochs"] = "warmup_steps takes its place"
+    # The lowest rate of one-cycle is a part of its first one, also without a way up.
+    warms_up = recipe.warmup_epochs if recipe.warmup_steps is None else recipe.warmup_steps
+    if not warms_up and recipe.schedule != "one-cycle":
+        found |= dict.fromkeys(("warmup_start", "warmup_prefix"), "there is no warm-up")
+    return found
+
+
 def decide_augmentation(resolver: Resolver) -> None:
     """Decide the probability of random erasing, if it is left open."""
     recipe = resolver.recipe
@@ -140,15 +181,6 @@ def decide_stages(resolver: Resolver, train_images: int, listen: Listener) -> No
         text = f"head_init = {recipe.head_init} has no effect: the probe's weights become the head"
         listen(Note(text=text))
     if recipe.train == "probe":
-        for name in (
-            "mixup",
-            "cutmix",
-            "ema_decay",
-            "average_epochs",
-            "repeated_augmentation",
-        ):
-            if getattr(recipe, name) != Recipe.model_fields[name].default:
-                listen(Note(text=f"{name} has no effect: only fine-tuning uses it"))
         fields = ("lora_rank", "lora_alpha", "teacher", *DISTILLED, "unlabelled")
         resolver.replace(
             "a probe trains the head alone", freeze="backbone", **dict.fromkeys(fields)
@@ -395,7 +427,7 @@ def decide_length(resolver: Resolver, images: int, processes: int) -> None:
             hint=f"give more `{name}`, or an earlier epoch",
         )
     resolver.replace(f"the epochs of `{name}`", epochs=epochs)
-    if not resolver.asked("warmup_epochs"):
+    if not resolver.asked("warmup_epochs") and recipe.warmup_steps is None:
         most = min(length, epochs * steps) / steps * _WARMUP_PART
         resolver.replace(f"a part of `{name}`", warmup_epochs=min(recipe.warmup_epochs, most))
 

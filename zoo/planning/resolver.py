@@ -52,6 +52,7 @@ from zoo.planning.decisions import (
     decide_stages,
     decide_task,
     decide_unmeasured,
+    note_unused,
     warn_of_slow_precision,
 )
 from zoo.planning.inputs import as_asked, load_weights, read_data
@@ -163,6 +164,7 @@ def resolve(
     teacher = load_teacher(resolver, inputs.splits, network.preprocess, machine.accelerator, listen)
     network = replace(network, teacher=teacher)
     network = _decide_by_network(resolver, network, inputs, machine, listen)
+    note_unused(resolver, listen)
     decide_stages(resolver, len(inputs.splits.train), listen)
     recipe, size = resolver.recipe, network.preprocess.size
     resolver.spell_out(
