@@ -121,26 +121,59 @@ def test_a_resumed_run_keeps_its_engine(split_photos, exporters, many, monkeypat
         zoo.resume("other")
 
 
-def test_the_fastest_engine_is_measured_once_and_remembered(photos, exporters, many, monkeypatch):
-    samples, notes = samples_of(photos)[:6], []
+@pytest.fixture
+def found(photos):
+    """A function from an engine's name to the features of some photos, and the notes."""
+    samples = samples_of(photos)[:6]
 
     def found(name):
         fields = {**QUICK, "train": "probe", "cache_size": 0.0, "engine": name}
         pretrained = load_pretrained(plugins.get(TINY), make_recipe(None, **fields))
-        notes.clear()
-        (embedded,) = features_of(pretrained, samples, listen=notes.append)
-        return embedded.features
+        events = []
+        (embedded,) = features_of(pretrained, samples, listen=events.append)
+        return embedded.features, [event for event in events if isinstance(event, Note)]
 
-    own = found("torch")
-    torch.testing.assert_close(found("auto"), own, rtol=1e-3, atol=1e-3)
+    return found
+
+
+def test_the_fastest_engine_is_measured_once_and_remembered(found, exporters, many, monkeypatch):
+    own, _ = found("torch")
+    torch.testing.assert_close(found("auto")[0], own, rtol=1e-3, atol=1e-3)
     (file,) = (home() / "engines").glob("*.json")
     assert json.loads(file.read_text()).keys() == {"torch", "right", "wrong"}
     file.write_text(json.dumps({"torch": 1.0, "right": 2.0}))
     monkeypatch.setattr(engine, "measure", None)
-    torch.testing.assert_close(found("auto"), own, rtol=1e-3, atol=1e-3)
-    said = [note.text for note in notes if isinstance(note, Note)]
-    assert len(said) == 1
-    assert "engine right" in said[0]
+    features, (note,) = found("auto")
+    torch.testing.assert_close(features, own, rtol=1e-3, atol=1e-3)
+    assert "engine right" in note.text
+
+
+def test_for_few_images_the_fastest_engine_is_not_converted_again(
+    found, exporters, many, monkeypatch
+):
+    monkeypatch.setattr(engine, "remembered", lambda *args: {"torch": 1.0, "right": 2.0})
+    own, _ = found("torch")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "WORTH_CONVERTING", 10**9)
+        features, notes = found("auto")
+        assert torch.equal(features, own)
+        assert not notes
+        assert not (home() / "engines").exists()
+    found("auto")
+    monkeypatch.setattr(engine, "WORTH_CONVERTING", 10**9)
+    _, (note,) = found("auto")
+    assert "engine right" in note.text
+
+
+def test_torch_takes_over_from_a_chosen_engine_that_fails(found, exporters, many, monkeypatch):
+    monkeypatch.setattr(engine, "remembered", lambda *args: {"torch": 1.0, "broken": 2.0})
+    own, _ = found("torch")
+    features, notes = found("auto")
+    assert torch.equal(features, own)
+    (warning,) = [note.text for note in notes if note.warning]
+    assert "an operator is missing" in warning
+    with pytest.raises(PluginError):
+        found("broken")
 
 
 def test_runs_are_not_compared_with_an_engine(run):

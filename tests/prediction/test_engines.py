@@ -105,6 +105,42 @@ def test_the_faster_engine_is_measured_once_and_remembered(run, exporters, monke
     assert again.engine.name == "right"
 
 
+def test_for_few_images_the_faster_engine_is_not_converted_again(run, exporters, monkeypatch):
+    monkeypatch.setattr(engines, "remembered", lambda *args: {"torch": 1.0, "right": 2.0})
+    choice = choose_engine(run, "auto", images=10, say=pytest.fail)
+    assert (choice.engine.name, choice.reason) == ("torch", "")
+    assert not (home() / "engines").exists()
+    assert choose_engine(run, "auto", images=10_000, say=pytest.fail).engine.name == "right"
+    assert choose_engine(run, "auto", images=10, say=pytest.fail).engine.name == "right"
+
+
+def test_torch_takes_over_from_a_chosen_engine_that_fails(run, images, exporters, monkeypatch):
+    monkeypatch.setattr(engines, "remembered", lambda *args: {"torch": 1.0, "broken": 2.0})
+    said = []
+    choice = choose_engine(run, "auto", say=said.append)
+    assert (choice.engine.name, choice.reason) == ("torch", "")
+    assert len(said) == 1
+    assert "an operator is missing" in said[0]
+
+    def failing(path):
+        def compute(array):
+            raise ValueError("no memory")
+
+        return compute
+
+    form, exporter = exporters["right"]
+    exporters["broken"] = (form, dataclasses.replace(exporter, open=failing))
+    said.clear()
+    engine = choose_engine(run, "auto", say=said.append).engine
+    found = list(run.stream(images, engine=engine, batch_size=4))
+    assert len(said) == 1
+    assert "no memory" in said[0]
+    for one, other in zip(found, run.predict(images), strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-4)
+    with pytest.raises(PluginError):
+        list(run.stream(images, engine=choose_engine(run, "broken").engine))
+
+
 def test_an_engine_that_can_not_be_used_is_an_error(run, exporters):
     with pytest.raises(PluginError):
         choose_engine(run, "nothing")

@@ -14,7 +14,15 @@ from torch.nn.functional import interpolate
 
 from zoo import plugins
 from zoo.backbone import Preprocess
-from zoo.engines.converted import Network, Rows, folder, hash_of, load_converted, network_key
+from zoo.engines.converted import (
+    Network,
+    Rows,
+    folder,
+    hash_of,
+    is_kept,
+    load_converted,
+    network_key,
+)
 from zoo.errors import PluginError, ZooError
 from zoo.exporter import Exporter
 from zoo.io.files import replacing
@@ -114,6 +122,11 @@ def fastest(speeds: Mapping[str, float]) -> tuple[str, str]:
     best = max(speeds, key=lambda name: speeds[name])
     measured = ", ".join(f"{name} {speed:.0f}" for name, speed in speeds.items())
     return best, f"engine {best}: the fastest here (images/s: {measured})"
+
+
+def needs_converting(network: Network, engine: str) -> bool:
+    """Return whether a network must be converted before the engine can load it."""
+    return engine != "torch" and not is_kept(network, *named(engine))
 
 
 def difference(found: Tensor, expected: Tensor) -> float:

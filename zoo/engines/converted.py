@@ -55,7 +55,7 @@ def load_converted(network: Network, name: str, exporter: Exporter) -> Rows:
         PluginError: The exporter or the runtime fails.
         RunError: The converted network can't be kept.
     """
-    file = folder() / network_key(network, name, exporter) / f"network{exporter.suffix}"
+    file = _file_of(network, name, exporter)
     if not _is_whole(exporter.files(file)):
         _convert(network, name, exporter, file)
     with suppress(OSError):
@@ -67,6 +67,12 @@ def load_converted(network: Network, name: str, exporter: Exporter) -> Rows:
         return torch.from_numpy(found)
 
     return compute
+
+
+def is_kept(network: Network, name: str, exporter: Exporter) -> bool:
+    """Return whether there are files of the converted network; loading checks what is in them."""
+    file = _file_of(network, name, exporter)
+    return all(map(is_file, [_sum_of(file), *exporter.files(file)]))
 
 
 def folder() -> Path:
@@ -95,6 +101,10 @@ def hash_of(about: Mapping[str, Any]) -> str:
     """Return a hash of JSON data, as text."""
     text = json.dumps(about, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _file_of(network: Network, name: str, exporter: Exporter) -> Path:
+    return folder() / network_key(network, name, exporter) / f"network{exporter.suffix}"
 
 
 @torch.no_grad()

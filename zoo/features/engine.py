@@ -20,10 +20,11 @@ from zoo.engines.choice import (
     load_engine,
     measure,
     named,
+    needs_converting,
     remembered,
 )
 from zoo.engines.converted import Network
-from zoo.errors import TrainingError
+from zoo.errors import TrainingError, ZooError
 from zoo.events import Listener, Note
 from zoo.features.rows import Compute, rows_at_a_time
 from zoo.features.stores import FrozenPart
@@ -34,7 +35,7 @@ from zoo.models.replay import Boundary, activations, tensors_in
 #: the same bits on machines with other engines.
 WORTH_LOADING = 2000
 
-#: Images from which on the network is converted to see whether another engine is faster. For ONNX
+#: Images from which on `auto` converts the network, also to see which engine is faster. For ONNX
 #: Runtime and OpenVINO this takes 13 s, and saves 2.8 ms an image (efficientnet_lite0, two cores).
 WORTH_CONVERTING = 5000
 
@@ -70,7 +71,8 @@ def choose_engine(
     """Return the part with the engine that computes its features.
 
     Its features of some images are compared with torch's, which is used instead, with a warning, if
-    they differ by more than `TOLERANCE`. With several processes, `auto` means torch.
+    they differ by more than `TOLERANCE`, or if the engine that `auto` chose fails. With several
+    processes, `auto` means torch.
 
     Raises:
         PluginError: There is no such engine, it is not installed, or it fails.
@@ -92,14 +94,22 @@ def choose_engine(
     if engine == "torch":
         return part
     pixels = sample()
-    worst = difference(load_engine(network, engine)(pixels), own(pixels))
-    if worst <= TOLERANCE:
-        return replace(part, engine=engine)
-    text = (
-        f"features are computed by torch: those of engine {engine} differ from its by {worst:.2g} "
-        f"of the largest value, more than {TOLERANCE:g}"
-    )
-    listen(Note(text=text, warning=True))
+    expected = own(pixels)
+    try:
+        found = load_engine(network, engine)(pixels)
+    except ZooError as error:
+        if wanted != "auto":
+            raise
+        why = str(error)
+    else:
+        worst = difference(found, expected)
+        if worst <= TOLERANCE:
+            return replace(part, engine=engine)
+        why = (
+            f"those of engine {engine} differ from its by {worst:.2g} of the largest value, "
+            f"more than {TOLERANCE:g}"
+        )
+    listen(Note(text=f"features are computed by torch: {why}", warning=True))
     return part
 
 
@@ -138,11 +148,14 @@ def _suits(device: torch.device, processes: int) -> bool:
 def _fastest(network: Network, own: Compute, images: int, listen: Listener) -> tuple[str, str]:
     """Return the engine that was faster, which is measured if that pays, and the reason."""
     size = rows_at_a_time(torch.device("cpu"))
+    convert = images >= WORTH_CONVERTING
     speeds = remembered(network, size)
-    if not speeds and images >= WORTH_CONVERTING:
+    if not speeds and convert:
         listen(Note(text="features: measuring which engine is the fastest, once for this network"))
         speeds = measure(network, own, size, lambda text: listen(Note(text=text, detail=True)))
-    return fastest(speeds)
+    best, reason = fastest(speeds)
+    # Measurements are kept for longer than converted networks.
+    return ("torch", "") if not convert and needs_converting(network, best) else (best, reason)
 
 
 def _by_torch(

@@ -14,10 +14,11 @@ from zoo.engines.choice import (
     load_engine,
     measure,
     named,
+    needs_converting,
     remembered,
 )
 from zoo.engines.converted import Network
-from zoo.errors import RunError
+from zoo.errors import RunError, ZooError
 from zoo.machine.device import choose_precision
 from zoo.runs.inference import warn
 from zoo.runs.read import Run
@@ -66,7 +67,8 @@ def choose_engine(
         run: The run.
         name: `torch`; the runtime of an exporter, such as `onnxruntime`; or `auto`: in float32 on a
             CPU the engine that was faster when it was measured, and otherwise torch. It is measured
-            at the first prediction of at least `WORTH_CONVERTING` images.
+            at the first prediction of at least `WORTH_CONVERTING` images. For fewer images, nothing
+            is converted. If the engine fails, torch is used, with a warning.
         images: Number of images; None: unknown, and many.
         batch_size: Images per call; default: that of the engine.
         precision: As in `torch_engine`; others than `fp32` are for torch only.
@@ -74,7 +76,8 @@ def choose_engine(
 
     Raises:
         PluginError: There is no such engine, it is not installed, or it fails.
-        RunError: The engine can't compute in that precision or on the run's device.
+        RunError: The engine can't compute in that precision or on the run's device, or the
+            converted network can't be kept.
         TrainingError: The device does not support the precision.
     """
     device = next(run.model.parameters()).device
@@ -99,12 +102,22 @@ def choose_engine(
 def _fastest(run: Run, own: Engine, images: int | None, say: Say) -> Choice:
     """Return the engine that was faster, which is measured if that pays."""
     network = _network(run)
+    convert = images is None or images >= WORTH_CONVERTING
     speeds = remembered(network, own.batch_size)
-    if not speeds and (images is None or images >= WORTH_CONVERTING):
+    if not speeds and convert:
         speeds = measure(network, own.compute, own.batch_size, say)
     best, reason = fastest(speeds)
-    engine = own if best == own.name else _checked(_loaded(run, best, own), own, say)
-    return Choice(engine=engine, reason=reason)
+    if best == own.name:
+        return Choice(engine=own, reason=reason)
+    # Measurements are kept for longer than converted networks.
+    if not convert and needs_converting(network, best):
+        return Choice(engine=own)
+    try:
+        engine = _loaded(run, best, own)
+    except ZooError as error:
+        say(f"torch is used: {error}")
+        return Choice(engine=own)
+    return Choice(engine=_checked(engine, own, say, may_fail=True), reason=reason)
 
 
 def _network(run: Run) -> Network:
@@ -129,22 +142,32 @@ def _loaded(run: Run, name: str, own: Engine) -> Engine:
     return Engine(name=name, compute=compute, batch_size=own.batch_size)
 
 
-def _checked(engine: Engine, own: Engine, say: Say) -> Engine:
-    """Compare the first batch of an engine with torch, which takes over if they differ."""
+def _checked(engine: Engine, own: Engine, say: Say, *, may_fail: bool = False) -> Engine:
+    """Compare the first batch of an engine with torch, which takes over if they differ.
+
+    With `may_fail`, torch also takes over if the engine can't compute that batch.
+    """
     chosen: list[Engine] = []
 
     def compute(pixels: Tensor) -> tuple[Tensor, Tensor]:
         if chosen:
             return chosen[0].compute(pixels)
-        found, expected = engine.compute(pixels), own.compute(pixels)
-        worst = max(map(difference, found, expected))
-        if worst <= TOLERANCE:
-            chosen.append(engine)
-            return found
-        say(
-            f"torch is used: on the first batch, engine {engine.name} differs from it by "
-            f"{worst:.2g} of the largest value, more than {TOLERANCE:g}"
-        )
+        expected = own.compute(pixels)
+        try:
+            found = engine.compute(pixels)
+        except ZooError as error:
+            if not may_fail:
+                raise
+            say(f"torch is used: {error}")
+        else:
+            worst = max(map(difference, found, expected))
+            if worst <= TOLERANCE:
+                chosen.append(engine)
+                return found
+            say(
+                f"torch is used: on the first batch, engine {engine.name} differs from it by "
+                f"{worst:.2g} of the largest value, more than {TOLERANCE:g}"
+            )
         chosen.append(own)
         return expected
 
