@@ -1,6 +1,7 @@
 """Engines: the converted network, its comparison with torch, the choice."""
 
 import dataclasses
+import errno
 import json
 import subprocess
 import sys
@@ -103,6 +104,18 @@ def test_the_faster_engine_is_measured_once_and_remembered(run, exporters, monke
     monkeypatch.setattr(engines, "measure", None)
     again = choose_engine(run, "auto", images=10, batch_size=2, say=pytest.fail)
     assert again.engine.name == "right"
+
+
+def test_a_measurement_that_can_not_be_kept_is_used_all_the_same(run, exporters, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr(choice, "replacing", full)
+    del exporters["broken"]
+    said = []
+    assert choose_engine(run, "auto", batch_size=2, say=said.append).reason
+    assert len(said) == 1
+    assert "No space left" in said[0]
 
 
 def test_for_few_images_the_faster_engine_is_not_converted_again(run, exporters, monkeypatch):

@@ -84,6 +84,8 @@ def measure(
 ) -> dict[str, float]:
     """Measure the images/s of torch and of each engine that can be used, and remember them.
 
+    `say` is called with what is left out, and why.
+
     Returns:
         The images/s by engine; empty, and not remembered, if there is none but torch.
     """
@@ -109,9 +111,12 @@ def measure(
             times[name].append(time.perf_counter() - started)
     speeds = {name: batch_size / statistics.median(each) for name, each in times.items()}
     file = folder() / _file_name(network, known, batch_size)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as beside:
-        beside.write_text(json.dumps(speeds), encoding="utf-8")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as beside:
+            beside.write_text(json.dumps(speeds), encoding="utf-8")
+    except OSError as error:
+        say(f"can't keep the speed of engines in {file.parent}: {error.strerror or error}")
     return speeds
 
 
