@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,28 @@ def test_an_interrupted_download_leaves_nothing(hub, monkeypatch):
     failed(NAME, "--out", "deep/back")
     hub.broken["resolve"] = 403
     failed(NAME, "--out", "back")
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_the_model_is_downloaded(
+    files, hub, monkeypatch
+):
+    usage = shutil.disk_usage(".")
+    free = len(files["model.safetensors"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    hub.asked.clear()
+    assert "no space" in failed(NAME, "--out", "back")
+    assert not [path for path in hub.asked if "resolve" in path]
+
+
+def test_the_model_needs_its_space_once(files, monkeypatch):
+    usage, total = shutil.disk_usage("."), sum(map(len, files.values())) + 2**20
+
+    def left(path):
+        taken = sum(p.stat().st_size for p in Path().rglob("*.safetensors") if ".back." in str(p))
+        return usage._replace(free=total - taken)
+
+    monkeypatch.setattr(shutil, "disk_usage", left)
+    zoo_("pull", NAME, "--out", "back")
 
 
 @pytest.mark.usefixtures("files")

@@ -77,6 +77,7 @@ def pull(hub_id: str, out: str | Path | None = None) -> Pulled:
     with translating(name):
         repository = api.model_info(name, revision=revision, files_metadata=True)
     sizes = _sizes(name, repository)
+    check_space(place, str(place), sizes[MODEL] + 2**20)
     with folder_beside(place) as temporary:
         folder = temporary / "run"
         folder.mkdir()
@@ -85,10 +86,10 @@ def pull(hub_id: str, out: str | Path | None = None) -> Pulled:
         wanted = [*_LIMITS, *_json_files(folder / MODEL)]
         chosen = {file: sizes[file] for file in wanted if file in sizes}
         _check_sizes(name, chosen)
-        check_space(place, str(place), sum(chosen.values()) + 2**20)
-        for file in chosen:
-            if file != MODEL:
-                source.download(file, sizes, folder)
+        others = [file for file in chosen if file != MODEL]
+        check_space(place, str(place), sum(chosen[file] for file in others) + 2**20)
+        for file in others:
+            source.download(file, sizes, folder)
         findings = verify(folder)
         if wrong := [found for found in findings if found.state == "wrong"]:
             lines = "".join(f"\n  {found.file}: {found.detail}" for found in wrong)
