@@ -185,6 +185,29 @@ def test_of_an_interrupted_run_a_logger_is_told_so(photos, told):
     assert told()[-1].error == "interrupted"
 
 
+def failing(logits, targets):
+    raise ValueError("no such class")
+
+
+def test_of_a_run_whose_loss_raises_a_logger_is_told_so_and_nothing_is_left(photos, told):
+    with pytest.raises(ValueError, match="no such class"):
+        zoo.finetune(photos, out="run", loggers=["told"], loss=failing, **FIELDS)
+    assert told()[-1] == RunEnd(folder=Path("run"), error="ValueError: no such class")
+    assert not Path("run").exists()
+
+
+@pytest.mark.medium
+def test_a_run_that_any_exception_ends_keeps_its_checkpoint(photos):
+    def listen(event):
+        if isinstance(event, RunEnd) or getattr(event, "epoch", 0) == 2:
+            raise ValueError(type(event).__name__)
+
+    with pytest.raises(ValueError, match="StepEnd") as raised:
+        zoo.finetune(photos, out="run", listen=listen, **FIELDS)
+    assert "--resume run" in "".join(raised.value.__notes__)
+    assert zoo.resume("run").info.recipe.epochs == 2
+
+
 @pytest.mark.medium
 def test_a_logger_that_fails_is_switched_off_and_the_run_goes_on(photos, told):
     with pytest.warns(UserWarning, match="logger failing .*no connection"):
@@ -229,6 +252,23 @@ def test_mlflow_has_the_settings_and_the_metrics_of_a_resumed_run(photos, mlflow
     (folder,) = client.list_artifacts(found.info.run_id, "final_val")[:1]
     assert folder.path == "final_val/confusion.png"
     assert [(m.step, m.value) for m in logged] == [(s, pytest.approx(v)) for s, v in expected]
+
+
+@pytest.mark.slow
+def test_mlflow_has_how_runs_ended_and_the_next_one_starts(photos, mlflow):
+    def interrupt(event):
+        if isinstance(event, StepEnd):
+            raise KeyboardInterrupt
+
+    fields = {**FIELDS, "loggers": ["mlflow"]}
+    with pytest.raises(ValueError, match="no such class"):
+        zoo.finetune(photos, out="failed", loss=failing, **fields)
+    with pytest.raises(zoo.Stopped):
+        zoo.finetune(photos, out="run", listen=interrupt, **fields)
+    assert mlflow.active_run() is None
+    client = mlflow.MlflowClient()
+    found = client.search_runs([client.get_experiment_by_name("zoo").experiment_id])
+    assert sorted(run.info.status for run in found) == ["FAILED", "KILLED"]
 
 
 @pytest.mark.slow

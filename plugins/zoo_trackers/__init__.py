@@ -74,7 +74,10 @@ class Tracker:
 
                 for name, image in pictures(event).items():
                     self._log_image(f"final_{event.split}/{name}", image)
-            case RunEnd():
+            case RunEnd() if self._tracker is not None:  # A run may fail before it starts.
+                if self._library == "mlflow" and event.error is not None:
+                    status = "KILLED" if event.error == "interrupted" else "FAILED"
+                    importlib.import_module("mlflow").end_run(status)
                 self._tracker.finish()
 
     def _log_image(self, tag: str, image: Image.Image) -> None:
@@ -94,7 +97,7 @@ class Tracker:
         if self._library == "mlflow":
             self._tracker = MLflowTracker("zoo", run_id=known, run_name=name)
         else:
-            # A run that ended with an exception is still open in this process.
+            # A run whose logger was disabled is still open in this process.
             self._tracker = WandBTracker(
                 "zoo", name=name, id=known, resume="allow", reinit="finish_previous"
             )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zoo import plugins
 from zoo.data.decoded import content_keys
 from zoo.data.transforms import PixelTransform
 from zoo.errors import Stopped, ZooError
@@ -322,8 +323,11 @@ def execute(
             signum = stopped.signum if isinstance(stopped, Stopped) else signal.SIGINT
             listen(RunEnd(folder=folder, error="interrupted"))
             raise Stopped(signum, writer.outcome()) from None
-        except ZooError as error:
-            listen(RunEnd(folder=folder, error=str(error)))
+        except Exception as error:
+            # Of any type: the caller's loss may have raised it. A listener must not hide it.
+            with suppress(Exception):
+                text = str(error) if isinstance(error, ZooError) else plugins.explain(error)
+                listen(RunEnd(folder=folder, error=text))
             if checkpoint is not None or writer.kept:
                 error.add_note(writer.outcome())
             else:
