@@ -19,11 +19,12 @@ from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
 import zoo
-from tests.conftest import COLOURS, QUICK, save_photo, zoo_
+from tests.conftest import COLOURS, QUICK, make_photos, save_photo, zoo_
 from tests.data.servers import web_server
 from zoo.errors import DataError, OptionError, PluginError, RunError
 from zoo.export import ExportOptions, ExportReport, export
 from zoo.export.card import with_export
+from zoo.export.proof import calibration_images
 from zoo.tasks.paired import wilson_interval
 
 SUFFIXES = {
@@ -598,6 +599,16 @@ def test_half_and_8_bit_files_are_smaller(run):
     model = onnx.load("2.onnx")
     scales = [t for t in model.graph.initializer if t.name.endswith("weight_scale")]
     assert max(np.prod(t.dims, initial=1) for t in model.graph.initializer if t in scales) > 1
+
+
+@pytest.mark.parametrize(("per_class", "images"), [(2, 6), (60, 128), (100, 128)])
+def test_quantisation_is_calibrated_on_images_of_all_classes(run, tmp_path, per_class, images):
+    make_photos(tmp_path / "data" / "train", per_class)
+    make_photos(tmp_path / "data" / "val", 1)
+    given = np.concatenate(list(calibration_images(run, tmp_path / "data")))
+    assert len(given) == images
+    brightest = given.mean(axis=(2, 3)).argmax(axis=1)
+    assert min(np.bincount(brightest, minlength=3)) >= images // 3
 
 
 @pytest.mark.medium

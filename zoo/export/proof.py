@@ -35,7 +35,7 @@ _RANDOM = 64
 #: Number of images of the run's own sizes per batch, to measure images/s with.
 _WHOLE = 8
 
-#: Number of train images for the calibration of quantised models.
+#: Maximum number of train images for the calibration of quantised models.
 _CALIBRATION = 128
 
 #: Maximum number of calls for a median latency, and approximate seconds for all measurements.
@@ -148,8 +148,11 @@ def calibration_images(
             f"8-bit quantisation is calibrated on train images: {error}",
             hint="name labelled images with train and val folders by `data`",
         ) from error
-    every = max(1, len(splits.val) // _CALIBRATION)
-    return _batches(run, splits.val[::every][:_CALIBRATION], with_resize)
+    samples = splits.val
+    count = min(_CALIBRATION, len(samples))
+    # Samples are sorted by class.
+    spread = [samples[n * len(samples) // count] for n in range(count)]
+    return _batches(run, spread, with_resize)
 
 
 def _batches(run: Run, samples: Sequence[Sample], with_resize: bool) -> Iterator[np.ndarray]:
