@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 from zoo.backbone import Preprocess
+from zoo.data.image import SAMPLES_PER_PIXEL
 from zoo.export.options import ExportOptions
 from zoo.exporter import Exporter
 from zoo.runs.read import Run
@@ -34,7 +35,6 @@ $runtime
 
 names = json.loads(metadata["class_names"])
 ${thresholds}for path in sys.argv[1:]:
-    image = ImageOps.exif_transpose(Image.open(path))
 $decode$resize    pixels = $pixels
     (scores,) = compute(pixels[None])
 $probabilities
@@ -108,12 +108,21 @@ def _indented(code: str) -> str:
 
 
 def _decode(preprocess: Preprocess) -> str:
-    """Return code that converts `image` as `zoo.data.image` does."""
+    """Return code that opens and converts `image` as `zoo.data.image` does."""
     if preprocess.channels == 4:
-        return 'image = Image.merge("RGBX", image.convert("RGBA").split())'
+        return f"""
+image = Image.open(path)
+if image.mode == "RGB" and getattr(image, "tag_v2", {{}}).get({SAMPLES_PER_PIXEL}) == 4:
+    image._mode = "RGBX"  # Pillow would drop the fourth band of this TIFF
+image = ImageOps.exif_transpose(image)
+if image.mode != "RGBX":
+    if not image.has_transparency_data:
+        raise ValueError(f"{{path}}: its mode is {{image.mode}}, and four channels are needed")
+    image = Image.merge("RGBX", image.convert("RGBA").split())"""
     low, high = preprocess.value_range or (0, 65535)
     grey = '\nimage = image.convert("L")' if preprocess.channels == 1 else ""
     return f"""
+image = ImageOps.exif_transpose(Image.open(path))
 if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits
     levels = (np.asarray(image, np.float64) - {low}) / {high - low} * 255
     image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
