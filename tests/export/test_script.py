@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tests.test_channels import pixels, without_alpha
 from zoo.errors import DataError
@@ -71,3 +71,12 @@ def test_the_script_refuses_images_without_the_fourth_band(run, monkeypatch, mod
         run.prepare("a.tif")
     with pytest.raises(ValueError, match=rf"a\.tif.* {mode}.*four channels"):
         given_by_script(run, "a.tif", monkeypatch)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_the_script_turns_tiffs_upright(run, monkeypatch, mode):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels(0, 0)).convert(mode).save("a.tif", exif=exif)
+    run = with_preprocess(run)
+    assert np.array_equal(given_by_script(run, "a.tif", monkeypatch), run.prepare("a.tif"))

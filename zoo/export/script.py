@@ -22,6 +22,7 @@ _SCRIPT = Template('''\
 pip install $requires
 """
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -108,10 +109,13 @@ def _indented(code: str) -> str:
 
 
 def _decode(preprocess: Preprocess) -> str:
-    """Return code that opens and converts `image` as `zoo.data.image` does."""
+    """Return code that opens and converts `image` as `zoo.data.image` does.
+
+    Of TIFFs that it opens by path, Pillow may lose the orientation, because it maps them into memory.
+    """
     if preprocess.channels == 4:
         return f"""
-image = Image.open(path)
+image = Image.open(io.BytesIO(Path(path).read_bytes()))
 if image.mode == "RGB" and getattr(image, "tag_v2", {{}}).get({SAMPLES_PER_PIXEL}) == 4:
     image._mode = "RGBX"  # Pillow would drop the fourth band of this TIFF
 image = ImageOps.exif_transpose(image)
@@ -122,7 +126,7 @@ if image.mode != "RGBX":
     low, high = preprocess.value_range or (0, 65535)
     grey = '\nimage = image.convert("L")' if preprocess.channels == 1 else ""
     return f"""
-image = ImageOps.exif_transpose(Image.open(path))
+image = ImageOps.exif_transpose(Image.open(io.BytesIO(Path(path).read_bytes())))
 if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits
     levels = (np.asarray(image, np.float64) - {low}) / {high - low} * 255
     image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
