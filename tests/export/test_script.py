@@ -80,3 +80,29 @@ def test_the_script_turns_tiffs_upright(run, monkeypatch, mode):
     Image.fromarray(pixels(0, 0)).convert(mode).save("a.tif", exif=exif)
     run = with_preprocess(run)
     assert np.array_equal(given_by_script(run, "a.tif", monkeypatch), run.prepare("a.tif"))
+
+
+#: Images of more than 8 bits, by the rule by which runs scale them that have no `value_range`.
+DEEP = {
+    "float": np.linspace(0, 0.7, 1600, dtype=np.float32),
+    "float above 1": np.linspace(3, 90, 1600, dtype=np.float32),
+    "float below 0": np.linspace(-30, -4, 1600, dtype=np.float32),
+    "float not finite": np.array([np.nan, np.inf, -np.inf, 0.2] * 400, dtype=np.float32),
+    "float without values": np.full(1600, np.nan, dtype=np.float32),
+    "one float below 0": np.full(1600, -2, dtype=np.float32),
+    "16 bits": np.linspace(0, 200, 1600).astype(np.uint16),
+    "32 bits to 255": np.linspace(0, 200, 1600).astype(np.int32),
+    "32 bits to 65535": np.linspace(0, 4000, 1600).astype(np.int32),
+    "32 bits": np.linspace(0, 200000, 1600).astype(np.int32),
+    "32 bits below 0": np.linspace(-7, 4000, 1600).astype(np.int32),
+}
+
+
+@pytest.mark.parametrize("value_range", [None, (0.1, 3000.0)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_script_scales_deep_images_as_the_run(run, monkeypatch, channels, value_range):
+    run = with_preprocess(run, channels, value_range=value_range)
+    for name, values in DEEP.items():
+        Image.fromarray(values.reshape(40, 40)).save("a.tif")
+        given = given_by_script(run, "a.tif", monkeypatch)
+        assert np.array_equal(given, run.prepare("a.tif")), name

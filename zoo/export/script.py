@@ -36,8 +36,7 @@ $runtime
 
 names = json.loads(metadata["class_names"])
 ${thresholds}for path in sys.argv[1:]:
-$decode$resize    pixels = $pixels
-    (scores,) = compute(pixels[None])
+$decode$resize    (scores,) = compute($pixels[None])
 $probabilities
     found = {"path": path, "label": names[p.argmax()], "probability": float(p.max())}
 $labels    print(json.dumps(found, ensure_ascii=False))
@@ -111,7 +110,7 @@ def _indented(code: str) -> str:
 def _decode(preprocess: Preprocess) -> str:
     """Return code that opens and converts `image` as `zoo.data.image` does.
 
-    Of TIFFs that it opens by path, Pillow may lose the orientation, because it maps them into memory.
+    Of TIFFs that it opens by path, Pillow may lose the orientation: it maps them into memory.
     """
     if preprocess.channels == 4:
         return f"""
@@ -123,17 +122,31 @@ if image.mode != "RGBX":
     if not image.has_transparency_data:
         raise ValueError(f"{{path}}: its mode is {{image.mode}}, and four channels are needed")
     image = Image.merge("RGBX", image.convert("RGBA").split())"""
-    low, high = preprocess.value_range or (0, 65535)
-    grey = '\nimage = image.convert("L")' if preprocess.channels == 1 else ""
+    grey = '.convert("L")' if preprocess.channels == 1 else ""
     return f"""
 image = ImageOps.exif_transpose(Image.open(io.BytesIO(Path(path).read_bytes())))
 if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits
-    levels = (np.asarray(image, np.float64) - {low}) / {high - low} * 255
-    image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-if image.has_transparency_data:
-    white = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(white, image.convert("RGBA"))
+{_indented(_deep(preprocess))}if image.has_transparency_data:
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 image = image.convert("RGB"){grey}"""
+
+
+def _deep(preprocess: Preprocess) -> str:
+    """Return code that converts an `image` of more than 8 bits."""
+    if preprocess.value_range is not None:
+        low, high = preprocess.value_range
+        find = "levels = np.asarray(image, np.float64)"
+        share = f"(levels - {low}) / {high - low}"
+    else:
+        # All of a float image may be masked: the comparisons with its `high` are false then.
+        white = '1 if image.mode == "F" else 255 if image.mode == "I" and high <= 255 else 65535'
+        find = f"""
+levels = np.ma.masked_invalid(np.asarray(image, np.float64))
+low, high = min(0, levels.min()), levels.max()
+high = high if low < 0 else max({white}, high)"""
+        share = "(levels.data - low) / ((high - low) or 1)"
+    return f"""{find}
+image = Image.fromarray(np.nan_to_num({share} * 255).round().clip(0, 255).astype(np.uint8))"""
 
 
 def _resize(preprocess: Preprocess) -> str:
