@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import zoo
 from tests.hub.conftest import TOKEN, Repository
 from tests.runs.forging import copy, forge
 from zoo.cli import main
+from zoo.export import ExportReport
+from zoo.export.card import with_export
 from zoo.recipe import change, dump_recipe
 from zoo.runs.checkpoint_file import read_checkpoint, write_checkpoint
 
@@ -92,6 +95,42 @@ def test_a_run_is_uploaded_in_one_commit_and_comes_back_the_same(folder, run, hu
     assert 'datasets: ["acme/photos"]' in card
     assert f"zoo pull {NAME}" in card
     assert "license: " not in (folder / "README.md").read_text()
+
+
+def test_the_card_lists_the_exports_of_the_run_without_their_files(folder, hub):
+    card = folder / "README.md"
+    report = ExportReport(
+        format="onnx",
+        file="/home/me/bugs.onnx",
+        bytes=1_000_000,
+        source="/home/me/photos",
+        images=12,
+        largest_difference=0.0,
+        agreement=1.0,
+        accuracy=0.5,
+        accuracy_interval=(0.3, 0.7),
+        run_accuracy=0.5,
+        latency_ms=1.0,
+        run_latency_ms=2.0,
+        batch_size=8,
+        images_per_second=10.0,
+        run_images_per_second=5.0,
+        device="cpu",
+        notes=(),
+    )
+    card.write_text(with_export(card.read_text(), report))
+    row = next(line for line in card.read_text().splitlines() if line.startswith("| bugs.onnx |"))
+    zoo_("push", folder, NAME, "--yes")
+    pushed = hub.files(NAME)["README.md"].decode()
+    assert f"zoo pull {NAME}" in pushed
+    assert pushed.count("## Exports") == pushed.count(row) == 1
+    assert "not part of this repository" in pushed
+    assert hub.files(NAME).keys() == UPLOADED
+    # A run that was pulled can be exported and published again.
+    zoo_("pull", NAME, "--out", "back")
+    again = with_export((Path("back") / "README.md").read_text(), replace(report, file="b.onnx"))
+    assert again.count(row) == again.count("| b.onnx |") == 1
+    assert "not part of this repository" not in again
 
 
 def test_no_path_and_no_image_of_this_machine_is_uploaded(folder, run, hub):

@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo.data.remote import address_of, path_of
 from zoo.errors import RunError
+from zoo.export.card import with_exports_of
 from zoo.integrity import verify
 from zoo.io.files import is_file
 from zoo.io.parse import MAX_TOML, read_bounded
@@ -79,7 +80,7 @@ def stage(
     """Write what is published of a run into an empty folder.
 
     Absolute paths in the recipe, the metadata and the card become names, the model card names the
-    repository, and weights and figures stay as they are.
+    repository and lists the run's exports, and weights and figures stay as they are.
 
     Returns:
         The licence that the card states, and why files of the run are left out, by name.
@@ -106,7 +107,7 @@ def stage(
     text = card_text(
         public, backbone, published, val_images=0 if val is None else val.images, classes=classes
     )
-    write_file(folder / CARD, text.encode())
+    write_file(folder / CARD, with_exports_of(run, text).encode())
     if wrong := [found.file for found in verify(folder) if found.state == "wrong"]:
         raise RunError(
             f"the run {run} can't be published without the paths of this machine: "
