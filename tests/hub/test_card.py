@@ -14,6 +14,8 @@ from PIL import Image
 import zoo
 from tests.conftest import QUICK
 from zoo import plugins
+from zoo.export import _free_place
+from zoo.export.script import script_file
 from zoo.runs.card import MOST_CLASSES, Published, card_text
 from zoo.runs.figures import ClassFigures, Figure
 from zoo.weights import describe
@@ -104,6 +106,12 @@ def test_of_many_classes_those_with_the_lowest_figures_are_shown(run):
 
 def test_a_run_without_counts_has_a_card(run):
     assert "## Images" not in text_of(run, counts={})
+
+
+def test_the_card_names_the_script_that_an_export_writes(run):
+    exporter = plugins.declared_as("zoo_exporters", "onnx")
+    script = script_file(_free_place(run, exporter, None))
+    assert f"    python {script} IMAGE..." in text_of(run)
 
 
 def code_of(card: str) -> list[str]:

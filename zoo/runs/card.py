@@ -302,9 +302,10 @@ Without zoo, with the networks' own library (its probabilities are not calibrate
 `{MODEL}` alone is enough for these. `recipe.toml` holds all settings.
 {others}
 With ONNX Runtime, if the format has all operators of the network; the file is compared with the
-run before it is kept:
+run before it is kept, and the script beside it needs no zoo:
 
     zoo export {use} --to onnx
+    python {shlex.quote(printable(f"{folder}.onnx.predict.py"))} IMAGE...
 """
 
 
