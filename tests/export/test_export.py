@@ -1,6 +1,7 @@
 """Exported files: read without zoo, proved before they are there, and nothing left of failures."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -403,6 +404,17 @@ def test_bad_options_are_refused_in_a_line(run, words, said):
     result = zoo_("export", run.path, *words, code=2)
     assert said in result.stderr
     assert left() == []
+
+
+@pytest.mark.usefixtures("formats")
+@pytest.mark.parametrize("name", [b"caf\xe9.kept", b"caf\xe9/a.kept"])
+def test_a_path_that_is_not_utf8_is_refused_before_it_is_tried(run, name):
+    out = Path(os.fsdecode(name))
+    out.parent.mkdir(exist_ok=True)
+    before = left()
+    with pytest.raises(RunError, match="UTF-8"):
+        export(run, "missing", out)
+    assert left() == before
 
 
 def test_a_damaged_model_file_is_refused(run):

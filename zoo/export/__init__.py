@@ -19,6 +19,7 @@ from zoo.export.proof import ExportReport, calibration_images, compare, images_f
 from zoo.export.script import docker_file, script_file, scripts
 from zoo.exporter import Exporter
 from zoo.io.files import expand, is_file, replacing
+from zoo.io.text import printable
 from zoo.runs.folder import check_space, folder_beside
 from zoo.runs.read import Run
 
@@ -161,6 +162,14 @@ def _free_place(run: Run, exporter: Exporter, out: str | Path | None) -> Path:
         name = path.stem if is_file(path) else path.name
         out = path.parent / f"{name}{exporter.suffix}"
     out = expand(out)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        # Neither the runtimes nor the report beside the file can name it.
+        raise RunError(
+            f"can't write {printable(out)}: the path is not valid UTF-8",
+            hint="name another file by `out`",
+        ) from error
     if not out.name.endswith(exporter.suffix) or out.name == exporter.suffix:
         raise RunError(f"{out}: files of this format are named NAME{exporter.suffix}")
     try:
