@@ -104,8 +104,6 @@ def test_freezing_reads_from_toml_and_back(toml, freeze, epochs):
         ({"freeze": 1, "unfreeze_epoch": "2,4"}, "unfreeze_epoch = '2,4': "),
         ({"augment": "none", "random_erasing": 0.1}, r"random_erasing = 0\.1: "),
         ({"augment": "none", "repeated_augmentation": 2}, "repeated_augmentation = 2: "),
-        ({"augment": "none", "hflip": True}, "hflip = true: "),
-        ({"augment": "none", "crop_scale": 0.5}, r"crop_scale = 0\.5: "),
         ({"layer_decay": 0.0}, r"layer_decay = 0\.0: .*greater than 0"),
         ({"layer_decay": 1.1}, r"layer_decay = 1\.1: .*equal to 1"),
     ],
@@ -114,12 +112,6 @@ def test_what_cannot_be_together_is_refused_when_it_is_read(fields, named):
     with pytest.raises(RecipeError, match=named) as error:
         make_recipe(**fields)
     assert len(str(error.value).splitlines()) == 2
-
-
-def test_without_augmentation_a_recipes_flips_and_crops_are_left_out():
-    recipe = make_recipe("timm-vit-inat21", augment="none")
-    assert (recipe.hflip, recipe.crop_scale) == (None, None)
-    assert make_recipe(None, augment="none", hflip=False).hflip is False
 
 
 def unused(recipe, **fields):
@@ -135,6 +127,8 @@ def unused(recipe, **fields):
 @pytest.mark.parametrize(
     ("fields", "names"),
     [
+        ({"augment": "none", "hflip": True, "crop_scale": 0.5}, {"hflip", "crop_scale"}),
+        ({"augment": "none", "hflip": False}, set()),
         ({"schedule_power": 3.0}, {"schedule_power"}),
         ({"schedule_power": 3.0, "schedule": "exponential"}, set()),
         ({"warmup_start": 0.1}, set()),

@@ -89,7 +89,10 @@ def _unused(recipe: Recipe) -> dict[str, str]:
     """Return why fields have no effect beside the others, by field."""
     if recipe.train == "probe":
         return dict.fromkeys(_OF_FINETUNING, "only fine-tuning uses it")
-    found = {}
+    found: dict[str, str] = {}
+    if recipe.augment == "none":
+        changes = [name for name in ("hflip", "crop_scale") if getattr(recipe, name)]
+        found |= dict.fromkeys(changes, "augment = none")
     if recipe.train == "finetune":
         found["probe_scale"] = "there is no probe"
     if recipe.optimizer == "adamw":

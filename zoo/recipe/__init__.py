@@ -597,8 +597,6 @@ class Recipe(BaseModel):
         given = {
             f"random_erasing = {self.random_erasing or 0:g}": self.random_erasing,
             f"repeated_augmentation = {self.repeated_augmentation}": self.repeated_augmentation > 1,
-            "hflip = true": self.hflip,
-            f"crop_scale = {self.crop_scale or 0:g}": self.crop_scale,
         }
         if self.augment == "none" and (useless := [text for text, on in given.items() if on]):
             raise ValueError(
@@ -730,10 +728,6 @@ def make_recipe(base: str | Path | Recipe | None = None, **overrides: object) ->
     for one, other in (("batch_size", "global_batch"), ("global_batch", "batch_size")):
         if overrides.get(one) is not None and other not in overrides:
             values.pop(other, None)
-    if overrides.get("augment") == "none":
-        for name in ("hflip", "crop_scale"):
-            if name not in overrides:
-                values.pop(name, None)
     return checked_recipe({**values, **paths_to_text}, where=where)
 
 
