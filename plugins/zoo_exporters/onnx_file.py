@@ -42,6 +42,7 @@ def write(
         ValueError: If the weights are too large for one file, or there is no such opset.
     """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     # Includes the runtime that only `open` needs, to report missing libraries before computing.
     for library in ("onnx", "onnxscript", "onnxruntime"):
@@ -53,7 +54,9 @@ def write(
         _check_opset(opset)
     output = metadata.get("output_name", "logits")
     dynamic = {0: "batch", 1: "height", 2: "width"} if with_resize else {0: "batch"}
-    with quiet():
+    # torch.onnx decomposes attention as this backend does; results of others have other strides,
+    # which views that were traced can't take if the attention has a mask or a bias.
+    with quiet(), sdpa_kernel(SDPBackend.MATH):
         try:
             exported: Any = torch.onnx.export(
                 program(model.half() if half else model, example, with_resize=with_resize),

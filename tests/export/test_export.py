@@ -554,6 +554,13 @@ def test_the_command_line_prints_nothing_of_what_torch_says(run, form):
     assert done.stderr == "".join(f"! {note}\n" for note in report.notes)
 
 
+@pytest.mark.slow
+def test_attention_with_a_bias_is_written_as_onnx(split_photos):
+    fields = {**QUICK, "backbone": "timm/test_vit_relpos", "image_size": None}
+    biased = zoo.finetune(split_photos, out="biased", **fields)
+    assert export(biased, "onnx", "a.onnx").agreement == 1
+
+
 #: Options, the formats that support them, and the largest difference of two outputs.
 ASKED = [
     ("onnx", {"half": True}, 0.1),
