@@ -6,6 +6,7 @@ import torch
 import zoo
 from tests.pipeline.conftest import hear, rows, sha256, start
 from zoo.errors import RecipeError
+from zoo.events import EpochEnd
 from zoo.recipe import make_recipe
 from zoo.training.budget import Speed, affordable_epochs, measure_speed
 
@@ -48,6 +49,22 @@ def test_the_run_has_that_many_epochs_and_records_them(split_photos, monkeypatch
     assert rows(run)[-1]["epoch"] == run.info.recipe.epochs
     again = zoo.finetune(recipe="run/recipe.toml", out="again", listen=lambda event: None)
     assert sha256(again) == sha256(run)
+
+
+@pytest.mark.medium
+def test_a_run_that_is_resumed_after_the_probe_has_the_epochs_that_fit(split_photos, monkeypatch):
+    def interrupt(event):
+        if isinstance(event, EpochEnd):
+            raise KeyboardInterrupt
+
+    with_speed(monkeypatch, train=0.4, forward=0.001)
+    fields = {**start(), "time": "30s"}
+    del fields["epochs"]
+    with pytest.raises(zoo.Stopped):
+        zoo.finetune(split_photos, out="run", listen=interrupt, **fields)
+    run = zoo.resume("run")
+    assert run.info.recipe.epochs in (1, 2)
+    assert rows(run)[-1]["epoch"] == run.info.recipe.epochs
 
 
 @pytest.mark.slow

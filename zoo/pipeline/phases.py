@@ -115,7 +115,8 @@ def run_stages(
         loaders, deadline = None, None
         if prepared.activations is None:
             loaders = _image_loaders(prepared, images, stores)
-        if recipe.time is not None and resumed is None:
+        # A run that was interrupted after the probe has not decided yet.
+        if recipe.time is not None and "epochs" not in state.decided:
             deadline = prepared.started + seconds_of(recipe.time)
             epochs = decide_on_main(
                 prepared.accelerator, lambda: _epochs(prepared, recipe, state, listen)
