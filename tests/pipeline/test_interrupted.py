@@ -1,10 +1,13 @@
 """Runs that are interrupted or killed while they fill a cache, and runs that share one."""
 
 import functools
+import json
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -269,3 +272,49 @@ def test_ctrl_c_while_a_cache_is_filled_keeps_it_and_can_be_gone_on_with(
     assert process.exitcode == 130
     assert zoo.resume("run").info.val_accuracy
     assert any(store.kind == kind for store in cache.stored())
+
+
+#: A run in a process that ends all of its processes at an event, as a job scheduler does.
+STOPPED = """
+import json, os, subprocess, sys, time
+import zoo
+
+kind, left, fields = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+
+
+def listen(event):
+    global left
+    left -= isinstance(event, getattr(zoo.events, kind))
+    if isinstance(event, getattr(zoo.events, kind)) and left == 0:
+        # From another process: workers of a data loader end well by a signal of their parent.
+        subprocess.Popen(["kill", "-TERM", "--", f"-{os.getpgrp()}"])
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    try:
+        zoo.finetune(**fields, listen=listen)
+    except zoo.Stopped as stopped:
+        sys.exit(128 + stopped.signum)
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("kind", "count"), [("StepEnd", 2), ("EpochEnd", 1), ("StepEnd", 5)])
+def test_a_signal_to_all_processes_keeps_the_run(split_photos, kind, count):
+    fields = {
+        **start(epochs=2, train="finetune", workers=2, ema_decay=0.9, batch_size=8),
+        "data": str(split_photos),
+    }
+    undisturbed = zoo.finetune(**{**fields, "out": "whole", "workers": 0}, listen=ignore)
+    ended = subprocess.run(
+        [sys.executable, "-c", STOPPED, kind, str(count), json.dumps({**fields, "out": "run"})],
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert "Traceback" not in ended.stderr
+    run = zoo.resume("run", listen=ignore)
+    assert sha256(run) == sha256(undisturbed)
