@@ -383,10 +383,14 @@ def make_accelerator(
         "kwargs_handlers": [InitProcessGroupKwargs(timeout=patience)],
     }
     with _without_settings():
+        # The state of an earlier accelerator persists: it refuses another precision, and would
+        # silently go on with its own device.
         try:
             accelerator = Accelerator(**options)
+            differs = accelerator.device.type != device.type
         except ValueError:
-            # The state of an earlier accelerator persists and refuses another device or precision.
+            differs = True
+        if differs:
             AcceleratorState._reset_state(reset_partial_state=True)
             accelerator = Accelerator(**options)
     if accelerator.device.type != device.type:
