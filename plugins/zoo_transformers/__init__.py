@@ -311,7 +311,9 @@ def _suffix(architecture: str) -> str:
 def _unused(config: Mapping[str, Any]) -> tuple[str, ...]:
     model_type = config["model_type"]
     if model_type == "siglip":
-        return ("vision_model.head",) if config["vision_config"]["vision_use_head"] else ()
+        # Versions before 5.18 have a head unless the field is there and False.
+        has_head = config["vision_config"].get("vision_use_head", True)
+        return ("vision_model.head",) if has_head else ()
     if model_type in MASK_TOKENS:
         return (MASK_TOKENS[model_type],) if config["use_mask_token"] else ()
     return UNUSED.get(model_type, ())
