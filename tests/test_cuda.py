@@ -8,7 +8,7 @@ import zoo
 from tests.conftest import QUICK, zoo_
 from tests.pipeline.conftest import sha256, start
 from tests.pipeline.crash import crashed_and_resumed
-from zoo.events import EpochEnd, Note, StepEnd, ignore
+from zoo.events import EpochEnd, StepEnd, ignore
 from zoo.machine.device import choose_device
 
 pytestmark = [
@@ -55,24 +55,6 @@ def test_a_deterministic_run_is_resumed_to_the_same_weights(split_photos, more):
         assert sha256(run) == sha256(undisturbed)
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-def test_memory_that_runs_out_is_said_and_does_not_end_the_run(split_photos):
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 1.2e9) / total)
-    said = []
-    try:
-        zoo.finetune(
-            split_photos,
-            out="run",
-            listen=lambda event: said.append(event.text) if isinstance(event, Note) else None,
-            **{**QUICK, "device": "cuda", "image_size": 512, "batch_size": 36, "train": "finetune"},
-            backbone_option={},
-        )
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert any("memory" in text for text in said), said
 
 
 def test_precision_of_a_prediction(split_photos):
