@@ -311,7 +311,7 @@ def _suffix(architecture: str) -> str:
 def _unused(config: Mapping[str, Any]) -> tuple[str, ...]:
     model_type = config["model_type"]
     if model_type == "siglip":
-        # Versions before 5.18 have a head unless the field is there and False.
+        # Older versions, such as 5.17, have no such field by default, and a head.
         has_head = config["vision_config"].get("vision_use_head", True)
         return ("vision_model.head",) if has_head else ()
     if model_type in MASK_TOKENS:
