@@ -250,7 +250,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(twice):
 
 @pytest.mark.medium
 def test_a_stop_while_the_first_batch_loads_does_not_scale_the_probe_twice(photos, monkeypatch):
-    """A signal to the whole process group ends the loader's workers before the first step."""
+    """Workers of the loader end with the run, before the first step."""
     fields = {**start(train="probe+finetune", epochs=1), "data": photos, "probe_scale": 0.5}
     undisturbed = zoo.finetune(out="undisturbed", **fields)
 

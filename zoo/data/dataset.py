@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,9 @@ Index = tuple[int, int]
 
 #: A batch, (rows as stacked by the dataset, targets (N, ...)), or the error raised in its place.
 Loaded = tuple[Any, Tensor] | DataError
+
+#: Seconds after which a worker process ends that is told to by a signal, and does not by itself.
+_WORKERS_PATIENCE = 20
 
 #: A loader of `Loaded`; iterate over it with `raising`, which raises the errors.
 Batches = DataLoader[Loaded]
@@ -210,7 +214,20 @@ def _loader(dataset: Rows, sampler: EpochSampler, batch_size: int, workers: int)
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_outlive_signals if workers else None,
     )
+
+
+def _outlive_signals(worker: int) -> None:
+    """Let a worker process go on after a signal to all processes of the run.
+
+    Such a run still needs batches to end its step, and if a signal ends a worker, torch raises a
+    RuntimeError between any two instructions of the main process. The main process ends its workers
+    otherwise; one that was sent a signal ends after a while in any case.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # Not on Windows, whose processes get no such signal.
+        signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(_WORKERS_PATIENCE))
 
 
 class _ReturningErrors(Dataset[Any]):

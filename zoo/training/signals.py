@@ -19,9 +19,6 @@ _DEFAULTS: dict[signal.Signals, Any] = {
     signal.SIGTERM: signal.SIG_DFL,
 }
 
-#: The signal that a child process has ended; None on Windows.
-_CHILD = getattr(signal, "SIGCHLD", None)
-
 
 @dataclass
 class StopRequest:
@@ -44,30 +41,26 @@ def stoppable() -> Iterator[StopRequest]:
     """
     request = StopRequest()
     owner = os.getpid()
-    replaced: dict[int, Any] = {}
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
             return  # A worker process of a data loader, which the run itself ends.
-        if _CHILD and _CHILD not in replaced and signal.getsignal(_CHILD) is not None:
-            # A signal to all processes of the run also ends the workers of a data loader, and
-            # torch's handler would raise a RuntimeError between any two instructions here. A loader
-            # that waits for them finds out by itself, within 5 seconds.
-            replaced[_CHILD] = signal.signal(_CHILD, lambda signum, frame: None)
         if request.deferred and request.signum is None:
             request.signum = signum
             return
         raise Stopped(signum)
 
+    taken: list[signal.Signals] = []
     if threading.current_thread() is threading.main_thread():
         for signum, default in _DEFAULTS.items():
             if signal.getsignal(signum) is default:
-                replaced[signum] = signal.signal(signum, handle)
+                signal.signal(signum, handle)
+                taken.append(signum)
     try:
         yield request
     finally:
-        for number, handler in replaced.items():
-            signal.signal(number, handler)
+        for signum in taken:
+            signal.signal(signum, _DEFAULTS[signum])
 
 
 @contextmanager

@@ -304,14 +304,10 @@ def interruptible(loop: Loop) -> Iterator[None]:
                 "the connection to another process of the run was lost",
                 hint="see what that process said; `resume=auto` goes on from the last checkpoint",
             ) from error
-        # A signal to all processes of the run ends the data loader's workers at once.
+        # Workers of a data loader outlive a signal by some seconds only. The error can come between
+        # any two instructions, so that only the last checkpoint is whole.
         if stop.signum is None or "DataLoader worker" not in str(error):
             raise
-        # Before the first step, the head is scaled, and would be again when the run is resumed: the
-        # checkpoint after the probe remains.
-        scaled = loop.state.probed and not loop.state.step
-        if loop.setup.accelerator.num_processes == 1 and not scaled:
-            loop.keep()
         raise Stopped(stop.signum) from error
     except Stopped:
         # All steps of the epoch are done; only validation is left.
