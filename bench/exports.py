@@ -3,11 +3,12 @@
 One backbone of each class of timm and torchvision and some of transformers, with random weights, is
 written in each format, opened by the format's runtime and compared with torch.
 
-    python bench/exports.py --out exports.jsonl
-    python bench/exports.py --out exports.jsonl torchvision/resnet18 timm/vit_tiny_patch16_224
-    python bench/exports.py --out exports.jsonl --render
+    python bench/exports.py
+    python bench/exports.py torchvision/resnet18 timm/vit_tiny_patch16_224 --formats onnx,litert
+    python bench/exports.py --render
 
-A sweep that was interrupted continues: pairs of backbone and format in the file are left out.
+Every pair of backbone and format is a line of bench/exports.jsonl; what is there already is not
+measured again, so a sweep that was interrupted continues.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "bench" / "exports.jsonl"
 PAGE = ROOT / "docs" / "exports.md"
 START, END = "<!-- bench/exports.py writes from here -->", "<!-- to here -->"
 
@@ -123,23 +125,24 @@ def read(file: Path) -> list[Result]:
     return [Result(**json.loads(line)) for line in lines]
 
 
-def sweep(backbones: Iterable[str], formats: Sequence[str], out: Path) -> None:
+def sweep(backbones: Iterable[str], formats: Sequence[str], records: Path) -> None:
     """Measure the pairs that the file lacks, and append them."""
-    there = {(result.backbone, result.format) for result in read(out)}
+    there = {(result.backbone, result.format) for result in read(records)}
     for name in backbones:
         for form in formats:
             if (name, form) in there:
                 continue
             result = measure(name, form)
-            with out.open("a", encoding="utf-8") as file:
+            with records.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(result)) + "\n")
             print(name, form, result.problem or f"{result.difference:.1e}", flush=True)
 
 
 def table(results: Sequence[Result]) -> str:
     """The results in Markdown, a row for each backbone, and the reasons of failures."""
+    order = {name: n for n, name in enumerate(names())}
     by_name: dict[str, dict[str, Result]] = {}
-    for result in results:
+    for result in sorted(results, key=lambda r: (order[r.backbone], FORMATS.index(r.format))):
         by_name.setdefault(result.backbone, {})[result.format] = result
     formats = [form for form in FORMATS if any(form in found for found in by_name.values())]
     lines = [f"| backbone | {' | '.join(formats)} |", "|---" * (1 + len(formats)) + "|"]
@@ -169,14 +172,14 @@ def render(results: Sequence[Result], page: Path = PAGE) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backbones", nargs="*", help="default: those of the sweep")
-    parser.add_argument("--out", type=Path, required=True, help="results, one JSON object a line")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="default: %(default)s")
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--render", action="store_true", help="only rewrite docs/exports.md")
     given = parser.parse_args()
     if not given.render:
-        sweep(given.backbones or names(), given.formats.split(","), given.out)
+        sweep(given.backbones or names(), given.formats.split(","), given.records)
     else:
-        render(read(given.out))
+        render(read(given.records))
 
 
 if __name__ == "__main__":
