@@ -157,8 +157,9 @@ def test_the_network_is_as_it_was_where_it_is_not_trained(net, adapters):
             "head.bias",
             *(f"{path}.lora_{x}.default.weight" for path in adapters.layers for x in "AB"),
         }
-        # They start as the identity.
-        assert torch.equal(net(images), logits)
+        # They start as the identity, except for rounding: a layer's output plus that of its adapter
+        # may have another memory layout, and some processors then multiply in another order.
+        torch.testing.assert_close(net(images), logits, atol=1e-6, rtol=0)
     randomised(adapters)
     assert all(p.requires_grad for p in net.parameters())
     assert torch.equal(net(images), logits)
