@@ -199,7 +199,7 @@ def test_a_slow_answer_is_retried(web, local, monkeypatch):
     assert contents(read(f"{web.address}/table.csv")) == contents(read(local / "photos"))
 
 
-@pytest.mark.parametrize("fault", [503, "cut", pytest.param("slow", marks=pytest.mark.medium)])
+@pytest.mark.parametrize("fault", [503, "cut", pytest.param("slow", marks=pytest.mark.slow)])
 def test_a_lasting_fault_ends_with_one_error_and_leaves_no_image_out(fault, web, monkeypatch):
     if fault == "slow":
         monkeypatch.setattr(errors, "SECONDS", 3.0)

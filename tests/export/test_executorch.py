@@ -21,7 +21,13 @@ class ChannelsLastNorm(nn.Module):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(8), ChannelsLastNorm()], ids=["bn", "permuted"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(nn.BatchNorm2d(8), id="bn", marks=pytest.mark.slow),
+        pytest.param(ChannelsLastNorm(), id="permuted"),
+    ],
+)
 def test_a_file_computes_any_number_of_images(tmp_path, layer):
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1)

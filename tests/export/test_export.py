@@ -226,7 +226,7 @@ def test_the_script_beside_a_file_predicts_what_the_run_predicts(exported, run, 
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("form", forms(pytest.mark.medium))
+@pytest.mark.parametrize("form", forms(pytest.mark.slow))
 def test_the_script_predicts_several_labels_by_the_thresholds_of_the_run(run, split_photos, form):
     several = replace(run, info=replace(run.info, task="multi-label"))
     files = sorted((split_photos / "val").rglob("*.png"))
@@ -565,10 +565,10 @@ def test_attention_with_a_bias_is_written_as_onnx(split_photos):
 ASKED = [
     ("onnx", {"half": True}, 0.1),
     ("openvino", {"half": True}, 0.1),
-    ("torch-export", {"half": True}, 0.1),
+    pytest.param("torch-export", {"half": True}, 0.1, marks=pytest.mark.slow),
     ("onnx", {"with_resize": True, "probabilities": True}, 0.02),
-    ("openvino", {"with_resize": True}, 0.05),
-    ("torch-export", {"with_resize": True}, 0.05),
+    pytest.param("openvino", {"with_resize": True}, 0.05, marks=pytest.mark.slow),
+    pytest.param("torch-export", {"with_resize": True}, 0.05, marks=pytest.mark.slow),
     ("onnx", {"probabilities": True}, 1e-5),
     ("onnx", {"int8": True}, 5.0),
     pytest.param("litert", {"half": True}, 0.1, marks=(pytest.mark.slow, NEEDS_LITERT)),

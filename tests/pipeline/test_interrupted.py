@@ -300,7 +300,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(("kind", "count"), [("StepEnd", 2), ("EpochEnd", 1), ("StepEnd", 5)])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("StepEnd", 2), ("EpochEnd", 1), pytest.param("StepEnd", 5, marks=pytest.mark.slow)],
+)
 def test_a_signal_to_all_processes_keeps_the_run(split_photos, kind, count):
     fields = {
         **start(epochs=2, train="finetune", workers=2, ema_decay=0.9, batch_size=8),

@@ -69,7 +69,9 @@ os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)]
+)
 def test_a_signal_after_an_engine_was_deleted_in_another_thread_is_handled(run, runtime):
     pytest.importorskip(runtime)
     done = subprocess.run(

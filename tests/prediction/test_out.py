@@ -175,7 +175,7 @@ def test_only_unreadable_images_are_an_error(run, folder):
     [
         ([sys.executable], ".out.jsonl.partial"),
         # Of two processes; the launcher passes a signal on, but not SIGKILL.
-        (IN_TWO, ".out.1-of-2.jsonl.partial"),
+        pytest.param(IN_TWO, ".out.1-of-2.jsonl.partial", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_prediction_is_continued(run, tmp_path, launcher, partial):
