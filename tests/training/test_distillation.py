@@ -78,6 +78,34 @@ def test_the_teacher_sees_the_students_pixels_as_its_own_preprocessing_has_them(
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("train", ["finetune", "probe+finetune"])
+def test_a_range_test_learns_from_unlabelled_images_too(teacher, split_photos, tmp_path, train):
+    loose = make_photos(tmp_path / "loose", 4, first_seed=300)
+    fields = {**QUICK, **STUDENT, "train": train, "teacher": teacher.path, "unlabelled": loose}
+    found = zoo.lr_find(split_photos, steps=25, **fields)
+    assert len(found.losses) == 25
+    assert (
+        found.losses != zoo.lr_find(split_photos, steps=25, **{**fields, "unlabelled": None}).losses
+    )
+
+
+@pytest.mark.medium
+def test_a_search_with_a_teacher_goes_on_from_any_folder(
+    teacher, split_photos, tmp_path, monkeypatch
+):
+    """Its best recipe too."""
+    monkeypatch.chdir(tmp_path)
+    teacher = shutil.copytree(teacher.path, "teacher")
+    loose = make_photos(Path("loose"), 2, first_seed=300)
+    fields = {**QUICK, **STUDENT, "epochs": 1, "teacher": str(teacher), "unlabelled": str(loose)}
+    zoo.tune(split_photos, out="search", ranges={"lr": [1e-4, 1e-3]}, trials=1, **fields)
+    Path("other").mkdir()
+    monkeypatch.chdir("other")
+    assert len(zoo.tune(resume=True, out="../search", trials=2).trials) == 2
+    zoo_("finetune", "--recipe", "../search/best.toml", "--dry-run")
+
+
+@pytest.mark.medium
 def test_a_student_learns_what_the_teacher_says_rather_than_the_labels(
     teacher, split_photos, tmp_path
 ):

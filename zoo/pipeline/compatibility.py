@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from zoo.data.decoded import content_keys
 from zoo.data.sample import Sample
 from zoo.data.split import Splits
 from zoo.errors import RecipeError, RunError
@@ -74,6 +75,19 @@ class DataKeys:
     train: Sequence[bytes]
     val: Sequence[bytes]
     unlabelled: Sequence[bytes] = ()
+
+
+def keys_of(splits: Splits) -> DataKeys:
+    """Return the content keys of the images that training reads.
+
+    Raises:
+        DataError: A file can't be read.
+    """
+    return DataKeys(
+        train=content_keys(splits.train),
+        val=content_keys(splits.val),
+        unlabelled=content_keys(splits.unlabelled),
+    )
 
 
 class _About(BaseModel):

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo import plugins
-from zoo.data.decoded import content_keys
 from zoo.data.transforms import PixelTransform
 from zoo.errors import Stopped, ZooError
 from zoo.events import Listener, Measured, Note, RunEnd, RunStart, ignore
 from zoo.io.files import expand
 from zoo.io.text import listed
 from zoo.machine.processes import decide_on_main, exchange, together
-from zoo.pipeline.compatibility import DataKeys, refuse_more
+from zoo.pipeline.compatibility import keys_of, refuse_more
 from zoo.pipeline.conclude import conclude, score_splits
 from zoo.pipeline.loggers import open_loggers, with_loggers
 from zoo.pipeline.phases import run_stages
@@ -275,13 +274,7 @@ def execute(
         folder = decide_on_main(
             accelerator, lambda: _held(plan, held, listen, resuming=checkpoint is not None)
         )
-        keys = together(
-            lambda: DataKeys(
-                train=content_keys(prepared.splits.train),
-                val=content_keys(prepared.splits.val),
-                unlabelled=content_keys(prepared.splits.unlabelled),
-            )
-        )
+        keys = together(lambda: keys_of(prepared.splits))
         writer = RunWriter(prepared, folder, checkpoint)
         try:
             if plan.processes > 1:

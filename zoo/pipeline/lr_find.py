@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.data.decoded import content_keys
 from zoo.errors import RecipeError
 from zoo.events import Listener, Note, ignore
 from zoo.machine.processes import together
-from zoo.pipeline.compatibility import DataKeys
+from zoo.pipeline.compatibility import keys_of
 from zoo.pipeline.finetune import warn
 from zoo.pipeline.phases import run_stages
 from zoo.planning import Prepared, prepare
@@ -131,7 +130,6 @@ def lr_find(
 
 def _losses(prepared: Prepared, rates: list[float], listen: Listener) -> list[float]:
     """Return the loss of each step of the test."""
-    train = prepared.splits.train
     # Without val images, the probe is not measured either. Activations would be cached for all
     # epochs of the recipe.
     splits = replace(prepared.splits, val=(), test=())
@@ -143,7 +141,7 @@ def _losses(prepared: Prepared, rates: list[float], listen: Listener) -> list[fl
 
     run_stages(
         prepared,
-        together(lambda: DataKeys(train=content_keys(train), val=())),
+        together(lambda: keys_of(splits)),
         state,
         Control(
             save=lambda snapshot, end: None,

@@ -141,9 +141,11 @@ def _spelled_out(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths and the full name of the backbone."""
     changes: dict[str, Any] = {
         name: located(place)
-        for name in ("data", "val", "test")
+        for name in ("data", "val", "test", "unlabelled")
         if (place := getattr(recipe, name)) is not None
     }
+    if recipe.teacher is not None:
+        changes["teacher"] = os.path.realpath(expand(recipe.teacher))
     if recipe.weights not in ("pretrained", "none"):
         changes["weights"] = os.path.realpath(expand(recipe.weights))
     if "backbone" in recipe.model_fields_set and recipe.backbone != AUTO:
