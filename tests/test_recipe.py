@@ -140,6 +140,15 @@ def unused(recipe, **fields):
         ({"train": "finetune", "probe_scale": 0.25}, set()),
         ({"momentum": 0.5}, {"momentum"}),
         ({"momentum": 0.5, "optimizer": "sgd"}, set()),
+        ({"momentum": 0.5, "optimizer": "lamb"}, {"momentum"}),
+        ({"momentum": 0.5, "optimizer": "rmsprop"}, set()),
+        (
+            {"train": "finetune", "teacher": "run", "distill_weight": 1, "label_smoothing": 0.2},
+            {"label_smoothing"},
+        ),
+        ({"teacher": "run", "distill_weight": 1, "label_smoothing": 0.2}, set()),
+        ({"train": "probe", "augment": "strong", "hflip": True}, {"augment", "hflip"}),
+        ({"train": "probe", "probe_views": 2, "augment": "strong", "hflip": True}, set()),
         (
             {"train": "probe", "clip_grad": 2.0, "steps": 9, "grad_accumulation": 2},
             {"clip_grad", "steps", "grad_accumulation"},

@@ -121,6 +121,7 @@ def test_options_reach_the_optimizer_as_values_of_their_types():
         ("lion", {"betas": 0.9}, "betas"),
         ("lion", {"betas": (0.9, 0.9, 0.9)}, "betas"),
         ("lion", {"betas": (0.9, 7.0)}, "7.0"),
+        ("lamb", {"betas": (0.9, 1.5)}, "lamb"),
         ("adamw", {"eps": "small"}, "eps"),
         ("adamw", {"amsgrad": 1}, "amsgrad"),
         ("sgd", {"eps": 1e-8}, "'eps'"),

@@ -64,14 +64,28 @@ def check_optimizer(name: str, options: Mapping[str, object], *, momentum: float
             hint=f"it has {', '.join(known) or 'none'}",
         )
     checked = {each: _typed(each, value, known[each]) for each, value in options.items()}
-    group = {"params": [torch.nn.Parameter(torch.zeros(2, 2))], "lr": 0.1, "weight_decay": 0.0}
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    group = {"params": [parameter], "lr": 0.001, "weight_decay": 0.0}
     try:
-        make_optimizer(name, [group], momentum=momentum, options=checked)
-    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        optimizer = make_optimizer(name, [group], momentum=momentum, options=checked)
+        # Some optimizers don't check their options, and fail at a step.
+        for _ in range(2):
+            parameter.grad = torch.ones(2, 2)
+            optimizer.step()
+        if not parameter.isfinite().all():
+            raise ValueError("steps are not finite")
+    except (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError) as error:
         raise RecipeError(
-            f"`optimizer={name}` can't be created with these options: {clip(str(error), 200)}"
+            f"`optimizer={name}` can't be used with these options: {clip(str(error), 200)}"
         ) from error
     return checked
+
+
+def has_momentum(name: str) -> bool:
+    """Return whether an optimizer has the argument `momentum`."""
+    from timm.optim import get_optimizer_info  # type: ignore[attr-defined]
+
+    return name == "sgd" or (name != "adamw" and bool(get_optimizer_info(name).has_momentum))
 
 
 def make_optimizer(

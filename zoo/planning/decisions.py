@@ -20,7 +20,7 @@ from zoo.errors import RecipeError
 from zoo.events import Listener, Note
 from zoo.features.invariance import Change
 from zoo.io.text import count
-from zoo.models.optim import check_optimizer
+from zoo.models.optim import check_optimizer, has_momentum
 from zoo.planning.config import Resolver
 from zoo.recipe import Recipe
 from zoo.recipe.fields import seconds_of
@@ -74,6 +74,9 @@ _OF_FINETUNING = (
     *("repeated_augmentation", "mixup", "cutmix"),
 )
 
+#: Fields that a probe uses only for its views.
+_OF_VIEWS = ("augment", "hflip", "crop_scale", "random_erasing", "transform")
+
 #: Schedules that have a `schedule_power`.
 _WITH_POWER = ("polynomial", "exponential")
 
@@ -87,16 +90,22 @@ def note_unused(resolver: Resolver, listen: Listener) -> None:
 
 def _unused(recipe: Recipe) -> dict[str, str]:
     """Return why fields have no effect beside the others, by field."""
-    if recipe.train == "probe":
-        return dict.fromkeys(_OF_FINETUNING, "only fine-tuning uses it")
     found: dict[str, str] = {}
+    if recipe.train == "probe":
+        found |= dict.fromkeys(_OF_FINETUNING, "only fine-tuning uses it")
+        if not recipe.probe_views:
+            found |= dict.fromkeys(_OF_VIEWS, "the probe has no augmented views (probe_views = 0)")
+        return found
     if recipe.augment == "none":
         changes = [name for name in ("hflip", "crop_scale") if getattr(recipe, name)]
         found |= dict.fromkeys(changes, "augment = none")
     if recipe.train == "finetune":
         found["probe_scale"] = "there is no probe"
-    if recipe.optimizer == "adamw":
-        found["momentum"] = "adamw has none"
+        if recipe.distill_weight == 1:
+            labels = ("label_smoothing", "class_weights")
+            found |= dict.fromkeys(labels, "distill_weight = 1: labels are not learnt from")
+    if not has_momentum(recipe.optimizer):
+        found["momentum"] = f"{recipe.optimizer} has none"
     if recipe.schedule not in _WITH_POWER:
         found["schedule_power"] = f"schedule = {recipe.schedule} has none"
     if recipe.warmup_steps is not None:

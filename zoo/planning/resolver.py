@@ -164,8 +164,8 @@ def resolve(
     teacher = load_teacher(resolver, inputs.splits, network.preprocess, machine.accelerator, listen)
     network = replace(network, teacher=teacher)
     network = _decide_by_network(resolver, network, inputs, machine, listen)
-    note_unused(resolver, listen)
     decide_stages(resolver, len(inputs.splits.train), listen)
+    note_unused(resolver, listen)
     recipe, size = resolver.recipe, network.preprocess.size
     resolver.spell_out(
         data=_located(recipe.data),
