@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import zoo
 from tests.conftest import TINY, eval_input, zoo_
-from zoo.errors import DataError, RecipeError, WeightsError
+from zoo.errors import DataError, OptionError, RecipeError, WeightsError
 from zoo.events import EpochEnd, Measured, RunEnd, RunStart
 from zoo.runs.scores import read_columns
 
@@ -125,6 +125,18 @@ def test_settings_that_only_zoos_training_follows_are_refused(photos, fields):
     model = torch.nn.Linear(1, 1)
     with pytest.raises(RecipeError):
         zoo.save_run(model, photos, out="run", **{**FIELDS, **fields})
+
+
+@pytest.mark.parametrize("model", [{}, 3, None])
+def test_what_is_no_model_is_refused(photos, model):
+    with pytest.raises(WeightsError):
+        zoo.save_run(model, photos, out="run", **FIELDS)
+
+
+@pytest.mark.parametrize("number", [0, -1, "3", 2.0])
+def test_a_number_of_classes_that_is_none_is_refused(number):
+    with pytest.raises(OptionError):
+        zoo.build(TINY, number, weights="none")
 
 
 @pytest.mark.medium

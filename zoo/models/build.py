@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from zoo import plugins
 from zoo import weights as zoo_weights
 from zoo.backbone import Backbone, OptionValue
-from zoo.errors import WeightsError
+from zoo.errors import OptionError, WeightsError
 from zoo.io.text import clip, listed
 from zoo.models.depth import depths
 from zoo.models.head import HeadInit, ensure_head, in_head, initialise_head
@@ -54,8 +55,12 @@ def build(
         PluginError: If the plugin's code fails, or the model lacks the declared head.
         WeightsError: If the weights are not available or don't fit.
         SizeError: If the backbone can't be built for that size.
-        OptionError: If it does not have such options, or can't be built with them.
+        OptionError: If it does not have such options, or can't be built with them; or if
+            `num_classes` is not a whole number of at least 1.
     """
+    number: object = num_classes
+    if not isinstance(number, Integral) or number < 1:
+        raise OptionError(f"num_classes = {num_classes!r} must be a whole number of at least 1")
     if isinstance(backbone, str):
         backbone = plugins.get(backbone)
     backbone = variant(backbone, size=image_size, options=options)

@@ -15,7 +15,7 @@ from zoo.backbone import Backbone, Preprocess
 from zoo.data.decoded import DecodedImages
 from zoo.data.labelled import Datasets, ImageTransform, LabelledImages, Transforms
 from zoo.data.transforms import eval_transform, followed_by, train_transform
-from zoo.errors import RecipeError
+from zoo.errors import RecipeError, WeightsError
 from zoo.events import EpochEnd, Listener, epoch_metrics
 from zoo.models.build import load_whole
 from zoo.models.variant import check_options
@@ -168,6 +168,11 @@ def save_run(
         ZooError: A setting or the data is invalid, the model's weights don't fit the backbone and
             the classes, or its scores are not finite. Nothing is left in `out`.
     """
+    if not isinstance(model, nn.Module):
+        raise WeightsError(
+            f"`model` is of type {type(model).__name__}",
+            hint="give the network itself, a torch.nn.Module",
+        )
     listen = with_loggers(listen or warn, open_loggers(loggers))
     if data is not None:
         fields["data"] = data
