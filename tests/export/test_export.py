@@ -344,6 +344,17 @@ def test_a_plugins_exporter_is_listed_and_used(run):
 
 
 @pytest.mark.usefixtures("formats")
+@pytest.mark.parametrize("given", [".", "model.safetensors", "../photos/model.safetensors"])
+def test_the_file_lies_beside_the_run_folder(run, tmp_path, monkeypatch, given):
+    folder = Path(shutil.copytree(run.path, tmp_path / "photos"))
+    monkeypatch.chdir(folder)
+    before = left()
+    export(zoo.load(given, device="cpu"), "kept")
+    assert left() == before
+    assert (tmp_path / "photos.kept").is_file()
+
+
+@pytest.mark.usefixtures("formats")
 @pytest.mark.parametrize(
     ("form", "said"),
     [

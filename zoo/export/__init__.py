@@ -22,6 +22,7 @@ from zoo.io.files import expand, is_file, replacing
 from zoo.io.text import printable
 from zoo.runs.folder import check_space, folder_beside
 from zoo.runs.read import Run
+from zoo.runs.write import MODEL, RECIPE
 
 __all__ = ["MAX_LOSS", "MIN_AGREEMENT", "ExportOptions", "ExportReport", "export"]
 
@@ -158,7 +159,9 @@ def _free_place(run: Run, exporter: Exporter, out: str | Path | None) -> Path:
         RunError: If one of them exists, or the path can't be written.
     """
     if out is None:
-        path = run.path if run.path.name.strip(".") else run.path.resolve()
+        whole = run.path.name == MODEL and is_file(run.path.with_name(RECIPE))
+        path = run.path.parent if whole else run.path
+        path = path if path.name.strip(".") else path.resolve()
         name = path.stem if is_file(path) else path.name
         out = path.parent / f"{name}{exporter.suffix}"
     out = expand(out)

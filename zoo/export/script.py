@@ -184,7 +184,7 @@ def _resize(preprocess: Preprocess) -> str:
 
 
 def _pixels(preprocess: Preprocess, options: ExportOptions) -> str:
-    array = "np.asarray(image)"
+    array = "np.array(image)"  # A copy: torch warns of an array that is read-only.
     if preprocess.channels == 1:
         array = f"{array}[..., None]"
     return array if options.with_resize else f"np.ascontiguousarray({array}.transpose(2, 0, 1))"
