@@ -169,6 +169,31 @@ def test_only_unreadable_images_are_an_error(run, folder):
     predict(run, folder / "red" / "bad.jpg", "--out", "a.jsonl", code=2)
 
 
+def test_a_pattern_with_two_stars_lists_the_images_of_folders_once(folder):
+    assert (folder / "red" / "0.png").is_file()
+    for pattern in ("**/r*", "**/red", "**/red/", "**/red/**"):
+        found = [item.name for item in find_inputs([f"{folder}/{pattern}"])]
+        assert found == list(map(str, sorted((folder / "red").iterdir()))), pattern
+    everything = [item.name for item in find_inputs([f"{folder}/**"])]
+    assert sorted(everything) == sorted(item.name for item in find_inputs([str(folder)]))
+
+
+def test_a_row_without_a_path_is_a_row_with_an_error(run, folder):
+    Path("a.csv").write_text(f"path,note\n{folder / 'red' / '0.png'},x\n,y\n")
+    Path("a.jsonl").write_text(json.dumps({"path": str(folder / "red" / "0.png")}) + '\n{"x": 1}\n')
+    for table in ("a.csv", "a.jsonl"):
+        predict(run, table, "--out", f"{table}.parquet")
+        rows = rows_of(Path(f"{table}.parquet"))
+        assert [row["error"] is None for row in rows] == [True, False]
+        assert "no path" in rows[1]["error"]
+
+
+def test_a_byte_order_mark_is_not_part_of_a_name(folder):
+    name = str(folder / "red" / "0.png")
+    Path("names.txt").write_text(f"{name}\n{name}\n", encoding="utf-8-sig")
+    assert [item.name for item in find_inputs(["@names.txt"])] == [name, name]
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize(
     ("launcher", "partial"),

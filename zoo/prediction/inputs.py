@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -147,17 +148,16 @@ def _matching(pattern: str) -> list[Item]:
     """List the files, and the images in folders, that a pattern matches."""
     if not glob.has_magic(pattern):
         return []
-    paths = map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
-    # ** matches folders too, whose files it matches anyway.
-    recursive = "**" in pattern
-    found: list[Item] = []
-    for path in paths:
-        if not path.is_dir():
+    found: dict[str, Item] = {}
+    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207
+        if path.is_dir():
+            items = _of_folder(path)
+        else:
             skipped = "" if is_image_name(path) else f"skipped: {reason_of(path)}"
-            found.append(Item(str(path), skipped=skipped))
-        elif not recursive:
-            found += _of_folder(path)
-    return found
+            items = [Item(str(path), skipped=skipped)]
+        # With **, a folder can be matched as well as its files and subfolders.
+        found |= {item.name: item for item in items if item.name not in found}
+    return list(found.values())
 
 
 def _of_cell(table: Path, image: str | Sample) -> Item:
@@ -185,8 +185,9 @@ def _of_file(path: Path) -> list[Item]:
 
 
 def _of_list(lines: Iterable[bytes]) -> Iterator[Item]:
-    for line in lines:
-        text = os.fsdecode(line.rstrip(b"\r\n"))
+    for n, line in enumerate(lines):
+        # Windows writes a byte order mark into text files.
+        text = os.fsdecode((line if n else line.removeprefix(BOM_UTF8)).rstrip(b"\r\n"))
         if not text:
             continue
         if address_of(text) is None and os.path.isdir(text):  # noqa: PTH112  # a Path takes longer

@@ -359,7 +359,7 @@ def _anywhere(folder: Path | None, name: str, place: Sequence[Any]) -> Mapping[s
     return at_address(name, place)
 
 
-def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str] | list[Sample]:
+def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str | Sample]:
     """Return the images of a table, row by row; other columns are ignored.
 
     Args:
@@ -369,7 +369,7 @@ def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str] 
 
     Returns:
         Their paths as the table has them, or samples without labels if it holds the images, or is
-        on a network.
+        on a network. The image of a row without a path is a sample that can't be read.
 
     Raises:
         DataError: The file can't be read, or has no column of paths.
@@ -389,15 +389,26 @@ def images_of_table(file: AnyFile, *, allow_network: bool = False) -> list[str] 
         raise DataError(
             f"{file} needs a header with a column path; it has {listed(header) or 'none'}"
         )
-    cells = [(where, row[column]) for where, row in rows if row[column]]
+    cells = [(where, row[column]) for where, row in rows]
     if isinstance(file, Path):
-        return [path for _, path in cells]
-    remote = _remote(file, cells, allow_network=allow_network)
+        return [path or _pathless(file, where, column) for where, path in cells]
+    remote = _remote(file, [cell for cell in cells if cell[1]], allow_network=allow_network)
     return [
         Sample(name=name, labels=(), **at_address(name, place_of_file(remote[path])))
-        for _, path in cells
+        if path
+        else _pathless(file, where, column)
+        for where, path in cells
         for name in [address_of(path) or beside(file.address, path)]
     ]
+
+
+def _pathless(file: AnyFile, where: str, column: str) -> Sample:
+    name = f"{file}, {where}"
+    return Sample(name=name, labels=(), load=partial(_refuse, f"{name}: no {column}"))
+
+
+def _refuse(problem: str) -> bytes:
+    raise DataError(problem)
 
 
 def copy_table(
