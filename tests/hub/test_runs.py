@@ -10,7 +10,7 @@ import pytest
 import zoo
 from tests.conftest import QUICK, zoo_
 from tests.runs.forging import copy, forge
-from zoo.recipe import make_recipe, read_origins
+from zoo.recipe import change, dump_recipe, make_recipe, read_origins
 from zoo.runs.checkpoint_file import read_checkpoint, write_checkpoint
 
 
@@ -122,6 +122,7 @@ def test_a_diff_names_settings_with_origins_data_and_figures(run, pair):
     assert (data["only_first"], data["only_second"]) == (["red"], ["pink"])
     assert data["images"]["train"] == [24, 23]
     assert {"split": "train", "name": "blue", "first": 8, "second": 7} in data["counts"]
+    assert {each["split"] for each in data["counts"]} == {"train", "val"}
     assert not found["comparable"]
     (val,) = [r for r in found["results"] if (r["split"], r["metric"]) == ("val", "accuracy")]
     expected = run.info.figures["val"].metrics["accuracy"]
@@ -139,6 +140,17 @@ def test_a_diff_of_runs_on_the_same_images_refers_to_zoo_compare(run, tmp_path):
     assert "zoo compare" in zoo_("runs", "diff", run.path, other).stdout
     (other / "predictions.parquet").unlink()
     assert "zoo compare" not in zoo_("runs", "diff", run.path, other).stdout
+
+
+def test_a_diff_of_other_images_of_the_same_names_says_so(run, tmp_path):
+    other = copy(run, tmp_path)
+    recipe = change(run.info.recipe, data="/elsewhere/photos")
+    forge(other / "model.safetensors", recipe=dump_recipe(recipe))
+    found = json.loads(zoo_("runs", "diff", run.path, other, "--format", "json").stdout)
+    assert not found["data"]["same_source"]
+    shown = zoo_("runs", "diff", run.path, other).stdout
+    assert "the same names" in shown
+    assert "if they are the same images" in shown
 
 
 def test_a_diff_reads_runs_without_counts(run, tmp_path):

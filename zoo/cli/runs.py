@@ -193,7 +193,7 @@ def _print_difference(found: RunDifference) -> None:
         print_table(
             [label("split"), text("class"), number("A"), number("B")],
             [
-                (each.split, each.name, _number(each.first), _number(each.second))
+                (each.split, each.name, *(_of_class(n) for n in (each.first, each.second)))
                 for each in found.data.counts[:MOST_CLASSES]
             ],
         )
@@ -213,7 +213,10 @@ def _print_difference(found: RunDifference) -> None:
         ],
     )
     if found.comparable:
-        echo("\nboth predict the same images: zoo compare A B tests whether one run is better")
+        what = "the same images: "
+        if not found.data.same_source:
+            what = "images of the same names: if they are the same images, "
+        echo(f"\nboth predict {what}zoo compare A B tests whether one run is better")
 
 
 def _setting(each: Setting) -> tuple[str, ...]:
@@ -225,7 +228,8 @@ def _facts(data: DataDifference) -> list[tuple[str, str]]:
     facts = []
     for split, (first, second) in data.images.items():
         if first or second:
-            same = " (the same)" if split == "val" and data.same_val else ""
+            what = "the same" if data.same_source else "the same names"
+            same = f" ({what})" if split == "val" and data.same_val else ""
             shared = (data.shared or {}).get(split)
             if shared is not None and not same:
                 same = f" ({count(shared, 'image')} in both)"
@@ -242,6 +246,10 @@ def _facts(data: DataDifference) -> list[tuple[str, str]]:
 
 def _number(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
+
+
+def _of_class(images: int | None) -> str:
+    return "no such class" if images is None else _number(images)
 
 
 def _figure(metric: str, found: Measure | None) -> str:

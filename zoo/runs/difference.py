@@ -59,6 +59,7 @@ class DataDifference:
         reordered: Whether they have the same classes in another order.
         images: Number of images in the first and in the second run, by split; None if not known.
         counts: The classes whose numbers differ; empty also if they are not known of both.
+        same_source: Whether the images are read from the same places.
         same_val: Whether the val images have the same names.
         shared: Number of images that both have predictions for, by split; None if one of them
             has none.
@@ -69,6 +70,7 @@ class DataDifference:
     reordered: bool
     images: Mapping[str, tuple[int | None, int | None]]
     counts: tuple[ClassCount, ...]
+    same_source: bool
     same_val: bool
     shared: Mapping[str, int] | None
 
@@ -93,8 +95,8 @@ class RunDifference:
         config: The settings that differ.
         data: What differs in the data.
         results: All figures of both.
-        comparable: Whether both predict the same val or test images, so that `zoo compare` can
-            tell whether one is better.
+        comparable: Whether both predict val or test images of the same names, so that
+            `zoo compare` can tell whether one is better, if they are the same images.
     """
 
     first: Path
@@ -211,9 +213,14 @@ def _data(one: _Side, other: _Side) -> DataDifference:
         reordered=first != second and set(first) == set(second),
         images={s: (_images(one, s), _images(other, s)) for s in ("train", "val", "test")},
         counts=_counts(one.info, other.info),
+        same_source=_places(one.info.recipe) == _places(other.info.recipe),
         same_val=one.info.val_sha256 == other.info.val_sha256,
         shared=shared,
     )
+
+
+def _places(recipe: Recipe) -> tuple[str | None, ...]:
+    return recipe.data, recipe.val, recipe.test
 
 
 def _images(side: _Side, split: str) -> int | None:
@@ -231,6 +238,8 @@ def _counts(one: ModelInfo, other: ModelInfo) -> tuple[ClassCount, ...]:
     names = list(dict.fromkeys((*one.class_names, *other.class_names)))
     found = []
     for split in ("train", "val", "test"):
+        if not any(one.counts.get(split, ())) and not any(other.counts.get(split, ())):
+            continue
         first, second = _by_class(one, split), _by_class(other, split)
         for name in names:
             pair = first.get(name), second.get(name)
