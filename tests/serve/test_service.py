@@ -270,6 +270,26 @@ def test_health_names_the_run(client, run):
     assert found["backbone"] == run.info.backbone
 
 
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_a_head_request_is_answered_like_a_get_request(client, path):
+    found = client.head(path)
+    assert (found.status_code, found.headers["content-type"]) == (
+        200,
+        client.get(path).headers["content-type"],
+    )
+
+
+def test_a_malformed_body_is_not_logged(client, photo, caplog):
+    headers = {"content-type": 'multipart/form-data; boundary="'}
+    refused(client.post("/predict", content=photo, headers=headers), 400)
+    assert not [r for r in caplog.records if r.name.startswith("python_multipart")]
+
+
+def test_the_page_names_the_limit_of_a_request(run):
+    with TestClient(create_app(run, Settings(max_bytes=500_000))) as client:
+        assert "Up to 0.5 MB" in client.get("/").text
+
+
 def test_the_interface_is_described(client, photo):
     described = client.get("/openapi.json").json()
     body = described["paths"]["/predict"]["post"]["requestBody"]["content"]

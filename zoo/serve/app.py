@@ -149,10 +149,12 @@ def build(run: Run, settings: Settings, asked: Asked) -> FastAPI:
     shown = page(run, settings)
     policy = {"content-security-policy": content_security_policy(shown)}
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(shown, headers=policy | {"x-content-type-options": "nosniff"})
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {"model": Failed}})
     async def health() -> Response:
         """Whether the service classifies images, and which run it serves."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from typing import Any
 
 from python_multipart import MultipartParser
@@ -18,6 +19,10 @@ from zoo.io.text import printable
 _RAW = frozenset({"", "application/octet-stream"})
 
 _FORM, _JSON = "multipart/form-data", "application/json"
+
+
+# It would log what is wrong with a client's request, which the response says.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 class RefusedError(ZooError):

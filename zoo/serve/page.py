@@ -31,7 +31,7 @@ def page(run: Run, settings: Settings) -> str:
         name=run.path.resolve().name,
         backbone=run.info.backbone,
         classes=count(len(run.class_names), "class", "classes"),
-        megabytes=settings.max_bytes // 10**6,
+        megabytes=f"{settings.max_bytes // 10**5 / 10:g}",
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
     )
