@@ -397,8 +397,9 @@ def test_a_file_lies_beside_its_run_folder_if_no_place_is_given(run):
     shutil.copytree(run.path, "bugs")
     export(zoo.load("bugs"), "kept")
     assert left() == ["bugs", "bugs.kept", "bugs.kept.json"]
-    export(zoo.load("bugs/model.safetensors"), "kept")
-    assert Path("bugs/model.kept").exists()
+    shutil.copy("bugs/model.safetensors", "alone.safetensors")
+    export(zoo.load("alone.safetensors"), "kept")
+    assert Path("alone.kept").exists()
 
 
 @pytest.mark.usefixtures("formats")

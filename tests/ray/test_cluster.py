@@ -56,13 +56,17 @@ def address(_environment):
     # The paths of sockets may not be as long as those of other temporary folders.
     folder = tempfile.mkdtemp(prefix="zoo-ray-")
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={**node, "include_dashboard": False, "temp_dir": folder},
-    )
-    cluster.add_node(**node)
-    yield cluster.address
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # The cluster's address is written there, into a folder that only `ray start` creates.
+        patch.setenv("RAY_TMPDIR", folder)
+        Path(folder, "ray").mkdir()
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={**node, "include_dashboard": False, "temp_dir": folder},
+        )
+        cluster.add_node(**node)
+        yield cluster.address
+        cluster.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
 

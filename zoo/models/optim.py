@@ -83,9 +83,11 @@ def check_optimizer(name: str, options: Mapping[str, object], *, momentum: float
 
 def has_momentum(name: str) -> bool:
     """Return whether an optimizer has the argument `momentum`."""
+    if name in ("adamw", "sgd"):
+        return name == "sgd"
     from timm.optim import get_optimizer_info  # type: ignore[attr-defined]
 
-    return name == "sgd" or (name != "adamw" and bool(get_optimizer_info(name).has_momentum))
+    return bool(get_optimizer_info(name).has_momentum)
 
 
 def make_optimizer(
