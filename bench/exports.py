@@ -112,7 +112,8 @@ def measure(name: str, form: str) -> Result:
         with torch.inference_mode():
             expected = torch.cat([model(images), model(images[:1])]).numpy()
     except Exception as error:  # noqa: BLE001 - a failure of any kind is a result
-        return Result(backbone=name, format=form, problem=" ".join(str(error).split())[:300])
+        problem = " ".join(str(error).replace(f"{tempfile.gettempdir()}/", "").split())[:300]
+        return Result(backbone=name, format=form, problem=problem)
     difference = float(np.abs(found - expected).max() / np.abs(expected).max())
     return Result(backbone=name, format=form, difference=difference)
 

@@ -355,6 +355,13 @@ def test_the_file_lies_beside_the_run_folder(run, tmp_path, monkeypatch, given):
 
 
 @pytest.mark.usefixtures("formats")
+def test_the_file_of_a_bare_model_lies_beside_it(run):
+    shutil.copy(run.path / "model.safetensors", "alone.safetensors")
+    export(zoo.load("alone.safetensors", device="cpu"), "kept")
+    assert left() == ["alone.kept", "alone.kept.json", "alone.safetensors"]
+
+
+@pytest.mark.usefixtures("formats")
 @pytest.mark.parametrize(
     ("form", "said"),
     [
@@ -389,17 +396,6 @@ def test_what_exists_is_never_overwritten(run):
             export(run, "kept", "a.kept")
         assert (left(), Path(name).read_text()) == ([name], "mine")
         Path(name).unlink()
-
-
-@pytest.mark.usefixtures("formats")
-@pytest.mark.slow
-def test_a_file_lies_beside_its_run_folder_if_no_place_is_given(run):
-    shutil.copytree(run.path, "bugs")
-    export(zoo.load("bugs"), "kept")
-    assert left() == ["bugs", "bugs.kept", "bugs.kept.json"]
-    shutil.copy("bugs/model.safetensors", "alone.safetensors")
-    export(zoo.load("alone.safetensors"), "kept")
-    assert Path("alone.kept").exists()
 
 
 @pytest.mark.usefixtures("formats")
