@@ -6,8 +6,9 @@ import torch
 
 import zoo
 from tests.conftest import QUICK, zoo_
-from tests.pipeline.conftest import sha256, start
+from tests.pipeline.conftest import check_same, flags, hear, sha256, start
 from tests.pipeline.crash import crashed_and_resumed
+from zoo.errors import TrainingError
 from zoo.events import EpochEnd, StepEnd, ignore
 from zoo.machine.device import choose_device
 
@@ -62,3 +63,52 @@ def test_precision_of_a_prediction(split_photos):
     plan = zoo_("predict", run.path, split_photos / "val", "--precision", "bf16", "--format", "csv")
     assert len(plan.stdout.splitlines()) == 13
     assert choose_device("auto").type == "cuda"
+
+
+@pytest.fixture
+def limit_memory():
+    """Return a function that limits what this process may allocate on the GPU, in MiB."""
+
+    def limit(mib):
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(mib * 2**20 / total, 1.0))
+
+    yield limit
+    limit(float("inf"))
+
+
+def test_a_gpu_whose_memory_ends_goes_on(photos, limit_memory):
+    fields = {
+        **QUICK,
+        "backbone": "timm/test_efficientnet",
+        "batch_norm": "frozen",
+        "train": "finetune",
+        "image_size": 512,
+        "batch_size": 24,
+        "precision": "fp32",
+        "cache_size": 0.0,
+        "device": "cuda",
+    }
+    whole, notes, _ = hear(photos, "whole", **fields)
+    assert not out_of_memory(notes)
+    images = sorted(photos.rglob("*.png"))
+    limit_memory(300)
+    parts, notes, _ = hear(photos, "parts", **fields)
+    assert out_of_memory(notes)
+    check_same(parts, whole, atol=1e-4)
+    limit_memory(30)
+    with pytest.raises(TrainingError, match="memory for logits"):
+        list(zoo.load("whole", device="cuda").predict(images))
+
+
+def out_of_memory(notes):
+    return [note for note in notes if "ran out of memory" in note]
+
+
+def test_a_gpu_without_memory_is_one_clear_error(split_photos, limit_memory):
+    limit_memory(10)
+    command = ["finetune", "--data", split_photos, "--out", "run"]
+    result = zoo_(*command, *flags({**QUICK, "image_size": 1024, "device": "cuda"}), code=2)
+    assert "memory" in result.stderr
+    assert "Traceback" not in result.output
