@@ -21,6 +21,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "bench" / "exports.jsonl"
 PAGE = ROOT / "docs" / "exports.md"
@@ -89,7 +92,6 @@ def smallest_of_each_module() -> list[str]:
 def measure(name: str, form: str) -> Result:
     """Write one backbone in one format, and compare."""
     import numpy as np
-    import torch
 
     import zoo
     from zoo import plugins
@@ -103,6 +105,10 @@ def measure(name: str, form: str) -> Result:
         model = ExportableModel(zoo.build(backbone, CLASSES, weights="none"), backbone.preprocess)
         example = model.example()
         images = torch.randint(0, 256, (3, *example.shape[1:]), dtype=torch.uint8)
+        with torch.inference_mode():
+            vanished = model(images).abs().max() < 1e-30
+        if vanished:
+            estimate_statistics(model, images)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"a{exporter.suffix}"
             with calling(form, exporter):
@@ -116,6 +122,21 @@ def measure(name: str, form: str) -> Result:
         return Result(backbone=name, format=form, problem=problem)
     difference = float(np.abs(found - expected).max() / np.abs(expected).max())
     return Result(backbone=name, format=form, difference=difference)
+
+
+def estimate_statistics(model: nn.Module, images: Tensor) -> None:
+    """Replace the statistics of batch norms by those of these images.
+
+    The random weights of MobileViT in transformers are so small that, without this, all activations
+    vanish.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(images)
+    model.eval()
 
 
 def read(file: Path) -> list[Result]:
