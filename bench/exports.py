@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -118,7 +119,8 @@ def measure(name: str, form: str) -> Result:
         with torch.inference_mode():
             expected = torch.cat([model(images), model(images[:1])]).numpy()
     except Exception as error:  # noqa: BLE001 - a failure of any kind is a result
-        problem = " ".join(str(error).replace(f"{tempfile.gettempdir()}/", "").split())[:300]
+        folders = rf"{re.escape(tempfile.gettempdir())}/|\S*/site-packages/"
+        problem = " ".join(re.sub(folders, "", str(error)).split())[:300]
         return Result(backbone=name, format=form, problem=problem)
     difference = float(np.abs(found - expected).max() / np.abs(expected).max())
     return Result(backbone=name, format=form, difference=difference)

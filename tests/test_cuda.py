@@ -81,7 +81,6 @@ def limit_memory():
 def test_a_gpu_whose_memory_ends_goes_on(photos, limit_memory):
     fields = {
         **QUICK,
-        "backbone": "timm/test_efficientnet",
         "batch_norm": "frozen",
         "train": "finetune",
         "image_size": 512,
