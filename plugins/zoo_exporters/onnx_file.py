@@ -13,6 +13,7 @@ from zoo_exporters.program import program, quiet
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
 #: Bytes of weights above which torch writes a second file, near protobuf's limit of 2 GB.
 _LARGEST = 1536 * 1024 * 1024
@@ -58,8 +59,9 @@ def write(
     # which views that were traced can't take if the attention has a mask or a bias.
     with quiet(), sdpa_kernel(SDPBackend.MATH):
         try:
+            traced = program(model.half() if half else model, example, with_resize=with_resize)
             exported: Any = torch.onnx.export(
-                program(model.half() if half else model, example, with_resize=with_resize),
+                _with_known_attention(traced),
                 verbose=False,
                 input_names=["images"],
                 output_names=[output],
@@ -100,6 +102,24 @@ def _check_opset(opset: int) -> None:
             f"there is no opset {opset} for it: the installed libraries write opsets "
             f"{_OLDEST_OPSET} to {newest}"
         )
+
+
+def _with_known_attention(traced: ExportedProgram) -> ExportedProgram:
+    """Decompose attention if torch.onnx can't: it knows queries of four dimensions only."""
+    import torch
+
+    aten = torch.ops.aten
+    attention = aten.scaled_dot_product_attention.default
+    queries = (node.args[0] for node in traced.graph.nodes if node.target is attention)
+    if all(query.meta["val"].dim() == 4 for query in queries):
+        return traced
+
+    def decomposed(*args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+        return result
+
+    changed: ExportedProgram = traced.run_decompositions({attention: decomposed})
+    return changed
 
 
 class _Calibration:

@@ -563,10 +563,12 @@ def test_the_command_line_prints_nothing_of_what_torch_says(run, form):
 
 
 @pytest.mark.slow
-def test_attention_with_a_bias_is_written_as_onnx(split_photos):
-    fields = {**QUICK, "backbone": "timm/test_vit_relpos", "image_size": None}
-    biased = zoo.finetune(split_photos, out="biased", **fields)
-    assert export(biased, "onnx", "a.onnx").agreement == 1
+@pytest.mark.parametrize("backbone", ["timm/test_vit_relpos", "timm/hiera_tiny_224"])
+def test_attention_that_the_exporter_of_torch_refuses_is_written_as_onnx(split_photos, backbone):
+    """One has a bias in its attention, the queries of the other have five dimensions, not four."""
+    fields = {**QUICK, "backbone": backbone, "image_size": None}
+    attentive = zoo.finetune(split_photos, out="attentive", **fields)
+    assert export(attentive, "onnx", "a.onnx").agreement == 1
 
 
 #: Options, the formats that support them, and the largest difference of two outputs.
