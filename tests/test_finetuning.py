@@ -135,6 +135,17 @@ def test_patience_ends_training(photos, monkeypatch):
     assert len(epochs) == 4
 
 
+@pytest.mark.medium
+def test_patience_compares_the_epochs_of_fine_tuning_with_each_other(photos, monkeypatch):
+    """All are worse than the probe, but the third is better than the first."""
+    ends = (0.9, 0.7), (0.9, 0.6), (0.9, 0.8), (0.9, 0.7), (0.9, 0.8), (0.9, 0.9)
+    scripted(monkeypatch, *ends)
+    both = {"train": "probe+finetune", "interpolate": False}
+    epochs = [e for e in hear(photos, epochs=6, patience=2, **both) if isinstance(e, EpochEnd)]
+    assert [e.epoch for e in epochs] == [0, 1, 2, 3, 4, 5]
+    assert [e.best for e in epochs] == [True, False, False, False, False, False]
+
+
 def test_the_plan_says_what_will_train(photos):
     plan = next(
         e

@@ -230,7 +230,7 @@ def test_what_was_decided_after_the_plan_is_in_the_run(split_photos):
 
 
 @pytest.mark.medium
-def test_epochs_that_are_no_better_than_the_probe_end_training(split_photos):
+def test_epochs_without_progress_end_training_after_a_probe(split_photos):
     fields = start(train="probe+finetune", epochs=6, lr=1e-7, patience=2)
     run, _, _ = hear(split_photos, "run", **fields)
-    assert [row["epoch"] for row in rows(run)] == [0, 1, 2]
+    assert [row["epoch"] for row in rows(run)] == [0, 1, 2, 3]

@@ -292,8 +292,8 @@ class Recipe(BaseModel):
         None,
         ge=0,
         le=_MOST,
-        description="Early stopping: epochs without improvement of the metric; 0: off. Default: "
-        "half of the epochs, at least 4.",
+        description="Early stopping: epochs of fine-tuning without improvement of the metric over "
+        "earlier ones; 0: off. Default: half of the epochs, at least 4.",
     )
     on_nan: Literal["restart", "rewind", "stop"] = Field(
         "restart",

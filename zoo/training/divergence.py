@@ -132,6 +132,7 @@ def _restart(why: str, loop: Loop) -> None:
     state.lr_scale *= _SMALLER
     state.restarts += 1
     state.epoch = state.step = state.stale_epochs = state.at_chance = state.averaged = 0
+    state.best_tuned = None
     loop.epoch_average = {}
     begin_epoch(state)
     loop.record(f"{why}: fine-tuning restarts with learning rates multiplied by {state.lr_scale:g}")

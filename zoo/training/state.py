@@ -65,7 +65,9 @@ class TrainingState:
         best_loss: Its val loss.
         never_predicted: Indices of classes that have val images, but that it never predicts.
         averaged: Number of last epochs that are in the average of their weights.
-        stale_epochs: Epochs since the deciding metric last improved.
+        best_tuned: Highest value of the deciding metric after an epoch of fine-tuning, of weights
+            that are not interpolated; None before the first.
+        stale_epochs: Epochs since that or `best_value` last improved.
         lr_scale: Factor of the learning rates, in addition to the schedule.
         rewinds: How often training returned to a checkpoint because a value was not finite.
         restarts: How often fine-tuning was restarted because it diverged.
@@ -100,6 +102,7 @@ class TrainingState:
     best_loss: float = 0.0
     never_predicted: list[int] = field(default_factory=list)
     averaged: int = 0
+    best_tuned: float | None = None
     stale_epochs: int = 0
     lr_scale: float = 1.0
     rewinds: int = 0
@@ -130,7 +133,9 @@ class TrainingState:
         if isinstance(calibration, dict):
             self.calibration = _CALIBRATION.validate_python(calibration)
 
-    def keep_best(self, epoch: int, val: Metrics, metric: str, main: str) -> bool:
+    def keep_best(
+        self, epoch: int, val: Metrics, metric: str, main: str, tuned: float | None = None
+    ) -> bool:
         """Record the epoch if it is the best so far by the metric, or by loss if that is equal.
 
         Without val images, the last epoch counts as the best.
@@ -140,20 +145,24 @@ class TrainingState:
             val: Its val metrics.
             metric: The deciding metric.
             main: The task's main metric.
+            tuned: The deciding metric before weights were interpolated or averaged; None: this is
+                no epoch of fine-tuning, and `stale_epochs` does not count it.
 
         Returns:
-            Whether it is the best. `stale_epochs` counts epochs without a better metric.
+            Whether it is the best.
         """
         if not val.images:
             self.best_epoch = epoch
             return True
         value = val.value(metric)
-        if self.best_epoch is None or value > self.best_value:
-            self.stale_epochs = 0
-        else:
-            self.stale_epochs += 1
-            if (value, -val.loss) <= (self.best_value, -self.best_loss):
-                return False
+        better = self.best_epoch is None or value > self.best_value
+        if tuned is not None:
+            # Fine-tuning begins below the probe, so its epochs are compared with each other.
+            progress = better or self.best_tuned is None or tuned > self.best_tuned
+            self.stale_epochs = 0 if progress else self.stale_epochs + 1
+            self.best_tuned = tuned if self.best_tuned is None else max(tuned, self.best_tuned)
+        if not better and (value, -val.loss) <= (self.best_value, -self.best_loss):
+            return False
         self.best_epoch, self.best_value = epoch, value
         self.best_score, self.best_loss = val.values[main], val.loss
         self.never_predicted = list(val.never_predicted)
@@ -185,15 +194,15 @@ def out_of_patience(state: TrainingState, recipe: Recipe, val: Metrics | None = 
     Args:
         state: State after the epochs that are closed.
         recipe: Specifies the number of epochs and the metric.
-        val: Metrics of one more epoch, which is not closed yet.
+        val: Metrics of one more epoch, which is not closed yet, before interpolation.
     """
     most = recipe.most_stale_epochs
     if most is None:
         return False
     stale = state.stale_epochs
     if val is not None:
-        best = state.best_epoch is None or val.value(recipe.metric) > state.best_value
-        stale = 0 if best else stale + 1
+        progress = state.best_tuned is None or val.value(recipe.metric) > state.best_tuned
+        stale = 0 if progress else stale + 1
     return stale >= most
 
 
@@ -203,11 +212,15 @@ def close_epoch(
     recipe: Recipe,
     optimizer: torch.optim.Optimizer,
     *,
+    tuned: float | None,
     interpolation: float,
     averaged: int,
     seconds: float,
 ) -> EpochEnd:
-    """Close the epoch in the state, and return its event; arguments as in `EpochEnd`."""
+    """Close the epoch in the state, and return its event.
+
+    Arguments are as in `EpochEnd` and `TrainingState.keep_best`.
+    """
     seen = state.seen
     state.epoch += 1
     end = EpochEnd(
@@ -220,7 +233,7 @@ def close_epoch(
         seconds=seconds,
         images_per_second=seen.images / state.seconds,
         data_seconds=state.data_seconds,
-        best=state.keep_best(state.epoch, val, recipe.metric, TASKS[recipe.task].main),
+        best=state.keep_best(state.epoch, val, recipe.metric, TASKS[recipe.task].main, tuned),
     )
     begin_epoch(state)
     return end

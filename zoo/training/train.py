@@ -95,6 +95,7 @@ class _Result:
 
     Attributes:
         val: Metrics of the resulting weights.
+        tuned: Deciding metric of the epoch's own weights; None without val images.
         share: Position of these weights between the initial (0) and the last ones (1).
         averaged: Number of last epochs whose average these weights are; 0: they are of this epoch.
         epochs: Number of last epochs in the average of their weights, with this one.
@@ -103,6 +104,7 @@ class _Result:
     """
 
     val: Metrics
+    tuned: float | None
     share: float
     averaged: int
     epochs: int
@@ -214,6 +216,7 @@ def _measure(loop: Loop) -> _Result:
         setup.accelerator,
         setup.deadline is not None and time.perf_counter() + loop.seconds() > setup.deadline,
     )
+    tuned = val.value(recipe.metric) if val.images else None
     ends = loop.epoch == recipe.epochs or late or out_of_patience(state, recipe, val)
     if ends and recipe.interpolate and state.probed:
         val, share = best_interpolation(setup.model, setup.origin, val, measure, recipe.metric)
@@ -226,7 +229,7 @@ def _measure(loop: Loop) -> _Result:
         if _is_better(found, val, recipe.metric):
             val, share, averaged = found, 1.0, epochs
         _say_average(loop, found, epochs, chosen=bool(averaged))
-    return _Result(val, share, averaged, epochs, average, late)
+    return _Result(val, tuned, share, averaged, epochs, average, late)
 
 
 def _epoch_average(loop: Loop) -> tuple[int, Mapping[str, Tensor]]:
@@ -272,6 +275,7 @@ def _end_epoch(loop: Loop, result: _Result) -> None:
         result.val,
         loop.setup.recipe,
         loop.optimizer,
+        tuned=result.tuned,
         interpolation=result.share,
         averaged=result.averaged,
         seconds=loop.seconds(),
