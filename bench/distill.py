@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from sets import SETS
 from transfer import Record, add, read, run_command, say
-from transfer_page import replace_between, table
+from transfer_page import bootstrap_interval, replace_between, table
 
 import zoo
 from zoo.events import ignore
@@ -34,7 +34,7 @@ from zoo.machine.speed import device_name
 from zoo.runs.scores import read_columns
 from zoo.runs.stream import torch_engine
 from zoo.runs.write import PREDICTIONS
-from zoo.tasks.paired import SIGNIFICANT, paired_p, wilson_interval
+from zoo.tasks.paired import SIGNIFICANT, paired_p
 from zoo.training.budget import median_seconds
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace) -> None:
         for seed in args.seeds:
             if (kind, name, seed) in done and not args.again:
                 continue
-            record = measured(args.sets / name, args.runs, args.labelled, seed)
+            record = measured(args.sets / name, args.runs, args.labelled, seed, args.device)
             add(args.records, {"tool": kind, "set": name, "seed": seed, **record})
             figures = ", ".join(f"{n} {share(record[n]):.1%}" for n in ("teacher", *STUDENTS))
             say(f"{kind}, {name}, seed {seed}: {figures}")
@@ -75,14 +75,17 @@ def kind_of(labelled: int | None) -> str:
 #: Names of the student's runs, in records.
 STUDENTS = ("alone", "taught")
 
+#: Names of the networks whose speed is measured, in records.
+NETWORKS = ("teacher", "student")
 
-def measured(folder: Path, runs: Path, labelled: int | None, seed: int) -> Record:
+
+def measured(folder: Path, runs: Path, labelled: int | None, seed: int, device: str) -> Record:
     """Train the three networks of a set, and measure each on its test images."""
     about = f"{folder.name} {labelled or 'all'} {seed}"
-    data: dict[str, Any] = {"data": folder}
+    data: dict[str, Any] = {"data": folder, "device": device}
     taught: dict[str, Any] = {}
     if labelled is not None:
-        data = {"data": some(folder, runs / f"{about} data", labelled, seed)}
+        data |= {"data": some(folder, runs / f"{about} data", labelled, seed)}
         taught["unlabelled"] = folder / "train"
     teacher = trained(runs / f"{about} teacher", data, TEACHER, seed)
     alone = trained(runs / f"{about} alone", data, STUDENT, seed)
@@ -93,12 +96,12 @@ def measured(folder: Path, runs: Path, labelled: int | None, seed: int) -> Recor
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {n: student.info.versions[n] for n in ("zoo", "torch", "timm")},
-        "machine": device_name(torch.device("cpu")),
+        "machine": device_name(torch.device(device)),
         **{name: [int(right.sum()), len(right)] for name, right in found.items()},
         "p": round(differing, 4),
         "ms": {
-            "teacher": round(1000 * seconds_per_image(teacher), 3),
-            "student": round(1000 * seconds_per_image(student), 3),
+            name: round(1000 * seconds_per_image(run), 3)
+            for name, run in zip(NETWORKS, (teacher, student), strict=True)
         },
     }
 
@@ -125,9 +128,7 @@ def trained(out: Path, data: Mapping[str, Any], fields: Mapping[str, Any], seed:
     if not out.exists():
         partial = out.with_name(f"{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        zoo.finetune(
-            out=partial, seed=seed, device="cpu", listen=ignore, report=False, **data, **fields
-        )
+        zoo.finetune(out=partial, seed=seed, listen=ignore, report=False, **data, **fields)
         partial.rename(out)
     return zoo.load(out, device="cpu")
 
@@ -167,50 +168,66 @@ def write(records: Sequence[Record], page: Path = PAGE) -> None:
 
 
 def section(kind: str, records: Sequence[Record]) -> str:
-    """A table of all runs of a kind, and a sentence on them."""
-
-    def shown(record: Record, name: str) -> str:
-        low, high = (f"{100 * each:.1f}" for each in wilson_interval(*record[name]))
-        return f"{100 * share(record[name]):.1f} ({low} to {high})"
-
-    def kept(record: Record) -> float:
-        return share(record["taught"]) / max(share(record["teacher"]), 1e-9)
-
+    """A table of all sets of a kind, and a paragraph on them."""
+    sets = {r["set"]: [each for each in records if each["set"] == r["set"]] for r in records}
     rows = [
         [
-            f"{r['set']}, seed {r['seed']}",
-            str(r["teacher"][1]),
-            *(shown(r, name) for name in ("teacher", *STUDENTS)),
-            f"{r['p']:.3f}",
-            f"{kept(r):.1%}",
-            f"{r['ms']['teacher']:.1f} / {r['ms']['student']:.1f}",
+            name,
+            str(len(runs)),
+            str(runs[0]["teacher"][1]),
+            *(spread([share(r[each]) for r in runs]) for each in ("teacher", *STUDENTS)),
+            spread([gain(r) for r in runs], "+"),
+            f"{kept(runs):.1%}",
+            " / ".join(f"{np.median([r['ms'][n] for r in runs]):.1f}" for n in NETWORKS),
         ]
-        for r in records
+        for name, runs in sets.items()
     ]
-    heading = ["set", "test images", "teacher", "student alone", "student with teacher"]
-    heading += ["p of the difference", "of the teacher's accuracy", "ms an image"]
-    gains = [100 * (share(r["taught"]) - share(r["alone"])) for r in records]
-    better = sum(r["p"] < SIGNIFICANT and gain > 0 for r, gain in zip(records, gains, strict=True))
-    worse = sum(r["p"] < SIGNIFICANT and gain < 0 for r, gain in zip(records, gains, strict=True))
-    reached = sum(kept(r) >= SHARE for r in records)
+    heading = ["set", "seeds", "test images", "teacher", "student alone", "student with teacher"]
+    heading += ["gain, points", "of the teacher's accuracy", "ms an image"]
+    significant = [gain(r) for r in records if r["p"] < SIGNIFICANT]
+    gains = [100 * float(np.mean([gain(r) for r in runs])) for runs in sets.values()]
+    low, high = bootstrap_interval(gains)
+    reached = sum(kept(runs) >= SHARE for runs in sets.values())
     times = [r["ms"]["student"] / r["ms"]["teacher"] for r in records]
     dates = sorted({r["date"] for r in records})
     return (
         f"### {kind[0].upper()}{kind[1:]}\n\n"
-        f"Accuracy on test images in per cent, with 95 % intervals (Wilson); "
-        f"{' and '.join(sorted({r['machine'] for r in records}))}, "
+        "Accuracy on test images in per cent: the mean over seeds and, in parentheses, the least "
+        f"and the greatest; {' and '.join(sorted({r['machine'] for r in records}))}, "
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}.\n\n"
         f"{table(heading, rows)}\n"
-        f"The teacher changes the student's accuracy by {np.mean(gains):+.1f} points on average; "
-        f"it is significantly better on {better} and worse on {worse} of {len(records)}. At "
+        f"The teacher changes the student's accuracy by {np.mean(gains):+.1f} points on average "
+        f"over {len(sets)} sets (95 % interval {low:+.1f} to {high:+.1f}). Of {len(records)} pairs "
+        f"of runs, it is significantly better in {sum(each > 0 for each in significant)} and worse "
+        f"in {sum(each < 0 for each in significant)} (p < {SIGNIFICANT}, McNemar). At "
         f"{np.median(times):.0%} of the teacher's time per image, the student has at least "
-        f"{SHARE:.0%} of its accuracy on {reached} of {len(records)}.\n"
+        f"{SHARE:.0%} of its accuracy on {reached} of {len(sets)} sets.\n"
     )
 
 
+def gain(record: Record) -> float:
+    """What the teacher adds to the student's accuracy."""
+    return share(record["taught"]) - share(record["alone"])
+
+
+def kept(runs: Sequence[Record]) -> float:
+    """The accuracy of a set's students with a teacher, as a share of that of the teachers."""
+    taught, teacher = (np.mean([share(r[name]) for r in runs]) for name in ("taught", "teacher"))
+    return float(taught / max(teacher, 1e-9))
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """The mean in per cent and, of several values, the least and the greatest."""
+    mean, least, greatest = (
+        f"{100 * each:{sign}.1f}" for each in (np.mean(values), min(values), max(values))
+    )
+    return mean if len(values) == 1 else f"{mean} ({least} to {greatest})"
+
+
 def options(parser: argparse.ArgumentParser) -> None:
-    """Add the option of what has labels."""
+    """Add the options of what has labels, and of where to train."""
     parser.add_argument("--labelled", type=int, help="train images of a class that have labels")
+    parser.add_argument("--device", default="cpu", help="where to train; speed is of the CPU")
 
 
 if __name__ == "__main__":

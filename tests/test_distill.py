@@ -39,6 +39,7 @@ def test_a_record_is_what_the_runs_predict(tmp_path, monkeypatch):
         set=[],
         seeds=[0],
         labelled=3,
+        device="cpu",
         again=False,
         records=tmp_path / "records.jsonl",
     )
@@ -60,16 +61,22 @@ def test_a_record_is_what_the_runs_predict(tmp_path, monkeypatch):
 def test_the_page_says_what_was_gained_and_what_is_left_of_the_accuracy(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"Before.\n{distill.MARKER}\n\nstale\n<!-- to here -->\nAfter.\n")
-    records = [record("letters", 0, 90, 80, 89, 0.01), record("digits", 0, 90, 85, 80, 0.3)]
+    records = [
+        record("letters", 0, 90, 80, 89, 0.01),
+        record("letters", 1, 92, 84, 87, 0.4),
+        record("digits", 0, 90, 85, 80, 0.3),
+    ]
     distill.write(records, page)
     text = page.read_text()
     assert "stale" not in text
     assert text.startswith("Before.")
     assert text.endswith("After.\n")
-    (row,) = [line for line in text.splitlines() if line.startswith("| letters")]
-    assert "80.0 (" in row
-    assert "98.9%" in row
-    assert "+2.0 points" in text
-    assert "better on 1 and worse on 0 of 2" in text
+    (letters,) = [line for line in text.splitlines() if line.startswith("| letters")]
+    assert "| 2 | 100 | 91.0 (90.0 to 92.0) | 82.0 (80.0 to 84.0) |" in letters
+    assert "| +6.0 (+3.0 to +9.0) | 96.7% |" in letters
+    (digits,) = [line for line in text.splitlines() if line.startswith("| digits")]
+    assert "| 1 | 100 | 90.0 | 85.0 | 80.0 | -5.0 | 88.9% |" in digits
+    assert "+0.5 points" in text
+    assert "better in 1 and worse in 0 (" in text
     assert "25% of the teacher's time" in text
-    assert "on 1 of 2" in text
+    assert "on 0 of 2 sets" in text
