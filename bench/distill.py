@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def section(kind: str, records: Sequence[Record]) -> str:
     heading = ["set", "seeds", "test images", "teacher", "student alone", "student with teacher"]
     heading += ["gain, points", "of the teacher's accuracy", "ms an image"]
     significant = [gain(r) for r in records if r["p"] < SIGNIFICANT]
-    gains = [100 * float(np.mean([gain(r) for r in runs])) for runs in sets.values()]
+    gains = [100 * statistics.fmean(gain(r) for r in runs) for runs in sets.values()]
     low, high = bootstrap_interval(gains)
     reached = sum(kept(runs) >= SHARE for runs in sets.values())
     times = [r["ms"]["student"] / r["ms"]["teacher"] for r in records]
@@ -196,10 +197,11 @@ def section(kind: str, records: Sequence[Record]) -> str:
         f"and the greatest; {' and '.join(sorted({r['machine'] for r in records}))}, "
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}.\n\n"
         f"{table(heading, rows)}\n"
-        f"The teacher changes the student's accuracy by {np.mean(gains):+.1f} points on average "
-        f"over {len(sets)} sets (95 % interval {low:+.1f} to {high:+.1f}). Of {len(records)} pairs "
-        f"of runs, it is significantly better in {sum(each > 0 for each in significant)} and worse "
-        f"in {sum(each < 0 for each in significant)} (p < {SIGNIFICANT}, McNemar). At "
+        f"The teacher changes the student's accuracy by {statistics.fmean(gains):+.1f} points on "
+        f"average over {len(sets)} sets (95 % interval {low:+.1f} to {high:+.1f}). Of "
+        f"{len(records)} pairs of runs, it is significantly better in "
+        f"{sum(each > 0 for each in significant)} and worse in "
+        f"{sum(each < 0 for each in significant)} (p < {SIGNIFICANT}, McNemar). At "
         f"{np.median(times):.0%} of the teacher's time per image, the student has at least "
         f"{SHARE:.0%} of its accuracy on {reached} of {len(sets)} sets.\n"
     )
@@ -212,14 +214,15 @@ def gain(record: Record) -> float:
 
 def kept(runs: Sequence[Record]) -> float:
     """The accuracy of a set's students with a teacher, as a share of that of the teachers."""
-    taught, teacher = (np.mean([share(r[name]) for r in runs]) for name in ("taught", "teacher"))
-    return float(taught / max(teacher, 1e-9))
+    taught, teacher = (sum(share(r[name]) for r in runs) for name in ("taught", "teacher"))
+    return taught / max(teacher, 1e-9)
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
     """The mean in per cent and, of several values, the least and the greatest."""
+    percents = [100 * value for value in values]
     mean, least, greatest = (
-        f"{100 * each:{sign}.1f}" for each in (np.mean(values), min(values), max(values))
+        f"{each:{sign}.1f}" for each in (statistics.fmean(percents), min(percents), max(percents))
     )
     return mean if len(values) == 1 else f"{mean} ({least} to {greatest})"
 
