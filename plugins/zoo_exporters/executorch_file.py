@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_exporters.program import program, quiet, without_native_stderr
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from executorch.exir import EdgeProgramManager
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+    from torch.fx import Node
 
 #: Images that a program takes at once, at most. Its memory is planned for as many.
 _LARGEST_BATCH = 16
@@ -36,7 +37,9 @@ def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, 
         def lowered(most: int) -> EdgeProgramManager:
             """Convert the model for up to `most` images."""
             return to_edge_transform_and_lower(
-                _contiguous(program(model, example[:most], max_batch=most)),
+                _contiguous(
+                    _without_negative_padding(program(model, example[:most], max_batch=most))
+                ),
                 partitioner=[XnnpackPartitioner()],
                 constant_methods=dict(metadata),
             )
@@ -69,6 +72,44 @@ def _contiguous(exported: ExportedProgram) -> ExportedProgram:
         if "memory_format" in node.kwargs:
             node.kwargs = {**node.kwargs, "memory_format": torch.contiguous_format}
     return exported
+
+
+def _without_negative_padding(exported: ExportedProgram) -> ExportedProgram:
+    """Replace padding by negative sizes, which ExecuTorch's operators refuse, by slices."""
+    import torch
+    from torch._decomp import get_decompositions
+
+    aten = torch.ops.aten
+
+    def pad(
+        images: Tensor, sizes: list[int], mode: str = "constant", value: float | None = None
+    ) -> Any:
+        if mode != "constant" or min(sizes, default=0) >= 0:
+            return NotImplemented
+        for number, (before, after) in enumerate(zip(sizes[::2], sizes[1::2], strict=True), 1):
+            length = images.shape[-number] + min(before, 0) + min(after, 0)
+            images = images.narrow(-number, max(-before, 0), length)
+        return aten.constant_pad_nd(images, [max(size, 0) for size in sizes], value or 0)
+
+    def constant_pad(images: Tensor, sizes: list[int], value: float = 0) -> Any:
+        return pad(images, sizes, value=value)
+
+    def crops(node: Node) -> bool:
+        if node.target is aten.col2im.default:
+            return True
+        sizes: Any = node.args[1] if node.target in table else ()
+        return any(isinstance(size, int) and size < 0 for size in sizes)
+
+    table: dict[Any, Callable[..., Any]] = {
+        aten.pad.default: pad,
+        aten.constant_pad_nd.default: constant_pad,
+        # That of `torch.nn.functional.fold`, which removes its padding by negative sizes.
+        **get_decompositions([aten.col2im.default]),
+    }
+    if not any(crops(node) for node in exported.graph.nodes):
+        return exported
+    changed: ExportedProgram = exported.run_decompositions(table)
+    return changed
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:

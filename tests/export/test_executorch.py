@@ -20,12 +20,29 @@ class ChannelsLastNorm(nn.Module):
         return nn.functional.layer_norm(rows, rows.shape[-1:]).permute(0, 3, 1, 2)
 
 
+class Shift(nn.Module):
+    """Crops at one side and pads at the other, as NASNet does."""
+
+    def forward(self, images):
+        return nn.functional.pad(images, (-1, 1, 2, -3), value=0.5)
+
+
+class Folded(nn.Module):
+    """Sums overlapping patches, as VOLO does."""
+
+    def forward(self, images):
+        patches = nn.functional.unfold(images, 3, padding=1)
+        return nn.functional.fold(patches, images.shape[-2:], 3, padding=1)
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize(
     "layer",
     [
         pytest.param(nn.BatchNorm2d(8), id="bn", marks=pytest.mark.slow),
         pytest.param(ChannelsLastNorm(), id="permuted"),
+        pytest.param(Shift(), id="shift"),
+        pytest.param(Folded(), id="folded"),
     ],
 )
 def test_a_file_computes_any_number_of_images(tmp_path, layer):
