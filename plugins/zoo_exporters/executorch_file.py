@@ -12,12 +12,17 @@ from zoo_exporters.program import program, quiet, without_native_stderr
 if TYPE_CHECKING:
     import numpy as np
     from executorch.exir import EdgeProgramManager
+    from executorch.exir.backend.partitioner import PartitionResult
     from torch import Tensor, nn
     from torch.export import ExportedProgram
     from torch.fx import Node
 
 #: Images that a program takes at once, at most. Its memory is planned for as many.
 _LARGEST_BATCH = 16
+
+#: Operations of a converted network, at most. The converter's memory grows with their square: it
+#: needs more than 24 GB for 32,000, into which recurrent layers are unrolled.
+_MOST_OPERATIONS = 20_000
 
 _ONE_BY_ONE = "the file takes one image at a time: ExecuTorch can't vary this network's batch size"
 
@@ -27,6 +32,10 @@ def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, 
 
     Returns:
         A note if the program takes only one image at a time.
+
+    Raises:
+        ModuleNotFoundError: If a required library is not installed.
+        ValueError: If the network has too many operations.
     """
     with quiet():
         # Only `open` needs the runtime; a missing one is reported before computing.
@@ -34,13 +43,23 @@ def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, 
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
+        class Partitioner(XnnpackPartitioner):  # type: ignore[misc]
+            def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+                count = sum(node.op == "call_function" for node in exported_program.graph.nodes)
+                if count > _MOST_OPERATIONS:
+                    raise ValueError(
+                        f"ExecuTorch converts networks of {_MOST_OPERATIONS:,} operations at most, "
+                        f"this one has {count:,} (each step of a recurrent layer has its own)"
+                    )
+                return super().partition(exported_program)
+
         def lowered(most: int) -> EdgeProgramManager:
             """Convert the model for up to `most` images."""
             return to_edge_transform_and_lower(
                 _contiguous(
                     _without_negative_padding(program(model, example[:most], max_batch=most))
                 ),
-                partitioner=[XnnpackPartitioner()],
+                partitioner=[Partitioner()],
                 constant_methods=dict(metadata),
             )
 

@@ -61,3 +61,24 @@ def test_a_file_computes_any_number_of_images(tmp_path, layer):
         with torch.inference_mode():
             expected = model(images).numpy()
         assert np.abs(compute(images.numpy()) - expected).max() < 1e-5
+
+
+@pytest.mark.medium
+def test_a_network_of_too_many_operations_is_refused(tmp_path, monkeypatch):
+    """The converter would take all memory; an LSTM has some operations for each step."""
+    monkeypatch.setattr("zoo_exporters.executorch_file._MOST_OPERATIONS", 50)
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3 * SIZE, CLASSES, batch_first=True)
+
+        def forward(self, images):
+            return self.lstm(images.permute(0, 2, 1, 3).flatten(2))[0][:, -1]
+
+    model = ExportableModel(Recurrent(), Preprocess(size=SIZE))
+    exporter = plugins.declared_as("zoo_exporters", "executorch")
+    file = tmp_path / "a.pte"
+    with pytest.raises(ValueError, match="operations"):
+        exporter.write(model, model.example(), file, {})
+    assert not file.exists()
