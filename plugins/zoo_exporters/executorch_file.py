@@ -35,7 +35,7 @@ def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, 
 
     Raises:
         ModuleNotFoundError: If a required library is not installed.
-        ValueError: If the network has too many operations.
+        RuntimeError: If the network has too many operations.
     """
     with quiet():
         # Only `open` needs the runtime; a missing one is reported before computing.
@@ -47,7 +47,7 @@ def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, 
             def partition(self, exported_program: ExportedProgram) -> PartitionResult:
                 count = sum(node.op == "call_function" for node in exported_program.graph.nodes)
                 if count > _MOST_OPERATIONS:
-                    raise ValueError(
+                    raise RuntimeError(
                         f"ExecuTorch converts networks of {_MOST_OPERATIONS:,} operations at most, "
                         f"this one has {count:,} (each step of a recurrent layer has its own)"
                     )
@@ -63,8 +63,13 @@ def write(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, 
                 constant_methods=dict(metadata),
             )
 
-        found = lowered(_LARGEST_BATCH)
-        if fixed := _takes_one_size(found):
+        try:
+            found = lowered(_LARGEST_BATCH)
+            fixed = _takes_one_size(found)
+        except ValueError:
+            # Raised by torch where the strides of a view depend on the batch size.
+            fixed = True
+        if fixed:
             found = lowered(1)
         path.write_bytes(found.to_executorch().buffer)
     return _ONE_BY_ONE if fixed else None

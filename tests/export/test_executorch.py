@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -79,6 +80,22 @@ def test_a_network_of_too_many_operations_is_refused(tmp_path, monkeypatch):
     model = ExportableModel(Recurrent(), Preprocess(size=SIZE))
     exporter = plugins.declared_as("zoo_exporters", "executorch")
     file = tmp_path / "a.pte"
-    with pytest.raises(ValueError, match="operations"):
+    with pytest.raises(RuntimeError, match="operations"):
         exporter.write(model, model.example(), file, {})
     assert not file.exists()
+
+
+@pytest.mark.slow
+def test_a_network_of_one_batch_size_takes_one_image_at_a_time(tmp_path):
+    """CPUBone has views that ExecuTorch can't trace for a varying batch size."""
+    torch.manual_seed(0)
+    network = timm.create_model("cpubone_nano", num_classes=CLASSES).eval()
+    model = ExportableModel(network, Preprocess(size=224))
+    exporter = plugins.declared_as("zoo_exporters", "executorch")
+    file = tmp_path / "a.pte"
+    assert "one image at a time" in exporter.write(model, model.example(), file, {})
+    compute = load_exported("executorch", exporter, file, CLASSES)
+    images = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = model(images).numpy()
+    assert np.abs(compute(images.numpy()) - expected).max() < 1e-5
