@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LARGEST_BATCH = 16
 
 #: Operations of a converted network, at most. The converter's memory grows with their square: it
-#: needs more than 24 GB for 32,000, into which recurrent layers are unrolled.
+#: needs more than 24 GB for 26,000, into which recurrent layers are unrolled.
 _MOST_OPERATIONS = 20_000
 
 _ONE_BY_ONE = "the file takes one image at a time: ExecuTorch can't vary this network's batch size"
